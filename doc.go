@@ -1,0 +1,20 @@
+// Package slipcover is the root of Slipcover, which backs up a running Apache
+// CouchDB by its files and brings back anything from it.
+//
+// Data flows one way and imports point down only; internal/archtest holds it:
+//
+//	cmd/slipcover      main only: arguments in, exit code out
+//	internal/cli       a file per command; flags, output, exit codes
+//	internal/backup    full and incremental backups of a node
+//	internal/restore   a backup back to files, to a new instance, or verified
+//	internal/repo      the repository format: segments, manifests, locks, check
+//	internal/storage   the object store contract; file, mem and faulty below it
+//	internal/node      where a CouchDB node keeps its files
+//	internal/config    slipcover.yml and its environment variables
+//	couchfile          public: reads .couch and .view files
+//	internal/manifest  what a backup records
+//	internal/durable   writes that survive a power cut
+//
+// Only for tests: internal/couchgen (writes .couch files), internal/testenv
+// (real servers), internal/archtest (imports).
+package slipcover

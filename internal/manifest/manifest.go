@@ -1,0 +1,192 @@
+// Package manifest says what a backup records: its record and its manifest, as
+// Go types and as the JSON documents of repository format 1
+// (docs/repository-format.md). It does no I/O.
+//
+// A Record is small, not encrypted and signed: enough to list, delete and prune
+// without a key. A Manifest is large, encrypted, and names every file, where its
+// bytes are, and what a reader must find in it. The record carries the hash of
+// the manifest and is the last object that a backup writes.
+package manifest
+
+import (
+	"time"
+)
+
+// Format is the version of the documents in this package.
+const Format = 1
+
+// BackupID names a backup: a UUID of version 7 in its usual text form, so ids
+// sort by the time of their making.
+type BackupID string
+
+// Short returns the part of the id that tells backups of one repository apart
+// at a glance: its last 12 characters.
+func (id BackupID) Short() string {
+	if len(id) <= 12 {
+		return string(id)
+	}
+	return string(id[len(id)-12:])
+}
+
+// Type says how a backup was made; each restores alone.
+type Type string
+
+// The types of backup.
+const (
+	Full        Type = "full"
+	Incremental Type = "incremental"
+)
+
+// Status says how a backup ended. Only backups that can be restored have a record.
+type Status string
+
+const (
+	// Completed: every file found was stored whole.
+	Completed Status = "completed"
+	// CompletedDamaged: all that could be read is stored; the source had damage or
+	// files without a valid header, which the manifest names.
+	CompletedDamaged Status = "completed_damaged"
+)
+
+// Summary is what both the record and the manifest say of a backup.
+type Summary struct {
+	ID             BackupID  `json:"id"`
+	Instance       string    `json:"instance"`
+	Name           string    `json:"name"`
+	Description    string    `json:"description,omitempty"`
+	Type           Type      `json:"type"`
+	Parent         BackupID  `json:"parent,omitempty"`
+	Status         Status    `json:"status"`
+	Strategy       string    `json:"strategy"` // e.g. "CouchDBBackup"
+	Namespace      string    `json:"namespace"`
+	Started        time.Time `json:"started"`  // UTC; every write acknowledged before it is in the backup
+	Finished       time.Time `json:"finished"` // UTC
+	NodeName       string    `json:"node_name,omitempty"`
+	CouchDBVersion string    `json:"couchdb_version,omitempty"`
+	Tool           string    `json:"tool"` // "slipcover 0.1.0"
+
+	Files       int   `json:"files"`
+	Databases   int   `json:"databases"`
+	SizeBytes   int64 `json:"size_bytes"`   // of all files, as restored
+	ReadBytes   int64 `json:"read_bytes"`   // read from the source's files by this run
+	AddedBytes  int64 `json:"added_bytes"`  // file bytes that this run stored
+	StoredBytes int64 `json:"stored_bytes"` // objects that this run wrote, compressed and encrypted
+	LeftOut     int   `json:"left_out"`     // files not in the backup
+	Damaged     int   `json:"damaged"`      // findings in the source
+}
+
+// Record is the JSON object backups/<instance>/<id>/backup.json.
+type Record struct {
+	Format int `json:"format"`
+	Summary
+	ManifestSHA256 string `json:"manifest_sha256"` // of the stored manifest object, hex
+	ManifestSize   int64  `json:"manifest_size"`   // bytes of that object
+	// Segments lists the segments that the manifest refers to: for each backup
+	// that wrote some, the ranges of their numbers, both ends included.
+	Segments map[BackupID][]Range `json:"segments"`
+	Writer   string               `json:"writer"`    // Ed25519 public key, base64
+	Sig      string               `json:"signature"` // Ed25519 over the document with this field empty, base64
+}
+
+// Range is a range of segment numbers, both ends included: [first, last] in JSON.
+type Range [2]int
+
+// Manifest is the JSON object backups/<instance>/<id>/manifest…
+type Manifest struct {
+	Format int `json:"format"`
+	Summary
+	Segments []Segment `json:"segments"`
+	Files    []*File   `json:"files"` // sorted by root, then path
+	LeftOut  []LeftOut `json:"left_out_files"`
+	Damage   []Damage  `json:"damage"`
+}
+
+// Segment is a stored object that holds file bytes.
+type Segment struct {
+	Backup BackupID `json:"backup"` // the run that wrote it
+	N      int      `json:"n"`      // its number in that run, from 0
+	Size   int64    `json:"size"`   // bytes as stored
+	Plain  int64    `json:"plain"`  // bytes of content
+	SHA256 string   `json:"sha256"` // of the stored bytes, hex
+}
+
+// Root says which of a node's directories a path is relative to.
+type Root string
+
+// The roots.
+const (
+	DataRoot  Root = "data"  // couchdb/database_dir
+	IndexRoot Root = "index" // couchdb/view_index_dir; only if it isn't the data directory
+	EtcRoot   Root = "etc"   // the ini files and vm.args
+)
+
+// Kind says what a file is.
+type Kind string
+
+// The kinds of files.
+const (
+	Shard  Kind = "shard"  // shards/<range>/<db>.<stamp>.couch
+	System Kind = "system" // _dbs.couch, _nodes.couch, and other node-local .couch files
+	View   Kind = "view"   // .view
+	Config Kind = "config" // ini files, vm.args
+)
+
+// File is one file in a backup.
+type File struct {
+	Root  Root   `json:"root"`
+	Path  string `json:"path"` // relative to the root, with "/"
+	Kind  Kind   `json:"kind"`
+	Mode  uint32 `json:"mode"` // permission bits
+	Owner string `json:"owner,omitempty"`
+	Group string `json:"group,omitempty"`
+	MTime int64  `json:"mtime"` // Unix nanoseconds
+
+	Size   int64  `json:"size"`   // bytes in the backup: the cut
+	SHA256 string `json:"sha256"` // over all those bytes, hex
+
+	Generation string   `json:"generation,omitempty"` // physical file, see design; empty for ini files
+	Header     *Header  `json:"header,omitempty"`     // nil for ini files and files without a valid header
+	Extents    []Extent `json:"extents"`              // in file order, without gaps, together Size bytes
+}
+
+// Header is what the newest header within the cut says.
+type Header struct {
+	Offset       int64  `json:"offset"` // bytes; the header ends at the cut
+	SHA256       string `json:"sha256"` // of the header's raw bytes, offset to cut, hex
+	UUID         string `json:"uuid,omitempty"`
+	Signature    string `json:"signature,omitempty"` // of a view, hex
+	UpdateSeq    uint64 `json:"update_seq"`
+	PurgeSeq     uint64 `json:"purge_seq"`
+	CompactedSeq uint64 `json:"compacted_seq"`
+	Docs         uint64 `json:"docs"`
+	DeletedDocs  uint64 `json:"deleted_docs"`
+}
+
+// Extent is a run of bytes of a file: N bytes at offset At of the content of
+// Segments[Seg]. In JSON it is the array [seg, at, n].
+//
+// A negative seg is reserved for bytes copied from another generation, which is
+// how a compaction will cost only what it changed; readers of format 1 refuse it.
+type Extent struct {
+	Seg int
+	At  int64
+	N   int64
+}
+
+// LeftOut is a file that was found and is not in the backup.
+type LeftOut struct {
+	Root   Root   `json:"root"`
+	Path   string `json:"path"`
+	Reason string `json:"reason"`
+}
+
+// Damage is a finding in the source, which the backup holds as it was.
+type Damage struct {
+	Root   Root   `json:"root"`
+	Path   string `json:"path"`
+	Offset int64  `json:"offset"`        // bytes in the file
+	What   string `json:"what"`          // what was being read
+	Doc    string `json:"doc,omitempty"` // id of the document that it hurts
+	Rev    string `json:"rev,omitempty"`
+	Error  string `json:"error"`
+}

@@ -1,0 +1,120 @@
+// Package storage is the contract between the repository and the place that
+// holds its objects: keys and bytes, nothing about backups.
+//
+// Drivers live in packages below this one and are listed in storage/drivers;
+// wrappers (storage/faulty) have the same interface. storage/storagetest is the
+// contract as a test suite which every driver and every wrapper passes.
+package storage
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"time"
+)
+
+// Errors that a Store returns, wrapped or bare; callers ask with errors.Is.
+var (
+	// ErrNotExist says that no object has that key.
+	ErrNotExist = errors.New("no such object")
+	// ErrExist says that IfAbsent was asked for and an object has that key.
+	ErrExist = errors.New("object exists already")
+	// ErrFull says that the storage has no room: disk full, quota reached.
+	ErrFull = errors.New("storage is full")
+	// ErrDenied says that the storage refused for want of rights.
+	ErrDenied = errors.New("permission denied by the storage")
+	// ErrUnavailable says that the storage itself could not be reached or is gone
+	// (an unmounted folder, a refused connection).
+	ErrUnavailable = errors.New("storage is not available")
+)
+
+// Key names an object: one or more elements joined by "/", each of them one to
+// 255 bytes of the characters A-Z a-z 0-9 . _ - and not "." or "..". Drivers may
+// rely on that (see Valid) and refuse any other key.
+type Key string
+
+// Valid reports whether k has the form that Key describes and at most 1024 bytes.
+func (k Key) Valid() bool {
+	if len(k) == 0 || len(k) > 1024 {
+		return false
+	}
+	for e := range strings.SplitSeq(string(k), "/") {
+		if e == "" || e == "." || e == ".." || len(e) > 255 {
+			return false
+		}
+		for i := range len(e) {
+			c := e[i]
+			switch {
+			case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '.', c == '_', c == '-':
+			default:
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// Body is the content of an object to be stored: bytes of a known size which can
+// be read again, so that a put can be retried. *bytes.Reader and
+// *io.SectionReader are Bodies.
+type Body interface {
+	io.ReaderAt
+	Size() int64
+}
+
+// PutOptions are the options of Store.Put. The zero value replaces an object
+// that is there.
+type PutOptions struct {
+	// IfAbsent makes Put fail with ErrExist, and change nothing, when an object
+	// has that key. Of several concurrent puts with IfAbsent one wins.
+	IfAbsent bool
+}
+
+// Info describes an object.
+type Info struct {
+	Key      Key
+	Size     int64     // bytes
+	Modified time.Time // by the storage's clock, UTC
+}
+
+// Store holds objects. All methods may be called from several goroutines.
+//
+// Durability: when Put or Delete returns nil the change survives a power cut of
+// the machine that called and of the storage.
+// Atomicity: an object is there whole or not at all; a reader sees the bytes of
+// one put. A failed Put may or may not have taken effect.
+// Reading: Get and Stat see every Put that returned before they began. List may
+// be late where the storage is (object stores of old); what it shows may be gone.
+// Retries: a Store doesn't retry; storage/retry will, as a wrapper.
+// Cancelling: after ctx is done nothing more is begun, and the error wraps
+// ctx.Err().
+type Store interface {
+	// Put stores body under key.
+	// It returns ErrExist (see PutOptions), ErrFull, ErrDenied, ErrUnavailable.
+	Put(ctx context.Context, key Key, body Body, opts PutOptions) error
+
+	// Get calls fn with n bytes of the object from byte offset off; n < 0 means to
+	// its end. fn may be called again from the start after a failure in the
+	// middle, so it must begin anew each time. A range that ends behind the object
+	// gives what is there; io.ErrUnexpectedEOF is the caller's to raise.
+	// fn's own error comes back unchanged. Returns ErrNotExist.
+	Get(ctx context.Context, key Key, off, n int64, fn func(io.Reader) error) error
+
+	// Stat returns size and time of an object, or ErrNotExist.
+	Stat(ctx context.Context, key Key) (Info, error)
+
+	// List calls fn for each object whose key begins with prefix, in byte order of
+	// the keys, and stops at fn's first error, which it returns. prefix is "" or
+	// ends with "/". Listing what isn't there is not an error.
+	List(ctx context.Context, prefix string, fn func(Info) error) error
+
+	// Delete removes an object; removing what isn't there is not an error.
+	Delete(ctx context.Context, key Key) error
+
+	// URL returns where the store is, without secrets, for messages.
+	URL() string
+
+	// Close frees what the Store holds. No other method may be called after it.
+	Close() error
+}
