@@ -65,14 +65,14 @@ type Summary struct {
 	CouchDBVersion string    `json:"couchdb_version,omitempty"`
 	Tool           string    `json:"tool"` // "slipcover 0.1.0"
 
-	Files       int   `json:"files"`
-	Databases   int   `json:"databases"`
-	SizeBytes   int64 `json:"size_bytes"`   // of all files, as restored
-	ReadBytes   int64 `json:"read_bytes"`   // read from the source's files by this run
-	AddedBytes  int64 `json:"added_bytes"`  // file bytes that this run stored
-	StoredBytes int64 `json:"stored_bytes"` // objects that this run wrote, compressed and encrypted
-	LeftOut     int   `json:"left_out"`     // files not in the backup
-	Damaged     int   `json:"damaged"`      // findings in the source
+	FileCount     int   `json:"file_count"`
+	DatabaseCount int   `json:"database_count"`
+	SizeBytes     int64 `json:"size_bytes"`     // of all files, as restored
+	ReadBytes     int64 `json:"read_bytes"`     // read from the source's files by this run
+	AddedBytes    int64 `json:"added_bytes"`    // file bytes that this run stored
+	StoredBytes   int64 `json:"stored_bytes"`   // objects that this run wrote, compressed and encrypted
+	LeftOutCount  int   `json:"left_out_count"` // files not in the backup
+	DamageCount   int   `json:"damage_count"`   // findings in the source
 }
 
 // Record is the JSON object backups/<instance>/<id>/backup.json.
@@ -97,7 +97,7 @@ type Manifest struct {
 	Summary
 	Segments []Segment `json:"segments"`
 	Files    []*File   `json:"files"` // sorted by root, then path
-	LeftOut  []LeftOut `json:"left_out_files"`
+	LeftOut  []LeftOut `json:"left_out"`
 	Damage   []Damage  `json:"damage"`
 }
 

@@ -1,0 +1,268 @@
+package manifest
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+)
+
+// ErrFormat says that a document isn't what format 1 says it must be, or is of a
+// newer format.
+var ErrFormat = errors.New("not a document of repository format 1")
+
+// NewID returns an id that sorts after all made before it on this machine.
+func NewID() (BackupID, error) {
+	u, err := uuid.NewV7()
+	if err != nil {
+		return "", fmt.Errorf("make a backup id: %w", err)
+	}
+	return BackupID(u.String()), nil
+}
+
+// Valid reports whether id has the form of a backup id.
+func (id BackupID) Valid() bool {
+	u, err := uuid.Parse(string(id))
+	return err == nil && u.String() == string(id)
+}
+
+// ValidInstance reports whether name can name an instance: 1 to 63 characters of
+// A-Z a-z 0-9 . _ -, the first a letter or digit.
+func ValidInstance(name string) bool {
+	if len(name) == 0 || len(name) > 63 {
+		return false
+	}
+	for i := range len(name) {
+		c := name[i]
+		alnum := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+		if !alnum && (i == 0 || c != '.' && c != '_' && c != '-') {
+			return false
+		}
+	}
+	return true
+}
+
+// MarshalJSON writes [seg, at, n].
+func (e Extent) MarshalJSON() ([]byte, error) {
+	return fmt.Appendf(nil, "[%d,%d,%d]", e.Seg, e.At, e.N), nil
+}
+
+// UnmarshalJSON reads [seg, at, n] and nothing else.
+func (e *Extent) UnmarshalJSON(b []byte) error {
+	var a []int64
+	if err := json.Unmarshal(b, &a); err != nil {
+		return err
+	}
+	if len(a) != 3 || a[0] < 0 || a[1] < 0 || a[2] <= 0 {
+		return fmt.Errorf("extent %s: %w", b, ErrFormat)
+	}
+	e.Seg, e.At, e.N = int(a[0]), a[1], a[2]
+	return nil
+}
+
+// Encode writes m as JSON, one segment and one file a line, so that neither
+// writer nor reader holds the text of a large manifest in memory.
+func Encode(w io.Writer, m *Manifest) error {
+	bw := bufio.NewWriterSize(w, 1<<16)
+	head, err := json.Marshal(struct {
+		Format int `json:"format"`
+		Summary
+		LeftOut []LeftOut `json:"left_out"`
+		Damage  []Damage  `json:"damage"`
+	}{m.Format, m.Summary, nonNil(m.LeftOut), nonNil(m.Damage)})
+	if err != nil {
+		return err
+	}
+	_, _ = bw.Write(head[:len(head)-1])
+	if err := encodeLines(bw, "segments", m.Segments); err != nil {
+		return err
+	}
+	if err := encodeLines(bw, "files", m.Files); err != nil {
+		return err
+	}
+	_, _ = bw.WriteString("}\n")
+	return bw.Flush()
+}
+
+func nonNil[T any](s []T) []T {
+	if s == nil {
+		return []T{}
+	}
+	return s
+}
+
+func encodeLines[T any](w *bufio.Writer, key string, list []T) error {
+	fmt.Fprintf(w, ",\n%q:[", key)
+	for i := range list {
+		b, err := json.Marshal(list[i])
+		if err != nil {
+			return err
+		}
+		if i > 0 {
+			_ = w.WriteByte(',')
+		}
+		_ = w.WriteByte('\n')
+		_, _ = w.Write(b)
+	}
+	_, err := w.WriteString("]")
+	return err
+}
+
+// Decode reads what Encode wrote and checks it (see Manifest.Check). Keys that
+// format 1 doesn't know are refused: they would change what a backup means.
+func Decode(r io.Reader) (*Manifest, error) {
+	m := &Manifest{}
+	head := map[string]json.RawMessage{}
+	d := json.NewDecoder(bufio.NewReaderSize(r, 1<<16))
+	if err := expect(d, json.Delim('{')); err != nil {
+		return nil, err
+	}
+	for d.More() {
+		t, err := d.Token()
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrFormat, err)
+		}
+		key, _ := t.(string)
+		switch key {
+		case "segments":
+			err = decodeLines(d, &m.Segments)
+		case "files":
+			err = decodeLines(d, &m.Files)
+		default:
+			var v json.RawMessage
+			err = d.Decode(&v)
+			head[key] = v
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w: %q: %w", ErrFormat, key, err)
+		}
+	}
+	if err := expect(d, json.Delim('}')); err != nil {
+		return nil, err
+	}
+	if err := m.decodeHead(head); err != nil {
+		return nil, err
+	}
+	return m, m.Check()
+}
+
+func (m *Manifest) decodeHead(head map[string]json.RawMessage) error {
+	b, err := json.Marshal(head)
+	if err != nil {
+		return err
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(m); err != nil {
+		return fmt.Errorf("%w: %w", ErrFormat, err)
+	}
+	return nil
+}
+
+func expect(d *json.Decoder, want json.Delim) error {
+	t, err := d.Token()
+	if err != nil || t != want {
+		return fmt.Errorf("%w: %v is missing", ErrFormat, want)
+	}
+	return nil
+}
+
+func decodeLines[T any](d *json.Decoder, list *[]T) error {
+	if err := expect(d, json.Delim('[')); err != nil {
+		return err
+	}
+	for d.More() {
+		var v T
+		if err := d.Decode(&v); err != nil {
+			return err
+		}
+		*list = append(*list, v)
+	}
+	return expect(d, json.Delim(']'))
+}
+
+// Check reports the first thing in m that no reader could use: a wrong format
+// version, an unsafe path, extents that aren't in their segment or don't add up
+// to the file.
+func (m *Manifest) Check() error {
+	if m.Format != Format {
+		return fmt.Errorf("%w: format %d", ErrFormat, m.Format)
+	}
+	if !m.ID.Valid() || !ValidInstance(m.Instance) {
+		return fmt.Errorf("%w: backup %q of instance %q", ErrFormat, m.ID, m.Instance)
+	}
+	for _, s := range m.Segments {
+		if !s.Backup.Valid() || s.N < 0 || s.Size <= 0 || s.Plain <= 0 || len(s.SHA256) != 64 {
+			return fmt.Errorf("%w: segment %s/%d", ErrFormat, s.Backup, s.N)
+		}
+	}
+	for _, f := range m.Files {
+		if f == nil {
+			return fmt.Errorf("%w: null file", ErrFormat)
+		}
+		if err := m.checkFile(f); err != nil {
+			return fmt.Errorf("%w: %s %q: %w", ErrFormat, f.Root, f.Path, err)
+		}
+	}
+	return nil
+}
+
+func (m *Manifest) checkFile(f *File) error {
+	if !SafePath(f.Path) {
+		return errors.New("unsafe path")
+	}
+	if f.Root != DataRoot && f.Root != IndexRoot && f.Root != EtcRoot {
+		return errors.New("unknown root")
+	}
+	var sum int64
+	for _, e := range f.Extents {
+		if e.Seg >= len(m.Segments) || e.At > m.Segments[e.Seg].Plain || e.N > m.Segments[e.Seg].Plain-e.At {
+			return fmt.Errorf("extent %v is not in its segment", e)
+		}
+		sum += e.N
+	}
+	if sum != f.Size || f.Header != nil && (f.Header.Offset < 0 || f.Header.Offset >= f.Size) {
+		return fmt.Errorf("%d bytes of extents for %d bytes of file", sum, f.Size)
+	}
+	return nil
+}
+
+// SafePath reports whether p is a relative path, with "/" between its elements,
+// that stays below the directory it is joined to on every system we run on.
+func SafePath(p string) bool {
+	return p != "" && p == path.Clean(p) && p[0] != '/' && p != "." && p != ".." && !strings.HasPrefix(p, "../") &&
+		!strings.ContainsAny(p, "\x00\\:")
+}
+
+// Refs returns the segments that m refers to as a record lists them.
+func (m *Manifest) Refs() map[BackupID][]Range {
+	numbers := map[BackupID][]int{}
+	for _, s := range m.Segments {
+		numbers[s.Backup] = append(numbers[s.Backup], s.N)
+	}
+	refs := make(map[BackupID][]Range, len(numbers))
+	for id, ns := range numbers {
+		slices.Sort(ns)
+		refs[id] = ranges(slices.Compact(ns))
+	}
+	return refs
+}
+
+func ranges(sorted []int) []Range {
+	var out []Range
+	for _, n := range sorted {
+		if k := len(out); k > 0 && out[k-1][1] == n-1 {
+			out[k-1][1] = n
+			continue
+		}
+		out = append(out, Range{n, n})
+	}
+	return out
+}

@@ -1,0 +1,119 @@
+package manifest_test
+
+import (
+	"bytes"
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/slipcover/slipcover/internal/manifest"
+)
+
+func sample(t *testing.T) *manifest.Manifest {
+	t.Helper()
+	id, err := manifest.NewID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
+	sum := strings.Repeat("ab", 32)
+	return &manifest.Manifest{
+		Format:   manifest.Format,
+		Summary:  manifest.Summary{ID: id, Instance: "node1", Name: "nightly", Type: manifest.Full, Status: manifest.Completed, Started: now, Finished: now, FileCount: 1},
+		Segments: []manifest.Segment{{Backup: id, N: 0, Size: 10, Plain: 100, SHA256: sum}, {Backup: id, N: 1, Size: 10, Plain: 100, SHA256: sum}, {Backup: id, N: 3, Size: 10, Plain: 100, SHA256: sum}},
+		Files: []*manifest.File{{Root: manifest.DataRoot, Path: "shards/00000000-7fffffff/a.1795334390.couch", Kind: manifest.Shard, Mode: 0o644, Size: 150, SHA256: sum,
+			Header: &manifest.Header{Offset: 100, SHA256: sum}, Extents: []manifest.Extent{{Seg: 0, At: 0, N: 100}, {Seg: 1, At: 50, N: 50}}}},
+		LeftOut: []manifest.LeftOut{}, Damage: []manifest.Damage{},
+	}
+}
+
+func TestEncodeDecode(t *testing.T) {
+	m := sample(t)
+	var b bytes.Buffer
+	if err := manifest.Encode(&b, m); err != nil {
+		t.Fatal(err)
+	}
+	got, err := manifest.Decode(bytes.NewReader(b.Bytes()))
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, b.Bytes())
+	}
+	if !reflect.DeepEqual(got, m) {
+		t.Errorf("got %+v, want %+v", got, m)
+	}
+}
+
+func TestDecodeRefuses(t *testing.T) {
+	for name, edit := range map[string]func(*manifest.Manifest){
+		"newer format":        func(m *manifest.Manifest) { m.Format = 2 },
+		"path goes up":        func(m *manifest.Manifest) { m.Files[0].Path = "../etc/passwd" },
+		"absolute path":       func(m *manifest.Manifest) { m.Files[0].Path = "/etc/passwd" },
+		"path with a drive":   func(m *manifest.Manifest) { m.Files[0].Path = "c:/x" },
+		"extent past its end": func(m *manifest.Manifest) { m.Files[0].Extents[1].At = 60 },
+		"extents too short":   func(m *manifest.Manifest) { m.Files[0].Size = 151 },
+		"no such segment":     func(m *manifest.Manifest) { m.Files[0].Extents[1].Seg = 3 },
+		"unknown root":        func(m *manifest.Manifest) { m.Files[0].Root = "home" },
+		"instance":            func(m *manifest.Manifest) { m.Instance = "../x" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := sample(t)
+			edit(m)
+			var b bytes.Buffer
+			if err := manifest.Encode(&b, m); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := manifest.Decode(&b); !errors.Is(err, manifest.ErrFormat) {
+				t.Errorf("got %v, want ErrFormat", err)
+			}
+		})
+	}
+}
+
+func TestDecodeRefusesText(t *testing.T) {
+	var b bytes.Buffer
+	if err := manifest.Encode(&b, sample(t)); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"cut off":     b.String()[:b.Len()-3],
+		"unknown key": strings.Replace(b.String(), `"instance"`, `"colour":1,"instance"`, 1),
+		"copy extent": strings.Replace(b.String(), `[1,50,50]`, `[-1,50,50]`, 1),
+		"empty":       "",
+		"array":       "[]",
+	} {
+		if _, err := manifest.Decode(strings.NewReader(text)); !errors.Is(err, manifest.ErrFormat) {
+			t.Errorf("%s: got %v, want ErrFormat", name, err)
+		}
+	}
+}
+
+func TestRefs(t *testing.T) {
+	m := sample(t)
+	want := map[manifest.BackupID][]manifest.Range{m.ID: {{0, 1}, {3, 3}}}
+	if got := m.Refs(); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add([]byte(`{"format":1,"id":"0193516e-0000-7000-8000-000000000000","instance":"a","segments":[],"files":[]}`))
+	f.Add([]byte(`{"files":[null]}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := manifest.Decode(bytes.NewReader(b))
+		if err != nil {
+			return
+		}
+		var out bytes.Buffer
+		if err := manifest.Encode(&out, m); err != nil {
+			t.Fatal(err)
+		}
+		again, err := manifest.Decode(&out)
+		if err != nil {
+			t.Fatalf("own text: %v", err)
+		}
+		if len(again.Files) != len(m.Files) || len(again.Segments) != len(m.Segments) {
+			t.Error("files or segments differ after a round trip")
+		}
+	})
+}
