@@ -75,7 +75,7 @@ type Summary struct {
 	DamageCount   int   `json:"damage_count"`   // findings in the source
 }
 
-// Record is the JSON object backups/<instance>/<id>/backup.json.
+// Record is the first line of backups/<instance>/<id>/record.jsonl.
 type Record struct {
 	Format int `json:"format"`
 	Summary
@@ -84,8 +84,9 @@ type Record struct {
 	// Segments lists the segments that the manifest refers to: for each backup
 	// that wrote some, the ranges of their numbers, both ends included.
 	Segments map[BackupID][]Range `json:"segments"`
-	Writer   string               `json:"writer"`    // Ed25519 public key, base64
-	Sig      string               `json:"signature"` // Ed25519 over the document with this field empty, base64
+	// Writer is the Ed25519 public key that signed it, base64. It stands in the
+	// signature's line of the object, not in the record's.
+	Writer string `json:"-"`
 }
 
 // Range is a range of segment numbers, both ends included: [first, last] in JSON.

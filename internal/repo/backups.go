@@ -1,0 +1,397 @@
+package repo
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+
+	"filippo.io/age"
+	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/storage"
+)
+
+// maxManifest bounds a stored manifest, and its content, in bytes.
+const maxManifest = 4 << 30
+
+const (
+	recordName = "record.jsonl"
+	markName   = "deleting"
+)
+
+func backupKey(instance string, id manifest.BackupID, name string) storage.Key {
+	return storage.Key(fmt.Sprintf("backups/%s/%s/%s", instance, id, name))
+}
+
+func (r *Repo) manifestKey(instance string, id manifest.BackupID) storage.Key {
+	return backupKey(instance, id, "manifest.json"+r.ending())
+}
+
+// signature is the second line of a record object.
+type signature struct {
+	Writer    string `json:"writer"`    // Ed25519 public key, base64
+	Signature string `json:"signature"` // over the bytes of the first line without its newline, base64
+}
+
+// Commit makes a backup out of m: it checks that every segment m refers to is
+// stored with its size, writes the manifest, and then, as the step that counts,
+// the signed record. The caller holds lock.
+func (r *Repo) Commit(ctx context.Context, lock *Lock, m *manifest.Manifest, key ed25519.PrivateKey) (*manifest.Record, error) {
+	if err := m.Check(); err != nil {
+		return nil, fmt.Errorf("commit: %w", err)
+	}
+	if err := r.checkSegments(ctx, m); err != nil {
+		return nil, err
+	}
+	if err := lock.Check(ctx); err != nil {
+		return nil, err
+	}
+	body, err := r.sealManifest(m)
+	if err != nil {
+		return nil, fmt.Errorf("seal manifest: %w", err)
+	}
+	sum := sha256.Sum256(body)
+	m.StoredBytes += int64(len(body))
+	rec := &manifest.Record{Format: manifest.Format, Summary: m.Summary, ManifestSHA256: hex.EncodeToString(sum[:]), ManifestSize: int64(len(body)), Segments: m.Refs()}
+	text, err := sign(rec, key)
+	if err != nil {
+		return nil, err
+	}
+	absent := storage.PutOptions{IfAbsent: true}
+	if err := r.store.Put(ctx, r.manifestKey(m.Instance, m.ID), bytes.NewReader(body), absent); err != nil {
+		return nil, fmt.Errorf("store manifest: %w", err)
+	}
+	if err := r.store.Put(ctx, backupKey(m.Instance, m.ID, recordName), bytes.NewReader(text), absent); err != nil {
+		return nil, fmt.Errorf("store record: %w", err)
+	}
+	return rec, nil
+}
+
+// checkSegments returns ErrCorrupt, with a name, if a segment of m isn't stored.
+func (r *Repo) checkSegments(ctx context.Context, m *manifest.Manifest) error {
+	stored, err := r.Segments(ctx, m.Instance)
+	if err != nil {
+		return err
+	}
+	for _, s := range m.Segments {
+		key := SegmentID{s.Backup, s.N}
+		size, ok := stored[key]
+		if !ok { // a listing may be late, a stat isn't
+			info, err := r.store.Stat(ctx, r.segmentKey(m.Instance, s.Backup, s.N))
+			if err != nil {
+				return fmt.Errorf("commit: segment %s/%d: %w", s.Backup, s.N, err)
+			}
+			size = info.Size
+		}
+		if size != s.Size {
+			return fmt.Errorf("commit: segment %s/%d: %w: %d bytes stored, not %d", s.Backup, s.N, ErrCorrupt, size, s.Size)
+		}
+	}
+	return nil
+}
+
+// SegmentID names a segment within its instance.
+type SegmentID struct {
+	Backup manifest.BackupID
+	N      int
+}
+
+// Segments returns size in bytes of each segment stored for the instance.
+func (r *Repo) Segments(ctx context.Context, instance string) (map[SegmentID]int64, error) {
+	out := map[SegmentID]int64{}
+	prefix := "segments/" + instance + "/"
+	err := r.store.List(ctx, prefix, func(i storage.Info) error {
+		var id manifest.BackupID
+		id36, rest, _ := strings.Cut(strings.TrimPrefix(string(i.Key), prefix), "/")
+		id = manifest.BackupID(id36)
+		var n int
+		if _, err := fmt.Sscanf(rest, "%d.", &n); err == nil && r.segmentKey(instance, id, n) == i.Key {
+			out[SegmentID{id, n}] = i.Size
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list segments: %w", err)
+	}
+	return out, nil
+}
+
+func (r *Repo) sealManifest(m *manifest.Manifest) ([]byte, error) {
+	var out bytes.Buffer
+	w := io.Writer(&out)
+	var closers []io.Closer
+	if r.config.Encrypted() {
+		e, err := age.Encrypt(&out, r.recipients...)
+		if err != nil {
+			return nil, err
+		}
+		w, closers = e, append(closers, e)
+	}
+	z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
+	if err != nil {
+		return nil, err
+	}
+	err = manifest.Encode(z, m)
+	for _, c := range append([]io.Closer{z}, closers...) {
+		err = errors.Join(err, c.Close())
+	}
+	return out.Bytes(), err
+}
+
+func sign(rec *manifest.Record, key ed25519.PrivateKey) ([]byte, error) {
+	line, err := json.Marshal(rec)
+	if err != nil {
+		return nil, err
+	}
+	b64 := base64.StdEncoding.EncodeToString
+	sig, err := json.Marshal(signature{Writer: b64(key.Public().(ed25519.PublicKey)), Signature: b64(ed25519.Sign(key, line))})
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat(line, []byte("\n"), sig, []byte("\n")), nil
+}
+
+// verifyRecord checks the signature and returns the record.
+func (r *Repo) verifyRecord(text []byte) (*manifest.Record, error) {
+	lines := bytes.Split(bytes.TrimSuffix(text, []byte("\n")), []byte("\n"))
+	if len(lines) != 2 {
+		return nil, fmt.Errorf("%w: %d lines, not 2", ErrCorrupt, len(lines))
+	}
+	var sig signature
+	if err := json.Unmarshal(lines[1], &sig); err != nil {
+		return nil, errors.Join(ErrCorrupt, err)
+	}
+	key, err1 := base64.StdEncoding.DecodeString(sig.Writer)
+	raw, err2 := base64.StdEncoding.DecodeString(sig.Signature)
+	if err1 != nil || err2 != nil || len(key) != ed25519.PublicKeySize || !ed25519.Verify(key, lines[0], raw) {
+		return nil, ErrSignature
+	}
+	if t := r.opts.TrustedWriters; len(t) > 0 && !slices.Contains(t, sig.Writer) {
+		return nil, fmt.Errorf("%w: writer %s is not among trusted_writers", ErrSignature, sig.Writer)
+	}
+	return parseRecord(lines[0], sig.Writer)
+}
+
+func parseRecord(line []byte, writer string) (*manifest.Record, error) {
+	rec := &manifest.Record{}
+	if err := json.Unmarshal(line, rec); err != nil {
+		return nil, errors.Join(ErrCorrupt, err)
+	}
+	if rec.Format != manifest.Format {
+		return nil, fmt.Errorf("%w: record of format %d", ErrFormat, rec.Format)
+	}
+	for _, ranges := range rec.Segments {
+		for _, g := range ranges {
+			if g[0] < 0 || g[1] < g[0] || g[1] > 1<<30 {
+				return nil, fmt.Errorf("%w: segments %v", ErrCorrupt, g)
+			}
+		}
+	}
+	rec.Writer = writer
+	return rec, nil
+}
+
+// readRecord reads a backup's record and holds it against where it was found.
+func (r *Repo) readRecord(ctx context.Context, instance string, id manifest.BackupID) (*manifest.Record, error) {
+	key := backupKey(instance, id, recordName)
+	text, err := readSmall(ctx, r.store, key)
+	if err != nil {
+		return nil, err
+	}
+	rec, err := r.verifyRecord(text)
+	if err == nil && (rec.ID != id || rec.Instance != instance) {
+		err = fmt.Errorf("%w: it is the record of %s/%s", ErrCorrupt, rec.Instance, rec.ID)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	return rec, nil
+}
+
+// BadRecord is a backup whose record can't be used.
+type BadRecord struct {
+	Instance string
+	ID       manifest.BackupID
+	Err      error
+}
+
+// listing is what the keys below backups/ say.
+type listing struct {
+	instance string
+	id       manifest.BackupID
+	record   bool
+	deleting bool
+}
+
+func (r *Repo) listBackups(ctx context.Context, instance string) ([]listing, error) {
+	prefix := "backups/"
+	if instance != "" {
+		prefix += instance + "/"
+	}
+	var out []listing
+	err := r.store.List(ctx, prefix, func(i storage.Info) error {
+		p := strings.Split(string(i.Key), "/")
+		if len(p) != 4 || !manifest.ValidInstance(p[1]) || !manifest.BackupID(p[2]).Valid() {
+			return nil
+		}
+		if k := len(out); k == 0 || out[k-1].instance != p[1] || string(out[k-1].id) != p[2] {
+			out = append(out, listing{instance: p[1], id: manifest.BackupID(p[2])})
+		}
+		l := &out[len(out)-1]
+		l.record = l.record || p[3] == recordName
+		l.deleting = l.deleting || p[3] == markName
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list backups: %w", err)
+	}
+	return out, nil
+}
+
+// List returns the backups of an instance, or of all for "", oldest first, and
+// those whose record is damaged or not to be trusted.
+func (r *Repo) List(ctx context.Context, instance string) ([]*manifest.Record, []BadRecord, error) {
+	found, err := r.listBackups(ctx, instance)
+	if err != nil {
+		return nil, nil, err
+	}
+	found = slices.DeleteFunc(found, func(l listing) bool { return !l.record || l.deleting })
+	return r.readRecords(ctx, found)
+}
+
+func (r *Repo) readRecords(ctx context.Context, found []listing) (recs []*manifest.Record, bad []BadRecord, err error) {
+	var mu sync.Mutex // guards recs and bad
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(16)
+	for _, l := range found {
+		g.Go(func() error {
+			rec, err := r.readRecord(ctx, l.instance, l.id)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err == nil:
+				recs = append(recs, rec)
+			case errors.Is(err, ErrCorrupt) || errors.Is(err, ErrSignature) || errors.Is(err, ErrFormat):
+				bad = append(bad, BadRecord{l.instance, l.id, err})
+			case !errors.Is(err, storage.ErrNotExist): // deleted since it was listed
+				return err
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, nil, err
+	}
+	slices.SortFunc(recs, func(a, b *manifest.Record) int {
+		return cmp.Or(a.Started.Compare(b.Started), cmp.Compare(a.ID, b.ID))
+	})
+	slices.SortFunc(bad, func(a, b BadRecord) int { return cmp.Compare(a.ID, b.ID) })
+	return recs, bad, nil
+}
+
+// Latest stands for the newest backup in Find.
+const Latest = "latest"
+
+// Find returns the backup that ref names: an id, its beginning or end of 4
+// characters or more, a name (the newest of that name), or "latest". instance
+// may be "" where that leaves one answer; "latest" of several instances is
+// ErrAmbiguous. It returns ErrNoBackup.
+func (r *Repo) Find(ctx context.Context, instance, ref string) (*manifest.Record, error) {
+	recs, bad, err := r.List(ctx, instance)
+	if err != nil {
+		return nil, err
+	}
+	rec, err := find(recs, ref)
+	for _, b := range bad {
+		if errors.Is(err, ErrNoBackup) && string(b.ID) == ref {
+			return nil, b.Err
+		}
+	}
+	return rec, err
+}
+
+func find(recs []*manifest.Record, ref string) (*manifest.Record, error) {
+	var match []*manifest.Record
+	exact := func(rec *manifest.Record) bool { return string(rec.ID) == ref }
+	named := func(rec *manifest.Record) bool { return rec.Name == ref || ref == Latest }
+	part := func(rec *manifest.Record) bool {
+		return len(ref) >= 4 && (strings.HasPrefix(string(rec.ID), ref) || strings.HasSuffix(string(rec.ID), ref))
+	}
+	for _, test := range []func(*manifest.Record) bool{exact, named, part} {
+		for _, rec := range recs {
+			if test(rec) {
+				match = append(match, rec)
+			}
+		}
+		if len(match) > 0 {
+			break
+		}
+	}
+	if len(match) == 0 {
+		return nil, fmt.Errorf("%w: %q; `slipcover backup list` shows them", ErrNoBackup, ref)
+	}
+	last := match[len(match)-1]
+	for _, rec := range match[:len(match)-1] {
+		if rec.Instance != last.Instance {
+			return nil, fmt.Errorf("%w: %q is in instances %s and %s; pass --instance", ErrAmbiguous, ref, rec.Instance, last.Instance)
+		}
+		if rec.Name != last.Name && ref != Latest {
+			return nil, fmt.Errorf("%w: %q fits %s and %s", ErrAmbiguous, ref, rec.ID, last.ID)
+		}
+	}
+	return last, nil
+}
+
+// Manifest reads the manifest of rec, which must have the hash that rec gives.
+func (r *Repo) Manifest(ctx context.Context, rec *manifest.Record) (*manifest.Manifest, error) {
+	if rec.ManifestSize > maxManifest {
+		return nil, fmt.Errorf("%w: a manifest of %d bytes", ErrCorrupt, rec.ManifestSize)
+	}
+	key := r.manifestKey(rec.Instance, rec.ID)
+	b, err := r.readHashed(ctx, key, rec.ManifestSize, rec.ManifestSHA256)
+	if err != nil {
+		return nil, err
+	}
+	m, err := r.openManifest(ctx, b)
+	if err == nil && (m.ID != rec.ID || m.Instance != rec.Instance) {
+		err = fmt.Errorf("%w: it is the manifest of %s/%s", ErrCorrupt, m.Instance, m.ID)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	m.StoredBytes = rec.StoredBytes
+	return m, nil
+}
+
+func (r *Repo) openManifest(ctx context.Context, b []byte) (*manifest.Manifest, error) {
+	src := io.Reader(bytes.NewReader(b))
+	if r.config.Encrypted() {
+		var err error
+		if src, err = r.decrypt(ctx, src); err != nil {
+			return nil, err
+		}
+	}
+	z, err := zstd.NewReader(src, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(8<<20))
+	if err != nil {
+		return nil, err
+	}
+	defer z.Close()
+	m, err := manifest.Decode(io.LimitReader(z, maxManifest))
+	if err != nil {
+		return nil, errors.Join(ErrCorrupt, err)
+	}
+	return m, nil
+}

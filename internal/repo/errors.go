@@ -1,0 +1,28 @@
+package repo
+
+import "errors"
+
+var (
+	// ErrNoRepository says that the storage holds no repository.
+	ErrNoRepository = errors.New("no repository here")
+	// ErrExists says that the storage holds a repository already.
+	ErrExists = errors.New("a repository is here already")
+	// ErrFormat says that the repository is of a format this program doesn't know.
+	ErrFormat = errors.New("unknown repository format")
+	// ErrNoKey says that reading needs a key that wasn't given.
+	ErrNoKey = errors.New("the repository is encrypted: reading needs its key")
+	// ErrWrongKey says that the key given doesn't open the repository.
+	ErrWrongKey = errors.New("the key does not open this repository")
+	// ErrNoBackup says that no backup has that id or name.
+	ErrNoBackup = errors.New("no such backup")
+	// ErrAmbiguous says that several backups match.
+	ErrAmbiguous = errors.New("more than one backup matches")
+	// ErrLocked says that another process works on the instance.
+	ErrLocked = errors.New("the instance is locked")
+	// ErrLockLost says that another process took the lock over.
+	ErrLockLost = errors.New("the lock was lost to another process")
+	// ErrCorrupt says that stored bytes aren't what was written.
+	ErrCorrupt = errors.New("stored data is damaged")
+	// ErrSignature says that a record isn't signed by a trusted writer.
+	ErrSignature = errors.New("signature of the backup's record is not valid")
+)

@@ -1,0 +1,269 @@
+package repo
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/slipcover/slipcover/internal/manifest"
+)
+
+const (
+	// readAhead is how many segments Stream fetches before they are needed.
+	readAhead = 2
+	// cachedSegments is how many whole segments a Reader keeps: 64 MiB.
+	cachedSegments = 8
+	// cachedFrames is how many frames a Reader keeps for ranged reads: 32 MiB.
+	cachedFrames = 256
+)
+
+// Reader reads files of one backup. Its methods may be called from several
+// goroutines.
+type Reader struct {
+	repo     *Repo
+	m        *manifest.Manifest
+	wanted   []int64 // bytes that the caller will read of each segment
+	segments lru[int, []byte]
+	frames   lru[frameID, []byte]
+	open     lru[int, *seekSegment]
+}
+
+type frameID struct {
+	seg int
+	at  int64 // of the frame's content in the segment's
+}
+
+// NewReader returns a reader of m. files are those that will be streamed: it
+// decides whether a segment is worth reading whole.
+func (r *Repo) NewReader(m *manifest.Manifest, files []*manifest.File) *Reader {
+	rd := &Reader{repo: r, m: m, wanted: make([]int64, len(m.Segments))}
+	rd.segments.max, rd.frames.max, rd.open.max = cachedSegments, cachedFrames, 1024
+	for _, f := range files {
+		for _, e := range f.Extents {
+			rd.wanted[e.Seg] += e.N
+		}
+	}
+	return rd
+}
+
+// Stream calls fn with the bytes of f, in order, in parts of any size, which fn
+// must not keep. It doesn't check the file's hash: the caller sees all bytes.
+func (rd *Reader) Stream(ctx context.Context, f *manifest.File, fn func([]byte) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var ahead sync.WaitGroup
+	defer ahead.Wait()
+	order := segmentOrder(f)
+	k, asked := -1, 0
+	for _, e := range f.Extents {
+		if k < 0 || order[k] != e.Seg {
+			k++
+		}
+		for ; asked < len(order) && asked <= k+readAhead; asked++ {
+			if seg := order[asked]; asked > k && rd.whole(seg) {
+				ahead.Go(func() { _, _ = rd.segment(ctx, seg) }) // an error comes again when it is needed
+			}
+		}
+		if err := rd.extent(ctx, e, fn); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// segmentOrder lists the segments that f's extents are in, as they follow each other.
+func segmentOrder(f *manifest.File) []int {
+	var order []int
+	for _, e := range f.Extents {
+		if k := len(order); k == 0 || order[k-1] != e.Seg {
+			order = append(order, e.Seg)
+		}
+	}
+	return order
+}
+
+// whole reports whether enough of a segment is wanted to read all of it at once.
+func (rd *Reader) whole(seg int) bool { return rd.wanted[seg] >= rd.m.Segments[seg].Plain/4 }
+
+func (rd *Reader) extent(ctx context.Context, e manifest.Extent, fn func([]byte) error) error {
+	if rd.whole(e.Seg) {
+		b, err := rd.segment(ctx, e.Seg)
+		if err != nil {
+			return err
+		}
+		return fn(b[e.At : e.At+e.N])
+	}
+	for at, n := e.At, e.N; n > 0; {
+		b, from, err := rd.frame(ctx, e.Seg, at)
+		if err != nil {
+			return err
+		}
+		part := b[at-from:]
+		part = part[:min(n, int64(len(part)))]
+		if err := fn(part); err != nil {
+			return err
+		}
+		at, n = at+int64(len(part)), n-int64(len(part))
+	}
+	return nil
+}
+
+// segment returns the content of a whole segment.
+func (rd *Reader) segment(ctx context.Context, seg int) ([]byte, error) {
+	return rd.segments.get(ctx, seg, func() ([]byte, error) {
+		return rd.repo.ReadSegment(ctx, rd.m.Instance, rd.m.Segments[seg])
+	})
+}
+
+// frame returns the content of the frame that holds offset at of a segment, and
+// the offset where it begins.
+func (rd *Reader) frame(ctx context.Context, seg int, at int64) ([]byte, int64, error) {
+	from := at / frameSize * frameSize
+	b, err := rd.frames.get(ctx, frameID{seg, from}, func() ([]byte, error) {
+		s, err := rd.open.get(ctx, seg, func() (*seekSegment, error) {
+			return rd.repo.openSegment(ctx, rd.m.Instance, rd.m.Segments[seg])
+		})
+		if err != nil {
+			return nil, err
+		}
+		b, _, err := s.read(at)
+		return b, err
+	})
+	if err == nil && at-from >= int64(len(b)) {
+		err = fmt.Errorf("%w: frame too short", ErrCorrupt)
+	}
+	return b, from, err
+}
+
+// ReaderAt returns f as an io.ReaderAt that reads stored bytes by range, for as
+// long as ctx lasts: a 4 KiB read costs one frame.
+func (rd *Reader) ReaderAt(ctx context.Context, f *manifest.File) io.ReaderAt {
+	starts := make([]int64, len(f.Extents)+1)
+	for i, e := range f.Extents {
+		starts[i+1] = starts[i] + e.N
+	}
+	return &fileReader{rd: rd, ctx: ctx, extents: f.Extents, starts: starts}
+}
+
+type fileReader struct {
+	rd      *Reader
+	ctx     context.Context //nolint:containedctx // io.ReaderAt has none
+	extents []manifest.Extent
+	starts  []int64 // of each extent in the file, and the file's size
+}
+
+func (fr *fileReader) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, fmt.Errorf("read at %d", off)
+	}
+	n := 0
+	for n < len(p) {
+		i := fr.find(off)
+		if i == len(fr.extents) {
+			return n, io.EOF
+		}
+		e := fr.extents[i]
+		at := e.At + off - fr.starts[i]
+		b, from, err := fr.rd.frame(fr.ctx, e.Seg, at)
+		if err != nil {
+			return n, err
+		}
+		b = b[at-from:]
+		b = b[:min(int64(len(b)), fr.starts[i+1]-off)]
+		k := copy(p[n:], b)
+		n, off = n+k, off+int64(k)
+	}
+	return n, nil
+}
+
+// find returns the extent that holds offset off, or len(extents).
+func (fr *fileReader) find(off int64) int {
+	lo, hi := 0, len(fr.extents)
+	for lo < hi {
+		mid := (lo + hi) / 2
+		if fr.starts[mid+1] <= off {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	return lo
+}
+
+// lru keeps the values used last. Several callers that want the same value wait
+// for one load.
+type lru[K comparable, V any] struct {
+	max   int
+	mu    sync.Mutex
+	items map[K]*lruItem[V] // guarded by mu, like what follows
+	clock int64
+}
+
+type lruItem[V any] struct {
+	used  int64
+	ready chan struct{}
+	value V
+	err   error
+}
+
+// get returns the value of key, loading it if need be. A load that failed isn't
+// kept; who waited for it loads by itself, for the reason may have been another
+// caller's context.
+func (c *lru[K, V]) get(ctx context.Context, key K, load func() (V, error)) (V, error) {
+	for {
+		item, mine := c.item(key)
+		if mine {
+			item.value, item.err = load()
+			if item.err != nil {
+				c.mu.Lock()
+				delete(c.items, key)
+				c.mu.Unlock()
+			}
+			close(item.ready)
+			return item.value, item.err
+		}
+		select {
+		case <-item.ready:
+		case <-ctx.Done():
+			var zero V
+			return zero, ctx.Err()
+		}
+		if item.err == nil {
+			return item.value, nil
+		}
+	}
+}
+
+// item returns key's item, and whether the caller has to fill it.
+func (c *lru[K, V]) item(key K) (item *lruItem[V], mine bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.items == nil {
+		c.items = map[K]*lruItem[V]{}
+	}
+	c.clock++
+	if item, ok := c.items[key]; ok {
+		item.used = c.clock
+		return item, false
+	}
+	if len(c.items) >= c.max {
+		c.evict()
+	}
+	item = &lruItem[V]{used: c.clock, ready: make(chan struct{})}
+	c.items[key] = item
+	return item, true
+}
+
+// evict drops the item whose last use is longest ago. One that is still loading
+// goes too: those who wait for it have it.
+func (c *lru[K, V]) evict() {
+	var oldest K
+	best := int64(-1)
+	for k, item := range c.items {
+		if best < 0 || item.used < best {
+			oldest, best = k, item.used
+		}
+	}
+	delete(c.items, oldest)
+}

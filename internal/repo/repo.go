@@ -1,0 +1,214 @@
+package repo
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"filippo.io/age"
+	"github.com/google/uuid"
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/slipcover/slipcover/internal/storage"
+)
+
+// Format is the version of the repository's format that this program writes and
+// reads. Version 1, since 0.1.0: everything that docs/repository-format.md says.
+const Format = 1
+
+// configKey is the root object; it is written last by Init.
+const configKey storage.Key = "slipcover.json"
+
+// maxSmall bounds small objects that are read whole: configuration, records, locks.
+const maxSmall = 64 << 20
+
+// Config is the root object, slipcover.json.
+type Config struct {
+	Format     int       `json:"format"`
+	ID         string    `json:"id"` // UUID
+	Created    time.Time `json:"created"`
+	Encryption string    `json:"encryption"` // "age" or "none"
+	Recipients []string  `json:"recipients"` // age recipients that every object is encrypted to
+}
+
+// Encrypted reports whether the repository's objects are encrypted.
+func (c Config) Encrypted() bool { return c.Encryption == "age" }
+
+// Level is how hard segments are compressed.
+type Level int
+
+// The levels. The zero value is the fastest.
+const (
+	Fastest Level = iota
+	Default
+	Better
+)
+
+// Options are the options of Open.
+type Options struct {
+	// Identities open what is encrypted; none are needed for writing.
+	Identities []age.Identity
+	// Passphrase opens the identity that the repository keeps under a passphrase;
+	// it is asked for only when something must be read. nil if there is none.
+	Passphrase func() (string, error)
+	// TrustedWriters are Ed25519 public keys in base64. If there are any, records of
+	// other writers are refused; if not, any valid signature is accepted.
+	TrustedWriters []string
+	// Level is the compression of what this process writes.
+	Level Level
+}
+
+// Repo is an open repository. Its methods may be called from several goroutines.
+type Repo struct {
+	store      storage.Store
+	config     Config
+	opts       Options
+	recipients []age.Recipient
+	encoder    *zstd.Encoder
+	decoder    *zstd.Decoder
+	keys       keyring
+}
+
+// InitOptions are the options of Init.
+type InitOptions struct {
+	Recipients []string // age recipients; none means no encryption
+	// Passphrase, if not empty, makes a new key, adds it to the recipients and keeps
+	// its identity in the repository, encrypted with the passphrase.
+	Passphrase string
+}
+
+// Init makes a repository in store, which must hold none (ErrExists).
+func Init(ctx context.Context, store storage.Store, opts InitOptions) (Config, error) {
+	switch _, err := store.Stat(ctx, configKey); {
+	case err == nil:
+		return Config{}, fmt.Errorf("%s: %w", store.URL(), ErrExists)
+	case !errors.Is(err, storage.ErrNotExist):
+		return Config{}, err
+	}
+	c := Config{Format: Format, ID: uuid.NewString(), Created: time.Now().UTC().Truncate(time.Second), Encryption: "none", Recipients: slices.Clone(opts.Recipients)}
+	if opts.Passphrase != "" {
+		recipient, err := storeIdentity(ctx, store, opts.Passphrase)
+		if err != nil {
+			return Config{}, err
+		}
+		c.Recipients = append(c.Recipients, recipient)
+	}
+	if len(c.Recipients) > 0 {
+		c.Encryption = "age"
+		if _, err := parseRecipients(c.Recipients); err != nil {
+			return Config{}, err
+		}
+	}
+	b, err := json.MarshalIndent(c, "", "  ")
+	if err != nil {
+		return Config{}, err
+	}
+	err = store.Put(ctx, configKey, bytes.NewReader(append(b, '\n')), storage.PutOptions{IfAbsent: true})
+	if errors.Is(err, storage.ErrExist) {
+		err = fmt.Errorf("%s: %w", store.URL(), ErrExists)
+	}
+	return c, err
+}
+
+// Open opens the repository in store, which it doesn't close.
+// It returns ErrNoRepository or ErrFormat.
+func Open(ctx context.Context, store storage.Store, opts Options) (*Repo, error) {
+	b, err := readSmall(ctx, store, configKey)
+	if errors.Is(err, storage.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w; `slipcover init` makes one", store.URL(), ErrNoRepository)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open repository: %w", err)
+	}
+	r := &Repo{store: store, opts: opts}
+	if err := r.parseConfig(b); err != nil {
+		return nil, fmt.Errorf("%s: %w", store.URL(), err)
+	}
+	if r.recipients, err = parseRecipients(r.config.Recipients); err != nil {
+		return nil, err
+	}
+	level := map[Level]zstd.EncoderLevel{Fastest: zstd.SpeedFastest, Default: zstd.SpeedDefault, Better: zstd.SpeedBetterCompression}[opts.Level]
+	r.encoder, err = zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)), zstd.WithWindowSize(frameSize), zstd.WithLowerEncoderMem(true))
+	if err != nil {
+		return nil, err
+	}
+	r.decoder, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(1<<30))
+	return r, err
+}
+
+func (r *Repo) parseConfig(b []byte) error {
+	var v struct {
+		Format int `json:"format"`
+	}
+	if err := json.Unmarshal(b, &v); err != nil {
+		return fmt.Errorf("%s: %w", configKey, errors.Join(ErrCorrupt, err))
+	}
+	if v.Format != Format {
+		return fmt.Errorf("%w: version %d, this program reads version %d; use a newer slipcover", ErrFormat, v.Format, Format)
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&r.config); err != nil {
+		return fmt.Errorf("%s: %w", configKey, errors.Join(ErrCorrupt, err))
+	}
+	c := r.config
+	if c.ID == "" || c.Encryption != "age" && c.Encryption != "none" || c.Encrypted() != (len(c.Recipients) > 0) {
+		return fmt.Errorf("%s: %w: id, encryption and recipients don't fit", configKey, ErrCorrupt)
+	}
+	return nil
+}
+
+// Config returns the root object's content.
+func (r *Repo) Config() Config { return r.config }
+
+// URL returns where the repository is, without secrets.
+func (r *Repo) URL() string { return r.store.URL() }
+
+// ending is what names of compressed objects end with.
+func (r *Repo) ending() string {
+	if r.config.Encrypted() {
+		return ".zst.age"
+	}
+	return ".zst"
+}
+
+// readSmall reads an object of at most maxSmall bytes.
+func readSmall(ctx context.Context, store storage.Store, key storage.Key) ([]byte, error) {
+	return readObject(ctx, store, key, maxSmall)
+}
+
+// readObject reads an object whole, and refuses one of more than limit bytes.
+func readObject(ctx context.Context, store storage.Store, key storage.Key, limit int64) ([]byte, error) {
+	var b []byte
+	err := store.Get(ctx, key, 0, limit+1, func(rd io.Reader) error {
+		var err error
+		b, err = io.ReadAll(rd)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", key, err)
+	}
+	if int64(len(b)) > limit {
+		return nil, fmt.Errorf("read %s: %w: more than the %d bytes it should have", key, ErrCorrupt, limit)
+	}
+	return b, nil
+}
+
+func parseRecipients(list []string) ([]age.Recipient, error) {
+	var out []age.Recipient
+	for _, s := range list {
+		rs, err := age.ParseRecipients(strings.NewReader(s))
+		if err != nil {
+			return nil, fmt.Errorf("age recipient %q: %w", s, err)
+		}
+		out = append(out, rs...)
+	}
+	return out, nil
+}

@@ -1,0 +1,281 @@
+package repo
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+
+	"filippo.io/age"
+
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/storage"
+)
+
+// SegmentSize is the most content that a segment holds, in bytes. Large enough
+// that 1 TB makes some 100,000 objects, small enough that a few of them in
+// memory stay within our bounds.
+const SegmentSize = 8 << 20
+
+// frameSize is the content of each zstd frame but the last, in bytes: what must
+// be decompressed to read one byte.
+const frameSize = 128 << 10
+
+// The seek table is that of zstd's contrib/seekable_format: a skippable frame at
+// the end with compressed and decompressed size of each frame, little-endian.
+const (
+	skippableMagic = 0x184D2A5E
+	seekableMagic  = 0x8F92EAB1
+	footerSize     = 9
+	entrySize      = 8
+)
+
+// Sealed is a segment ready to be stored.
+type Sealed struct {
+	Segment manifest.Segment
+	bytes   bytes.Buffer
+}
+
+// Seal compresses and encrypts plain, 1 to SegmentSize bytes, as segment n of the
+// backup id, into s, whose memory it uses again.
+func (r *Repo) Seal(s *Sealed, id manifest.BackupID, n int, plain []byte) error {
+	if len(plain) == 0 || len(plain) > SegmentSize {
+		return fmt.Errorf("seal a segment of %d bytes", len(plain))
+	}
+	s.bytes.Reset()
+	s.bytes.Grow(len(plain)/2 + 4096)
+	if err := r.seal(&s.bytes, plain); err != nil {
+		return fmt.Errorf("seal segment %s/%d: %w", id, n, err)
+	}
+	sum := sha256.Sum256(s.bytes.Bytes())
+	s.Segment = manifest.Segment{Backup: id, N: n, Size: int64(s.bytes.Len()), Plain: int64(len(plain)), SHA256: hex.EncodeToString(sum[:])}
+	return nil
+}
+
+// seal writes age(zstd(plain)) to w, or zstd(plain) without encryption.
+func (r *Repo) seal(w io.Writer, plain []byte) error {
+	if !r.config.Encrypted() {
+		return r.compress(w, plain)
+	}
+	e, err := age.Encrypt(w, r.recipients...)
+	if err != nil {
+		return err
+	}
+	if err := r.compress(e, plain); err != nil {
+		return err
+	}
+	return e.Close()
+}
+
+// compress writes plain as independent frames and their seek table.
+func (r *Repo) compress(w io.Writer, plain []byte) error {
+	frames := (len(plain) + frameSize - 1) / frameSize
+	table := make([]byte, 8, 8+frames*entrySize+footerSize)
+	binary.LittleEndian.PutUint32(table, skippableMagic)
+	binary.LittleEndian.PutUint32(table[4:], uint32(frames*entrySize+footerSize))
+	buf := make([]byte, 0, frameSize+1024)
+	for len(plain) > 0 {
+		part := plain[:min(frameSize, len(plain))]
+		plain = plain[len(part):]
+		buf = r.encoder.EncodeAll(part, buf[:0])
+		if _, err := w.Write(buf); err != nil {
+			return err
+		}
+		table = binary.LittleEndian.AppendUint32(table, uint32(len(buf)))
+		table = binary.LittleEndian.AppendUint32(table, uint32(len(part)))
+	}
+	table = binary.LittleEndian.AppendUint32(table, uint32(frames))
+	table = append(table, 0) // descriptor: no checksums in the table, each frame has its own
+	table = binary.LittleEndian.AppendUint32(table, seekableMagic)
+	_, err := w.Write(table)
+	return err
+}
+
+// PutSegment stores s for the instance.
+func (r *Repo) PutSegment(ctx context.Context, instance string, s *Sealed) error {
+	key := r.segmentKey(instance, s.Segment.Backup, s.Segment.N)
+	if err := r.store.Put(ctx, key, bytes.NewReader(s.bytes.Bytes()), storage.PutOptions{IfAbsent: true}); err != nil {
+		return fmt.Errorf("store segment: %w", err)
+	}
+	return nil
+}
+
+func (r *Repo) segmentKey(instance string, id manifest.BackupID, n int) storage.Key {
+	return storage.Key(fmt.Sprintf("segments/%s/%s/%06d%s", instance, id, n, r.ending()))
+}
+
+// ReadSegment reads segment s of the instance whole, checks its hash, and returns
+// its content. It returns ErrCorrupt, ErrNoKey, ErrWrongKey, or the storage's error.
+func (r *Repo) ReadSegment(ctx context.Context, instance string, s manifest.Segment) ([]byte, error) {
+	key := r.segmentKey(instance, s.Backup, s.N)
+	b, err := r.readHashed(ctx, key, s.Size, s.SHA256)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := r.unseal(ctx, b, s.Plain)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	return plain, nil
+}
+
+// readHashed reads an object and checks its size and SHA-256.
+func (r *Repo) readHashed(ctx context.Context, key storage.Key, size int64, sum string) ([]byte, error) {
+	b, err := readObject(ctx, r.store, key, size)
+	if err != nil {
+		return nil, err
+	}
+	got := sha256.Sum256(b)
+	if int64(len(b)) != size || hex.EncodeToString(got[:]) != sum {
+		return nil, fmt.Errorf("%s: %w: its %d bytes don't have the recorded hash", key, ErrCorrupt, len(b))
+	}
+	return b, nil
+}
+
+// unseal undoes seal; the content must have just that many bytes.
+func (r *Repo) unseal(ctx context.Context, b []byte, plain int64) ([]byte, error) {
+	if plain > SegmentSize {
+		return nil, fmt.Errorf("%w: a segment of %d bytes", ErrCorrupt, plain)
+	}
+	if r.config.Encrypted() {
+		rd, err := r.decrypt(ctx, bytes.NewReader(b))
+		if err != nil {
+			return nil, err
+		}
+		if b, err = io.ReadAll(rd); err != nil {
+			return nil, errors.Join(ErrCorrupt, err)
+		}
+	}
+	out, err := r.decoder.DecodeAll(b, make([]byte, 0, plain))
+	if err != nil || int64(len(out)) != plain {
+		return nil, errors.Join(ErrCorrupt, fmt.Errorf("decompressed to %d bytes, not %d", len(out), plain), err)
+	}
+	return out, nil
+}
+
+func (r *Repo) decrypt(ctx context.Context, src io.Reader) (io.Reader, error) {
+	ids, err := r.identities(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rd, err := age.Decrypt(src, ids...)
+	if err != nil {
+		return nil, keyErr(err)
+	}
+	return rd, nil
+}
+
+// seekSegment reads frames of a stored segment by range.
+type seekSegment struct {
+	repo   *Repo
+	src    io.ReaderAt // the zstd bytes
+	frames []frame
+}
+
+type frame struct {
+	at, size   int64 // of the compressed frame
+	from, upTo int64 // of its content, in that of the segment
+}
+
+// openSegment returns a reader of single frames of s; ctx serves its reads too.
+func (r *Repo) openSegment(ctx context.Context, instance string, s manifest.Segment) (*seekSegment, error) {
+	key := r.segmentKey(instance, s.Backup, s.N)
+	var src io.ReaderAt = &objectReader{ctx: ctx, store: r.store, key: key}
+	size := s.Size
+	if r.config.Encrypted() {
+		ids, err := r.identities(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if src, size, err = age.DecryptReaderAt(src, s.Size, ids...); err != nil {
+			return nil, fmt.Errorf("%s: %w", key, keyErr(err))
+		}
+	}
+	frames, err := readSeekTable(src, size, s.Plain)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	return &seekSegment{repo: r, src: src, frames: frames}, nil
+}
+
+// readSeekTable reads the table at the end of size zstd bytes with plain bytes of
+// content.
+func readSeekTable(src io.ReaderAt, size, plain int64) ([]frame, error) {
+	bad := func(what string) ([]frame, error) { return nil, fmt.Errorf("%w: seek table: %s", ErrCorrupt, what) }
+	if plain <= 0 || plain > SegmentSize {
+		return bad("size")
+	}
+	n := (plain + frameSize - 1) / frameSize
+	table := make([]byte, 8+n*entrySize+footerSize)
+	if int64(len(table)) > size {
+		return bad("too short")
+	}
+	if _, err := src.ReadAt(table, size-int64(len(table))); err != nil && err != io.EOF {
+		return nil, fmt.Errorf("read seek table: %w", err)
+	}
+	le := binary.LittleEndian
+	foot := table[len(table)-footerSize:]
+	if le.Uint32(table) != skippableMagic || le.Uint32(foot[5:]) != seekableMagic || int64(le.Uint32(foot)) != n || foot[4] != 0 {
+		return bad("not there")
+	}
+	frames := make([]frame, 0, n)
+	var at, from int64
+	for i := range n {
+		e := table[8+i*entrySize:]
+		c, d := int64(le.Uint32(e)), int64(le.Uint32(e[4:]))
+		if d == 0 || d > frameSize || c == 0 || c > 2*frameSize {
+			return bad("frame size")
+		}
+		frames = append(frames, frame{at: at, size: c, from: from, upTo: from + d})
+		at, from = at+c, from+d
+	}
+	if from != plain || at != size-int64(len(table)) {
+		return bad("sizes don't add up")
+	}
+	return frames, nil
+}
+
+// read returns the content of the frame that holds offset off, and where it begins.
+func (s *seekSegment) read(off int64) (content []byte, from int64, err error) {
+	i := off / frameSize
+	if i < 0 || i >= int64(len(s.frames)) {
+		return nil, 0, fmt.Errorf("%w: no frame holds offset %d", ErrCorrupt, off)
+	}
+	f := s.frames[i]
+	if off < f.from || off >= f.upTo {
+		return nil, 0, fmt.Errorf("%w: frame %d doesn't hold offset %d", ErrCorrupt, i, off)
+	}
+	b := make([]byte, f.size)
+	if _, err := s.src.ReadAt(b, f.at); err != nil && err != io.EOF {
+		return nil, 0, fmt.Errorf("read frame %d: %w", i, err)
+	}
+	out, err := s.repo.decoder.DecodeAll(b, make([]byte, 0, f.upTo-f.from))
+	if err != nil || int64(len(out)) != f.upTo-f.from {
+		return nil, 0, errors.Join(ErrCorrupt, fmt.Errorf("frame %d doesn't decompress", i), err)
+	}
+	return out, f.from, nil
+}
+
+// objectReader reads ranges of an object.
+type objectReader struct {
+	ctx   context.Context //nolint:containedctx // io.ReaderAt has none; lives as long as the reader that was opened with it
+	store storage.Store
+	key   storage.Key
+}
+
+func (o *objectReader) ReadAt(p []byte, off int64) (int, error) {
+	n := 0
+	err := o.store.Get(o.ctx, o.key, off, int64(len(p)), func(rd io.Reader) error {
+		var err error
+		n, err = io.ReadFull(rd, p)
+		return err
+	})
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = io.EOF
+	}
+	return n, err
+}
