@@ -1,0 +1,3 @@
+package durable
+
+var linkWay func(from, to string) error
