@@ -1,0 +1,146 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// server asks a running CouchDB about itself.
+type server struct {
+	base           *url.URL // without user and password
+	user, password string
+	client         *http.Client
+}
+
+// fromURL asks the server for its directories. It answers with what its ini
+// files say, so a relative directory is of use only if one of the usual
+// configuration directories is that of the same server, by its uuid.
+func fromURL(ctx context.Context, o Options) (*Node, error) {
+	s, err := newServer(o)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.isLocal(ctx); err != nil {
+		return nil, err
+	}
+	var welcome struct{ CouchDB, Version, UUID string }
+	if err := s.get(ctx, "/", &welcome); err != nil {
+		return nil, err
+	}
+	if welcome.CouchDB == "" {
+		return nil, fmt.Errorf("what answers at %s is not a CouchDB: check the URL", s.base)
+	}
+	settings := map[string]string{}
+	if err := s.get(ctx, "/_node/_local/_config/couchdb", &settings); err != nil {
+		return nil, err
+	}
+	var name struct{ Name string }
+	if err := s.get(ctx, "/_node/_local", &name); err != nil {
+		return nil, err
+	}
+	n := &Node{Settings: Ini{"couchdb": settings}}
+	for _, dir := range o.Usual {
+		same, err := fromConfigDir(ctx, dir, o.Getenv("COUCHDB_ARGS_FILE"))
+		if err == nil && same.UUID != "" && same.UUID == welcome.UUID {
+			n = same
+			for key, value := range settings { // the running server knows best
+				n.Settings.merge(Ini{"couchdb": {key: value}})
+			}
+			break
+		}
+	}
+	n.UUID, n.NodeName = welcome.UUID, name.Name
+	if welcome.Version != "" {
+		n.Version = welcome.Version
+	}
+	data := settings["database_dir"]
+	if data != "" && !filepath.IsAbs(data) && n.ReleaseDir == "" {
+		return nil, fmt.Errorf("the server at %s says that its data is in %q, which is relative to where CouchDB is installed: pass --config-dir or --data-dir", s.base, data)
+	}
+	return finish(n, nil, s.base.String())
+}
+
+func newServer(o Options) (*server, error) {
+	u, err := url.Parse(o.URL)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, errors.New("the URL of the server must look like http://127.0.0.1:5984") // without the URL: it may hold a password
+	}
+	s := &server{user: o.User, password: o.Password, client: o.HTTP}
+	if u.User != nil && s.user == "" {
+		s.user = u.User.Username()
+		s.password, _ = u.User.Password()
+	}
+	s.base = &url.URL{Scheme: u.Scheme, Host: u.Host, Path: strings.TrimSuffix(u.Path, "/")}
+	if s.client == nil {
+		s.client = &http.Client{Timeout: 10 * time.Second}
+	}
+	c := *s.client
+	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	s.client = &c
+	return s, nil
+}
+
+// isLocal refuses a server on another machine: directories of the same name here
+// would be backed up as if they were its own.
+func (s *server) isLocal(ctx context.Context) error {
+	host := s.base.Hostname()
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return fmt.Errorf("find the server at %s: %w", s.base, err)
+	}
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		return fmt.Errorf("list the addresses of this machine: %w", err)
+	}
+	for _, ip := range ips {
+		ip = ip.Unmap().WithZone("")
+		if ip.IsLoopback() || slices.ContainsFunc(own, func(a net.Addr) bool {
+			n, ok := a.(*net.IPNet)
+			return ok && n.IP.Equal(ip.AsSlice())
+		}) {
+			return nil
+		}
+	}
+	return fmt.Errorf("the server at %s is not on this machine, and its files are needed: run Slipcover there, or pass --data-dir", s.base)
+}
+
+// answerLimit bounds an answer; the couchdb section has some 2 kB.
+const answerLimit = 1 << 20
+
+func (s *server) get(ctx context.Context, path string, v any) error {
+	u := s.base.String() + path
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Accept", "application/json")
+	if s.user != "" {
+		req.SetBasicAuth(s.user, s.password)
+	}
+	resp, err := s.client.Do(req)
+	if err != nil {
+		return fmt.Errorf("ask the server: %w", err)
+	}
+	defer resp.Body.Close()
+	switch resp.StatusCode {
+	case http.StatusOK:
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return fmt.Errorf("the server refuses %s (%s): pass the name and password of a server admin (couch_user, couch_password_file)", u, resp.Status)
+	default:
+		return fmt.Errorf("the server answers %s with %s: check the URL", u, resp.Status)
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, answerLimit)).Decode(v); err != nil {
+		return fmt.Errorf("read the server's answer to %s: %w", u, err)
+	}
+	return nil
+}
