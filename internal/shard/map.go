@@ -1,0 +1,65 @@
+package shard
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+)
+
+// Map is a shard map document: one of _dbs, which says where a database's shards
+// are.
+//
+// Source: CouchDB 3.5, src/mem3/src/mem3_util.erl, build_shards_by_node.
+type Map struct {
+	DB     string             // name of the database, the document's id
+	Suffix string             // of the shard files' names: ".1795334390", or ""
+	ByNode map[string][]Range // ranges that each node holds
+}
+
+// ParseMap reads a shard map document as the server shows it. Design documents
+// and other documents without a map are ok=false.
+func ParseMap(doc []byte) (m Map, ok bool, err error) {
+	var d struct {
+		ID      string              `json:"_id"`
+		Deleted bool                `json:"_deleted"`
+		Suffix  []byte16            `json:"shard_suffix"`
+		ByNode  map[string][]string `json:"by_node"`
+	}
+	if err := json.Unmarshal(doc, &d); err != nil {
+		return m, false, fmt.Errorf("shard map: %w", err)
+	}
+	if d.ByNode == nil || d.Deleted {
+		return m, false, nil
+	}
+	m = Map{DB: d.ID, ByNode: make(map[string][]Range, len(d.ByNode))}
+	for _, c := range d.Suffix {
+		m.Suffix += string(rune(c))
+	}
+	for node, list := range d.ByNode {
+		for _, s := range list {
+			r, err := ParseRange(s)
+			if err != nil {
+				return m, false, fmt.Errorf("shard map of %q: %w", d.ID, err)
+			}
+			m.ByNode[node] = append(m.ByNode[node], r)
+		}
+	}
+	return m, true, nil
+}
+
+// byte16 is a character code; a []byte would be read as base64.
+type byte16 uint16
+
+// Ranges returns the ranges that node holds. With node "" it is those of the only
+// node there is, or of all nodes.
+func (m Map) Ranges(node string) []Range {
+	if node != "" {
+		return m.ByNode[node]
+	}
+	var all []Range
+	for _, list := range m.ByNode {
+		all = append(all, list...)
+	}
+	slices.SortFunc(all, Range.Compare)
+	return slices.Compact(all)
+}
