@@ -1,0 +1,695 @@
+package couchgen
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/md5"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/zeebo/xxh3"
+)
+
+// DefaultNode is the node name that files belong to when none is given.
+const DefaultNode = "couchdb-unique@127.0.0.1"
+
+// Options say what file to write. The zero value is an empty shard of a database
+// that is not partitioned, as CouchDB 3.5 makes it.
+type Options struct {
+	Seed            uint64
+	NodeName        string // for the epochs; DefaultNode if empty
+	UUID            string // 32 hex characters; from Seed if empty
+	Checksum        Checksum
+	Compression     Compression
+	Partitioned     bool
+	NodeLocal       bool // _dbs or _nodes: no props, so the first header is at 0
+	Security        Object
+	RevsLimit       int // 1000 if 0; histories are not cut to it
+	AttachmentChunk int // bytes; 8 KiB if 0
+	// MemoryDocs is how many documents stay in memory before they are forgotten
+	// and read again on demand; 100,000 if 0. Needs an output that is an io.ReaderAt.
+	MemoryDocs int
+}
+
+// Generator appends to one .couch file. It is not safe for concurrent use.
+// Nothing is visible to a reader before Commit; the caller closes the file.
+type Generator struct {
+	opts Options
+	out  appender
+	head header
+
+	ids       tree[string, *info]
+	seqs      tree[uint64, *info]
+	locals    tree[string, *local]
+	purges    tree[string, *purge]
+	purgeSeqs tree[uint64, *purge]
+
+	pending    map[string]*info // changed since the last commit; nil = purged
+	oldSeqs    []uint64         // of the changed documents
+	newLocals  map[string]*local
+	newPurges  []*purge
+	noAtts     []byte // an empty attachment list, compressed
+	term, pack []byte // scratch
+	zipped     bytes.Buffer
+	zip        *gzip.Writer
+}
+
+type header struct {
+	updateSeq, purgeSeq    uint64
+	compactedSeq           uint64
+	noCompactedSeq         bool // the very first header says undefined
+	security, props        int64
+	noSecurity, noProps    bool
+	revsLimit, purgesLimit int64
+	uuid                   string
+	epochs                 []epoch
+}
+
+type epoch struct {
+	node string
+	seq  uint64
+}
+
+type local struct {
+	id   string
+	rev  int64
+	body []byte
+}
+
+type purge struct {
+	seq      uint64
+	uuid, id string
+	revs     []Rev
+}
+
+// Doc is a revision to write.
+type Doc struct {
+	ID string
+	// Body is the document without _id, _rev, _attachments: a map, an Object, a
+	// json.RawMessage of an object, Encoded, or whatever encoding/json marshals
+	// to an object. nil is an empty object.
+	Body        any
+	Deleted     bool
+	Attachments []Attachment
+	// KeepAttachments takes over those of the parent, without copying, as a
+	// stub does. Needs an output that is an io.ReaderAt.
+	KeepAttachments bool
+	// Parent is the revision that this one follows: the winner if empty. One
+	// that the document doesn't have starts a new root behind it, as replication
+	// of a cut history does; "0" starts a new root at 1.
+	Parent string
+	// RevID is 32 hex characters or any other name; computed if empty.
+	RevID string
+}
+
+// Attachment is a file to store with a document.
+type Attachment struct {
+	Name, Type string
+	Data       []byte
+	Gzip       bool // store it compressed, as the server does with text
+}
+
+// Create starts a file: props (for a shard), a header, the security object and a
+// second header. It takes an empty w; the caller closes it.
+func Create(w io.Writer, opts Options) (*Generator, error) {
+	g := newGenerator(w, opts)
+	rnd := rand.New(rand.NewPCG(opts.Seed, 1))
+	g.head = header{
+		noCompactedSeq: true, noSecurity: true, noProps: true,
+		revsLimit:   int64(cmp.Or(opts.RevsLimit, 1000)),
+		purgesLimit: 1000,
+		uuid:        cmp.Or(opts.UUID, fmt.Sprintf("%016x%016x", rnd.Uint64(), rnd.Uint64())),
+		epochs:      []epoch{{g.opts.NodeName, 0}},
+	}
+	if !opts.NodeLocal {
+		props := Object{}
+		if opts.Partitioned {
+			props = Object{{Atom("partitioned"), true}, {Atom("hash"), []any{Atom("couch_partition"), Atom("hash"), []any{}}}}
+		}
+		if err := g.setTerm(&g.head.props, props); err != nil {
+			return nil, err
+		}
+		g.head.noProps = false
+	}
+	g.writeHeader()
+	security := opts.Security
+	if security == nil {
+		admins := Object{{"roles", []any{"_admin"}}}
+		security = Object{{"members", admins}, {"admins", admins}}
+	}
+	if err := g.SetSecurity(security); err != nil {
+		return nil, err
+	}
+	g.head.noCompactedSeq = false
+	g.writeHeader()
+	return g, g.out.err
+}
+
+func newGenerator(w io.Writer, opts Options) *Generator {
+	opts.NodeName = cmp.Or(opts.NodeName, DefaultNode)
+	opts.AttachmentChunk = cmp.Or(opts.AttachmentChunk, 8<<10)
+	opts.MemoryDocs = cmp.Or(opts.MemoryDocs, 100_000)
+	r, _ := w.(io.ReaderAt)
+	g := &Generator{
+		opts:      opts,
+		out:       appender{w: w, r: r, checksum: opts.Checksum},
+		pending:   map[string]*info{},
+		newLocals: map[string]*local{},
+		noAtts:    opts.Compression.compress(nil, []byte{tagVersion, tagNil}),
+	}
+	setUp(&g.ids, g, opts.Compression, idCodec)
+	setUp(&g.seqs, g, opts.Compression, seqCodec)
+	setUp(&g.locals, g, opts.Compression, localCodec)
+	setUp(&g.purges, g, Snappy, purgeCodec)
+	setUp(&g.purgeSeqs, g, Snappy, purgeSeqCodec)
+	return g
+}
+
+func setUp[K cmp.Ordered, V any](t *tree[K, V], g *Generator, c Compression, codec codec[K, V]) {
+	t.out, t.compression, t.codec = &g.out, c, codec
+}
+
+var idCodec = codec[string, *info]{
+	value: func(b []byte, d *info) []byte {
+		return d.appendTail(appendUint(appendTuple(b, 4), d.seq))
+	},
+	measure: func(d *info) reduction {
+		if d.deleted {
+			return reduction{dead: 1, active: d.active, external: d.external}
+		}
+		return reduction{live: 1, active: d.active, external: d.external}
+	},
+	red: func(b []byte, r reduction) []byte {
+		b = appendInt(appendInt(appendTuple(b, 3), r.live), r.dead)
+		b = appendAtom(appendTuple(b, 3), "size_info")
+		return appendInt(appendInt(b, r.active), r.external)
+	},
+	readValue: func(id string, term any) (d *info, err error) {
+		defer guard(&err)
+		t := must[Tuple](term)
+		d = &info{id: id, seq: uint64(must[int64](t[0]))}
+		return d, d.readTail(t[1], t[2], t[3])
+	},
+	readRed: func(term any) (r reduction) {
+		t, ok := term.(Tuple)
+		if !ok || len(t) != 3 {
+			return r
+		}
+		r.live, _ = t[0].(int64)
+		r.dead, _ = t[1].(int64)
+		if s, ok := t[2].(Tuple); ok && len(s) == 3 {
+			r.active, _ = s[1].(int64)
+			r.external, _ = s[2].(int64)
+		}
+		return r
+	},
+}
+
+var seqCodec = codec[uint64, *info]{
+	value: func(b []byte, d *info) []byte {
+		return d.appendTail(appendBinary(appendTuple(b, 4), d.id))
+	},
+	measure: func(*info) reduction { return reduction{live: 1} },
+	red:     appendCount,
+	readValue: func(seq uint64, term any) (d *info, err error) {
+		defer guard(&err)
+		t := must[Tuple](term)
+		d = &info{id: must[string](t[0]), seq: seq}
+		return d, d.readTail(t[1], t[2], t[3])
+	},
+	readRed: readCount,
+}
+
+var localCodec = codec[string, *local]{
+	value: func(b []byte, l *local) []byte {
+		return append(appendInt(appendTuple(b, 2), l.rev), l.body...)
+	},
+	measure: func(*local) reduction { return reduction{live: 1} },
+	red:     func(b []byte, _ reduction) []byte { return append(b, tagNil) },
+	readValue: func(id string, term any) (l *local, err error) {
+		defer guard(&err)
+		t := must[Tuple](term)
+		body, _, err := appendValue(nil, t[1])
+		return &local{id, must[int64](t[0]), body}, err
+	},
+	readRed: func(any) reduction { return reduction{} },
+}
+
+var purgeCodec = codec[string, *purge]{
+	value: func(b []byte, p *purge) []byte {
+		return appendRevs(appendBinary(appendUint(appendTuple(b, 3), p.seq), p.id), p.revs)
+	},
+	measure: func(*purge) reduction { return reduction{live: 1} },
+	red:     appendCount,
+	readValue: func(uuid string, term any) (p *purge, err error) {
+		defer guard(&err)
+		t := must[Tuple](term)
+		return &purge{uint64(must[int64](t[0])), uuid, must[string](t[1]), readRevs(t[2])}, nil
+	},
+	readRed: readCount,
+}
+
+var purgeSeqCodec = codec[uint64, *purge]{
+	value: func(b []byte, p *purge) []byte {
+		return appendRevs(appendBinary(appendBinary(appendTuple(b, 3), p.uuid), p.id), p.revs)
+	},
+	measure: func(*purge) reduction { return reduction{live: 1} },
+	red:     appendCount,
+	readValue: func(seq uint64, term any) (p *purge, err error) {
+		defer guard(&err)
+		t := must[Tuple](term)
+		return &purge{seq, must[string](t[0]), must[string](t[1]), readRevs(t[2])}, nil
+	},
+	readRed: readCount,
+}
+
+func appendCount(b []byte, r reduction) []byte { return appendInt(b, r.live) }
+
+func readCount(term any) reduction {
+	n, _ := term.(int64)
+	return reduction{live: n}
+}
+
+func appendRevs(b []byte, revs []Rev) []byte {
+	b = appendList(b, len(revs))
+	for _, r := range revs {
+		b = appendBinary(appendUint(appendTuple(b, 2), r.Pos), r.ID)
+	}
+	return append(b, tagNil)
+}
+
+func readRevs(term any) (revs []Rev) {
+	for _, r := range must[[]any](term) {
+		t := must[Tuple](r)
+		revs = append(revs, Rev{uint64(must[int64](t[0])), must[string](t[1])})
+	}
+	return revs
+}
+
+// Put writes a new document or a new revision of one.
+func (g *Generator) Put(doc Doc) (Rev, error) {
+	if doc.ID == "" {
+		return Rev{}, errors.New("document without an id")
+	}
+	d, err := g.change(doc.ID)
+	if err != nil {
+		return Rev{}, err
+	}
+	parentRev, parent, err := d.parent(doc.Parent)
+	if err != nil {
+		return Rev{}, fmt.Errorf("document %q: %w", doc.ID, err)
+	}
+	rev := Rev{Pos: parentRev.Pos + 1}
+	n := d.newNode()
+	n.stored, n.deleted = true, doc.Deleted
+	var kept []byte
+	if doc.KeepAttachments && parent != nil {
+		n.atts = slices.Clone(parent.atts)
+		if kept, err = g.attachmentList(parent); err != nil {
+			return Rev{}, fmt.Errorf("attachments of %q: %w", doc.ID, err)
+		}
+	}
+	atts, digest, err := g.writeAttachments(n, kept, doc.Attachments, rev.Pos)
+	if err != nil {
+		return Rev{}, err
+	}
+	if err := g.writeSummary(n, doc, parentRev, atts, digest); err != nil {
+		return Rev{}, fmt.Errorf("document %q: %w", doc.ID, err)
+	}
+	rev.ID = n.id
+	g.head.updateSeq++
+	n.seq, d.seq = g.head.updateSeq, g.head.updateSeq
+	d.attach(parent, rev.Pos, n)
+	d.sum()
+	g.keep(doc.ID, d, d)
+	return rev, g.out.err
+}
+
+// keep notes d as what the next commit writes for id; nil removes the document.
+func (g *Generator) keep(id string, was, d *info) {
+	if was.oldSeq != 0 {
+		g.oldSeqs = append(g.oldSeqs, was.oldSeq)
+		was.oldSeq = 0
+	}
+	g.pending[id] = d
+}
+
+// Delete writes a tombstone over the winner.
+func (g *Generator) Delete(id string) (Rev, error) { return g.Put(Doc{ID: id, Deleted: true}) }
+
+// change returns the record of a document to be changed; a new one has no revs.
+func (g *Generator) change(id string) (*info, error) {
+	if d := g.pending[id]; d != nil {
+		return d, nil
+	}
+	d, found, err := g.ids.find(id)
+	if err != nil {
+		return nil, fmt.Errorf("find %q: %w", id, err)
+	}
+	if _, purged := g.pending[id]; purged || !found {
+		return newInfo(id), nil
+	}
+	d = d.clone()
+	d.oldSeq = d.seq
+	return d, nil
+}
+
+func (d *info) parent(want string) (Rev, *revNode, error) {
+	switch {
+	case want == "" && len(d.roots) == 0, want == "0":
+		return Rev{}, nil, nil
+	case want == "":
+		rev, n := d.winner()
+		return rev, n, nil
+	default:
+		rev, err := ParseRev(want)
+		if err != nil {
+			return rev, nil, err
+		}
+		return rev, d.lookup(rev), nil
+	}
+}
+
+// writeSummary appends {body, attachments} and fills in n.
+func (g *Generator) writeSummary(n *revNode, doc Doc, parent Rev, atts, digest []byte) error {
+	body := doc.Body
+	if body == nil {
+		body = Object{}
+	}
+	var err error
+	g.term, n.external, err = appendValue(append(g.term[:0], tagVersion), body)
+	if err != nil {
+		return err
+	}
+	if len(g.term) < 3 || g.term[1] != tagTuple || g.term[2] != 1 {
+		return fmt.Errorf("body of type %T is not an object", body)
+	}
+	n.id = doc.RevID
+	if raw, err := hex.DecodeString(n.id); err == nil && len(raw) == 16 {
+		n.id = string(raw)
+	}
+	if n.id == "" {
+		n.id = revID(g.term, doc.Deleted, parent, digest)
+	}
+	b := append(g.pack[:0], tagVersion, tagTuple, 2, tagBinary, 0, 0, 0, 0)
+	at := len(b)
+	b = g.opts.Compression.compress(b, g.term)
+	binary.BigEndian.PutUint32(b[at-4:], uint32(len(b)-at))
+	g.pack = appendBinary(b, atts)
+	n.body, n.active = g.out.checkedChunk(g.pack)
+	return nil
+}
+
+// revID differs from the server's, which hashes a term with MD5; no reader can
+// tell.
+func revID(body []byte, deleted bool, parent Rev, digest []byte) string {
+	var seed uint64
+	if deleted {
+		seed = 1
+	}
+	seed ^= xxh3.HashString(parent.ID) ^ parent.Pos<<1 ^ xxh3.Hash(digest)
+	sum := xxh3.Hash128Seed(body, seed).Bytes()
+	return string(sum[:])
+}
+
+// writeAttachments appends the attachments' bytes; it returns the compressed list
+// for the summary and a digest of it.
+func (g *Generator) writeAttachments(n *revNode, kept []byte, atts []Attachment, revPos uint64) (list, digest []byte, err error) {
+	count, entries := listEntries(kept)
+	if count+len(atts) == 0 {
+		return g.noAtts, nil, nil
+	}
+	term := appendList([]byte{tagVersion}, count+len(atts))
+	term = append(term, entries...)
+	for _, a := range atts {
+		data, encoding := a.Data, "identity"
+		if a.Gzip {
+			if data, err = g.gzipped(a.Data); err != nil {
+				return nil, nil, err
+			}
+			encoding = "gzip"
+		}
+		s := stream{length: int64(len(data))}
+		for part := range slices.Chunk(data, g.opts.AttachmentChunk) {
+			off, _ := g.out.chunk(part)
+			s.chunks = append(s.chunks, extent{off, int64(len(part))})
+		}
+		sum := md5.Sum(data)
+		term = appendBinary(appendBinary(appendTuple(term, 8), a.Name), a.Type)
+		term = appendInt(appendExtents(term, s.chunks), s.length)
+		term = appendUint(appendInt(term, int64(len(a.Data))), revPos)
+		term = appendAtom(appendBinary(term, sum[:]), encoding)
+		n.atts = append(n.atts, s)
+	}
+	slices.SortFunc(n.atts, compareStreams)
+	n.atts = slices.CompactFunc(n.atts, func(a, b stream) bool { return compareStreams(a, b) == 0 })
+	term = append(term, tagNil)
+	return g.opts.Compression.compress(nil, term), term, nil
+}
+
+// listEntries returns the elements of an encoded list.
+func listEntries(term []byte) (int, []byte) {
+	if len(term) < 7 || term[1] != tagList {
+		return 0, nil
+	}
+	return int(binary.BigEndian.Uint32(term[2:])), term[6 : len(term)-1]
+}
+
+// attachmentList reads the attachment list of a stored revision.
+func (g *Generator) attachmentList(n *revNode) ([]byte, error) {
+	if len(n.atts) == 0 {
+		return nil, nil // zero-byte ones are in atts too
+	}
+	p, err := g.out.payload(n.body)
+	if err != nil {
+		return nil, err
+	}
+	term, err := decodeTerm(p)
+	if err != nil {
+		return nil, err
+	}
+	_, list, _ := pair(term)
+	packed, ok := list.(string)
+	if !ok {
+		return nil, errTerm
+	}
+	return decompress([]byte(packed))
+}
+
+// gzipped returns p compressed; valid until the next call.
+func (g *Generator) gzipped(p []byte) ([]byte, error) {
+	g.zipped.Reset()
+	if g.zip == nil {
+		w, err := gzip.NewWriterLevel(&g.zipped, gzip.BestSpeed)
+		if err != nil {
+			return nil, err
+		}
+		g.zip = w
+	}
+	g.zip.Reset(&g.zipped)
+	if _, err := g.zip.Write(p); err != nil {
+		return nil, err
+	}
+	err := g.zip.Close()
+	return g.zipped.Bytes(), err
+}
+
+// PutLocal writes a local document; id starts with "_local/".
+func (g *Generator) PutLocal(id string, body any) error {
+	old, err := g.local(id)
+	if err != nil {
+		return err
+	}
+	term, _, err := appendValue(nil, body)
+	if err != nil {
+		return fmt.Errorf("local document %q: %w", id, err)
+	}
+	l := &local{id: id, rev: 1, body: term}
+	if old != nil {
+		l.rev = old.rev + 1
+	}
+	g.newLocals[id] = l
+	return nil
+}
+
+// DeleteLocal removes a local document.
+func (g *Generator) DeleteLocal(id string) error {
+	g.newLocals[id] = nil
+	return nil
+}
+
+func (g *Generator) local(id string) (*local, error) {
+	if l, ok := g.newLocals[id]; ok {
+		return l, nil
+	}
+	l, _, err := g.locals.find(id)
+	return l, err
+}
+
+// Purge removes a document as if it had never been, and records that.
+func (g *Generator) Purge(id string) error {
+	d, err := g.change(id)
+	if err != nil {
+		return err
+	}
+	if len(d.roots) == 0 {
+		return fmt.Errorf("purge %q: no such document", id)
+	}
+	p := &purge{id: id}
+	d.leaves(func(r Rev, _ *revNode) { p.revs = append(p.revs, r) })
+	g.head.purgeSeq++
+	g.head.updateSeq++
+	p.seq = g.head.purgeSeq
+	sum := xxh3.Hash128Seed([]byte(id), g.opts.Seed^p.seq).Bytes()
+	p.uuid = hex.EncodeToString(sum[:])
+	g.newPurges = append(g.newPurges, p)
+	g.keep(id, d, nil)
+	return nil
+}
+
+// SetSecurity replaces the security object.
+func (g *Generator) SetSecurity(o Object) error {
+	g.head.noSecurity = false
+	return g.setTerm(&g.head.security, o)
+}
+
+func (g *Generator) setTerm(ptr *int64, o Object) error {
+	term, _, err := appendMembers([]byte{tagVersion}, o)
+	if err != nil {
+		return err
+	}
+	*ptr, _ = g.out.chunk(g.opts.Compression.compress(nil, term))
+	return g.out.err
+}
+
+// SetRevsLimit changes the limit in the header; histories are not cut to it.
+func (g *Generator) SetRevsLimit(n int) { g.head.revsLimit = int64(n) }
+
+// Commit writes the trees and a header, and hands all bytes to the output. The
+// state is complete then; the file may be cut here.
+func (g *Generator) Commit() error {
+	for _, step := range []func() error{g.commitDocs, g.commitLocals, g.commitPurges} {
+		if err := step(); err != nil {
+			return fmt.Errorf("commit: %w", err)
+		}
+	}
+	g.writeHeader()
+	if g.out.r != nil && g.ids.loaded+g.seqs.loaded > 2*g.opts.MemoryDocs {
+		g.ids.unload()
+		g.seqs.unload()
+	}
+	return g.out.err
+}
+
+func (g *Generator) commitDocs() error {
+	ids := make([]edit[string, *info], 0, len(g.pending))
+	seqs := make([]edit[uint64, *info], 0, len(g.pending)+len(g.oldSeqs))
+	for id, d := range g.pending {
+		ids = append(ids, edit[string, *info]{id, d, d == nil})
+		if d != nil {
+			seqs = append(seqs, edit[uint64, *info]{d.seq, d, false})
+		}
+	}
+	for _, seq := range g.oldSeqs {
+		seqs = append(seqs, edit[uint64, *info]{key: seq, remove: true})
+	}
+	clear(g.pending)
+	g.oldSeqs = g.oldSeqs[:0]
+	if err := g.ids.apply(ids); err != nil {
+		return err
+	}
+	return g.seqs.apply(seqs)
+}
+
+func (g *Generator) commitLocals() error {
+	var edits []edit[string, *local]
+	for id, l := range g.newLocals {
+		edits = append(edits, edit[string, *local]{id, l, l == nil})
+	}
+	clear(g.newLocals)
+	return g.locals.apply(edits)
+}
+
+func (g *Generator) commitPurges() error {
+	var byUUID []edit[string, *purge]
+	var bySeq []edit[uint64, *purge]
+	for _, p := range g.newPurges {
+		byUUID = append(byUUID, edit[string, *purge]{p.uuid, p, false})
+		bySeq = append(bySeq, edit[uint64, *purge]{p.seq, p, false})
+	}
+	g.newPurges = nil
+	if err := g.purges.apply(byUUID); err != nil {
+		return err
+	}
+	return g.purgeSeqs.apply(bySeq)
+}
+
+func (g *Generator) writeHeader() { g.out.header(g.headerTerm()) }
+
+// headerTerm is the record db_header of disk version 8.
+func (g *Generator) headerTerm() []byte {
+	h := &g.head
+	b := appendAtom(appendTuple([]byte{tagVersion}, 16), "db_header")
+	b = appendInt(b, 8)
+	b = appendInt(appendUint(b, h.updateSeq), 0)
+	b = g.ids.rootState(b)
+	b = g.seqs.rootState(b)
+	b = g.locals.rootState(b)
+	b = g.purges.rootState(b)
+	b = g.purgeSeqs.rootState(b)
+	b = appendOr(b, h.noSecurity, "nil", h.security)
+	b = appendBinary(appendInt(b, h.revsLimit), h.uuid)
+	b = appendList(b, len(h.epochs))
+	for _, e := range h.epochs {
+		b = appendUint(appendAtom(appendTuple(b, 2), e.node), e.seq)
+	}
+	b = append(b, tagNil)
+	b = appendOr(b, h.noCompactedSeq, "undefined", int64(h.compactedSeq))
+	b = appendInt(b, h.purgesLimit)
+	return appendOr(b, h.noProps, "undefined", h.props)
+}
+
+func appendOr(b []byte, absent bool, atom string, v int64) []byte {
+	if absent {
+		return appendAtom(b, atom)
+	}
+	return appendInt(b, v)
+}
+
+// Size is the length of the file so far, uncommitted bytes included.
+func (g *Generator) Size() int64 { return g.out.off }
+
+// UpdateSeq is the sequence of the latest change.
+func (g *Generator) UpdateSeq() uint64 { return g.head.updateSeq }
+
+// UUID is the file's uuid.
+func (g *Generator) UUID() string { return g.head.uuid }
+
+// Docs counts the committed documents.
+func (g *Generator) Docs() (live, deleted int64) {
+	if g.ids.root == nil {
+		return 0, 0
+	}
+	return g.ids.root.red.live, g.ids.root.red.dead
+}
+
+// DocAt returns the id and the winning revision of the i-th committed document,
+// deleted ones included, in order of the ids.
+func (g *Generator) DocAt(i int64) (id string, rev Rev, deleted bool, err error) {
+	live, dead := g.Docs()
+	if i < 0 || i >= live+dead {
+		return "", rev, false, fmt.Errorf("document %d of %d", i, live+dead)
+	}
+	d, err := g.ids.at(i)
+	if err != nil {
+		return "", rev, false, err
+	}
+	rev, _ = d.winner()
+	return d.id, rev, d.deleted, nil
+}

@@ -1,0 +1,115 @@
+package couchgen
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// File is what Reopen needs; *os.File opened for reading and writing is one.
+type File interface {
+	io.ReaderAt
+	io.Writer
+	io.Seeker
+}
+
+// Reopen continues a file from its newest header, appending at the end, as the
+// server does. It reads the headers and terms that this package and CouchDB 3.x
+// write. Seed, UUID, Security, Partitioned and NodeLocal of opts are not used.
+func Reopen(f File, opts Options) (*Generator, error) {
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil, err
+	}
+	g := newGenerator(f, opts)
+	g.out.off = size
+	for block := size / blockSize; block >= 0; block-- {
+		term, err := readHeader(f, block*blockSize)
+		if err != nil {
+			continue // no header here: the next lower block
+		}
+		if err := g.readHeader(term); err != nil {
+			return nil, fmt.Errorf("header at %d: %w", block*blockSize, err)
+		}
+		g.takeOver()
+		return g, nil
+	}
+	return nil, errors.New("no header")
+}
+
+// takeOver notes that another node writes from now on.
+func (g *Generator) takeOver() {
+	h := &g.head
+	if node := g.opts.NodeName; h.epochs[0].node != node {
+		if h.epochs[0].seq == h.updateSeq {
+			h.epochs = h.epochs[1:]
+		}
+		h.epochs = append([]epoch{{node, h.updateSeq}}, h.epochs...)
+	}
+}
+
+func readHeader(r io.ReaderAt, off int64) ([]byte, error) {
+	var marker [1]byte
+	if _, err := r.ReadAt(marker[:], off); err != nil || marker[0] != 1 {
+		return nil, errTerm
+	}
+	head, at, err := readBlocks(r, off+1, 20, 0)
+	if err != nil {
+		return nil, err
+	}
+	n := int(binary.BigEndian.Uint32(head)) - 16
+	if n < 1 || n > 1<<20 {
+		return nil, errTerm
+	}
+	term, _, err := readBlocks(r, at, n, 0)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range []Checksum{XXH3, MD5} {
+		if c.sum(term) == [16]byte(head[4:]) {
+			return term, nil
+		}
+	}
+	return nil, errTerm
+}
+
+func (g *Generator) readHeader(p []byte) (err error) {
+	term, err := decodeTerm(p)
+	if err != nil {
+		return err
+	}
+	defer guard(&err)
+	t := must[Tuple](term)
+	if len(t) != 16 || t[0] != Atom("db_header") || t[1] != int64(8) {
+		return errors.New("not a db_header of disk version 8")
+	}
+	h := &g.head
+	h.updateSeq = uint64(must[int64](t[2]))
+	opens := []func(any) error{g.ids.openRoot, g.seqs.openRoot, g.locals.openRoot, g.purges.openRoot, g.purgeSeqs.openRoot}
+	for i, open := range opens {
+		if err := open(t[4+i]); err != nil {
+			return err
+		}
+	}
+	if g.purgeSeqs.root != nil {
+		h.purgeSeq = g.purgeSeqs.root.last
+	}
+	h.security, h.noSecurity = intOr(t[9])
+	h.revsLimit = must[int64](t[10])
+	h.uuid = must[string](t[11])
+	for _, e := range must[[]any](t[12]) {
+		e := must[Tuple](e)
+		h.epochs = append(h.epochs, epoch{string(must[Atom](e[0])), uint64(must[int64](e[1]))})
+	}
+	compacted, none := intOr(t[13])
+	h.compactedSeq, h.noCompactedSeq = uint64(compacted), none
+	h.purgesLimit = must[int64](t[14])
+	h.props, h.noProps = intOr(t[15])
+	return nil
+}
+
+func intOr(term any) (v int64, absent bool) {
+	v, ok := term.(int64)
+	return v, !ok
+}
