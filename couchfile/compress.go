@@ -1,0 +1,134 @@
+package couchfile
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+
+	"github.com/klauspost/compress/snappy"
+	"github.com/klauspost/compress/zlib"
+
+	"github.com/slipcover/slipcover/couchfile/erlterm"
+)
+
+// First bytes of a stored term.
+//
+// Source: CouchDB 3.5, src/couch/src/couch_compress.erl, compress.
+const (
+	snappyPrefix = 1
+	tagDeflated  = 80 // behind erlterm.Version
+)
+
+// Bounds on what a compressed term may become, so that memory stays in
+// proportion to the file: snappy can't do better than 64 bytes for 3, and
+// zlib's best (about 1000 to 1) is believed up to inflateFree bytes.
+const (
+	snappyRatio  = 22
+	inflateRatio = 32
+	inflateFree  = 64 << 20
+)
+
+var errBomb = errors.New("claims to decompress to more than it can")
+
+// inflater expands stored terms into one reused buffer.
+type inflater struct {
+	buf []byte
+	src bytes.Reader
+	zr  io.ReadCloser
+}
+
+// term returns the term stored in payload, which may be compressed. It does
+// not check that the term is well formed. It is valid until the next call, or
+// as long as payload if that was not compressed.
+//
+// Source: CouchDB 3.5, src/couch/src/couch_compress.erl, decompress.
+func (f *inflater) term(payload []byte) (erlterm.Term, error) {
+	switch {
+	case len(payload) >= 2 && payload[0] == snappyPrefix:
+		return f.snappy(payload[1:])
+	case len(payload) >= 6 && payload[0] == erlterm.Version && payload[1] == tagDeflated:
+		return f.deflated(payload[2:])
+	case len(payload) >= 2 && payload[0] == erlterm.Version:
+		return erlterm.Term(payload[1:]), nil
+	}
+	return nil, errShape
+}
+
+func (f *inflater) snappy(src []byte) (erlterm.Term, error) {
+	n, err := snappy.DecodedLen(src)
+	if err != nil {
+		return nil, err
+	}
+	if n > snappyRatio*len(src)+64 {
+		return nil, errBomb
+	}
+	f.reserve(n)
+	out, err := snappy.Decode(f.buf[:n], src)
+	if err != nil {
+		return nil, err
+	}
+	if len(out) < 2 || out[0] != erlterm.Version {
+		return nil, errShape
+	}
+	return erlterm.Term(out[1:]), nil
+}
+
+func (f *inflater) deflated(src []byte) (erlterm.Term, error) {
+	n := int64(binary.BigEndian.Uint32(src))
+	if n > max(inflateFree, inflateRatio*int64(len(src))) {
+		return nil, errBomb
+	}
+	f.src.Reset(src[4:])
+	if err := f.resetZlib(); err != nil {
+		return nil, err
+	}
+	f.reserve(int(min(n+1, 4*int64(len(src))+1024)))
+	got := 0
+	for {
+		if got == len(f.buf) {
+			f.reserve(got + 1) // doubles and keeps what is there
+		}
+		k, err := f.zr.Read(f.buf[got:])
+		got += k
+		if int64(got) > n {
+			return nil, errBomb
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if int64(got) != n || f.src.Len() != 0 {
+		return nil, errShape
+	}
+	return erlterm.Term(f.buf[:got]), nil
+}
+
+func (f *inflater) resetZlib() error {
+	if f.zr == nil {
+		zr, err := zlib.NewReader(&f.src)
+		f.zr = zr
+		if err != nil {
+			f.zr = nil
+		}
+		return err
+	}
+	r, ok := f.zr.(zlib.Resetter)
+	if !ok {
+		return errShape
+	}
+	return r.Reset(&f.src, nil)
+}
+
+// reserve makes buf at least n bytes long and keeps its content.
+func (f *inflater) reserve(n int) {
+	if n <= len(f.buf) {
+		return
+	}
+	buf := make([]byte, max(n, 2*len(f.buf)))
+	copy(buf, f.buf)
+	f.buf = buf
+}
