@@ -166,9 +166,9 @@ func sign(rec *manifest.Record, key ed25519.PrivateKey) ([]byte, error) {
 
 // verifyRecord checks the signature and returns the record.
 func (r *Repo) verifyRecord(text []byte) (*manifest.Record, error) {
-	lines := bytes.Split(bytes.TrimSuffix(text, []byte("\n")), []byte("\n"))
-	if len(lines) != 2 {
-		return nil, fmt.Errorf("%w: %d lines, not 2", ErrCorrupt, len(lines))
+	lines := bytes.Split(text, []byte("\n"))
+	if len(lines) != 3 || len(lines[2]) != 0 {
+		return nil, fmt.Errorf("%w: it doesn't have two lines", ErrCorrupt)
 	}
 	var sig signature
 	if err := json.Unmarshal(lines[1], &sig); err != nil {

@@ -3,6 +3,7 @@ package repo
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,11 +34,16 @@ type LockInfo struct {
 	Boot     string    `json:"boot"` // names this start of the host; empty if unknown
 	PID      int       `json:"pid"`
 	Start    string    `json:"start"` // start of the process in the host's own unit; empty if unknown
+	Token    string    `json:"token"` // tells locks of one process apart
 	Purpose  string    `json:"purpose"`
 	Since    time.Time `json:"since"`
 	Renewed  time.Time `json:"renewed"`
 	Released bool      `json:"released"`
 }
+
+// held has the tokens of this process's locks. One that names this process and
+// isn't here was given up when the storage could not be reached.
+var held sync.Map
 
 // Lock is the right to write and delete in an instance's part of the repository.
 type Lock struct {
@@ -61,15 +67,17 @@ func (r *Repo) Lock(ctx context.Context, instance, purpose string) (*Lock, error
 		return nil, err
 	}
 	l := &Lock{repo: r, instance: instance, n: n, stop: make(chan struct{}), info: self(purpose)}
+	held.Store(l.info.Token, true)
 	err = l.put(ctx, storage.PutOptions{IfAbsent: true})
-	if errors.Is(err, storage.ErrExist) {
-		return nil, fmt.Errorf("%w: another process took it just now", ErrLocked)
+	if err == nil {
+		err = l.Check(ctx)
 	}
 	if err != nil {
+		held.Delete(l.info.Token)
+		if errors.Is(err, storage.ErrExist) {
+			return nil, fmt.Errorf("%w: another process took it just now", ErrLocked)
+		}
 		return nil, fmt.Errorf("lock instance %s: %w", instance, err)
-	}
-	if err := l.Check(ctx); err != nil {
-		return nil, err
 	}
 	l.done.Go(l.renew)
 	return l, nil
@@ -135,6 +143,9 @@ func (i LockInfo) holder() string {
 		if i.Boot != me.Boot || !alive(i.PID, i.Start) {
 			return ""
 		}
+		if _, ok := held.Load(i.Token); i.PID == me.PID && !ok {
+			return ""
+		}
 	} else if time.Since(i.Renewed) > lockLease {
 		return ""
 	}
@@ -149,7 +160,7 @@ func self(purpose string) LockInfo {
 	}
 	now := time.Now().UTC().Truncate(time.Second)
 	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return LockInfo{Host: host, Boot: strings.TrimSpace(string(boot)), PID: os.Getpid(), Start: startOf(os.Getpid()), Purpose: purpose, Since: now, Renewed: now}
+	return LockInfo{Host: host, Boot: strings.TrimSpace(string(boot)), PID: os.Getpid(), Start: startOf(os.Getpid()), Token: rand.Text(), Purpose: purpose, Since: now, Renewed: now}
 }
 
 // startOf returns field 22 of /proc/<pid>/stat, which tells processes apart that
@@ -231,6 +242,7 @@ func (l *Lock) renew() {
 func (l *Lock) Release(ctx context.Context) error {
 	close(l.stop)
 	l.done.Wait()
+	held.Delete(l.info.Token)
 	if err := l.Check(ctx); err != nil {
 		return err
 	}
