@@ -207,6 +207,7 @@ func TestCheckFinds(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			tt.store.Store = mem.New()
 			results := storagetest.Check(t.Context(), func(context.Context) (storage.Store, error) { return &tt.store, nil }, quick)
 			var failed []string
