@@ -13,10 +13,11 @@ type word struct {
 }
 
 // vmWords splits a vm.args file: words between white space, quoted with ' or ",
-// a backslash takes the next character as it is, "#" where a word could start
-// begins a comment.
+// outside of quotes a backslash takes the next character as it is, and "#" ends a
+// word and begins a comment.
 //
-// Source: Erlang/OTP 25, erts/etc/common/erlexec.c, read_args_file.
+// Source: Erlang/OTP 25, erts/etc/common/erlexec.c, read_args_file; tried with
+// erl -args_file F -emu_args_exit.
 func vmWords(data []byte) []word {
 	var words []word
 	for i := 0; i < len(data); {
@@ -47,20 +48,21 @@ func vmWord(data []byte, i int) (text string, end int) {
 		switch {
 		case quote != 0 && c == quote:
 			quote = 0
-		case c == '\\' && quote != '\'' && i+1 < len(data):
-			i++
-			b.WriteByte(data[i])
+		case c == '\\' && quote == 0:
+			if i++; i < len(data) {
+				b.WriteByte(data[i])
+			}
 		case quote != 0:
 			b.WriteByte(c)
 		case c == '\'' || c == '"':
 			quote = c
-		case isSpace(c):
+		case isSpace(c) || c == '#':
 			return b.String(), i
 		default:
 			b.WriteByte(c)
 		}
 	}
-	return b.String(), i
+	return b.String(), min(i, len(data))
 }
 
 func isSpace(c byte) bool { return c == ' ' || c >= '\t' && c <= '\r' }

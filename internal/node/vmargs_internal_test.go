@@ -1,6 +1,32 @@
 package node
 
-import "testing"
+import (
+	"slices"
+	"testing"
+)
+
+// TestVMWords expects what erl 25 -args_file F -emu_args_exit makes of the same.
+func TestVMWords(t *testing.T) {
+	const in = `-foo "c d" 'e\f' "g\"h" i\ j k'l'm n"o # p" # comment "q
+-x 'a\b' "a\b" a\b q\#z 'a"b' "a'b" "" '' end
+x# c 'quote
+z"x"#c
+last q\`
+	want := []string{
+		"-foo", "c d", `e\f`, `g\h i\ j k'l'm no`,
+		"-x", `a\b`, `a\b`, "ab", "q#z", `a"b`, "a'b", "", "", "end",
+		"x", "zx", "last", "q",
+	}
+	var got []string
+	for _, w := range vmWords([]byte(in)) {
+		if !w.comment {
+			got = append(got, w.text)
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+}
 
 func TestNodeName(t *testing.T) {
 	tests := []struct{ args, host, want string }{
