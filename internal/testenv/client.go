@@ -64,6 +64,7 @@ func (c *Client) Do(ctx context.Context, method, path string, body, into any) er
 		return err
 	}
 	req.Header.Set("Content-Type", contentType)
+	req.Header.Set("Accept", "application/json")
 	req.SetBasicAuth(c.Admin, c.Password)
 	resp, err := cmp.Or(c.HTTP, http.DefaultClient).Do(req)
 	if err != nil {

@@ -59,6 +59,7 @@ type Couch struct {
 	opts    Options
 	binary  string
 	dir     string // configuration
+	port    int
 	process *process
 }
 
@@ -101,7 +102,7 @@ func CouchDB(t TB, opts Options) *Couch {
 		t.Fatalf("data directory: %v", err)
 	}
 	t.Cleanup(c.cleanUp)
-	c.Start()
+	c.firstStart()
 	return c
 }
 
@@ -136,12 +137,24 @@ func (c *Couch) LogTail(n int64) string {
 	return string(p)
 }
 
-// Start starts a server that was stopped, on the same data and another port, and
-// waits until it answers.
+// Start starts a server that was stopped, on the same data and port, and waits
+// until it answers.
 func (c *Couch) Start() {
 	c.t.Helper()
+	if err := c.start(); err != nil {
+		c.t.Fatalf("start CouchDB: %v\n%s", err, c.LogTail(8<<10))
+	}
+}
+
+// firstStart finds a port. Another process may take it before the server does.
+func (c *Couch) firstStart() {
+	c.t.Helper()
 	var err error
-	for range 3 { // another process may take the port that was free
+	for range 3 {
+		if c.port, err = freePort(); err != nil {
+			break
+		}
+		c.URL = fmt.Sprintf("http://127.0.0.1:%d", c.port)
 		if err = c.start(); err == nil || !strings.Contains(c.LogTail(64<<10), "eaddrinuse") {
 			break
 		}
@@ -155,18 +168,13 @@ func (c *Couch) start() error {
 	if c.process != nil {
 		return errors.New("it runs already")
 	}
-	port, err := freePort()
-	if err != nil {
-		return err
-	}
 	dist, err := freePort()
 	if err != nil {
 		return err
 	}
-	if err := c.configure(port, dist); err != nil {
+	if err := c.configure(dist); err != nil {
 		return err
 	}
-	c.URL = fmt.Sprintf("http://127.0.0.1:%d", port)
 	log, err := os.OpenFile(c.LogFile, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
 	if err != nil {
 		return err
@@ -206,7 +214,7 @@ func freePort() (int, error) {
 
 // configure writes vm.args, and the ini file unless there is one: the server
 // keeps hashed passwords and runtime settings in it.
-func (c *Couch) configure(port, dist int) error {
+func (c *Couch) configure(dist int) error {
 	args := []string{
 		"-name " + c.NodeName,
 		"-setcookie " + c.Cookie,
@@ -228,9 +236,9 @@ func (c *Couch) configure(port, dist int) error {
 	path := filepath.Join(c.dir, "test.ini")
 	old, err := os.ReadFile(path)
 	if err == nil {
-		return os.WriteFile(path, replacePort(old, port), 0o600)
+		return os.WriteFile(path, replacePort(old, c.port), 0o600)
 	}
-	return os.WriteFile(path, c.ini(port), 0o600)
+	return os.WriteFile(path, c.ini(), 0o600)
 }
 
 const portLine = "\nport = "
@@ -241,9 +249,9 @@ func replacePort(ini []byte, port int) []byte {
 	return fmt.Appendf(nil, "%s%s%d\n%s", before, portLine, port, after)
 }
 
-func (c *Couch) ini(port int) []byte {
+func (c *Couch) ini() []byte {
 	ini := map[string]map[string]string{
-		"chttpd": {"port": fmt.Sprint(port), "bind_address": "127.0.0.1"},
+		"chttpd": {"port": fmt.Sprint(c.port), "bind_address": "127.0.0.1"},
 		"couchdb": {
 			"database_dir": c.DataDir, "view_index_dir": c.DataDir,
 			"single_node": fmt.Sprint(!c.opts.Cluster), "uuid": randomHex(32),
