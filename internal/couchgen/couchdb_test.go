@@ -86,6 +86,10 @@ func TestDataDirInCouchDB(t *testing.T) {
 			for _, db := range d.Databases {
 				rows := allDocs(t, c, db.Name, "include_docs=true&attachments=true")
 				checkDocs(t, rows)
+				if err := c.Get(testenv.DBPath(db.Name)+"/_design/revs/_view/by_id?limit=1", nil); err != nil {
+					t.Fatal(err)
+				}
+				checkView(t, c, db.Name, rows)
 				if db.Name == d.Databases[0].Name && len(rows) <= len(after) {
 					t.Errorf("%d documents after growth, want more than %d", len(rows), len(after))
 				}
@@ -131,10 +135,36 @@ func checkDatabase(t *testing.T, c *testenv.Couch, db couchgen.Database) {
 	if len(locals.Rows) != 3*len(db.Shards) {
 		t.Errorf("%s: %d local documents, want %d", db.Name, len(locals.Rows), 3*len(db.Shards))
 	}
+	checkView(t, c, db.Name, rows)
 	// Documents must be where the server looks for them.
 	for _, r := range rows[:10] {
 		if err := c.Get(testenv.DBPath(db.Name, r.ID), nil); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// checkView asks the index as it is, without letting the server build it.
+func checkView(t *testing.T, c *testenv.Couch, db string, docs []row) {
+	t.Helper()
+	var got struct {
+		Rows []struct{ Key, Value string }
+	}
+	if err := c.Get(testenv.DBPath(db)+"/_design/revs/_view/by_id?update=false", &got); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{}
+	for _, d := range docs {
+		if !strings.HasPrefix(d.ID, "_design/") {
+			want[d.ID] = d.Value.Rev
+		}
+	}
+	if len(got.Rows) != len(want) {
+		t.Errorf("%s: %d rows in the view, want %d", db, len(got.Rows), len(want))
+	}
+	for _, r := range got.Rows {
+		if want[r.Key] != r.Value {
+			t.Errorf("%s: the view has %s at %q, want %q", db, r.Key, r.Value, want[r.Key])
 		}
 	}
 }

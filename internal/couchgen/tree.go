@@ -23,11 +23,13 @@ func (r *reduction) add(x reduction) {
 
 // codec tells one of the five trees from the others.
 type codec[K cmp.Ordered, V any] struct {
+	key       func(b []byte, k K) []byte // appendKey if nil
 	value     func(b []byte, v V) []byte
 	measure   func(v V) reduction
 	red       func(b []byte, r reduction) []byte
 	readValue func(k K, term any) (V, error)
 	readRed   func(term any) reduction
+	leaf      reduction // what each leaf counts beyond its values
 }
 
 // tree is a copy-on-write B+tree. Its nodes are in memory once they were written
@@ -142,13 +144,13 @@ func (t *tree[K, V]) changeLeaf(n *node[K, V], edits []edit[K, V]) []*node[K, V]
 func (t *tree[K, V]) writeLeaves(keys []K, vals []V) []*node[K, V] {
 	t.entries, t.ends = t.entries[:0], t.ends[:0]
 	for i, k := range keys {
-		t.entries = appendKey(appendTuple(t.entries, 2), k)
+		t.entries = t.appendKey(appendTuple(t.entries, 2), k)
 		t.entries = t.value(t.entries, vals[i])
 		t.ends = append(t.ends, len(t.entries))
 	}
 	var nodes []*node[K, V]
 	for from, to := range t.split() {
-		n := &node[K, V]{last: keys[to-1], loaded: true, kv: true, keys: keys[from:to:to], vals: vals[from:to:to]}
+		n := &node[K, V]{last: keys[to-1], loaded: true, kv: true, keys: keys[from:to:to], vals: vals[from:to:to], red: t.leaf}
 		for _, v := range n.vals {
 			n.red.add(t.measure(v))
 		}
@@ -161,7 +163,7 @@ func (t *tree[K, V]) writeLeaves(keys []K, vals []V) []*node[K, V] {
 func (t *tree[K, V]) writeInner(kids []*node[K, V]) []*node[K, V] {
 	t.entries, t.ends = t.entries[:0], t.ends[:0]
 	for _, k := range kids {
-		t.entries = appendKey(appendTuple(t.entries, 2), k.last)
+		t.entries = t.appendKey(appendTuple(t.entries, 2), k.last)
 		t.entries = t.state(t.entries, k)
 		t.ends = append(t.ends, len(t.entries))
 	}
@@ -230,6 +232,13 @@ func (t *tree[K, V]) writeNode(kind string, from, to int) (off, size int64) {
 	t.term = append(t.term, tagNil)
 	t.packed = t.compression.compress(t.packed[:0], t.term)
 	return t.out.chunk(t.packed)
+}
+
+func (t *tree[K, V]) appendKey(b []byte, k K) []byte {
+	if t.key != nil {
+		return t.key(b, k)
+	}
+	return appendKey(b, k)
 }
 
 func appendKey[K cmp.Ordered](b []byte, k K) []byte {
