@@ -82,7 +82,9 @@ type docEntry struct {
 	seq     uint64
 	deleted bool
 	sizes   Sizes
-	revs    []byte
+	sized   bool   // sizes are stored
+	raw     []byte // from the deletion flag to the end: equal in both trees
+	revs    []byte // the rev tree
 }
 
 func (d *docEntry) counts() Counts {
@@ -135,6 +137,7 @@ func parseSeqEntry(e Entry) (d docEntry, ok bool) {
 
 // tail reads what both entries end with, of an entry of n elements.
 func (d *docEntry) tail(n int, rest []byte) bool {
+	d.raw = rest
 	deleted, rest, ok := erlterm.Uint(rest)
 	if !ok || deleted > 1 || n < 3 || n > 4 {
 		return false
@@ -144,6 +147,7 @@ func (d *docEntry) tail(n int, rest []byte) bool {
 		if d.sizes, rest, ok = parseSizes(rest); !ok {
 			return false
 		}
+		d.sized = true
 	}
 	d.revs = rest
 	return true
@@ -152,9 +156,9 @@ func (d *docEntry) tail(n int, rest []byte) bool {
 // info copies the entry out of the tree's buffers.
 func (d *docEntry) info() (*DocInfo, bool) {
 	var p revParser
-	revs, rest, ok := p.parse(d.revs)
+	_, rest, ok := p.parse(d.revs)
 	return &DocInfo{
-		ID: string(d.id), UpdateSeq: d.seq, Deleted: d.deleted, Sizes: d.sizes, Revs: revs,
+		ID: string(d.id), UpdateSeq: d.seq, Deleted: d.deleted, Sizes: d.sizes, Revs: p.revisions(),
 	}, ok && len(rest) == 0
 }
 

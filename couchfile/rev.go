@@ -51,6 +51,11 @@ func ParseRev(s string) (Rev, error) {
 // Revision is a node of a document's revision tree.
 type Revision struct {
 	Rev
+	RevInfo
+}
+
+// RevInfo is what is known of a revision beside its name.
+type RevInfo struct {
 	Parent  int  // index in the tree's slice, -1 for a root
 	Leaf    bool // has no children
 	Stored  bool // its body is in the file; false for revisions known by name only
@@ -60,11 +65,29 @@ type Revision struct {
 	Sizes   Sizes
 }
 
+// rawRev is a Revision whose id still lies in the term.
+type rawRev struct {
+	pos uint64
+	id  []byte
+	RevInfo
+}
+
+func (r *rawRev) rev() Rev { return Rev{Pos: r.pos, ID: string(r.id)} }
+
 // revParser takes rev trees apart, with reused memory. The tree's depth is
 // the length of the document's history, so it uses a stack of its own.
 type revParser struct {
-	revs  []Revision
+	revs  []rawRev
 	stack []revFrame
+}
+
+// revisions copies what was parsed last.
+func (p *revParser) revisions() []Revision {
+	out := make([]Revision, len(p.revs))
+	for i := range p.revs {
+		out[i] = Revision{Rev: p.revs[i].rev(), RevInfo: p.revs[i].RevInfo}
+	}
+	return out
 }
 
 // revFrame is a list of siblings that is being read.
@@ -80,7 +103,7 @@ type revFrame struct {
 //
 // Source: CouchDB 3.5, src/couch/src/couch_key_tree.erl and
 // src/couch/src/couch_bt_engine.erl, rev_tree.
-func (p *revParser) parse(b []byte) (revs []Revision, rest []byte, ok bool) {
+func (p *revParser) parse(b []byte) (revs []rawRev, rest []byte, ok bool) {
 	p.revs, p.stack = p.revs[:0], p.stack[:0]
 	roots, rest, ok := erlterm.List(b)
 	if !ok {
@@ -142,7 +165,7 @@ func (p *revParser) node(b []byte, parent int, pos uint64) (children int, rest [
 	if !ok {
 		return 0, nil, false
 	}
-	r := Revision{Rev: Rev{Pos: pos, ID: string(id)}, Parent: parent}
+	r := rawRev{pos: pos, id: id, RevInfo: RevInfo{Parent: parent}}
 	if rest, ok = r.value(rest); !ok {
 		return 0, nil, false
 	}
@@ -156,7 +179,7 @@ func (p *revParser) node(b []byte, parent int, pos uint64) (children int, rest [
 
 // value reads {deleted, pointer, seq, sizes, attachments}, shorter in old
 // files, or the empty list of a revision that is known by name only.
-func (r *Revision) value(b []byte) (rest []byte, ok bool) {
+func (r *RevInfo) value(b []byte) (rest []byte, ok bool) {
 	if len(b) > 0 && b[0] == erlterm.TagNil {
 		return b[1:], true
 	}

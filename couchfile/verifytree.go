@@ -1,0 +1,273 @@
+package couchfile
+
+import (
+	"bytes"
+	"fmt"
+	"math/bits"
+	"slices"
+
+	"github.com/slipcover/slipcover/couchfile/erlterm"
+)
+
+// reduction is what can be recomputed of the trees' reductions: a count, and
+// for the id tree the deleted documents and sizes.
+type reduction struct {
+	Counts
+	sized bool // sizes are known
+}
+
+// digest is a sum of hashes of records, so that two trees in different orders
+// can be compared without keeping them.
+type digest struct{ hi, lo uint64 }
+
+func (d *digest) add(o digest) {
+	var carry uint64
+	d.lo, carry = bits.Add64(d.lo, o.lo, 0)
+	d.hi, _ = bits.Add64(d.hi, o.hi, carry)
+}
+
+// subtree is what a walk found out about a node and all below it.
+type subtree struct {
+	red  reduction
+	sum  digest
+	size int64  // bytes on disk
+	last []byte // the last key, as a term
+	ok   bool   // all of it could be read: the rest can be compared
+}
+
+// treeCheck says how the entries and reductions of a tree are read.
+type treeCheck struct {
+	name      string
+	order     keyOrder
+	entry     func(v *verifier, off int64, e Entry) (reduction, digest, bool)
+	reduction func(erlterm.Term) (reduction, bool)
+}
+
+var (
+	idCheck       = treeCheck{"id tree", orderBytes, (*verifier).idEntry, parseIDReduction}
+	seqCheck      = treeCheck{"seq tree", orderSeq, (*verifier).seqEntry, parseCountReduction}
+	localCheck    = treeCheck{"local tree", orderBytes, (*verifier).localEntry, parseNoReduction}
+	purgeCheck    = treeCheck{"purge tree", orderBytes, (*verifier).purgeEntry, parseCountReduction}
+	purgeSeqCheck = treeCheck{"purge_seq tree", orderSeq, (*verifier).purgeSeqEntry, parseCountReduction}
+)
+
+func parseIDReduction(t erlterm.Term) (reduction, bool) {
+	c, sized, ok := parseCounts(t)
+	return reduction{c, sized}, ok
+}
+
+func parseCountReduction(t erlterm.Term) (reduction, bool) {
+	n, rest, ok := erlterm.Uint(t)
+	return reduction{Counts: Counts{Docs: n}}, ok && len(rest) == 0
+}
+
+// parseNoReduction reads the reduction of a tree that has none: the empty list.
+func parseNoReduction(t erlterm.Term) (reduction, bool) {
+	return reduction{}, len(t) == 1 && t[0] == erlterm.TagNil
+}
+
+// treeWalk is the verification of one tree.
+type treeWalk struct {
+	v      *verifier
+	check  *treeCheck
+	budget int64  // bytes of nodes that may still be read
+	prev   []byte // the key before
+}
+
+// tree verifies a whole tree against its root's state.
+func (v *verifier) tree(root TreeRoot, check *treeCheck) subtree {
+	if root.Empty || v.stopped() {
+		return subtree{ok: root.Empty}
+	}
+	w := treeWalk{v: v, check: check, budget: v.limit}
+	s := w.node(root.Offset, 0)
+	w.compare(root.Offset, "root", root, &s)
+	return s
+}
+
+// node verifies the subtree at off.
+func (w *treeWalk) node(off int64, depth int) subtree {
+	v := w.v
+	if v.stopped() {
+		return subtree{}
+	}
+	if depth == maxDepth {
+		v.find(Finding{Offset: off, What: w.check.name + ": " + errDepth.Error(), Err: errDepth})
+		return subtree{}
+	}
+	if s, ok := v.nodes[off]; ok {
+		w.prev = append(w.prev[:0], s.last...)
+		return s
+	}
+	s := w.read(off, depth)
+	if v.nodes != nil {
+		s.last = slices.Clone(s.last)
+		v.nodes[off] = s
+	}
+	return s
+}
+
+func (w *treeWalk) read(off int64, depth int) subtree {
+	v := w.v
+	if depth == len(v.levels) {
+		v.levels = append(v.levels, &nodeReader{chunks: chunkReader{src: v.src}})
+	}
+	level := v.levels[depth]
+	c, err := level.chunks.readChecked(off, "node")
+	var n node
+	if err == nil {
+		v.took(&c, w.check.name+" node")
+		n, err = level.decode(c)
+	}
+	if err != nil {
+		v.findErr(err, Finding{What: w.check.name + ": "})
+		return subtree{}
+	}
+	if w.budget -= c.raw(); w.budget < 0 {
+		v.find(Finding{Offset: off, What: w.check.name + ": " + errCycle.Error(), Err: errCycle})
+		return subtree{}
+	}
+	items, err := level.split(n)
+	if err != nil {
+		v.findErr(err, Finding{What: w.check.name + ": "})
+		return subtree{}
+	}
+	if n.leaf {
+		return w.leaf(n, items)
+	}
+	return w.inner(n, items, depth)
+}
+
+// leaf verifies the entries of a kv_node.
+func (w *treeWalk) leaf(n node, items []Entry) subtree {
+	s := subtree{size: n.end - n.off, ok: true}
+	s.red.sized = true
+	for _, e := range items {
+		w.ascending(n.off, e.Key)
+		red, sum, ok := w.check.entry(w.v, n.off, e)
+		if !ok {
+			w.v.find(Finding{Offset: n.off, What: w.check.name + ": entry: " + errShape.Error(), Err: errShape})
+			s.ok = false
+		}
+		s.add(red, sum)
+	}
+	s.last = w.prev
+	return s
+}
+
+// ascending checks that key follows the one before in its tree.
+func (w *treeWalk) ascending(off int64, key erlterm.Term) {
+	if w.check.order != orderNone && len(w.prev) > 0 && compareKeys(w.check.order, w.prev, key) >= 0 {
+		w.v.find(Finding{Offset: off, What: w.check.name + ": keys do not ascend"})
+	}
+	w.prev = append(w.prev[:0], key...)
+}
+
+// compareKeys orders two keys; keys of other types than the tree's are equal,
+// which is an error to every caller.
+func compareKeys(order keyOrder, a, b erlterm.Term) int {
+	switch order {
+	case orderBytes:
+		x, _, ok1 := erlterm.Binary(a)
+		y, _, ok2 := erlterm.Binary(b)
+		if ok1 && ok2 {
+			return bytes.Compare(x, y)
+		}
+	case orderSeq:
+		x, _, ok1 := erlterm.Uint(a)
+		y, _, ok2 := erlterm.Uint(b)
+		if ok1 && ok2 && x != y {
+			if x < y {
+				return -1
+			}
+			return 1
+		}
+	}
+	return 0
+}
+
+func (s *subtree) add(red reduction, sum digest) {
+	s.red.Counts.add(red.Counts)
+	s.red.sized = s.red.sized && red.sized
+	s.sum.add(sum)
+}
+
+// inner verifies the children of a kp_node, and what the node says of them.
+func (w *treeWalk) inner(n node, items []Entry, depth int) subtree {
+	s := subtree{size: n.end - n.off, ok: true}
+	s.red.sized = true
+	for _, e := range items {
+		root, ok := parseRoot(e.Value)
+		if !ok || root.Empty {
+			w.v.find(Finding{Offset: n.off, What: w.check.name + ": pointer: " + errShape.Error(), Err: errShape})
+			s.ok = false
+			continue
+		}
+		child := w.node(root.Offset, depth+1)
+		w.compare(n.off, "child at "+fmt.Sprint(root.Offset), root, &child)
+		if child.ok && !bytes.Equal(child.last, e.Key) {
+			w.v.find(Finding{Offset: n.off, What: fmt.Sprintf("%s: key is not the last key of the child at %d", w.check.name, root.Offset)})
+		}
+		s.ok = s.ok && child.ok
+		s.size += child.size
+		s.last = child.last
+		s.add(child.red, child.sum)
+	}
+	return s
+}
+
+// compare holds what a pointer at off says of a subtree against what the walk
+// found there. Sizes that leaves don't have are taken from the pointer.
+func (w *treeWalk) compare(off int64, which string, root TreeRoot, s *subtree) {
+	if !s.ok {
+		return
+	}
+	red, ok := w.check.reduction(root.Reduction)
+	switch {
+	case !ok:
+		w.v.find(Finding{Offset: off, What: w.check.name + ": reduction: " + errShape.Error(), Err: errShape})
+	case red.Docs != s.red.Docs || red.Deleted != s.red.Deleted || red.sized && s.red.sized && red.Sizes != s.red.Sizes:
+		w.v.find(Finding{Offset: off, What: fmt.Sprintf("%s: reduction of the %s is %+v, want %+v", w.check.name, which, red.Counts, s.red.Counts)})
+	case root.Size >= 0 && root.Size != s.size:
+		w.v.find(Finding{Offset: off, What: fmt.Sprintf("%s: size of the %s is %d, want %d", w.check.name, which, root.Size, s.size)})
+	}
+	if ok && !s.red.sized {
+		s.red.Sizes, s.red.sized = red.Sizes, red.sized
+	}
+}
+
+// overlaps looks for pieces that share bytes without being the same piece,
+// and adds up the live bytes.
+func (v *verifier) overlaps() {
+	slices.SortFunc(v.spans, func(a, b span) int {
+		switch {
+		case a.off != b.off:
+			return cmpInt(a.off, b.off)
+		default:
+			return cmpInt(a.end, b.end)
+		}
+	})
+	last := span{-1, -1}
+	for _, s := range v.spans {
+		if s == last {
+			continue
+		}
+		if s.off < last.end {
+			v.find(Finding{Offset: s.off, What: fmt.Sprintf("bytes up to %d also belong to the piece at %d", min(s.end, last.end), last.off)})
+		}
+		v.report.LiveBytes += max(0, s.end-max(s.off, last.end))
+		if s.end > last.end {
+			last = s
+		}
+	}
+}
+
+func cmpInt(a, b int64) int {
+	if a < b {
+		return -1
+	}
+	if a > b {
+		return 1
+	}
+	return 0
+}
