@@ -2,14 +2,15 @@ package couchgen
 
 import (
 	"bytes"
-	"compress/zlib"
 	"crypto/md5"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/klauspost/compress/s2"
+	"github.com/klauspost/compress/zlib"
 	"github.com/zeebo/xxh3"
 )
 
@@ -56,9 +57,11 @@ func (c Compression) compress(dst, term []byte) []byte {
 		return dst[:at+len(s2.EncodeSnappy(dst[at:cap(dst)], term))]
 	case Deflate:
 		var z bytes.Buffer
-		w := zlib.NewWriter(&z) // level 6
-		w.Write(term[1:])       //nolint:errcheck // a bytes.Buffer takes everything
-		w.Close()               //nolint:errcheck // as above
+		w := zlibWriters.Get().(*zlib.Writer)
+		w.Reset(&z)
+		w.Write(term[1:]) //nolint:errcheck // a bytes.Buffer takes everything
+		w.Close()         //nolint:errcheck // as above
+		zlibWriters.Put(w)
 		if z.Len()+5 >= len(term)-1 {
 			return append(dst, term...) // a term that does not shrink stays plain
 		}
@@ -69,6 +72,8 @@ func (c Compression) compress(dst, term []byte) []byte {
 		return append(dst, term...)
 	}
 }
+
+var zlibWriters = sync.Pool{New: func() any { return zlib.NewWriter(nil) }} // level 6
 
 func grow(b []byte, n int) []byte {
 	if cap(b)-len(b) >= n {
