@@ -1,0 +1,534 @@
+package backup
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/internal/durable"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/node"
+	"github.com/slipcover/slipcover/internal/repo"
+)
+
+// Options are the options of Run.
+type Options struct {
+	Repo     *repo.Repo
+	Node     *node.Node
+	Instance string
+	StateDir string // where the state of instances and the writer's key are kept
+
+	Name        string
+	Description string
+	Tool        string // name and version of the program
+	Strategy    string
+	Namespace   string
+
+	Full          bool          // store all, whatever the state says
+	Parent        string        // id of the backup to build on; "" is the newest of this node
+	Prove         bool          // prove whole prefixes of grown files by reading them
+	ProveInterval time.Duration // do that when it was last done so long ago; 0 is never
+	Strict        bool          // damage in the source fails the backup
+	Indexes       bool          // take view indexes too
+	Parallel      int           // files read and segments packed at once; 0 is the number of CPUs, at most 4
+
+	Progress *Progress // counters; may be nil
+}
+
+// Result is what a run did.
+type Result struct {
+	Record  *manifest.Record
+	LeftOut []manifest.LeftOut
+	Damage  []manifest.Damage
+	Notes   []string
+	Resumed int64 // bytes that an interrupted run had stored and this one took up
+}
+
+// maxDamage bounds the findings recorded for one file.
+const maxDamage = 1000
+
+// run is one backup in the making.
+type run struct {
+	opts      Options
+	id        manifest.BackupID
+	proveAll  bool
+	old       map[name]*known // what the backup before knows; nil for a full one
+	oldDamage []manifest.Damage
+	inRepo    []bool      // whether the parent's segments are stored, by index
+	journaled storedParts // what unfinished runs stored
+	segments  *segmenter
+	owners    owners
+
+	read, added, resumed atomic.Int64
+	generations          atomic.Int64
+
+	mu       sync.Mutex
+	files    map[name]*manifest.File // guarded by mu, like what follows
+	locals   map[name]local
+	leftOut  []manifest.LeftOut
+	damage   []manifest.Damage
+	notes    []string
+	nodeName string
+	maps     []shardMap
+}
+
+// Run makes a backup. It returns repo.ErrLocked while another one of the same
+// instance runs, ErrPermission, ErrDamaged with Strict, or what the storage said;
+// after an error the repository holds no new backup, but segments that the next
+// run takes up.
+func Run(ctx context.Context, opts Options) (*Result, error) {
+	if opts.Progress == nil {
+		opts.Progress = &Progress{}
+	}
+	if opts.Parallel <= 0 {
+		opts.Parallel = defaultParallel()
+	}
+	key, err := WriterKey(opts.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	dir := stateDir(opts.StateDir, opts.Repo.Config().ID, opts.Instance)
+	if err := durable.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the state directory: %w", err)
+	}
+	lock, err := opts.Repo.Lock(ctx, opts.Instance, "backup")
+	if err != nil {
+		return nil, err
+	}
+	res, err := runLocked(ctx, opts, dir, func(m *manifest.Manifest) (*manifest.Record, error) {
+		return opts.Repo.Commit(ctx, lock, m, key)
+	})
+	// A cancelled run gives its lock back all the same.
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if rerr := lock.Release(last); rerr != nil && err == nil {
+		res.Notes = append(res.Notes, fmt.Sprintf("the backup is complete, but its lock could not be released: %v", rerr))
+	}
+	return res, err
+}
+
+type commitFunc func(*manifest.Manifest) (*manifest.Record, error)
+
+func runLocked(ctx context.Context, opts Options, dir string, commit commitFunc) (*Result, error) {
+	started := time.Now().UTC()
+	id, err := manifest.NewID()
+	if err != nil {
+		return nil, err
+	}
+	r := &run{opts: opts, id: id, files: map[name]*manifest.File{}, locals: map[name]local{}, nodeName: opts.Node.NodeName}
+	parent, err := r.load(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	j, err := openJournal(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer j.close()
+	if err := r.copyAll(ctx, j, parent); err != nil {
+		return nil, err
+	}
+	if opts.Strict && len(r.damage) > 0 {
+		d := r.damage[0]
+		return nil, fmt.Errorf("%w: %s, at %d: %s: %s (%d findings in all); without --strict it is backed up as it is", ErrDamaged, d.Path, d.Offset, d.What, d.Error, len(r.damage))
+	}
+	m := r.manifest(started, parent)
+	rec, err := commit(m)
+	if err != nil {
+		return nil, err
+	}
+	res := &Result{Record: rec, LeftOut: m.LeftOut, Damage: m.Damage, Notes: m.Notes, Resumed: r.resumed.Load()}
+	// The backup is made; without its state the next one is only larger.
+	proved := started
+	if !r.proveAll && parent != nil {
+		proved = parent.proved
+	}
+	m.Summary = rec.Summary
+	if err := writeState(dir, opts.Repo.Config().ID, proved, m, r.locals); err != nil {
+		res.Notes = append(res.Notes, fmt.Sprintf("the backup is complete, but the next one will be larger than it need be: %v", err))
+		return res, nil
+	}
+	if err := j.remove(); err != nil {
+		res.Notes = append(res.Notes, err.Error())
+	}
+	return res, nil
+}
+
+// load finds the parent, and what unfinished runs left.
+func (r *run) load(ctx context.Context, dir string) (*state, error) {
+	present, err := r.opts.Repo.Segments(ctx, r.opts.Instance)
+	if err != nil {
+		return nil, err
+	}
+	exists := func(s manifest.Segment) bool { return present[repo.SegmentID{Backup: s.Backup, N: s.N}] == s.Size }
+	if r.journaled, err = readJournal(dir, exists); err != nil {
+		return nil, err
+	}
+	parent, err := r.parent(ctx, dir)
+	if err != nil || parent == nil {
+		return nil, err
+	}
+	r.old, r.oldDamage = parent.files, parent.damage
+	r.inRepo = make([]bool, len(parent.segments))
+	for i, s := range parent.segments {
+		r.inRepo[i] = exists(s)
+	}
+	r.proveAll = r.opts.Prove || r.opts.ProveInterval > 0 && time.Since(parent.proved) >= r.opts.ProveInterval
+	return parent, nil
+}
+
+// parent returns the state to build on, or nil for a full backup.
+func (r *run) parent(ctx context.Context, dir string) (*state, error) {
+	if r.opts.Full {
+		return nil, nil
+	}
+	st, why, err := readState(dir, r.opts.Repo.Config().ID)
+	if err != nil {
+		return nil, err
+	}
+	if r.opts.Parent != "" {
+		rec, err := r.opts.Repo.Find(ctx, r.opts.Instance, r.opts.Parent)
+		if err != nil {
+			return nil, err
+		}
+		if st == nil || st.summary.ID != rec.ID {
+			return r.stateOf(ctx, rec)
+		}
+	}
+	if st == nil {
+		return r.noState(ctx, why)
+	}
+	if _, err := r.opts.Repo.Find(ctx, r.opts.Instance, string(st.summary.ID)); errors.Is(err, repo.ErrNoBackup) {
+		return r.noState(ctx, fmt.Sprintf("backup %s, which this node made last, was deleted", st.summary.ID.Short()))
+	} else if err != nil {
+		return nil, err
+	}
+	return st, nil
+}
+
+// noState deals with a missing state: with a key the newest backup's manifest
+// serves, without one the backup is a full one.
+func (r *run) noState(ctx context.Context, why string) (*state, error) {
+	recs, _, err := r.opts.Repo.List(ctx, r.opts.Instance)
+	if err != nil || len(recs) == 0 {
+		return nil, err
+	}
+	if !r.opts.Repo.CanRead() {
+		r.note(why + ", so this is a full backup")
+		return nil, nil
+	}
+	r.note(why + ": built on the newest backup in the repository, proving what is unchanged by reading it")
+	return r.stateOf(ctx, recs[len(recs)-1])
+}
+
+// stateOf makes a state from a backup in the repository, which needs its key. It
+// knows no inodes, so what it says of a file must be proven by reading the file.
+func (r *run) stateOf(ctx context.Context, rec *manifest.Record) (*state, error) {
+	m, err := r.opts.Repo.Manifest(ctx, rec)
+	if err != nil {
+		return nil, fmt.Errorf("%s %w: the state in this node is of another backup, and its manifest can't be read: %w", rec.ID, ErrParent, err)
+	}
+	st := &state{summary: rec.Summary, segments: m.Segments, damage: m.Damage, files: make(map[name]*known, len(m.Files))}
+	for _, f := range m.Files {
+		st.files[name{f.Root, f.Path}] = &known{file: f}
+	}
+	return st, nil
+}
+
+// copyAll copies the files of the node, kind by kind.
+func (r *run) copyAll(ctx context.Context, j *journal, parent *state) error {
+	listing, err := r.opts.Node.Scan(ctx, node.ScanOptions{Indexes: r.opts.Indexes})
+	if err != nil {
+		return err
+	}
+	if len(listing.Shards)+len(listing.System) == 0 {
+		return fmt.Errorf("%w: %s holds no .couch files; is it couchdb/database_dir?", ErrNothing, r.opts.Node.DataDir)
+	}
+	for _, l := range listing.LeftOut {
+		r.leaveOut(name{l.Root, l.Path}, l.Reason)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	n := r.opts.Parallel
+	r.segments = newSegmenter(ctx, r.opts.Repo, r.id, r.opts.Instance, j, n, n+2, r.opts.Progress)
+	if parent != nil {
+		r.segments.table = slices.Clone(parent.segments)
+	}
+	err = r.copyListing(ctx, listing, n)
+	if err != nil {
+		cancel(err)
+	}
+	// The packers' error is the cause when a worker could not go on for want of them.
+	if perr := r.segments.close(); perr != nil && (err == nil || errors.Is(err, context.Canceled)) {
+		err = perr
+	}
+	return err
+}
+
+func (r *run) copyListing(ctx context.Context, l *node.Listing, n int) error {
+	workers := make([]*worker, n)
+	for i := range workers {
+		workers[i] = &worker{run: r}
+	}
+	r.plan(l)
+	for _, group := range [][]node.Entry{l.Views, l.Shards, l.System} {
+		if err := copyGroup(ctx, workers, group); err != nil {
+			return err
+		}
+	}
+	if err := r.reconcile(ctx, workers, l); err != nil {
+		return err
+	}
+	if err := copyGroup(ctx, workers, l.Config); err != nil {
+		return err
+	}
+	for _, w := range workers {
+		if err := w.flush(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// plan tells the progress how much there is to do.
+func (r *run) plan(l *node.Listing) {
+	p := r.opts.Progress
+	for _, group := range [][]node.Entry{l.Views, l.Shards, l.System, l.Config} {
+		p.Files.Add(int64(len(group)))
+		for i := range group {
+			info, err := os.Stat(r.opts.Node.Path(&group[i]))
+			if err != nil {
+				continue
+			}
+			n := info.Size()
+			if old := r.old[name{group[i].Root, group[i].Path}]; old != nil && old.local.Ino == localOf(info).Ino {
+				n = max(0, n-old.file.Size)
+			}
+			p.Bytes.Add(n)
+		}
+	}
+}
+
+// copyGroup copies files with all workers and returns when all are done.
+func copyGroup(ctx context.Context, workers []*worker, entries []node.Entry) error {
+	var next atomic.Int64
+	g, ctx := errgroup.WithContext(ctx)
+	for _, w := range workers {
+		g.Go(func() error {
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= len(entries) {
+					return nil
+				}
+				if err := ctx.Err(); err != nil {
+					return context.Cause(ctx)
+				}
+				if err := w.copyFile(ctx, entries[i]); err != nil {
+					return err
+				}
+				w.run.opts.Progress.FilesDone.Add(1)
+			}
+		})
+	}
+	return g.Wait()
+}
+
+// unchanged reports whether a file is as the backup before saw it, by its inode,
+// size and times alone.
+func (r *run) unchanged(path string, old *known) bool {
+	if r.proveAll || old.local.Ino == 0 || old.file.Kind == manifest.Config || !r.segmentsStored(old.file) {
+		return false
+	}
+	info, err := os.Stat(path)
+	if err != nil || !info.Mode().IsRegular() {
+		return false
+	}
+	now := localOf(info)
+	was := old.local
+	now.Hash, was.Hash = nil, nil
+	return now.Dev == was.Dev && now.Ino == was.Ino && now.Size == was.Size && now.MTime == was.MTime && now.CTime == was.CTime
+}
+
+// segmentsStored reports whether all bytes of a file of the parent are stored.
+func (r *run) segmentsStored(f *manifest.File) bool {
+	for _, e := range f.Extents {
+		if !r.inRepo[e.Seg] {
+			return false
+		}
+	}
+	return true
+}
+
+// known returns what the backup before knows of a file, nil if it doesn't.
+func (r *run) known(nm name) *known {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.old[nm]
+}
+
+// keep takes a file over from the backup before, with what was wrong with it.
+func (r *run) keep(nm name, old *known) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.files[nm], r.locals[nm] = old.file, old.local
+	for _, d := range r.oldDamage {
+		if d.Root == nm.root && d.Path == nm.path {
+			r.damage = append(r.damage, d)
+		}
+	}
+}
+
+func (r *run) add(nm name, f *manifest.File, l local) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.files[nm], r.locals[nm] = f, l
+	delete(r.old, nm) // not needed any more: with many files this is most of the memory
+}
+
+func (r *run) leaveOut(nm name, reason string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.leftOut = append(r.leftOut, manifest.LeftOut{Root: nm.root, Path: nm.path, Reason: reason})
+}
+
+func (r *run) damaged(nm name, d manifest.Damage) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	d.Root, d.Path = nm.root, nm.path
+	r.damage = append(r.damage, d)
+}
+
+func (r *run) note(text string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.notes = append(r.notes, text)
+}
+
+func (r *run) redacted(nm name, removed []string) {
+	if len(removed) > 0 {
+		r.note(fmt.Sprintf("%s: left out of it, since the repository is not encrypted: %s", nm.path, joinShort(removed)))
+	}
+}
+
+func (r *run) wasDamaged(nm name) bool {
+	return slices.ContainsFunc(r.oldDamage, func(d manifest.Damage) bool { return d.Root == nm.root && d.Path == nm.path })
+}
+
+// examine reads a file as CouchDB would and records what is wrong. Damage to an
+// index is no damage: it is left out, and CouchDB builds it anew.
+func (r *run) examine(ctx context.Context, s *source, size int64) (sound bool, err error) {
+	report, err := couchfile.Verify(ctx, s, size, couchfile.VerifyOptions{})
+	if err != nil {
+		return false, fmt.Errorf("examine %s: %w", s.name.path, err)
+	}
+	if len(report.Findings) == 0 {
+		return true, nil
+	}
+	if s.entry.Kind == manifest.View {
+		r.leaveOut(s.name, "a damaged index; CouchDB builds it anew once the file is removed")
+		return false, nil
+	}
+	for _, f := range report.Findings[:min(len(report.Findings), maxDamage)] {
+		text := f.What
+		if f.Err != nil {
+			text = f.Err.Error()
+		}
+		r.damaged(s.name, manifest.Damage{Offset: f.Offset, What: f.What, Doc: f.Doc, Rev: f.Rev, Error: text})
+	}
+	return false, nil
+}
+
+// generation returns a new name for a physical file.
+func (r *run) generation(*source) string {
+	return fmt.Sprintf("%s-%d", r.id, r.generations.Add(1))
+}
+
+// swapping reports whether a path that isn't there may come back: its folder is
+// there, and so is the work file of a compaction, or it was there a moment ago.
+func (r *run) swapping(path string) bool {
+	for _, p := range []string{path + ".compact", path + ".compact.data", path} {
+		if _, err := os.Stat(p); err == nil {
+			return true
+		}
+	}
+	matches, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "*.compact*"))
+	return len(matches) > 0
+}
+
+func (r *run) sawEpochs(epochs []couchfile.Epoch) {
+	if len(epochs) == 0 {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.nodeName == "" {
+		r.nodeName = epochs[0].Node
+	}
+}
+
+// manifest puts together what the run found. Segments that no file uses are left
+// out of it.
+func (r *run) manifest(started time.Time, parent *state) *manifest.Manifest {
+	m := &manifest.Manifest{Format: manifest.Format, LeftOut: r.leftOut, Damage: r.damage, Notes: r.notes}
+	m.Files = make([]*manifest.File, 0, len(r.files))
+	for _, f := range r.files {
+		m.Files = append(m.Files, f)
+	}
+	slices.SortFunc(m.Files, func(a, b *manifest.File) int {
+		return cmp.Or(cmp.Compare(a.Root, b.Root), cmp.Compare(a.Path, b.Path))
+	})
+	m.Segments = compactSegments(r.segments.table, m.Files)
+	m.Summary = manifest.Summary{
+		ID: r.id, Instance: r.opts.Instance, Name: r.opts.Name, Description: r.opts.Description,
+		Type: manifest.Full, Status: manifest.Completed, Strategy: r.opts.Strategy, Namespace: r.opts.Namespace,
+		Started: started, NodeName: r.nodeName, CouchDBVersion: r.opts.Node.Version, Tool: r.opts.Tool,
+		FileCount: len(m.Files), DatabaseCount: len(r.maps), ReadBytes: r.read.Load(), AddedBytes: r.added.Load(),
+		StoredBytes: r.segments.bytes, LeftOutCount: len(m.LeftOut), DamageCount: len(m.Damage),
+	}
+	if parent != nil {
+		m.Type, m.Parent = manifest.Incremental, parent.summary.ID
+	}
+	if len(m.Damage) > 0 {
+		m.Status = manifest.CompletedDamaged
+	}
+	for _, f := range m.Files {
+		m.SizeBytes += f.Size
+	}
+	m.Finished = time.Now().UTC()
+	return m
+}
+
+// compactSegments drops the segments of table that no file uses and gives the
+// files' extents the new numbers.
+func compactSegments(table []manifest.Segment, files []*manifest.File) []manifest.Segment {
+	used := make([]bool, len(table))
+	for _, f := range files {
+		for _, e := range f.Extents {
+			used[e.Seg] = true
+		}
+	}
+	to := make([]int, len(table))
+	var out []manifest.Segment
+	for i, s := range table {
+		if used[i] {
+			to[i] = len(out)
+			out = append(out, s)
+		}
+	}
+	for _, f := range files {
+		for i := range f.Extents {
+			f.Extents[i].Seg = to[f.Extents[i].Seg]
+		}
+	}
+	return out
+}

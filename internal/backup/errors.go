@@ -1,0 +1,16 @@
+package backup
+
+import "errors"
+
+var (
+	// ErrPermission says that a file of the node may not be read.
+	ErrPermission = errors.New("not allowed to read CouchDB's files")
+	// ErrDamaged says that Strict was asked for and the source has damage.
+	ErrDamaged = errors.New("the source is damaged")
+	// ErrShrunk says that a file lost bytes while it was read.
+	ErrShrunk = errors.New("a file shrank while it was read")
+	// ErrParent says that the backup asked for as parent can't be one.
+	ErrParent = errors.New("cannot be the parent")
+	// ErrNothing says that the node has no files to back up.
+	ErrNothing = errors.New("nothing to back up")
+)

@@ -1,0 +1,203 @@
+package backup
+
+import (
+	"bufio"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/zeebo/xxh3"
+
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/repo"
+)
+
+// The journal is a file of JSON lines, one for each segment, written before the
+// segment is stored. After a crash it says which bytes of which files a stored
+// segment holds; the next run reads those files again, which is cheap, and where
+// the bytes have the journal's hash it refers to the segment instead of storing
+// them again. A line that is torn, or that a power cut lost, costs a segment.
+
+// part is a run of bytes of one file in a segment.
+type part struct {
+	name name
+	off  int64 // in the file
+	at   int64 // in the segment's content
+	n    int64
+}
+
+type journalLine struct {
+	Segment manifest.Segment `json:"segment"`
+	Parts   []journalPart    `json:"parts"`
+}
+
+type journalPart struct {
+	Root manifest.Root `json:"root"`
+	Path string        `json:"path"`
+	Off  int64         `json:"off"`
+	At   int64         `json:"at"`
+	N    int64         `json:"n"`
+	Hash string        `json:"xxh3"` // XXH3-128 of the bytes
+}
+
+// stored is a part that a segment in the repository holds.
+type stored struct {
+	segment *storedSegment
+	at, n   int64
+	hash    xxh3.Uint128
+}
+
+type storedSegment struct {
+	segment manifest.Segment
+	index   int // in the run's table; -1 until the run uses it
+}
+
+// storedParts are the parts that earlier runs stored, by file and offset.
+type storedParts map[name]map[int64]stored
+
+// at returns the part that begins at offset off of a file.
+func (m storedParts) at(nm name, off int64) (stored, bool) {
+	p, ok := m[nm][off]
+	return p, ok
+}
+
+// upToNext returns how many of the n bytes from off on come before the next part.
+func (m storedParts) upToNext(nm name, off, n int64) int64 {
+	for k := range m[nm] {
+		if k > off {
+			n = min(n, k-off)
+		}
+	}
+	return n
+}
+
+func (m storedParts) add(nm name, off int64, p stored) {
+	if m[nm] == nil {
+		m[nm] = map[int64]stored{}
+	}
+	m[nm][off] = p
+}
+
+func journalPath(dir string) string { return filepath.Join(dir, "journal.jsonl") }
+
+// readJournal returns the parts that earlier, unfinished runs stored. exists tells
+// whether a segment is in the repository.
+func readJournal(dir string, exists func(manifest.Segment) bool) (storedParts, error) {
+	f, err := os.Open(journalPath(dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read journal: %w", err)
+	}
+	defer f.Close()
+	out := storedParts{}
+	d := json.NewDecoder(bufio.NewReader(f))
+	for {
+		var line journalLine
+		if d.Decode(&line) != nil { // the end, or a torn line: what follows is not believed
+			return out, nil
+		}
+		if !exists(line.Segment) {
+			continue
+		}
+		seg := &storedSegment{segment: line.Segment, index: -1}
+		for _, p := range line.Parts {
+			if p.N <= 0 || p.At < 0 || p.N > repo.SegmentSize || p.At > line.Segment.Plain-p.N {
+				continue
+			}
+			b, err := hex.DecodeString(p.Hash)
+			if err != nil || len(b) != 16 {
+				continue
+			}
+			out.add(name{p.Root, p.Path}, p.Off, stored{seg, p.At, p.N, hashOf(b)})
+		}
+	}
+}
+
+func hashOf(b []byte) (u xxh3.Uint128) {
+	for i := range 8 {
+		u.Hi = u.Hi<<8 | uint64(b[i])
+		u.Lo = u.Lo<<8 | uint64(b[8+i])
+	}
+	return u
+}
+
+// journal is open for appending while a run lasts.
+type journal struct {
+	dir string
+	mu  sync.Mutex
+	f   *os.File // guarded by mu
+}
+
+// openJournal opens the journal for appending. After a crash the new lines go
+// behind the old ones, which stay of use until a run ends well.
+func openJournal(dir string) (*journal, error) {
+	f, err := os.OpenFile(journalPath(dir), os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open journal: %w", err)
+	}
+	if err := cutTornLine(f); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("open journal: %w", err)
+	}
+	return &journal{dir: dir, f: f}, nil
+}
+
+// cutTornLine removes what a crash left behind the last whole line, which would
+// hide the lines that follow it.
+func cutTornLine(f *os.File) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	end := info.Size()
+	var b [4096]byte
+	for end > 0 {
+		from := max(0, end-int64(len(b)))
+		if _, err := f.ReadAt(b[:end-from], from); err != nil {
+			return err
+		}
+		for i := end - from - 1; i >= 0; i-- {
+			if b[i] == '\n' {
+				return f.Truncate(from + i + 1)
+			}
+		}
+		end = from
+	}
+	return f.Truncate(0)
+}
+
+// add notes that segment is about to be stored, with the content plain.
+func (j *journal) add(segment manifest.Segment, plain []byte, parts []part) error {
+	line := journalLine{Segment: segment, Parts: make([]journalPart, len(parts))}
+	for i, p := range parts {
+		sum := xxh3.Hash128(plain[p.at : p.at+p.n]).Bytes()
+		line.Parts[i] = journalPart{p.name.root, p.name.path, p.off, p.at, p.n, hex.EncodeToString(sum[:])}
+	}
+	b, err := json.Marshal(line)
+	if err != nil {
+		return err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if _, err := j.f.Write(append(b, '\n')); err != nil {
+		return fmt.Errorf("write journal: %w", err)
+	}
+	return nil
+}
+
+func (j *journal) close() error { return j.f.Close() }
+
+// remove forgets the journal of runs that ended.
+func (j *journal) remove() error {
+	if err := os.Remove(journalPath(j.dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove journal: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,174 @@
+package backup
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/node"
+	"github.com/slipcover/slipcover/internal/shard"
+)
+
+// mapRounds bounds how often the shard map is copied again because databases
+// came and went while the backup ran.
+const mapRounds = 5
+
+// shardMap is a shard map document as the backup holds it.
+type shardMap = shard.Map
+
+// readMap reads the shard map out of the _dbs.couch that was just copied.
+func (r *run) readMap(s *source, size int64) error {
+	maps, err := couchMaps(s, size)
+	if err != nil {
+		r.damaged(s.name, manifest.Damage{What: "shard map", Error: err.Error()})
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.maps = maps
+	return nil
+}
+
+// couchMaps returns the shard maps in a _dbs.couch of size bytes.
+func couchMaps(s *source, size int64) ([]shardMap, error) {
+	db, err := couchfile.Open(s, size)
+	if err != nil {
+		return nil, err
+	}
+	var out []shardMap
+	for info, err := range db.Docs(couchfile.DocsOptions{}) {
+		if err != nil {
+			return nil, err
+		}
+		doc, err := db.RevisionJSON(info, info.Winner(), couchfile.DocOptions{})
+		if err != nil {
+			return nil, fmt.Errorf("document %q: %w", info.ID, err)
+		}
+		m, ok, err := shard.ParseMap(doc)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			out = append(out, m)
+		}
+	}
+	return out, nil
+}
+
+// reconcile makes the shards in the backup fit its shard map. A shard that the
+// map names and that was not there when the shards were listed belongs to a
+// database created meanwhile and is copied now. If its file is not there, either
+// the database was deleted meanwhile, and the map is copied again, or it is
+// missing, which is damage: CouchDB would serve an empty shard.
+func (r *run) reconcile(ctx context.Context, workers []*worker, l *node.Listing) error {
+	for round := 0; ; round++ {
+		missing := r.missing()
+		if len(missing) == 0 {
+			r.noteOrphans(l)
+			return nil
+		}
+		if err := copyGroup(ctx, workers, missing); err != nil {
+			return err
+		}
+		if missing = r.missing(); len(missing) == 0 {
+			continue
+		}
+		if round == mapRounds {
+			r.reportMissing(missing)
+			return nil
+		}
+		maps := slices.DeleteFunc(slices.Clone(l.System), func(e node.Entry) bool { return e.Path != "_dbs.couch" })
+		r.forget(maps)
+		if err := copyGroup(ctx, workers, maps); err != nil {
+			return err
+		}
+	}
+}
+
+// missing lists the shards of this node that the map names and the backup lacks.
+func (r *run) missing() []node.Entry {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []node.Entry
+	for _, m := range r.maps {
+		for _, rg := range r.ranges(m) {
+			n := shard.Name{Range: rg, DB: m.DB, Suffix: m.Suffix}
+			if r.files[name{manifest.DataRoot, n.Path()}] == nil {
+				out = append(out, node.Entry{Root: manifest.DataRoot, Path: n.Path(), Kind: manifest.Shard, DB: m.DB, Range: rg, Suffix: m.Suffix})
+			}
+		}
+	}
+	return out
+}
+
+// ranges returns the ranges of m that this node holds: those under its name, or
+// all when the map knows just one node, whatever its name.
+func (r *run) ranges(m shardMap) []shard.Range {
+	if len(m.ByNode) == 1 {
+		return m.Ranges("")
+	}
+	return m.ByNode[r.nodeName]
+}
+
+// reportMissing records shards that can't be had.
+func (r *run) reportMissing(missing []node.Entry) {
+	for _, e := range missing {
+		nm := name{e.Root, e.Path}
+		r.mu.Lock()
+		r.leftOut = slices.DeleteFunc(r.leftOut, func(l manifest.LeftOut) bool { return l.Root == e.Root && l.Path == e.Path })
+		r.mu.Unlock()
+		r.damaged(nm, manifest.Damage{What: "shard file", Error: fmt.Sprintf("the shard map of database %q names it, and it is not there: CouchDB would serve an empty shard", e.DB)})
+	}
+}
+
+// forget drops what was recorded of files that are copied again.
+func (r *run) forget(entries []node.Entry) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range entries {
+		delete(r.files, name{e.Root, e.Path})
+		delete(r.old, name{e.Root, e.Path})
+		r.damage = slices.DeleteFunc(r.damage, func(d manifest.Damage) bool { return d.Root == e.Root && d.Path == e.Path })
+	}
+}
+
+// noteOrphans says which shards no map names: databases deleted just now, or
+// files left behind. They are in the backup, and CouchDB doesn't see them.
+func (r *run) noteOrphans(l *node.Listing) {
+	named := map[string]bool{}
+	for _, m := range r.maps {
+		named[m.DB+m.Suffix] = true
+	}
+	orphans := map[string]bool{}
+	for _, e := range l.Shards {
+		if !named[e.DB+e.Suffix] && r.files[name{e.Root, e.Path}] != nil {
+			orphans[e.DB+e.Suffix] = true
+		}
+	}
+	if len(orphans) == 0 || len(r.maps) == 0 {
+		return
+	}
+	list := make([]string, 0, len(orphans))
+	for o := range orphans {
+		list = append(list, o)
+	}
+	slices.Sort(list)
+	r.note("in the backup, but in no shard map, so CouchDB won't show them: " + joinShort(list))
+}
+
+// joinShort joins at most ten strings and says how many more there are.
+func joinShort(list []string) string {
+	const most = 10
+	if len(list) <= most {
+		return strings.Join(list, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(list[:most], ", "), len(list)-most)
+}
+
+// defaultParallel is the number of CPUs, but no more than keeps the memory of a
+// backup under 128 MB: each costs some 24 MiB.
+func defaultParallel() int { return min(runtime.GOMAXPROCS(0), 4) }
