@@ -76,7 +76,8 @@ func Encode(w io.Writer, m *Manifest) error {
 		Summary
 		LeftOut []LeftOut `json:"left_out"`
 		Damage  []Damage  `json:"damage"`
-	}{m.Format, m.Summary, nonNil(m.LeftOut), nonNil(m.Damage)})
+		Notes   []string  `json:"notes"`
+	}{m.Format, m.Summary, nonNil(m.LeftOut), nonNil(m.Damage), nonNil(m.Notes)})
 	if err != nil {
 		return err
 	}

@@ -100,6 +100,7 @@ type Manifest struct {
 	Files    []*File   `json:"files"` // sorted by root, then path
 	LeftOut  []LeftOut `json:"left_out"`
 	Damage   []Damage  `json:"damage"`
+	Notes    []string  `json:"notes"` // what else an operator should know
 }
 
 // Segment is a stored object that holds file bytes.

@@ -25,7 +25,7 @@ func sample(t *testing.T) *manifest.Manifest {
 		Segments: []manifest.Segment{{Backup: id, N: 0, Size: 10, Plain: 100, SHA256: sum}, {Backup: id, N: 1, Size: 10, Plain: 100, SHA256: sum}, {Backup: id, N: 3, Size: 10, Plain: 100, SHA256: sum}},
 		Files: []*manifest.File{{Root: manifest.DataRoot, Path: "shards/00000000-7fffffff/a.1795334390.couch", Kind: manifest.Shard, Mode: 0o644, Size: 150, SHA256: sum,
 			Header: &manifest.Header{Offset: 100, SHA256: sum}, Extents: []manifest.Extent{{Seg: 0, At: 0, N: 100}, {Seg: 1, At: 50, N: 50}}}},
-		LeftOut: []manifest.LeftOut{}, Damage: []manifest.Damage{},
+		LeftOut: []manifest.LeftOut{}, Damage: []manifest.Damage{}, Notes: []string{},
 	}
 }
 
