@@ -1,0 +1,90 @@
+// Package config reads slipcover.yml, its environment variables and flags.
+//
+// Each setting has one name, given by the yaml tag of a field of Config: the key
+// data_dir is the variable SLIPCOVER_DATA_DIR and the flag --data-dir. What
+// counts is, from the strongest: flag, SLIPCOVER_ variable, file, CouchDB's own
+// variables (COUCH_URL, COUCHDB_USER, COUCHDB_PASSWORD), default. Anything
+// unknown is an error.
+package config
+
+import (
+	"log/slog"
+	"runtime"
+	"time"
+)
+
+// Config is all settings. The tags are what the program, its example file and
+// its manual go by:
+//
+//	yaml     the key
+//	default  the value if nobody says otherwise, as it is written in the file
+//	example  a value to show where there is no fixed default
+//	doc      what it means
+//	enum     the values allowed, separated by "|"
+//	kind     path: relative to the file that says it, or to the working directory
+type Config struct {
+	Repository string `yaml:"repository" example:"file:///srv/backup" doc:"Where backups are stored, as a URL. 'slipcover probe URL' says whether a storage will do."`
+	Instance   string `yaml:"instance" example:"db1" doc:"Name of this CouchDB node in the repository: letters, digits, dot, underscore and dash, at most 63. Without it, the host name. Keep it when the host's name changes, or the next backup is a full one of a new instance."`
+
+	DataDir           string `yaml:"data_dir" kind:"path" example:"/opt/couchdb/data" doc:"CouchDB's data directory, the one of _dbs.couch and shards. Without it, what CouchDB's configuration says."`
+	ConfigDir         string `yaml:"config_dir" kind:"path" example:"/opt/couchdb/etc" doc:"CouchDB's configuration directory, the one of default.ini and local.ini. Without it: COUCHDB_INI_FILES, then the server at couch_url, then /opt/couchdb/etc and /etc/couchdb."`
+	CouchURL          string `yaml:"couch_url" example:"http://127.0.0.1:5984" doc:"The running CouchDB of this node. Backups do not need it; it is asked for its directories if nothing else says where they are, and restores into a running cluster go through it. It may carry user:password@. COUCH_URL is understood too."`
+	CouchUser         string `yaml:"couch_user" example:"admin" doc:"A server admin of that CouchDB. COUCHDB_USER is understood too."`
+	CouchPassword     Secret `yaml:"couch_password" example:"secret" doc:"The admin's password. COUCHDB_PASSWORD is understood too."`
+	CouchPasswordFile string `yaml:"couch_password_file" kind:"path" example:"/etc/slipcover/couch_password" doc:"A file with the admin's password, instead of couch_password."`
+
+	StateDir string `yaml:"state_dir" kind:"path" example:"/var/lib/slipcover" doc:"Where Slipcover keeps what the next incremental must know, and the key that signs backups. Losing it costs a full backup and a new signing key. Without it, /var/lib/slipcover for root, else $XDG_STATE_HOME/slipcover or ~/.local/state/slipcover."`
+
+	IdentityFile   string   `yaml:"identity_file" kind:"path" example:"/etc/slipcover/identity.txt" doc:"An age identity that decrypts backups. Only restore, verify and serve need it: keep it off the nodes."`
+	Passphrase     Secret   `yaml:"passphrase" example:"secret" doc:"The passphrase of the repository, if it was made with one."`
+	PassphraseFile string   `yaml:"passphrase_file" kind:"path" example:"/etc/slipcover/passphrase" doc:"A file with the passphrase, instead of passphrase."`
+	TrustedWriters []string `yaml:"trusted_writers" example:"[]" doc:"Public keys (Ed25519, base64) of the nodes whose backups may be restored. Without any, each backup must be signed, but by whom is not asked."`
+
+	BackupStrategy   string `yaml:"backup_strategy" default:"CouchDBBackup" doc:"How to back up: a name within backup_namespace. The names are those of OpenStack Trove."`
+	BackupNamespace  string `yaml:"backup_namespace" default:"trove.guestagent.strategies.backup.experimental.couchdb_impl" doc:"Where backup_strategy is looked up. slipcover.physical is our own name for the same."`
+	RestoreNamespace string `yaml:"restore_namespace" default:"trove.guestagent.strategies.restore.experimental.couchdb_impl" doc:"Where the strategy that a backup names is looked up to restore it. slipcover.physical is our own name for the same."`
+
+	Indexes       bool          `yaml:"indexes" default:"true" doc:"Back up view indexes too. Without them a restored node builds them again, which can take hours, and a backup is smaller."`
+	Strict        bool          `yaml:"strict" default:"false" doc:"Fail a backup in which any file is damaged or has no valid header. Otherwise it holds the file as it is and says so."`
+	Parallel      int           `yaml:"parallel" default:"0" doc:"How many files are read and segments are stored at a time; 0 is the number of CPUs."`
+	Compression   string        `yaml:"compression" default:"default" enum:"fastest|default|better" doc:"How hard zstd tries: fastest, default or better."`
+	ProveInterval time.Duration `yaml:"prove_interval" default:"0" doc:"How often a backup is followed by a proof: the newest one is restored to a scratch folder and every document is read. Such as 168h for once a week; 0 is never."`
+	Owner         string        `yaml:"owner" default:"couchdb:couchdb" doc:"User and group that restored files belong to, when root restores."`
+
+	Progress string `yaml:"progress" default:"auto" enum:"auto|bar|plain|json|none" doc:"How progress is shown: a bar on a terminal, plain lines, JSON lines, or none; auto is a bar on a terminal and plain lines elsewhere."`
+	LogLevel string `yaml:"log_level" default:"info" enum:"debug|info|warn|error" doc:"The least serious messages that are logged: debug, info, warn or error."`
+
+	// File is the configuration file that was read; empty if there was none.
+	File string `yaml:"-"`
+	// Warnings are sentences for the operator, such as of a password file that
+	// everybody can read.
+	Warnings []string `yaml:"-"`
+
+	origin map[string]string
+}
+
+// Origin says where a setting comes from: "--data-dir", "SLIPCOVER_DATA_DIR",
+// "/etc/slipcover/slipcover.yml:3" or "default".
+func (c *Config) Origin(key string) string {
+	if o, ok := c.origin[key]; ok {
+		return o
+	}
+	return "default"
+}
+
+// Workers is Parallel with 0 resolved.
+func (c *Config) Workers() int {
+	if c.Parallel > 0 {
+		return c.Parallel
+	}
+	return runtime.GOMAXPROCS(0)
+}
+
+// Level is LogLevel for log/slog.
+func (c *Config) Level() slog.Level {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		return slog.LevelInfo // not after Load, which knows the names
+	}
+	return l
+}

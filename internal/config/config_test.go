@@ -1,0 +1,383 @@
+package config
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/goccy/go-yaml"
+)
+
+// load loads with no file of this machine, as the user 1000 on host db1.
+func load(o Options) (*Config, error) {
+	o.Hostname = func() (string, error) { return "db1", nil }
+	o.uid = func() int { return 1000 }
+	o.system = os.DevNull
+	if o.Environ == nil {
+		o.Environ = []string{"HOME=/home/u"}
+	}
+	return Load(o)
+}
+
+func write(t *testing.T, text string) string {
+	t.Helper()
+	p := filepath.Join(t.TempDir(), "slipcover.yml")
+	if err := os.WriteFile(p, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// settings drops what says where settings come from.
+func settings(c *Config) Config {
+	s := *c
+	s.origin, s.File, s.Warnings = nil, "", nil
+	return s
+}
+
+func TestDefaults(t *testing.T) {
+	c, err := load(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Config{
+		Instance: "db1", StateDir: filepath.FromSlash("/home/u/.local/state/slipcover"), Indexes: true, Compression: "default", Owner: "couchdb:couchdb", Progress: "auto", LogLevel: "info",
+		BackupStrategy:   "CouchDBBackup",
+		BackupNamespace:  "trove.guestagent.strategies.backup.experimental.couchdb_impl",
+		RestoreNamespace: "trove.guestagent.strategies.restore.experimental.couchdb_impl",
+	}
+	if got := settings(c); !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	if c.Workers() < 1 || c.Level() != slog.LevelInfo {
+		t.Errorf("%d workers, level %v", c.Workers(), c.Level())
+	}
+}
+
+func TestExampleIsTheDefaults(t *testing.T) {
+	defaults, err := load(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := load(Options{File: write(t, Example())})
+	if err != nil {
+		t.Fatalf("the example does not load: %v\n%s", err, Example())
+	}
+	if !reflect.DeepEqual(settings(c), settings(defaults)) {
+		t.Errorf("the example gives %+v\nwant the defaults %+v", settings(c), settings(defaults))
+	}
+}
+
+// Each commented setting of the example, uncommented, must load as well.
+func TestExampleValuesLoad(t *testing.T) {
+	for _, k := range Keys() {
+		if k.Doc == "" || k.Default == "" && k.Example == "" {
+			t.Errorf("%s has no doc, or neither a default nor an example", k.Name)
+		}
+		if strings.HasSuffix(k.Name, "_file") && k.Name != "identity_file" {
+			continue // would be read
+		}
+		value := k.Default
+		if value == "" {
+			value = k.Example
+		}
+		if _, err := load(Options{File: write(t, k.Name+": "+value)}); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// Every field is a setting, and every setting a field.
+func TestKeysCoverConfig(t *testing.T) {
+	seen := map[string]bool{}
+	for _, k := range Keys() {
+		if seen[k.Name] {
+			t.Errorf("%s twice", k.Name)
+		}
+		seen[k.Name] = true
+	}
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[Config]()) {
+		if tag := f.Tag.Get("yaml"); f.IsExported() && tag != "-" && !seen[tag] {
+			t.Errorf("field %s has no key", f.Name)
+		}
+	}
+	k, ok := findKey("data_dir")
+	if !ok || k.Env() != "SLIPCOVER_DATA_DIR" || k.Flag() != "data-dir" {
+		t.Errorf("data_dir is %+v", k)
+	}
+}
+
+func TestAllSettings(t *testing.T) {
+	key := "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+	file := write(t, `
+repository: s3://bucket/prefix?region=eu
+instance: node.1
+data_dir: /d
+config_dir: ./etc
+couch_url: "http://adm:p%40ss@127.0.0.1:5984/"
+state_dir: /s
+identity_file: id.txt
+passphrase: 0123
+trusted_writers:
+  - `+key+`
+backup_strategy: X
+backup_namespace: slipcover.physical
+restore_namespace: slipcover.physical
+indexes: false
+strict: true
+parallel: 3
+compression: better
+prove_interval: 168h
+owner: a:b
+progress: json
+log_level: debug
+`)
+	c, err := load(Options{File: file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Dir(file)
+	want := Config{
+		Repository: "s3://bucket/prefix?region=eu", Instance: "node.1", DataDir: "/d", ConfigDir: filepath.Join(dir, "etc"),
+		CouchURL: "http://127.0.0.1:5984/", CouchUser: "adm", CouchPassword: "p@ss", StateDir: "/s", IdentityFile: filepath.Join(dir, "id.txt"), Passphrase: "0123",
+		TrustedWriters: []string{key}, BackupStrategy: "X", BackupNamespace: "slipcover.physical", RestoreNamespace: "slipcover.physical",
+		Strict: true, Parallel: 3, Compression: "better", ProveInterval: 168 * time.Hour, Owner: "a:b", Progress: "json", LogLevel: "debug",
+	}
+	if got := settings(c); !reflect.DeepEqual(got, want) && runtime.GOOS != "windows" {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	if c.File != file || c.Origin("parallel") != file+":17" || c.Origin("couch_password") != file+":6" || c.Workers() != 3 || c.Level() != slog.LevelDebug {
+		t.Errorf("file %q, parallel from %q, password from %q", c.File, c.Origin("parallel"), c.Origin("couch_password"))
+	}
+}
+
+func TestOrder(t *testing.T) {
+	o := Options{
+		File:    write(t, "instance: file\nparallel: 1\nowner: f:f\ncouch_user: file\n"),
+		Environ: []string{"HOME=/h", "SLIPCOVER_INSTANCE=env", "SLIPCOVER_PARALLEL=2", "COUCHDB_USER=couch", "COUCHDB_PASSWORD=pw", "COUCH_URL=http://h:1", "SLIPCOVER_STRICT="},
+		Flags:   map[string]string{"instance": "flag", "trusted_writers": ""},
+	}
+	c, err := load(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, want := range map[string][2]string{
+		"instance":    {c.Instance, "flag"},
+		"parallel":    {fmt.Sprint(c.Parallel), "2"},
+		"owner":       {c.Owner, "f:f"},
+		"couch_user":  {c.CouchUser, "file"},
+		"couch_url":   {c.CouchURL, "http://h:1"},
+		"compression": {c.Compression, "default"},
+		"password":    {c.CouchPassword.Reveal(), "pw"},
+		"from flag":   {c.Origin("instance"), "--instance"},
+		"from env":    {c.Origin("parallel"), "SLIPCOVER_PARALLEL"},
+		"from couch":  {c.Origin("couch_password"), "COUCHDB_PASSWORD"},
+		"from none":   {c.Origin("compression"), "default"},
+		"from host":   {c.Origin("state_dir"), "default"},
+	} {
+		if want[0] != want[1] {
+			t.Errorf("%s: %q, want %q", key, want[0], want[1])
+		}
+	}
+}
+
+func TestErrorsSayWhatToDo(t *testing.T) {
+	tests := []struct {
+		name, file string
+		env        []string
+		flags      map[string]string
+		want       string
+	}{
+		{name: "typo", file: "instance: a\nparalel: 2\n", want: ":2: unknown key paralel: did you mean parallel?"},
+		{name: "dash", file: "data-dir: /x\n", want: "did you mean data_dir?"},
+		{name: "far off", file: "colour: red\n", want: "see 'slipcover config example'"},
+		{name: "nested", file: "couch:\n  url: x\n", want: "write couch_url"},
+		{name: "twice", file: "instance: a\ninstance: b\n", want: ":2"},
+		{name: "no value", file: "instance:\n", want: ":1: instance has no plain value"},
+		{name: "a list", file: "instance: [a, b]\n", want: ":1: instance takes one value, not a list"},
+		{name: "deep list", file: "trusted_writers: [[a]]\n", want: "list of plain values"},
+		{name: "anchor", file: "instance: &x a\n", want: "no plain value"},
+		{name: "not a map", file: "- a\n", want: "write 'key: value'"},
+		{name: "two documents", file: "instance: a\n---\nowner: b:c\n", want: "second YAML document"},
+		{name: "broken", file: "instance: a\n  owner: \"b\n", want: "check indentation"},
+		{name: "bool", file: "strict: yes\n", want: `:1: strict is "yes", and must be true or false`},
+		{name: "number", file: "parallel: -1\n", want: "whole number from 0"},
+		{name: "duration", file: "prove_interval: 7 days\n", want: "such as 168h"},
+		{name: "enum", file: "compression: best\n", want: "one of fastest, default, better"},
+		{name: "instance", file: "instance: a/b\n", want: "letters, digits"},
+		{name: "owner", file: "owner: couchdb\n", want: "must be user:group"},
+		{name: "writer", file: "trusted_writers: abc\n", want: "Ed25519 public key"},
+		{name: "repository", file: "repository: /srv/backup\n", want: "such as file:///srv/backup"},
+		{name: "repository with password", file: "repository: s3://u:hunter2@h/b\n", want: "repository holds a password"},
+		{name: "couch_url", file: "couch_url: localhost:hunter2\n", want: "http://127.0.0.1:5984"},
+		{name: "user twice", file: "couch_url: http://a:hunter2@h\ncouch_user: b\n", want: "different users"},
+		{name: "password twice", file: "couch_password: hunter2\ncouch_password_file: /x\n", want: "are both given"},
+		{name: "missing password file", file: "passphrase_file: /does/not/exist\n", want: "passphrase_file: open "},
+		{name: "variable", env: []string{"SLIPCOVER_DATADIR=/x"}, want: "did you mean SLIPCOVER_DATA_DIR?"},
+		{name: "variable far off", env: []string{"SLIPCOVER_ZZZZZZ=hunter2"}, want: "unknown environment variable SLIPCOVER_ZZZZZZ: unset it"},
+		{name: "variable in lower case", env: []string{"SLIPCOVER_data_dir=/x"}, want: "did you mean SLIPCOVER_"},
+		{name: "variable's value", env: []string{"SLIPCOVER_STRICT=1"}, want: "SLIPCOVER_STRICT: strict is"},
+		{name: "flag's value", flags: map[string]string{"parallel": "x"}, want: "--parallel: parallel is"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			o := Options{Environ: append([]string{"HOME=/h"}, tt.env...), Flags: tt.flags}
+			if tt.file != "" {
+				o.File = write(t, tt.file)
+			}
+			c, err := load(o)
+			if err == nil {
+				t.Fatalf("loads as %+v", c)
+			}
+			if !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), "\n") {
+				t.Errorf("got  %v\nwant %s in one line", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestOtherVariablesAreNoSettings(t *testing.T) {
+	c, err := load(Options{Environ: []string{
+		"HOME=/h", "SLIPCOVER_MUST_RUN=couchdb", "SLIPCOVER_CONFIG=" + write(t, "instance: named\n"),
+		"SLIPCOVER_PORT=tcp://10.0.0.1:80", "SLIPCOVER_PORT_80_TCP_ADDR=10.0.0.1", "SLIPCOVER_SERVICE_HOST=10.0.0.1", "SLIPCOVER_SERVER_SERVICE_PORT_HTTP=80",
+	}})
+	if err != nil || c.Instance != "named" {
+		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+func TestSearch(t *testing.T) {
+	home := t.TempDir()
+	file := filepath.Join(home, ".config", "slipcover", "slipcover.yml")
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte("instance: mine\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(filepath.Dir(write(t, "instance: cwd\n")))
+	if c, err := load(Options{Environ: []string{"HOME=" + home}}); err != nil || c.Instance != "mine" || c.File != file {
+		t.Errorf("in the home directory: %+v, %v", c, err)
+	}
+	if c, err := load(Options{Environ: []string{"HOME=" + home, "XDG_CONFIG_HOME=" + filepath.Join(home, "none")}}); err != nil || c.Instance != "db1" {
+		t.Errorf("only in the working directory: %+v, %v", c, err)
+	}
+	if _, err := load(Options{File: filepath.Join(home, "none.yml")}); err == nil {
+		t.Error("a named file that is missing is no error")
+	}
+	c, err := Load(Options{system: write(t, "instance: system\n"), Environ: []string{"HOME=/none"}, uid: func() int { return 0 }})
+	if err != nil || c.Instance != "system" || c.StateDir != "/var/lib/slipcover" {
+		t.Errorf("for root: %+v, %v", c, err)
+	}
+}
+
+func TestPasswordFiles(t *testing.T) {
+	dir := t.TempDir()
+	pw := filepath.Join(dir, "pw")
+	if err := os.WriteFile(pw, []byte("hunter2 \r\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "slipcover.yml")
+	if err := os.WriteFile(file, []byte("couch_password_file: pw\npassphrase: x\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := load(Options{File: file})
+	if err != nil || c.CouchPassword.Reveal() != "hunter2 " || len(c.Warnings) != 0 {
+		t.Fatalf("password %q, warnings %q, %v", c.CouchPassword.Reveal(), c.Warnings, err)
+	}
+	c, err = load(Options{File: file, Environ: []string{"HOME=/h", "SLIPCOVER_COUCH_PASSWORD=env"}})
+	if err != nil || c.CouchPassword.Reveal() != "env" || c.CouchPasswordFile != "" {
+		t.Errorf("a stronger password: %q, file %q, %v", c.CouchPassword.Reveal(), c.CouchPasswordFile, err)
+	}
+	c, err = load(Options{File: write(t, "couch_password: x\n"), Flags: map[string]string{"couch_password_file": pw}})
+	if err != nil || c.CouchPassword.Reveal() != "hunter2 " {
+		t.Errorf("a stronger file: %q, %v", c.CouchPassword.Reveal(), err)
+	}
+	if runtime.GOOS == "windows" {
+		return
+	}
+	for _, f := range []string{pw, file} {
+		if err := os.Chmod(f, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err = load(Options{File: file})
+	if err != nil || len(c.Warnings) != 2 || !strings.Contains(c.Warnings[0], "chmod 600") || !strings.Contains(c.Warnings[1], "pw") {
+		t.Errorf("warnings %q, %v", c.Warnings, err)
+	}
+	if err := os.WriteFile(pw, []byte("\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := load(Options{File: file}); err == nil || !strings.Contains(err.Error(), "is empty") {
+		t.Errorf("an empty password file: %v", err)
+	}
+}
+
+func TestSecretsStayHidden(t *testing.T) {
+	c, err := load(Options{Environ: []string{"HOME=/h", "COUCH_URL=http://admin:hunter2@h:1", "SLIPCOVER_PASSPHRASE=hunter2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.CouchPassword.Reveal() != "hunter2" || c.Passphrase.Reveal() != "hunter2" {
+		t.Fatalf("the secrets are %q and %q", c.CouchPassword.Reveal(), c.Passphrase.Reveal())
+	}
+	var b bytes.Buffer
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%10s"} {
+		fmt.Fprintf(&b, verb+"\n", c.Passphrase)
+		fmt.Fprintf(&b, verb+"\n", c)
+		fmt.Fprintf(&b, verb+"\n", *c)
+	}
+	slog.New(slog.NewTextHandler(&b, nil)).Info("m", "secret", c.Passphrase, "config", c)
+	slog.New(slog.NewJSONHandler(&b, nil)).Info("m", "secret", c.Passphrase, "config", c)
+	for _, marshal := range []func(any) ([]byte, error){json.Marshal, func(v any) ([]byte, error) { return yaml.Marshal(v) }} {
+		out, err := marshal(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Write(out)
+	}
+	for _, leak := range []string{"hunter2", fmt.Sprintf("%x", "hunter2"), fmt.Sprintf("%X", "hunter2"), "104 117"} {
+		if strings.Contains(b.String(), leak) {
+			t.Errorf("%q shows in\n%s", leak, b.String())
+		}
+	}
+	if !strings.Contains(b.String(), "***") {
+		t.Error("nothing says that there is a secret")
+	}
+	if s := Secret(""); s.String() != "" || fmt.Sprint(s) != "" {
+		t.Errorf("an empty secret shows as %q", s)
+	}
+}
+
+func TestHostNameThatCantNameAnInstance(t *testing.T) {
+	o := Options{Environ: []string{"HOME=/h"}, Hostname: func() (string, error) { return "bad name", nil }, system: os.DevNull}
+	if _, err := Load(o); err == nil || !strings.Contains(err.Error(), "set instance") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func FuzzFile(f *testing.F) {
+	f.Add([]byte(Example()))
+	f.Add([]byte("a: [b, {c: d}]\n--- \n? x\n: y\n<<: *z\n"))
+	f.Add([]byte("passphrase: |\n  x\n  y\nparallel: 0x10\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		layer, err := parseFile("f", data, "/")
+		if err != nil {
+			return
+		}
+		for name, v := range layer {
+			if _, ok := findKey(name); !ok || v.origin == "" {
+				t.Fatalf("%q gives %s = %+v", data, name, v)
+			}
+		}
+		_ = (&Config{origin: map[string]string{}}).apply(layer)
+	})
+}

@@ -1,0 +1,410 @@
+package config
+
+import (
+	"cmp"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+)
+
+const (
+	envPrefix   = "SLIPCOVER_"
+	maxParallel = 1024
+	fileLimit   = 1 << 20 // bytes of a configuration or password file
+)
+
+// Options say where settings come from. The zero value is what the program uses
+// without flags.
+type Options struct {
+	// File is --config. Without it SLIPCOVER_CONFIG names the file, and without
+	// that the first that exists of $XDG_CONFIG_HOME/slipcover/slipcover.yml
+	// (~/.config if unset) and /etc/slipcover/slipcover.yml is read. A file in the
+	// working directory is not looked for: whoever can write there could send the
+	// backups of whoever works there elsewhere. /dev/null is no file at all.
+	File string
+	// Flags are the settings given as flags, by key: data_dir, not data-dir.
+	Flags map[string]string
+	// Environ replaces os.Environ(); nil for that.
+	Environ []string
+	// Hostname replaces os.Hostname; nil for that.
+	Hostname func() (string, error)
+
+	// system is the file that is searched last; empty for /etc/slipcover/slipcover.yml.
+	system string
+	// uid replaces os.Geteuid; nil for that.
+	uid func() int
+}
+
+// Load gathers the settings and checks them. Each error is a sentence that names
+// the place and says what to do.
+func Load(o Options) (*Config, error) {
+	if o.Environ == nil {
+		o.Environ = os.Environ()
+	}
+	env := environment(o.Environ)
+	c := &Config{origin: map[string]string{}}
+	for _, k := range keys {
+		if k.Default != "" {
+			if err := c.set(k, value{text: k.Default, origin: "default"}); err != nil {
+				return nil, err
+			}
+		}
+	}
+	fromFile, err := c.readFile(o, env)
+	if err != nil {
+		return nil, err
+	}
+	fromEnv, err := ourVariables(env)
+	if err != nil {
+		return nil, err
+	}
+	fromFlags, err := flagLayer(o.Flags)
+	if err != nil {
+		return nil, err
+	}
+	for _, layer := range []map[string]value{couchVariables(env), fromFile, fromEnv, fromFlags} {
+		if err := c.apply(layer); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.complete(o, env); err != nil {
+		return nil, err
+	}
+	return c, c.check()
+}
+
+// environment splits "NAME=value" lines. An empty variable counts as not set.
+func environment(environ []string) map[string]string {
+	env := map[string]string{}
+	for _, kv := range environ {
+		if name, v, ok := strings.Cut(kv, "="); ok && v != "" {
+			env[name] = v
+		}
+	}
+	return env
+}
+
+// notSettings are variables with our prefix that mean something else: which file
+// to read, and which tests must not be skipped.
+var notSettings = []string{envPrefix + "CONFIG", envPrefix + "MUST_RUN"}
+
+// kubernetes matches the variables that Kubernetes puts into each pod for a
+// service of the name slipcover, or slipcover-something.
+var kubernetes = regexp.MustCompile(`^SLIPCOVER_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
+
+func ourVariables(env map[string]string) (map[string]value, error) {
+	layer := map[string]value{}
+	for name, text := range env {
+		rest, ok := strings.CutPrefix(name, envPrefix)
+		if !ok || slices.Contains(notSettings, name) {
+			continue
+		}
+		k, ok := findKey(strings.ToLower(rest))
+		switch {
+		case ok && k.Env() == name:
+			layer[k.Name] = value{text: text, origin: name}
+		case !kubernetes.MatchString(name):
+			names := slices.Clone(notSettings)
+			for _, k := range keys {
+				names = append(names, k.Env())
+			}
+			return nil, unknown("environment variable", name, names, "unset it")
+		}
+	}
+	return layer, nil
+}
+
+// couchVariables are those by which others already tell of their CouchDB.
+func couchVariables(env map[string]string) map[string]value {
+	layer := map[string]value{}
+	for name, key := range map[string]string{"COUCH_URL": "couch_url", "COUCHDB_USER": "couch_user", "COUCHDB_PASSWORD": "couch_password"} {
+		if text, ok := env[name]; ok {
+			layer[key] = value{text: text, origin: name}
+		}
+	}
+	return layer
+}
+
+func flagLayer(flags map[string]string) (map[string]value, error) {
+	layer := map[string]value{}
+	for name, text := range flags {
+		k, ok := findKey(name)
+		if !ok {
+			return nil, unknown("flag", name, nil, "remove it")
+		}
+		layer[name] = value{text: text, origin: "--" + k.Flag()}
+	}
+	return layer, nil
+}
+
+// unknown is the error for a name that is no setting.
+func unknown(what, name string, candidates []string, otherwise string) error {
+	n := nearest(name, candidates)
+	if n == "" {
+		n = nearest(strings.ToUpper(name), candidates)
+	}
+	if n != "" {
+		return fmt.Errorf("unknown %s %s: did you mean %s?", what, name, n)
+	}
+	return fmt.Errorf("unknown %s %s: %s, or see 'slipcover config example' for all settings", what, name, otherwise)
+}
+
+// readFile finds and reads the configuration file.
+func (c *Config) readFile(o Options, env map[string]string) (map[string]value, error) {
+	path, named := cmp.Or(o.File, env[envPrefix+"CONFIG"]), true
+	candidates := []string{path}
+	if path == "" {
+		named = false
+		candidates = []string{cmp.Or(o.system, "/etc/slipcover/slipcover.yml")}
+		if base := xdg(env, "XDG_CONFIG_HOME", ".config"); base != "" {
+			candidates = slices.Insert(candidates, 0, filepath.Join(base, "slipcover", "slipcover.yml"))
+		}
+	}
+	for _, file := range candidates {
+		data, mode, err := readSmall(file)
+		if errors.Is(err, fs.ErrNotExist) && !named {
+			continue
+		}
+		if errors.Is(err, fs.ErrPermission) && !named {
+			return nil, fmt.Errorf("configuration file: %w: run as its owner, or pass --config with another file (/dev/null for none)", err)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("configuration file: %w", err)
+		}
+		if c.File, err = filepath.Abs(file); err != nil {
+			return nil, err
+		}
+		layer, err := parseFile(file, data, filepath.Dir(c.File))
+		for _, k := range keys {
+			if _, given := layer[k.Name]; given && k.Secret && worldReadable(mode) {
+				c.Warnings = append(c.Warnings, fmt.Sprintf("everybody on this machine can read %s, which holds %s: chmod 600 it", file, k.Name))
+			}
+		}
+		return layer, err
+	}
+	return nil, nil
+}
+
+// xdg returns a directory of the XDG base directory specification; empty if the
+// user has no home.
+func xdg(env map[string]string, name, below string) string {
+	if dir := env[name]; filepath.IsAbs(dir) {
+		return dir
+	}
+	if home := env["HOME"]; home != "" {
+		return filepath.Join(home, below)
+	}
+	return ""
+}
+
+// instead pairs the settings of which a layer may hold one, and of which the one
+// in a stronger layer counts.
+var instead = [][2]string{{"couch_password", "couch_password_file"}, {"passphrase", "passphrase_file"}}
+
+// apply puts one layer over what is there.
+func (c *Config) apply(layer map[string]value) error {
+	if err := splitURL(layer); err != nil {
+		return err
+	}
+	for _, pair := range instead {
+		a, okA := layer[pair[0]]
+		b, okB := layer[pair[1]]
+		if okA && okB {
+			return fmt.Errorf("%s and %s are both given (%s, %s): keep one", pair[0], pair[1], a.origin, b.origin)
+		}
+		if okA || okB {
+			c.unset(pair[0])
+			c.unset(pair[1])
+		}
+	}
+	for _, k := range keys {
+		v, ok := layer[k.Name]
+		if !ok {
+			continue
+		}
+		if err := c.set(k, v); err != nil {
+			return err
+		}
+		c.origin[k.Name] = v.origin
+	}
+	return nil
+}
+
+func (c *Config) unset(name string) {
+	k, _ := findKey(name)
+	delete(c.origin, name)
+	if k.Secret {
+		_ = c.set(k, value{}) // can't fail: any text is a secret
+		return
+	}
+	switch name {
+	case "couch_password_file":
+		c.CouchPasswordFile = ""
+	case "passphrase_file":
+		c.PassphraseFile = ""
+	}
+}
+
+// splitURL takes user and password out of the layer's couch_url.
+func splitURL(layer map[string]value) error {
+	v, ok := layer["couch_url"]
+	if !ok || v.isList {
+		return nil
+	}
+	u, err := url.Parse(v.text)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return fmt.Errorf("%s: couch_url must look like http://127.0.0.1:5984", v.origin) // without the value: it may hold a password
+	}
+	if u.User == nil {
+		return nil
+	}
+	if other, ok := layer["couch_user"]; ok && other.text != u.User.Username() {
+		return fmt.Errorf("couch_url and couch_user name different users (%s, %s): keep one", v.origin, other.origin)
+	}
+	layer["couch_user"] = value{text: u.User.Username(), origin: v.origin}
+	if password, ok := u.User.Password(); ok {
+		if other, ok := layer["couch_password"]; ok && other.text != password {
+			return fmt.Errorf("couch_url and couch_password give different passwords (%s, %s): keep one", v.origin, other.origin)
+		}
+		layer["couch_password"] = value{text: password, origin: v.origin}
+	}
+	u.User = nil
+	v.text = u.String()
+	layer["couch_url"] = v
+	return nil
+}
+
+// complete fills in what has no fixed default and reads the password files.
+func (c *Config) complete(o Options, env map[string]string) error {
+	if c.Instance == "" {
+		hostname := o.Hostname
+		if hostname == nil {
+			hostname = os.Hostname
+		}
+		name, err := hostname()
+		if err != nil || !instanceName.MatchString(name) {
+			return fmt.Errorf("the host name %q can't name the instance: set instance to letters, digits, dot, underscore and dash, at most 63", name)
+		}
+		c.Instance = name
+		c.origin["instance"] = "host name"
+	}
+	if c.StateDir == "" {
+		c.StateDir = stateDir(o, env)
+		if c.StateDir == "" {
+			return errors.New("there is no home directory to keep state in: set state_dir")
+		}
+	}
+	for _, f := range []struct {
+		key, file string
+		to        *Secret
+	}{{"couch_password_file", c.CouchPasswordFile, &c.CouchPassword}, {"passphrase_file", c.PassphraseFile, &c.Passphrase}} {
+		if f.file == "" {
+			continue
+		}
+		data, mode, err := readSmall(f.file)
+		if err != nil {
+			return fmt.Errorf("%s: %w", f.key, err)
+		}
+		if *f.to = Secret(strings.TrimRight(string(data), "\r\n")); *f.to == "" {
+			return fmt.Errorf("%s: %s is empty: write the secret into it", f.key, f.file)
+		}
+		if worldReadable(mode) {
+			c.Warnings = append(c.Warnings, fmt.Sprintf("everybody on this machine can read %s (%s): chmod 600 it", f.file, f.key))
+		}
+	}
+	return nil
+}
+
+func stateDir(o Options, env map[string]string) string {
+	uid := o.uid
+	if uid == nil {
+		uid = os.Geteuid
+	}
+	if uid() == 0 {
+		return "/var/lib/slipcover"
+	}
+	if runtime.GOOS == "windows" && env["LOCALAPPDATA"] != "" {
+		return filepath.Join(env["LOCALAPPDATA"], "slipcover")
+	}
+	if base := xdg(env, "XDG_STATE_HOME", filepath.Join(".local", "state")); base != "" {
+		return filepath.Join(base, "slipcover")
+	}
+	return ""
+}
+
+var (
+	instanceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+	ownerName    = regexp.MustCompile(`^[^:\s]+:[^:\s]+$`)
+)
+
+// check looks at what a single value can't say for itself.
+func (c *Config) check() error {
+	if !instanceName.MatchString(c.Instance) {
+		return fmt.Errorf("%s: instance is %q, and must be letters, digits, dot, underscore and dash, at most 63, the first a letter or digit", c.Origin("instance"), c.Instance)
+	}
+	if !ownerName.MatchString(c.Owner) {
+		return fmt.Errorf("%s: owner is %q, and must be user:group", c.Origin("owner"), c.Owner)
+	}
+	for _, key := range c.TrustedWriters {
+		if raw, err := base64.StdEncoding.DecodeString(key); err != nil || len(raw) != 32 {
+			return fmt.Errorf("%s: %q in trusted_writers is not an Ed25519 public key in base64 (44 characters)", c.Origin("trusted_writers"), key)
+		}
+	}
+	if c.Repository != "" {
+		u, err := url.Parse(c.Repository)
+		if err != nil || u.Scheme == "" {
+			return fmt.Errorf("%s: repository must be a URL such as file:///srv/backup", c.Origin("repository")) // without the value: it may hold a password
+		}
+		if _, ok := u.User.Password(); ok {
+			return fmt.Errorf("%s: repository holds a password: give the storage its credentials by its own variables", c.Origin("repository"))
+		}
+	}
+	return nil
+}
+
+// absolute makes a path absolute; "~/" is the home directory.
+func absolute(p, dir string) (string, error) {
+	if rest, ok := strings.CutPrefix(p, "~/"); ok {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", err
+		}
+		return filepath.Join(home, rest), nil
+	}
+	if filepath.IsAbs(p) || dir == "" {
+		return filepath.Abs(p)
+	}
+	return filepath.Join(dir, p), nil
+}
+
+func readSmall(path string) (data []byte, mode fs.FileMode, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, 0, err
+	}
+	data, err = io.ReadAll(io.LimitReader(f, fileLimit+1))
+	if err == nil && len(data) > fileLimit {
+		err = fmt.Errorf("%s has more than %d bytes", path, fileLimit)
+	}
+	return data, st.Mode(), err
+}
+
+// worldReadable says whether everybody can read a regular file. Windows has no
+// such bits.
+func worldReadable(mode fs.FileMode) bool {
+	return runtime.GOOS != "windows" && mode.IsRegular() && mode.Perm()&0o004 != 0
+}
