@@ -79,13 +79,15 @@ func (c *chunk) raw() int64 { return c.end - c.off }
 type chunkReader struct {
 	src    *source
 	buf    []byte
+	guess  int64 // bytes on disk of the chunk before
 	prefer ChecksumKind
 }
 
 const (
 	lengthMask   = 1<<31 - 1
 	checksumFlag = 1 << 31
-	firstRead    = 2048 // most nodes and summaries come with one read
+	firstRead    = 2048 // of a chunk: most nodes and summaries come with one read
+	leastRead    = 320
 )
 
 // read reads the chunk at off. A checksum that does not match is no error
@@ -99,7 +101,7 @@ func (r *chunkReader) read(off int64, what string) (c chunk, err error) {
 		return c, corrupt(off, what, errBeyondEnd)
 	}
 	r.grow(firstRead)
-	first := min(int64(firstRead), r.src.size-off)
+	first := min(max(r.guess+r.guess/4, leastRead), firstRead, r.src.size-off)
 	if err := r.src.readAt(r.buf[:first], off); err != nil {
 		return c, err
 	}
@@ -123,6 +125,7 @@ func (r *chunkReader) read(off int64, what string) (c chunk, err error) {
 			return c, err
 		}
 	}
+	r.guess = raw
 	data, clean := stripMarkers(r.buf[:raw], off)
 	c.off, c.end, c.dirty = off, storedEnd(off+raw), !clean
 	c.payload = data[total-n : total : total]

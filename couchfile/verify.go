@@ -104,7 +104,9 @@ type verifier struct {
 
 	limit  int64 // end of the header whose state is walked
 	state  string
-	spans  []span
+	trees  spanList       // headers, objects and nodes
+	docs   spanList       // summaries and attachments
+	seen   map[int64]bool // security and props chunks that were read
 	body   summaryReader
 	att    *attReader
 	attOK  map[[2]uint64]bool // attachments that were read and found good or bad
@@ -117,6 +119,18 @@ type verifier struct {
 // span is a range of the file that something refers to.
 type span struct{ off, end int64 }
 
+// spanList collects spans. Bodies are read in the order in which most of them
+// lie in the file, so neighbours become one.
+type spanList []span
+
+func (l *spanList) add(off, end int64) {
+	if n := len(*l); n > 0 && (*l)[n-1].end == off {
+		(*l)[n-1].end = end
+		return
+	}
+	*l = append(*l, span{off, end})
+}
+
 func newVerifier(ctx context.Context, r io.ReaderAt, size int64, opts VerifyOptions) *verifier {
 	if opts.MaxFindings <= 0 {
 		opts.MaxFindings = 100
@@ -124,7 +138,7 @@ func newVerifier(ctx context.Context, r io.ReaderAt, size int64, opts VerifyOpti
 	v := &verifier{
 		ctx: ctx, opts: opts, limit: size,
 		src:   newSource(r, size, walkShift, walkFrames),
-		attOK: map[[2]uint64]bool{},
+		attOK: map[[2]uint64]bool{}, seen: map[int64]bool{},
 	}
 	v.body.chunks.src = v.src
 	if opts.AllHeaders {
@@ -172,8 +186,8 @@ func (v *verifier) stopped() bool {
 }
 
 // took notes that a chunk is part of the state.
-func (v *verifier) took(c *chunk, what string) {
-	v.spans = append(v.spans, span{c.off, c.end})
+func (v *verifier) took(list *spanList, c *chunk, what string) {
+	list.add(c.off, c.end)
 	if c.dirty {
 		v.find(Finding{Offset: c.off, What: what + ": " + errMarker.Error(), Err: errMarker})
 	}
@@ -225,7 +239,7 @@ func (v *verifier) olderStates(r io.ReaderAt, h Header) error {
 func (v *verifier) dbState(h Header) Counts {
 	v.limit = h.End
 	v.report.Headers++
-	v.spans = append(v.spans, span{h.Offset, h.End})
+	v.trees.add(h.Offset, h.End)
 	v.object(h.SecurityPtr, "security")
 	v.object(h.PropsPtr, "props")
 	seq := v.tree(h.SeqTree, &seqCheck)
@@ -242,16 +256,17 @@ func (v *verifier) dbState(h Header) Counts {
 
 // object verifies the security or props chunk.
 func (v *verifier) object(off int64, what string) {
-	if off < 0 {
+	if off < 0 || v.seen[off] {
 		return
 	}
+	v.seen[off] = true
 	r := chunkReader{src: v.src}
 	c, err := r.readChecked(off, what)
 	if err != nil {
 		v.findErr(err, Finding{})
 		return
 	}
-	v.took(&c, what)
+	v.took(&v.trees, &c, what)
 	var inf inflater
 	t, err := inf.term(c.payload)
 	if err == nil {

@@ -92,7 +92,7 @@ func (v *verifier) revision(off int64, id []byte, r *rawRev) {
 		v.findErr(err, Finding{Doc: string(id), Rev: r.rev().String()})
 		return
 	}
-	v.took(&c, "doc summary")
+	v.took(&v.docs, &c, "doc summary")
 	if what := v.summary(&c, r); what != "" {
 		v.find(Finding{Offset: c.off, What: what, Doc: string(id), Rev: r.rev().String()})
 		return
@@ -145,7 +145,7 @@ func (v *verifier) attachment(a *Attachment, id []byte, r *rawRev) {
 	v.report.Attachments++
 	if v.att == nil {
 		v.att = newAttReader(v.src, a)
-		v.att.onPart = func(c chunk) { v.took(&c, "attachment chunk") }
+		v.att.onPart = func(c chunk) { v.took(&v.docs, &c, "attachment chunk") }
 	}
 	v.att.reset(a)
 	for {

@@ -2,6 +2,7 @@ package couchfile
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"math/bits"
 	"slices"
@@ -116,7 +117,7 @@ func (w *treeWalk) read(off int64, depth int) subtree {
 	c, err := level.chunks.readChecked(off, "node")
 	var n node
 	if err == nil {
-		v.took(&c, w.check.name+" node")
+		v.took(&v.trees, &c, "node")
 		n, err = level.decode(c)
 	}
 	if err != nil {
@@ -204,7 +205,7 @@ func (w *treeWalk) inner(n node, items []Entry, depth int) subtree {
 			continue
 		}
 		child := w.node(root.Offset, depth+1)
-		w.compare(n.off, "child at "+fmt.Sprint(root.Offset), root, &child)
+		w.compare(n.off, "child", root, &child)
 		if child.ok && !bytes.Equal(child.last, e.Key) {
 			w.v.find(Finding{Offset: n.off, What: fmt.Sprintf("%s: key is not the last key of the child at %d", w.check.name, root.Offset)})
 		}
@@ -227,47 +228,27 @@ func (w *treeWalk) compare(off int64, which string, root TreeRoot, s *subtree) {
 	case !ok:
 		w.v.find(Finding{Offset: off, What: w.check.name + ": reduction: " + errShape.Error(), Err: errShape})
 	case red.Docs != s.red.Docs || red.Deleted != s.red.Deleted || red.sized && s.red.sized && red.Sizes != s.red.Sizes:
-		w.v.find(Finding{Offset: off, What: fmt.Sprintf("%s: reduction of the %s is %+v, want %+v", w.check.name, which, red.Counts, s.red.Counts)})
+		w.v.find(Finding{Offset: off, What: fmt.Sprintf("%s: reduction of the %s at %d is %+v, want %+v", w.check.name, which, root.Offset, red.Counts, s.red.Counts)})
 	case root.Size >= 0 && root.Size != s.size:
-		w.v.find(Finding{Offset: off, What: fmt.Sprintf("%s: size of the %s is %d, want %d", w.check.name, which, root.Size, s.size)})
+		w.v.find(Finding{Offset: off, What: fmt.Sprintf("%s: size of the %s at %d is %d, want %d", w.check.name, which, root.Offset, root.Size, s.size)})
 	}
 	if ok && !s.red.sized {
 		s.red.Sizes, s.red.sized = red.Sizes, red.sized
 	}
 }
 
-// overlaps looks for pieces that share bytes without being the same piece,
-// and adds up the live bytes.
+// overlaps looks for pieces that share bytes, and adds up the live bytes.
 func (v *verifier) overlaps() {
-	slices.SortFunc(v.spans, func(a, b span) int {
-		switch {
-		case a.off != b.off:
-			return cmpInt(a.off, b.off)
-		default:
-			return cmpInt(a.end, b.end)
-		}
-	})
-	last := span{-1, -1}
-	for _, s := range v.spans {
-		if s == last {
-			continue
-		}
+	all := append(v.trees, v.docs...)
+	slices.SortFunc(all, func(a, b span) int { return cmp.Compare(a.off, b.off) })
+	var last span
+	for _, s := range all {
 		if s.off < last.end {
-			v.find(Finding{Offset: s.off, What: fmt.Sprintf("bytes up to %d also belong to the piece at %d", min(s.end, last.end), last.off)})
+			v.find(Finding{Offset: s.off, What: fmt.Sprintf("bytes up to %d belong to two pieces", min(s.end, last.end))})
 		}
 		v.report.LiveBytes += max(0, s.end-max(s.off, last.end))
 		if s.end > last.end {
 			last = s
 		}
 	}
-}
-
-func cmpInt(a, b int64) int {
-	if a < b {
-		return -1
-	}
-	if a > b {
-		return 1
-	}
-	return 0
 }

@@ -39,7 +39,7 @@ func (v *verifier) view(raw RawHeader) error {
 func (v *verifier) viewState(h ViewHeader) {
 	v.limit = h.End
 	v.report.Headers++
-	v.spans = append(v.spans, span{h.Offset, h.End})
+	v.trees.add(h.Offset, h.End)
 	v.tree(h.IDTree, &viewIDCheck)
 	for _, s := range h.Views {
 		v.tree(s.Tree, &viewCheck)

@@ -103,6 +103,50 @@ func Size(b []byte) (n int, ok bool) {
 	i, need := 0, 1
 	for need > 0 {
 		need--
+		if len(b)-i < 5 {
+			return sizeAtEnd(b, i, need+1)
+		}
+		switch b[i] { // what most terms are made of; shape knows the rest
+		case TagNil:
+			i++
+		case TagSmallInt:
+			i += 2
+		case TagInt:
+			i += 5
+		case TagSmallTuple:
+			need += int(b[i+1])
+			i += 2
+		case TagBinary, TagList:
+			n := uint64(binary.BigEndian.Uint32(b[i+1:]))
+			if n > uint64(len(b)) {
+				return 0, false
+			}
+			if b[i] == TagBinary {
+				i += int(n)
+			} else {
+				need += int(n) + 1
+			}
+			i += 5
+		default:
+			width, items, ok := shape(b[i:])
+			if !ok {
+				return 0, false
+			}
+			i += width
+			need += items
+		}
+		if need > len(b)-i { // every item takes at least a byte
+			return 0, false
+		}
+	}
+	return i, true
+}
+
+// sizeAtEnd is Size for the last bytes of b, from i on, where need items are
+// still to come.
+func sizeAtEnd(b []byte, i, need int) (n int, ok bool) {
+	for need > 0 {
+		need--
 		if i >= len(b) {
 			return 0, false
 		}
@@ -112,7 +156,7 @@ func Size(b []byte) (n int, ok bool) {
 		}
 		i += width
 		need += items
-		if need > len(b)-i { // every item takes at least a byte
+		if need > len(b)-i {
 			return 0, false
 		}
 	}
@@ -160,9 +204,12 @@ func sized(b []byte, lenBytes, extra int) (width, items int, ok bool) {
 	if len(b) < 1+lenBytes {
 		return 0, 0, false
 	}
-	n := uint64(0)
-	for _, c := range b[1 : 1+lenBytes] {
-		n = n<<8 | uint64(c)
+	n := uint64(b[1])
+	switch lenBytes {
+	case 2:
+		n = uint64(binary.BigEndian.Uint16(b[1:]))
+	case 4:
+		n = uint64(binary.BigEndian.Uint32(b[1:]))
 	}
 	total := uint64(1+lenBytes+extra) + n
 	if total > uint64(len(b)) {
