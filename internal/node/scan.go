@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"iter"
 	"os"
@@ -44,7 +45,7 @@ type Listing struct {
 	System []Entry // _dbs.couch, _nodes.couch and other databases of this node alone
 	Config []Entry // ini files in the order of their paths, not of the chain; vm.args
 	// LeftOut names all else. A path that ends in "/" is a directory that was not
-	// looked into.
+	// looked into; an empty one is not named.
 	LeftOut []manifest.LeftOut
 }
 
@@ -216,10 +217,24 @@ func (s *scanner) subdir(rel, real string, links []string) error {
 		return nil // the other root, nested in this one
 	}
 	if reason := s.pruned(rel); reason != "" {
-		s.leaveOut(rel+"/", reason)
+		if !isEmpty(real) {
+			s.leaveOut(rel+"/", reason)
+		}
 		return nil
 	}
 	return s.walk(rel, real, links)
+}
+
+// isEmpty says whether a directory is known to hold nothing, as .delete does most
+// of the time.
+func isEmpty(dir string) bool {
+	d, err := os.Open(dir)
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	defer d.Close()
+	_, err = d.Readdirnames(1)
+	return errors.Is(err, io.EOF)
 }
 
 // deletedName is what enable_database_recovery makes of a name: a database file

@@ -121,7 +121,7 @@ func TestScanNamesEverything(t *testing.T) {
 		".sub/old_design/mrview/"+sig+".view",
 		".old_design.20261122.133000.deleted/mrview/"+sig+".view",
 		".delete/0123", ".recovery/x.couch", "ratio_dbs.smooshq", "ratio_dbs.smooshq.17.tmp",
-		"nouveau/n@h/shards/00000000-7fffffff/db.1795334390/s/segments_1", "clouseau/x", "lost+found/",
+		"nouveau/n@h/shards/00000000-7fffffff/db.1795334390/s/segments_1", "clouseau/x", "lost+found/", ".zfs/x",
 		"elsewhere/index/segments_4", "elsewhere/index/write.lock", "notes.txt", "empty/",
 	)
 	l := scan(t, &node.Node{DataDir: dir, IndexDir: dir}, node.ScanOptions{Indexes: true})
@@ -143,10 +143,10 @@ func TestScanNamesEverything(t *testing.T) {
 		"out data:.shards/00000000-7fffffff/db.1795334390_design/geo/x.geo not a file that CouchDB keeps here",
 		"out data:.shards/00000000-7fffffff/db.1795334390_design/mrview/"+sig+".compact.view work file of a compaction",
 		"out data:.shards/00000000-7fffffff/gone.20261122.133000.deleted.1795334390_design/ deleted database, kept by enable_database_recovery",
+		"out data:.zfs/ belongs to the file system",
 		"out data:Copy of x.couch not a name that CouchDB opens",
 		"out data:clouseau/ search index, which is rebuilt from the databases",
 		"out data:elsewhere/index/ search index, which is rebuilt from the databases",
-		"out data:lost+found/ belongs to the file system",
 		"out data:notes.txt not a file that CouchDB keeps here",
 		"out data:nouveau/ search index, which is rebuilt from the databases",
 		"out data:ratio_dbs.smooshq queue of the compaction daemon, which fills it again",

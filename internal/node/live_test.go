@@ -1,0 +1,93 @@
+package node_test
+
+import (
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/node"
+	"github.com/slipcover/slipcover/internal/testenv"
+)
+
+// TestLiveServer asks a running CouchDB where its files are, and holds the
+// listing against what the server says it has.
+func TestLiveServer(t *testing.T) {
+	t.Parallel()
+	c := testenv.CouchDB(t, testenv.Options{Config: map[string]map[string]string{"couchdb": {"enable_database_recovery": "true"}}})
+	const odd = "team/a+b_$(c)-d"
+	for _, path := range []string{testenv.DBPath("plain") + "?q=2", testenv.DBPath(odd) + "?q=4", testenv.DBPath("gone") + "?q=1"} {
+		must(t, c.Put(path, nil, nil))
+	}
+	for _, db := range []string{"plain", odd, "gone"} {
+		view := map[string]any{"views": map[string]any{"v": map[string]any{"map": "function(d){emit(d._id)}"}}}
+		must(t, c.Put(testenv.DBPath(db)+"/_design/d", view, nil))
+		must(t, c.Get(testenv.DBPath(db)+"/_design/d/_view/v", nil))
+	}
+	must(t, c.Delete(testenv.DBPath("gone")))
+	var name struct{ Name string }
+	must(t, c.Get("/_node/_local", &name))
+
+	resolved, err := filepath.EvalSymlinks(c.DataDir)
+	must(t, err)
+	n := locate(t, node.Options{URL: c.URL, User: c.Admin, Password: c.Password})
+	if n.DataDir != resolved || n.NodeName != name.Name || n.Version == "" || n.UUID == "" {
+		t.Errorf("got %+v, want data directory %s and node name %s", n, c.DataDir, name.Name)
+	}
+
+	var got, listed []string
+	for {
+		l := scan(t, n, node.ScanOptions{Indexes: true})
+		got = got[:0]
+		for _, e := range l.Shards {
+			got = append(got, e.DB+" "+e.Range.String()+e.Suffix)
+		}
+		for _, o := range l.LeftOut {
+			if o.Reason == "not a file that CouchDB keeps here" || o.Reason == "not a name that CouchDB opens" {
+				t.Errorf("%s: %s", o.Path, o.Reason)
+			}
+		}
+		for _, db := range []string{"plain", odd} {
+			if !slices.ContainsFunc(l.Views, func(e node.Entry) bool { return e.DB == db && e.Kind == manifest.View }) {
+				t.Errorf("no view of %s in\n%s", db, text(l))
+			}
+		}
+		if !slices.ContainsFunc(l.System, func(e node.Entry) bool { return e.Path == "_dbs.couch" }) {
+			t.Errorf("no _dbs.couch in\n%s", text(l))
+		}
+		// CouchDB removes files after it has answered a DELETE.
+		if !slices.ContainsFunc(l.Shards, func(e node.Entry) bool { return e.DB == "gone" }) || t.Context().Err() != nil {
+			if !slices.ContainsFunc(l.LeftOut, func(o manifest.LeftOut) bool {
+				return o.Reason == "deleted database, kept by enable_database_recovery" && strings.HasSuffix(o.Path, ".couch")
+			}) {
+				t.Errorf("the deleted database is not named in\n%s", text(l))
+			}
+			break
+		}
+	}
+	var maps struct {
+		Rows []struct {
+			ID  string
+			Doc struct {
+				ByRange map[string][]string `json:"by_range"`
+				Codes   []int               `json:"shard_suffix"`
+			}
+		}
+	}
+	must(t, c.Get("/_node/_local/_dbs/_all_docs?include_docs=true", &maps))
+	for _, row := range maps.Rows {
+		suffix := ""
+		for _, code := range row.Doc.Codes {
+			suffix += string(rune(code))
+		}
+		for r := range row.Doc.ByRange {
+			listed = append(listed, row.ID+" "+r+suffix)
+		}
+	}
+	slices.Sort(got)
+	slices.Sort(listed)
+	if len(listed) < 6 || !slices.Equal(got, listed) {
+		t.Errorf("scan finds %q\nthe shard map has %q", got, listed)
+	}
+}
