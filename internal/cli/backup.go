@@ -1,0 +1,15 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+)
+
+func newBackup(env *Env, g *globalOptions) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "backup",
+		Short: "Make, list, show, verify and delete backups",
+	}
+	asGroup(c)
+	c.AddCommand(newBackupCreate(env, g), newBackupList(env, g), newBackupShow(env, g), newBackupVerify(env, g), newBackupDelete(env, g))
+	return c
+}

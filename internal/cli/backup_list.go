@@ -1,0 +1,85 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/slipcover/slipcover/internal/repo"
+)
+
+type backupListOptions struct{ repoOptions }
+
+func newBackupList(env *Env, g *globalOptions) *cobra.Command {
+	o := &backupListOptions{}
+	c := &cobra.Command{
+		Use:   "list",
+		Short: "List the backups, oldest first",
+		Args:  arguments(0, 0, ""),
+		RunE:  func(cmd *cobra.Command, _ []string) error { return o.run(cmd, env, g) },
+	}
+	o.flags(c.Flags(), "whose backups to list (default: all)")
+	return c
+}
+
+func (o *backupListOptions) run(cmd *cobra.Command, env *Env, g *globalOptions) error {
+	s, err := g.load(env, cmd)
+	if err != nil {
+		return err
+	}
+	return runBackupList(cmd.Context(), env, s, o)
+}
+
+type backupListResult struct {
+	Backups    []summaryJSON    `json:"backups"`
+	Unreadable []unreadableJSON `json:"unreadable"`
+}
+
+// unreadableJSON is a backup whose record can't be used.
+type unreadableJSON struct {
+	Instance string `json:"instance"`
+	ID       string `json:"id"`
+	Error    string `json:"error"`
+}
+
+func runBackupList(ctx context.Context, env *Env, s *settings, o *backupListOptions) error {
+	r, err := openRepo(ctx, env, s, false)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	recs, bad, err := r.List(ctx, o.instance)
+	if err != nil {
+		return err
+	}
+	out := backupListResult{Backups: []summaryJSON{}, Unreadable: []unreadableJSON{}}
+	for _, rec := range recs {
+		out.Backups = append(out.Backups, summaryOf(rec))
+	}
+	for _, b := range bad {
+		out.Unreadable = append(out.Unreadable, unreadableJSON{b.Instance, string(b.ID), b.Err.Error()})
+	}
+	if err := out.print(env, r.Repo); err != nil {
+		return err
+	}
+	if len(bad) > 0 {
+		return say(errProblem, "%s can't be used: %s", count(len(bad), "backup"), bad[0].Err)
+	}
+	return nil
+}
+
+func (l *backupListResult) print(env *Env, r *repo.Repo) error {
+	if env.json {
+		return printJSON(env.Stdout, l)
+	}
+	if len(l.Backups) == 0 {
+		_, err := fmt.Fprintf(env.Stdout, "no backups in %s yet\n", r.URL())
+		return err
+	}
+	var rows [][]string
+	for _, b := range l.Backups {
+		rows = append(rows, []string{string(b.ID), b.Instance, b.Name, string(b.Type), b.Parent.Short(), string(b.Status), when(b.Started), size(b.SizeBytes), size(b.StoredBytes)})
+	}
+	return table(env.Stdout, []string{"ID", "INSTANCE", "NAME", "TYPE", "PARENT", "STATUS", "STARTED (UTC)", "SIZE", "STORED"}, rows)
+}

@@ -1,0 +1,106 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/spf13/cobra"
+
+	"github.com/slipcover/slipcover/internal/repo"
+)
+
+type checkOptions struct {
+	repoOptions
+	readData bool
+}
+
+func newCheck(env *Env, g *globalOptions) *cobra.Command {
+	o := &checkOptions{}
+	c := &cobra.Command{
+		Use:   "check",
+		Short: "Check that the repository holds what its backups need",
+		Long: `Check the repository: signatures, and that every stored object that a backup needs is there. With the repository's
+key also the manifests and the size of each object; with --read-data every stored byte. Exit code 4 if something is
+wrong. "backup verify" goes further: it restores, and reads every document.`,
+		Args: arguments(0, 0, ""),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := g.load(env, cmd)
+			if err != nil {
+				return err
+			}
+			return runCheck(cmd.Context(), env, s, o)
+		},
+	}
+	o.flags(c.Flags(), "whose backups to check (default: all)")
+	progressFlag(c.Flags())
+	c.Flags().BoolVar(&o.readData, "read-data", false, "read every stored byte and compare its hash; needs the repository's key")
+	return c
+}
+
+type checkResult struct {
+	OK bool `json:"ok"`
+	// KeyUsed says that manifests were read; without a key only their presence and
+	// that of the segments is checked.
+	KeyUsed bool `json:"key_used"`
+	*repo.CheckReport
+}
+
+func runCheck(ctx context.Context, env *Env, s *settings, o *checkOptions) error {
+	r, err := openRepo(ctx, env, s, true)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	if o.readData || r.CanRead() { // so that a wrong key is told as such, not as damage
+		if err := r.Unlock(ctx); err != nil {
+			return err
+		}
+	}
+	var done, total atomic.Int64
+	stop := func() {}
+	if o.readData {
+		stop = startProgress(env, s.Progress, "reading", func() reading { return reading{Bytes: total.Load(), BytesDone: done.Load()} })
+		defer stop()
+	}
+	report, err := r.Check(ctx, repo.CheckOptions{Instance: o.instance, ReadData: o.readData, Progress: func(d, t int64) {
+		done.Store(d)
+		total.Store(t)
+	}})
+	stop()
+	if err != nil {
+		return err
+	}
+	out := checkResult{OK: len(report.Problems) == 0, KeyUsed: r.CanRead(), CheckReport: report}
+	if err := out.print(env, o.readData); err != nil {
+		return err
+	}
+	if !out.OK {
+		return say(errProblem, "%s in the repository", count(len(report.Problems), "problem"))
+	}
+	return nil
+}
+
+func (c *checkResult) print(env *Env, readData bool) error {
+	if env.json {
+		return printJSON(env.Stdout, c)
+	}
+	w := env.Stdout
+	for _, p := range c.Problems {
+		fmt.Fprintf(w, "problem: %s %s %s: %s\n", p.Instance, p.Backup, p.Object, clean(p.What))
+	}
+	fmt.Fprintf(w, "checked %s, %s of data (%s)\n", count(c.Backups, "backup"), count(c.Segments, "object"), size(c.SegmentBytes))
+	if readData {
+		fmt.Fprintf(w, "read every byte that a backup needs: %s\n", size(c.ReadBytes))
+	}
+	if !c.KeyUsed {
+		fmt.Fprintln(w, "without the repository's key: the manifests were not read; pass --identity for more")
+	}
+	if c.Unreferenced > 0 {
+		fmt.Fprintf(w, "%s (%s) belong to no backup: left by runs that did not end\n", count(c.Unreferenced, "object"), size(c.UnreferencedB))
+	}
+	if c.OK {
+		fmt.Fprintln(w, "no problem found")
+	}
+	return nil
+}

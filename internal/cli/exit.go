@@ -1,0 +1,182 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"syscall"
+
+	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/internal/backup"
+	"github.com/slipcover/slipcover/internal/node"
+	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/restore"
+	"github.com/slipcover/slipcover/internal/storage"
+)
+
+// exit is one way for the program to end.
+type exit struct {
+	code    int
+	name    string // "code" of an error in JSON
+	meaning string
+}
+
+// The exit codes. Scripts branch on them: a number keeps its meaning.
+var (
+	exitOK          = exit{0, "ok", "all went well"}
+	exitError       = exit{1, "error", "any other error"}
+	exitUsage       = exit{2, "usage", "wrong use: unknown command or flag, bad value, bad configuration"}
+	exitDamaged     = exit{3, "source_damaged", "the source is damaged; the backup is complete and holds it as it is (with --strict none was made)"}
+	exitProblem     = exit{4, "problem", "something stored or read is not what it should be: check or verify found a problem"}
+	exitLocked      = exit{5, "locked", "another process works on the instance"}
+	exitNotFound    = exit{6, "not_found", "no such repository, backup, instance, database, document or file"}
+	exitKey         = exit{7, "key", "the key that reads the repository is missing or is not the right one"}
+	exitDenied      = exit{8, "denied", "permission denied"}
+	exitFull        = exit{9, "full", "no room left in the storage or at the target"}
+	exitUnavailable = exit{10, "unavailable", "the storage cannot be reached"}
+	exitRefused     = exit{11, "target", "the target refuses: not empty, in use, or there already"}
+	exitInterrupt   = exit{130, "interrupted", "stopped by SIGINT (Ctrl-C)"}
+	exitTerminate   = exit{143, "terminated", "stopped by SIGTERM"}
+)
+
+var exits = []exit{
+	exitOK, exitError, exitUsage, exitDamaged, exitProblem, exitLocked, exitNotFound, exitKey, exitDenied, exitFull,
+	exitUnavailable, exitRefused, exitInterrupt, exitTerminate,
+}
+
+var (
+	errUsage   = errors.New("usage")           // what was typed can't be meant
+	errDamaged = errors.New("source damaged")  // a backup is complete, but its source has damage
+	errProblem = errors.New("problem found")   // check, verify or a comparison found something
+	errTarget  = errors.New("target refuses")  // something is where we would write
+	errMissing = errors.New("nothing to show") // a thing that was asked for isn't there
+)
+
+// sentence is an error that reads as its text alone and is of a kind.
+type sentence struct {
+	text string
+	kind error
+}
+
+func (s *sentence) Error() string { return s.text }
+func (s *sentence) Unwrap() error { return s.kind }
+
+// say returns an error of a kind with just that text.
+func say(kind error, format string, args ...any) error {
+	return &sentence{fmt.Sprintf(format, args...), kind}
+}
+
+func usage(format string, args ...any) error { return say(errUsage, format, args...) }
+
+// interrupted is the cause of a context that a signal cancelled.
+type interrupted struct{ signal os.Signal }
+
+func (i interrupted) Error() string { return "stopped by " + signalName(i.signal) }
+
+func signalName(s os.Signal) string {
+	if s == syscall.SIGTERM {
+		return "SIGTERM"
+	}
+	return "SIGINT"
+}
+
+// exitOf is the one place where errors become exit codes.
+func exitOf(err error) exit {
+	is := func(targets ...error) bool {
+		for _, t := range targets {
+			if errors.Is(err, t) {
+				return true
+			}
+		}
+		return false
+	}
+	var sig interrupted
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &sig):
+		if sig.signal == syscall.SIGTERM {
+			return exitTerminate
+		}
+		return exitInterrupt
+	case is(errUsage, node.ErrNotFound, repo.ErrAmbiguous, restore.ErrOptions):
+		return exitUsage
+	case is(errDamaged, backup.ErrDamaged):
+		return exitDamaged
+	case is(repo.ErrNoKey, repo.ErrWrongKey):
+		return exitKey
+	case is(repo.ErrLocked, repo.ErrLockLost):
+		return exitLocked
+	case is(errTarget, repo.ErrExists, restore.ErrNotEmpty, restore.ErrUnfinished, restore.ErrInUse):
+		return exitRefused
+	case is(storage.ErrFull) || isDiskFull(err):
+		return exitFull
+	case is(storage.ErrUnavailable):
+		return exitUnavailable
+	case is(storage.ErrDenied, backup.ErrPermission, fs.ErrPermission):
+		return exitDenied
+	case is(errProblem, repo.ErrCorrupt, repo.ErrSignature, repo.ErrFormat, restore.ErrMismatch):
+		return exitProblem
+	case is(couchfile.ErrCorrupt, couchfile.ErrNoHeader, couchfile.ErrNotDatabase, couchfile.ErrUnsupportedVersion, couchfile.ErrMissing):
+		return exitProblem
+	case is(errMissing, repo.ErrNoRepository, repo.ErrNoBackup, node.ErrNoData, backup.ErrNothing, restore.ErrNoSuchDB, couchfile.ErrNotFound, couchfile.ErrDeleted, fs.ErrNotExist):
+		return exitNotFound
+	}
+	return exitError
+}
+
+// finish prints err, if there is one, and returns the exit code.
+func finish(ctx context.Context, env *Env, err error) int {
+	var sig interrupted
+	if cause := context.Cause(ctx); err != nil && errors.As(cause, &sig) && !errors.As(err, &sig) {
+		err = sig
+	}
+	e := exitOf(err)
+	if err != nil {
+		printError(env.Stderr, e, oneLine(err.Error()), env.json)
+	}
+	return e.code
+}
+
+func printError(w io.Writer, e exit, text string, asJSON bool) {
+	if !asJSON {
+		fmt.Fprintf(w, "slipcover: %s\n", text)
+		return
+	}
+	_ = json.NewEncoder(w).Encode(errorJSON{errorBody{Code: e.name, ExitCode: e.code, Message: text}})
+}
+
+type errorJSON struct {
+	Error errorBody `json:"error"`
+}
+
+type errorBody struct {
+	Code     string `json:"code"`
+	ExitCode int    `json:"exit_code"`
+	Message  string `json:"message"`
+}
+
+// oneLine makes a message of several lines, as joined errors give, one line.
+func oneLine(s string) string {
+	var parts []string
+	for line := range strings.Lines(s) {
+		if line = strings.TrimSpace(line); line != "" {
+			parts = append(parts, line)
+		}
+	}
+	return strings.Join(parts, ": ")
+}
+
+// exitTable is the help's table.
+func exitTable() string {
+	var b strings.Builder
+	for _, e := range exits {
+		fmt.Fprintf(&b, "  %3d  %-15s %s\n", e.code, e.name, e.meaning)
+	}
+	return b.String()
+}

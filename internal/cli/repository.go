@@ -1,0 +1,158 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"filippo.io/age"
+	"github.com/spf13/pflag"
+
+	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/storage"
+	"github.com/slipcover/slipcover/internal/storage/drivers"
+)
+
+// repoOptions say which repository, and how to read it.
+type repoOptions struct {
+	repo           string
+	identities     []string
+	passphraseFile string
+	instance       string // "" is all, or the only one; jobs on a node take the setting
+}
+
+// flags adds the flags; what tells what the instance is for.
+func (o *repoOptions) flags(f *pflag.FlagSet, what string) {
+	o.place(f)
+	f.StringVar(&o.instance, "instance", "", "`NAME` of the CouchDB node "+what)
+	f.StringArrayVar(&o.identities, "identity", nil, "`FILE` with the age identity that reads the repository; may be repeated")
+	f.StringVar(&o.passphraseFile, "passphrase-file", "", "`FILE` with the passphrase that reads the repository")
+}
+
+func (o *repoOptions) place(f *pflag.FlagSet) {
+	f.StringVar(&o.repo, "repo", "", "the repository, `URL` or folder: "+strings.Join(drivers.Forms(), ", "))
+}
+
+// openStore opens the storage of the repository.
+func openStore(ctx context.Context, s *settings, create bool) (storage.Store, error) {
+	if s.Repository == "" {
+		return nil, usage("no repository given: pass --repo, set SLIPCOVER_REPOSITORY, or write it into the configuration file")
+	}
+	store, err := drivers.Open(ctx, s.Repository, drivers.Options{Create: create})
+	if err != nil && exitOf(err).code == exitError.code {
+		return nil, say(errUsage, "%s", err)
+	}
+	return store, err
+}
+
+// opened is an open repository with its storage.
+type opened struct {
+	*repo.Repo
+	store storage.Store
+}
+
+func (o *opened) close() { _ = o.store.Close() }
+
+// openRepo opens the repository. ask allows to ask for a passphrase at the
+// terminal if reading turns out to need one; a job that only writes doesn't.
+func openRepo(ctx context.Context, env *Env, s *settings, ask bool) (*opened, error) {
+	store, err := openStore(ctx, s, false)
+	if err != nil {
+		return nil, err
+	}
+	r, err := openIn(ctx, env, s, store, ask)
+	if err != nil {
+		_ = store.Close()
+		return nil, err
+	}
+	return &opened{r, store}, nil
+}
+
+func openIn(ctx context.Context, env *Env, s *settings, store storage.Store, ask bool) (*repo.Repo, error) {
+	opts := repo.Options{TrustedWriters: s.TrustedWriters, Level: s.level()}
+	var err error
+	if opts.Identities, err = readIdentities(s.identities); err != nil {
+		return nil, err
+	}
+	if s.Passphrase != "" {
+		opts.Passphrase = func() (string, error) { return s.Passphrase.Reveal(), nil }
+	}
+	if opts.Passphrase == nil && ask && env.StdinTerminal && len(opts.Identities) == 0 {
+		kept, err := keepsIdentity(ctx, store)
+		if err != nil {
+			return nil, err
+		}
+		if kept {
+			opts.Passphrase = func() (string, error) { return env.ReadPassword("Passphrase of the repository: ") }
+		}
+	}
+	return repo.Open(ctx, store, opts)
+}
+
+// keepsIdentity reports whether the repository keeps its key under a passphrase.
+func keepsIdentity(ctx context.Context, store storage.Store) (bool, error) {
+	found := errors.New("found")
+	err := store.List(ctx, "keys/", func(storage.Info) error { return found })
+	if errors.Is(err, found) {
+		return true, nil
+	}
+	return false, err
+}
+
+// readIdentities reads files of age identities, as age-keygen writes them.
+func readIdentities(files []string) ([]age.Identity, error) {
+	var out []age.Identity
+	for _, name := range files {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return nil, fmt.Errorf("read identity: %w", err)
+		}
+		if bytes.HasPrefix(b, []byte("age-encryption.org/")) || bytes.HasPrefix(b, []byte("-----BEGIN AGE")) {
+			return nil, usage("%s is encrypted itself: decrypt it with age first", name)
+		}
+		ids, err := age.ParseIdentities(bytes.NewReader(b))
+		if err != nil {
+			// age's own text could quote the line, which may be the secret.
+			return nil, usage("%s holds no age identity: a line AGE-SECRET-KEY-1… is expected", name)
+		}
+		out = append(out, ids...)
+	}
+	return out, nil
+}
+
+// confirm asks a question at the terminal; anything but yes is no.
+func confirm(env *Env, question string) (bool, error) {
+	fmt.Fprintf(env.Stderr, "%s [y/N] ", question)
+	line, err := readLine(env.Stdin)
+	if err != nil {
+		return false, err
+	}
+	a := strings.ToLower(line)
+	return a == "y" || a == "yes", nil
+}
+
+// readLine reads a line byte by byte, so that the next question finds the rest.
+func readLine(r io.Reader) (string, error) {
+	var line []byte
+	var b [1]byte
+	for len(line) < 4096 {
+		n, err := r.Read(b[:])
+		if n == 1 {
+			if b[0] == '\n' {
+				break
+			}
+			line = append(line, b[0])
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+	return strings.TrimSpace(string(line)), nil
+}

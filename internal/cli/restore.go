@@ -1,0 +1,202 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/restore"
+)
+
+type restoreOptions struct {
+	repoOptions
+	to         string
+	indexTo    string
+	configTo   string
+	delta      bool
+	databases  []string
+	as         string
+	keepSuffix bool
+	verbose    bool
+}
+
+func newRestore(env *Env, g *globalOptions) *cobra.Command {
+	o := &restoreOptions{}
+	c := &cobra.Command{
+		Use:   "restore ID --to DIR",
+		Short: "Bring a backup back as files: a node's data directory, or chosen databases",
+		Long: `Bring a backup, named by its id, its name or "latest", back as files. With CouchDB stopped, restore into its data
+directory and start it. A restore that was killed goes on when it is run again, and until it is done no file looks like
+a whole database.
+
+  slipcover restore latest --to /opt/couchdb/data
+  slipcover restore latest --to /tmp/orders --db orders        one database, to be moved into a running node
+  slipcover restore latest --to /opt/couchdb/data --delta      write only what differs from what is there`,
+		Args: arguments(1, 1, "one backup's ID, name, or \"latest\""),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := g.load(env, cmd)
+			if err != nil {
+				return err
+			}
+			return runRestore(cmd.Context(), env, s, o, args[0])
+		},
+	}
+	o.repoOptions.flags(c.Flags(), "whose backup it is")
+	o.bind(c.Flags())
+	return c
+}
+
+func (o *restoreOptions) bind(f *pflag.FlagSet) {
+	f.StringVar(&o.to, "to", "", "the `DIR` to restore to; made if it isn't there, and must be empty")
+	f.BoolVar(&o.delta, "delta", false, "turn what is in the directory into the backup: keep files that are right, replace others")
+	f.StringArrayVar(&o.databases, "db", nil, "only databases whose name fits this `GLOB` (* is any text); may be repeated")
+	f.StringVar(&o.as, "as", "", "with --db for one database: its new `NAME`")
+	f.BoolVar(&o.keepSuffix, "keep-suffix", false, "with --db: keep the creation stamp in the files' names instead of a new one")
+	f.StringVar(&o.indexTo, "index-to", "", "`DIR` for view indexes (default: the one of --to)")
+	f.StringVar(&o.configTo, "config-to", "", "`DIR` for ini files and vm.args (default: they are not restored)")
+	f.BoolVar(&o.verbose, "verbose", false, "list every file that was dropped, removed or left alone")
+	f.String("owner", "", "`USER:GROUP` that the files shall belong to (default: couchdb:couchdb)")
+	f.String("parallel", "", "write `N` files at once (default: the number of CPUs, at most 4)")
+	progressFlag(f)
+}
+
+func runRestore(ctx context.Context, env *Env, s *settings, o *restoreOptions, ref string) error {
+	if o.to == "" {
+		return usage("restore needs --to DIR, where the files shall go")
+	}
+	r, rec, err := openBackup(ctx, env, s, o.instance, ref)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	if err := checkStrategy("restore", s.RestoreNamespace, rec.Strategy); err != nil {
+		return err
+	}
+	p := &restore.Progress{}
+	stop := startProgress(env, s.Progress, "restoring", restoreReading(p))
+	defer stop()
+	res, err := restore.Files(ctx, restore.Options{Repo: r.Repo, Record: rec, To: o.to, IndexTo: o.indexTo, ConfigTo: o.configTo,
+		Delta: o.delta, Databases: o.databases, As: o.as, KeepSuffix: o.keepSuffix, Owner: s.Owner, Parallel: s.Parallel, Progress: p})
+	stop()
+	if err != nil {
+		return explainRestore(ctx, err)
+	}
+	if env.json {
+		err = printJSON(env.Stdout, restoreJSON{Backup: summaryOf(rec), Result: res, Took: seconds(res.Took)})
+	} else {
+		printRestore(env.Stdout, rec, res, o.verbose)
+	}
+	if err == nil && !res.OK() {
+		err = say(errProblem, "what could be restored is in place, but it is not all: %s", count(len(res.Problems)+len(res.Damaged), "problem"))
+	}
+	return err
+}
+
+// openBackup opens the repository for reading and finds a backup. The key is
+// tried before anything else, so that a wrong one costs nothing.
+func openBackup(ctx context.Context, env *Env, s *settings, instance, ref string) (*opened, *manifest.Record, error) {
+	r, err := openRepo(ctx, env, s, true)
+	if err != nil {
+		return nil, nil, err
+	}
+	rec, err := r.Find(ctx, instance, ref)
+	if err == nil {
+		err = r.Unlock(ctx)
+	}
+	if err != nil {
+		r.close()
+		return nil, nil, err
+	}
+	return r, rec, nil
+}
+
+func restoreReading(p *restore.Progress) func() reading {
+	return func() reading {
+		return reading{Files: p.Files.Load(), FilesDone: p.FilesDone.Load(), Bytes: p.Bytes.Load(), BytesDone: p.BytesDone.Load()}
+	}
+}
+
+// explainRestore adds what is left behind to the error of a restore that was stopped.
+func explainRestore(ctx context.Context, err error) error {
+	var sig interrupted
+	if errors.As(context.Cause(ctx), &sig) {
+		return fmt.Errorf("%w: the target is marked as incomplete, and the same command goes on with it", sig)
+	}
+	return err
+}
+
+type restoreJSON struct {
+	Backup summaryJSON `json:"backup"`
+	*restore.Result
+	Took float64   `json:"took_seconds"`
+	NoID *struct{} `json:"took_ns,omitempty"` // hides Result's
+}
+
+func printRestore(w io.Writer, rec *manifest.Record, r *restore.Result, verbose bool) {
+	rate := ""
+	if s := r.Took.Seconds(); s > 0.001 {
+		rate = fmt.Sprintf(", %s/s", size(int64(float64(r.Bytes)/s)))
+	}
+	fmt.Fprintf(w, "restored %s (%s) to %s\n", rec.ID, clean(rec.Name), r.To)
+	fmt.Fprintf(w, "%s, %s in %s%s; every file has the hash that it was backed up with\n", count(int(r.Files), "file"), size(r.Bytes), took(r.Took), rate)
+	if r.KeptFiles > 0 {
+		fmt.Fprintf(w, "kept %s (%s) that were right already\n", count(int(r.KeptFiles), "file"), size(r.KeptBytes))
+	}
+	if r.Continued {
+		fmt.Fprintln(w, "went on with a restore that was not finished")
+	}
+	dropped := make([]manifest.LeftOut, len(r.Dropped))
+	for i, d := range r.Dropped {
+		dropped[i] = manifest.LeftOut{Path: d.Path, Reason: d.Reason}
+	}
+	printGrouped(w, "index not restored", dropped, verbose)
+	printPaths(w, "removed", r.Removed, verbose)
+	printPaths(w, "left alone", r.LeftAlone, verbose)
+	for _, list := range []struct {
+		word  string
+		lines []string
+	}{{"note", r.Notes}, {"warning", r.Warnings}, {"damaged", r.Damaged}, {"problem", r.Problems}} {
+		for _, l := range list.lines {
+			fmt.Fprintf(w, "%s: %s\n", list.word, clean(l))
+		}
+	}
+	if len(r.Commands) > 0 {
+		fmt.Fprintln(w, "\nto bring it into a running server:")
+		for _, c := range r.Commands {
+			fmt.Fprintf(w, "  %s\n", c)
+		}
+	}
+}
+
+// printPaths prints how many paths there are, with an example or all of them.
+func printPaths(w io.Writer, word string, paths []string, verbose bool) {
+	list := make([]manifest.LeftOut, len(paths))
+	for i, p := range paths {
+		list[i] = manifest.LeftOut{Path: p}
+	}
+	printGrouped(w, word, list, verbose)
+}
+
+// sampled is a fraction such as 5% or 0.05.
+func sampled(text string) (float64, error) {
+	var f float64
+	var unit string
+	n, err := fmt.Sscanf(text, "%g%s", &f, &unit)
+	if n == 1 {
+		err = nil
+	}
+	if unit == "%" {
+		f /= 100
+	} else if unit != "" {
+		err = errors.New("no fraction")
+	}
+	if err != nil || !(f > 0 && f <= 1) {
+		return 0, usage("--sample %q is no share of the documents, such as 5%%", text)
+	}
+	return f, nil
+}

@@ -1,0 +1,196 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// Run runs the command that args name and returns the exit code.
+func Run(ctx context.Context, env *Env, args []string) int {
+	ctx, stop := withSignals(ctx, env)
+	defer stop()
+	env.json = asksJSON(args)
+	root := newRoot(env)
+	root.SetArgs(args)
+	return finish(ctx, env, root.ExecuteContext(ctx))
+}
+
+// withSignals cancels ctx at the first SIGINT or SIGTERM, with the signal as the
+// cause. The second one ends the process where it stands: what is on disk and in
+// the repository is safe at any moment.
+func withSignals(ctx context.Context, env *Env) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	ch := make(chan os.Signal, 2)
+	done := make(chan struct{})
+	signal.Notify(ch, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		for n := 0; ; n++ {
+			select {
+			case s := <-ch:
+				if n > 0 {
+					os.Exit(exitOf(interrupted{s}).code)
+				}
+				cancel(interrupted{s})
+			case <-done:
+				return
+			}
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(ch)
+		close(done)
+		cancel(nil)
+	}
+}
+
+// asksJSON looks for --json before the flags are parsed, so that a mistake in
+// them is told in JSON too.
+func asksJSON(args []string) bool {
+	for _, a := range args {
+		switch a {
+		case "--":
+			return false
+		case "--json", "--json=true":
+			return true
+		}
+	}
+	return false
+}
+
+const rootLong = `Slipcover backs up a running Apache CouchDB by its files and brings back anything from it.
+
+Three commands to begin with:
+
+  slipcover init --repo /backups                                    make a repository, and the key that reads it
+  slipcover backup create --repo /backups --data-dir /opt/couchdb/data    back a running node up; again: only what is new
+  slipcover restore latest --to /srv/couchdb/data --repo /backups --identity slipcover-identity.txt
+
+"slipcover demo" shows all of it on a small sample, in a temporary folder, in a second or two.
+
+A setting is taken from its flag, else from the environment (SLIPCOVER_REPO and so on), else from the configuration
+file, else it has a default; "slipcover config example" shows them all. Trove's spellings work too: backup-create
+INSTANCE NAME, backup-list, backup-show ID, backup-delete ID, create NAME --backup ID.
+
+Exit codes:
+`
+
+func newRoot(env *Env) *cobra.Command {
+	root := &cobra.Command{
+		Use:               "slipcover",
+		Short:             "Back up a running CouchDB by its files",
+		Long:              rootLong + exitTable(),
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		Version:           toolVersion(),
+	}
+	root.SetVersionTemplate("slipcover {{.Version}}\n")
+	asGroup(root)
+	root.SetIn(env.Stdin)
+	root.SetOut(env.Stdout)
+	root.SetErr(env.Stderr)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage("%s", flagMistake(err)) })
+	g := &globalOptions{}
+	g.flags(root.PersistentFlags())
+	root.AddGroup(
+		&cobra.Group{ID: "make", Title: "Backing up:"},
+		&cobra.Group{ID: "get", Title: "Getting back:"},
+		&cobra.Group{ID: "look", Title: "Looking:"},
+		&cobra.Group{ID: "trove", Title: "As Trove spells them:"},
+	)
+	add := func(group string, cmds ...*cobra.Command) {
+		for _, c := range cmds {
+			c.GroupID = group
+			root.AddCommand(c)
+		}
+	}
+	add("make", newInit(env, g), newBackup(env, g))
+	add("get", newRestore(env, g), newCreate(env, g))
+	add("look", newCheck(env, g), newInspect(env), newDemo(env))
+	add("trove", newTroveCreate(env, g), newTroveList(env, g), newTroveShow(env, g), newTroveDelete(env, g))
+	root.AddCommand(newConfig(env, g), newVersion(env), newCompletion(env), newExitCodes())
+	root.SetHelpCommand(newHelp(root))
+	return root
+}
+
+// flagMistake says what is wrong with a flag in one sentence.
+func flagMistake(err error) string {
+	return strings.TrimSuffix(err.Error(), ".") + "; --help lists the flags"
+}
+
+// asGroup makes c a command that only holds others: alone it prints its help, and
+// an unknown one below it is an error.
+func asGroup(c *cobra.Command) {
+	c.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		hint := fmt.Sprintf("%q lists them", cmd.CommandPath()+" --help")
+		if cmd.SuggestionsMinimumDistance <= 0 {
+			cmd.SuggestionsMinimumDistance = 2
+		}
+		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+			hint = fmt.Sprintf("did you mean %s?", strings.Join(near, " or "))
+		}
+		return usage("there is no command %q in %s; %s", args[0], cmd.CommandPath(), hint)
+	}
+	c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+}
+
+// arguments checks the number of arguments; what names them in the message.
+func arguments(least, most int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) < least:
+			return usage("%s needs %s; see %s --help", cmd.CommandPath(), what, cmd.CommandPath())
+		case most >= 0 && len(args) > most:
+			if most == 0 {
+				return usage("%s takes no argument, and there is %q", cmd.CommandPath(), args[0])
+			}
+			return usage("%s takes %s, and then there is %q", cmd.CommandPath(), what, args[most])
+		}
+		return nil
+	}
+}
+
+func newHelp(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Help about any command, and \"help exit-codes\"",
+		RunE: func(_ *cobra.Command, args []string) error {
+			c, rest, err := root.Find(args)
+			if err != nil || c == nil || len(rest) > 0 {
+				return usage("there is no help about %q", strings.Join(args, " "))
+			}
+			c.InitDefaultHelpFlag()
+			return c.Help()
+		},
+	}
+}
+
+// newExitCodes is a topic, not a command: it has nothing to run.
+func newExitCodes() *cobra.Command {
+	return &cobra.Command{
+		Use:   "exit-codes",
+		Short: "The exit codes and what they mean",
+		Long:  "The exit codes, and the same as \"code\" in the JSON of an error:\n\n" + exitTable(),
+	}
+}
+
+// globalOptions are the flags of all commands.
+type globalOptions struct {
+	config string
+	json   bool
+}
+
+func (g *globalOptions) flags(f *pflag.FlagSet) {
+	f.StringVar(&g.config, "config", "", "configuration `FILE`; see slipcover config example")
+	f.BoolVar(&g.json, "json", false, "print the result, and an error, as JSON (docs/json.md)")
+}
