@@ -121,8 +121,12 @@ func (rd *Reader) segment(ctx context.Context, seg int) ([]byte, error) {
 func (rd *Reader) frame(ctx context.Context, seg int, at int64) ([]byte, int64, error) {
 	from := at / frameSize * frameSize
 	b, err := rd.frames.get(ctx, frameID{seg, from}, func() ([]byte, error) {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		s, err := rd.open.get(ctx, seg, func() (*seekSegment, error) {
-			return rd.repo.openSegment(ctx, rd.m.Instance, rd.m.Segments[seg])
+			// It outlives this call, so a cancel of this call must not end it.
+			return rd.repo.openSegment(context.WithoutCancel(ctx), rd.m.Instance, rd.m.Segments[seg])
 		})
 		if err != nil {
 			return nil, err
