@@ -1,0 +1,25 @@
+package restore
+
+import "errors"
+
+var (
+	// ErrNotEmpty says that the target directory holds something and neither
+	// --delta was given nor is it an unfinished restore of the same backup.
+	ErrNotEmpty = errors.New("the directory is not empty: name an empty one, or pass --delta to turn what is there into the backup")
+	// ErrUnfinished says that the target holds an unfinished restore of another
+	// backup or of another choice of databases.
+	ErrUnfinished = errors.New("the directory holds another restore that was not finished: finish that one, name another directory, or pass --delta")
+	// ErrInUse says that a running process has files of the target open.
+	ErrInUse = errors.New("the directory is in use: stop CouchDB first, or restore to another directory")
+	// ErrNoSuchDB says that no database of the backup matches.
+	ErrNoSuchDB = errors.New("no database of the backup matches")
+	// ErrMismatch says that the bytes that came back are not those that were
+	// backed up.
+	ErrMismatch = errors.New("the bytes read back are not those of the backup: run `slipcover check`, and restore another backup if it finds damage")
+	// ErrNoShardMap says that the backup has no readable shard map to choose databases by.
+	ErrNoShardMap = errors.New("the backup holds no shard map (_dbs.couch) to choose databases by: restore it whole")
+	// ErrOptions says that options don't fit together.
+	ErrOptions = errors.New("these options do not go together")
+	// ErrStart says that the new CouchDB did not come up.
+	ErrStart = errors.New("CouchDB did not come up")
+)

@@ -1,0 +1,493 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/slipcover/slipcover/internal/durable"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/shard"
+)
+
+// Options are the options of Files.
+type Options struct {
+	Repo   *repo.Repo
+	Record *manifest.Record
+
+	To       string // the data directory; made if it isn't there
+	IndexTo  string // where view indexes go; "" is To
+	ConfigTo string // where ini files and vm.args go; "" leaves them out
+
+	// Delta takes what is in the directories as a start: files whose bytes are
+	// those of the backup are kept, others are replaced. Inside shards and .shards,
+	// databases, indexes and work files that the backup doesn't have are removed,
+	// since a shard or an index from another time would be served; anything else is
+	// left alone and named in the result.
+	Delta bool
+
+	// Databases are patterns for names ("*" is any text); none is the whole node.
+	// Chosen databases get new shard files, so that they can be moved into the data
+	// directory of a running CouchDB, and a shard map document each.
+	Databases []string
+	// As is the new name of the one database that was chosen; "" keeps its own.
+	As string
+	// KeepSuffix keeps the creation stamp in the names of chosen databases' shards.
+	// Without it they get a new one, so that they never meet files in use.
+	KeepSuffix bool
+
+	Owner    string    // USER, USER:GROUP or :GROUP for all that is written; "" doesn't change it
+	Parallel int       // files at once; 0 is the number of CPUs, at least 2, at most 4
+	Progress *Progress // counters; may be nil
+}
+
+// Result is what Files did.
+type Result struct {
+	Backup    manifest.BackupID `json:"backup"`
+	To        string            `json:"to"`
+	Files     int64             `json:"files"` // restored, kept ones included
+	Bytes     int64             `json:"bytes"`
+	KeptFiles int64             `json:"kept_files"` // whose bytes were there already
+	KeptBytes int64             `json:"kept_bytes"`
+	Databases []string          `json:"databases"`
+	// Suffix is the creation stamp in the names of the chosen databases' shards.
+	Suffix    string    `json:"suffix,omitempty"`
+	Continued bool      `json:"continued"` // went on with an unfinished restore
+	Damaged   []string  `json:"damaged"`   // restored under another name: they have no valid header
+	Dropped   []Dropped `json:"dropped"`   // indexes that CouchDB builds anew
+	Removed   []string  `json:"removed"`   // with Delta
+	LeftAlone []string  `json:"left_alone"`
+	// Problems are what keeps the restored node from serving all that it did.
+	Problems []string      `json:"problems"`
+	Warnings []string      `json:"warnings"`
+	Notes    []string      `json:"notes"`
+	Commands []string      `json:"commands"` // with chosen databases: how they get into a running server
+	Took     time.Duration `json:"took_ns"`
+
+	mu sync.Mutex // guards Problems while files are written
+}
+
+// Dropped is an index that was not restored.
+type Dropped struct {
+	Path   string `json:"path"`
+	Reason string `json:"reason"`
+}
+
+// OK reports whether everything in the backup was restored as it was backed up
+// and nothing in it is known to be damaged.
+func (r *Result) OK() bool { return len(r.Problems) == 0 && len(r.Damaged) == 0 }
+
+func (r *Result) problem(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.Problems = append(r.Problems, fmt.Sprintf(format, args...))
+}
+
+func (r *Result) warn(format string, args ...any) {
+	r.Warnings = append(r.Warnings, fmt.Sprintf(format, args...))
+}
+
+func (r *Result) note(format string, args ...any) {
+	r.Notes = append(r.Notes, fmt.Sprintf(format, args...))
+}
+
+// run is one restore.
+type run struct {
+	opts    Options
+	m       *manifest.Manifest
+	plan    *plan
+	targets targets
+	owner   owner
+	reader  *repo.Reader
+	batch   *batch // nil: sync each file
+	reuse   bool   // look at what is there before writing
+	res     *Result
+
+	folders []string // all that files were put into, for systems without syncfs
+}
+
+// Files restores a backup, or chosen databases of it, to files. After an error or
+// a kill the marker file stays, and the same call goes on where it ended.
+//
+// Good path, with a fresh directory on Linux; ROOT is the data directory:
+//
+//	mkdir(ROOT), fsync(parent)
+//	open(ROOT/.tmp-X~), write, fsync, rename(ROOT/slipcover-restore-incomplete), fsync(ROOT)
+//	mkdir(ROOT/shards), …
+//	for each file but the last two:
+//	    open(dir/.tmp-X~, O_CREAT|O_EXCL), fallocate, write…, fchmod, fchown, close
+//	    rename(dir/.tmp-X~, dir/NAME)
+//	syncfs(ROOT)                         all bytes and names of the above are durable
+//	_nodes.couch, then _dbs.couch:
+//	    open(ROOT/.tmp-X~), write…, fsync, close, rename, fsync(ROOT)
+//	unlink(ROOT/slipcover-restore-incomplete), fsync(ROOT)
+//
+// A file gets its name before it is durable, which is right because until the
+// marker goes names mean nothing: after a power cut a second run hashes every
+// file it finds. Elsewhere, and on kernels whose syncfs doesn't report errors,
+// each file is synced before its rename, and each folder in place of syncfs.
+func Files(ctx context.Context, opts Options) (*Result, error) {
+	started := time.Now()
+	if err := opts.check(); err != nil {
+		return nil, err
+	}
+	m, err := opts.Repo.Manifest(ctx, opts.Record)
+	if err != nil {
+		return nil, err
+	}
+	r := &run{opts: opts, m: m, res: &Result{Backup: m.ID, To: opts.To}}
+	if err := r.prepare(ctx); err != nil {
+		return nil, err
+	}
+	defer r.targets.close()
+	defer r.batch.close()
+	if err := r.write(ctx); err != nil {
+		return nil, err
+	}
+	p := opts.Progress
+	r.res.Files, r.res.Bytes, r.res.KeptFiles, r.res.KeptBytes = p.FilesDone.Load(), p.BytesDone.Load(), p.FilesKept.Load(), p.BytesKept.Load()
+	r.res.Took = time.Since(started)
+	return r.res, nil
+}
+
+func (o *Options) check() (err error) {
+	if o.Progress == nil {
+		o.Progress = &Progress{}
+	}
+	if o.Parallel <= 0 {
+		o.Parallel = min(4, max(2, runtime.GOMAXPROCS(0)))
+	}
+	if o.To == "" {
+		return fmt.Errorf("%w: no directory was named to restore to", ErrOptions)
+	}
+	if len(o.Databases) == 0 && (o.As != "" || o.KeepSuffix) {
+		return fmt.Errorf("%w: a new name or the old suffix are for chosen databases", ErrOptions)
+	}
+	if len(o.Databases) > 0 && o.ConfigTo != "" {
+		return fmt.Errorf("%w: chosen databases come without configuration", ErrOptions)
+	}
+	if o.As != "" && !shard.ValidDB(o.As) {
+		return fmt.Errorf("%w: %q is not a name that CouchDB gives a database", ErrOptions, o.As)
+	}
+	for _, dir := range []*string{&o.To, &o.IndexTo, &o.ConfigTo} {
+		if *dir != "" {
+			if *dir, err = filepath.Abs(*dir); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// prepare decides everything and then puts the markers in place.
+func (r *run) prepare(ctx context.Context) error {
+	var warning string
+	var err error
+	if r.owner, warning, err = parseOwner(r.opts.Owner); err != nil {
+		return err
+	}
+	if warning != "" {
+		r.res.Warnings = append(r.res.Warnings, warning)
+	}
+	r.targets = newTargets(&r.opts)
+	mark := markOf(&r.opts, r.m)
+	if r.reuse, err = r.targets.look(ctx, &mark, r.opts.Delta); err != nil {
+		return err
+	}
+	r.res.Continued = mark.continued
+	p := newPlanner(&r.opts, r.m, r.res)
+	if len(r.opts.Databases) > 0 {
+		r.res.Suffix = mark.Suffix
+		r.plan, err = p.chosen(ctx, mark.Suffix)
+	} else {
+		r.plan = p.whole()
+	}
+	if err != nil {
+		return err
+	}
+	r.reader = r.plan.reader(r.opts.Repo, r.m)
+	r.opts.Progress.Files.Store(int64(len(r.plan.items) + len(r.plan.last)))
+	r.opts.Progress.Bytes.Store(r.plan.bytes())
+	if err := r.targets.mark(&mark, r.owner); err != nil {
+		r.targets.close()
+		return err
+	}
+	return nil
+}
+
+func (r *run) whole() bool { return len(r.opts.Databases) == 0 }
+
+// write does all that comes between setting the markers and removing them.
+func (r *run) write(ctx context.Context) error {
+	if r.reuse {
+		if err := r.clean(ctx); err != nil {
+			return err
+		}
+	}
+	if err := r.makeFolders(); err != nil {
+		return err
+	}
+	if err := r.writeItems(ctx); err != nil {
+		return err
+	}
+	if err := r.placeGuards(r.plan.guards); err != nil {
+		return err
+	}
+	if err := r.writeMaps(); err != nil {
+		return err
+	}
+	if err := r.sync(); err != nil {
+		return err
+	}
+	for _, it := range r.plan.last {
+		if err := r.writeLast(ctx, it); err != nil {
+			return err
+		}
+	}
+	if err := r.compareSizes(ctx); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return r.targets.unmark()
+}
+
+// makeFolders makes the folders of all files, and takes the file systems of
+// those that are there into the batch.
+func (r *run) makeFolders() error {
+	r.batch = newBatch()
+	seen := map[string]bool{}
+	for _, t := range r.targets.list {
+		seen[t.dir] = true
+		r.folders = append(r.folders, t.dir)
+		if err := r.batch.add(t.dir); err != nil {
+			return err
+		}
+	}
+	for _, it := range r.plan.items {
+		if err := r.makeFolder(filepath.Dir(r.targets.path(it)), seen); err != nil {
+			return err
+		}
+	}
+	for _, path := range r.plan.guards {
+		if err := r.makeFolder(filepath.Dir(r.targets.data(path)), seen); err != nil {
+			return err
+		}
+	}
+	if len(r.plan.maps) > 0 {
+		return r.makeFolder(r.targets.data(mapsFolder), seen)
+	}
+	return nil
+}
+
+func (r *run) makeFolder(dir string, seen map[string]bool) error {
+	if seen[dir] {
+		return nil
+	}
+	if err := r.makeFolder(filepath.Dir(dir), seen); err != nil {
+		return err
+	}
+	seen[dir] = true
+	r.folders = append(r.folders, dir)
+	switch err := os.Mkdir(dir, folderMode); {
+	case err == nil:
+		return r.owner.path(dir)
+	case !errors.Is(err, fs.ErrExist):
+		return err
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("%s is a file, and the backup needs a folder there: remove it", dir)
+	}
+	return r.batch.add(dir)
+}
+
+// writeItems writes all files but the last ones.
+func (r *run) writeItems(ctx context.Context) error {
+	list := groups(r.plan.items)
+	var next atomic.Int64
+	g, ctx := errgroup.WithContext(ctx)
+	for range min(r.opts.Parallel, len(list)) {
+		g.Go(func() error {
+			w := newWriter(r)
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= len(list) {
+					return nil
+				}
+				for _, it := range list[i] {
+					if err := w.restore(ctx, it, r.batch == nil, nil); err != nil {
+						return err
+					}
+				}
+			}
+		})
+	}
+	return g.Wait()
+}
+
+// sync makes durable what was written so far.
+func (r *run) sync() error {
+	if r.batch != nil {
+		return r.batch.sync()
+	}
+	for _, dir := range r.folders {
+		if err := durable.SyncDir(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeLast writes _nodes.couch or _dbs.couch. Before the shard map gets its
+// name, guards stand in for the shards that it names and the backup lacks.
+func (r *run) writeLast(ctx context.Context, it item) error {
+	var before func(*os.File) error
+	if it.path == dbsPath {
+		before = func(f *os.File) error { return r.reconcile(ctx, f, it.f.Size) }
+	}
+	if err := newWriter(r).restore(ctx, it, true, before); err != nil {
+		return err
+	}
+	return durable.SyncDir(filepath.Dir(r.targets.path(it)))
+}
+
+// reconcile holds the shard map against the files: CouchDB creates the shards
+// that it misses, empty.
+//
+// Source: CouchDB 3.5.0, src/mem3/src/mem3_shards.erl, create_if_missing.
+func (r *run) reconcile(ctx context.Context, f *os.File, size int64) error {
+	maps, problems, err := readMaps(ctx, f, size)
+	if err != nil {
+		r.res.problem("%v: CouchDB can't list databases out of it", err)
+		return ctx.Err()
+	}
+	for _, s := range problems {
+		r.res.problem("%s", s)
+	}
+	databases := databaseFiles(r.m)
+	var guards []string
+	for _, m := range maps {
+		r.res.Databases = append(r.res.Databases, m.DB)
+		for _, rg := range rangesOf(m.Map, r.m.NodeName) {
+			path := shard.Name{Range: rg, DB: m.DB, Suffix: m.Suffix}.Path()
+			if databases[path] == nil {
+				guards = append(guards, path)
+				r.res.problem("database %q: its shard %s is not in the backup: the folder of that name keeps CouchDB from creating it empty, and its documents in that range answer with errors", m.DB, path)
+			}
+		}
+	}
+	if len(guards) == 0 {
+		return nil
+	}
+	seen := map[string]bool{}
+	for _, dir := range r.folders {
+		seen[dir] = true
+	}
+	for _, path := range guards {
+		if err := r.makeFolder(filepath.Dir(r.targets.data(path)), seen); err != nil {
+			return err
+		}
+	}
+	if err := r.placeGuards(guards); err != nil {
+		return err
+	}
+	return r.sync()
+}
+
+// placeGuards makes a folder where a database file would be created empty.
+func (r *run) placeGuards(paths []string) error {
+	for _, path := range paths {
+		full := r.targets.data(path)
+		err := os.Mkdir(full, folderMode)
+		if errors.Is(err, fs.ErrExist) { // what a file of that name holds is not of this backup
+			if info, serr := os.Lstat(full); serr == nil && info.IsDir() {
+				continue
+			}
+			if err = os.Remove(full); err == nil {
+				err = os.Mkdir(full, folderMode)
+			}
+		}
+		if err != nil {
+			return err
+		}
+		if err := r.owner.path(full); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const mapsFolder = "shard-maps"
+
+// writeMaps writes the shard maps of chosen databases, and says how they get into
+// a server: files first, for CouchDB creates what the map names and isn't there.
+func (r *run) writeMaps() error {
+	if len(r.plan.maps) == 0 {
+		return nil
+	}
+	hasViews := slices.ContainsFunc(r.plan.items, func(it item) bool { return it.f.Kind == manifest.View })
+	r.res.Commands = append(r.res.Commands, fmt.Sprintf("cp -a %s DATA_DIR/", quote(r.targets.data("shards"))))
+	if hasViews {
+		r.res.Commands = append(r.res.Commands, fmt.Sprintf("cp -a %s INDEX_DIR/", quote(filepath.Join(r.targets.dirOf(manifest.IndexRoot), ".shards"))))
+	}
+	for _, m := range r.plan.maps {
+		name := url.PathEscape(m.name)
+		path := filepath.Join(r.targets.data(mapsFolder), name+".json")
+		err := durable.WriteFile(path, 0o644, func(f *os.File) error {
+			if _, err := f.Write(m.doc); err != nil {
+				return err
+			}
+			return r.owner.file(f)
+		})
+		if err != nil {
+			return err
+		}
+		r.res.Commands = append(r.res.Commands, fmt.Sprintf("curl -u ADMIN -X PUT -H 'Content-Type: application/json' --data-binary @%s 'http://127.0.0.1:5984/_node/_local/_dbs/%s'", quote(path), name))
+	}
+	r.res.note("to get the databases into a running CouchDB run the commands in their order, files before shard maps; DATA_DIR is its couchdb/database_dir, INDEX_DIR its view_index_dir")
+	if r.opts.KeepSuffix {
+		r.res.note("the shards keep their suffix: copy them only into a server on which the databases never were")
+	} else {
+		r.res.note("a database that exists under its name must be deleted first, or be restored under another name; the new files have a suffix of their own and meet none of its files")
+	}
+	return nil
+}
+
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+// compareSizes looks at every file under its name once more.
+func (r *run) compareSizes(ctx context.Context) error {
+	for _, list := range [][]item{r.plan.items, r.plan.last} {
+		for _, it := range list {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			info, err := os.Lstat(r.targets.path(it))
+			if err != nil {
+				return fmt.Errorf("%s was restored and is gone again: %w", it.path, err)
+			}
+			if !info.Mode().IsRegular() || info.Size() != it.f.Size {
+				return fmt.Errorf("%s was restored and has changed since: is something else writing to the directory?", it.path)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,91 @@
+package restore
+
+import (
+	"cmp"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// glob is a pattern for names of databases: "*" is any text, slashes included,
+// "?" one character, "[a-c]" one of a class.
+type glob struct {
+	text string
+	re   *regexp.Regexp
+}
+
+func parseGlob(s string) (glob, error) {
+	var b strings.Builder
+	b.WriteString("^")
+	for i := 0; i < len(s); i++ {
+		switch s[i] {
+		case '*':
+			b.WriteString(".*")
+		case '?':
+			b.WriteString(".")
+		case '[':
+			end := strings.IndexByte(s[i:], ']')
+			if end < 2 {
+				return glob{}, fmt.Errorf("%w: %q: a \"[\" needs its \"]\"", ErrOptions, s)
+			}
+			b.WriteString(s[i : i+end+1])
+			i += end
+		default:
+			b.WriteString(regexp.QuoteMeta(s[i : i+1]))
+		}
+	}
+	b.WriteString("$")
+	re, err := regexp.Compile(b.String())
+	if err != nil {
+		return glob{}, fmt.Errorf("%w: %q is not a pattern", ErrOptions, s)
+	}
+	return glob{s, re}, nil
+}
+
+func (g glob) match(name string) bool { return g.re.MatchString(name) }
+
+// near returns up to three names that look like the pattern.
+func near(g glob, names []string) []string {
+	want := strings.Trim(g.text, "*?")
+	type scored struct {
+		name string
+		d    int
+	}
+	var list []scored
+	for _, n := range names {
+		d := distance(want, n)
+		if want != "" && (strings.Contains(n, want) || strings.Contains(want, n)) {
+			d = min(d, 1)
+		}
+		if d <= max(2, len(want)/2) {
+			list = append(list, scored{n, d})
+		}
+	}
+	slices.SortFunc(list, func(a, b scored) int { return cmp.Or(cmp.Compare(a.d, b.d), cmp.Compare(a.name, b.name)) })
+	var out []string
+	for _, s := range list[:min(3, len(list))] {
+		out = append(out, s.name)
+	}
+	return out
+}
+
+// distance is how many letters must be added, removed or changed to get from a to b.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diag := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			d := diag
+			if a[i] != b[j] {
+				d = 1 + min(diag, row[j], row[j+1])
+			}
+			diag, row[j+1] = row[j+1], d
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,152 @@
+package restore
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/internal/shard"
+)
+
+const (
+	dbsPath   = "_dbs.couch"
+	nodesPath = "_nodes.couch"
+)
+
+// dbMap is a shard map document of the backup.
+type dbMap struct {
+	shard.Map
+	doc []byte // as the server shows it
+}
+
+// readMaps reads the shard maps in a _dbs.couch of size bytes, sorted by the
+// database's name. A document that can't be read is a problem, not an error.
+func readMaps(ctx context.Context, r io.ReaderAt, size int64) (list []dbMap, problems []string, err error) {
+	db, err := couchfile.Open(r, size)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open %s: %w", dbsPath, err)
+	}
+	for info, err := range db.Docs(couchfile.DocsOptions{}) {
+		if err != nil {
+			return nil, nil, fmt.Errorf("read %s: %w", dbsPath, err)
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, nil, err
+		}
+		if couchfile.IsDesign(info.ID) {
+			continue
+		}
+		doc, err := db.RevisionJSON(info, info.Winner(), couchfile.DocOptions{})
+		if err != nil {
+			problems = append(problems, fmt.Sprintf("the shard map of database %q can't be read: %v", info.ID, err))
+			continue
+		}
+		m, ok, err := shard.ParseMap(doc)
+		if err != nil {
+			problems = append(problems, fmt.Sprintf("the shard map of database %q: %v", info.ID, err))
+			continue
+		}
+		if ok {
+			list = append(list, dbMap{m, doc})
+		}
+	}
+	slices.SortFunc(list, func(a, b dbMap) int { return strings.Compare(a.DB, b.DB) })
+	return list, problems, nil
+}
+
+// readNodes returns the names of the cluster's nodes, out of a _nodes.couch.
+func readNodes(r io.ReaderAt, size int64) ([]string, error) {
+	db, err := couchfile.Open(r, size)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", nodesPath, err)
+	}
+	var out []string
+	for info, err := range db.Docs(couchfile.DocsOptions{}) {
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", nodesPath, err)
+		}
+		if !couchfile.IsDesign(info.ID) {
+			out = append(out, info.ID)
+		}
+	}
+	return out, nil
+}
+
+// rangesOf returns the ranges of m whose files belong on this node: those under
+// its name, or all if the map knows just one node, whatever it is called.
+func rangesOf(m shard.Map, node string) []shard.Range {
+	if len(m.ByNode) == 1 {
+		return m.Ranges("")
+	}
+	list := slices.Clone(m.ByNode[node])
+	slices.SortFunc(list, shard.Range.Compare)
+	return list
+}
+
+// nodeOf returns the name under which m lists this node.
+func nodeOf(m shard.Map, node string) string {
+	if len(m.ByNode) == 1 {
+		for name := range m.ByNode {
+			return name
+		}
+	}
+	return node
+}
+
+// gap returns the first hash that no range holds; ok says that there is one.
+func gap(ranges []shard.Range) (hash uint32, ok bool) {
+	next := uint64(0)
+	for _, r := range ranges { // sorted by their beginnings
+		if uint64(r.Begin) > next {
+			break
+		}
+		next = max(next, uint64(r.End)+1)
+	}
+	return uint32(next), next < 1<<32
+}
+
+// newMap returns the shard map document of m for a server to which the files of
+// this node were added under another name or suffix: only this node holds it, and
+// there is no revision.
+//
+// Source: CouchDB 3.5.0, src/mem3/src/mem3_bdu.erl, validate: by_node and
+// by_range must mirror each other.
+func newMap(m dbMap, node, name, suffix string) ([]byte, error) {
+	doc := map[string]json.RawMessage{}
+	if err := json.Unmarshal(m.doc, &doc); err != nil {
+		return nil, fmt.Errorf("shard map of %q: %w", m.DB, err)
+	}
+	maps.DeleteFunc(doc, func(key string, _ json.RawMessage) bool {
+		return key != "props" && strings.HasPrefix(key, "_")
+	})
+	node = nodeOf(m.Map, node)
+	ranges := rangesOf(m.Map, node)
+	codes := make([]int, len(suffix))
+	for i := range len(suffix) {
+		codes[i] = int(suffix[i])
+	}
+	names := make([]string, len(ranges))
+	byRange := map[string][]string{}
+	changes := make([][3]string, len(ranges))
+	for i, r := range ranges {
+		names[i] = r.String()
+		byRange[r.String()] = []string{node}
+		changes[i] = [3]string{"add", r.String(), node}
+	}
+	for key, v := range map[string]any{
+		"_id": name, "shard_suffix": codes, "by_node": map[string][]string{node: names}, "by_range": byRange, "changelog": changes,
+	} {
+		b, err := json.Marshal(v)
+		if err != nil {
+			return nil, err
+		}
+		doc[key] = b
+	}
+	b, err := json.Marshal(doc)
+	return append(b, '\n'), err
+}

@@ -1,0 +1,339 @@
+package restore
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/shard"
+)
+
+// damagedEnding is added to the name of a file that has no valid header.
+const damagedEnding = ".damaged"
+
+// item is a file to be restored.
+type item struct {
+	f    *manifest.File
+	root manifest.Root // the target it goes to
+	path string        // below it, with "/"
+}
+
+// plan is what a restore will write.
+type plan struct {
+	items []item // in the order in which their bytes are stored
+	last  []item // _nodes.couch, _dbs.couch: written when all others are durable
+	// guards are paths, below the data directory, at which CouchDB would create an
+	// empty database; a folder takes each of them.
+	guards []string
+	maps   []mapFile // with chosen databases: what to write below shard-maps/
+}
+
+// mapFile is the shard map of a chosen database.
+type mapFile struct {
+	name string
+	doc  []byte
+}
+
+// first returns where the file's bytes begin in the repository.
+func (it item) first() (seg int, at int64) {
+	if len(it.f.Extents) == 0 {
+		return -1, 0
+	}
+	return it.f.Extents[0].Seg, it.f.Extents[0].At
+}
+
+func sortItems(items []item) {
+	slices.SortFunc(items, func(a, b item) int {
+		as, aa := a.first()
+		bs, ba := b.first()
+		return cmp.Or(cmp.Compare(as, bs), cmp.Compare(aa, ba))
+	})
+}
+
+// groups cuts sorted items into runs that begin in one segment. One worker takes
+// a whole run, so small files that share a segment need it once.
+func groups(items []item) [][]item {
+	var out [][]item
+	for len(items) > 0 {
+		seg, _ := items[0].first()
+		n := 1
+		for n < len(items) {
+			if s, _ := items[n].first(); s != seg {
+				break
+			}
+			n++
+		}
+		out = append(out, items[:n])
+		items = items[n:]
+	}
+	return out
+}
+
+// ownerPath returns the path of the database file that an index belongs to.
+func ownerPath(view string) (string, bool) {
+	base, _, ok := shard.CutView(view)
+	if !ok || !strings.HasPrefix(base, ".") {
+		return "", false
+	}
+	return base[1:] + ".couch", true
+}
+
+// unusable says why an index must not be restored, or "": CouchDB serves an index
+// that is ahead of its shard as it stands, with wrong rows.
+//
+// Source: CouchDB 3.5.0, src/couch_index/src/couch_index.erl,
+// handle_call({get_state, ...}): it compares "requested =< index" only.
+func unusable(f *manifest.File, databases map[string]*manifest.File) string {
+	path, ok := ownerPath(f.Path)
+	if !ok {
+		return "its path names no database"
+	}
+	db := databases[path]
+	switch {
+	case db == nil:
+		return "its shard is not in the backup"
+	case db.Header == nil:
+		return "its shard has no valid header"
+	case f.Header == nil:
+		return "it has no valid header"
+	case f.Header.UpdateSeq > db.Header.UpdateSeq:
+		return fmt.Sprintf("it is ahead of its shard: update_seq %d, the shard has %d", f.Header.UpdateSeq, db.Header.UpdateSeq)
+	case f.Header.PurgeSeq > db.Header.PurgeSeq:
+		return fmt.Sprintf("it is ahead of its shard: purge_seq %d, the shard has %d", f.Header.PurgeSeq, db.Header.PurgeSeq)
+	}
+	return ""
+}
+
+// databaseFiles returns the .couch files of m by path.
+func databaseFiles(m *manifest.Manifest) map[string]*manifest.File {
+	out := make(map[string]*manifest.File, len(m.Files))
+	for _, f := range m.Files {
+		if f.Root == manifest.DataRoot && (f.Kind == manifest.Shard || f.Kind == manifest.System) {
+			out[f.Path] = f
+		}
+	}
+	return out
+}
+
+// planner makes a plan and writes into the result what it decides.
+type planner struct {
+	opts      *Options
+	m         *manifest.Manifest
+	databases map[string]*manifest.File
+	res       *Result
+	plan      plan
+	taken     map[string]bool // targets' paths, for indexes that two roots hold
+}
+
+func newPlanner(opts *Options, m *manifest.Manifest, res *Result) *planner {
+	return &planner{opts: opts, m: m, databases: databaseFiles(m), res: res, taken: map[string]bool{}}
+}
+
+// whole plans the restore of a node.
+func (p *planner) whole() *plan {
+	etc := 0
+	for _, f := range p.m.Files {
+		switch {
+		case f.Root == manifest.EtcRoot && p.opts.ConfigTo == "":
+			etc++
+		case f.Root == manifest.EtcRoot:
+			p.plan.items = append(p.plan.items, item{f, manifest.EtcRoot, f.Path})
+		case f.Kind == manifest.View:
+			p.view(f, f.Path)
+		default:
+			p.database(f, f.Path)
+		}
+	}
+	if etc > 0 {
+		p.res.note("%d configuration files of the backup were not restored: --config-to DIR writes them", etc)
+	}
+	if p.databases[dbsPath] == nil {
+		p.res.problem("the backup has no %s, so CouchDB would show no database", dbsPath)
+	}
+	slices.SortFunc(p.plan.last, func(a, b item) int { return strings.Compare(b.path, a.path) }) // _nodes, _dbs
+	return p.done()
+}
+
+func (p *planner) done() *plan {
+	sortItems(p.plan.items)
+	slices.Sort(p.plan.guards)
+	p.plan.guards = slices.Compact(p.plan.guards)
+	return &p.plan
+}
+
+// database plans a .couch file that is to have this path. Without a valid header
+// CouchDB would make an empty database of it: it gets another name.
+//
+// Source: CouchDB 3.5.0, src/couch/src/couch_bt_engine.erl, init.
+func (p *planner) database(f *manifest.File, path string) {
+	switch {
+	case f.Header == nil:
+		p.plan.items = append(p.plan.items, item{f, manifest.DataRoot, path + damagedEnding})
+		p.guard(path)
+		p.res.Damaged = append(p.res.Damaged, path+damagedEnding)
+		p.res.warn("%s had no valid header when it was backed up: it is restored as %s, and its database answers with errors", path, path+damagedEnding)
+	case path == dbsPath || path == nodesPath:
+		p.plan.last = append(p.plan.last, item{f, manifest.DataRoot, path})
+	default:
+		p.plan.items = append(p.plan.items, item{f, manifest.DataRoot, path})
+	}
+}
+
+func (p *planner) guard(path string) { p.plan.guards = append(p.plan.guards, path) }
+
+// view plans an index that is to have this path, unless it would be wrong.
+func (p *planner) view(f *manifest.File, path string) {
+	reason := unusable(f, p.databases)
+	if reason == "" && p.taken[path] {
+		reason = "the backup holds the same index twice"
+	}
+	if reason != "" {
+		p.res.Dropped = append(p.res.Dropped, Dropped{Path: f.Path, Reason: reason})
+		return
+	}
+	p.taken[path] = true
+	p.plan.items = append(p.plan.items, item{f, manifest.IndexRoot, path})
+}
+
+// chosen plans the restore of some databases.
+func (p *planner) chosen(ctx context.Context, suffix string) (*plan, error) {
+	f := p.databases[dbsPath]
+	if f == nil || f.Header == nil {
+		return nil, ErrNoShardMap
+	}
+	rd := p.opts.Repo.NewReader(p.m, nil)
+	maps, problems, err := readMaps(ctx, rd.ReaderAt(ctx, f), f.Size)
+	if err != nil {
+		return nil, err
+	}
+	maps, err = choose(maps, p.opts.Databases)
+	if err != nil {
+		for _, s := range problems {
+			err = fmt.Errorf("%w; %s", err, s)
+		}
+		return nil, err
+	}
+	if p.opts.As != "" && len(maps) != 1 {
+		return nil, fmt.Errorf("%w: a new name is for one database, and %d were chosen", ErrOptions, len(maps))
+	}
+	to := map[string]string{} // base of a shard's path, as it was and as it will be
+	for _, m := range maps {
+		if err := p.chosenMap(m, suffix, to); err != nil {
+			return nil, err
+		}
+	}
+	for _, f := range p.m.Files {
+		p.chosenFile(f, to)
+	}
+	return p.done(), nil
+}
+
+func (p *planner) chosenMap(m dbMap, suffix string, to map[string]string) error {
+	name, stamp := cmp.Or(p.opts.As, m.DB), suffix
+	if p.opts.KeepSuffix {
+		stamp = m.Suffix
+	}
+	node := p.m.NodeName
+	ranges := rangesOf(m.Map, node)
+	for _, r := range ranges {
+		was := shard.Name{Range: r, DB: m.DB, Suffix: m.Suffix}
+		now := shard.Name{Range: r, DB: name, Suffix: stamp}
+		to[strings.TrimSuffix(was.Path(), ".couch")] = strings.TrimSuffix(now.Path(), ".couch")
+		if p.databases[was.Path()] == nil {
+			p.guard(now.Path())
+			p.res.problem("database %q: its shard %s is not in the backup, so its documents in that range are missing", m.DB, r)
+		}
+	}
+	if hash, ok := gap(ranges); ok {
+		p.res.problem("database %q: this node's backup does not hold the range that begins at %08x: take it from a backup of another node before the shard map is put", m.DB, hash)
+	}
+	if len(m.ByNode) > 1 {
+		p.res.note("database %q had copies on %d nodes: its shard map here names this node only; add the others once it answers", m.DB, len(m.ByNode))
+	}
+	doc, err := newMap(m, node, name, stamp)
+	if err != nil {
+		return err
+	}
+	p.plan.maps = append(p.plan.maps, mapFile{name, doc})
+	p.res.Databases = append(p.res.Databases, name)
+	return nil
+}
+
+func (p *planner) chosenFile(f *manifest.File, to map[string]string) {
+	switch f.Kind {
+	case manifest.Shard:
+		if base, ok := to[strings.TrimSuffix(f.Path, ".couch")]; ok {
+			p.database(f, base+".couch")
+		}
+	case manifest.View:
+		path, _ := ownerPath(f.Path)
+		if base, ok := to[strings.TrimSuffix(path, ".couch")]; ok {
+			_, signature, _ := shard.CutView(f.Path)
+			p.view(f, "."+base+"_design/mrview/"+signature+".view")
+		}
+	}
+}
+
+// choose returns the maps whose database matches one of the patterns. A pattern
+// that matches none is ErrNoSuchDB.
+func choose(maps []dbMap, patterns []string) ([]dbMap, error) {
+	names := make([]string, len(maps))
+	for i, m := range maps {
+		names[i] = m.DB
+	}
+	picked := make([]bool, len(maps))
+	for _, s := range patterns {
+		g, err := parseGlob(s)
+		if err != nil {
+			return nil, err
+		}
+		found := false
+		for i, name := range names {
+			if g.match(name) {
+				picked[i], found = true, true
+			}
+		}
+		if !found {
+			return nil, noSuchDB(g, names)
+		}
+	}
+	var out []dbMap
+	for i, m := range maps {
+		if picked[i] {
+			out = append(out, m)
+		}
+	}
+	return out, nil
+}
+
+func noSuchDB(g glob, names []string) error {
+	if like := near(g, names); len(like) > 0 {
+		return fmt.Errorf("%w %q: it has %s", ErrNoSuchDB, g.text, strings.Join(like, ", "))
+	}
+	return fmt.Errorf("%w %q: it has %d others", ErrNoSuchDB, g.text, len(names))
+}
+
+// bytes returns the size of all files of the plan.
+func (p *plan) bytes() (n int64) {
+	for _, list := range [][]item{p.items, p.last} {
+		for _, it := range list {
+			n += it.f.Size
+		}
+	}
+	return n
+}
+
+// reader returns a reader for the files of the plan.
+func (p *plan) reader(r *repo.Repo, m *manifest.Manifest) *repo.Reader {
+	files := make([]*manifest.File, 0, len(p.items)+len(p.last))
+	for _, list := range [][]item{p.items, p.last} {
+		for _, it := range list {
+			files = append(files, it.f)
+		}
+	}
+	return r.NewReader(m, files)
+}

@@ -1,0 +1,363 @@
+package restore
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/shard"
+	"github.com/slipcover/slipcover/internal/storage"
+)
+
+const (
+	// inMemory is the size up to which a file is verified in memory, in bytes.
+	inMemory = 32 << 20
+	// sampleWhole is the size below which sampling takes or leaves a whole file.
+	sampleWhole = 1 << 20
+	// maxFindings bounds what is reported of one file.
+	maxFindings = 100
+)
+
+// VerifyOptions are the options of Verify.
+type VerifyOptions struct {
+	Repo   *repo.Repo
+	Record *manifest.Record
+
+	// Sample, above 0 and below 1, reads less: that share of the files below 1 MiB,
+	// chosen anew each time, and of larger ones all trees and that share of the
+	// documents, in place by ranges. What it reads in place it can't hold against
+	// the file's hash. 0 and 1 read everything.
+	Sample float64
+	// Scratch is where files above 32 MiB are put, one at a time and process; ""
+	// is the system's directory for temporary files. It needs the space of the
+	// Parallel largest files.
+	Scratch  string
+	Parallel int       // files at once; 0 is the number of CPUs, at most 4
+	Progress *Progress // counters; may be nil
+}
+
+// VerifyReport is what Verify found.
+type VerifyReport struct {
+	Backup   manifest.BackupID `json:"backup"`
+	Sample   float64           `json:"sample,omitempty"`
+	Files    int64             `json:"files"`   // read
+	Skipped  int64             `json:"skipped"` // left out by sampling
+	Bytes    int64             `json:"bytes"`   // of the files that were read
+	Docs     uint64            `json:"docs"`    // in the databases that were read, without deleted ones
+	Findings []VerifyFinding   `json:"findings"`
+	New      int               `json:"new"`     // findings that the backup doesn't record
+	Known    int               `json:"known"`   // damage that the source had, which the backup records
+	Dropped  []Dropped         `json:"dropped"` // indexes that a restore would leave out
+	Took     time.Duration     `json:"took_ns"`
+}
+
+// OK reports whether nothing is wrong that the backup doesn't say itself.
+func (r *VerifyReport) OK() bool { return r.New == 0 }
+
+// Cause says where damage comes from.
+type Cause string
+
+// The causes.
+const (
+	Stored  Cause = "stored"  // what the repository holds is not what was backed up
+	Source  Cause = "source"  // the bytes are as they were read, and were damaged then
+	Missing Cause = "missing" // the shard map names a shard that the backup lacks
+)
+
+// VerifyFinding is one thing that is wrong.
+type VerifyFinding struct {
+	Root   manifest.Root `json:"root"`
+	Path   string        `json:"path"`
+	Cause  Cause         `json:"cause"`
+	Known  bool          `json:"known"`  // the backup records it
+	Offset int64         `json:"offset"` // bytes in the file
+	What   string        `json:"what"`
+	Doc    string        `json:"doc,omitempty"`
+	Rev    string        `json:"rev,omitempty"`
+}
+
+type verifier struct {
+	opts   VerifyOptions
+	m      *manifest.Manifest
+	reader *repo.Reader
+	known  map[rootPath][]manifest.Damage
+
+	mu     sync.Mutex // guards report
+	report *VerifyReport
+}
+
+type rootPath struct {
+	root manifest.Root
+	path string
+}
+
+// Verify proves that a backup restores: it reads the files back, holds their
+// bytes against the manifest, and reads them as CouchDB does. What is wrong goes
+// into the report; an error is one of the storage, the key, or ctx.
+func Verify(ctx context.Context, opts VerifyOptions) (*VerifyReport, error) {
+	started := time.Now()
+	if opts.Progress == nil {
+		opts.Progress = &Progress{}
+	}
+	if opts.Parallel <= 0 {
+		opts.Parallel = min(4, runtime.GOMAXPROCS(0))
+	}
+	if opts.Sample < 0 || opts.Sample > 1 {
+		return nil, fmt.Errorf("%w: a sample of %v: name a share between 0 and 1, such as 0.05", ErrOptions, opts.Sample)
+	}
+	if opts.Sample == 1 {
+		opts.Sample = 0
+	}
+	m, err := opts.Repo.Manifest(ctx, opts.Record)
+	if err != nil {
+		return nil, err
+	}
+	v := &verifier{opts: opts, m: m, known: map[rootPath][]manifest.Damage{}, report: &VerifyReport{Backup: m.ID, Sample: opts.Sample}}
+	for _, d := range m.Damage {
+		k := rootPath{d.Root, d.Path}
+		v.known[k] = append(v.known[k], d)
+	}
+	if err := v.all(ctx); err != nil {
+		return nil, err
+	}
+	v.finish()
+	v.report.Took = time.Since(started)
+	return v.report, nil
+}
+
+func (v *verifier) all(ctx context.Context) error {
+	items := v.pick()
+	files := make([]*manifest.File, len(items))
+	for i, it := range items {
+		files[i] = it.f
+		v.opts.Progress.Files.Add(1)
+		v.opts.Progress.Bytes.Add(it.f.Size)
+	}
+	v.reader = v.opts.Repo.NewReader(v.m, files)
+	list := groups(items)
+	var next atomic.Int64
+	g, ctx := errgroup.WithContext(ctx)
+	for range min(v.opts.Parallel, len(list)) {
+		g.Go(func() error {
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= len(list) {
+					return nil
+				}
+				for _, it := range list[i] {
+					if err := v.file(ctx, it.f); err != nil {
+						return fmt.Errorf("verify %s: %w", it.path, err)
+					}
+				}
+			}
+		})
+	}
+	return g.Wait()
+}
+
+// pick chooses the files and sorts them as they are stored.
+func (v *verifier) pick() []item {
+	var items []item
+	databases := databaseFiles(v.m)
+	for _, f := range v.m.Files {
+		if f.Kind == manifest.View {
+			if why := unusable(f, databases); why != "" {
+				v.report.Dropped = append(v.report.Dropped, Dropped{f.Path, why})
+			}
+		}
+		if v.opts.Sample > 0 && f.Size < sampleWhole && f.Kind != manifest.System && rand.Float64() >= v.opts.Sample {
+			v.report.Skipped++
+			continue
+		}
+		items = append(items, item{f, f.Root, f.Path})
+	}
+	sortItems(items)
+	return items
+}
+
+// file verifies one file. Its errors end the run.
+func (v *verifier) file(ctx context.Context, f *manifest.File) error {
+	var err error
+	if v.opts.Sample > 0 && f.Size >= sampleWhole && f.Header != nil {
+		err = v.walk(ctx, f, v.reader.ReaderAt(ctx, f), v.opts.Sample)
+		v.opts.Progress.BytesDone.Add(f.Size)
+	} else {
+		err = v.whole(ctx, f)
+	}
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, repo.ErrCorrupt), errors.Is(err, storage.ErrNotExist), errors.Is(err, ErrMismatch):
+		v.add(f, VerifyFinding{Cause: Stored, What: err.Error()})
+	case err != nil:
+		return err
+	}
+	v.opts.Progress.FilesDone.Add(1)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.report.Files++
+	v.report.Bytes += f.Size
+	return nil
+}
+
+// whole reads all bytes back, into memory or a scratch file, and walks them.
+func (v *verifier) whole(ctx context.Context, f *manifest.File) error {
+	if f.Size <= inMemory || f.Header == nil {
+		var b bytes.Buffer
+		w := io.Writer(&b)
+		if f.Header == nil {
+			w = io.Discard // nothing to walk
+		} else {
+			b.Grow(int(f.Size))
+		}
+		if err := v.fill(ctx, f, w); err != nil || f.Header == nil {
+			if err == nil && f.Kind != manifest.Config {
+				v.add(f, VerifyFinding{Cause: Source, Known: true, What: "no valid header: a restore gives it the name " + f.Path + damagedEnding})
+			}
+			return err
+		}
+		return v.walk(ctx, f, bytes.NewReader(b.Bytes()), 0)
+	}
+	scratch, err := os.CreateTemp(v.opts.Scratch, "slipcover-verify-*")
+	if err != nil {
+		return fmt.Errorf("a scratch file for %d bytes: %w", f.Size, err)
+	}
+	gone := os.Remove(scratch.Name()) == nil // where an open file can be removed, a kill leaves nothing
+	defer func() {
+		_ = scratch.Close() // it is thrown away
+		if !gone {
+			_ = os.Remove(scratch.Name())
+		}
+	}()
+	if err := preallocate(scratch, f.Size); err != nil {
+		return err
+	}
+	if err := v.fill(ctx, f, scratch); err != nil {
+		return err
+	}
+	return v.walk(ctx, f, scratch, 0)
+}
+
+// fill reads f into w and holds it against the manifest.
+func (v *verifier) fill(ctx context.Context, f *manifest.File, w io.Writer) error {
+	sum, n := sha256.New(), int64(0)
+	err := v.reader.Stream(ctx, f, func(b []byte) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		_, _ = sum.Write(b)
+		n += int64(len(b))
+		v.opts.Progress.BytesDone.Add(int64(len(b)))
+		_, err := w.Write(b)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return sameSum(sum, n, f)
+}
+
+// walk reads a file as CouchDB does.
+func (v *verifier) walk(ctx context.Context, f *manifest.File, r io.ReaderAt, sample float64) error {
+	if f.Kind == manifest.Config {
+		return nil
+	}
+	rep, err := couchfile.Verify(ctx, r, f.Size, couchfile.VerifyOptions{Sample: sample, MaxFindings: maxFindings})
+	switch {
+	case errors.Is(err, couchfile.ErrNoHeader), errors.Is(err, couchfile.ErrNotDatabase), errors.Is(err, couchfile.ErrNotView), errors.Is(err, couchfile.ErrUnsupportedVersion):
+		v.add(f, VerifyFinding{Cause: Source, What: err.Error()})
+		return nil
+	case err != nil:
+		return err
+	}
+	for _, x := range rep.Findings {
+		v.add(f, VerifyFinding{Cause: Source, Offset: x.Offset, What: x.String(), Doc: x.Doc, Rev: x.Rev, Known: v.isKnown(f, x)})
+	}
+	if rep.Dropped > 0 {
+		v.add(f, VerifyFinding{Cause: Source, What: fmt.Sprintf("%d more findings in this file", rep.Dropped), Known: len(v.known[rootPath{f.Root, f.Path}]) > 0})
+	}
+	if err := checkHeader(r, f); err != nil && len(rep.Findings) == 0 {
+		if errors.Is(err, repo.ErrCorrupt) || ctx.Err() != nil {
+			return err
+		}
+		v.add(f, VerifyFinding{Cause: Source, What: err.Error()})
+	}
+	if f.Kind != manifest.View {
+		v.mu.Lock()
+		v.report.Docs += rep.Docs
+		v.mu.Unlock()
+	}
+	if f.Root == manifest.DataRoot && f.Path == dbsPath {
+		return v.maps(ctx, f, r)
+	}
+	return nil
+}
+
+func (v *verifier) isKnown(f *manifest.File, x couchfile.Finding) bool {
+	return slices.ContainsFunc(v.known[rootPath{f.Root, f.Path}], func(d manifest.Damage) bool {
+		return d.Offset == x.Offset || d.Doc != "" && d.Doc == x.Doc
+	})
+}
+
+// maps looks for the shards that the shard map names.
+func (v *verifier) maps(ctx context.Context, f *manifest.File, r io.ReaderAt) error {
+	maps, problems, err := readMaps(ctx, r, f.Size)
+	if err != nil && !errors.Is(err, couchfile.ErrCorrupt) {
+		return err
+	}
+	for _, s := range problems {
+		v.add(f, VerifyFinding{Cause: Source, What: s})
+	}
+	databases := databaseFiles(v.m)
+	for _, m := range maps {
+		for _, rg := range rangesOf(m.Map, v.m.NodeName) {
+			path := shard.Name{Range: rg, DB: m.DB, Suffix: m.Suffix}.Path()
+			if databases[path] != nil {
+				continue
+			}
+			_, known := v.known[rootPath{manifest.DataRoot, path}]
+			known = known || slices.ContainsFunc(v.m.LeftOut, func(l manifest.LeftOut) bool { return l.Path == path })
+			v.add(&manifest.File{Root: manifest.DataRoot, Path: path}, VerifyFinding{Cause: Missing, Known: known,
+				What: fmt.Sprintf("database %q has this shard, and the backup doesn't hold it", m.DB)})
+		}
+	}
+	return nil
+}
+
+func (v *verifier) add(f *manifest.File, x VerifyFinding) {
+	x.Root, x.Path = f.Root, f.Path
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.report.Findings = append(v.report.Findings, x)
+}
+
+// finish sorts and counts what was found.
+func (v *verifier) finish() {
+	r := v.report
+	slices.SortStableFunc(r.Findings, func(a, b VerifyFinding) int {
+		return cmp.Or(cmp.Compare(a.Root, b.Root), cmp.Compare(a.Path, b.Path), cmp.Compare(a.Offset, b.Offset))
+	})
+	for _, x := range r.Findings {
+		if x.Known {
+			r.Known++
+		} else {
+			r.New++
+		}
+	}
+}
