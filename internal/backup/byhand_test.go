@@ -1,0 +1,101 @@
+package backup_test
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/slipcover/slipcover/internal/testenv"
+)
+
+// blocks returns the shell blocks of docs/restore-by-hand.md whose first line is
+// fence.
+func blocks(t *testing.T, fence string) string {
+	t.Helper()
+	text, err := os.ReadFile("../../docs/restore-by-hand.md")
+	must(t, err)
+	var out strings.Builder
+	in := false
+	for line := range strings.Lines(string(text)) {
+		switch {
+		case strings.TrimSpace(line) == fence:
+			in = true
+		case strings.HasPrefix(line, "```"):
+			in = false
+		case in:
+			out.WriteString(line)
+		}
+	}
+	return out.String()
+}
+
+func shell(t *testing.T, script string, env ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "bash", "-eu", "-c", script)
+	cmd.Env = append(os.Environ(), env...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v in\n%s\nwhich printed\n%s", err, script, out)
+	}
+	return string(out)
+}
+
+// The page that restores a database with stock tools is run as it stands, on a
+// backup with an incremental on top, and a real CouchDB serves the result.
+func TestRestoreByHand(t *testing.T) {
+	for _, tool := range []string{"bash", "age", "zstd", "jq", "dd", "sha256sum"} {
+		testenv.Tool(t, tool)
+	}
+	e := newFileEnv(t)
+	dir := t.TempDir()
+	key := filepath.Join(dir, "key.txt")
+	must(t, os.WriteFile(key, []byte(e.identity.String()+"\n"), 0o600))
+	_, rest := e.cutBack(batches, 3)
+	e.run()
+	e.grow(batches, rest)
+	e.run()
+	for db, files := range map[string][]string{
+		"batches":              {batches, "shards/80000000-ffffffff/batches.1795334390.couch"},
+		"team/a+b_$(c)-d/2026": {"shards/00000000-7fffffff/team/a+b_$(c)-d/2026.1795334390.couch", "shards/80000000-ffffffff/team/a+b_$(c)-d/2026.1795334390.couch"},
+	} {
+		out := filepath.Join(dir, strings.ReplaceAll(db, "/", "_"))
+		env := []string{"REPO=" + e.store.URL()[len("file://"):], "KEY=" + key, "INSTANCE=node1", "DB=" + db, "OUT=" + out}
+		printed := shell(t, blocks(t, "```sh"), env...)
+		if n := strings.Count(printed, ": OK"); n != 3 {
+			t.Errorf("%d hashes were right, want those of the manifest and two files:\n%s", n, printed)
+		}
+		for _, f := range files {
+			got, err := os.ReadFile(filepath.Join(out, f))
+			must(t, err)
+			want, err := os.ReadFile(filepath.Join(fixtures, "data", f))
+			must(t, err)
+			if !bytes.Equal(got, want) {
+				t.Errorf("%s differs", f)
+			}
+		}
+		serveByHand(t, db, env)
+	}
+}
+
+func serveByHand(t *testing.T, db string, env []string) {
+	t.Helper()
+	if _, missing := testenv.CouchDBBinary(); missing != "" {
+		t.Logf("not served: %s", missing)
+		return
+	}
+	testenv.Tool(t, "curl")
+	c := testenv.CouchDB(t, testenv.Options{})
+	url := strings.Replace(c.URL, "://", "://"+c.Admin+":"+c.Password+"@", 1)
+	shell(t, blocks(t, "```sh couchdb"), append(env, "DATABASE_DIR="+c.DataDir, "NODE="+c.NodeName, "COUCH_URL="+url)...)
+	var info struct {
+		Docs int `json:"doc_count"`
+	}
+	must(t, c.Get(testenv.DBPath(db), &info))
+	if want := map[string]int{"batches": 3000, "team/a+b_$(c)-d/2026": 20}[db]; info.Docs != want {
+		t.Errorf("%s: %d documents, want %d", db, info.Docs, want)
+	}
+	c.Stop()
+}
