@@ -191,6 +191,26 @@ func TestReadAtByRange(t *testing.T) {
 	}
 }
 
+// A segment that was opened for a caller whose context ended serves the next one.
+func TestReaderOutlivesAContext(t *testing.T) {
+	f := newFixture(t)
+	r := f.open(t, f.store)
+	m := mustBackup(t, r, f.writer, nil, text(1, 1<<20))
+	rd := r.NewReader(m, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	b := make([]byte, 100)
+	if _, err := rd.ReaderAt(ctx, m.Files[0]).ReadAt(b, 0); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if _, err := rd.ReaderAt(t.Context(), m.Files[0]).ReadAt(b, 900_000); err != nil {
+		t.Error(err)
+	}
+	if _, err := rd.ReaderAt(ctx, m.Files[0]).ReadAt(b, 500_000); !errors.Is(err, context.Canceled) {
+		t.Errorf("with a context that ended: %v", err)
+	}
+}
+
 func TestKeys(t *testing.T) {
 	f := newFixture(t)
 	m := mustBackup(t, f.open(t, f.store), f.writer, nil, text(1, 1000))
