@@ -262,8 +262,8 @@ func (s *Store) put(ctx context.Context, path string, body storage.Body, opts st
 		return f.Commit()
 	}
 	err = f.CommitNew()
-	if errors.Is(err, fs.ErrExist) && isObject(path) {
-		return s.exists(path)
+	if errors.Is(err, fs.ErrExist) && !isFolder(path) {
+		return s.exists(path) // or it did, and was deleted since
 	}
 	return err
 }
@@ -273,20 +273,37 @@ func isObject(path string) bool {
 	return err == nil && info.Mode().IsRegular()
 }
 
+func isFolder(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
 // exists returns ErrExist, once the object that exists is as durable as after a
 // Put: the one that put it may have failed at its last step, or be before it.
 func (s *Store) exists(path string) error {
 	dir := filepath.Dir(path)
-	s.mu.Lock()
-	err := s.makeFolder(dir)
-	s.mu.Unlock()
-	if err == nil {
-		err = durable.SyncDir(dir)
+	if err := s.knowFolderOf(path); err != nil {
+		return err
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := durable.SyncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return storage.ErrExist
+}
+
+// knowFolderOf makes the folder of a file durable, if the file is there. It makes
+// no folder: one that became empty just now would stay.
+func (s *Store) knowFolderOf(path string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !isObject(path) {
+		return nil
+	}
+	err := s.useFolder(filepath.Dir(path), false)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // bodyError is an error of the body, which says nothing about the storage.
@@ -349,7 +366,7 @@ func (s *Store) tryCreate(path string) (*durable.File, error) {
 	s.mu.RUnlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.makeFolder(dir); err != nil {
+	if err := s.useFolder(dir, true); err != nil {
 		return nil, err
 	}
 	return durable.Create(path, objectMode)
@@ -359,20 +376,23 @@ func (f folder) ready() bool {
 	return f.durable && time.Since(f.swept) < tempAge
 }
 
-// makeFolder makes a folder and those above it, down from the root, which it never
-// makes. The caller holds mu for writing.
-func (s *Store) makeFolder(dir string) error {
+// useFolder syncs the names of a folder and those above it, down from the root, and
+// with create makes those that aren't there, except for the root. The caller holds
+// mu for writing.
+func (s *Store) useFolder(dir string, create bool) error {
 	f := s.folders[dir]
 	if f.ready() {
 		return nil
 	}
 	if dir != s.root && !f.durable {
 		parent := filepath.Dir(dir)
-		if err := s.makeFolder(parent); err != nil {
+		if err := s.useFolder(parent, create); err != nil {
 			return err
 		}
-		if err := os.Mkdir(dir, folderMode); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
+		if create {
+			if err := os.Mkdir(dir, folderMode); err != nil && !errors.Is(err, fs.ErrExist) {
+				return err
+			}
 		}
 		if err := durable.SyncDir(parent); err != nil {
 			return err

@@ -450,6 +450,32 @@ func TestTwoStores(t *testing.T) {
 	}
 }
 
+// A put if absent that meets an object which is deleted the next moment says
+// ErrExist, and nothing else.
+func TestIfAbsentBesideDelete(t *testing.T) {
+	root := t.TempDir()
+	stores := []*file.Store{open(t, root), open(t, root)}
+	var wg sync.WaitGroup
+	for w := range 8 {
+		s := stores[w%2]
+		wg.Go(func() {
+			for range 150 {
+				err := s.Put(t.Context(), "d/a", strings.NewReader("x"), storage.PutOptions{IfAbsent: true})
+				if err != nil && !errors.Is(err, storage.ErrExist) {
+					t.Error(err)
+				}
+				if err := s.Delete(t.Context(), "d/a"); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if got := names(t, root); len(got) > 0 {
+		t.Errorf("left: %q", got)
+	}
+}
+
 const killVar = "FILE_TEST_KILL"
 
 // TestKill starts itself, kills the child in the middle of its puts, and looks at
