@@ -140,7 +140,7 @@ func (c *Client) NodeShards(db string) ([]string, error) {
 }
 
 // Compact compacts all shards of a database and waits until that is done, at most
-// a minute.
+// five minutes.
 func (c *Client) Compact(db string) error {
 	if err := c.Post(DBPath(db, "_compact"), struct{}{}, nil); err != nil {
 		return err
@@ -149,7 +149,7 @@ func (c *Client) Compact(db string) error {
 	if err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		running := 0
 		for _, name := range names {
 			var info struct {
@@ -166,7 +166,7 @@ func (c *Client) Compact(db string) error {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("compaction of %s: %d of %d shards not done after a minute", db, running, len(names))
+			return fmt.Errorf("compaction of %s: %d of %d shards not done after five minutes", db, running, len(names))
 		}
 	}
 }

@@ -32,19 +32,16 @@ type Options struct {
 	// DataDir is a prepared data directory, which the server changes; empty = a
 	// new one.
 	DataDir string
-	// NodeName must be the one that the shard maps of DataDir name. Servers
-	// of one name don't disturb each other unless Cluster is set.
+	// NodeName must be the one that the shard maps of DataDir name; DefaultNode if
+	// empty. Servers of one name don't disturb each other: none uses epmd, and
+	// each has its own cookie.
 	NodeName        string
 	Admin, Password string                       // "admin" and "secret" if empty
 	Config          map[string]map[string]string // more ini settings: section, key, value
 	// AutoCompact leaves CouchDB's own compaction on; otherwise files are only
 	// compacted on demand.
-	AutoCompact bool
-	// Cluster lets the node join others: it registers with epmd on loopback, which
-	// stays behind, as Erlang does, and single_node is off. Nodes must share Cookie.
-	Cluster      bool
-	Cookie       string        // random if empty
-	StartTimeout time.Duration // one minute if 0
+	AutoCompact  bool
+	StartTimeout time.Duration // two minutes if 0
 }
 
 // Couch is a running CouchDB that belongs to the test.
@@ -52,7 +49,6 @@ type Couch struct {
 	Client
 	DataDir  string
 	NodeName string
-	Cookie   string
 	LogFile  string // what the server printed
 
 	t       TB
@@ -60,6 +56,7 @@ type Couch struct {
 	binary  string
 	dir     string // configuration
 	port    int
+	cookie  string
 	process *process
 }
 
@@ -88,7 +85,7 @@ func CouchDB(t TB, opts Options) *Couch {
 	}
 	c := &Couch{t: t, opts: opts, binary: binary, dir: t.TempDir()}
 	c.NodeName = cmp.Or(opts.NodeName, DefaultNode)
-	c.Cookie = cmp.Or(opts.Cookie, randomHex(16))
+	c.cookie = randomHex(16)
 	c.Admin, c.Password = cmp.Or(opts.Admin, "admin"), cmp.Or(opts.Password, "secret")
 	c.DataDir = cmp.Or(opts.DataDir, filepath.Join(c.dir, "data"))
 	c.LogFile = filepath.Join(c.dir, "couchdb.log")
@@ -192,7 +189,7 @@ func (c *Couch) start() error {
 	if c.process, err = startProcess(cmd); err != nil {
 		return err
 	}
-	if err := c.waitUp(cmp.Or(c.opts.StartTimeout, time.Minute)); err != nil {
+	if err := c.waitUp(cmp.Or(c.opts.StartTimeout, 2*time.Minute)); err != nil {
 		c.Kill()
 		return err
 	}
@@ -217,18 +214,17 @@ func freePort() (int, error) {
 func (c *Couch) configure(dist int) error {
 	args := []string{
 		"-name " + c.NodeName,
-		"-setcookie " + c.Cookie,
+		"-setcookie " + c.cookie,
 		"-kernel inet_dist_use_interface {127,0,0,1}",
 		"-kernel error_logger silent",
 		"-kernel prevent_overlapping_partitions false",
 		"-sasl sasl_error_logger false",
 		"-os_mon start_cpu_sup false",
 		"-os_mon start_memsup false",
+		"-start_epmd false", // the daemon would outlive the server
+		fmt.Sprintf("-erl_epmd_port %d", dist),
 		"+Bd -noinput",
 		"+sbwt none", // idle schedulers don't spin: tests share the machine
-	}
-	if !c.opts.Cluster {
-		args = append(args, "-start_epmd false", fmt.Sprintf("-erl_epmd_port %d", dist))
 	}
 	if err := os.WriteFile(filepath.Join(c.dir, "vm.args"), []byte(strings.Join(args, "\n")+"\n"), 0o600); err != nil {
 		return err
@@ -254,7 +250,7 @@ func (c *Couch) ini() []byte {
 		"chttpd": {"port": fmt.Sprint(c.port), "bind_address": "127.0.0.1"},
 		"couchdb": {
 			"database_dir": c.DataDir, "view_index_dir": c.DataDir,
-			"single_node": fmt.Sprint(!c.opts.Cluster), "uuid": randomHex(32),
+			"single_node": "true", "uuid": randomHex(32),
 		},
 		"cluster": {"n": "1"},
 		"admins":  {c.Admin: c.Password},
@@ -269,9 +265,6 @@ func (c *Couch) ini() []byte {
 		for _, ch := range []string{"upgrade_dbs", "ratio_dbs", "slack_dbs", "upgrade_views", "ratio_views", "slack_views", "index_cleanup"} {
 			ini["smoosh."+ch] = map[string]string{"concurrency": "0"}
 		}
-	}
-	if c.opts.Cluster {
-		delete(ini, "cluster")
 	}
 	for section, settings := range c.opts.Config {
 		if ini[section] == nil {
@@ -295,7 +288,7 @@ func (c *Couch) waitUp(limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	paths := []string{"/_up"}
-	if !c.opts.Cluster && c.opts.Config["couchdb"]["single_node"] != "false" {
+	if c.opts.Config["couchdb"]["single_node"] != "false" {
 		paths = append(paths, "/_users", "/_replicator")
 	}
 	for {
