@@ -11,7 +11,7 @@ import (
 // and English-like text, so that they compress about as real data does.
 type corpus struct {
 	rnd   rng
-	words *[wordSlots]string // common ones first and repeated, so that a random pick is Zipf-like
+	words *[wordSlots]word // common ones are repeated, so that a random pick is Zipf-like
 	buf   []byte
 	text  []byte
 }
@@ -47,11 +47,18 @@ func (r *rng) hex(n int) string {
 
 const wordSlots = 1 << 14
 
+// word is up to 15 letters and a space. Copying always 16 bytes is several times
+// faster than copying as many as there are.
+type word struct {
+	text [16]byte
+	n    int
+}
+
 func newCorpus(seed uint64) *corpus { return &corpus{rnd: rng(seed), words: vocabulary()} }
 
 // vocabulary is the same for all seeds, as a language is.
-var vocabulary = sync.OnceValue(func() *[wordSlots]string {
-	var words [6000]string
+var vocabulary = sync.OnceValue(func() *[wordSlots]word {
+	var words [6000]word
 	rnd := rng(1)
 	const consonants, vowels = "tnshrdlcmwfgypbvk", "eaoiu"
 	for i := range words {
@@ -62,10 +69,11 @@ var vocabulary = sync.OnceValue(func() *[wordSlots]string {
 				w = append(w, consonants[rnd.below(len(consonants))])
 			}
 		}
-		words[i] = string(append(w, ' '))
+		w = append(w[:min(len(w), 15)], ' ')
+		words[i].n = copy(words[i].text[:], w)
 	}
 	// The k-th word gets a share of about 1/(k+30) of the slots.
-	var slots [wordSlots]string
+	var slots [wordSlots]word
 	slot := 0
 	for k := 0; slot < wordSlots; k = (k + 1) % len(words) {
 		for range max(1, 2400/(k+30)) {
@@ -80,16 +88,20 @@ var vocabulary = sync.OnceValue(func() *[wordSlots]string {
 
 // prose returns about n bytes of sentences; valid until the next call.
 func (c *corpus) prose(n int) []byte {
-	b := c.text[:0]
-	for len(b) < n {
+	const most = 4*16 + 1 // of one round
+	b := grow(c.text[:0], n+most)[:n+most]
+	at := 0
+	for at < n {
 		x := c.rnd.next()
 		for range 4 {
-			b = append(b, c.words[x&(wordSlots-1)]...)
+			w := &c.words[x&(wordSlots-1)]
+			*(*[16]byte)(b[at:]) = w.text
+			at += w.n
 			x >>= 14
 		}
 		if x&1 == 0 {
-			b[len(b)-1] = '.'
-			b = append(b, ' ')
+			b[at-1], b[at] = '.', ' '
+			at++
 		}
 	}
 	c.text = b

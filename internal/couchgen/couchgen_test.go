@@ -235,13 +235,13 @@ func TestShapes(t *testing.T) {
 	if len(sizes) != 100 || sizes[0] < 16_000 || sizes[99] > 30_000 {
 		t.Errorf("%d files of %d to %d bytes, want 100 of about 20,000", len(sizes), sizes[0], sizes[len(sizes)-1])
 	}
-	d, err = couchgen.DataDir(t.TempDir(), couchgen.OneShard(8<<20))
+	d, err = couchgen.DataDir(t.TempDir(), couchgen.OneShard(4<<20))
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := d.Databases[0].Shards[0]
-	if s.Bytes < 7<<20 || s.Bytes > 9<<20 {
-		t.Errorf("one shard of 8 MiB has %d bytes", s.Bytes)
+	if s.Bytes < 7<<19 || s.Bytes > 9<<19 {
+		t.Errorf("one shard of 4 MiB has %d bytes", s.Bytes)
 	}
 	// Real shards of the server's make compress to about half.
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest))

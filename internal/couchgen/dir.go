@@ -92,7 +92,7 @@ func OneShard(bytes int64) DirOptions {
 // about 20 KB, two to a database.
 func PerUser(files int) DirOptions {
 	return DirOptions{
-		Databases: max(1, files/2), Q: 2, BytesPerDB: 40_000, DocBytes: 400,
+		Databases: max(1, files/2), Q: 2, BytesPerDB: 32_000, DocBytes: 400,
 		Name: func(i int) string { return fmt.Sprintf("userdb-%08x", uint32(rng(i).mix())) },
 	}
 }
@@ -209,22 +209,14 @@ func (s Shard) holds(id string, partitioned bool) bool {
 	return s.Begin <= h && h <= s.End
 }
 
-// shardWriter makes the documents of one shard.
+// shardWriter fills one shard.
 type shardWriter struct {
 	*Generator
-	o      DirOptions
-	shard  *Shard
-	words  *corpus
-	ids    ids
-	parted bool
-	n      int // documents made so far
-	data   []byte
+	maker
 }
 
 func newShardWriter(g *Generator, s *Shard, parted bool, o DirOptions, seed uint64) *shardWriter {
-	w := &shardWriter{Generator: g, o: o, shard: s, words: newCorpus(seed), parted: parted}
-	w.ids.rnd = &w.words.rnd
-	return w
+	return &shardWriter{g, newMaker(s, parted, o, seed)}
 }
 
 func writeShard(db *Database, k, dbIndex int, o DirOptions) (err error) {
@@ -266,11 +258,20 @@ func (w *shardWriter) fillShard(docs int, bytes int64) error {
 	}
 	// The last part of the bytes is what updates and deletes will need.
 	goal := float64(bytes) / (1 + 1.5*w.o.UpdateFraction + 0.5*w.o.DeleteFraction)
-	for (docs == 0 || w.n < docs) && (bytes == 0 || float64(w.Size()) < goal) {
-		if err := w.add(); err != nil {
+	source := w.maker.other()
+	made := source.all()
+	if bytes > 1<<20 || docs*w.o.DocBytes > 1<<20 {
+		made = source.ahead(w.opts.Compression)
+	}
+	n := 0
+	for doc := range made {
+		if docs > 0 && n >= docs || bytes > 0 && float64(w.Size()) >= goal {
+			break
+		}
+		if _, err := w.Put(doc); err != nil {
 			return err
 		}
-		if w.n%w.o.CommitEvery == 0 {
+		if n++; n%w.o.CommitEvery == 0 {
 			if err := w.Commit(); err != nil {
 				return err
 			}
@@ -279,10 +280,10 @@ func (w *shardWriter) fillShard(docs int, bytes int64) error {
 	if err := w.Commit(); err != nil {
 		return err
 	}
-	if err := w.rewrite(int(float64(w.n)*w.o.UpdateFraction), w.update); err != nil {
+	if err := w.rewrite(int(float64(n)*w.o.UpdateFraction), w.update); err != nil {
 		return err
 	}
-	return w.rewrite(int(float64(w.n)*w.o.DeleteFraction), w.drop)
+	return w.rewrite(int(float64(n)*w.o.DeleteFraction), w.drop)
 }
 
 // first writes what is there before the documents.
@@ -302,37 +303,8 @@ func (w *shardWriter) first() error {
 }
 
 func (w *shardWriter) add() error {
-	w.n++
-	doc := Doc{ID: w.newID(), Body: w.words.doc(w.size())}
-	if e := w.o.AttachmentEvery; e > 0 && w.n%e == 0 {
-		doc.Attachments = []Attachment{w.attachment(w.n/e%2 == 0)}
-	}
-	_, err := w.Put(doc)
+	_, err := w.Put(w.next())
 	return err
-}
-
-// size is between half and one and a half times DocBytes.
-func (w *shardWriter) size() int { return w.o.DocBytes/2 + w.words.rnd.below(w.o.DocBytes+1) }
-
-func (w *shardWriter) newID() string {
-	for {
-		id := w.ids.next()
-		if w.parted {
-			id = fmt.Sprintf("part-%03d:%s", w.words.rnd.below(500), id)
-		}
-		if w.shard.holds(id, w.parted) {
-			return id
-		}
-	}
-}
-
-func (w *shardWriter) attachment(text bool) Attachment {
-	if text {
-		return Attachment{Name: "notes.txt", Type: "text/plain", Gzip: true, Data: w.words.prose(w.o.AttachmentBytes)}
-	}
-	w.data = grow(w.data[:0], w.o.AttachmentBytes)[:w.o.AttachmentBytes]
-	w.words.rnd.fill(w.data)
-	return Attachment{Name: "photo.jpg", Type: "image/jpeg", Data: w.data}
 }
 
 // rewrite calls f with n random documents.

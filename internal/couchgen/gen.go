@@ -55,7 +55,9 @@ type Generator struct {
 	newLocals  map[string]*local
 	newPurges  []*purge
 	noAtts     []byte // an empty attachment list, compressed
-	term, pack []byte // scratch
+	packer     packer
+	packedBody []byte // scratch
+	summary    []byte // scratch
 	zipped     bytes.Buffer
 	zip        *gzip.Writer
 }
@@ -378,43 +380,64 @@ func (d *info) parent(want string) (Rev, *revNode, error) {
 
 // writeSummary appends {body, attachments} and fills in n.
 func (g *Generator) writeSummary(n *revNode, doc Doc, parent Rev, atts, digest []byte) error {
-	body := doc.Body
-	if body == nil {
-		body = Object{}
+	body, ok := doc.Body.(packed)
+	if !ok {
+		var err error
+		if body, err = g.packer.pack(g.opts.Compression, doc.Body, g.packedBody[:0]); err != nil {
+			return err
+		}
+		g.packedBody = body.bytes
 	}
-	var err error
-	g.term, n.external, err = appendValue(append(g.term[:0], tagVersion), body)
-	if err != nil {
-		return err
-	}
-	if len(g.term) < 3 || g.term[1] != tagTuple || g.term[2] != 1 {
-		return fmt.Errorf("body of type %T is not an object", body)
-	}
+	n.external = body.jsonSize
 	n.id = doc.RevID
 	if raw, err := hex.DecodeString(n.id); err == nil && len(raw) == 16 {
 		n.id = string(raw)
 	}
 	if n.id == "" {
-		n.id = revID(g.term, doc.Deleted, parent, digest)
+		n.id = revID(body.hash, doc.Deleted, parent, digest)
 	}
-	b := append(g.pack[:0], tagVersion, tagTuple, 2, tagBinary, 0, 0, 0, 0)
-	at := len(b)
-	b = g.opts.Compression.compress(b, g.term)
-	binary.BigEndian.PutUint32(b[at-4:], uint32(len(b)-at))
-	g.pack = appendBinary(b, atts)
-	n.body, n.active = g.out.checkedChunk(g.pack)
+	g.summary = appendBinary(append(g.summary[:0], tagVersion, tagTuple, 2), body.bytes)
+	g.summary = appendBinary(g.summary, atts)
+	n.body, n.active = g.out.checkedChunk(g.summary)
 	return nil
+}
+
+// packed is a body in its stored form.
+type packed struct {
+	bytes    []byte
+	jsonSize int64
+	hash     xxh3.Uint128 // of the term
+}
+
+// packer makes packed bodies.
+type packer struct{ term []byte }
+
+// pack appends the stored form to dst, which the result's bytes begin at.
+func (p *packer) pack(c Compression, body any, dst []byte) (packed, error) {
+	if body == nil {
+		body = Object{}
+	}
+	term, size, err := appendValue(append(p.term[:0], tagVersion), body)
+	if err != nil {
+		return packed{}, err
+	}
+	p.term = term
+	if len(term) < 3 || term[1] != tagTuple || term[2] != 1 {
+		return packed{}, fmt.Errorf("body of type %T is not an object", body)
+	}
+	return packed{c.compress(dst, term), size, xxh3.Hash128(term)}, nil
 }
 
 // revID differs from the server's, which hashes a term with MD5; no reader can
 // tell.
-func revID(body []byte, deleted bool, parent Rev, digest []byte) string {
+func revID(body xxh3.Uint128, deleted bool, parent Rev, digest []byte) string {
 	var seed uint64
 	if deleted {
 		seed = 1
 	}
 	seed ^= xxh3.HashString(parent.ID) ^ parent.Pos<<1 ^ xxh3.Hash(digest)
-	sum := xxh3.Hash128Seed(body, seed).Bytes()
+	b := body.Bytes()
+	sum := xxh3.Hash128Seed(b[:], seed).Bytes()
 	return string(sum[:])
 }
 
