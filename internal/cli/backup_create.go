@@ -6,8 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -258,17 +258,23 @@ func printDamage(w io.Writer, list []manifest.Damage, verbose bool) {
 			fmt.Fprintf(w, "damage: %d more; --verbose lists them\n", len(list)-i)
 			return
 		}
-		doc := ""
-		if d.Doc != "" {
-			doc = ", document " + clean(d.Doc)
-		}
-		if d.Rev != "" {
-			doc += " rev " + d.Rev
-		}
-		text := d.What
-		if d.Error != "" && d.Error != d.What {
-			text += ": " + d.Error
-		}
-		fmt.Fprintf(w, "damage: %s at %d%s: %s\n", clean(filepath.ToSlash(d.Path)), d.Offset, doc, clean(text))
+		fmt.Fprintf(w, "damage: %s\n", damageText(d))
 	}
+}
+
+// damageText says where the damage is, what it is and what it hurts.
+func damageText(d manifest.Damage) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s at %d", clean(d.Path), d.Offset)
+	if d.Doc != "" {
+		fmt.Fprintf(&b, ", document %s", clean(d.Doc))
+	}
+	if d.Rev != "" {
+		fmt.Fprintf(&b, " rev %s", d.Rev)
+	}
+	fmt.Fprintf(&b, ": %s", clean(d.What))
+	if d.Error != "" && d.Error != d.What {
+		fmt.Fprintf(&b, ": %s", clean(d.Error))
+	}
+	return b.String()
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/internal/manifest"
 )
 
 type inspectOptions struct {
@@ -186,6 +187,19 @@ func (o *inspectOptions) open(f *os.File, size int64) (*couchfile.DB, error) {
 	return couchfile.Open(f, size)
 }
 
+func verifyFile(ctx context.Context, f *os.File, size int64) (*verifyReport, error) {
+	report, err := couchfile.Verify(ctx, f, size, couchfile.VerifyOptions{})
+	if err != nil {
+		return nil, err
+	}
+	out := &verifyReport{OK: report.OK(), Docs: report.Docs, Bodies: report.Bodies, Attachments: report.Attachments, LiveBytes: report.LiveBytes,
+		Findings: []findingReport{}, MoreFindings: report.Dropped}
+	for _, f := range report.Findings {
+		out.Findings = append(out.Findings, findingReport{f.Offset, f.What, f.Doc, f.Rev})
+	}
+	return out, nil
+}
+
 // inspection is what inspect shows.
 type inspection struct {
 	File      string       `json:"file"`
@@ -253,8 +267,13 @@ type treeReport struct {
 }
 
 type verifyReport struct {
-	OK       bool            `json:"ok"`
-	Findings []findingReport `json:"findings"`
+	OK           bool            `json:"ok"`
+	Docs         uint64          `json:"docs"`
+	Bodies       uint64          `json:"bodies_read"`
+	Attachments  uint64          `json:"attachments_read"`
+	LiveBytes    int64           `json:"live_bytes"` // that the state refers to
+	Findings     []findingReport `json:"findings"`
+	MoreFindings int             `json:"more_findings"`
 }
 
 type findingReport struct {
@@ -493,18 +512,15 @@ func (r *inspection) printVerify(w io.Writer) error {
 	}
 	fmt.Fprintln(w)
 	if r.Verify.OK {
-		_, err := fmt.Fprintln(w, "verified: every chunk and tree that this state refers to is intact")
+		_, err := fmt.Fprintf(w, "verified: all trees, %s and %s are intact (%s in use)\n", count(int(r.Verify.Bodies), "document body"),
+			count(int(r.Verify.Attachments), "attachment"), size(r.Verify.LiveBytes))
 		return err
 	}
 	for _, f := range r.Verify.Findings {
-		fmt.Fprintf(w, "damage at %d: %s", f.Offset, clean(f.What))
-		if f.Doc != "" {
-			fmt.Fprintf(w, ", document %s", clean(f.Doc))
-		}
-		if f.Rev != "" {
-			fmt.Fprintf(w, " rev %s", f.Rev)
-		}
-		fmt.Fprintln(w)
+		fmt.Fprintf(w, "damage: %s\n", damageText(manifest.Damage{Path: r.File, Offset: f.Offset, What: f.What, Doc: f.Doc, Rev: f.Rev}))
+	}
+	if r.Verify.MoreFindings > 0 {
+		fmt.Fprintf(w, "damage: %d more\n", r.Verify.MoreFindings)
 	}
 	return nil
 }

@@ -181,22 +181,3 @@ func printPaths(w io.Writer, word string, paths []string, verbose bool) {
 	}
 	printGrouped(w, word, list, verbose)
 }
-
-// sampled is a fraction such as 5% or 0.05.
-func sampled(text string) (float64, error) {
-	var f float64
-	var unit string
-	n, err := fmt.Sscanf(text, "%g%s", &f, &unit)
-	if n == 1 {
-		err = nil
-	}
-	if unit == "%" {
-		f /= 100
-	} else if unit != "" {
-		err = errors.New("no fraction")
-	}
-	if err != nil || !(f > 0 && f <= 1) {
-		return 0, usage("--sample %q is no share of the documents, such as 5%%", text)
-	}
-	return f, nil
-}
