@@ -449,7 +449,7 @@ func (r *run) writeMaps() error {
 		r.res.Commands = append(r.res.Commands, fmt.Sprintf("cp -a %s INDEX_DIR/", quote(filepath.Join(r.targets.dirOf(manifest.IndexRoot), ".shards"))))
 	}
 	for _, m := range r.plan.maps {
-		name := url.PathEscape(m.name)
+		name := url.QueryEscape(m.name) // CouchDB takes a "+" in a path for a space
 		path := filepath.Join(r.targets.data(mapsFolder), name+".json")
 		err := durable.WriteFile(path, 0o644, func(f *os.File) error {
 			if _, err := f.Write(m.doc); err != nil {

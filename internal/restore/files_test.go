@@ -271,7 +271,7 @@ func TestChosenDatabases(t *testing.T) {
 	if doc.ID != "viewed" || doc.Rev != "" || string(doc.Suffix) != res.Suffix || len(doc.ByNode[nodeName]) != len(doc.ByRange) || doc.Props == nil {
 		t.Errorf("map: %s", b)
 	}
-	contains(t, res.Commands, "shard-maps/team%2Fa+b_$%28c%29-d%2F2026.json")
+	contains(t, res.Commands, "shard-maps/team%2Fa%2Bb_%24%28c%29-d%2F2026.json")
 }
 
 func TestNoSuchDatabase(t *testing.T) {

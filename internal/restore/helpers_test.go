@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"filippo.io/age"
+
 	"github.com/slipcover/slipcover/internal/backup"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/node"
@@ -40,6 +42,23 @@ func openRepo(t testing.TB, store storage.Store) *repo.Repo {
 		t.Fatal(err)
 	}
 	r, err := repo.Open(t.Context(), store, repo.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func encryptedRepo(t testing.TB) *repo.Repo {
+	t.Helper()
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := mem.New()
+	if _, err := repo.Init(t.Context(), store, repo.InitOptions{Recipients: []string{id.Recipient().String()}}); err != nil {
+		t.Fatal(err)
+	}
+	r, err := repo.Open(t.Context(), store, repo.Options{Identities: []age.Identity{id}})
 	if err != nil {
 		t.Fatal(err)
 	}
