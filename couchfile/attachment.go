@@ -284,8 +284,12 @@ func (r *attReader) Read(p []byte) (int, error) {
 
 // Attachments returns the descriptions of a revision's attachments.
 func (db *DB) Attachments(id string, rev Revision) ([]Attachment, error) {
-	s, err := db.summary(id, rev)
-	return s.atts, err
+	var atts []Attachment
+	err := db.readSummary(id, rev, func(s summary) error {
+		atts = s.atts
+		return nil
+	})
+	return atts, err
 }
 
 // OpenStored returns a reader of an attachment's bytes as they are stored,
@@ -326,6 +330,20 @@ func (r *gunzipReader) Read(p []byte) (int, error) {
 	return n, io.EOF
 }
 
+// decoded reads a whole attachment, within the bounds on decompression.
+func (db *DB) decoded(a *Attachment) ([]byte, error) {
+	r, err := db.OpenDecoded(*a)
+	if err != nil {
+		return nil, err
+	}
+	limit := max(inflateFree, inflateRatio*a.StoredBytes)
+	data, err := io.ReadAll(io.LimitReader(r, limit))
+	if err == nil && int64(len(data)) == limit {
+		err = errBomb
+	}
+	return data, err
+}
+
 // appendAttachments appends _attachments.
 //
 // Source: CouchDB 3.5, src/couch/src/couch_att.erl, to_json.
@@ -353,11 +371,7 @@ func (db *DB) appendAttachments(dst []byte, atts []Attachment, opts DocOptions) 
 
 func (db *DB) appendData(dst []byte, a *Attachment, opts DocOptions) ([]byte, error) {
 	if opts.Attachments {
-		r, err := db.OpenDecoded(*a)
-		if err != nil {
-			return nil, err
-		}
-		data, err := io.ReadAll(r)
+		data, err := db.decoded(a)
 		if err != nil {
 			return nil, fmt.Errorf("attachment %q: %w", a.Name, err)
 		}

@@ -3,6 +3,7 @@ package couchfile
 import (
 	"fmt"
 	"strconv"
+	"sync"
 
 	"github.com/slipcover/slipcover/couchfile/erlterm"
 )
@@ -51,11 +52,16 @@ func (db *DB) Doc(id string, opts DocOptions) ([]byte, error) {
 //
 // Source: CouchDB 3.5, src/couch/src/couch_doc.erl, doc_to_json_obj.
 func (db *DB) RevisionJSON(info *DocInfo, rev Revision, opts DocOptions) ([]byte, error) {
-	sum, err := db.summary(info.ID, rev)
-	if err != nil {
-		return nil, err
-	}
-	dst := append([]byte(`{"_id":`), erlterm.AppendString(nil, []byte(info.ID))...)
+	var dst []byte
+	err := db.readSummary(info.ID, rev, func(sum summary) (err error) {
+		dst, err = db.revisionJSON(info, rev, sum, opts)
+		return err
+	})
+	return dst, err
+}
+
+func (db *DB) revisionJSON(info *DocInfo, rev Revision, sum summary, opts DocOptions) (dst []byte, err error) {
+	dst = append([]byte(`{"_id":`), erlterm.AppendString(nil, []byte(info.ID))...)
 	dst = append(dst, `,"_rev":`...)
 	dst = erlterm.AppendString(dst, []byte(rev.String()))
 	if dst, err = appendBody(dst, sum.body); err != nil {
@@ -225,15 +231,28 @@ func innerTerm(inf *inflater, t erlterm.Term) (erlterm.Term, error) {
 	return inf.term(b)
 }
 
-// summary reads the body of a revision.
-func (db *DB) summary(id string, rev Revision) (summary, error) {
+var summaryReaders = sync.Pool{New: func() any { return new(summaryReader) }}
+
+// keepBuffer is how large a buffer may be to be used again by others.
+const keepBuffer = 1 << 20
+
+// readSummary reads what is stored of a revision and passes it to fn, which
+// must not keep it.
+func (db *DB) readSummary(id string, rev Revision, fn func(summary) error) error {
 	if !rev.Stored {
-		return summary{}, fmt.Errorf("document %q rev %s: %w", id, rev, ErrMissing)
+		return fmt.Errorf("document %q rev %s: %w", id, rev, ErrMissing)
 	}
-	r := summaryReader{chunks: chunkReader{src: db.src}}
+	r := summaryReaders.Get().(*summaryReader)
+	r.chunks.src = db.src
 	s, err := r.read(rev.Ptr)
 	if err != nil {
-		return s, fmt.Errorf("document %q rev %s: %w", id, rev, err)
+		err = fmt.Errorf("document %q rev %s: %w", id, rev, err)
+	} else {
+		err = fn(s)
 	}
-	return s, nil
+	r.chunks.src = nil
+	if len(r.chunks.buf)+len(r.body.buf)+len(r.att.buf) <= keepBuffer {
+		summaryReaders.Put(r)
+	}
+	return err
 }

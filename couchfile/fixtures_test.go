@@ -7,14 +7,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
 const fixtures = "../testdata/couchdb-3.5.0"
 
-// fixtureFiles returns the paths of all sound .couch and .view files.
-func fixtureFiles(t testing.TB) []string {
-	t.Helper()
+var walkFixtures = sync.OnceValues(func() ([]string, error) {
 	var paths []string
 	err := filepath.WalkDir(filepath.Join(fixtures, "data"), func(p string, d fs.DirEntry, err error) error {
 		if err == nil && !d.IsDir() && (strings.HasSuffix(p, ".couch") || strings.HasSuffix(p, ".view")) {
@@ -22,6 +21,13 @@ func fixtureFiles(t testing.TB) []string {
 		}
 		return err
 	})
+	return paths, err
+})
+
+// fixtureFiles returns the paths of all sound .couch and .view files.
+func fixtureFiles(t testing.TB) []string {
+	t.Helper()
+	paths, err := walkFixtures()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -77,8 +77,8 @@ func findHeader(src *source, limit int64) (RawHeader, error) {
 	var buf []byte
 	for hi > 0 {
 		lo := max(0, (hi-1)/BlockSize*BlockSize+BlockSize-step)
-		if buf == nil || int64(len(buf)) < hi-lo {
-			buf = make([]byte, min(backStep, limit))
+		if int64(len(buf)) < hi-lo {
+			buf = make([]byte, hi-lo)
 		}
 		win := buf[:hi-lo]
 		if err := src.readFull(win, lo); err != nil {

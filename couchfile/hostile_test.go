@@ -2,6 +2,7 @@ package couchfile
 
 import (
 	"bytes"
+	"crypto/md5"
 	"encoding/binary"
 	"errors"
 	"math/rand/v2"
@@ -285,6 +286,30 @@ func TestScannerBoundaries(t *testing.T) {
 		_, _ = s.Write(w.b)
 		if len(s.Anomalies()) != 0 || !s.Synced() {
 			t.Errorf("extra %d: got %v", extra, s.Anomalies())
+		}
+	}
+}
+
+// Payloads that are too large to keep are hashed both ways.
+func TestScannerLargePayload(t *testing.T) {
+	payload := bytes.Repeat([]byte("0123456789abcdef"), (scanBuffer+1<<20)/16)
+	x, m := xxh3.Hash128(payload), md5.Sum(payload)
+	sums := map[string][]byte{
+		"xxh3": binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, x.Hi), x.Lo),
+		"md5":  m[:],
+		"none": make([]byte, checksumLen),
+	}
+	for name, sum := range sums {
+		var w builder
+		w.header(dbHeader(8, 16, atom("nil")))
+		head := binary.BigEndian.AppendUint32(nil, checksumFlag|uint32(len(payload)))
+		off := w.put(append(append(head, sum...), payload...))
+		w.header(dbHeader(8, 16, atom("nil")))
+		s := NewScanner(0)
+		_, _ = s.Write(w.b)
+		got := s.Anomalies()
+		if bad := name == "none"; !s.Synced() || bad != (len(got) == 1) || bad && got[0].Offset != off {
+			t.Errorf("%s: got %v, want a mismatch at %d for none", name, got, off)
 		}
 	}
 }

@@ -1,6 +1,8 @@
 package couchfile
 
 import (
+	"fmt"
+
 	"github.com/slipcover/slipcover/couchfile/erlterm"
 )
 
@@ -11,6 +13,10 @@ type Counts struct {
 	Docs    uint64 // documents whose winning revision is no deletion
 	Deleted uint64
 	Sizes   Sizes
+}
+
+func (c Counts) String() string {
+	return fmt.Sprintf("%d and %d deleted, %d bytes active, %d external", c.Docs, c.Deleted, c.Sizes.Active, c.Sizes.External)
 }
 
 // Sizes of documents, in bytes.

@@ -63,6 +63,7 @@ type RevInfo struct {
 	Seq     uint64 // update_seq of the write
 	Ptr     int64  // offset of the summary chunk; meaningful if Stored
 	Sizes   Sizes
+	modern  bool // as 2.0 and later write it
 }
 
 // rawRev is a Revision whose id still lies in the term.
@@ -205,6 +206,7 @@ func (r *RevInfo) value(b []byte) (rest []byte, ok bool) {
 		}
 	}
 	if n == 5 {
+		r.modern = true
 		_, rest, ok = erlterm.Next(rest)
 	}
 	return rest, ok

@@ -111,12 +111,12 @@ func (v *verifier) revision(off int64, id []byte, r *rawRev) {
 }
 
 // summary checks the chunk itself. The size in a leaf's record is the
-// chunk's; records before 1.2 have none.
+// chunk's, but in records that old releases wrote.
 func (v *verifier) summary(c *chunk, r *rawRev) string {
 	if !c.flagged {
 		return "doc summary without a checksum"
 	}
-	if r.Leaf && r.Sizes.Active != 0 && r.Sizes.Active != uint64(c.raw()) {
+	if r.Leaf && r.modern && r.Sizes.Active != uint64(c.raw()) {
 		return fmt.Sprintf("doc summary takes %d bytes, the record says %d", c.raw(), r.Sizes.Active)
 	}
 	return ""

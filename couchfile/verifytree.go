@@ -228,7 +228,7 @@ func (w *treeWalk) compare(off int64, which string, root TreeRoot, s *subtree) {
 	case !ok:
 		w.v.find(Finding{Offset: off, What: w.check.name + ": reduction: " + errShape.Error(), Err: errShape})
 	case red.Docs != s.red.Docs || red.Deleted != s.red.Deleted || red.sized && s.red.sized && red.Sizes != s.red.Sizes:
-		w.v.find(Finding{Offset: off, What: fmt.Sprintf("%s: reduction of the %s at %d is %+v, want %+v", w.check.name, which, root.Offset, red.Counts, s.red.Counts)})
+		w.v.find(Finding{Offset: off, What: fmt.Sprintf("%s: reduction of the %s at %d is %v, want %v", w.check.name, which, root.Offset, red.Counts, s.red.Counts)})
 	case root.Size >= 0 && root.Size != s.size:
 		w.v.find(Finding{Offset: off, What: fmt.Sprintf("%s: size of the %s at %d is %d, want %d", w.check.name, which, root.Offset, root.Size, s.size)})
 	}
