@@ -1,0 +1,55 @@
+# make demo   the main job on a bundled sample of real CouchDB files
+# make test   all tests; says at the end which were skipped and why
+# make race   the same with the race detector
+# make lint   gofmt, vet, golangci-lint, cross builds, govulncheck
+# make fuzz   each fuzz target for FUZZTIME
+# make bench  side by side with tar, restic and Kopia
+
+GO        ?= go
+FUZZTIME  ?= 20s
+TESTFLAGS ?= -shuffle=on
+TESTFLAGS += -count=1
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+TOOL      := $(GO) tool -modfile=internal/devtools/go.mod
+export CGO_ENABLED ?= 0
+
+.PHONY: build demo test race lint fuzz bench clean
+
+build:
+	$(GO) build -trimpath -ldflags '-s -w -X github.com/slipcover/slipcover/internal/cli.version=$(VERSION)' -o bin/slipcover ./cmd/slipcover
+
+demo: build
+	bin/slipcover demo
+
+test:
+	@mkdir -p build && rm -f build/skipped
+	@SLIPCOVER_SKIP_LOG=$(CURDIR)/build/skipped $(GO) test $(TESTFLAGS) -timeout 30m ./... ; status=$$?; \
+	  $(GO) run ./internal/testenv/skipsummary build/skipped; exit $$status
+
+race: export CGO_ENABLED = 1
+race: TESTFLAGS += -race
+race: test
+
+lint:
+	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo 'gofmt -w the files above'; exit 1; }
+	$(GO) vet ./...
+	$(TOOL) golangci-lint run ./...
+	GOOS=linux GOARCH=arm64 $(GO) build ./...
+	GOOS=darwin GOARCH=arm64 $(GO) vet ./couchfile/... ./cmd/...
+	GOOS=windows GOARCH=amd64 $(GO) vet ./couchfile/... ./cmd/...
+	@mkdir -p build; $(TOOL) govulncheck ./... > build/vuln.txt 2>&1; status=$$?; \
+	  if grep -q 'fetching vulnerabilities\|no such host\|connection refused\|dial tcp\|proxyconnect\|Forbidden' build/vuln.txt; then echo 'govulncheck: not checked, its database could not be reached'; status=0; \
+	  else cat build/vuln.txt; fi; exit $$status
+
+fuzz:
+	@mkdir -p build; set -e; for file in $$(grep -rl '^func Fuzz' --include='*_test.go' .); do \
+	  for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' $$file); do \
+	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -parallel 2 $$(dirname $$file) > build/fuzz.log 2>&1 || { cat build/fuzz.log; exit 1; }; \
+	    echo "$$target in $$(dirname $$file), $(FUZZTIME): nothing found"; \
+	  done; done
+
+bench: build
+	$(GO) run ./internal/bench -slipcover bin/slipcover $(BENCHFLAGS)
+
+clean:
+	rm -rf bin build

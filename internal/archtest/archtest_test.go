@@ -1,0 +1,109 @@
+// Package archtest holds the imports of the project against the picture in
+// doc.go: data flows one way, and imports point down.
+package archtest
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/slipcover/slipcover"
+
+// allowed lists what each package may import of the project. A package that isn't
+// here fails the test: put it where it belongs, with a reason.
+var allowed = map[string][]string{
+	// Public: reads files through an io.ReaderAt and knows nothing of backups.
+	"couchfile":         {"couchfile/erlterm"},
+	"couchfile/erlterm": {},
+
+	// No I/O of their own, or I/O that knows nothing of backups.
+	"internal/shard":    {},
+	"internal/manifest": {},
+	"internal/durable":  {},
+	"internal/config":   {},
+
+	// Where a node's files are: not what is in them.
+	"internal/node": {"internal/manifest", "internal/shard"},
+
+	// Keys and bytes: no backups. Drivers and wrappers know the contract alone.
+	"internal/storage":             {},
+	"internal/storage/file":        {"internal/storage", "internal/durable"},
+	"internal/storage/mem":         {"internal/storage"},
+	"internal/storage/faulty":      {"internal/storage"},
+	"internal/storage/storagetest": {"internal/storage"},
+	"internal/storage/drivers":     {"internal/storage", "internal/storage/file"},
+
+	// Backups, but neither a driver nor what is in a .couch file.
+	"internal/repo": {"internal/manifest", "internal/storage"},
+
+	// Engines: an engine never imports another.
+	"internal/backup":  {"couchfile", "internal/durable", "internal/manifest", "internal/node", "internal/repo", "internal/shard"},
+	"internal/restore": {"couchfile", "internal/durable", "internal/manifest", "internal/node", "internal/repo", "internal/shard", "internal/storage"},
+
+	// Wires all the rest together.
+	"internal/cli": {"couchfile", "internal/backup", "internal/config", "internal/durable", "internal/manifest", "internal/node",
+		"internal/repo", "internal/restore", "internal/storage", "internal/storage/drivers"},
+	"cmd/slipcover": {"internal/cli"},
+
+	// Test support: nothing above may import it.
+	"internal/couchgen":            {},
+	"internal/testenv":             {},
+	"internal/testenv/skipsummary": {"internal/testenv"},
+	"internal/bench":               {"internal/couchgen"},
+	"internal/archtest":            {},
+	"":                             {},
+}
+
+type pkg struct {
+	ImportPath string
+	Imports    []string
+}
+
+func TestImports(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports", "../../...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	seen := 0
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; seen++ {
+		var p pkg
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		check(t, p)
+	}
+	if seen < 15 {
+		t.Errorf("go list named %d packages", seen)
+	}
+}
+
+func check(t *testing.T, p pkg) {
+	t.Helper()
+	name := local(p.ImportPath)
+	may, known := allowed[name]
+	if !known {
+		t.Errorf("%s is not in the table", name)
+	}
+	for _, i := range p.Imports {
+		if !strings.HasPrefix(i, module) {
+			if name != "internal/storage/storagetest" && name != "internal/testenv" && i == "testing" {
+				t.Errorf("%s imports testing", name)
+			}
+			continue
+		}
+		if !slices.Contains(may, local(i)) {
+			t.Errorf("%s imports %s, which the table doesn't allow", name, local(i))
+		}
+	}
+}
+
+func local(path string) string {
+	return strings.TrimPrefix(strings.TrimPrefix(path, module), "/")
+}
