@@ -130,6 +130,11 @@ func (t *targets) look(ctx context.Context, mark *marker, delta bool) (reuse boo
 		if len(entries) == 0 {
 			continue
 		}
+		// A kill before the marker had its name left its temporary file.
+		if !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return !e.Type().IsRegular() || !durable.IsTemp(e.Name()) }) {
+			reuse = true
+			continue
+		}
 		old, err := readMarker(x.dir)
 		if err != nil {
 			return false, err

@@ -1,0 +1,221 @@
+package restore
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/user"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/shard"
+)
+
+func TestUnusableIndexes(t *testing.T) {
+	head := func(update, purge uint64) *manifest.Header {
+		return &manifest.Header{UpdateSeq: update, PurgeSeq: purge}
+	}
+	const sig = "_design/mrview/0123456789abcdef0123456789abcdef.view"
+	databases := map[string]*manifest.File{
+		"shards/00000000-7fffffff/team/db.1795334388.couch": {Header: head(10, 2)},
+		"shards/00000000-7fffffff/bad.1795334388.couch":     {},
+		"_users.couch": {Header: head(3, 0)},
+	}
+	tests := []struct {
+		name, path string
+		header     *manifest.Header
+		want       string // part of the reason, "" for none
+	}{
+		{"behind", ".shards/00000000-7fffffff/team/db.1795334388" + sig, head(9, 2), ""},
+		{"level", ".shards/00000000-7fffffff/team/db.1795334388" + sig, head(10, 2), ""},
+		{"ahead", ".shards/00000000-7fffffff/team/db.1795334388" + sig, head(11, 2), "update_seq 11"},
+		{"purges ahead", ".shards/00000000-7fffffff/team/db.1795334388" + sig, head(10, 3), "purge_seq 3"},
+		{"another suffix", ".shards/00000000-7fffffff/team/db.1795334389" + sig, head(1, 0), "not in the backup"},
+		{"headerless shard", ".shards/00000000-7fffffff/bad.1795334388" + sig, head(1, 0), "no valid header"},
+		{"headerless index", ".shards/00000000-7fffffff/team/db.1795334388" + sig, nil, "no valid header"},
+		{"node-local", "._users" + sig, head(3, 0), ""},
+		{"node-local ahead", "._users" + sig, head(4, 0), "ahead"},
+		{"no index", ".shards/x.view", head(1, 0), "names no database"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got := unusable(&manifest.File{Path: tt.path, Header: tt.header}, databases)
+			if (got == "") != (tt.want == "") || !strings.Contains(got, tt.want) {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestGlob(t *testing.T) {
+	tests := []struct {
+		glob, name string
+		want       bool
+	}{
+		{"orders", "orders", true},
+		{"orders", "orders2", false},
+		{"*", "team/a", true},
+		{"team/*", "team/a/b", true},
+		{"user-?", "user-a", true},
+		{"user-?", "user-ab", false},
+		{"user-[ab]", "user-b", true},
+		{"user-[ab]", "user-c", false},
+		{"a+b_$(c)", "a+b_$(c)", true},
+		{"_users", "_users", true},
+	}
+	for _, tt := range tests {
+		g, err := parseGlob(tt.glob)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := g.match(tt.name); got != tt.want {
+			t.Errorf("%q matches %q: got %v", tt.glob, tt.name, got)
+		}
+	}
+	if _, err := parseGlob("a[b"); !errors.Is(err, ErrOptions) {
+		t.Errorf("a[b: %v", err)
+	}
+	g, _ := parseGlob("ordesr*")
+	if got := strings.Join(near(g, []string{"orders", "old-orders", "people", "zebra"}), " "); got != "orders" {
+		t.Errorf("near: %s", got)
+	}
+}
+
+func TestGap(t *testing.T) {
+	r := func(list ...string) (out []shard.Range) {
+		for _, s := range list {
+			x, err := shard.ParseRange(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, x)
+		}
+		return out
+	}
+	tests := []struct {
+		ranges []shard.Range
+		hash   uint32
+		gap    bool
+	}{
+		{r("00000000-ffffffff"), 0, false},
+		{r("00000000-7fffffff", "80000000-ffffffff"), 0, false},
+		{r("00000000-7fffffff"), 0x80000000, true},
+		{r("80000000-ffffffff"), 0, true},
+		{nil, 0, true},
+	}
+	for _, tt := range tests {
+		if hash, ok := gap(tt.ranges); ok != tt.gap || ok && hash != tt.hash {
+			t.Errorf("%v: got %08x, %v", tt.ranges, hash, ok)
+		}
+	}
+}
+
+// The map of a database that had copies elsewhere names this node only.
+func TestNewMapOfACluster(t *testing.T) {
+	doc := `{"_id":"db","_rev":"3-a","shard_suffix":[46,49,55,57,53,51,51,52,51,56,56],
+		"changelog":[["add","00000000-7fffffff","a@h"],["add","00000000-7fffffff","b@h"],["add","80000000-ffffffff","b@h"]],
+		"by_node":{"a@h":["00000000-7fffffff"],"b@h":["00000000-7fffffff","80000000-ffffffff"]},
+		"by_range":{"00000000-7fffffff":["a@h","b@h"],"80000000-ffffffff":["b@h"]},
+		"props":{"partitioned":true,"hash":["couch_partition","hash",[]]}}`
+	m, ok, err := shard.ParseMap([]byte(doc))
+	if err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	b, err := newMap(dbMap{m, []byte(doc)}, "b@h", "db2", ".1900000000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"_id":"db2","by_node":{"b@h":["00000000-7fffffff","80000000-ffffffff"]},"by_range":{"00000000-7fffffff":["b@h"],"80000000-ffffffff":["b@h"]},` +
+		`"changelog":[["add","00000000-7fffffff","b@h"],["add","80000000-ffffffff","b@h"]],"props":{"partitioned":true,"hash":["couch_partition","hash",[]]},` +
+		`"shard_suffix":[46,49,57,48,48,48,48,48,48,48,48]}` + "\n"
+	if string(b) != want {
+		t.Errorf("got  %s\nwant %s", b, want)
+	}
+	var again map[string]any
+	if err := json.Unmarshal(b, &again); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestOwner(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("no owners on Windows")
+	}
+	if _, warning, err := parseOwner("no-such-user-here"); err != nil || !strings.Contains(warning, "no user") {
+		t.Errorf("unknown user: %q, %v", warning, err)
+	}
+	if _, _, err := parseOwner("a:"); !errors.Is(err, ErrOptions) {
+		t.Errorf("a: %v", err)
+	}
+	if o, warning, err := parseOwner(""); o.set || warning != "" || err != nil {
+		t.Errorf("none: %+v, %q, %v", o, warning, err)
+	}
+	if os.Geteuid() != 0 {
+		u, err := user.Current()
+		if err != nil {
+			t.Skip(err)
+		}
+		if _, warning, err := parseOwner(u.Username); warning != "" || err != nil {
+			t.Errorf("self: %q, %v", warning, err)
+		}
+		if _, warning, err := parseOwner("root"); warning == "" || err != nil {
+			t.Errorf("root: %q, %v", warning, err)
+		}
+		return
+	}
+	o, warning, err := parseOwner("65534:65534")
+	if err != nil || warning != "" || o.uid != 65534 || o.gid != 65534 {
+		t.Fatalf("%+v, %q, %v", o, warning, err)
+	}
+	path := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.path(path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestInUse(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("known on Linux only")
+	}
+	dir := t.TempDir()
+	if err := inUse(context.Background(), dir); err != nil {
+		t.Errorf("an idle directory: %v", err)
+	}
+	f, err := os.Create(filepath.Join(dir, "x.couch"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := inUse(context.Background(), dir); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "x.couch open") {
+		t.Errorf("an open file: %v", err)
+	}
+}
+
+func TestTwoRestoresIntoOneDirectory(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("no locks on Windows")
+	}
+	dir := t.TempDir()
+	o := Options{To: dir}
+	m := &manifest.Manifest{}
+	k := markOf(&o, m)
+	a, b := newTargets(&o), newTargets(&o)
+	if err := a.mark(&k, owner{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.mark(&k, owner{}); !errors.Is(err, ErrInUse) {
+		t.Errorf("second: %v", err)
+	}
+	a.close()
+	if err := b.mark(&k, owner{}); err != nil {
+		t.Errorf("after the first ended: %v", err)
+	}
+	b.close()
+}

@@ -1,0 +1,161 @@
+package restore_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/restore"
+	"github.com/slipcover/slipcover/internal/storage/file"
+)
+
+const killEnv = "SLIPCOVER_TEST_RESTORE"
+
+// TestMain runs a restore instead of the tests when a test asks for it.
+func TestMain(m *testing.M) {
+	if spec := os.Getenv(killEnv); spec != "" {
+		if err := child(spec); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+type childSpec struct {
+	Repo string
+	ID   string
+	To   string
+}
+
+func child(spec string) error {
+	var s childSpec
+	if err := json.Unmarshal([]byte(spec), &s); err != nil {
+		return err
+	}
+	ctx := context.Background()
+	store, err := file.Open(s.Repo)
+	if err != nil {
+		return err
+	}
+	r, err := repo.Open(ctx, store, repo.Options{})
+	if err != nil {
+		return err
+	}
+	rec, err := r.Find(ctx, "", s.ID)
+	if err != nil {
+		return err
+	}
+	fmt.Println("go")
+	_, err = restore.Files(ctx, restore.Options{Repo: r, Record: rec, To: s.To, Parallel: 2})
+	return err
+}
+
+// A restore is killed at random moments and run again: at no moment does the
+// directory look whole when it isn't, and at the end it is.
+func TestKilledRestore(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("needs SIGKILL")
+	}
+	dir := t.TempDir()
+	store, err := file.Create(filepath.Join(dir, "repo"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := openRepo(t, store)
+	rec := take(t, r, copyFixture(t), t.TempDir())
+	want := wanted(t, r, rec)
+	to := filepath.Join(dir, "data")
+	spec, err := json.Marshal(childSpec{filepath.Join(dir, "repo"), string(rec.ID), to})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	begin := time.Now()
+	files(t, restore.Options{Repo: r, Record: rec, To: filepath.Join(dir, "timed")})
+	span := int64(time.Since(begin)) * 3 / 4
+	kills, finished := 0, 0
+	for kills < 25 && finished < 10 {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), killEnv+"="+string(spec))
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd.Stderr = os.Stderr
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := out.Read(make([]byte, 3)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(rnd.Int64N(span)))
+		cmd.Process.Kill()
+		if cmd.Wait() == nil {
+			finished++
+			checkWhole(t, to, want)
+			if err := os.RemoveAll(to); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		kills++
+		if whole := checkKilled(t, to, want); whole { // killed behind its last step
+			if err := os.RemoveAll(to); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		if kills%10 == 0 { // what two or more runs began is finished by another
+			files(t, restore.Options{Repo: r, Record: rec, To: to})
+			checkWhole(t, to, want)
+			if err := os.RemoveAll(to); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	t.Logf("%d kills, %d runs were quicker", kills, finished)
+}
+
+func checkWhole(t *testing.T, to string, want map[string]string) {
+	t.Helper()
+	sameFiles(t, hashes(t, to), want)
+}
+
+// checkKilled holds what a killed run left against what it may leave. It reports
+// whether that is a whole restore.
+func checkKilled(t *testing.T, to string, want map[string]string) bool {
+	t.Helper()
+	if _, err := os.Stat(to); err != nil {
+		return false // killed before it began
+	}
+	got := hashes(t, to)
+	_, marked := got[restore.MarkerName]
+	whole := true
+	for p, h := range want {
+		if got[p] == "" {
+			whole = false
+		} else if got[p] != h {
+			t.Errorf("%s has other bytes under its name", p)
+		}
+	}
+	if got["_dbs.couch"] != "" && !whole {
+		t.Errorf("the shard map is there, and files are missing")
+	}
+	// Before the marker there is nothing but perhaps its temporary file.
+	if !marked && !whole && len(got) > 1 {
+		t.Errorf("no marker, and files are missing: %v", got)
+	}
+	return whole && !marked
+}
