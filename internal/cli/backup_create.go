@@ -3,6 +3,8 @@ package cli
 import (
 	"cmp"
 	"context"
+	"crypto/ed25519"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -121,6 +123,9 @@ func runBackupCreate(ctx context.Context, env *Env, s *settings, o *backupCreate
 		return explainBackup(ctx, err)
 	}
 	out := newBackupResult(res, time.Since(began))
+	if key, err := backup.WriterKey(s.StateDir); err == nil {
+		out.Backup.Writer = base64.StdEncoding.EncodeToString(key.Public().(ed25519.PublicKey))
+	}
 	if env.json {
 		err = printJSON(env.Stdout, out)
 	} else {
@@ -273,7 +278,8 @@ func damageText(d manifest.Damage) string {
 		fmt.Fprintf(&b, " rev %s", d.Rev)
 	}
 	fmt.Fprintf(&b, ": %s", clean(d.What))
-	if d.Error != "" && d.Error != d.What {
+	// The cause of a CorruptError repeats what and where.
+	if d.Error != "" && d.Error != d.What && !strings.Contains(d.Error, fmt.Sprintf(" at %d: ", d.Offset)) {
 		fmt.Fprintf(&b, ": %s", clean(d.Error))
 	}
 	return b.String()

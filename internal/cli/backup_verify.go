@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -69,6 +70,7 @@ func runBackupVerify(ctx context.Context, env *Env, s *settings, o *backupVerify
 	if err != nil {
 		return err
 	}
+	rep.Findings, rep.Dropped = nonNil(rep.Findings), nonNil(rep.Dropped)
 	if env.json {
 		err = printJSON(env.Stdout, verifyJSON{OK: rep.OK(), Backup: summaryOf(rec), VerifyReport: rep, Took: seconds(rep.Took)})
 	} else {
@@ -98,7 +100,11 @@ func printVerified(w io.Writer, rec *manifest.Record, r *restore.VerifyReport) {
 		if f.Known {
 			cause += ", as the backup says"
 		}
-		fmt.Fprintf(w, "%s: %s\n", cause, damageText(d))
+		text := damageText(d)
+		if strings.HasPrefix(f.What, "at ") { // it says all of it
+			text = clean(f.Path) + " " + clean(f.What)
+		}
+		fmt.Fprintf(w, "%s: %s\n", cause, text)
 	}
 	dropped := make([]manifest.LeftOut, len(r.Dropped))
 	for i, d := range r.Dropped {

@@ -15,14 +15,14 @@ import (
 
 type createOptions struct {
 	repoOptions
-	backup        string
-	dir           string
-	port          int
-	user          string
-	passwordFile  string
-	couchdb       string
-	noStart       bool
-	timeout       time.Duration
+	backup       string
+	dir          string
+	port         int
+	user         string
+	passwordFile string
+	couchdb      string
+	noStart      bool
+	timeout      time.Duration
 }
 
 func newCreate(env *Env, g *globalOptions) *cobra.Command {
@@ -96,8 +96,8 @@ func runCreate(ctx context.Context, env *Env, s *settings, o *createOptions, nam
 	// password is nowhere else.
 	if made != nil && made.Restored != nil {
 		if env.json {
-			out := createJSON{Backup: summaryOf(rec), Created: made}
-			out.Restored = restoreJSON{Backup: out.Backup, Result: made.Restored, Took: seconds(made.Restored.Took)}
+			made.Notes = nonNil(made.Notes)
+			out := createJSON{Backup: summaryOf(rec), Created: made, Restored: newRestoreJSON(rec, made.Restored)}
 			if perr := printJSON(env.Stdout, out); err == nil {
 				err = perr
 			}

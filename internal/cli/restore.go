@@ -87,7 +87,7 @@ func runRestore(ctx context.Context, env *Env, s *settings, o *restoreOptions, r
 		return explainRestore(ctx, err)
 	}
 	if env.json {
-		err = printJSON(env.Stdout, restoreJSON{Backup: summaryOf(rec), Result: res, Took: seconds(res.Took)})
+		err = printJSON(env.Stdout, newRestoreJSON(rec, res))
 	} else {
 		printRestore(env.Stdout, rec, res, o.verbose)
 	}
@@ -135,6 +135,14 @@ type restoreJSON struct {
 	*restore.Result
 	Took float64   `json:"took_seconds"`
 	NoID *struct{} `json:"took_ns,omitempty"` // hides Result's
+}
+
+func newRestoreJSON(rec *manifest.Record, r *restore.Result) restoreJSON {
+	for _, list := range []*[]string{&r.Databases, &r.Damaged, &r.Removed, &r.LeftAlone, &r.Problems, &r.Warnings, &r.Notes, &r.Commands} {
+		*list = nonNil(*list)
+	}
+	r.Dropped = nonNil(r.Dropped)
+	return restoreJSON{Backup: summaryOf(rec), Result: r, Took: seconds(r.Took)}
 }
 
 func printRestore(w io.Writer, rec *manifest.Record, r *restore.Result, verbose bool) {
