@@ -7,8 +7,7 @@
 
 GO        ?= go
 FUZZTIME  ?= 20s
-TESTFLAGS ?= -shuffle=on
-TESTFLAGS += -count=1
+TESTFLAGS ?=
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 TOOL      := $(GO) tool -modfile=internal/devtools/go.mod
 export CGO_ENABLED ?= 0
@@ -23,11 +22,11 @@ demo: build
 
 test:
 	@mkdir -p build && rm -f build/skipped
-	@SLIPCOVER_SKIP_LOG=$(CURDIR)/build/skipped $(GO) test $(TESTFLAGS) -timeout 30m ./... ; status=$$?; \
+	@SLIPCOVER_SKIP_LOG=$(CURDIR)/build/skipped $(GO) test -count=1 -shuffle=on -timeout 30m $(RACE) $(TESTFLAGS) ./... ; status=$$?; \
 	  $(GO) run ./internal/testenv/skipsummary build/skipped; exit $$status
 
 race: export CGO_ENABLED = 1
-race: TESTFLAGS += -race
+race: RACE = -race
 race: test
 
 lint:

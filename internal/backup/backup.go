@@ -134,8 +134,7 @@ func runLocked(ctx context.Context, opts Options, dir string, commit commitFunc)
 	if err != nil {
 		return nil, err
 	}
-	defer j.close()
-	if err := r.copyAll(ctx, j, parent); err != nil {
+	if err := errors.Join(r.copyAll(ctx, j, parent), j.close()); err != nil {
 		return nil, err
 	}
 	if opts.Strict && len(r.damage) > 0 {

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"testing"
 
 	"filippo.io/age"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/internal/backup"
@@ -447,6 +449,37 @@ func TestLocked(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.run()
+}
+
+// Nodes back up into one repository at the same time, each under its own name.
+func TestInstancesSideBySide(t *testing.T) {
+	e := newEnv(t)
+	var g errgroup.Group
+	recs := make([]*manifest.Record, 4)
+	for i := range recs {
+		opts := e.options(e.store)
+		opts.Instance, opts.StateDir = fmt.Sprintf("node%d", i), t.TempDir()
+		g.Go(func() error {
+			for range 2 {
+				res, err := backup.Run(context.Background(), opts)
+				if err != nil {
+					return err
+				}
+				recs[i] = res.Record
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	for _, rec := range recs {
+		e.check(rec)
+	}
+	report, err := e.repo(e.store).Check(t.Context(), repo.CheckOptions{ReadData: true})
+	if err != nil || report.Backups != 8 || len(report.Problems)+report.Unreferenced > 0 {
+		t.Errorf("check: %v %+v", err, report)
+	}
 }
 
 func TestCancelled(t *testing.T) {

@@ -485,7 +485,7 @@ func readFull(s *source, p []byte, off int64) error {
 	if n == len(p) {
 		return nil
 	}
-	if err == io.EOF || err == nil {
+	if err == nil || errors.Is(err, io.EOF) {
 		return fmt.Errorf("%w: %s has no byte at %d any more", ErrShrunk, s.f.Name(), off+int64(n))
 	}
 	return err

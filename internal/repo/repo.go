@@ -139,7 +139,7 @@ func Open(ctx context.Context, store storage.Store, opts Options) (*Repo, error)
 	if err != nil {
 		return nil, err
 	}
-	r.decoder, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(1<<30))
+	r.decoder, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(2*SegmentSize))
 	return r, err
 }
 

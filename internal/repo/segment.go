@@ -138,7 +138,7 @@ func (r *Repo) readHashed(ctx context.Context, key storage.Key, size int64, sum 
 
 // unseal undoes seal; the content must have just that many bytes.
 func (r *Repo) unseal(ctx context.Context, b []byte, plain int64) ([]byte, error) {
-	if plain > SegmentSize {
+	if plain <= 0 || plain > SegmentSize {
 		return nil, fmt.Errorf("%w: a segment of %d bytes", ErrCorrupt, plain)
 	}
 	if r.config.Encrypted() {
