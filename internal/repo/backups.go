@@ -77,7 +77,21 @@ func (r *Repo) Commit(ctx context.Context, lock *Lock, m *manifest.Manifest, key
 	if err := r.store.Put(ctx, backupKey(m.Instance, m.ID, recordName), bytes.NewReader(text), absent); err != nil {
 		return nil, fmt.Errorf("store record: %w", err)
 	}
-	return rec, nil
+	return rec, r.confirm(ctx, lock, m)
+}
+
+// confirm looks, after the record was written, whether the lock held until then.
+// If another process took it over meanwhile, a deletion may have missed the
+// record: a backup that lacks a segment is taken back.
+func (r *Repo) confirm(ctx context.Context, lock *Lock, m *manifest.Manifest) error {
+	lost := lock.Check(ctx)
+	if lost == nil {
+		return nil
+	}
+	if err := r.checkSegments(ctx, m); err != nil {
+		return errors.Join(lost, err, r.store.Delete(ctx, backupKey(m.Instance, m.ID, recordName)))
+	}
+	return nil
 }
 
 // checkSegments returns ErrCorrupt, with a name, if a segment of m isn't stored.
