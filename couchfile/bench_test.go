@@ -56,19 +56,26 @@ func forEachShard(b *testing.B, fn func(b *testing.B, f *os.File, size int64)) {
 			size := fileSize(b, f)
 			b.SetBytes(size)
 			b.ReportAllocs()
-			b.ResetTimer()
-			start := cpuTime()
 			fn(b, f, size)
-			if spent := (cpuTime() - start).Seconds(); spent > 0 {
-				b.ReportMetric(float64(size)*float64(b.N)/1e6/spent, "MB/cpu-s")
-			}
 		})
+	}
+}
+
+// cpuRate reports the bytes per second of processor time from now until the
+// function that it returns is called.
+func cpuRate(b *testing.B, size int64) (done func()) {
+	start := cpuTime()
+	return func() {
+		if spent := (cpuTime() - start).Seconds(); spent > 0 {
+			b.ReportMetric(float64(size)*float64(b.N)/1e6/spent, "MB/cpu-s")
+		}
 	}
 }
 
 // BenchmarkVerify walks and verifies whole files in the page cache.
 func BenchmarkVerify(b *testing.B) {
 	forEachShard(b, func(b *testing.B, f *os.File, size int64) {
+		defer cpuRate(b, size)()
 		for b.Loop() {
 			rep, err := couchfile.Verify(b.Context(), f, size, couchfile.VerifyOptions{})
 			if err != nil || !rep.OK() {
@@ -86,6 +93,7 @@ func BenchmarkScanner(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.ResetTimer()
+		defer cpuRate(b, size)()
 		for b.Loop() {
 			s := couchfile.NewScanner(0)
 			for p := data; len(p) > 0; {

@@ -30,7 +30,7 @@ type frame struct {
 // at most 4 MiB, and no more than what was read of the file.
 const (
 	lookupShift, lookupFrames = 14, 256 // single documents, possibly over a network
-	walkShift, walkFrames     = 16, 64  // whole trees
+	walkShift, walkFrames     = 15, 128 // whole trees
 )
 
 func newSource(r io.ReaderAt, size int64, shift uint, frames int) *source {
