@@ -262,7 +262,7 @@ func TestCreate(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.NodeName = nodeName
-	r := encryptedRepo(t) // an open one would not take the secret
+	r := encryptedRepo(t, mem.New()) // an open one would not take the secret
 	rec := takeNode(t, r, n, t.TempDir())
 	dir := filepath.Join(t.TempDir(), "copy")
 	made, err := restore.Create(t.Context(), restore.CreateOptions{Repo: r, Record: rec, Name: "copy", Dir: dir, Start: true, Timeout: time.Minute})

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"filippo.io/age"
@@ -48,13 +49,12 @@ func openRepo(t testing.TB, store storage.Store) *repo.Repo {
 	return r
 }
 
-func encryptedRepo(t testing.TB) *repo.Repo {
+func encryptedRepo(t testing.TB, store storage.Store) *repo.Repo {
 	t.Helper()
 	id, err := age.GenerateX25519Identity()
 	if err != nil {
 		t.Fatal(err)
 	}
-	store := mem.New()
 	if _, err := repo.Init(t.Context(), store, repo.InitOptions{Recipients: []string{id.Recipient().String()}}); err != nil {
 		t.Fatal(err)
 	}
@@ -84,11 +84,24 @@ func takeNode(t testing.TB, r *repo.Repo, n *node.Node, state string) *manifest.
 	return res.Record
 }
 
-// fixtureBackup returns a backup of the fixture in memory.
+// fixtureBackup returns a backup of the fixture, in memory, that tests share: none
+// may change the repository.
 func fixtureBackup(t testing.TB) (*repo.Repo, *manifest.Record) {
 	t.Helper()
-	r := openRepo(t, mem.New())
-	return r, take(t, r, copyFixture(t), t.TempDir())
+	shared.Do(func() {
+		shared.repo = openRepo(t, mem.New())
+		shared.rec = take(t, shared.repo, fixture+"/data", t.TempDir())
+	})
+	if shared.rec == nil {
+		t.Fatal("the backup failed in another test")
+	}
+	return shared.repo, shared.rec
+}
+
+var shared struct {
+	sync.Once
+	repo *repo.Repo
+	rec  *manifest.Record
 }
 
 func files(t testing.TB, o restore.Options) *restore.Result {

@@ -25,9 +25,11 @@ import (
 	"github.com/slipcover/slipcover/internal/storage"
 )
 
+// inMemory is the size up to which a file is verified in memory, in bytes. Tests
+// change it.
+var inMemory int64 = 32 << 20
+
 const (
-	// inMemory is the size up to which a file is verified in memory, in bytes.
-	inMemory = 32 << 20
 	// sampleWhole is the size below which sampling takes or leaves a whole file.
 	sampleWhole = 1 << 20
 	// maxFindings bounds what is reported of one file.
