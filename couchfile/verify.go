@@ -216,19 +216,14 @@ func (v *verifier) database(r io.ReaderAt, raw RawHeader) error {
 
 // olderStates verifies the headers before h that are history, newest first.
 func (v *verifier) olderStates(r io.ReaderAt, h Header) error {
-	points, err := Points(r, h.Offset)
-	if err != nil {
-		return err
-	}
-	// What is history depends on the whole file, up to the newest header.
-	all, err := Points(r, h.End)
+	points, err := Points(r, h.End)
 	if err != nil {
 		return err
 	}
 	for i := len(points) - 1; i >= 0 && !v.stopped(); i-- {
-		if i < len(all) && all[i].History {
-			v.state = fmt.Sprintf("older state at update_seq %d: ", points[i].UpdateSeq)
-			v.dbState(points[i].Header)
+		if p := &points[i]; p.History && p.Offset < h.Offset {
+			v.state = fmt.Sprintf("older state at update_seq %d: ", p.UpdateSeq)
+			v.dbState(p.Header)
 		}
 	}
 	v.state = ""
