@@ -19,6 +19,7 @@ import (
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/node"
 	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/shard"
 )
 
 // Options are the options of Run.
@@ -380,6 +381,7 @@ func (r *run) keep(nm name, old *known) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.files[nm], r.locals[nm] = old.file, old.local
+	delete(r.old, nm)
 	for _, d := range r.oldDamage {
 		if d.Root == nm.root && d.Path == nm.path {
 			r.damage = append(r.damage, d)
@@ -491,7 +493,7 @@ func (r *run) manifest(started time.Time, parent *state) *manifest.Manifest {
 		ID: r.id, Instance: r.opts.Instance, Name: r.opts.Name, Description: r.opts.Description,
 		Type: manifest.Full, Status: manifest.Completed, Strategy: r.opts.Strategy, Namespace: r.opts.Namespace,
 		Started: started, NodeName: r.nodeName, CouchDBVersion: r.opts.Node.Version, Tool: r.opts.Tool,
-		FileCount: len(m.Files), DatabaseCount: len(r.maps), ReadBytes: r.read.Load(), AddedBytes: r.added.Load(),
+		FileCount: len(m.Files), DatabaseCount: countDatabases(m.Files), ReadBytes: r.read.Load(), AddedBytes: r.added.Load(),
 		StoredBytes: r.segments.bytes, LeftOutCount: len(m.LeftOut), DamageCount: len(m.Damage),
 	}
 	if parent != nil {
@@ -505,6 +507,17 @@ func (r *run) manifest(started time.Time, parent *state) *manifest.Manifest {
 	}
 	m.Finished = time.Now().UTC()
 	return m
+}
+
+// countDatabases counts the databases that have shards.
+func countDatabases(files []*manifest.File) int {
+	seen := map[string]bool{}
+	for _, f := range files {
+		if n, err := shard.ParsePath(f.Path); err == nil && f.Kind == manifest.Shard {
+			seen[n.DB+n.Suffix] = true
+		}
+	}
+	return len(seen)
 }
 
 // compactSegments drops the segments of table that no file uses and gives the

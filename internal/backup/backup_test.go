@@ -412,6 +412,25 @@ func TestMissingShardIsDamage(t *testing.T) {
 	}
 }
 
+// The shard map is not read again when it is unchanged; a shard that vanished
+// since the parent must be noticed all the same, then and in the next backup.
+func TestShardGoneSinceTheParent(t *testing.T) {
+	e := newEnv(t)
+	first := e.run()
+	if err := os.Remove(filepath.Join(e.data, batches)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		res := e.run()
+		if res.Record.Status != manifest.CompletedDamaged || len(res.Damage) != 1 || res.Damage[0].Path != batches {
+			t.Errorf("%s: %+v", res.Record.Status, res.Damage)
+		}
+		if res.Record.DatabaseCount != first.Record.DatabaseCount {
+			t.Errorf("%d databases, then %d", first.Record.DatabaseCount, res.Record.DatabaseCount)
+		}
+	}
+}
+
 func TestOrphanIsNoted(t *testing.T) {
 	e := newEnv(t)
 	b, err := os.ReadFile(filepath.Join(e.data, batches))

@@ -64,29 +64,49 @@ func couchMaps(s *source, size int64) ([]shardMap, error) {
 // database created meanwhile and is copied now. If its file is not there, either
 // the database was deleted meanwhile, and the map is copied again, or it is
 // missing, which is damage: CouchDB would serve an empty shard.
+//
+// A map that is unchanged since the parent isn't read again, unless a shard that
+// the parent had is gone, or was missing then.
 func (r *run) reconcile(ctx context.Context, workers []*worker, l *node.Listing) error {
-	for round := 0; ; round++ {
-		missing := r.missing()
-		if len(missing) == 0 {
-			r.noteOrphans(l)
-			return nil
-		}
-		if err := copyGroup(ctx, workers, missing); err != nil {
-			return err
-		}
-		if missing = r.missing(); len(missing) == 0 {
-			continue
-		}
-		if round == mapRounds {
-			r.reportMissing(missing)
-			return nil
-		}
-		maps := slices.DeleteFunc(slices.Clone(l.System), func(e node.Entry) bool { return e.Path != "_dbs.couch" })
+	maps := slices.DeleteFunc(slices.Clone(l.System), func(e node.Entry) bool { return e.Path != "_dbs.couch" })
+	copyMaps := func() error {
 		r.forget(maps)
-		if err := copyGroup(ctx, workers, maps); err != nil {
+		return copyGroup(ctx, workers, maps)
+	}
+	if r.maps == nil && r.shardsGone() {
+		if err := copyMaps(); err != nil {
 			return err
 		}
 	}
+	for range mapRounds {
+		if err := copyGroup(ctx, workers, r.missing()); err != nil {
+			return err
+		}
+		if len(r.missing()) == 0 {
+			r.noteOrphans(l)
+			return nil
+		}
+		if err := copyMaps(); err != nil {
+			return err
+		}
+	}
+	r.reportMissing(r.missing())
+	return nil
+}
+
+// shardsGone reports whether a shard that the parent had, or that was missing
+// already then, isn't there.
+func (r *run) shardsGone() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, old := range r.old { // what is left in it was not found
+		if old.file.Kind == manifest.Shard {
+			return true
+		}
+	}
+	return slices.ContainsFunc(r.oldDamage, func(d manifest.Damage) bool {
+		return r.files[name{d.Root, d.Path}] == nil
+	})
 }
 
 // missing lists the shards of this node that the map names and the backup lacks.
