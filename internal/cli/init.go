@@ -133,8 +133,8 @@ func runInit(ctx context.Context, env *Env, s *settings, o *initOptions) error {
 
 // choose asks how to encrypt, at a terminal where no flag says it.
 func (o *initOptions) choose(env *Env) error {
-	fmt.Fprint(env.Stderr, `Backups are encrypted to a key, so that whoever gets at the storage can't read the databases; nobody can read them
-without that key, you neither.
+	fmt.Fprint(env.Stderr, `Backups are encrypted to a key that only reading needs, and without
+which nobody, you neither, can ever read them; choose one:
 
   1  make a new key and write it to `+defaultIdentity+`
   2  use a passphrase

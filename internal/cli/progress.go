@@ -18,7 +18,7 @@ type reading struct {
 	FilesDone int64 `json:"files_done"`
 	Bytes     int64 `json:"bytes"`
 	BytesDone int64 `json:"bytes_done"`
-	Stored    int64 `json:"stored_bytes,omitempty"`
+	Stored    int64 `json:"stored_bytes"`
 }
 
 func progressFlag(f *pflag.FlagSet) {
@@ -79,7 +79,7 @@ func repeat(every time.Duration, show func(last bool)) (stop func()) {
 // bar draws a progress bar, and wipes it in the end: what was done is told after it.
 func bar(w io.Writer, verb string, read func() reading) func(last bool) {
 	b := progressbar.NewOptions64(-1,
-		progressbar.OptionSetWriter(w), progressbar.OptionShowBytes(true), progressbar.OptionShowTotalBytes(true),
+		progressbar.OptionSetWriter(w), progressbar.OptionShowBytes(true), progressbar.OptionShowCount(), progressbar.OptionShowTotalBytes(true),
 		progressbar.OptionUseIECUnits(true), progressbar.OptionSetPredictTime(true), progressbar.OptionFullWidth(),
 		progressbar.OptionClearOnFinish(), progressbar.OptionUseANSICodes(true), progressbar.OptionSetDescription(verb))
 	return func(last bool) {

@@ -68,15 +68,20 @@ const rootLong = `Slipcover backs up a running Apache CouchDB by its files and b
 
 Three commands to begin with:
 
-  slipcover init --repo /backups                                    make a repository, and the key that reads it
-  slipcover backup create --repo /backups --data-dir /opt/couchdb/data    back a running node up; again: only what is new
-  slipcover restore latest --to /srv/couchdb/data --repo /backups --identity slipcover-identity.txt
+  slipcover init --repo /backups
+        make a repository, and the key that reads it
+  slipcover backup create --repo /backups --data-dir /opt/couchdb/data
+        back a running node up; run again, it reads and stores only what is new
+  slipcover restore latest --to /opt/couchdb/data --repo /backups --identity slipcover-identity.txt
+        bring the files back
 
-"slipcover demo" shows all of it on a small sample, in a temporary folder, in a second or two.
+"slipcover demo" shows all of it on a small sample, in a temporary folder.
 
-A setting is taken from its flag, else from the environment (SLIPCOVER_REPO and so on), else from the configuration
-file, else it has a default; "slipcover config example" shows them all. Trove's spellings work too: backup-create
-INSTANCE NAME, backup-list, backup-show ID, backup-delete ID, create NAME --backup ID.
+A setting is taken from its flag, else from the environment (SLIPCOVER_REPOSITORY
+and so on), else from the configuration file, else it has a default; "slipcover
+config example" shows them all. --repo takes a folder or a URL, and is the setting
+"repository". Trove's spellings work too: backup-create INSTANCE NAME,
+backup-list, backup-show ID, backup-delete ID, create NAME --backup ID.
 
 Exit codes:
 `
