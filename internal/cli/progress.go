@@ -78,7 +78,8 @@ func repeat(every time.Duration, show func(last bool)) (stop func()) {
 
 // bar draws a progress bar, and wipes it in the end: what was done is told after it.
 func bar(w io.Writer, verb string, read func() reading) func(last bool) {
-	b := progressbar.NewOptions64(-1,
+	// Without a spinner the bar starts no goroutine, which would race with this one.
+	b := progressbar.NewOptions64(-1, progressbar.OptionSetSpinnerChangeInterval(0),
 		progressbar.OptionSetWriter(w), progressbar.OptionShowBytes(true), progressbar.OptionShowCount(), progressbar.OptionShowTotalBytes(true),
 		progressbar.OptionUseIECUnits(true), progressbar.OptionSetPredictTime(true), progressbar.OptionFullWidth(),
 		progressbar.OptionClearOnFinish(), progressbar.OptionUseANSICodes(true), progressbar.OptionSetDescription(verb))

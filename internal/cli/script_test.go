@@ -66,6 +66,9 @@ func TestScripts(t *testing.T) {
 }
 
 func condition(name string) (bool, error) {
+	if name == "race" {
+		return raceDetector, nil
+	}
 	if name == "tmpfs" { // may a test mount one?
 		if runtime.GOOS != "linux" || os.Getuid() != 0 {
 			return false, nil
