@@ -25,7 +25,7 @@ type segmenter struct {
 	full    chan *filling // to the packers
 	free    chan []byte   // buffers
 	packers *errgroup.Group
-	ctx     context.Context //nolint:containedctx // that of the run, for the packers
+	ctx     context.Context // that of the run, for the packers
 
 	mu    sync.Mutex
 	table []manifest.Segment // guarded by mu, like what follows

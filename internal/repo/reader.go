@@ -152,7 +152,7 @@ func (rd *Reader) ReaderAt(ctx context.Context, f *manifest.File) io.ReaderAt {
 
 type fileReader struct {
 	rd      *Reader
-	ctx     context.Context //nolint:containedctx // io.ReaderAt has none
+	ctx     context.Context // io.ReaderAt has none
 	extents []manifest.Extent
 	starts  []int64 // of each extent in the file, and the file's size
 }

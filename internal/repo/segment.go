@@ -262,7 +262,7 @@ func (s *seekSegment) read(off int64) (content []byte, from int64, err error) {
 
 // objectReader reads ranges of an object.
 type objectReader struct {
-	ctx   context.Context //nolint:containedctx // io.ReaderAt has none; lives as long as the reader that was opened with it
+	ctx   context.Context // io.ReaderAt has none; lives as long as the reader that was opened with it
 	store storage.Store
 	key   storage.Key
 }

@@ -292,7 +292,7 @@ func (r *run) cleanTemps(ctx context.Context) error {
 // cleaner goes through a target.
 type cleaner struct {
 	run    *run
-	ctx    context.Context //nolint:containedctx // for one walk
+	ctx    context.Context // for one walk
 	dir    string
 	known  map[string]bool // full paths that the restore writes
 	config bool            // it is the directory of ini files

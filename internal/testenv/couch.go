@@ -105,7 +105,7 @@ func CouchDB(t TB, opts Options) *Couch {
 
 func randomHex(n int) string {
 	p := make([]byte, n/2)
-	rand.Read(p) //nolint:errcheck // never fails
+	_, _ = rand.Read(p)
 	return hex.EncodeToString(p)
 }
 
