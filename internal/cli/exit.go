@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"regexp"
 	"strings"
 	"syscall"
 
@@ -138,7 +139,7 @@ func finish(ctx context.Context, env *Env, err error) int {
 	}
 	e := exitOf(err)
 	if err != nil {
-		printError(env.Stderr, e, oneLine(err.Error()), env.json)
+		printError(env.Stderr, e, mask(oneLine(err.Error())), env.json)
 	}
 	return e.code
 }
@@ -160,6 +161,11 @@ type errorBody struct {
 	ExitCode int    `json:"exit_code"`
 	Message  string `json:"message"`
 }
+
+var userinfo = regexp.MustCompile(`(://[^/\s:@]+):[^/\s@]+@`)
+
+// mask hides passwords in URLs, should an error of a library quote one.
+func mask(text string) string { return userinfo.ReplaceAllString(text, "$1:***@") }
 
 // oneLine makes a message of several lines, as joined errors give, one line.
 func oneLine(s string) string {

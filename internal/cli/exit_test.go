@@ -1,0 +1,79 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+	"testing"
+
+	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/internal/backup"
+	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/restore"
+	"github.com/slipcover/slipcover/internal/storage"
+)
+
+func TestExitCodes(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		want int
+	}{
+		{nil, 0},
+		{errors.New("anything"), 1},
+		{usage("bad"), 2},
+		{repo.ErrAmbiguous, 2},
+		{backup.ErrDamaged, 3},
+		{repo.ErrCorrupt, 4},
+		{restore.ErrMismatch, 4},
+		{couchfile.ErrNoHeader, 4},
+		{repo.ErrLocked, 5},
+		{repo.ErrNoBackup, 6},
+		{repo.ErrNoRepository, 6},
+		{couchfile.ErrNotFound, 6},
+		{fs.ErrNotExist, 6},
+		{repo.ErrWrongKey, 7},
+		{errors.Join(repo.ErrCorrupt, repo.ErrNoKey), 7},
+		{backup.ErrPermission, 8},
+		{storage.ErrDenied, 8},
+		{storage.ErrFull, 9},
+		{storage.ErrUnavailable, 10},
+		{restore.ErrNotEmpty, 11},
+		{restore.ErrInUse, 11},
+		{repo.ErrExists, 11},
+		{interrupted{os.Interrupt}, 130},
+		{interrupted{syscall.SIGTERM}, 143},
+	} {
+		err := test.err
+		if err != nil {
+			err = fmt.Errorf("do this: %w", err)
+		}
+		if got := exitOf(err).code; got != test.want {
+			t.Errorf("%v: exit code %d, want %d", err, got, test.want)
+		}
+	}
+}
+
+func TestMask(t *testing.T) {
+	if got, want := mask("get http://admin:secret@localhost:5984/x: refused"), "get http://admin:***@localhost:5984/x: refused"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestSizes(t *testing.T) {
+	for n, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 1 << 20: "1.0 MiB", 1<<20 - 1: "1.0 MiB", 5 << 40: "5.0 TiB"} {
+		if got := size(n); got != want {
+			t.Errorf("%d: got %q, want %q", n, got, want)
+		}
+	}
+}
+
+func TestShare(t *testing.T) {
+	for text, want := range map[string]float64{"5%": 0.05, "0.25": 0.25, "100%": 1, "0%": -1, "150%": -1, "x": -1, "5 apples": -1, "NaN": -1} {
+		got, err := share(text)
+		if want < 0 && err == nil || want >= 0 && (err != nil || got != want) {
+			t.Errorf("%q: got %v, %v", text, got, err)
+		}
+	}
+}
