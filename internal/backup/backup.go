@@ -179,6 +179,9 @@ func (r *run) load(ctx context.Context, dir string) (*state, error) {
 		return nil, err
 	}
 	r.old, r.oldDamage = parent.files, parent.damage
+	if r.nodeName == "" { // perhaps no file is opened that tells it
+		r.nodeName = parent.summary.NodeName
+	}
 	r.inRepo = make([]bool, len(parent.segments))
 	for i, s := range parent.segments {
 		r.inRepo[i] = exists(s)

@@ -154,6 +154,9 @@ func TestFullThenNothingNew(t *testing.T) {
 	if r := again.Record; r.Type != manifest.Incremental || r.Parent != rec.ID || r.ReadBytes != 0 || r.AddedBytes != 0 {
 		t.Errorf("second: %s of %s, read %d, added %d", r.Type, r.Parent, r.ReadBytes, r.AddedBytes)
 	}
+	if again.Record.NodeName != rec.NodeName || again.Record.DatabaseCount != rec.DatabaseCount {
+		t.Errorf("second: node %q, %d databases", again.Record.NodeName, again.Record.DatabaseCount)
+	}
 	e.check(again.Record)
 }
 

@@ -209,7 +209,7 @@ func (d *demo) makeRepository(ctx context.Context) error {
 		return err
 	}
 	identity := d.path("identity.txt")
-	d.s = &settings{Config: &config.Config{Repository: place, Compression: "default"}}
+	d.s = &settings{Config: &config.Config{Repository: place, Compression: "fastest"}}
 	d.say("An encrypted repository, and the key that reads it")
 	d.command("init --repo repository --identity-out identity.txt")
 	quiet := *d.env

@@ -8,8 +8,6 @@
 package config
 
 import (
-	"log/slog"
-	"runtime"
 	"time"
 )
 
@@ -23,7 +21,7 @@ import (
 //	enum     the values allowed, separated by "|"
 //	kind     path: relative to the file that says it, or to the working directory
 type Config struct {
-	Repository string `yaml:"repository" example:"file:///srv/backup" doc:"Where backups are stored, as a URL. 'slipcover probe URL' says whether a storage will do."`
+	Repository string `yaml:"repository" example:"file:///srv/backup" doc:"Where backups are stored, as a URL or a folder's absolute path."`
 	Instance   string `yaml:"instance" example:"db1" doc:"Name of this CouchDB node in the repository: letters, digits, dot, underscore and dash, at most 63. Without it, the host name. Keep it when the host's name changes, or the next backup is a full one of a new instance."`
 
 	DataDir           string `yaml:"data_dir" kind:"path" example:"/opt/couchdb/data" doc:"CouchDB's data directory, the one of _dbs.couch and shards. Without it, what CouchDB's configuration says."`
@@ -46,13 +44,12 @@ type Config struct {
 
 	Indexes       bool          `yaml:"indexes" default:"true" doc:"Back up view indexes too. Without them a restored node builds them again, which can take hours, and a backup is smaller."`
 	Strict        bool          `yaml:"strict" default:"false" doc:"Fail a backup in which any file is damaged or has no valid header. Otherwise it holds the file as it is and says so."`
-	Parallel      int           `yaml:"parallel" default:"0" doc:"How many files are read and segments are stored at a time; 0 is the number of CPUs."`
-	Compression   string        `yaml:"compression" default:"default" enum:"fastest|default|better" doc:"How hard zstd tries: fastest, default or better."`
-	ProveInterval time.Duration `yaml:"prove_interval" default:"0" doc:"How often a backup is followed by a proof: the newest one is restored to a scratch folder and every document is read. Such as 168h for once a week; 0 is never."`
+	Parallel      int           `yaml:"parallel" default:"0" doc:"How many files are read and segments are stored at a time, each for some 20 MiB of memory; 0 is the number of CPUs, at most 4."`
+	Compression   string        `yaml:"compression" default:"fastest" enum:"fastest|default|better" doc:"How hard zstd tries: fastest, default or better. CouchDB compresses documents itself, so trying harder gains some percent and costs the node as much again or more."`
+	ProveInterval time.Duration `yaml:"prove_interval" default:"0" doc:"How often an incremental backup reads whole files to prove that their beginnings are still what the backup before holds. Such as 168h for once a week; 0 is never: then a grown file is known by its inode and by the bytes of its last header."`
 	Owner         string        `yaml:"owner" default:"couchdb:couchdb" doc:"User and group that restored files belong to, when root restores."`
 
 	Progress string `yaml:"progress" default:"auto" enum:"auto|bar|plain|json|none" doc:"How progress is shown: a bar on a terminal, plain lines, JSON lines, or none; auto is a bar on a terminal and plain lines elsewhere."`
-	LogLevel string `yaml:"log_level" default:"info" enum:"debug|info|warn|error" doc:"The least serious messages that are logged: debug, info, warn or error."`
 
 	// File is the configuration file that was read; empty if there was none.
 	File string `yaml:"-"`
@@ -70,21 +67,4 @@ func (c *Config) Origin(key string) string {
 		return o
 	}
 	return "default"
-}
-
-// Workers is Parallel with 0 resolved.
-func (c *Config) Workers() int {
-	if c.Parallel > 0 {
-		return c.Parallel
-	}
-	return runtime.GOMAXPROCS(0)
-}
-
-// Level is LogLevel for log/slog.
-func (c *Config) Level() slog.Level {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(c.LogLevel)); err != nil {
-		return slog.LevelInfo // not after Load, which knows the names
-	}
-	return l
 }

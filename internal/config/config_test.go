@@ -49,16 +49,13 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Config{
-		Instance: "db1", StateDir: filepath.FromSlash("/home/u/.local/state/slipcover"), Indexes: true, Compression: "default", Owner: "couchdb:couchdb", Progress: "auto", LogLevel: "info",
+		Instance: "db1", StateDir: filepath.FromSlash("/home/u/.local/state/slipcover"), Indexes: true, Compression: "fastest", Owner: "couchdb:couchdb", Progress: "auto",
 		BackupStrategy:   "CouchDBBackup",
 		BackupNamespace:  "trove.guestagent.strategies.backup.experimental.couchdb_impl",
 		RestoreNamespace: "trove.guestagent.strategies.restore.experimental.couchdb_impl",
 	}
 	if got := settings(c); !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
-	}
-	if c.Workers() < 1 || c.Level() != slog.LevelInfo {
-		t.Errorf("%d workers, level %v", c.Workers(), c.Level())
 	}
 }
 
@@ -138,7 +135,6 @@ compression: better
 prove_interval: 168h
 owner: a:b
 progress: json
-log_level: debug
 `)
 	c, err := load(Options{File: file})
 	if err != nil {
@@ -149,12 +145,12 @@ log_level: debug
 		Repository: "s3://bucket/prefix?region=eu", Instance: "node.1", DataDir: "/d", ConfigDir: filepath.Join(dir, "etc"),
 		CouchURL: "http://127.0.0.1:5984/", CouchUser: "adm", CouchPassword: "p@ss", StateDir: "/s", IdentityFile: filepath.Join(dir, "id.txt"), Passphrase: "0123",
 		TrustedWriters: []string{key}, BackupStrategy: "X", BackupNamespace: "slipcover.physical", RestoreNamespace: "slipcover.physical",
-		Strict: true, Parallel: 3, Compression: "better", ProveInterval: 168 * time.Hour, Owner: "a:b", Progress: "json", LogLevel: "debug",
+		Strict: true, Parallel: 3, Compression: "better", ProveInterval: 168 * time.Hour, Owner: "a:b", Progress: "json",
 	}
 	if got := settings(c); !reflect.DeepEqual(got, want) && runtime.GOOS != "windows" {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
-	if c.File != file || c.Origin("parallel") != file+":17" || c.Origin("couch_password") != file+":6" || c.Workers() != 3 || c.Level() != slog.LevelDebug {
+	if c.File != file || c.Origin("parallel") != file+":17" || c.Origin("couch_password") != file+":6" {
 		t.Errorf("file %q, parallel from %q, password from %q", c.File, c.Origin("parallel"), c.Origin("couch_password"))
 	}
 }

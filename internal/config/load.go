@@ -359,10 +359,10 @@ func (c *Config) check() error {
 			return fmt.Errorf("%s: %q in trusted_writers is not an Ed25519 public key in base64 (44 characters)", c.Origin("trusted_writers"), key)
 		}
 	}
-	if c.Repository != "" {
+	if c.Repository != "" && !filepath.IsAbs(c.Repository) {
 		u, err := url.Parse(c.Repository)
 		if err != nil || u.Scheme == "" {
-			return fmt.Errorf("%s: repository must be a URL such as file:///srv/backup", c.Origin("repository")) // without the value: it may hold a password
+			return fmt.Errorf("%s: repository must be a URL such as file:///srv/backup, or an absolute path", c.Origin("repository")) // without the value: it may hold a password
 		}
 		if _, ok := u.User.Password(); ok {
 			return fmt.Errorf("%s: repository holds a password: give the storage its credentials by its own variables", c.Origin("repository"))
