@@ -37,7 +37,7 @@ func TestLive(t *testing.T) {
 		must(t, live.Put(testenv.DBPath(db, "_design/d"), map[string]any{"views": map[string]any{"v": map[string]string{"map": "function(d){emit(d._id,1)}", "reduce": "_count"}}}, nil))
 	}
 	e := newLiveEnv(t, live.DataDir)
-	load := live.Load(testenv.LoadOptions{Databases: liveDatabases, Writers: 3, Duration: 10 * time.Minute, MaxWrites: 4000, Pause: 40 * time.Millisecond, Seed: 1})
+	load := live.Load(testenv.LoadOptions{Databases: liveDatabases, Writers: 3, Duration: 10 * time.Minute, MaxWrites: 2000, Pause: 80 * time.Millisecond, Seed: 1})
 	ctx, cancel := context.WithCancel(t.Context())
 	var others sync.WaitGroup
 	others.Go(func() { compactions(ctx, live) })
