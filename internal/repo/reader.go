@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"github.com/slipcover/slipcover/internal/manifest"
 )
@@ -23,7 +24,8 @@ const (
 type Reader struct {
 	repo     *Repo
 	m        *manifest.Manifest
-	wanted   []int64 // bytes that the caller will read of each segment
+	wanted   []int64        // bytes that the caller will read of each segment
+	left     []atomic.Int64 // of those, bytes that it didn't read yet
 	segments lru[int, []byte]
 	frames   lru[frameID, []byte]
 	open     lru[int, *seekSegment]
@@ -34,14 +36,16 @@ type frameID struct {
 	at  int64 // of the frame's content in the segment's
 }
 
-// NewReader returns a reader of m. files are those that will be streamed: it
-// decides whether a segment is worth reading whole.
+// NewReader returns a reader of m. files are those that will be streamed, once
+// each: it decides whether a segment is worth reading whole, and until when it is
+// kept.
 func (r *Repo) NewReader(m *manifest.Manifest, files []*manifest.File) *Reader {
-	rd := &Reader{repo: r, m: m, wanted: make([]int64, len(m.Segments))}
+	rd := &Reader{repo: r, m: m, wanted: make([]int64, len(m.Segments)), left: make([]atomic.Int64, len(m.Segments))}
 	rd.segments.max, rd.frames.max, rd.open.max = cachedSegments, cachedFrames, 1024
 	for _, f := range files {
 		for _, e := range f.Extents {
 			rd.wanted[e.Seg] += e.N
+			rd.left[e.Seg].Add(e.N)
 		}
 	}
 	return rd
@@ -91,6 +95,9 @@ func (rd *Reader) extent(ctx context.Context, e manifest.Extent, fn func([]byte)
 		b, err := rd.segment(ctx, e.Seg)
 		if err != nil {
 			return err
+		}
+		if rd.left[e.Seg].Add(-e.N) <= 0 { // the last of its bytes that anyone wants
+			rd.segments.drop(e.Seg)
 		}
 		return fn(b[e.At : e.At+e.N])
 	}
@@ -257,6 +264,13 @@ func (c *lru[K, V]) item(key K) (item *lruItem[V], mine bool) {
 	item = &lruItem[V]{used: c.clock, ready: make(chan struct{})}
 	c.items[key] = item
 	return item, true
+}
+
+// drop forgets key's value.
+func (c *lru[K, V]) drop(key K) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.items, key)
 }
 
 // evict drops the item whose last use is longest ago. One that is still loading

@@ -201,6 +201,24 @@ func readObject(ctx context.Context, store storage.Store, key storage.Key, limit
 	return b, nil
 }
 
+// readInto reads an object of size bytes into b, and refuses a longer one. b may
+// be used again.
+func readInto(ctx context.Context, b *bytes.Buffer, store storage.Store, key storage.Key, size int64) error {
+	err := store.Get(ctx, key, 0, size+1, func(rd io.Reader) error {
+		b.Reset() // a try before may have begun
+		b.Grow(int(size) + 1 + bytes.MinRead)
+		_, err := b.ReadFrom(rd)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("read %s: %w", key, err)
+	}
+	if int64(b.Len()) > size {
+		return fmt.Errorf("read %s: %w: more than the %d bytes it should have", key, ErrCorrupt, size)
+	}
+	return nil
+}
+
 func parseRecipients(list []string) ([]age.Recipient, error) {
 	var out []age.Recipient
 	for _, s := range list {

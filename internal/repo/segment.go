@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"filippo.io/age"
 
@@ -108,15 +109,27 @@ func (r *Repo) segmentKey(instance string, id manifest.BackupID, n int) storage.
 	return storage.Key(fmt.Sprintf("segments/%s/%s/%06d%s", instance, id, n, r.ending()))
 }
 
+// buffers hold stored segments while they are opened: several MiB each, which a
+// reader needs again at once.
+var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
 // ReadSegment reads segment s of the instance whole, checks its hash, and returns
 // its content. It returns ErrCorrupt, ErrNoKey, ErrWrongKey, or the storage's error.
 func (r *Repo) ReadSegment(ctx context.Context, instance string, s manifest.Segment) ([]byte, error) {
 	key := r.segmentKey(instance, s.Backup, s.N)
-	b, err := r.readHashed(ctx, key, s.Size, s.SHA256)
-	if err != nil {
+	if s.Size <= 0 || s.Size > 2*SegmentSize {
+		return nil, fmt.Errorf("%s: %w: %d stored bytes", key, ErrCorrupt, s.Size)
+	}
+	stored, opened := buffers.Get().(*bytes.Buffer), buffers.Get().(*bytes.Buffer)
+	defer buffers.Put(stored)
+	defer buffers.Put(opened)
+	if err := readInto(ctx, stored, r.store, key, s.Size); err != nil {
 		return nil, err
 	}
-	plain, err := r.unseal(ctx, b, s.Plain)
+	if err := sameHash(stored.Bytes(), key, s.Size, s.SHA256); err != nil {
+		return nil, err
+	}
+	plain, err := r.unseal(ctx, opened, stored.Bytes(), s.Plain)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", key, err)
 	}
@@ -129,15 +142,20 @@ func (r *Repo) readHashed(ctx context.Context, key storage.Key, size int64, sum 
 	if err != nil {
 		return nil, err
 	}
-	got := sha256.Sum256(b)
-	if int64(len(b)) != size || hex.EncodeToString(got[:]) != sum {
-		return nil, fmt.Errorf("%s: %w: its %d bytes don't have the recorded hash", key, ErrCorrupt, len(b))
-	}
-	return b, nil
+	return b, sameHash(b, key, size, sum)
 }
 
-// unseal undoes seal; the content must have just that many bytes.
-func (r *Repo) unseal(ctx context.Context, b []byte, plain int64) ([]byte, error) {
+func sameHash(b []byte, key storage.Key, size int64, sum string) error {
+	got := sha256.Sum256(b)
+	if int64(len(b)) != size || hex.EncodeToString(got[:]) != sum {
+		return fmt.Errorf("%s: %w: its %d bytes don't have the recorded hash", key, ErrCorrupt, len(b))
+	}
+	return nil
+}
+
+// unseal undoes seal; the content must have just that many bytes. opened is used
+// for what is between.
+func (r *Repo) unseal(ctx context.Context, opened *bytes.Buffer, b []byte, plain int64) ([]byte, error) {
 	if plain <= 0 || plain > SegmentSize {
 		return nil, fmt.Errorf("%w: a segment of %d bytes", ErrCorrupt, plain)
 	}
@@ -146,9 +164,12 @@ func (r *Repo) unseal(ctx context.Context, b []byte, plain int64) ([]byte, error
 		if err != nil {
 			return nil, err
 		}
-		if b, err = io.ReadAll(rd); err != nil {
+		opened.Reset()
+		opened.Grow(len(b) + bytes.MinRead)
+		if _, err := opened.ReadFrom(rd); err != nil {
 			return nil, errors.Join(ErrCorrupt, err)
 		}
+		b = opened.Bytes()
 	}
 	out, err := r.decoder.DecodeAll(b, make([]byte, 0, plain))
 	if err != nil || int64(len(out)) != plain {
