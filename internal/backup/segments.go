@@ -112,10 +112,10 @@ func (s *segmenter) pack() error {
 		if err := s.store(&sealed, f); err != nil {
 			return err
 		}
-		s.free <- f.buf
 	}
 }
 
+// store seals a segment, hands its buffer back, and stores what was sealed.
 func (s *segmenter) store(sealed *repo.Sealed, f *filling) error {
 	if err := s.repo.Seal(sealed, s.id, f.n, f.buf); err != nil {
 		return err
@@ -123,6 +123,7 @@ func (s *segmenter) store(sealed *repo.Sealed, f *filling) error {
 	if err := s.journal.add(sealed.Segment, f.buf, f.parts); err != nil {
 		return err
 	}
+	s.free <- f.buf
 	if err := s.repo.PutSegment(s.ctx, s.instance, sealed); err != nil {
 		return err
 	}
