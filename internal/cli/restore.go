@@ -60,7 +60,7 @@ func (o *restoreOptions) bind(f *pflag.FlagSet) {
 	f.StringVar(&o.indexTo, "index-to", "", "`DIR` for view indexes (default: the one of --to)")
 	f.StringVar(&o.configTo, "config-to", "", "`DIR` for ini files and vm.args (default: they are not restored)")
 	f.BoolVar(&o.verbose, "verbose", false, "list every file that was dropped, removed or left alone")
-	f.String("owner", "", "`USER:GROUP` that the files shall belong to (default: couchdb:couchdb)")
+	f.String("owner", "", "`USER:GROUP` that the files shall belong to, or '' to leave it (default: couchdb:couchdb)")
 	f.String("parallel", "", "write `N` files at once (default: the number of CPUs, at most 4)")
 	progressFlag(f)
 }

@@ -47,7 +47,7 @@ type Config struct {
 	Parallel      int           `yaml:"parallel" default:"0" doc:"How many files are read and segments are stored at a time, each for some 20 MiB of memory; 0 is the number of CPUs, at most 4."`
 	Compression   string        `yaml:"compression" default:"fastest" enum:"fastest|default|better" doc:"How hard zstd tries: fastest, default or better. CouchDB compresses documents itself, so trying harder gains some percent and costs the node as much again or more."`
 	ProveInterval time.Duration `yaml:"prove_interval" default:"0" doc:"How often an incremental backup reads whole files to prove that their beginnings are still what the backup before holds. Such as 168h for once a week; 0 is never: then a grown file is known by its inode and by the bytes of its last header."`
-	Owner         string        `yaml:"owner" default:"couchdb:couchdb" doc:"User and group that restored files belong to, when root restores."`
+	Owner         string        `yaml:"owner" default:"couchdb:couchdb" doc:"User and group that restored files belong to, when root restores; an empty text leaves them to whoever restores."`
 
 	Progress string `yaml:"progress" default:"auto" enum:"auto|bar|plain|json|none" doc:"How progress is shown: a bar on a terminal, plain lines, JSON lines, or none; auto is a bar on a terminal and plain lines elsewhere."`
 

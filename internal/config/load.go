@@ -351,7 +351,7 @@ func (c *Config) check() error {
 	if !instanceName.MatchString(c.Instance) {
 		return fmt.Errorf("%s: instance is %q, and must be letters, digits, dot, underscore and dash, at most 63, the first a letter or digit", c.Origin("instance"), c.Instance)
 	}
-	if !ownerName.MatchString(c.Owner) {
+	if c.Owner != "" && !ownerName.MatchString(c.Owner) {
 		return fmt.Errorf("%s: owner is %q, and must be user:group", c.Origin("owner"), c.Owner)
 	}
 	for _, key := range c.TrustedWriters {
