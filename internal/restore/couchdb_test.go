@@ -264,6 +264,11 @@ func TestCreate(t *testing.T) {
 	n.NodeName = nodeName
 	r := encryptedRepo(t, mem.New()) // an open one would not take the secret
 	rec := takeNode(t, r, n, t.TempDir())
+	config := filepath.Join(t.TempDir(), "etc")
+	files(t, restore.Options{Repo: r, Record: rec, To: filepath.Join(t.TempDir(), "data"), ConfigTo: config})
+	if b, err := os.ReadFile(filepath.Join(config, "local.d", "admin.ini")); err != nil || string(b) != string(ini) {
+		t.Errorf("restored configuration: %v\n%s", err, b)
+	}
 	dir := filepath.Join(t.TempDir(), "copy")
 	made, err := restore.Create(t.Context(), restore.CreateOptions{Repo: r, Record: rec, Name: "copy", Dir: dir, Start: true, Timeout: time.Minute})
 	if err != nil {

@@ -160,7 +160,19 @@ func Files(ctx context.Context, opts Options) (*Result, error) {
 	p := opts.Progress
 	r.res.Files, r.res.Bytes, r.res.KeptFiles, r.res.KeptBytes = p.FilesDone.Load(), p.BytesDone.Load(), p.FilesKept.Load(), p.BytesKept.Load()
 	r.res.Took = time.Since(started)
+	for _, list := range []*[]string{&r.res.Databases, &r.res.Damaged, &r.res.Removed, &r.res.LeftAlone, &r.res.Problems, &r.res.Warnings, &r.res.Notes, &r.res.Commands} {
+		*list = nonNil(*list)
+	}
+	r.res.Dropped = nonNil(r.res.Dropped)
 	return r.res, nil
+}
+
+// nonNil makes JSON say [] and not null.
+func nonNil[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
 }
 
 func (o *Options) check() (err error) {
@@ -422,6 +434,7 @@ func (r *run) placeGuards(paths []string) error {
 				continue
 			}
 			if err = os.Remove(full); err == nil {
+				r.res.Removed = append(r.res.Removed, full)
 				err = os.Mkdir(full, folderMode)
 			}
 		}

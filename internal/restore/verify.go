@@ -352,6 +352,7 @@ func (v *verifier) add(f *manifest.File, x VerifyFinding) {
 // finish sorts and counts what was found.
 func (v *verifier) finish() {
 	r := v.report
+	r.Findings, r.Dropped = nonNil(r.Findings), nonNil(r.Dropped)
 	slices.SortStableFunc(r.Findings, func(a, b VerifyFinding) int {
 		return cmp.Or(cmp.Compare(a.Root, b.Root), cmp.Compare(a.Path, b.Path), cmp.Compare(a.Offset, b.Offset))
 	})
