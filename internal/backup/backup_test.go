@@ -449,6 +449,72 @@ func TestOrphanIsNoted(t *testing.T) {
 	}
 }
 
+// Ini files are read each time, stored when they changed, and lose their secrets
+// where nothing is encrypted.
+func TestConfig(t *testing.T) {
+	for _, encrypted := range []bool{true, false} {
+		e := newEnv(t)
+		if !encrypted {
+			e.store, e.identity = mem.New(), nil
+			if _, err := repo.Init(t.Context(), e.store, repo.InitOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		etc := t.TempDir()
+		ini := filepath.Join(etc, "local.ini")
+		text := "[couchdb]\ndatabase_dir = " + e.data + "\n[admins]\nadmin = hunter2\n"
+		if err := os.WriteFile(ini, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		run := func() *backup.Result {
+			return e.run(func(o *backup.Options) {
+				var err error
+				if o.Node, err = node.Locate(context.Background(), node.Options{ConfigDir: etc}); err != nil {
+					t.Fatal(err)
+				}
+			})
+		}
+		res := run()
+		stored := e.configText(res.Record)
+		if strings.Contains(stored, "hunter2") != encrypted || !strings.Contains(stored, "database_dir") {
+			t.Errorf("encrypted %v: stored %q", encrypted, stored)
+		}
+		if noted := strings.Contains(strings.Join(res.Notes, "\n"), "not encrypted"); noted == encrypted {
+			t.Errorf("encrypted %v: notes %q", encrypted, res.Notes)
+		}
+		if again := run(); again.Record.AddedBytes != 0 || e.configText(again.Record) != stored {
+			t.Errorf("encrypted %v: unchanged, but %d bytes were added", encrypted, again.Record.AddedBytes)
+		}
+		if err := os.WriteFile(ini, []byte(text+"[log]\nlevel = debug\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if changed := run(); !strings.Contains(e.configText(changed.Record), "debug") {
+			t.Errorf("encrypted %v: the change is not in the backup", encrypted)
+		}
+	}
+}
+
+// configText returns the ini files of a backup, one after the other.
+func (e *env) configText(rec *manifest.Record) string {
+	e.t.Helper()
+	r := e.repo(e.store)
+	m, err := r.Manifest(context.Background(), rec)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	var text strings.Builder
+	rd := r.NewReader(m, nil)
+	for _, f := range m.Files {
+		if f.Kind != manifest.Config {
+			continue
+		}
+		if err := rd.Stream(context.Background(), f, func(b []byte) error { text.Write(b); return nil }); err != nil {
+			e.t.Fatal(err)
+		}
+	}
+	return text.String()
+}
+
 func TestNoIndexes(t *testing.T) {
 	e := newEnv(t)
 	for _, f := range e.check(e.run(func(o *backup.Options) { o.Indexes = false }).Record).Files {

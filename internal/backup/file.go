@@ -82,7 +82,7 @@ func (w *worker) copyFile(ctx context.Context, e node.Entry) error {
 	}
 	defer s.f.Close()
 	if e.Kind == manifest.Config {
-		err = w.copyConfig(ctx, s)
+		err = w.copyConfig(ctx, s, old)
 	} else {
 		err = w.copyCouch(ctx, s, old)
 	}
@@ -160,9 +160,9 @@ func settle(ctx context.Context, fn func() (again bool, err error)) error {
 	}
 }
 
-// copyConfig takes an ini file, or vm.args, whole. Without encryption its secrets
-// are left out.
-func (w *worker) copyConfig(ctx context.Context, s *source) error {
+// copyConfig takes an ini file, or vm.args, whole, unless the backup before has
+// it. Without encryption its secrets are left out.
+func (w *worker) copyConfig(ctx context.Context, s *source, old *known) error {
 	b, err := node.ReadConfig(ctx, s.f.Name())
 	if err != nil {
 		return err
@@ -180,8 +180,12 @@ func (w *worker) copyConfig(ctx context.Context, s *source) error {
 	sum := sha256.Sum256(b)
 	file := w.file(s)
 	file.Size, file.SHA256 = int64(len(b)), hex.EncodeToString(sum[:])
-	if err := w.append(file, b); err != nil {
+	if old != nil && old.file.SHA256 == file.SHA256 && w.run.segmentsStored(old.file) {
+		file.Extents = old.file.Extents
+	} else if err := w.append(file, b); err != nil {
 		return err
+	} else {
+		w.run.added.Add(file.Size)
 	}
 	w.run.add(s.name, file, s.local)
 	return nil
