@@ -58,6 +58,10 @@ type Result struct {
 // maxDamage bounds the findings recorded for one file.
 const maxDamage = 1000
 
+// minPackers is the least number of segments that are packed or stored at once.
+// It may be above the number of CPUs, since storing waits for a disk.
+const minPackers = 4
+
 // run is one backup in the making.
 type run struct {
 	opts      Options
@@ -263,7 +267,7 @@ func (r *run) copyAll(ctx context.Context, j *journal, parent *state) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	n := r.opts.Parallel
-	r.segments = newSegmenter(ctx, r.opts.Repo, r.id, r.opts.Instance, j, n, n+2, r.opts.Progress)
+	r.segments = newSegmenter(ctx, r.opts.Repo, r.id, r.opts.Instance, j, max(n, minPackers), n+1, r.opts.Progress)
 	if parent != nil {
 		r.segments.table = slices.Clone(parent.segments)
 	}

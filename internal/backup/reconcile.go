@@ -190,5 +190,5 @@ func joinShort(list []string) string {
 }
 
 // defaultParallel is the number of CPUs, but no more than keeps the memory of a
-// backup under 128 MB: each costs some 24 MiB.
+// backup under 128 MB: each costs a buffer to fill and one to store.
 func defaultParallel() int { return min(runtime.GOMAXPROCS(0), 4) }

@@ -16,7 +16,7 @@ const (
 	// cachedSegments is how many whole segments a Reader keeps: 64 MiB.
 	cachedSegments = 8
 	// cachedFrames is how many frames a Reader keeps for ranged reads: 32 MiB.
-	cachedFrames = 256
+	cachedFrames = 64
 )
 
 // Reader reads files of one backup. Its methods may be called from several
@@ -32,8 +32,7 @@ type Reader struct {
 }
 
 type frameID struct {
-	seg int
-	at  int64 // of the frame's content in the segment's
+	seg, frame int
 }
 
 // NewReader returns a reader of m. files are those that will be streamed, once
@@ -126,25 +125,22 @@ func (rd *Reader) segment(ctx context.Context, seg int) ([]byte, error) {
 // frame returns the content of the frame that holds offset at of a segment, and
 // the offset where it begins.
 func (rd *Reader) frame(ctx context.Context, seg int, at int64) ([]byte, int64, error) {
-	from := at / frameSize * frameSize
-	b, err := rd.frames.get(ctx, frameID{seg, from}, func() ([]byte, error) {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		s, err := rd.open.get(ctx, seg, func() (*seekSegment, error) {
-			// It outlives this call, so a cancel of this call must not end it.
-			return rd.repo.openSegment(context.WithoutCancel(ctx), rd.m.Instance, rd.m.Segments[seg])
-		})
-		if err != nil {
-			return nil, err
-		}
-		b, _, err := s.read(at)
-		return b, err
-	})
-	if err == nil && at-from >= int64(len(b)) {
-		err = fmt.Errorf("%w: frame too short", ErrCorrupt)
+	if err := ctx.Err(); err != nil {
+		return nil, 0, err
 	}
-	return b, from, err
+	s, err := rd.open.get(ctx, seg, func() (*seekSegment, error) {
+		// It outlives this call, so a cancel of this call must not end it.
+		return rd.repo.openSegment(context.WithoutCancel(ctx), rd.m.Instance, rd.m.Segments[seg])
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	i, err := s.find(at)
+	if err != nil {
+		return nil, 0, err
+	}
+	b, err := rd.frames.get(ctx, frameID{seg, i}, func() ([]byte, error) { return s.read(i) })
+	return b, s.frames[i].from, err
 }
 
 // ReaderAt returns f as an io.ReaderAt that reads stored bytes by range, for as

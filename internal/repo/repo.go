@@ -74,6 +74,7 @@ type Repo struct {
 	encoder    *zstd.Encoder
 	decoder    *zstd.Decoder
 	keys       keyring
+	loads      chan struct{} // full when as many segments are read at once as may be
 }
 
 // InitOptions are the options of Init.
@@ -127,7 +128,7 @@ func Open(ctx context.Context, store storage.Store, opts Options) (*Repo, error)
 	if err != nil {
 		return nil, fmt.Errorf("open repository: %w", err)
 	}
-	r := &Repo{store: store, opts: opts}
+	r := &Repo{store: store, opts: opts, loads: make(chan struct{}, max(2, runtime.GOMAXPROCS(0)))}
 	if err := r.parseConfig(b); err != nil {
 		return nil, fmt.Errorf("%s: %w", store.URL(), err)
 	}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sort"
 	"sync"
 
 	"filippo.io/age"
@@ -23,8 +24,12 @@ import (
 const SegmentSize = 8 << 20
 
 // frameSize is the content of each zstd frame but the last, in bytes: what must
-// be decompressed to read one byte.
-const frameSize = 128 << 10
+// be decompressed to read one byte. Readers take it from the seek table; see
+// docs/decisions/0003-frames-of-512-kib.md.
+const frameSize = 512 << 10
+
+// maxFrame is the largest content of a frame that readers take.
+const maxFrame = 1 << 20
 
 // The seek table is that of zstd's contrib/seekable_format: a skippable frame at
 // the end with compressed and decompressed size of each frame, little-endian.
@@ -114,11 +119,18 @@ func (r *Repo) segmentKey(instance string, id manifest.BackupID, n int) storage.
 var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 // ReadSegment reads segment s of the instance whole, checks its hash, and returns
-// its content. It returns ErrCorrupt, ErrNoKey, ErrWrongKey, or the storage's error.
+// its content. No more are read at once than there are CPUs, which bounds the
+// memory. It returns ErrCorrupt, ErrNoKey, ErrWrongKey, or the storage's error.
 func (r *Repo) ReadSegment(ctx context.Context, instance string, s manifest.Segment) ([]byte, error) {
 	key := r.segmentKey(instance, s.Backup, s.N)
 	if s.Size <= 0 || s.Size > 2*SegmentSize {
 		return nil, fmt.Errorf("%s: %w: %d stored bytes", key, ErrCorrupt, s.Size)
+	}
+	select {
+	case r.loads <- struct{}{}:
+		defer func() { <-r.loads }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 	stored, opened := buffers.Get().(*bytes.Buffer), buffers.Get().(*bytes.Buffer)
 	defer buffers.Put(stored)
@@ -227,58 +239,77 @@ func (r *Repo) openSegment(ctx context.Context, instance string, s manifest.Segm
 // content.
 func readSeekTable(src io.ReaderAt, size, plain int64) ([]frame, error) {
 	bad := func(what string) ([]frame, error) { return nil, fmt.Errorf("%w: seek table: %s", ErrCorrupt, what) }
-	if plain <= 0 || plain > SegmentSize {
+	if plain <= 0 || plain > SegmentSize || size < 8+footerSize {
 		return bad("size")
 	}
-	n := (plain + frameSize - 1) / frameSize
-	table := make([]byte, 8+n*entrySize+footerSize)
-	if int64(len(table)) > size {
-		return bad("too short")
-	}
-	if _, err := src.ReadAt(table, size-int64(len(table))); err != nil && err != io.EOF {
-		return nil, fmt.Errorf("read seek table: %w", err)
-	}
 	le := binary.LittleEndian
-	foot := table[len(table)-footerSize:]
-	if le.Uint32(table) != skippableMagic || le.Uint32(foot[5:]) != seekableMagic || int64(le.Uint32(foot)) != n || foot[4] != 0 {
+	foot := make([]byte, footerSize)
+	if err := readAll(src, foot, size-footerSize); err != nil {
+		return nil, err
+	}
+	n := int64(le.Uint32(foot))
+	length := 8 + n*entrySize + footerSize
+	if le.Uint32(foot[5:]) != seekableMagic || foot[4] != 0 || n == 0 || n > plain || length > size {
 		return bad("not there")
 	}
+	table := make([]byte, length)
+	if err := readAll(src, table, size-length); err != nil {
+		return nil, err
+	}
+	if le.Uint32(table) != skippableMagic || int64(le.Uint32(table[4:])) != n*entrySize+footerSize {
+		return bad("not there")
+	}
+	return readFrames(table[8:], n, size-length, plain)
+}
+
+// readAll fills b from offset off.
+func readAll(src io.ReaderAt, b []byte, off int64) error {
+	if n, err := src.ReadAt(b, off); n < len(b) {
+		return fmt.Errorf("%w: %d bytes at %d, not %d: %w", ErrCorrupt, n, off, len(b), err)
+	}
+	return nil
+}
+
+// readFrames reads n entries, of frames that are size bytes and hold plain.
+func readFrames(entries []byte, n, size, plain int64) ([]frame, error) {
 	frames := make([]frame, 0, n)
 	var at, from int64
 	for i := range n {
-		e := table[8+i*entrySize:]
-		c, d := int64(le.Uint32(e)), int64(le.Uint32(e[4:]))
-		if d == 0 || d > frameSize || c == 0 || c > 2*frameSize {
-			return bad("frame size")
+		e := entries[i*entrySize:]
+		c, d := int64(binary.LittleEndian.Uint32(e)), int64(binary.LittleEndian.Uint32(e[4:]))
+		if d == 0 || d > maxFrame || c == 0 || c > 2*maxFrame {
+			return nil, fmt.Errorf("%w: seek table: frame size", ErrCorrupt)
 		}
 		frames = append(frames, frame{at: at, size: c, from: from, upTo: from + d})
 		at, from = at+c, from+d
 	}
-	if from != plain || at != size-int64(len(table)) {
-		return bad("sizes don't add up")
+	if from != plain || at != size {
+		return nil, fmt.Errorf("%w: seek table: sizes don't add up", ErrCorrupt)
 	}
 	return frames, nil
 }
 
-// read returns the content of the frame that holds offset off, and where it begins.
-func (s *seekSegment) read(off int64) (content []byte, from int64, err error) {
-	i := off / frameSize
-	if i < 0 || i >= int64(len(s.frames)) {
-		return nil, 0, fmt.Errorf("%w: no frame holds offset %d", ErrCorrupt, off)
+// find returns the number of the frame that holds offset off.
+func (s *seekSegment) find(off int64) (int, error) {
+	i := sort.Search(len(s.frames), func(i int) bool { return s.frames[i].upTo > off })
+	if off < 0 || i == len(s.frames) {
+		return 0, fmt.Errorf("%w: no frame holds offset %d", ErrCorrupt, off)
 	}
+	return i, nil
+}
+
+// read returns the content of frame i.
+func (s *seekSegment) read(i int) ([]byte, error) {
 	f := s.frames[i]
-	if off < f.from || off >= f.upTo {
-		return nil, 0, fmt.Errorf("%w: frame %d doesn't hold offset %d", ErrCorrupt, i, off)
-	}
 	b := make([]byte, f.size)
-	if _, err := s.src.ReadAt(b, f.at); err != nil && err != io.EOF {
-		return nil, 0, fmt.Errorf("read frame %d: %w", i, err)
+	if err := readAll(s.src, b, f.at); err != nil {
+		return nil, fmt.Errorf("read frame %d: %w", i, err)
 	}
 	out, err := s.repo.decoder.DecodeAll(b, make([]byte, 0, f.upTo-f.from))
 	if err != nil || int64(len(out)) != f.upTo-f.from {
-		return nil, 0, errors.Join(ErrCorrupt, fmt.Errorf("frame %d doesn't decompress", i), err)
+		return nil, errors.Join(ErrCorrupt, fmt.Errorf("frame %d doesn't decompress", i), err)
 	}
-	return out, f.from, nil
+	return out, nil
 }
 
 // objectReader reads ranges of an object.
