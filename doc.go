@@ -13,8 +13,10 @@
 //	internal/config    slipcover.yml and its environment variables
 //	couchfile          public: reads .couch and .view files
 //	internal/manifest  what a backup records
+//	internal/shard     names, ranges and maps of shards
 //	internal/durable   writes that survive a power cut
 //
-// Only for tests: internal/couchgen (writes .couch files), internal/testenv
-// (real servers), internal/archtest (imports).
+// Only for tests and measuring: internal/couchgen (writes .couch files),
+// internal/testenv (real servers), internal/bench (beside other programs),
+// internal/archtest (imports), internal/devtools (versions of linters).
 package slipcover
