@@ -100,7 +100,7 @@ func runInit(ctx context.Context, env *Env, s *settings, o *initOptions) error {
 	if err != nil {
 		return err
 	}
-	defer store.Close()
+	defer func() { _ = store.Close() }()
 	switch _, err := repo.Open(ctx, store, repo.Options{}); { // before a key is made for nothing
 	case err == nil:
 		return fmt.Errorf("%s: %w", store.URL(), repo.ErrExists)

@@ -17,7 +17,7 @@ func Run(ctx context.Context, env *Env, args []string) int {
 	ctx, stop := withSignals(ctx, env)
 	defer stop()
 	env.json = asksJSON(args)
-	root := newRoot(env)
+	root := newRoot(env) //nolint:contextcheck // commands get theirs from ExecuteContext
 	root.SetArgs(args)
 	return finish(ctx, env, root.ExecuteContext(ctx))
 }

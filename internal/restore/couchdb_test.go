@@ -154,7 +154,7 @@ func TestChosenDatabasesIntoARunningServer(t *testing.T) {
 	}
 	// Beside the original, under a new name.
 	again := filepath.Join(t.TempDir(), "again")
-	res = files(t, restore.Options{Repo: r, Record: rec, To: again, Databases: []string{"viewed"}, As: "viewed/before"})
+	files(t, restore.Options{Repo: r, Record: rec, To: again, Databases: []string{"viewed"}, As: "viewed/before"})
 	for _, folder := range []string{"shards", ".shards"} {
 		if err := copyInto(filepath.Join(again, folder), filepath.Join(c.DataDir, folder)); err != nil {
 			t.Fatal(err)

@@ -460,7 +460,7 @@ func (c *creation) wait(ctx context.Context, ended <-chan error) error {
 		}
 		select {
 		case eerr := <-ended:
-			return fmt.Errorf("it ended (%v): %s", eerr, c.lastLines())
+			return fmt.Errorf("it ended (%s): %s", fmt.Sprint(eerr), c.lastLines())
 		case <-ctx.Done():
 			return fmt.Errorf("it does not answer: %w", err)
 		case <-time.After(100 * time.Millisecond):

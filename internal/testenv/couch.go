@@ -125,7 +125,7 @@ func (c *Couch) LogTail(n int64) string {
 	}
 	defer f.Close()
 	if size, err := f.Seek(0, io.SeekEnd); err == nil {
-		f.Seek(max(0, size-n), io.SeekStart) //nolint:errcheck // the read says it
+		f.Seek(max(0, size-n), io.SeekStart) // the read says it
 	}
 	p, err := io.ReadAll(f)
 	if err != nil {
@@ -359,7 +359,7 @@ func startProcess(cmd *exec.Cmd) (*process, error) {
 }
 
 func (p *process) stop(patience time.Duration) {
-	p.cmd.Process.Signal(syscall.SIGTERM) //nolint:errcheck // it may have ended
+	p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
 	select {
 	case <-p.done:
 	case <-time.After(patience):

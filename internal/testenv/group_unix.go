@@ -12,5 +12,5 @@ func ownGroup(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: t
 
 // killGroup ends the child and all that it started, and nothing else.
 func killGroup(cmd *exec.Cmd) {
-	syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) //nolint:errcheck // it may have ended
+	syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // it may have ended
 }

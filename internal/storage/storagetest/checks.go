@@ -146,7 +146,7 @@ func readerErrors(ctx context.Context, e *env) error {
 		},
 	} {
 		// Unchanged means the same value, so == and not errors.Is.
-		if err := e.store.Get(ctx, e.key("a"), 0, -1, fn); err != errReader { //nolint:errorlint // see above
+		if err := e.store.Get(ctx, e.key("a"), 0, -1, fn); err != errReader { // see above
 			return fmt.Errorf("get whose fn fails %s: got %v, want fn's error itself", name, err)
 		}
 	}
@@ -265,7 +265,7 @@ func listCallsBack(ctx context.Context, e *env) error {
 		}
 		return nil
 	})
-	if err != errReader || calls != 3 { //nolint:errorlint // unchanged means the same value
+	if err != errReader || calls != 3 { // unchanged means the same value
 		return fmt.Errorf("list whose fn fails at call 3: got %d calls and error %v, want fn's error itself", calls, err)
 	}
 	// fn may use the store, and what it deletes may or may not be shown later.
