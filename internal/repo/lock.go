@@ -31,7 +31,7 @@ const (
 // LockInfo is the content of a lock object.
 type LockInfo struct {
 	Host     string    `json:"host"`
-	Boot     string    `json:"boot"` // names this start of the host; empty if unknown
+	Boot     string    `json:"boot"` // names this start of the host, and the space of process numbers; empty if unknown
 	PID      int       `json:"pid"`
 	Start    string    `json:"start"` // start of the process in the host's own unit; empty if unknown
 	Token    string    `json:"token"` // tells locks of one process apart
@@ -139,11 +139,10 @@ func (i LockInfo) holder() string {
 	if i.Released || i.PID == 0 {
 		return ""
 	}
-	if i.Host == me.Host && i.Boot != "" && me.Boot != "" {
-		if i.Boot != me.Boot || !alive(i.PID, i.Start) {
-			return ""
-		}
-		if _, ok := held.Load(i.Token); i.PID == me.PID && !ok {
+	// Only of a process that could be seen here it is known that it isn't there. A
+	// host of the same name that started another time may be another host.
+	if i.Boot != "" && i.Host == me.Host && i.Boot == me.Boot {
+		if _, ok := held.Load(i.Token); !alive(i.PID, i.Start) || i.PID == me.PID && !ok {
 			return ""
 		}
 	} else if time.Since(i.Renewed) > lockLease {
@@ -160,7 +159,8 @@ func self(purpose string) LockInfo {
 	}
 	now := time.Now().UTC().Truncate(time.Second)
 	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return LockInfo{Host: host, Boot: strings.TrimSpace(string(boot)), PID: os.Getpid(), Start: startOf(os.Getpid()), Token: rand.Text(), Purpose: purpose, Since: now, Renewed: now}
+	space, _ := os.Readlink("/proc/self/ns/pid") // containers of one host have numbers of their own
+	return LockInfo{Host: host, Boot: strings.Join(append(strings.Fields(string(boot)), strings.Fields(space)...), " "), PID: os.Getpid(), Start: startOf(os.Getpid()), Token: rand.Text(), Purpose: purpose, Since: now, Renewed: now}
 }
 
 // startOf returns field 22 of /proc/<pid>/stat, which tells processes apart that

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -477,6 +478,43 @@ func TestLock(t *testing.T) {
 	put(t, f.store, "locks/"+instance+"/0000000099.json", []byte(`{"pid":1}`))
 	if err := again.Check(t.Context()); !errors.Is(err, repo.ErrLockLost) {
 		t.Errorf("replaced holder: %v", err)
+	}
+}
+
+// A lock counts for its lease when its process can't be looked at: on another
+// host, and on one of the same name that started another time.
+func TestLockOfAnotherHost(t *testing.T) {
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		host string
+		age  time.Duration
+		want error
+	}{
+		"alive elsewhere":       {"elsewhere", time.Minute, repo.ErrLocked},
+		"same name, other boot": {host, time.Minute, repo.ErrLocked},
+		"silent elsewhere":      {"elsewhere", time.Hour, nil},
+		"silent, same name":     {host, time.Hour, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			info, err := json.Marshal(repo.LockInfo{Host: test.host, Boot: "another", PID: 1, Start: "1", Purpose: "backup", Renewed: time.Now().Add(-test.age)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			put(t, f.store, "locks/"+instance+"/0000000001.json", info)
+			lock, err := f.open(t, f.store).Lock(t.Context(), instance, "backup")
+			if !errors.Is(err, test.want) {
+				t.Fatalf("got %v, want %v", err, test.want)
+			}
+			if err == nil {
+				if err := lock.Release(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+		})
 	}
 }
 
