@@ -239,8 +239,8 @@ func tree(ts *testscript.TestScript, dir string) map[string]string {
 }
 
 // stopWhen is a program: stopwhen SIGNAL REPO N COMMAND…. It starts the command,
-// sends it the signal once the repository holds N segments, and prints how it
-// ended and after how long.
+// sends it the signal once it has stored N segments, and prints how it ended and
+// after how long.
 func stopWhen() {
 	sig := map[string]syscall.Signal{"KILL": syscall.SIGKILL, "INT": syscall.SIGINT, "TERM": syscall.SIGTERM}[os.Args[1]]
 	repo := os.Args[2]
@@ -248,6 +248,11 @@ func stopWhen() {
 	if err != nil {
 		panic(err)
 	}
+	stored := func() int {
+		names, _ := filepath.Glob(filepath.Join(repo, "segments", "*", "*", "*"))
+		return len(names)
+	}
+	before := stored()
 	cmd := exec.Command(os.Args[4], os.Args[5:]...)
 	cmd.Stdout = os.Stdout
 	cmd.Stderr = os.Stderr
@@ -263,7 +268,7 @@ func stopWhen() {
 			os.Exit(1)
 		case <-time.After(time.Millisecond):
 		}
-		if n, _ := filepath.Glob(filepath.Join(repo, "segments", "*", "*", "*")); len(n) >= want {
+		if stored() >= before+want {
 			break
 		}
 	}
