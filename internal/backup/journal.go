@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/zeebo/xxh3"
@@ -57,30 +59,47 @@ type storedSegment struct {
 	index   int // in the run's table; -1 until the run uses it
 }
 
-// storedParts are the parts that earlier runs stored, by file and offset.
-type storedParts map[name]map[int64]stored
+// storedParts are the parts that earlier runs stored, by file.
+type storedParts map[name]*fileParts
+
+type fileParts struct {
+	at      map[int64]stored // by offset in the file
+	offsets []int64          // sorted
+}
 
 // at returns the part that begins at offset off of a file.
 func (m storedParts) at(nm name, off int64) (stored, bool) {
-	p, ok := m[nm][off]
+	if m[nm] == nil {
+		return stored{}, false
+	}
+	p, ok := m[nm].at[off]
 	return p, ok
 }
 
 // upToNext returns how many of the n bytes from off on come before the next part.
 func (m storedParts) upToNext(nm name, off, n int64) int64 {
-	for k := range m[nm] {
-		if k > off {
-			n = min(n, k-off)
-		}
+	if m[nm] == nil {
+		return n
+	}
+	offsets := m[nm].offsets
+	if i, _ := slices.BinarySearch(offsets, off+1); i < len(offsets) {
+		n = min(n, offsets[i]-off)
 	}
 	return n
 }
 
 func (m storedParts) add(nm name, off int64, p stored) {
 	if m[nm] == nil {
-		m[nm] = map[int64]stored{}
+		m[nm] = &fileParts{at: map[int64]stored{}}
 	}
-	m[nm][off] = p
+	m[nm].at[off] = p
+}
+
+// sort makes the parts ready for upToNext.
+func (m storedParts) sort() {
+	for _, f := range m {
+		f.offsets = slices.Sorted(maps.Keys(f.at))
+	}
 }
 
 func journalPath(dir string) string { return filepath.Join(dir, "journal.jsonl") }
@@ -101,6 +120,7 @@ func readJournal(dir string, exists func(manifest.Segment) bool) (storedParts, e
 	for {
 		var line journalLine
 		if d.Decode(&line) != nil { // the end, or a torn line: what follows is not believed
+			out.sort()
 			return out, nil
 		}
 		if !exists(line.Segment) {
