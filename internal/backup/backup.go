@@ -6,8 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -457,20 +457,26 @@ func (r *run) examine(ctx context.Context, s *source, size int64) (sound bool, e
 }
 
 // generation returns a new name for a physical file.
-func (r *run) generation(*source) string {
+func (r *run) generation() string {
 	return fmt.Sprintf("%s-%d", r.id, r.generations.Add(1))
 }
 
-// swapping reports whether a path that isn't there may come back: its folder is
-// there, and so is the work file of a compaction, or it was there a moment ago.
-func (r *run) swapping(path string) bool {
-	for _, p := range []string{path + ".compact", path + ".compact.data", path} {
+// swapping reports whether a path that wasn't there may come back: what a
+// compaction is about to rename to it is there, or it came back just now.
+//
+// Source: CouchDB 3.5, src/couch/src/couch_bt_engine.erl, finish_compaction_int,
+// and src/couch_mrview/src/couch_mrview_compactor.erl, swap_compacted.
+func swapping(path string) bool {
+	compacted := path + ".compact"
+	if index, ok := strings.CutSuffix(path, ".view"); ok {
+		compacted = index + ".compact.view"
+	}
+	for _, p := range []string{compacted, path} {
 		if _, err := os.Stat(p); err == nil {
 			return true
 		}
 	}
-	matches, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "*.compact*"))
-	return len(matches) > 0
+	return false
 }
 
 func (r *run) sawEpochs(epochs []couchfile.Epoch) {

@@ -127,7 +127,7 @@ func (w *worker) open(ctx context.Context, e node.Entry, path string) (*source, 
 			f, err = os.Open(path)
 		}
 		// Only a shard's or index's path may come back, and only if its folder is there.
-		return errors.Is(err, fs.ErrNotExist) && e.Kind != manifest.Config && w.run.swapping(path), err
+		return errors.Is(err, fs.ErrNotExist) && e.Kind != manifest.Config && swapping(path), err
 	})
 	if err != nil {
 		return nil, err
@@ -182,7 +182,7 @@ func (w *worker) copyConfig(ctx context.Context, s *source, old *known) error {
 	file.Size, file.SHA256 = int64(len(b)), hex.EncodeToString(sum[:])
 	if old != nil && old.file.SHA256 == file.SHA256 && w.run.segmentsStored(old.file) {
 		file.Extents = old.file.Extents
-	} else if err := w.append(file, b); err != nil {
+	} else if err := w.append(file, 0, b); err != nil {
 		return err
 	} else {
 		w.run.added.Add(file.Size)
@@ -223,7 +223,7 @@ func (w *worker) copyCouch(ctx context.Context, s *source, old *known) error {
 		file.Generation = old.file.Generation
 		file.Extents = append(make([]manifest.Extent, 0, len(old.file.Extents)+1), old.file.Extents...)
 	} else {
-		file.Generation = w.run.generation(s)
+		file.Generation = w.run.generation()
 	}
 	scan := couchfile.NewScanner(from)
 	if err := w.copyRange(ctx, s, file, from, sum, scan); err != nil {
@@ -303,7 +303,7 @@ func (w *worker) copyForeign(ctx context.Context, s *source, raw couchfile.RawHe
 func (w *worker) copyWhole(ctx context.Context, s *source) error {
 	file := w.file(s)
 	file.Size = s.info.Size()
-	file.Generation = w.run.generation(s)
+	file.Generation = w.run.generation()
 	sum := sha256.New()
 	if err := w.copyRange(ctx, s, file, 0, sum, nil); err != nil {
 		return err
@@ -386,7 +386,7 @@ func (w *worker) takeUp(s *source, file *manifest.File, off int64, p stored, tak
 	}
 	take(b)
 	if xxh3.Hash128(b) != p.hash {
-		return w.append(file, b)
+		return w.append(file, off, b)
 	}
 	addExtent(file, manifest.Extent{Seg: w.run.segments.use(p.segment), At: p.at, N: p.n})
 	w.run.resumed.Add(p.n)
@@ -412,12 +412,8 @@ func (w *worker) fill(s *source, file *manifest.File, off int64, take func([]byt
 	return int64(n), w.sendFull()
 }
 
-// append adds bytes to file's end and to segments.
-func (w *worker) append(file *manifest.File, b []byte) error {
-	var off int64
-	for _, e := range file.Extents {
-		off += e.N
-	}
+// append adds bytes, which end file at offset off so far, to it and to segments.
+func (w *worker) append(file *manifest.File, off int64, b []byte) error {
 	for len(b) > 0 {
 		if err := w.room(); err != nil {
 			return err
