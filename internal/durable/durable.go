@@ -35,6 +35,12 @@ func IsTemp(name string) bool {
 	return strings.HasPrefix(name, tempPrefix) && strings.HasSuffix(name, tempSuffix)
 }
 
+// TempPath returns a path beside path that IsTemp knows, for a caller that writes
+// and renames by itself.
+func TempPath(path string) string {
+	return filepath.Join(filepath.Dir(path), tempPrefix+rand.Text()+tempSuffix)
+}
+
 // hook, when a test sets it, is called before each system call that matters, with
 // its name and path; what it returns is taken for the call's own failure.
 var hook func(call, path string) error
@@ -96,7 +102,7 @@ type File struct {
 //	openat(dir)
 func Create(path string, perm fs.FileMode) (*File, error) {
 	dir := filepath.Dir(path)
-	temp := filepath.Join(dir, tempPrefix+rand.Text()+tempSuffix)
+	temp := TempPath(path)
 	if err := before("create", temp); err != nil {
 		return nil, err
 	}

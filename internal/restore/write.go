@@ -3,7 +3,6 @@ package restore
 import (
 	"bufio"
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -12,9 +11,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/internal/durable"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/repo"
 )
@@ -135,7 +134,7 @@ func (w *writer) same(ctx context.Context, f *os.File, want *manifest.File) (boo
 
 // write writes the file beside its place and renames it.
 func (w *writer) write(ctx context.Context, it item, path string, sync bool, before func(*os.File) error) (err error) {
-	temp := filepath.Join(filepath.Dir(path), ".tmp-"+rand.Text()+"~") // durable.IsTemp knows it
+	temp := durable.TempPath(path)
 	f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
