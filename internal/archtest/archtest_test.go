@@ -36,7 +36,19 @@ var allowed = map[string][]string{
 	"internal/storage/mem":         {"internal/storage"},
 	"internal/storage/faulty":      {"internal/storage"},
 	"internal/storage/storagetest": {"internal/storage"},
-	"internal/storage/drivers":     {"internal/storage", "internal/storage/file"},
+	"internal/storage/swift":       {"internal/storage"},
+	"internal/storage/s3":          {"internal/storage"},
+	"internal/storage/cdk":         {"internal/storage"},
+	"internal/storage/sftp":        {"internal/storage"},
+	"internal/storage/retry":       {"internal/storage"},
+	"internal/storage/limit":       {"internal/storage"},
+	"internal/storage/cache":       {"internal/storage"},
+	"internal/storage/meter":       {"internal/storage"},
+	"internal/storage/drivers": {"internal/storage", "internal/storage/file", "internal/storage/swift", "internal/storage/s3",
+		"internal/storage/cdk", "internal/storage/sftp"},
+
+	// Pure: a policy and backups in, what is kept and why out.
+	"internal/retention": {},
 
 	// Backups, but neither a driver nor what is in a .couch file.
 	"internal/repo": {"internal/manifest", "internal/storage"},
@@ -47,7 +59,8 @@ var allowed = map[string][]string{
 
 	// Wires all the rest together.
 	"internal/cli": {"couchfile", "internal/backup", "internal/config", "internal/durable", "internal/manifest", "internal/node",
-		"internal/repo", "internal/restore", "internal/storage", "internal/storage/drivers"},
+		"internal/repo", "internal/restore", "internal/retention", "internal/storage", "internal/storage/drivers", "internal/storage/retry",
+		"internal/storage/limit", "internal/storage/cache", "internal/storage/meter", "internal/storage/storagetest"},
 	"cmd/slipcover": {"internal/cli"},
 
 	// Test support: nothing above may import it.
