@@ -25,7 +25,8 @@ var allowed = map[string][]string{
 	"internal/shard":    {},
 	"internal/manifest": {},
 	"internal/durable":  {},
-	"internal/config":   {},
+	"internal/words":    {},
+	"internal/config":   {"internal/words"},
 
 	// Where a node's files are: not what is in them.
 	"internal/node": {"internal/manifest", "internal/shard"},
@@ -55,7 +56,7 @@ var allowed = map[string][]string{
 
 	// Engines: an engine never imports another.
 	"internal/backup":  {"couchfile", "internal/durable", "internal/manifest", "internal/node", "internal/repo", "internal/shard"},
-	"internal/restore": {"couchfile", "internal/durable", "internal/manifest", "internal/node", "internal/repo", "internal/shard", "internal/storage"},
+	"internal/restore": {"couchfile", "internal/durable", "internal/manifest", "internal/node", "internal/repo", "internal/shard", "internal/storage", "internal/words"},
 
 	// Wires all the rest together.
 	"internal/cli": {"couchfile", "internal/backup", "internal/config", "internal/durable", "internal/manifest", "internal/node",

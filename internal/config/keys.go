@@ -114,6 +114,18 @@ func (c *Config) set(k Key, v value) error {
 			return fail("a time such as 168h or 90m, or 0")
 		}
 		*p = d
+	case *Bytes:
+		n, err := ParseBytes(v.text)
+		if err != nil {
+			return fail("a size such as 64MiB or 500KB, or 0")
+		}
+		*p = n
+	case *Rate:
+		n, err := ParseRate(v.text)
+		if err != nil {
+			return fail("a rate such as 20MiB/s or 500KB/s, or 0")
+		}
+		*p = n
 	case *[]string:
 		*p = v.list
 		if !v.isList {
@@ -123,36 +135,4 @@ func (c *Config) set(k Key, v value) error {
 		panic(fmt.Sprintf("config: field of type %T", p)) // a field that nobody taught set to parse
 	}
 	return nil
-}
-
-// nearest returns the candidate that a word was most likely meant to be; empty
-// if none is close.
-func nearest(word string, candidates []string) string {
-	best, distance := "", max(2, len(word)/3)+1
-	for _, c := range candidates {
-		if d := editDistance(word, c); d < distance {
-			best, distance = c, d
-		}
-	}
-	return best
-}
-
-// editDistance counts the bytes to insert, delete or replace to make b of a.
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			diagonal, row[j+1] = row[j+1], min(diagonal+cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -14,6 +14,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+
+	"github.com/slipcover/slipcover/internal/words"
 )
 
 const (
@@ -148,9 +150,9 @@ func flagLayer(flags map[string]string) (map[string]value, error) {
 
 // unknown is the error for a name that is no setting.
 func unknown(what, name string, candidates []string, otherwise string) error {
-	n := nearest(name, candidates)
+	n := words.Nearest(name, candidates)
 	if n == "" {
-		n = nearest(strings.ToUpper(name), candidates)
+		n = words.Nearest(strings.ToUpper(name), candidates)
 	}
 	if n != "" {
 		return fmt.Errorf("unknown %s %s: did you mean %s?", what, name, n)

@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/slipcover/slipcover/internal/words"
 )
 
 // glob is a pattern for names of databases: "*" is any text, slashes included,
@@ -54,7 +56,7 @@ func near(g glob, names []string) []string {
 	}
 	var list []scored
 	for _, n := range names {
-		d := distance(want, n)
+		d := words.Distance(want, n)
 		if want != "" && (strings.Contains(n, want) || strings.Contains(want, n)) {
 			d = min(d, 1)
 		}
@@ -68,24 +70,4 @@ func near(g glob, names []string) []string {
 		out = append(out, s.name)
 	}
 	return out
-}
-
-// distance is how many letters must be added, removed or changed to get from a to b.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diag := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			d := diag
-			if a[i] != b[j] {
-				d = 1 + min(diag, row[j], row[j+1])
-			}
-			diag, row[j+1] = row[j+1], d
-		}
-	}
-	return row[len(b)]
 }
