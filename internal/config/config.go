@@ -49,6 +49,12 @@ type Config struct {
 	ProveInterval time.Duration `yaml:"prove_interval" default:"0" doc:"How often an incremental backup reads whole files to prove that their beginnings are still what the backup before holds. Such as 168h for once a week; 0 is never: then a grown file is known by its inode and by the bytes of its last header."`
 	Owner         string        `yaml:"owner" default:"couchdb:couchdb" doc:"User and group that restored files belong to, when root restores; an empty text leaves them to whoever restores."`
 
+	RetryFor      time.Duration `yaml:"retry_for" default:"5m" doc:"For how long an operation is tried again when remote storage is not available, counted from its first failure; 0 is never. The waits in between grow from 0.2 to 30 seconds, and what the storage asks for counts."`
+	LimitUpload   Rate          `yaml:"limit_upload" default:"0" doc:"The most bytes per second that are sent to the storage, all operations together, such as 20MiB/s or 500KB/s; 0 is no limit."`
+	LimitDownload Rate          `yaml:"limit_download" default:"0" doc:"The most bytes per second that are read from the storage, all operations together; 0 is no limit."`
+	CacheSize     Bytes         `yaml:"cache_size" default:"64MiB" doc:"How much of remote storage that is read by ranges is kept, to be read again without asking the storage: in memory, or in cache_dir if that is set; 0 is nothing."`
+	CacheDir      string        `yaml:"cache_dir" kind:"path" example:"/var/cache/slipcover" doc:"A directory for that cache, which then outlives the command; several may use it at once. What is in it is as encrypted as the storage is. Verify and check never take their answers from there."`
+
 	Progress string `yaml:"progress" default:"auto" enum:"auto|bar|plain|json|none" doc:"How progress is shown: a bar on a terminal, plain lines, JSON lines, or none; auto is a bar on a terminal and plain lines elsewhere."`
 
 	// File is the configuration file that was read; empty if there was none.

@@ -50,6 +50,7 @@ func TestDefaults(t *testing.T) {
 	}
 	want := Config{
 		Instance: "db1", StateDir: filepath.FromSlash("/home/u/.local/state/slipcover"), Indexes: true, Compression: "fastest", Owner: "couchdb:couchdb", Progress: "auto",
+		RetryFor: 5 * time.Minute, CacheSize: 64 << 20,
 		BackupStrategy:   "CouchDBBackup",
 		BackupNamespace:  "trove.guestagent.strategies.backup.experimental.couchdb_impl",
 		RestoreNamespace: "trove.guestagent.strategies.restore.experimental.couchdb_impl",
@@ -134,6 +135,11 @@ parallel: 3
 compression: better
 prove_interval: 168h
 owner: a:b
+retry_for: 1m
+limit_upload: 20MiB/s
+limit_download: 500KB/s
+cache_size: 1GiB
+cache_dir: cache
 progress: json
 `)
 	c, err := load(Options{File: file})
@@ -146,6 +152,7 @@ progress: json
 		CouchURL: "http://127.0.0.1:5984/", CouchUser: "adm", CouchPassword: "p@ss", StateDir: "/s", IdentityFile: filepath.Join(dir, "id.txt"), Passphrase: "0123",
 		TrustedWriters: []string{key}, BackupStrategy: "X", BackupNamespace: "slipcover.physical", RestoreNamespace: "slipcover.physical",
 		Strict: true, Parallel: 3, Compression: "better", ProveInterval: 168 * time.Hour, Owner: "a:b", Progress: "json",
+		RetryFor: time.Minute, LimitUpload: 20 << 20, LimitDownload: 500_000, CacheSize: 1 << 30, CacheDir: filepath.Join(dir, "cache"),
 	}
 	if got := settings(c); !reflect.DeepEqual(got, want) && runtime.GOOS != "windows" {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -207,6 +214,8 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		{name: "bool", file: "strict: yes\n", want: `:1: strict is "yes", and must be true or false`},
 		{name: "number", file: "parallel: -1\n", want: "whole number from 0"},
 		{name: "duration", file: "prove_interval: 7 days\n", want: "such as 168h"},
+		{name: "size", file: "cache_size: 64M\n", want: "such as 64MiB"},
+		{name: "rate", file: "limit_upload: 20MiB\n", want: "such as 20MiB/s"},
 		{name: "enum", file: "compression: best\n", want: "one of fastest, default, better"},
 		{name: "instance", file: "instance: a/b\n", want: "letters, digits"},
 		{name: "owner", file: "owner: couchdb\n", want: "must be user:group"},
