@@ -26,7 +26,8 @@ var allowed = map[string][]string{
 	"internal/manifest": {},
 	"internal/durable":  {},
 	"internal/words":    {},
-	"internal/config":   {"internal/words"},
+	"internal/calendar": {},
+	"internal/config":   {"internal/calendar", "internal/words"},
 
 	// Where a node's files are: not what is in them.
 	"internal/node": {"internal/manifest", "internal/shard"},
@@ -49,7 +50,7 @@ var allowed = map[string][]string{
 		"internal/storage/cdk", "internal/storage/sftp"},
 
 	// Pure: a policy and backups in, what is kept and why out.
-	"internal/retention": {},
+	"internal/retention": {"internal/calendar"},
 
 	// Backups, but neither a driver nor what is in a .couch file.
 	"internal/repo": {"internal/manifest", "internal/storage"},
