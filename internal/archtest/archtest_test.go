@@ -37,15 +37,17 @@ var allowed = map[string][]string{
 	"internal/storage/file":        {"internal/storage", "internal/durable"},
 	"internal/storage/mem":         {"internal/storage"},
 	"internal/storage/faulty":      {"internal/storage"},
-	"internal/storage/storagetest": {"internal/storage"},
+	"internal/storage/wrap":        {"internal/storage"},
+	"internal/storage/probe":       {"internal/storage", "internal/storage/wrap"},
+	"internal/storage/storagetest": {"internal/storage", "internal/storage/probe"},
 	"internal/storage/swift":       {"internal/storage"},
 	"internal/storage/s3":          {"internal/storage"},
 	"internal/storage/cdk":         {"internal/storage"},
 	"internal/storage/sftp":        {"internal/storage"},
-	"internal/storage/retry":       {"internal/storage"},
-	"internal/storage/limit":       {"internal/storage"},
-	"internal/storage/cache":       {"internal/storage"},
-	"internal/storage/meter":       {"internal/storage"},
+	"internal/storage/retry":       {"internal/storage", "internal/storage/wrap"},
+	"internal/storage/limit":       {"internal/storage", "internal/storage/wrap"},
+	"internal/storage/cache":       {"internal/storage", "internal/storage/wrap"},
+	"internal/storage/meter":       {"internal/storage", "internal/storage/wrap"},
 	"internal/storage/drivers": {"internal/storage", "internal/storage/file", "internal/storage/swift", "internal/storage/s3",
 		"internal/storage/cdk", "internal/storage/sftp"},
 
@@ -62,7 +64,7 @@ var allowed = map[string][]string{
 	// Wires all the rest together.
 	"internal/cli": {"couchfile", "internal/backup", "internal/config", "internal/durable", "internal/manifest", "internal/node",
 		"internal/repo", "internal/restore", "internal/retention", "internal/storage", "internal/storage/drivers", "internal/storage/retry",
-		"internal/storage/limit", "internal/storage/cache", "internal/storage/meter", "internal/storage/storagetest"},
+		"internal/storage/limit", "internal/storage/cache", "internal/storage/meter", "internal/storage/probe"},
 	"cmd/slipcover": {"internal/cli"},
 
 	// Test support: nothing above may import it.

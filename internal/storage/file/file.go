@@ -229,6 +229,9 @@ func (s *Store) Put(ctx context.Context, key storage.Key, body storage.Body, opt
 	if err != nil {
 		return err
 	}
+	if !opts.RetainUntil.IsZero() {
+		return fmt.Errorf("put %s: a folder can't protect objects until a date: write without that, or use a storage with object lock", key)
+	}
 	if err := s.check(); err != nil {
 		return fmt.Errorf("put %s: %w", key, err)
 	}

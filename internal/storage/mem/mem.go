@@ -17,6 +17,8 @@ import (
 
 // Store holds objects in memory.
 type Store struct {
+	retains bool // takes PutOptions.RetainUntil
+
 	mu      sync.RWMutex
 	objects map[storage.Key]object // guarded by mu
 }
@@ -25,16 +27,51 @@ type Store struct {
 type object struct {
 	data     string
 	modified time.Time
+	until    time.Time // protected; the zero time is not
 }
 
-var _ storage.Store = (*Store)(nil)
+var (
+	_ storage.Store    = (*Store)(nil)
+	_ storage.Retainer = (*Retaining)(nil)
+)
 
-// New returns an empty Store.
+// New returns an empty Store, which refuses to protect objects.
 func New() *Store {
 	return &Store{objects: make(map[storage.Key]object)}
 }
 
-var errBadKey = errors.New("not a valid key")
+// Retaining is a Store that protects objects until a time, by time.Now.
+type Retaining struct{ *Store }
+
+// NewRetaining returns an empty Retaining.
+func NewRetaining() *Retaining {
+	s := New()
+	s.retains = true
+	return &Retaining{s}
+}
+
+// Retain prolongs the protection of an object.
+func (s *Retaining) Retain(ctx context.Context, key storage.Key, until time.Time) error {
+	if err := begin(ctx, "retain", key); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o, ok := s.objects[key]
+	if !ok {
+		return fmt.Errorf("retain %s: %w", key, storage.ErrNotExist)
+	}
+	if until.After(o.until) {
+		o.until = until
+		s.objects[key] = o
+	}
+	return nil
+}
+
+var (
+	errBadKey    = errors.New("not a valid key")
+	errNoRetains = errors.New("this storage can't protect objects until a date: write without that")
+)
 
 func begin(ctx context.Context, op string, key storage.Key) error {
 	if !key.Valid() {
@@ -51,16 +88,23 @@ func (s *Store) Put(ctx context.Context, key storage.Key, body storage.Body, opt
 	if err := begin(ctx, "put", key); err != nil {
 		return err
 	}
+	if !opts.RetainUntil.IsZero() && !s.retains {
+		return fmt.Errorf("put %s: %w", key, errNoRetains)
+	}
 	data, err := read(ctx, body)
 	if err != nil {
 		return fmt.Errorf("put %s: %w", key, err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, ok := s.objects[key]; ok && opts.IfAbsent {
+	now := time.Now().UTC()
+	switch old, ok := s.objects[key]; {
+	case ok && opts.IfAbsent:
 		return fmt.Errorf("put %s: %w", key, storage.ErrExist)
+	case now.Before(old.until):
+		return fmt.Errorf("put %s: %w", key, storage.ErrRetained)
 	}
-	s.objects[key] = object{data, time.Now().UTC()}
+	s.objects[key] = object{data, now, opts.RetainUntil}
 	return nil
 }
 
@@ -168,6 +212,9 @@ func (s *Store) Delete(ctx context.Context, key storage.Key) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if time.Now().Before(s.objects[key].until) {
+		return fmt.Errorf("delete %s: %w", key, storage.ErrRetained)
+	}
 	delete(s.objects, key)
 	return nil
 }

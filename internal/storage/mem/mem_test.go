@@ -11,3 +11,7 @@ import (
 func TestContract(t *testing.T) {
 	storagetest.Run(t, func(*testing.T) storage.Store { return mem.New() })
 }
+
+func TestContractOfRetaining(t *testing.T) {
+	storagetest.Run(t, func(*testing.T) storage.Store { return mem.NewRetaining() })
+}

@@ -1,4 +1,4 @@
-package storagetest
+package probe
 
 import (
 	"bytes"
@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -13,30 +14,30 @@ import (
 	"github.com/slipcover/slipcover/internal/storage"
 )
 
-func checks() []check {
-	return []check{
-		{"put and get", putAndGet},
-		{"range reads", rangeReads},
-		{"objects that are not there", notThere},
-		{"errors of readers", readerErrors},
-		{"replace", replace},
-		{"replace is atomic to readers", replaceAtomic},
-		{"put if absent", ifAbsent},
-		{"put if absent, concurrently", ifAbsentRace},
-		{"list order and prefix", listOrder},
-		{"list calls back", listCallsBack},
-		{"list beside changes", listBesideChanges},
-		{"delete", deleteObjects},
-		{"stat", stat},
-		{"valid keys", validKeys},
-		{"invalid keys", invalidKeys},
-		{"bad bodies", badBodies},
-		{"cancelled contexts", cancelled},
-		{"cancel in the middle", cancelMiddle},
-		{"large object", largeObject},
-		{"put and delete, concurrently", putDeleteRace},
-		{"mixed load", mixedLoad},
-	}
+var checks = []Contract{
+	{"put and get", putAndGet},
+	{"range reads", rangeReads},
+	{"objects that are not there", notThere},
+	{"errors of readers", readerErrors},
+	{"replace", replace},
+	{"replace is atomic to readers", replaceAtomic},
+	{"put if absent", ifAbsent},
+	{"put if absent, concurrently", ifAbsentRace},
+	{"list order and prefix", listOrder},
+	{"list calls back", listCallsBack},
+	{"list beside changes", listBesideChanges},
+	{"delete", deleteObjects},
+	{"delete many at once", deleteMany},
+	{"stat", stat},
+	{"valid keys", validKeys},
+	{"invalid keys", invalidKeys},
+	{"bad bodies", badBodies},
+	{"cancelled contexts", cancelled},
+	{"cancel in the middle", cancelMiddle},
+	{"large object", largeObject},
+	{"put and delete, concurrently", putDeleteRace},
+	{"mixed load", mixedLoad},
+	{"protected objects", protected},
 }
 
 func putAndGet(ctx context.Context, e *env) error {
@@ -99,8 +100,12 @@ func rangeReads(ctx context.Context, e *env) error {
 			return fmt.Errorf("get with off %d, n %d: got %s, want %s", r.off, r.n, short(got), short(want))
 		}
 	}
-	if _, err := e.get(ctx, "a", -1, 1); err == nil {
-		return errors.New("get with off -1: no error")
+	for _, n := range []int64{-1, 0, 1} {
+		for _, off := range []int64{-1, -size, math.MinInt64} {
+			if got, err := e.get(ctx, "a", off, n); err == nil || got != "" {
+				return fmt.Errorf("get with off %d, n %d: got %s, %v, want an error", off, n, short(got), err)
+			}
+		}
 	}
 	if err := e.put(ctx, "empty", ""); err != nil {
 		return err
@@ -383,7 +388,7 @@ func invalidKeys(ctx context.Context, e *env) error {
 			return fmt.Errorf("delete %q: no error", key)
 		}
 	}
-	for _, prefix := range []string{"/", "a", "//", "../", "a//", "a b/", e.prefix + "../"} {
+	for _, prefix := range []string{"/", "a", "//", "../", "a//", "a b/", "/a/", e.prefix + "../", e.prefix + "a", e.prefix + "ä/", e.prefix + strings.Repeat("a", 256) + "/"} {
 		err := e.store.List(ctx, prefix, func(storage.Info) error { return errReader })
 		if err == nil || errors.Is(err, errReader) {
 			return fmt.Errorf("list %q: got error %v, want one about the prefix", prefix, err)
@@ -533,4 +538,85 @@ func cancelMiddle(ctx context.Context, e *env) error {
 		return fmt.Errorf("list that is cancelled at the first object: got %d calls and error %v, want context.Canceled", calls, err)
 	}
 	return nil
+}
+
+func deleteMany(ctx context.Context, e *env) error {
+	if err := storage.DeleteAll(ctx, e.store, nil); err != nil {
+		return fmt.Errorf("delete none: %w", err)
+	}
+	var keys []storage.Key
+	for i := range 30 {
+		name := fmt.Sprintf("d%d/%d", i%3, i)
+		keys = append(keys, e.key(name))
+		if err := e.put(ctx, name, name); err != nil {
+			return err
+		}
+	}
+	dead, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := storage.DeleteAll(dead, e.store, keys); !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("delete of many with a cancelled context: got %v, want context.Canceled", err)
+	}
+	gone := append(slices.Clone(keys[1:]), e.key("none"), e.key("d0"))
+	if _, ok := e.store.(storage.Deleter); ok { // more than fit in a request
+		for i := range 1100 {
+			gone = append(gone, e.key(fmt.Sprintf("none/%d", i)))
+		}
+	}
+	for range 2 {
+		if err := storage.DeleteAll(ctx, e.store, gone); err != nil {
+			return fmt.Errorf("delete of many, some of which aren't there: %w", err)
+		}
+	}
+	for _, key := range keys[1:] {
+		if err := e.wantAbsent(ctx, strings.TrimPrefix(string(key), e.prefix)); err != nil {
+			return err
+		}
+	}
+	if err := storage.DeleteAll(ctx, e.store, []storage.Key{"../x"}); err == nil {
+		return errors.New("delete of many with a key that isn't valid: no error")
+	}
+	return e.want(ctx, "d0/0", "d0/0")
+}
+
+// protected: RetainUntil either does what it says or is refused.
+func protected(ctx context.Context, e *env) error {
+	until := time.Now().Add(e.opts.RetainFor)
+	err := e.store.Put(ctx, e.key("a"), strings.NewReader("kept"), storage.PutOptions{IfAbsent: true, RetainUntil: until})
+	if err != nil {
+		if errors.Is(err, storage.ErrUnavailable) {
+			return err
+		}
+		if err := e.wantAbsent(ctx, "a"); err != nil {
+			return fmt.Errorf("a put that was refused for its RetainUntil: %w", err)
+		}
+		return nil
+	}
+	if r, ok := e.store.(storage.Retainer); ok {
+		longer := until.Add(2 * time.Second)
+		if err := r.Retain(ctx, e.key("a"), longer); err != nil {
+			return fmt.Errorf("prolong the protection: %w", err)
+		}
+		_ = r.Retain(ctx, e.key("a"), until) // refused or without effect: it never shortens
+		until = longer
+	}
+	if err := e.store.Delete(ctx, e.key("a")); !errors.Is(err, storage.ErrRetained) {
+		return fmt.Errorf("delete of an object that is protected: got %v, want ErrRetained", err)
+	}
+	if err := storage.DeleteAll(ctx, e.store, []storage.Key{e.key("a")}); !errors.Is(err, storage.ErrRetained) {
+		return fmt.Errorf("delete of many, one of which is protected: got %v, want ErrRetained", err)
+	}
+	if err := e.put(ctx, "a", "other"); !errors.Is(err, storage.ErrRetained) {
+		return fmt.Errorf("replace of an object that is protected: got %v, want ErrRetained", err)
+	}
+	if err := e.putNew(ctx, "a", "other"); !errors.Is(err, storage.ErrExist) {
+		return fmt.Errorf("put if absent of an object that is protected: got %v, want ErrExist", err)
+	}
+	if err := e.want(ctx, "a", "kept"); err != nil {
+		return fmt.Errorf("after the attempts to change what is protected: %w", err)
+	}
+	if err := removeProtected(ctx, e.store, e.key("a"), time.Until(until)+10*time.Second); err != nil {
+		return fmt.Errorf("delete of an object that isn't protected any more: %w", err)
+	}
+	return e.wantAbsent(ctx, "a")
 }
