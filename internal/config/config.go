@@ -9,6 +9,8 @@ package config
 
 import (
 	"time"
+
+	"github.com/slipcover/slipcover/internal/calendar"
 )
 
 // Config is all settings. The tags are what the program, its example file and
@@ -19,10 +21,14 @@ import (
 //	example  a value to show where there is no fixed default
 //	doc      what it means
 //	enum     the values allowed, separated by "|"
+//	min, max the smallest and the largest number allowed; min is 0 if it isn't given
 //	kind     path: relative to the file that says it, or to the working directory
 type Config struct {
-	Repository string `yaml:"repository" example:"file:///srv/backup" doc:"Where backups are stored, as a URL or a folder's absolute path."`
-	Instance   string `yaml:"instance" example:"db1" doc:"Name of this CouchDB node in the repository: letters, digits, dot, underscore and dash, at most 63. Without it, the host name. Keep it when the host's name changes, or the next backup is a full one of a new instance."`
+	Repository   string        `yaml:"repository" example:"file:///srv/backup" doc:"Where backups are stored, as a URL or a folder's absolute path."`
+	Repositories []string      `yaml:"repositories" example:"[s3://bucket/couchdb, file:///mnt/backup]" doc:"Further repositories that each backup is copied to, in this order, after it is in the one of the setting repository."`
+	Recipients   []string      `yaml:"recipients" example:"[age1z5xphhwcaug5n38vyg40nqdc23ffl6cu6v8qj5pz4wdr2f47fuysypkakq]" doc:"The age recipients that this node encrypts to, and no others: a repository that has one that is missing here is refused, so that who can write there can't add a reader. Without any, those of the repository count."`
+	ImmutableFor calendar.Span `yaml:"immutable_for" default:"0" doc:"For how long storage that has object lock keeps what is written from being deleted or replaced, such as 30d, 2w or 1y6m; 0 is not at all. Until then prune can not delete it either."`
+	Instance     string        `yaml:"instance" example:"db1" doc:"Name of this CouchDB node in the repository: letters, digits, dot, underscore and dash, at most 63. Without it, the host name. Keep it when the host's name changes, or the next backup is a full one of a new instance."`
 
 	DataDir           string `yaml:"data_dir" kind:"path" example:"/opt/couchdb/data" doc:"CouchDB's data directory, the one of _dbs.couch and shards. Without it, what CouchDB's configuration says."`
 	ConfigDir         string `yaml:"config_dir" kind:"path" example:"/opt/couchdb/etc" doc:"CouchDB's configuration directory, the one of default.ini and local.ini. Without it: COUCHDB_INI_FILES, then the server at couch_url, then /opt/couchdb/etc and /etc/couchdb."`
@@ -44,7 +50,7 @@ type Config struct {
 
 	Indexes       bool          `yaml:"indexes" default:"true" doc:"Back up view indexes too. Without them a restored node builds them again, which can take hours, and a backup is smaller."`
 	Strict        bool          `yaml:"strict" default:"false" doc:"Fail a backup in which any file is damaged or has no valid header. Otherwise it holds the file as it is and says so."`
-	Parallel      int           `yaml:"parallel" default:"0" doc:"How many files are read and segments are stored at a time, each for some 20 MiB of memory; 0 is the number of CPUs, at most 4."`
+	Parallel      int           `yaml:"parallel" default:"0" max:"1024" doc:"How many files are read and segments are stored at a time, each for some 20 MiB of memory; 0 is the number of CPUs, at most 4."`
 	Compression   string        `yaml:"compression" default:"fastest" enum:"fastest|default|better" doc:"How hard zstd tries: fastest, default or better. CouchDB compresses documents itself, so trying harder gains some percent and costs the node as much again or more."`
 	ProveInterval time.Duration `yaml:"prove_interval" default:"0" doc:"How often an incremental backup reads whole files to prove that their beginnings are still what the backup before holds. Such as 168h for once a week; 0 is never: then a grown file is known by its inode and by the bytes of its last header."`
 	Owner         string        `yaml:"owner" default:"couchdb:couchdb" doc:"User and group that restored files belong to, when root restores; an empty text leaves them to whoever restores."`
@@ -54,6 +60,16 @@ type Config struct {
 	LimitDownload Rate          `yaml:"limit_download" default:"0" doc:"The most bytes per second that are read from the storage, all operations together; 0 is no limit."`
 	CacheSize     Bytes         `yaml:"cache_size" default:"64MiB" doc:"How much of remote storage that is read by ranges is kept, to be read again without asking the storage: in memory, or in cache_dir if that is set; 0 is nothing."`
 	CacheDir      string        `yaml:"cache_dir" kind:"path" example:"/var/cache/slipcover" doc:"A directory for that cache, which then outlives the command; several may use it at once. What is in it is as encrypted as the storage is. Verify and check never take their answers from there."`
+
+	KeepLast          int           `yaml:"keep_last" default:"0" max:"100000" doc:"Retention, which prune applies to each instance: the newest so many backups are kept. A backup goes when no rule keeps it; while all rules from keep_last to keep_within are 0, every backup is kept. The newest, the newest verified and pinned ones stay in any case."`
+	KeepHourly        int           `yaml:"keep_hourly" default:"0" max:"100000" doc:"For so many hours that have a backup, the newest of each is kept."`
+	KeepDaily         int           `yaml:"keep_daily" default:"0" max:"100000" doc:"For so many days that have a backup, the newest of each is kept."`
+	KeepWeekly        int           `yaml:"keep_weekly" default:"0" max:"100000" doc:"For so many weeks (Monday to Sunday) that have a backup, the newest of each is kept."`
+	KeepMonthly       int           `yaml:"keep_monthly" default:"0" max:"100000" doc:"For so many months that have a backup, the newest of each is kept."`
+	KeepYearly        int           `yaml:"keep_yearly" default:"0" max:"100000" doc:"For so many years that have a backup, the newest of each is kept."`
+	KeepWithin        calendar.Span `yaml:"keep_within" default:"0" doc:"All backups are kept that were made within that time before the newest one: y, m (months), w, d and h, such as 30d, 12h, 2w or 1y6m. It counts from the newest backup, not from now, so a node that stopped loses nothing."`
+	KeepMinimum       int           `yaml:"keep_minimum" default:"1" min:"1" max:"100000" doc:"The newest so many undamaged backups are kept whatever the rules say; damaged ones fill up what is missing. It is a floor under the rules and no rule of its own."`
+	RetentionTimeZone TimeZone      `yaml:"retention_time_zone" default:"UTC" doc:"Where hours, days, weeks, months and years of those rules begin: UTC, or a name of the time zone database such as Europe/Berlin."`
 
 	Progress string `yaml:"progress" default:"auto" enum:"auto|bar|plain|json|none" doc:"How progress is shown: a bar on a terminal, plain lines, JSON lines, or none; auto is a bar on a terminal and plain lines elsewhere."`
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -14,6 +15,8 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/slipcover/slipcover/internal/calendar"
 )
 
 // load loads with no file of this machine, as the user 1000 on host db1.
@@ -51,6 +54,7 @@ func TestDefaults(t *testing.T) {
 	want := Config{
 		Instance: "db1", StateDir: filepath.FromSlash("/home/u/.local/state/slipcover"), Indexes: true, Compression: "fastest", Owner: "couchdb:couchdb", Progress: "auto",
 		RetryFor: 5 * time.Minute, CacheSize: 64 << 20,
+		KeepMinimum: 1, RetentionTimeZone: TimeZone{time.UTC},
 		BackupStrategy:   "CouchDBBackup",
 		BackupNamespace:  "trove.guestagent.strategies.backup.experimental.couchdb_impl",
 		RestoreNamespace: "trove.guestagent.strategies.restore.experimental.couchdb_impl",
@@ -89,6 +93,28 @@ func TestExampleValuesLoad(t *testing.T) {
 		}
 		if _, err := load(Options{File: write(t, k.Name+": "+value)}); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// What config show prints as JSON can be written into the file again.
+func TestTypesInJSON(t *testing.T) {
+	c, err := load(Options{File: write(t, "keep_within: 30d\nretention_time_zone: Asia/Kolkata\n")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal([]any{c.KeepWithin, c.RetentionTimeZone, c.ImmutableFor, TimeZone{}})
+	if err != nil || string(b) != `["30d","Asia/Kolkata","0","UTC"]` {
+		t.Errorf("%s, %v", b, err)
+	}
+}
+
+// No number of the settings is without a bound of its own.
+func TestNumbersHaveBounds(t *testing.T) {
+	for _, k := range Keys() {
+		kind := reflect.TypeFor[Config]().Field(k.field).Type.Kind()
+		if kind == reflect.Int && (k.max == math.MaxInt || k.min > k.max) {
+			t.Errorf("%s is from %d to %d", k.Name, k.min, k.max)
 		}
 	}
 }
@@ -140,6 +166,18 @@ limit_upload: 20MiB/s
 limit_download: 500KB/s
 cache_size: 1GiB
 cache_dir: cache
+repositories: [file:///mnt/backup, /srv/backup]
+recipients: [age1z5xphhwcaug5n38vyg40nqdc23ffl6cu6v8qj5pz4wdr2f47fuysypkakq]
+immutable_for: 2w
+keep_last: 1
+keep_hourly: 2
+keep_daily: 3
+keep_weekly: 4
+keep_monthly: 5
+keep_yearly: 6
+keep_within: 1y6m
+keep_minimum: 7
+retention_time_zone: Europe/Berlin
 progress: json
 `)
 	c, err := load(Options{File: file})
@@ -147,12 +185,19 @@ progress: json
 		t.Fatal(err)
 	}
 	dir := filepath.Dir(file)
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		t.Fatal(err)
+	}
 	want := Config{
 		Repository: "s3://bucket/prefix?region=eu", Instance: "node.1", DataDir: "/d", ConfigDir: filepath.Join(dir, "etc"),
 		CouchURL: "http://127.0.0.1:5984/", CouchUser: "adm", CouchPassword: "p@ss", StateDir: "/s", IdentityFile: filepath.Join(dir, "id.txt"), Passphrase: "0123",
 		TrustedWriters: []string{key}, BackupStrategy: "X", BackupNamespace: "slipcover.physical", RestoreNamespace: "slipcover.physical",
 		Strict: true, Parallel: 3, Compression: "better", ProveInterval: 168 * time.Hour, Owner: "a:b", Progress: "json",
 		RetryFor: time.Minute, LimitUpload: 20 << 20, LimitDownload: 500_000, CacheSize: 1 << 30, CacheDir: filepath.Join(dir, "cache"),
+		Repositories: []string{"file:///mnt/backup", "/srv/backup"}, Recipients: []string{"age1z5xphhwcaug5n38vyg40nqdc23ffl6cu6v8qj5pz4wdr2f47fuysypkakq"}, ImmutableFor: calendar.Span{Weeks: 2},
+		KeepLast: 1, KeepHourly: 2, KeepDaily: 3, KeepWeekly: 4, KeepMonthly: 5, KeepYearly: 6, KeepWithin: calendar.Span{Years: 1, Months: 6}, KeepMinimum: 7,
+		RetentionTimeZone: TimeZone{berlin},
 	}
 	if got := settings(c); !reflect.DeepEqual(got, want) && runtime.GOOS != "windows" {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -212,7 +257,20 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		{name: "two documents", file: "instance: a\n---\nowner: b:c\n", want: "second YAML document"},
 		{name: "broken", file: "instance: a\n  owner: \"b\n", want: "check indentation"},
 		{name: "bool", file: "strict: yes\n", want: `:1: strict is "yes", and must be true or false`},
-		{name: "number", file: "parallel: -1\n", want: "whole number from 0"},
+		{name: "number", file: "parallel: -1\n", want: "whole number from 0 to 1024"},
+		{name: "large number", file: "parallel: 1025\n", want: "whole number from 0 to 1024"},
+		{name: "number of backups", file: "keep_daily: 100001\n", want: "whole number from 0 to 100000"},
+		{name: "minimum", file: "keep_minimum: 0\n", want: "whole number from 1 to 100000"},
+		{name: "span", file: "keep_within: 1m1y\n", want: `:1: keep_within is "1m1y", and must be a time such as 12h`},
+		{name: "span without a unit", file: "immutable_for: 30\n", want: "a time such as 12h"},
+		{name: "time zone", file: "retention_time_zone: Berlin\n", want: "such as Europe/Berlin"},
+		{name: "this machine's time zone", file: "retention_time_zone: Local\n", want: "such as Europe/Berlin"},
+		{name: "path as time zone", file: "retention_time_zone: ../../etc/passwd\n", want: "such as Europe/Berlin"},
+		{name: "repositories", file: "repositories: [/srv/backup, srv/backup]\n", want: "repositories must be a URL such as file:///srv/backup"},
+		{name: "repositories with password", file: "repositories: [\"s3://u:hunter2@h/b\"]\n", want: "repositories holds a password"},
+		{name: "repositories twice", file: "repositories: [/srv/b, /srv/c, /srv/b]\n", want: "names one twice"},
+		{name: "recipient", file: "recipients: [ssh-ed25519]\n", want: ":1: recipients must be age recipients"},
+		{name: "identity as recipient", file: "recipients: [AGE-SECRET-KEY-1hunter2]\n", want: "recipients must be age recipients"},
 		{name: "duration", file: "prove_interval: 7 days\n", want: "such as 168h"},
 		{name: "size", file: "cache_size: 64M\n", want: "such as 64MiB"},
 		{name: "rate", file: "limit_upload: 20MiB\n", want: "such as 20MiB/s"},

@@ -2,11 +2,14 @@ package config
 
 import (
 	"fmt"
+	"math"
 	"reflect"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/slipcover/slipcover/internal/calendar"
 )
 
 // Key describes one setting.
@@ -19,8 +22,9 @@ type Key struct {
 	Secret  bool     // not for flags, which others on the machine can see
 	Bool    bool     // a flag without a value means true
 
-	field int
-	path  bool
+	field    int
+	path     bool
+	min, max int // of a number
 }
 
 // Env is the environment variable of the setting: SLIPCOVER_DATA_DIR.
@@ -47,12 +51,27 @@ func readKeys() []Key {
 			Secret: f.Type == reflect.TypeFor[Secret](), Bool: f.Type.Kind() == reflect.Bool,
 			field: i, path: f.Tag.Get("kind") == "path",
 		}
+		if f.Type.Kind() == reflect.Int {
+			k.min, k.max = number(f.Tag.Get("min"), 0), number(f.Tag.Get("max"), math.MaxInt)
+		}
 		if enum := f.Tag.Get("enum"); enum != "" {
 			k.Enum = strings.Split(enum, "|")
 		}
 		list = append(list, k)
 	}
 	return list
+}
+
+// number reads a number of a tag.
+func number(tag string, otherwise int) int {
+	if tag == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(tag)
+	if err != nil {
+		panic("config: a tag that is no number: " + err.Error())
+	}
+	return n
 }
 
 func findKey(name string) (Key, bool) {
@@ -104,8 +123,8 @@ func (c *Config) set(k Key, v value) error {
 		*p = v.text == "true"
 	case *int:
 		n, err := strconv.Atoi(v.text)
-		if err != nil || n < 0 || n > maxParallel {
-			return fail(fmt.Sprintf("a whole number from 0 to %d", maxParallel))
+		if err != nil || n < k.min || n > k.max {
+			return fail(fmt.Sprintf("a whole number from %d to %d", k.min, k.max))
 		}
 		*p = n
 	case *time.Duration:
@@ -114,6 +133,18 @@ func (c *Config) set(k Key, v value) error {
 			return fail("a time such as 168h or 90m, or 0")
 		}
 		*p = d
+	case *calendar.Span:
+		span, err := calendar.ParseSpan(v.text)
+		if err != nil {
+			return fail("a time such as 12h, 30d, 2w or 1y6m, at most 100y, or 0")
+		}
+		*p = span
+	case *TimeZone:
+		zone, err := ParseTimeZone(v.text)
+		if err != nil {
+			return fail("UTC or a name of the time zone database such as Europe/Berlin")
+		}
+		*p = zone
 	case *Bytes:
 		n, err := ParseBytes(v.text)
 		if err != nil {

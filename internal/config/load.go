@@ -19,9 +19,8 @@ import (
 )
 
 const (
-	envPrefix   = "SLIPCOVER_"
-	maxParallel = 1024
-	fileLimit   = 1 << 20 // bytes of a configuration or password file
+	envPrefix = "SLIPCOVER_"
+	fileLimit = 1 << 20 // bytes of a configuration or password file
 )
 
 // Options say where settings come from. The zero value is what the program uses
@@ -345,6 +344,7 @@ func stateDir(o Options, env map[string]string) string {
 
 var (
 	instanceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+	recipient    = regexp.MustCompile(`^age1[0-9a-z]{58,}$`)
 	ownerName    = regexp.MustCompile(`^[^:\s]+:[^:\s]+$`)
 )
 
@@ -361,14 +361,42 @@ func (c *Config) check() error {
 			return fmt.Errorf("%s: %q in trusted_writers is not an Ed25519 public key in base64 (44 characters)", c.Origin("trusted_writers"), key)
 		}
 	}
-	if c.Repository != "" && !filepath.IsAbs(c.Repository) {
-		u, err := url.Parse(c.Repository)
-		if err != nil || u.Scheme == "" {
-			return fmt.Errorf("%s: repository must be a URL such as file:///srv/backup, or an absolute path", c.Origin("repository")) // without the value: it may hold a password
+	for _, r := range c.Recipients {
+		if !recipient.MatchString(r) {
+			return fmt.Errorf("%s: recipients must be age recipients (age1…)", c.Origin("recipients")) // without the value: it may be an identity
 		}
-		if _, ok := u.User.Password(); ok {
-			return fmt.Errorf("%s: repository holds a password: give the storage its credentials by its own variables", c.Origin("repository"))
+	}
+	return c.checkRepositories()
+}
+
+func (c *Config) checkRepositories() error {
+	if c.Repository != "" {
+		if err := c.checkRepository("repository", c.Repository); err != nil {
+			return err
 		}
+	}
+	for i, place := range c.Repositories {
+		if err := c.checkRepository("repositories", place); err != nil {
+			return err
+		}
+		if slices.Contains(c.Repositories[:i], place) {
+			return fmt.Errorf("%s: repositories names one twice: remove one of them", c.Origin("repositories"))
+		}
+	}
+	return nil
+}
+
+// checkRepository doesn't print the place: it may hold a password.
+func (c *Config) checkRepository(key, place string) error {
+	if filepath.IsAbs(place) {
+		return nil
+	}
+	u, err := url.Parse(place)
+	if err != nil || u.Scheme == "" {
+		return fmt.Errorf("%s: %s must be a URL such as file:///srv/backup, or an absolute path", c.Origin(key), key)
+	}
+	if _, ok := u.User.Password(); ok {
+		return fmt.Errorf("%s: %s holds a password: give the storage its credentials by its own variables", c.Origin(key), key)
 	}
 	return nil
 }
