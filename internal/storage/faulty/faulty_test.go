@@ -7,6 +7,8 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/slipcover/slipcover/internal/storage"
 	"github.com/slipcover/slipcover/internal/storage/faulty"
@@ -173,5 +175,95 @@ func TestKill(t *testing.T) {
 		if !s.Reached() {
 			t.Errorf("%s: not reached", name)
 		}
+	}
+}
+
+func TestStall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		under := mem.New()
+		s := faulty.New(under, faulty.At(1, faulty.Stall(release)))
+		done := make(chan error)
+		go func() { done <- put(t.Context(), s, "a", "1") }()
+		synctest.Wait()
+		if got := keys(t, under); got != "" {
+			t.Errorf("objects while it stalls: %q", got)
+		}
+		close(release)
+		if err := <-done; err != nil || keys(t, under) != "a" || !s.Reached() {
+			t.Errorf("after the release: %v, objects %q", err, keys(t, under))
+		}
+
+		s = faulty.New(under, faulty.At(1, faulty.Stall(nil)))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		began := time.Now()
+		if err := put(ctx, s, "b", "1"); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != time.Hour {
+			t.Errorf("never released: got %v after %v", err, time.Since(began))
+		}
+		if got := keys(t, under); got != "a" {
+			t.Errorf("objects after the end: %q", got)
+		}
+	})
+}
+
+func TestMidBody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		tests := []struct {
+			name   string
+			action faulty.Action
+			got    string
+			err    error // nil if the Get goes well
+		}{
+			{"cut", faulty.CutMidBody(3), "123", storage.ErrUnavailable},
+			{"cut at once", faulty.CutMidBody(0), "", storage.ErrUnavailable},
+			{"cut behind the end", faulty.CutMidBody(6), "12345", nil},
+			{"wrong byte", faulty.WrongBytes(2), "12745", nil},
+			{"wrong byte behind the end", faulty.WrongBytes(5), "12345", nil},
+			{"stall", faulty.StallMidBody(2, nil), "12", context.DeadlineExceeded},
+			{"stall for a time", faulty.StallMidBody(2, release), "12345", nil},
+		}
+		time.AfterFunc(time.Minute, func() { close(release) })
+		under := mem.New()
+		if err := put(t.Context(), under, "a", "12345"); err != nil {
+			t.Fatal(err)
+		}
+		for _, tt := range tests {
+			s := faulty.New(under, func(faulty.Op) faulty.Action { return tt.action })
+			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+			got, err := get(ctx, s, "a")
+			cancel()
+			if got != tt.got || !errors.Is(err, tt.err) {
+				t.Errorf("%s: got %q, %v, want %q, %v", tt.name, got, err, tt.got, tt.err)
+			}
+			if cut := strings.HasPrefix(tt.name, "cut") && tt.err != nil; cut != errors.Is(err, io.ErrUnexpectedEOF) {
+				t.Errorf("%s: got %v", tt.name, err)
+			}
+		}
+	})
+}
+
+func TestBursts(t *testing.T) {
+	s := faulty.New(mem.New(), faulty.Bursts(2, 3, faulty.Fail(storage.ErrUnavailable)))
+	got := ""
+	for i := range 12 {
+		var err error
+		if i%2 == 0 {
+			err = put(t.Context(), s, "a", "1")
+		} else {
+			_, err = s.Stat(t.Context(), "a")
+		}
+		switch {
+		case err == nil:
+			got += "."
+		case errors.Is(err, storage.ErrUnavailable):
+			got += "x"
+		default:
+			t.Fatal(err)
+		}
+	}
+	if want := "..xxx..xxx.."; got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
 }
