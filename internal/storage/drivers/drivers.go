@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/slipcover/slipcover/internal/storage"
+	"github.com/slipcover/slipcover/internal/storage/cdk"
 	"github.com/slipcover/slipcover/internal/storage/file"
 )
 
@@ -29,6 +30,8 @@ type driver struct {
 func list() []driver {
 	return []driver{
 		{"file", "file:///path", openFile},
+		{"gs", "gs://bucket/prefix", openGCS},
+		{"azblob", "azblob://container/prefix", openAzure},
 	}
 }
 
@@ -111,6 +114,22 @@ func openFolder(path string, opts Options) (storage.Store, error) {
 		open = file.Create
 	}
 	s, err := open(path)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func openGCS(ctx context.Context, url string, opts Options) (storage.Store, error) {
+	s, err := cdk.OpenGCS(ctx, url, cdk.Options{Create: opts.Create})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func openAzure(ctx context.Context, url string, opts Options) (storage.Store, error) {
+	s, err := cdk.OpenAzure(ctx, url, cdk.Options{Create: opts.Create})
 	if err != nil {
 		return nil, err
 	}

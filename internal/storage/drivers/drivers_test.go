@@ -59,8 +59,8 @@ func TestCreate(t *testing.T) {
 
 func TestRefused(t *testing.T) {
 	tests := []struct{ url, want string }{
-		{"", "no storage given; write /path or file:///path"},
-		{"s3://key:secret@bucket/x", `there is no storage of kind "s3"; write /path or file:///path`},
+		{"", "no storage given; write /path, file:///path"},
+		{"s3://key:secret@bucket/x", `there is no storage of kind "s3"; write /path, file:///path`},
 		{"s3:secret", `there is no storage of kind "s3"`},
 		{"mem://", `there is no storage of kind "mem"`},
 		{"https://user:secret@host", `there is no storage of kind "https"`},
