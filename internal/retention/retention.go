@@ -1,0 +1,277 @@
+// Package retention decides which backups of one instance are kept. It is pure: a
+// policy, backups and the time in; keep or not, and why, out.
+//
+// Backups are counted from the newest back. A bucket (hour, day, week, month or
+// year) stands for its newest backup that is not damaged, or, if all are damaged,
+// for its newest. A bucket without a backup doesn't count.
+//
+// A clock that is wrong must not cost a backup. Hence only one thing depends on
+// the time of the decision: a backup stamped in the future is kept and not
+// counted, so that it takes nobody's place until its time has come. And hence
+//
+//   - a clock that is behind when deciding keeps more, one that is ahead the same,
+//     as long as the backups are stamped right;
+//   - a backup from a clock that was ahead takes nothing else away.
+//
+// Deciding again about what was kept keeps all of it, and so does deciding again
+// after only some of the others are gone.
+package retention
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/slipcover/slipcover/internal/calendar"
+)
+
+// Policy says which backups are kept. Each rule that isn't zero adds to what is
+// kept; without any rule every backup is. Some stay in any case, see Decide.
+type Policy struct {
+	KeepLast    int // newest backups
+	KeepHourly  int // hours that have a backup
+	KeepDaily   int // days that have one
+	KeepWeekly  int // weeks of ISO 8601, Monday to Sunday, that have one
+	KeepMonthly int // months that have one
+	KeepYearly  int // years that have one
+	// KeepWithin keeps what isn't older than this before the newest backup that is
+	// not stamped in the future: an instance that stopped loses nothing by waiting.
+	KeepWithin calendar.Span
+
+	// Minimum is how many of the newest undamaged backups stay whatever the rules
+	// say; if there are fewer, the newest damaged ones fill up. 0 is 1. It is no rule.
+	Minimum int
+	// Location is where hours, days, weeks, months and years begin; nil is UTC.
+	Location *time.Location
+}
+
+// Backup is what a decision needs to know of a backup.
+type Backup struct {
+	ID        string    // one per instance
+	Time      time.Time // of the state that it holds
+	Full      bool      // how it was made; no rule asks, since each backup restores alone
+	Damaged   bool      // made of a source that had damage
+	Pinned    bool      // not to be removed
+	PinReason string
+	Verified  bool // was read back and found to restore
+}
+
+// Decision says whether a backup is kept, and why.
+type Decision struct {
+	Backup
+	Keep    bool
+	Reasons []string // all that keep it, or why it goes; never empty
+}
+
+// rule keeps one backup for each of the newest n buckets.
+type rule struct {
+	key    string
+	n      int
+	bucket func(time.Time) string // names a bucket; nil if each backup is its own
+}
+
+func (p Policy) rules() []rule {
+	return []rule{
+		{"keep_last", p.KeepLast, nil},
+		{"keep_hourly", p.KeepHourly, layout("2006-01-02 15:00Z07:00")}, // the zone tells the hours apart that a change of the clock repeats
+		{"keep_daily", p.KeepDaily, layout("2006-01-02")},
+		{"keep_weekly", p.KeepWeekly, week},
+		{"keep_monthly", p.KeepMonthly, layout("2006-01")},
+		{"keep_yearly", p.KeepYearly, layout("2006")},
+	}
+}
+
+func layout(s string) func(time.Time) string {
+	return func(t time.Time) string { return t.Format(s) }
+}
+
+func week(t time.Time) string {
+	year, n := t.ISOWeek()
+	return fmt.Sprintf("%04d-W%02d", year, n)
+}
+
+// Decide returns a decision for each backup of one instance, the newest first.
+//
+// Kept in any case are the newest backup, the newest undamaged, the newest
+// verified, the newest that is both, pinned ones, those stamped after now, and
+// Policy.Minimum. The order of the backups given doesn't matter.
+//
+// It decides nothing and returns an error if a number is negative, a backup has no
+// id or time, or two have the same id.
+func Decide(p Policy, backups []Backup, now time.Time) ([]Decision, error) {
+	if err := check(p, backups); err != nil {
+		return nil, err
+	}
+	list := make([]Decision, len(backups))
+	for i, b := range backups {
+		list[i].Backup = b
+	}
+	slices.SortFunc(list, func(a, b Decision) int {
+		return cmp.Or(b.Time.Compare(a.Time), cmp.Compare(b.ID, a.ID))
+	})
+	past := keepFuture(list, now)
+	keepNewest(past)
+	keepPinned(list)
+	keepMinimum(past, p.Minimum)
+	if !p.applies() {
+		for i := range list {
+			list[i].keep("no rule is set")
+		}
+	}
+	location := p.Location
+	if location == nil {
+		location = time.UTC
+	}
+	for _, r := range p.rules() {
+		r.apply(past, location)
+	}
+	keepWithin(past, p.KeepWithin, location)
+	for i, d := range list {
+		if !d.Keep {
+			list[i].Reasons = []string{"no rule keeps it"}
+		}
+	}
+	return list, nil
+}
+
+func check(p Policy, backups []Backup) error {
+	for _, r := range append(p.rules(), rule{key: "keep_minimum", n: p.Minimum}) {
+		if r.n < 0 {
+			return fmt.Errorf("%s is %d, and must not be negative", r.key, r.n)
+		}
+	}
+	if w := p.KeepWithin; min(w.Years, w.Months, w.Weeks, w.Days, w.Hours) < 0 {
+		return fmt.Errorf("keep_within is %s, and must not be negative", w)
+	}
+	seen := map[string]bool{}
+	for _, b := range backups {
+		switch {
+		case b.ID == "":
+			return fmt.Errorf("a backup of %s has no id", b.Time)
+		case b.Time.IsZero():
+			return fmt.Errorf("backup %s has no time", b.ID)
+		case seen[b.ID]:
+			return fmt.Errorf("backup %s is listed twice", b.ID)
+		}
+		seen[b.ID] = true
+	}
+	return nil
+}
+
+// applies says whether there is any rule.
+func (p Policy) applies() bool {
+	return !p.KeepWithin.IsZero() || slices.ContainsFunc(p.rules(), func(r rule) bool { return r.n > 0 })
+}
+
+func (d *Decision) keep(format string, args ...any) {
+	d.Keep = true
+	d.Reasons = append(d.Reasons, fmt.Sprintf(format, args...))
+}
+
+// keepFuture returns the backups that aren't stamped after now.
+func keepFuture(list []Decision, now time.Time) (past []Decision) {
+	n := 0
+	for ; n < len(list) && list[n].Time.After(now); n++ {
+		list[n].keep("stamped in the future (%s)", list[n].Time.UTC().Format(time.RFC3339))
+	}
+	return list[n:]
+}
+
+func keepNewest(past []Decision) {
+	if len(past) == 0 {
+		return
+	}
+	past[0].keep("the newest")
+	if i := slices.IndexFunc(past, func(d Decision) bool { return !d.Damaged }); i > 0 {
+		past[i].keep("the newest undamaged")
+	}
+	verified := slices.IndexFunc(past, func(d Decision) bool { return d.Verified })
+	if verified < 0 {
+		return
+	}
+	past[verified].keep("the newest verified")
+	if i := slices.IndexFunc(past, func(d Decision) bool { return d.Verified && !d.Damaged }); i > verified {
+		past[i].keep("the newest verified and undamaged")
+	}
+}
+
+func keepPinned(list []Decision) {
+	for i, d := range list {
+		switch {
+		case d.Pinned && d.PinReason != "":
+			list[i].keep("pinned: %s", d.PinReason)
+		case d.Pinned:
+			list[i].keep("pinned")
+		}
+	}
+}
+
+// keepMinimum keeps the newest n undamaged, and the newest damaged if those are
+// fewer. One is what keepNewest keeps.
+func keepMinimum(past []Decision, n int) {
+	if n <= 1 {
+		return
+	}
+	rank := 0
+	for _, damaged := range []bool{false, true} {
+		for i, d := range past {
+			if d.Damaged == damaged && rank < n {
+				rank++
+				past[i].keep("the %s of keep_minimum: %d", ordinal(rank), n)
+			}
+		}
+	}
+}
+
+func (r rule) apply(past []Decision, location *time.Location) {
+	if r.bucket == nil {
+		for i := range past[:min(r.n, len(past))] {
+			past[i].keep("the %s of %s: %d", ordinal(i+1), r.key, r.n)
+		}
+		return
+	}
+	var names []string       // of buckets, the newest first
+	best := map[string]int{} // by bucket, the index of the backup that stands for it
+	for i, d := range past {
+		name := r.bucket(d.Time.In(location))
+		b, known := best[name]
+		if !known {
+			names = append(names, name)
+		}
+		if !known || past[b].Damaged && !d.Damaged {
+			best[name] = i
+		}
+	}
+	for i, name := range names[:min(r.n, len(names))] {
+		past[best[name]].keep("the %s of %s: %d (%s)", ordinal(i+1), r.key, r.n, name)
+	}
+}
+
+func keepWithin(past []Decision, within calendar.Span, location *time.Location) {
+	if within.IsZero() || len(past) == 0 {
+		return
+	}
+	from := within.Before(past[0].Time.In(location))
+	for i, d := range past {
+		if !d.Time.Before(from) {
+			past[i].keep("within %s of the newest", within)
+		}
+	}
+}
+
+// ordinal returns 1st, 2nd, 3rd, 4th.
+func ordinal(n int) string {
+	suffix := "th"
+	if n%100 < 11 || n%100 > 13 {
+		switch n % 10 {
+		case 1:
+			suffix = "st"
+		case 2:
+			suffix = "nd"
+		case 3:
+			suffix = "rd"
+		}
+	}
+	return fmt.Sprintf("%d%s", n, suffix)
+}
