@@ -38,7 +38,7 @@ func tell(t *testing.T, data []byte) story {
 	}}
 	stamp := time.Date(2026, 10, 27, 3, 0, 0, 0, time.UTC) // soon after a change of the clock
 	s.now = stamp.Add(time.Duration(next(100)-50) * time.Hour)
-	step := steps[next(len(steps))]
+	step, protects := steps[next(len(steps))], next(4) == 0
 	for len(data) > 1 && len(s.backups) < 60 {
 		stamp = stamp.Add(-step * time.Duration(next(16)) / 5)
 		flags := next(256)
@@ -46,6 +46,9 @@ func tell(t *testing.T, data []byte) story {
 			ID: fmt.Sprintf("%02d", len(s.backups)), Time: stamp,
 			Damaged: flags&3 == 0, Verified: flags&12 == 0, Pinned: flags>>4 == 0,
 		})
+		if protects && flags>>4 == 1 {
+			s.backups[len(s.backups)-1].RetainUntil = s.now.Add(time.Duration(flags&3) * 12 * time.Hour)
+		}
 	}
 	return s
 }
@@ -183,7 +186,7 @@ func checkClock(t *testing.T, s story, kept map[string]bool) {
 	}
 	mustHold(t, "by a clock a day behind", kept, by(-24*time.Hour))
 	mustHold(t, "by the right clock, of what all rules keep by the latest", by(1e5*time.Hour), kept)
-	if slices.ContainsFunc(s.backups, func(b retention.Backup) bool { return b.Time.After(s.now) }) {
+	if slices.ContainsFunc(s.backups, func(b retention.Backup) bool { return b.Time.After(s.now) || b.RetainUntil.After(s.now) }) {
 		return
 	}
 	if ahead := by(24 * time.Hour); !reflect.DeepEqual(ahead, kept) {
@@ -213,7 +216,7 @@ func checkAlways(t *testing.T, s story) {
 	newest("the newest verified and undamaged", func(b retention.Backup) bool { return now(b) && b.Verified && !b.Damaged })
 	sound, soundKept := 0, 0
 	for _, b := range s.backups {
-		if b.Pinned && !kept[b.ID] || !now(b) && !kept[b.ID] {
+		if !kept[b.ID] && (b.Pinned || !now(b) || b.RetainUntil.After(s.now)) {
 			t.Errorf("%+v goes", b)
 		}
 		if !b.Damaged {
@@ -232,7 +235,7 @@ func TestProperties(t *testing.T) {
 	removed := 0
 	for seed := range uint64(1000) {
 		r := rand.New(rand.NewPCG(seed, 1))
-		data := make([]byte, 11+r.IntN(80))
+		data := make([]byte, 12+r.IntN(80))
 		for i := range data {
 			data[i] = byte(r.Uint32())
 		}

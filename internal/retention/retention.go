@@ -5,12 +5,14 @@
 // year) stands for its newest backup that is not damaged, or, if all are damaged,
 // for its newest. A bucket without a backup doesn't count.
 //
-// A clock that is wrong must not cost a backup. Hence only one thing depends on
-// the time of the decision: a backup stamped in the future is kept and not
-// counted, so that it takes nobody's place until its time has come. And hence
+// A clock that is wrong must not cost a backup. Hence nothing is ever too old by
+// the time of the decision. That time only tells which backups are stamped in the
+// future: those are kept and not counted, so that they take nobody's place until
+// their time has come; and which ones the storage still protects. So
 //
 //   - a clock that is behind when deciding keeps more, one that is ahead the same,
-//     as long as the backups are stamped right;
+//     as long as the backups are stamped right (for what it protects, the storage
+//     goes by its own clock);
 //   - a backup from a clock that was ahead takes nothing else away.
 //
 // Deciding again about what was kept keeps all of it, and so does deciding again
@@ -55,6 +57,10 @@ type Backup struct {
 	Pinned    bool      // not to be removed
 	PinReason string
 	Verified  bool // was read back and found to restore
+
+	// RetainUntil is when the storage begins to let the backup be removed; zero if
+	// it always does.
+	RetainUntil time.Time
 }
 
 // Decision says whether a backup is kept, and why.
@@ -94,8 +100,9 @@ func week(t time.Time) string {
 // Decide returns a decision for each backup of one instance, the newest first.
 //
 // Kept in any case are the newest backup, the newest undamaged, the newest
-// verified, the newest that is both, pinned ones, those stamped after now, and
-// Policy.Minimum. The order of the backups given doesn't matter.
+// verified, the newest that is both, pinned ones, those stamped after now, those
+// that the storage protects, and Policy.Minimum. The order of the backups given
+// doesn't matter.
 //
 // It decides nothing and returns an error if a number is negative, a backup has no
 // id or time, or two have the same id.
@@ -113,6 +120,7 @@ func Decide(p Policy, backups []Backup, now time.Time) ([]Decision, error) {
 	past := keepFuture(list, now)
 	keepNewest(past)
 	keepPinned(list)
+	keepRetained(list, now)
 	keepMinimum(past, p.Minimum)
 	if !p.applies() {
 		for i := range list {
@@ -203,6 +211,14 @@ func keepPinned(list []Decision) {
 			list[i].keep("pinned: %s", d.PinReason)
 		case d.Pinned:
 			list[i].keep("pinned")
+		}
+	}
+}
+
+func keepRetained(list []Decision, now time.Time) {
+	for i, d := range list {
+		if d.RetainUntil.After(now) {
+			list[i].keep("protected by the storage until %s", d.RetainUntil.UTC().Format(time.RFC3339))
 		}
 	}
 }

@@ -11,8 +11,9 @@ import (
 	"github.com/slipcover/slipcover/internal/retention"
 )
 
-// parse reads backups, one a line: time, then any of damaged, verified and
-// pinned. What follows pinned= is its reason, with _ for blanks. The id is the time.
+// parse reads backups, one a line: time, then any of damaged, verified,
+// pinned (= and its reason, with _ for blanks) and retained (= and until when). The
+// id is the time.
 func parse(t *testing.T, text string) (list []retention.Backup) {
 	t.Helper()
 	for line := range strings.Lines(text) {
@@ -22,14 +23,16 @@ func parse(t *testing.T, text string) (list []retention.Backup) {
 		}
 		b := retention.Backup{ID: f[0], Time: at(t, f[0])}
 		for _, word := range f[1:] {
-			word, reason, _ := strings.Cut(word, "=")
+			word, more, _ := strings.Cut(word, "=")
 			switch word {
 			case "damaged":
 				b.Damaged = true
 			case "pinned":
-				b.Pinned, b.PinReason = true, strings.ReplaceAll(reason, "_", " ")
+				b.Pinned, b.PinReason = true, strings.ReplaceAll(more, "_", " ")
 			case "verified":
 				b.Verified = true
+			case "retained":
+				b.RetainUntil = at(t, more)
 			default:
 				t.Fatalf("no such word: %s", word)
 			}
@@ -166,6 +169,13 @@ func TestDecide(t *testing.T) {
 				"2026-11-22T10:00Z + the newest, the 1st of keep_last: 1\n" +
 				"2026-11-21T10:00Z + pinned: before the upgrade\n" +
 				"2026-11-20T10:00Z + pinned\n",
+		},
+		{
+			name: "what the storage protects", policy: retention.Policy{KeepLast: 1},
+			backups: "2026-11-22T10:00Z\n2026-11-21T10:00Z retained=2026-11-22T12:01Z\n2026-11-20T10:00Z retained=2026-11-22T12:00Z\n",
+			want: "2026-11-22T10:00Z + the newest, the 1st of keep_last: 1\n" +
+				"2026-11-21T10:00Z + protected by the storage until 2026-11-22T12:01:00Z\n" +
+				"2026-11-20T10:00Z - no rule keeps it\n",
 		},
 		{
 			name: "damaged ones push out no sound one", policy: retention.Policy{KeepLast: 2},
