@@ -11,6 +11,7 @@ import (
 	"github.com/slipcover/slipcover/internal/storage"
 	"github.com/slipcover/slipcover/internal/storage/cdk"
 	"github.com/slipcover/slipcover/internal/storage/file"
+	"github.com/slipcover/slipcover/internal/storage/s3"
 )
 
 // Options are the options of Open. The zero value opens what is there.
@@ -30,6 +31,7 @@ type driver struct {
 func list() []driver {
 	return []driver{
 		{"file", "file:///path", openFile},
+		{"s3", s3.Form, openS3},
 		{"gs", "gs://bucket/prefix", openGCS},
 		{"azblob", "azblob://container/prefix", openAzure},
 	}
@@ -130,6 +132,14 @@ func openGCS(ctx context.Context, url string, opts Options) (storage.Store, erro
 
 func openAzure(ctx context.Context, url string, opts Options) (storage.Store, error) {
 	s, err := cdk.OpenAzure(ctx, url, cdk.Options{Create: opts.Create})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func openS3(ctx context.Context, url string, opts Options) (storage.Store, error) {
+	s, err := s3.Open(ctx, url, s3.Options{Create: opts.Create})
 	if err != nil {
 		return nil, err
 	}

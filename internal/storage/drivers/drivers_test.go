@@ -60,8 +60,10 @@ func TestCreate(t *testing.T) {
 func TestRefused(t *testing.T) {
 	tests := []struct{ url, want string }{
 		{"", "no storage given; write /path, file:///path"},
-		{"s3://key:secret@bucket/x", `there is no storage of kind "s3"; write /path, file:///path`},
-		{"s3:secret", `there is no storage of kind "s3"`},
+		{"ftp://key:secret@host/x", `there is no storage of kind "ftp"; write /path, file:///path`},
+		{"ftp:secret", `there is no storage of kind "ftp"`},
+		{"s3://key:secret@bucket/x", "an s3 URL holds no keys"},
+		{"s3:secret", "is written s3://bucket/prefix"},
 		{"mem://", `there is no storage of kind "mem"`},
 		{"https://user:secret@host", `there is no storage of kind "https"`},
 		{"file:/path", "is written file:///path"},
