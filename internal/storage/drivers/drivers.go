@@ -11,6 +11,7 @@ import (
 	"github.com/slipcover/slipcover/internal/storage"
 	"github.com/slipcover/slipcover/internal/storage/cdk"
 	"github.com/slipcover/slipcover/internal/storage/file"
+	"github.com/slipcover/slipcover/internal/storage/sftp"
 	"github.com/slipcover/slipcover/internal/storage/s3"
 )
 
@@ -34,6 +35,7 @@ func list() []driver {
 		{"s3", s3.Form, openS3},
 		{"gs", "gs://bucket/prefix", openGCS},
 		{"azblob", "azblob://container/prefix", openAzure},
+		{"sftp", "sftp://user@host/path", openSFTP},
 	}
 }
 
@@ -140,6 +142,14 @@ func openAzure(ctx context.Context, url string, opts Options) (storage.Store, er
 
 func openS3(ctx context.Context, url string, opts Options) (storage.Store, error) {
 	s, err := s3.Open(ctx, url, s3.Options{Create: opts.Create})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func openSFTP(ctx context.Context, url string, opts Options) (storage.Store, error) {
+	s, err := sftp.Open(ctx, url, sftp.Options{Create: opts.Create})
 	if err != nil {
 		return nil, err
 	}
