@@ -12,7 +12,7 @@ import (
 // S3Server is a running server of the S3 API that belongs to the test.
 type S3Server struct {
 	Endpoint             string // "http://127.0.0.1:7070"
-	Region               string
+	Region               string // not the one that clients guess
 	AccessKey, SecretKey string
 	Dir                  string // buckets are folders here, objects files
 }
@@ -27,7 +27,7 @@ func Versitygw(t TB) *S3Server {
 	if err != nil {
 		Missing(t, "versitygw", err.Error())
 	}
-	s := &S3Server{Region: "us-east-1", AccessKey: "slipcover", SecretKey: randomHex(32), Dir: filepath.Join(t.TempDir(), "buckets")}
+	s := &S3Server{Region: "eu-test-1", AccessKey: "slipcover", SecretKey: randomHex(32), Dir: filepath.Join(t.TempDir(), "buckets")}
 	versions := filepath.Join(t.TempDir(), "versions")
 	for _, dir := range []string{s.Dir, versions} {
 		if err := os.Mkdir(dir, 0o755); err != nil {

@@ -29,7 +29,7 @@ func (s *Store) Get(ctx context.Context, key storage.Key, off, n int64, fn func(
 		return fmt.Errorf("%s: offset %d", op, off)
 	}
 	if n == 0 {
-		if _, err := s.head(ctx, op, name); err != nil {
+		if _, err := s.stat(ctx, op, key, name); err != nil {
 			return err
 		}
 		return fn(strings.NewReader(""))
@@ -45,7 +45,7 @@ func (s *Store) Get(ctx context.Context, key storage.Key, off, n int64, fn func(
 		return fn(strings.NewReader("")) // the range begins behind the object
 	}
 	if err != nil {
-		return s.wrap(ctx, op, reply, err)
+		return s.missed(ctx, op, name, s.wrap(ctx, op, reply, err))
 	}
 	defer body.Close()
 	want, whole, err := extent(off, n, reply.get("Content-Range"), info.Size)
@@ -59,6 +59,18 @@ func (s *Store) Get(ctx context.Context, key storage.Key, off, n int64, fn func(
 	err = fn(r)
 	if r.err != nil {
 		return r.err
+	}
+	return err
+}
+
+// missed doubts Swift, which says of an object that it isn't there while a put
+// replaces it.
+func (s *Store) missed(ctx context.Context, op, name string, err error) error {
+	if !s.transport.swift.Load() || !errors.Is(err, storage.ErrNotExist) {
+		return err
+	}
+	if _, headErr := s.head(ctx, op, name); headErr == nil {
+		return fmt.Errorf("%s: %w: it was replaced at this moment", op, storage.ErrUnavailable)
 	}
 	return err
 }

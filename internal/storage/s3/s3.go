@@ -192,7 +192,17 @@ func (s *Store) Stat(ctx context.Context, key storage.Key) (storage.Info, error)
 	if err != nil {
 		return storage.Info{}, err
 	}
-	info, err := s.head(ctx, "stat "+string(key), name)
+	return s.stat(ctx, "stat "+string(key), key, name)
+}
+
+func (s *Store) stat(ctx context.Context, op string, key storage.Key, name string) (storage.Info, error) {
+	info, err := s.head(ctx, op, name)
+	if errors.Is(err, storage.ErrNotExist) {
+		watched, _ := watch(ctx)
+		if exists, err := s.client.BucketExists(watched, s.settings.bucket); err == nil && !exists {
+			return storage.Info{}, fmt.Errorf("%s: %w", op, s.noBucket())
+		}
+	}
 	if err != nil {
 		return storage.Info{}, err
 	}
@@ -202,19 +212,13 @@ func (s *Store) Stat(ctx context.Context, key storage.Key) (storage.Info, error)
 func (s *Store) head(ctx context.Context, op, name string) (minio.ObjectInfo, error) {
 	ctx, reply := watch(ctx)
 	info, err := s.client.StatObject(ctx, s.settings.bucket, name, minio.StatObjectOptions{})
-	if err == nil && info.Size < 0 {
-		err = errors.New("the server doesn't say how large the object is")
+	if err != nil {
+		return info, s.wrap(ctx, op, reply, err)
 	}
-	if err == nil {
-		return info, nil
+	if info.Size < 0 {
+		return info, fmt.Errorf("%s: the server doesn't say how large the object is", op)
 	}
-	if reply.status() == http.StatusNotFound {
-		exists, err := s.client.BucketExists(ctx, s.settings.bucket)
-		if err == nil && !exists {
-			return info, fmt.Errorf("%s: %w", op, s.noBucket())
-		}
-	}
-	return info, s.wrap(ctx, op, reply, err)
+	return info, nil
 }
 
 // List asks for pages of at most 1000 objects.
