@@ -11,8 +11,8 @@ import (
 	"github.com/slipcover/slipcover/internal/storage"
 	"github.com/slipcover/slipcover/internal/storage/cdk"
 	"github.com/slipcover/slipcover/internal/storage/file"
-	"github.com/slipcover/slipcover/internal/storage/sftp"
 	"github.com/slipcover/slipcover/internal/storage/s3"
+	"github.com/slipcover/slipcover/internal/storage/sftp"
 )
 
 // Options are the options of Open. The zero value opens what is there.
