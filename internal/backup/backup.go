@@ -39,9 +39,13 @@ type Options struct {
 	Parent        string        // id of the backup to build on; "" is the newest of this node
 	Prove         bool          // prove whole prefixes of grown files by reading them
 	ProveInterval time.Duration // do that when it was last done so long ago; 0 is never
-	Strict        bool          // damage in the source fails the backup
-	Indexes       bool          // take view indexes too
-	Parallel      int           // files read and segments packed at once; 0 is the number of CPUs, at most 4
+	// Recipients, if any, are those that the repository must have for a key to be
+	// made; none takes those that this node has accepted, at first any.
+	Recipients []string
+
+	Strict   bool // damage in the source fails the backup
+	Indexes  bool // take view indexes too
+	Parallel int  // files read and segments packed at once; 0 is the number of CPUs, at most 4
 
 	Progress *Progress // counters; may be nil
 }
@@ -66,6 +70,7 @@ const minPackers = 4
 type run struct {
 	opts      Options
 	id        manifest.BackupID
+	key       *repo.WriteKey
 	proveAll  bool
 	old       map[name]*known // what the backup before knows; nil for a full one
 	oldDamage []manifest.Damage
@@ -88,7 +93,8 @@ type run struct {
 }
 
 // Run makes a backup. It returns repo.ErrLocked while another one of the same
-// instance runs, ErrPermission, ErrDamaged with Strict, or what the storage said;
+// instance runs, repo.ErrRecipients if it must not encrypt to those that the
+// repository names, ErrPermission, ErrDamaged with Strict, or what the storage said;
 // after an error the repository holds no new backup, but segments that the next
 // run takes up.
 func Run(ctx context.Context, opts Options) (*Result, error) {
@@ -98,7 +104,7 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 	if opts.Parallel <= 0 {
 		opts.Parallel = defaultParallel()
 	}
-	key, err := WriterKey(opts.StateDir)
+	signer, err := WriterKey(opts.StateDir)
 	if err != nil {
 		return nil, err
 	}
@@ -106,12 +112,16 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 	if err := durable.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the state directory: %w", err)
 	}
-	lock, err := opts.Repo.Lock(ctx, opts.Instance, "backup")
+	id, err := manifest.NewID()
 	if err != nil {
 		return nil, err
 	}
-	res, err := runLocked(ctx, opts, dir, func(m *manifest.Manifest) (*manifest.Record, error) {
-		return opts.Repo.Commit(ctx, lock, m, key)
+	lock, err := opts.Repo.Lock(ctx, opts.Instance, "backup", id)
+	if err != nil {
+		return nil, err
+	}
+	res, err := runLocked(ctx, opts, id, dir, func(m *manifest.Manifest, key *repo.WriteKey) (*manifest.Record, error) {
+		return opts.Repo.Commit(ctx, lock, m, key, signer)
 	})
 	// A cancelled run gives its lock back all the same.
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
@@ -122,15 +132,15 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 	return res, err
 }
 
-type commitFunc func(*manifest.Manifest) (*manifest.Record, error)
+type commitFunc func(*manifest.Manifest, *repo.WriteKey) (*manifest.Record, error)
 
-func runLocked(ctx context.Context, opts Options, dir string, commit commitFunc) (*Result, error) {
+func runLocked(ctx context.Context, opts Options, id manifest.BackupID, dir string, commit commitFunc) (*Result, error) {
 	started := time.Now().UTC()
-	id, err := manifest.NewID()
+	key, err := writeKey(ctx, &opts, dir)
 	if err != nil {
 		return nil, err
 	}
-	r := &run{opts: opts, id: id, files: map[name]*manifest.File{}, locals: map[name]local{}, nodeName: opts.Node.NodeName}
+	r := &run{opts: opts, id: id, key: key, notes: key.Notes, files: map[name]*manifest.File{}, locals: map[name]local{}, nodeName: opts.Node.NodeName}
 	parent, err := r.load(ctx, dir)
 	if err != nil {
 		return nil, err
@@ -147,18 +157,21 @@ func runLocked(ctx context.Context, opts Options, dir string, commit commitFunc)
 		return nil, fmt.Errorf("%w: %s, at %d: %s: %s (%d findings in all); without --strict it is backed up as it is", ErrDamaged, d.Path, d.Offset, d.What, d.Error, len(r.damage))
 	}
 	m := r.manifest(started, parent)
-	rec, err := commit(m)
+	rec, err := commit(m, key)
 	if err != nil {
 		return nil, err
 	}
 	res := &Result{Record: rec, LeftOut: m.LeftOut, Damage: m.Damage, Notes: m.Notes, Resumed: r.resumed.Load()}
+	if err := settlePin(dir, key, rec); err != nil {
+		res.Notes = append(res.Notes, err.Error())
+	}
 	// The backup is made; without its state the next one is only larger.
 	proved := started
 	if !r.proveAll && parent != nil {
 		proved = parent.proved
 	}
 	m.Summary = rec.Summary
-	if err := writeState(dir, opts.Repo.Config().ID, proved, m, r.locals); err != nil {
+	if err := writeState(dir, opts.Repo.Config().ID, key, proved, m, r.locals); err != nil {
 		res.Notes = append(res.Notes, fmt.Sprintf("the backup is complete, but the next one will be larger than it need be: %v", err))
 		return res, nil
 	}
@@ -174,8 +187,10 @@ func (r *run) load(ctx context.Context, dir string) (*state, error) {
 	if err != nil {
 		return nil, err
 	}
-	exists := func(s manifest.Segment) bool { return present[repo.SegmentID{Backup: s.Backup, N: s.N}] == s.Size }
-	if r.journaled, err = readJournal(dir, exists); err != nil {
+	r.journaled, err = readJournal(dir, func(s manifest.Segment) bool {
+		return present[repo.SegmentID{Backup: s.Backup, N: s.N}] == s.Size
+	})
+	if err != nil {
 		return nil, err
 	}
 	parent, err := r.parent(ctx, dir)
@@ -186,9 +201,8 @@ func (r *run) load(ctx context.Context, dir string) (*state, error) {
 	if r.nodeName == "" { // perhaps no file is opened that tells it
 		r.nodeName = parent.summary.NodeName
 	}
-	r.inRepo = make([]bool, len(parent.segments))
-	for i, s := range parent.segments {
-		r.inRepo[i] = exists(s)
+	if r.inRepo, err = r.opts.Repo.Stored(ctx, r.opts.Instance, parent.segments); err != nil {
+		return nil, err
 	}
 	r.proveAll = r.opts.Prove || r.opts.ProveInterval > 0 && time.Since(parent.proved) >= r.opts.ProveInterval
 	return parent, nil
@@ -199,9 +213,16 @@ func (r *run) parent(ctx context.Context, dir string) (*state, error) {
 	if r.opts.Full {
 		return nil, nil
 	}
+	if r.key.Full != "" {
+		r.note(r.key.Full + ": this is a full backup")
+		return nil, nil
+	}
 	st, why, err := readState(dir, r.opts.Repo.Config().ID)
 	if err != nil {
 		return nil, err
+	}
+	if st != nil && !knowsKey(r.key.Pin, st.key) {
+		st, why = nil, "the key of the earlier backup is gone"
 	}
 	if r.opts.Parent != "" {
 		rec, err := r.opts.Repo.Find(ctx, r.opts.Instance, r.opts.Parent)
@@ -215,7 +236,7 @@ func (r *run) parent(ctx context.Context, dir string) (*state, error) {
 	if st == nil {
 		return r.noState(ctx, why)
 	}
-	if _, err := r.opts.Repo.Find(ctx, r.opts.Instance, string(st.summary.ID)); errors.Is(err, repo.ErrNoBackup) {
+	if _, err := r.opts.Repo.Record(ctx, r.opts.Instance, st.summary.ID); errors.Is(err, repo.ErrNoBackup) {
 		return r.noState(ctx, fmt.Sprintf("backup %s, which this node made last, was deleted", st.summary.ID.Short()))
 	} else if err != nil {
 		return nil, err
@@ -235,7 +256,12 @@ func (r *run) noState(ctx context.Context, why string) (*state, error) {
 		return nil, nil
 	}
 	r.note(why + ": built on the newest backup in the repository, proving what is unchanged by reading it")
-	return r.stateOf(ctx, recs[len(recs)-1])
+	st, err := r.stateOf(ctx, recs[len(recs)-1])
+	if errors.Is(err, repo.ErrKeyGone) {
+		r.note("the key of the newest backup in the repository is gone, so this is a full backup after all")
+		return nil, nil
+	}
+	return st, err
 }
 
 // stateOf makes a state from a backup in the repository, which needs its key. It
@@ -267,7 +293,7 @@ func (r *run) copyAll(ctx context.Context, j *journal, parent *state) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	n := r.opts.Parallel
-	r.segments = newSegmenter(ctx, r.opts.Repo, r.id, r.opts.Instance, j, max(n, minPackers), n+1, r.opts.Progress)
+	r.segments = newSegmenter(ctx, r.opts.Repo, r.key, r.id, r.opts.Instance, j, max(n, minPackers), n+1, r.opts.Progress)
 	if parent != nil {
 		r.segments.table = slices.Clone(parent.segments)
 	}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"filippo.io/age"
 	"golang.org/x/sync/errgroup"
@@ -343,11 +344,11 @@ func TestDeletedParent(t *testing.T) {
 	e := newEnv(t)
 	first := e.run()
 	r := e.repo(e.store)
-	lock, err := r.Lock(t.Context(), "node1", "delete")
+	lock, err := r.Lock(t.Context(), "node1", "prune", "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Delete(t.Context(), lock, first.Record.ID); err != nil {
+	if _, err := r.Prune(t.Context(), lock, repo.PruneOptions{Remove: []manifest.BackupID{first.Record.ID}, Now: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
 	if err := lock.Release(t.Context()); err != nil {
@@ -526,7 +527,7 @@ func TestNoIndexes(t *testing.T) {
 
 func TestLocked(t *testing.T) {
 	e := newEnv(t)
-	lock, err := e.repo(e.store).Lock(t.Context(), "node1", "backup")
+	lock, err := e.repo(e.store).Lock(t.Context(), "node1", "backup", "")
 	if err != nil {
 		t.Fatal(err)
 	}

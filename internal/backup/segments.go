@@ -17,6 +17,7 @@ import (
 // and those taken up from a journal.
 type segmenter struct {
 	repo     *repo.Repo
+	key      *repo.WriteKey
 	id       manifest.BackupID
 	instance string
 	journal  *journal
@@ -43,8 +44,8 @@ type filling struct {
 
 // newSegmenter starts packers, which work until close. buffers bounds how many
 // segments are in memory.
-func newSegmenter(ctx context.Context, r *repo.Repo, id manifest.BackupID, instance string, j *journal, packers, buffers int, p *Progress) *segmenter {
-	s := &segmenter{repo: r, id: id, instance: instance, journal: j, progress: p, full: make(chan *filling), free: make(chan []byte, buffers)}
+func newSegmenter(ctx context.Context, r *repo.Repo, key *repo.WriteKey, id manifest.BackupID, instance string, j *journal, packers, buffers int, p *Progress) *segmenter {
+	s := &segmenter{repo: r, key: key, id: id, instance: instance, journal: j, progress: p, full: make(chan *filling), free: make(chan []byte, buffers)}
 	for range buffers {
 		s.free <- nil // made when first needed
 	}
@@ -117,7 +118,7 @@ func (s *segmenter) pack() error {
 
 // store seals a segment, hands its buffer back, and stores what was sealed.
 func (s *segmenter) store(sealed *repo.Sealed, f *filling) error {
-	if err := s.repo.Seal(sealed, s.id, f.n, f.buf); err != nil {
+	if err := s.repo.Seal(sealed, s.key, s.id, f.n, f.buf); err != nil {
 		return err
 	}
 	if err := s.journal.add(sealed.Segment, f.buf, f.parts); err != nil {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/slipcover/slipcover/internal/durable"
 	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/repo"
 )
 
 // stateFormat is the version of the local state; an unknown one is taken as no
@@ -50,6 +51,7 @@ type known struct {
 // state is what a run leaves for the next one.
 type state struct {
 	summary  manifest.Summary
+	key      string    // instance recipient that the backup was encrypted to
 	proved   time.Time // when all prefixes were last proven
 	segments []manifest.Segment
 	damage   []manifest.Damage
@@ -59,6 +61,7 @@ type state struct {
 type stateHead struct {
 	Format   int                `json:"format"`
 	Repo     string             `json:"repository"`
+	Key      string             `json:"key,omitempty"`
 	Proved   time.Time          `json:"proved"`
 	Summary  manifest.Summary   `json:"summary"`
 	Segments []manifest.Segment `json:"segments"`
@@ -108,7 +111,7 @@ func decodeState(r io.Reader, repoID string) (*state, error) {
 	if head.Format != stateFormat || head.Repo != repoID {
 		return nil, fmt.Errorf("format %d of repository %s", head.Format, head.Repo)
 	}
-	st := &state{summary: head.Summary, proved: head.Proved, segments: head.Segments, damage: head.Damage, files: make(map[name]*known, head.Files)}
+	st := &state{summary: head.Summary, key: head.Key, proved: head.Proved, segments: head.Segments, damage: head.Damage, files: make(map[name]*known, head.Files)}
 	for range head.Files {
 		var line stateLine
 		if err := d.Decode(&line); err != nil {
@@ -128,14 +131,18 @@ func decodeState(r io.Reader, repoID string) (*state, error) {
 }
 
 // writeState stores the state of a backup that was committed.
-func writeState(dir, repoID string, proved time.Time, m *manifest.Manifest, locals map[name]local) error {
+func writeState(dir, repoID string, key *repo.WriteKey, proved time.Time, m *manifest.Manifest, locals map[name]local) error {
 	return durable.WriteFile(statePath(dir), 0o600, func(w *os.File) error {
 		z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
 		if err != nil {
 			return err
 		}
 		e := json.NewEncoder(z)
-		if err := e.Encode(stateHead{stateFormat, repoID, proved, m.Summary, m.Segments, m.Damage, len(m.Files)}); err != nil {
+		recipient := ""
+		if key.Pin != nil {
+			recipient = key.Pin.InstanceRecipient
+		}
+		if err := e.Encode(stateHead{stateFormat, repoID, recipient, proved, m.Summary, m.Segments, m.Damage, len(m.Files)}); err != nil {
 			return err
 		}
 		for _, f := range m.Files {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -79,7 +78,7 @@ func runBackupDelete(ctx context.Context, env *Env, s *settings, o *backupDelete
 	}
 	out := backupDeleteResult{Deleted: []deletedJSON{}}
 	for _, rec := range recs {
-		freed, err := deleteOne(ctx, r.Repo, rec)
+		freed, err := deleteOne(ctx, env, r.Repo, rec)
 		if err != nil {
 			return errors.Join(out.print(env), fmt.Errorf("delete %s: %w", rec.ID, err))
 		}
@@ -108,17 +107,12 @@ func (o *backupDeleteOptions) ask(env *Env, recs []*manifest.Record) error {
 	return nil
 }
 
-func deleteOne(ctx context.Context, r *repo.Repo, rec *manifest.Record) (freed repo.Freed, err error) {
-	lock, err := r.Lock(ctx, rec.Instance, "deletion")
-	if err != nil {
-		return freed, err
-	}
-	defer func() {
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel()
-		err = errors.Join(err, lock.Release(last))
-	}()
-	return r.Delete(ctx, lock, rec.ID)
+func deleteOne(ctx context.Context, env *Env, r *repo.Repo, rec *manifest.Record) (freed repo.Freed, err error) {
+	err = withLock(ctx, r, rec.Instance, func(lock *repo.Lock) error {
+		freed, err = r.Prune(ctx, lock, repo.PruneOptions{Remove: []manifest.BackupID{rec.ID}, Now: env.Now()})
+		return err
+	})
+	return freed, err
 }
 
 func (d *backupDeleteResult) print(env *Env) error {

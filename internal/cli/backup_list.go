@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -32,8 +33,25 @@ func (o *backupListOptions) run(cmd *cobra.Command, env *Env, g *globalOptions) 
 }
 
 type backupListResult struct {
-	Backups    []summaryJSON    `json:"backups"`
+	Backups    []listedJSON     `json:"backups"`
 	Unreadable []unreadableJSON `json:"unreadable"`
+}
+
+// listedJSON is a backup with what was noted about it since.
+type listedJSON struct {
+	summaryJSON
+	repo.Marks
+}
+
+func (b *listedJSON) marks() string {
+	var words []string
+	if b.Verified != nil {
+		words = append(words, "verified "+when(b.Verified.At))
+	}
+	if b.Pin != nil {
+		words = append(words, "pinned: "+b.Pin.Reason)
+	}
+	return strings.Join(words, ", ")
 }
 
 // unreadableJSON is a backup whose record can't be used.
@@ -53,9 +71,13 @@ func runBackupList(ctx context.Context, env *Env, s *settings, o *backupListOpti
 	if err != nil {
 		return err
 	}
-	out := backupListResult{Backups: []summaryJSON{}, Unreadable: []unreadableJSON{}}
+	marks, err := r.Marks(ctx, o.instance)
+	if err != nil {
+		return err
+	}
+	out := backupListResult{Backups: []listedJSON{}, Unreadable: []unreadableJSON{}}
 	for _, rec := range recs {
-		out.Backups = append(out.Backups, summaryOf(rec))
+		out.Backups = append(out.Backups, listedJSON{summaryOf(rec), marks[rec.ID]})
 	}
 	for _, b := range bad {
 		out.Unreadable = append(out.Unreadable, unreadableJSON{b.Instance, string(b.ID), b.Err.Error()})
@@ -79,7 +101,7 @@ func (l *backupListResult) print(env *Env, r *repo.Repo) error {
 	}
 	var rows [][]string
 	for _, b := range l.Backups {
-		rows = append(rows, []string{string(b.ID), b.Instance, b.Name, string(b.Type), b.Parent.Short(), string(b.Status), when(b.Started), size(b.SizeBytes), size(b.StoredBytes)})
+		rows = append(rows, []string{string(b.ID), b.Instance, b.Name, string(b.Type), b.Parent.Short(), string(b.Status), when(b.Started), size(b.SizeBytes), size(b.StoredBytes), b.marks()})
 	}
-	return table(env.Stdout, []string{"ID", "INSTANCE", "NAME", "TYPE", "PARENT", "STATUS", "STARTED (UTC)", "SIZE", "STORED"}, rows)
+	return table(env.Stdout, []string{"ID", "INSTANCE", "NAME", "TYPE", "PARENT", "STATUS", "STARTED (UTC)", "SIZE", "STORED", ""}, rows)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/restore"
 )
 
@@ -69,6 +70,12 @@ func runBackupVerify(ctx context.Context, env *Env, s *settings, o *backupVerify
 	stop()
 	if err != nil {
 		return err
+	}
+	// Retention keeps the newest verified backup; who may only read can't say it.
+	if rep.OK() && rep.Known == 0 && rep.Skipped == 0 && sample == 1 {
+		if err := r.MarkVerified(ctx, rec, repo.Verified{At: env.Now().UTC(), Tool: "slipcover " + toolVersion()}); err != nil {
+			fmt.Fprintf(env.Stderr, "slipcover: warning: the backup is sound, but that could not be noted beside it: %s\n", oneLine(err.Error()))
+		}
 	}
 	rep.Findings, rep.Dropped = nonNil(rep.Findings), nonNil(rep.Dropped)
 	if env.json {

@@ -10,6 +10,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 )
@@ -31,6 +32,15 @@ func NewID() (BackupID, error) {
 func (id BackupID) Valid() bool {
 	u, err := uuid.Parse(string(id))
 	return err == nil && u.String() == string(id)
+}
+
+// Time returns when id was made, by the clock of the node that made it.
+func (id BackupID) Time() time.Time {
+	u, err := uuid.Parse(string(id))
+	if err != nil {
+		return time.Time{}
+	}
+	return time.Unix(u.Time().UnixTime()).UTC()
 }
 
 // ValidInstance reports whether name can name an instance: 1 to 63 characters of

@@ -84,6 +84,9 @@ type Record struct {
 	// Segments lists the segments that the manifest refers to: for each backup
 	// that wrote some, the ranges of their numbers, both ends included.
 	Segments map[BackupID][]Range `json:"segments"`
+	// RetainUntil is until when the storage protects every object of the backup; nil
+	// if it was not asked to.
+	RetainUntil *time.Time `json:"retain_until,omitempty"`
 	// Writer is the Ed25519 public key that signed it, base64. It stands in the
 	// signature's line of the object, not in the record's.
 	Writer string `json:"-"`

@@ -32,7 +32,7 @@ type CheckReport struct {
 	ReadBytes     int64     `json:"read_bytes"`
 	Unreferenced  int       `json:"unreferenced"` // segments that no backup needs: left by runs that did not end
 	UnreferencedB int64     `json:"unreferenced_bytes"`
-	Unfinished    int       `json:"unfinished"` // backups without a record, deletions not ended
+	Unfinished    int       `json:"unfinished"` // backups without a record: runs that did not end
 	Problems      []Problem `json:"problems"`
 }
 
@@ -75,8 +75,14 @@ func (r *Repo) Check(ctx context.Context, opts CheckOptions) (*CheckReport, erro
 		byInstance[l.instance] = append(byInstance[l.instance], l)
 	}
 	if opts.Instance == "" { // segments of instances without any backup count too
-		if err := r.segmentInstances(ctx, byInstance); err != nil {
+		instances, err := r.Instances(ctx)
+		if err != nil {
 			return nil, err
+		}
+		for _, instance := range instances {
+			if _, ok := byInstance[instance]; !ok {
+				byInstance[instance] = nil
+			}
 		}
 	}
 	for instance, list := range byInstance {
@@ -87,25 +93,10 @@ func (r *Repo) Check(ctx context.Context, opts CheckOptions) (*CheckReport, erro
 	return &c.report, nil
 }
 
-func (r *Repo) segmentInstances(ctx context.Context, m map[string][]listing) error {
-	return r.store.List(ctx, "segments/", func(i storage.Info) error {
-		rest := string(i.Key)[len("segments/"):]
-		for k := range len(rest) {
-			if rest[k] == '/' {
-				if _, ok := m[rest[:k]]; !ok {
-					m[rest[:k]] = nil
-				}
-				break
-			}
-		}
-		return nil
-	})
-}
-
 func (c *checker) instance(ctx context.Context, instance string, list []listing) error {
 	var whole []listing
 	for _, l := range list {
-		if l.record && !l.deleting {
+		if l.record {
 			whole = append(whole, l)
 		} else {
 			c.report.Unfinished++

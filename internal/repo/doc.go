@@ -5,19 +5,22 @@
 //	segments/<instance>/<backup>/<number>.zst.age    bytes of files
 //	backups/<instance>/<backup>/manifest.json.zst.age  every file, where its bytes are
 //	backups/<instance>/<backup>/record.jsonl         summary, hash of the manifest, signature
-//	backups/<instance>/<backup>/deleting             mark: this backup is being deleted
+//	backups/<instance>/<backup>/pin.json             mark: kept from every deletion
+//	backups/<instance>/<backup>/verified.json        mark: read whole, and sound
 //	locks/<instance>/<number>.json                   who works on the instance
+//	plans/<instance>/<number>.json                   what a deletion removes
 //
 // Without encryption the ".age" endings are missing. docs/repository-format.md
 // gives every byte.
 //
-// Invariants. Objects are written once and never changed, locks excepted. The
-// record goes last: what a record names exists, and a backup without a record is
-// not a backup. A crash leaves objects that nothing refers to, never half a
-// backup. A backup refers to segments of its own instance only, and whoever
+// Invariants. Objects are written once and never changed, locks and marks excepted,
+// and no key is used again for something else. The record goes last: what a record
+// names exists, and a backup without a record is not a backup. A crash leaves
+// objects that nothing refers to, never half a backup. A backup refers to segments of its own instance only, and whoever
 // writes or deletes in an instance holds the instance's lock.
 //
-// Deleting writes the mark first, which hides the backup; then removes segments
-// that no other record of the instance needs, manifest, record, and the mark at
-// the end. Each step can be repeated; the record is the plan.
+// Deleting stores a plan first, and then removes records, manifests and segments;
+// once the plan is stored all of it counts as deleted, and whoever takes the lock
+// after a crash carries it out again. A lock may be lost without its holder knowing;
+// what keeps data safe then is described at Lock.
 package repo

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 
@@ -21,12 +22,13 @@ type keyring struct {
 	asked      bool           // guarded by mu, like what follows
 	identities []age.Identity // all that were given or unlocked
 	err        error
+	instances  map[string][]age.Identity // those that identities open
 }
 
 // storeIdentity makes an X25519 identity, stores it encrypted with passphrase
-// and returns its recipient. Objects are then encrypted to the recipient: a
-// passphrase costs a second to check, too much for each object, and with this a
-// writer doesn't need it.
+// and returns its recipient. What a passphrase opens is encrypted to the
+// recipient: a passphrase costs a second to check, and with this a writer doesn't
+// need it.
 func storeIdentity(ctx context.Context, store storage.Store, passphrase string) (string, error) {
 	id, err := age.GenerateX25519Identity()
 	if err != nil {
@@ -36,26 +38,20 @@ func storeIdentity(ctx context.Context, store storage.Store, passphrase string) 
 	if err != nil {
 		return "", err
 	}
-	var b bytes.Buffer
-	a := armor.NewWriter(&b)
-	w, err := age.Encrypt(a, lock)
+	b, err := encryptText(id.String()+"\n", lock)
 	if err != nil {
 		return "", err
 	}
-	if _, err := io.WriteString(w, id.String()+"\n"); err != nil {
-		return "", err
-	}
-	if err := errors.Join(w.Close(), a.Close()); err != nil {
-		return "", err
-	}
 	recipient := id.Recipient().String()
-	err = store.Put(ctx, identityKey(recipient), bytes.NewReader(b.Bytes()), storage.PutOptions{IfAbsent: true})
+	err = store.Put(ctx, identityKey(recipient), bytes.NewReader(b), storage.PutOptions{IfAbsent: true})
 	return recipient, err
 }
 
-func identityKey(recipient string) storage.Key { return storage.Key("keys/" + recipient + ".age") }
+func identityKey(recipient string) storage.Key {
+	return storage.Key(keysPrefix + recipient + wrappedEnding)
+}
 
-// Unlock makes sure that the repository can be read, asking for the passphrase
+// Unlock makes sure that there is a key to read with, asking for the passphrase
 // if that is how. It returns ErrNoKey or ErrWrongKey. Reading unlocks by itself.
 func (r *Repo) Unlock(ctx context.Context) error {
 	_, err := r.identities(ctx)
@@ -68,12 +64,18 @@ func (r *Repo) CanRead() bool {
 }
 
 func (r *Repo) identities(ctx context.Context) ([]age.Identity, error) {
+	k := &r.keys
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return r.identitiesLocked(ctx)
+}
+
+// identitiesLocked is identities for who holds keys.mu.
+func (r *Repo) identitiesLocked(ctx context.Context) ([]age.Identity, error) {
 	if !r.config.Encrypted() {
 		return nil, nil
 	}
 	k := &r.keys
-	k.mu.Lock()
-	defer k.mu.Unlock()
 	if !k.asked {
 		k.identities, k.err = r.unlock(ctx)
 		k.asked = ctx.Err() == nil
@@ -88,19 +90,28 @@ func (r *Repo) unlock(ctx context.Context) ([]age.Identity, error) {
 	if r.opts.Passphrase == nil {
 		return nil, fmt.Errorf("%w; pass --identity FILE or a passphrase", ErrNoKey)
 	}
+	passphrase, asked := "", false
 	for _, recipient := range r.config.Recipients {
-		b, err := readSmall(ctx, r.store, identityKey(recipient))
+		b, err := readObject(ctx, r.store, identityKey(recipient), maxKeyObject)
 		if errors.Is(err, storage.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		passphrase, err := r.opts.Passphrase()
-		if err != nil {
-			return nil, err
+		if !asked {
+			if passphrase, err = r.opts.Passphrase(); err != nil {
+				return nil, err
+			}
+			asked = true
 		}
-		return openIdentity(b, passphrase)
+		ids, err := openIdentity(b, passphrase)
+		if !errors.Is(err, ErrWrongKey) {
+			return ids, err
+		}
+	}
+	if asked {
+		return nil, fmt.Errorf("%w: no identity that is kept here has this passphrase", ErrWrongKey)
 	}
 	return nil, fmt.Errorf("%w: no identity is kept under a passphrase here; pass --identity FILE", ErrNoKey)
 }
@@ -121,11 +132,113 @@ func openIdentity(b []byte, passphrase string) ([]age.Identity, error) {
 	return age.ParseIdentities(strings.NewReader(string(text)))
 }
 
-// keyErr gives age's "no identity matched" our name.
-func keyErr(err error) error {
-	var no *age.NoIdentityMatchError
-	if errors.As(err, &no) {
-		return ErrWrongKey
+// opensAny reports whether ids hold the identity of one of the recipients.
+// Identities that aren't of X25519 are believed to.
+func opensAny(ids []age.Identity, recipients []string) bool {
+	return slices.ContainsFunc(ids, func(id age.Identity) bool {
+		x, ok := id.(*age.X25519Identity)
+		return !ok || slices.Contains(recipients, x.Recipient().String())
+	})
+}
+
+// instanceIdentities returns the identities that may open objects of the
+// instance: its own, then those that were given, for the objects of old that are
+// encrypted to the recipients themselves. again reads the instance's anew; loaded
+// says that they were read by this call.
+func (r *Repo) instanceIdentities(ctx context.Context, instance string, again bool) (ids []age.Identity, loaded bool, err error) {
+	k := &r.keys
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	given, err := r.identitiesLocked(ctx)
+	if err != nil {
+		return nil, false, err
 	}
-	return errors.Join(ErrCorrupt, err)
+	own, known := k.instances[instance]
+	if !known || again {
+		if own, err = r.openInstance(ctx, instance, given); err != nil {
+			return nil, false, err
+		}
+		if k.instances == nil {
+			k.instances = map[string][]age.Identity{}
+		}
+		k.instances[instance], loaded = own, true
+	}
+	return slices.Concat(own, given), loaded, nil
+}
+
+// openInstance opens the keys of an instance that given opens.
+func (r *Repo) openInstance(ctx context.Context, instance string, given []age.Identity) ([]age.Identity, error) {
+	keys, err := r.instanceKeys(ctx, instance)
+	if err != nil {
+		return nil, err
+	}
+	var out []age.Identity
+	for _, k := range keys {
+		if !k.wrapped {
+			continue
+		}
+		s, err := r.readSecret(ctx, instance, k.recipient, given)
+		switch {
+		case err == nil:
+			out = append(out, s.identity)
+		case !errors.Is(err, ErrWrongKey) && !errors.Is(err, ErrCorrupt) && !errors.Is(err, storage.ErrNotExist):
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// withIdentities calls open with the identities that may open an object of the
+// instance. If none fits it reads the instance's keys anew, as one may have been
+// made since, and tries again.
+func (r *Repo) withIdentities(ctx context.Context, instance string, open func(...age.Identity) error) error {
+	ids, loaded, err := r.instanceIdentities(ctx, instance, false)
+	if err != nil {
+		return err
+	}
+	err = open(ids...)
+	if isNoMatch(err) && !loaded {
+		if ids, _, err = r.instanceIdentities(ctx, instance, true); err != nil {
+			return err
+		}
+		err = open(ids...)
+	}
+	switch {
+	case err == nil:
+		return nil
+	case !isNoMatch(err):
+		return errors.Join(ErrCorrupt, err)
+	}
+	return r.noMatch(ctx, instance)
+}
+
+// noMatch says why no identity opens an object of the instance: the one given is
+// not the repository's, or it is and the instance's key is gone.
+func (r *Repo) noMatch(ctx context.Context, instance string) error {
+	given, err := r.identities(ctx)
+	if err != nil {
+		return err
+	}
+	keys, err := r.instanceKeys(ctx, instance)
+	if err != nil {
+		return err
+	}
+	left := slices.ContainsFunc(keys, func(k *instanceKey) bool { return k.wrapped })
+	r.keys.mu.Lock()
+	opened := len(r.keys.instances[instance]) > 0
+	r.keys.mu.Unlock()
+	if opened || !left && opensAny(given, r.config.Recipients) {
+		return fmt.Errorf("instance %s: %w", instance, ErrKeyGone)
+	}
+	return ErrWrongKey
+}
+
+// decrypt opens b, an object of the instance.
+func (r *Repo) decrypt(ctx context.Context, instance string, b []byte) (io.Reader, error) {
+	var rd io.Reader
+	err := r.withIdentities(ctx, instance, func(ids ...age.Identity) (err error) {
+		rd, err = age.Decrypt(bytes.NewReader(b), ids...)
+		return err
+	})
+	return rd, err
 }

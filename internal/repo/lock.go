@@ -13,32 +13,52 @@ import (
 	"sync"
 	"time"
 
+	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/storage"
 )
 
 // Locks are objects locks/<instance>/<number>.json; the highest number counts. To
 // take the lock a process puts, only if absent, the number above one that is
-// released or stale: of several that try, one wins. Lower numbers are leftovers
-// and removed. A holder that sees a number above its own has lost the lock.
+// released or whose holder is dead: of several that try, one wins. A holder that
+// sees the number above its own has lost the lock.
+//
+// A lock says when somebody may begin, and no more: a holder that is cut off,
+// asleep or has a wrong clock may think it has the lock when another process has
+// it. What keeps data safe is that each taker first settles what holders before it
+// did not end (see settle): their backup can't be committed any more, and what they
+// planned to delete is deleted. That needs no clock, and no listing that is up to
+// date: it reads, and puts if absent, objects whose keys it knows.
 
 const (
-	// lockLease is how long a lock counts after its last renewal.
+	// lockLease is how long a holder is left alone that shows no sign of life.
 	lockLease = 5 * time.Minute
-	// lockRenew is how often a holder renews it.
+	// lockRenew is how often a holder renews its lock. One that could not for
+	// lockLease-lockRenew by its own watch gives up.
 	lockRenew = 1 * time.Minute
+	// lockPoll is how often a lock is looked at while it is found out whether its
+	// holder is alive.
+	lockPoll = 15 * time.Second
+	// keptLocks is how many of the newest locks of an instance stay stored. Their
+	// keys have no holes, so the highest is found without relying on a listing, and
+	// they name the newest backups.
+	keptLocks = 100
 )
 
 // LockInfo is the content of a lock object.
 type LockInfo struct {
-	Host     string    `json:"host"`
-	Boot     string    `json:"boot"` // names this start of the host, and the space of process numbers; empty if unknown
-	PID      int       `json:"pid"`
-	Start    string    `json:"start"` // start of the process in the host's own unit; empty if unknown
-	Token    string    `json:"token"` // tells locks of one process apart
-	Purpose  string    `json:"purpose"`
-	Since    time.Time `json:"since"`
-	Renewed  time.Time `json:"renewed"`
-	Released bool      `json:"released"`
+	Host    string `json:"host"`
+	Boot    string `json:"boot"` // names this start of the host, and the space of process numbers; empty if unknown
+	PID     int    `json:"pid"`
+	Start   string `json:"start"` // start of the process in the host's own unit; empty if unknown
+	Token   string `json:"token"` // tells locks of one process apart
+	Purpose string `json:"purpose"`
+	// Backup is the id of the backup that the holder makes, if it makes one.
+	Backup   manifest.BackupID `json:"backup,omitempty"`
+	Since    time.Time         `json:"since"`
+	Renewed  time.Time         `json:"renewed"`
+	Released bool              `json:"released"`
+	// Settled says that the holder has settled all locks below its own.
+	Settled bool `json:"settled"`
 }
 
 // held has the tokens of this process's locks. One that names this process and
@@ -58,21 +78,26 @@ type Lock struct {
 	lost error // guarded by mu; why the lock can't be relied on any more
 }
 
-// Lock takes the lock of an instance, for the purpose that others will be told.
-// While another process holds it the error is ErrLocked and says who. A lock whose
-// process is known to be dead, or which wasn't renewed for 5 minutes, is taken over.
-func (r *Repo) Lock(ctx context.Context, instance, purpose string) (*Lock, error) {
-	n, err := r.nextLock(ctx, instance)
+// Lock takes the lock of an instance, for the purpose that others will be told, and
+// to make the backup of that id if there is one. While another process holds it the
+// error is ErrLocked and says who. Of a holder on this machine it is known whether
+// it lives; one elsewhere that wasn't renewed for 5 minutes, by the clocks, is
+// watched for as long, and if it still wasn't, taken over: only a lock that nobody
+// holds is worth the wait.
+func (r *Repo) Lock(ctx context.Context, instance, purpose string, backup manifest.BackupID) (*Lock, error) {
+	top, err := r.topLock(ctx, instance)
+	if err != nil {
+		return nil, fmt.Errorf("lock instance %s: %w", instance, err)
+	}
+	last, err := r.waitLock(ctx, instance, top)
 	if err != nil {
 		return nil, err
 	}
-	l := &Lock{repo: r, instance: instance, n: n, stop: make(chan struct{}), info: self(purpose)}
+	l := &Lock{repo: r, instance: instance, n: top + 1, stop: make(chan struct{}), info: r.self(purpose)}
+	l.info.Backup = backup
+	l.info.Settled = last.Released && last.Settled
 	held.Store(l.info.Token, true)
-	err = l.put(ctx, storage.PutOptions{IfAbsent: true})
-	if err == nil {
-		err = l.Check(ctx)
-	}
-	if err != nil {
+	if err := l.take(ctx, last); err != nil {
 		held.Delete(l.info.Token)
 		if errors.Is(err, storage.ErrExist) {
 			return nil, fmt.Errorf("%w: another process took it just now", ErrLocked)
@@ -83,26 +108,168 @@ func (r *Repo) Lock(ctx context.Context, instance, purpose string) (*Lock, error
 	return l, nil
 }
 
-// nextLock returns the number to take, and removes leftovers.
-func (r *Repo) nextLock(ctx context.Context, instance string) (int, error) {
-	numbers, err := r.lockNumbers(ctx, instance)
-	if err != nil || len(numbers) == 0 {
-		return 1, err
+// take puts the lock and settles what those below it did not end.
+func (l *Lock) take(ctx context.Context, last LockInfo) error {
+	if err := l.put(ctx, storage.PutOptions{IfAbsent: true}); err != nil {
+		return err
 	}
-	top := numbers[len(numbers)-1]
-	info, err := r.readLock(ctx, instance, top)
+	// Some storages let two puts pass; the one that is read back has won.
+	got, err := l.repo.readLock(ctx, l.instance, l.n)
+	if err != nil {
+		return err
+	}
+	if got.Token != l.info.Token {
+		return storage.ErrExist
+	}
+	if !l.info.Settled {
+		if err := l.settleAll(ctx, last); err != nil {
+			return err
+		}
+		l.info.Settled = true
+		if err := l.put(ctx, storage.PutOptions{}); err != nil {
+			return err
+		}
+	}
+	// Old ones, two at a time, so that a heap of them doesn't stop anybody.
+	for n := l.n - keptLocks; n > 0 && n > l.n-keptLocks-2; n-- {
+		if err := storage.DeleteAll(ctx, l.repo.store, []storage.Key{lockKey(l.instance, n), planKey(l.instance, n)}); err != nil {
+			return err
+		}
+	}
+	return l.Check(ctx)
+}
+
+// settleAll settles the locks below l, down to the first whose holder had done so.
+func (l *Lock) settleAll(ctx context.Context, info LockInfo) error {
+	for n := l.n - 1; n > 0; n-- {
+		if n < l.n-1 {
+			var err error
+			if info, err = l.repo.readLock(ctx, l.instance, n); errors.Is(err, storage.ErrNotExist) {
+				return nil // removed with all below it
+			} else if err != nil {
+				return err
+			}
+		}
+		if !info.Released {
+			done, err := l.settle(ctx, n, info)
+			if err != nil {
+				return fmt.Errorf("settle what lock %d left: %w", n, err)
+			}
+			if done {
+				return nil
+			}
+		}
+		if info.Settled {
+			return nil
+		}
+	}
+	return nil
+}
+
+// settle makes sure that nothing more comes of the holder of lock n, whether it is
+// dead or only believes to hold it. An empty object in place of its record makes
+// its commit fail; if there is a record, the backup counts. An empty object in
+// place of its plan makes its deletion fail; if there is a plan, it is carried out.
+// done says that there was a record or a plan: then the holder had itself settled
+// all locks below, whatever its lock says.
+func (l *Lock) settle(ctx context.Context, n int, info LockInfo) (done bool, err error) {
+	absent := storage.PutOptions{IfAbsent: true}
+	if info.Backup.Valid() {
+		err := l.repo.store.Put(ctx, backupKey(l.instance, info.Backup, recordName), bytes.NewReader(nil), absent)
+		if !errors.Is(err, storage.ErrExist) {
+			return false, err
+		}
+		_, err = l.repo.Record(ctx, l.instance, info.Backup)
+		if errors.Is(err, ErrNoBackup) { // given up before
+			return false, nil
+		}
+		return true, nil
+	}
+	err = l.repo.store.Put(ctx, planKey(l.instance, n), bytes.NewReader(nil), absent)
+	if !errors.Is(err, storage.ErrExist) {
+		return false, err
+	}
+	p, err := l.repo.readPlan(ctx, l.instance, n)
+	if err != nil || p == nil {
+		return false, err
+	}
+	_, err = l.repo.carryOut(ctx, l.instance, p)
+	return true, err
+}
+
+// topLock returns the number of the newest lock, 0 if there was none yet. The
+// listing may be late, so it goes on from there key by key.
+func (r *Repo) topLock(ctx context.Context, instance string) (int, error) {
+	numbers, err := r.lockNumbers(ctx, instance)
 	if err != nil {
 		return 0, err
 	}
-	if holder := info.holder(); holder != "" {
-		return 0, fmt.Errorf("%w: %s; wait for it to end", ErrLocked, holder)
+	top := 0
+	if len(numbers) > 0 {
+		top = numbers[len(numbers)-1]
 	}
-	for _, n := range numbers[:len(numbers)-1] {
-		if err := r.store.Delete(ctx, lockKey(instance, n)); err != nil {
+	for {
+		_, err := r.store.Stat(ctx, lockKey(instance, top+1))
+		if errors.Is(err, storage.ErrNotExist) {
+			return top, nil
+		}
+		if err != nil {
 			return 0, err
 		}
+		top++
 	}
-	return top + 1, nil
+}
+
+// waitLock returns lock n once nobody holds it, or ErrLocked.
+func (r *Repo) waitLock(ctx context.Context, instance string, n int) (LockInfo, error) {
+	if n == 0 {
+		return LockInfo{Released: true, Settled: true}, nil
+	}
+	info, err := r.readLock(ctx, instance, n)
+	if errors.Is(err, storage.ErrNotExist) {
+		return info, fmt.Errorf("%w: its locks change too fast to be read; try again", ErrLocked)
+	}
+	if err != nil {
+		return info, err
+	}
+	state := r.holder(info)
+	if state == free {
+		return info, nil
+	}
+	locked := fmt.Errorf("%w: a %s runs on %s, process %d, since %s; wait for it to end", ErrLocked, info.Purpose, info.Host, info.PID, info.Since.Format(time.RFC3339))
+	if state == busy {
+		return info, locked
+	}
+	if r.opts.Notify != nil {
+		r.opts.Notify(fmt.Sprintf("a %s on %s, process %d, holds the lock of %s and was last seen at %s: waiting up to %v to see whether it lives",
+			info.Purpose, info.Host, info.PID, instance, info.Renewed.Format(time.RFC3339), lockLease))
+	}
+	return r.watchLock(ctx, instance, n, info, locked)
+}
+
+// watchLock returns lock n if it stays as it is for the length of the lease by the
+// watch of this process, and locked if it changes.
+func (r *Repo) watchLock(ctx context.Context, instance string, n int, info LockInfo, locked error) (LockInfo, error) {
+	t := time.NewTicker(lockPoll)
+	defer t.Stop()
+	for end := time.Now().Add(lockLease); time.Now().Before(end); {
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return info, ctx.Err()
+		}
+		now, err := r.readLock(ctx, instance, n)
+		if err != nil {
+			return info, err
+		}
+		if now.Released {
+			return now, nil
+		}
+		if !now.Renewed.Equal(info.Renewed) || now.Token != info.Token {
+			return info, fmt.Errorf("%w (it was just renewed with the time %s: its clock or the one here is wrong)", locked, now.Renewed.Format(time.RFC3339))
+		}
+	}
+	return info, nil
 }
 
 func (r *Repo) readLock(ctx context.Context, instance string, n int) (LockInfo, error) {
@@ -111,7 +278,8 @@ func (r *Repo) readLock(ctx context.Context, instance string, n int) (LockInfo, 
 	if err != nil {
 		return info, err
 	}
-	// A lock that doesn't parse is one that nobody can hold.
+	// A lock that doesn't parse is one that nobody can hold; what it was to make is
+	// not known, so it is not settled by a guess.
 	_ = json.Unmarshal(b, &info)
 	return info, nil
 }
@@ -133,31 +301,54 @@ func lockKey(instance string, n int) storage.Key {
 	return storage.Key(fmt.Sprintf("locks/%s/%010d.json", instance, n))
 }
 
-// holder says who holds the lock, or "" if nobody does any more.
-func (i LockInfo) holder() string {
-	me := self("")
+// presence is what is known of a lock's holder.
+type presence int
+
+const (
+	free   presence = iota // nobody holds it
+	busy                   // somebody does
+	silent                 // somebody did, and showed no sign of life for the lease
+)
+
+// holder tells whether anybody holds a lock. Clocks decide no more than whether the
+// answer is busy or silent.
+func (r *Repo) holder(i LockInfo) presence {
+	me := r.self("")
 	if i.Released || i.PID == 0 {
-		return ""
+		return free
 	}
 	// Only of a process that could be seen here it is known that it isn't there. A
 	// host of the same name that started another time may be another host.
 	if i.Boot != "" && i.Host == me.Host && i.Boot == me.Boot {
 		if _, ok := held.Load(i.Token); !alive(i.PID, i.Start) || i.PID == me.PID && !ok {
-			return ""
+			return free
 		}
-	} else if time.Since(i.Renewed) > lockLease {
-		return ""
+		return busy
 	}
-	return fmt.Sprintf("a %s runs on %s, process %d, since %s", i.Purpose, i.Host, i.PID, i.Since.Format(time.RFC3339))
+	if age := r.now().Sub(i.Renewed).Abs(); age > lockLease {
+		return silent
+	}
+	return busy
+}
+
+// now is the clock that other hosts see the times of.
+func (r *Repo) now() time.Time {
+	if r.opts.Now != nil {
+		return r.opts.Now()
+	}
+	return time.Now()
 }
 
 // self describes this process.
-func self(purpose string) LockInfo {
+func (r *Repo) self(purpose string) LockInfo {
 	host, err := os.Hostname()
 	if err != nil {
 		host = "unknown"
 	}
-	now := time.Now().UTC().Truncate(time.Second)
+	now := r.now().UTC().Truncate(time.Second)
+	if r.opts.Host != "" {
+		return LockInfo{Host: r.opts.Host, Boot: r.opts.Host, PID: 1, Token: rand.Text(), Purpose: purpose, Since: now, Renewed: now}
+	}
 	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	space, _ := os.Readlink("/proc/self/ns/pid") // containers of one host have numbers of their own
 	return LockInfo{Host: host, Boot: strings.Join(append(strings.Fields(string(boot)), strings.Fields(space)...), " "), PID: os.Getpid(), Start: startOf(os.Getpid()), Token: rand.Text(), Purpose: purpose, Since: now, Renewed: now}
@@ -196,18 +387,25 @@ func (l *Lock) Check(ctx context.Context) error {
 	if lost != nil {
 		return lost
 	}
-	numbers, err := l.repo.lockNumbers(ctx, l.instance)
-	if err != nil {
+	_, err := l.repo.store.Stat(ctx, lockKey(l.instance, l.n+1))
+	switch {
+	case errors.Is(err, storage.ErrNotExist):
+		return nil
+	case err != nil:
 		return fmt.Errorf("check the lock: %w", err)
 	}
-	if len(numbers) > 0 && numbers[len(numbers)-1] > l.n {
-		return fmt.Errorf("instance %s: %w", l.instance, ErrLockLost)
-	}
-	return nil
+	return fmt.Errorf("instance %s: %w", l.instance, ErrLockLost)
+}
+
+// StorageTime returns when the lock was last written by the clock of the storage,
+// which should be about now.
+func (l *Lock) StorageTime(ctx context.Context) (time.Time, error) {
+	info, err := l.repo.store.Stat(ctx, lockKey(l.instance, l.n))
+	return info.Modified, err
 }
 
 // renew says every minute that the holder lives. A holder that couldn't say so
-// for the length of the lease must count the lock as lost.
+// for long must count the lock as lost.
 func (l *Lock) renew() {
 	t := time.NewTicker(lockRenew)
 	defer t.Stop()
@@ -219,7 +417,7 @@ func (l *Lock) renew() {
 		case <-t.C:
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), lockRenew)
-		l.info.Renewed = time.Now().UTC().Truncate(time.Second)
+		l.info.Renewed = l.repo.now().UTC().Truncate(time.Second)
 		err := l.Check(ctx)
 		if err == nil {
 			err = l.put(ctx, storage.PutOptions{})
@@ -238,7 +436,7 @@ func (l *Lock) renew() {
 }
 
 // Release gives the lock back. A lock that can't be released, because the storage
-// is gone, is free when its lease ends or its process does.
+// is gone, is free when its process ends or shows no sign of life.
 func (l *Lock) Release(ctx context.Context) error {
 	close(l.stop)
 	l.done.Wait()

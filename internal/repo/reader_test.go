@@ -27,7 +27,7 @@ func TestStreamAfterStream(t *testing.T) {
 	}
 	plain := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
 	var s repo.Sealed
-	if err := r.Seal(&s, id, 0, plain); err != nil {
+	if err := r.Seal(&s, &repo.WriteKey{}, id, 0, plain); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.PutSegment(t.Context(), "db1", &s); err != nil {

@@ -23,7 +23,8 @@ import (
 // reads. Version 1, since 0.1.0: everything that docs/repository-format.md says.
 const Format = 1
 
-// configKey is the root object; it is written last by Init.
+// configKey is the root object; Init writes it last, and a change of recipients
+// replaces it.
 const configKey storage.Key = "slipcover.json"
 
 // maxSmall bounds small objects that are read whole: configuration, records, locks.
@@ -35,7 +36,7 @@ type Config struct {
 	ID         string    `json:"id"` // UUID
 	Created    time.Time `json:"created"`
 	Encryption string    `json:"encryption"` // "age" or "none"
-	Recipients []string  `json:"recipients"` // age recipients that every object is encrypted to
+	Recipients []string  `json:"recipients"` // age recipients that the instances' keys are wrapped for
 }
 
 // Encrypted reports whether the repository's objects are encrypted.
@@ -63,18 +64,26 @@ type Options struct {
 	TrustedWriters []string
 	// Level is the compression of what this process writes.
 	Level Level
+	// RetainUntil, if not zero, is until when the storage shall refuse to remove what
+	// this process writes for a backup, and what the backup takes over.
+	RetainUntil time.Time
+	// Notify, if not nil, is told in a sentence when a call waits for long.
+	Notify func(string)
+	// Now, if not nil, is the clock of this host, and Host, if not empty, its name:
+	// for tests of several hosts.
+	Now  func() time.Time
+	Host string
 }
 
 // Repo is an open repository. Its methods may be called from several goroutines.
 type Repo struct {
-	store      storage.Store
-	config     Config
-	opts       Options
-	recipients []age.Recipient
-	encoder    *zstd.Encoder
-	decoder    *zstd.Decoder
-	keys       keyring
-	loads      chan struct{} // full when as many segments are read at once as may be
+	store   storage.Store
+	config  Config // as it was when the repository was opened
+	opts    Options
+	encoder *zstd.Encoder
+	decoder *zstd.Decoder
+	keys    keyring
+	loads   chan struct{} // full when as many segments are read at once as may be
 }
 
 // InitOptions are the options of Init.
@@ -107,11 +116,11 @@ func Init(ctx context.Context, store storage.Store, opts InitOptions) (Config, e
 			return Config{}, err
 		}
 	}
-	b, err := json.MarshalIndent(c, "", "  ")
+	b, err := encodeConfig(c)
 	if err != nil {
 		return Config{}, err
 	}
-	err = store.Put(ctx, configKey, bytes.NewReader(append(b, '\n')), storage.PutOptions{IfAbsent: true})
+	err = store.Put(ctx, configKey, bytes.NewReader(b), storage.PutOptions{IfAbsent: true})
 	if errors.Is(err, storage.ErrExist) {
 		err = fmt.Errorf("%s: %w", store.URL(), ErrExists)
 	}
@@ -129,11 +138,8 @@ func Open(ctx context.Context, store storage.Store, opts Options) (*Repo, error)
 		return nil, fmt.Errorf("open repository: %w", err)
 	}
 	r := &Repo{store: store, opts: opts, loads: make(chan struct{}, max(2, runtime.GOMAXPROCS(0)))}
-	if err := r.parseConfig(b); err != nil {
+	if r.config, err = parseConfig(b); err != nil {
 		return nil, fmt.Errorf("%s: %w", store.URL(), err)
-	}
-	if r.recipients, err = parseRecipients(r.config.Recipients); err != nil {
-		return nil, err
 	}
 	level := map[Level]zstd.EncoderLevel{Fastest: zstd.SpeedFastest, Default: zstd.SpeedDefault, Better: zstd.SpeedBetterCompression}[opts.Level]
 	r.encoder, err = zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)), zstd.WithWindowSize(frameSize), zstd.WithLowerEncoderMem(true))
@@ -144,26 +150,29 @@ func Open(ctx context.Context, store storage.Store, opts Options) (*Repo, error)
 	return r, err
 }
 
-func (r *Repo) parseConfig(b []byte) error {
+func parseConfig(b []byte) (c Config, err error) {
 	var v struct {
 		Format int `json:"format"`
 	}
 	if err := json.Unmarshal(b, &v); err != nil {
-		return fmt.Errorf("%s: %w", configKey, errors.Join(ErrCorrupt, err))
+		return c, fmt.Errorf("%s: %w", configKey, errors.Join(ErrCorrupt, err))
 	}
 	if v.Format != Format {
-		return fmt.Errorf("%w: version %d, this program reads version %d; use a newer slipcover", ErrFormat, v.Format, Format)
+		return c, fmt.Errorf("%w: version %d, this program reads version %d; use a newer slipcover", ErrFormat, v.Format, Format)
 	}
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&r.config); err != nil {
-		return fmt.Errorf("%s: %w", configKey, errors.Join(ErrCorrupt, err))
+	if err := d.Decode(&c); err != nil {
+		return c, fmt.Errorf("%s: %w", configKey, errors.Join(ErrCorrupt, err))
 	}
-	c := r.config
-	if c.ID == "" || c.Encryption != "age" && c.Encryption != "none" || c.Encrypted() != (len(c.Recipients) > 0) {
-		return fmt.Errorf("%s: %w: id, encryption and recipients don't fit", configKey, ErrCorrupt)
+	// The id is part of paths in a node's state directory.
+	if id, err := uuid.Parse(c.ID); err != nil || id.String() != c.ID || c.Encryption != "age" && c.Encryption != "none" || c.Encrypted() != (len(c.Recipients) > 0) {
+		return c, fmt.Errorf("%s: %w: id, encryption and recipients don't fit", configKey, ErrCorrupt)
 	}
-	return nil
+	if _, err := parseRecipients(c.Recipients); err != nil {
+		return c, fmt.Errorf("%s: %w", configKey, errors.Join(ErrCorrupt, err))
+	}
+	return c, nil
 }
 
 // Config returns the root object's content.

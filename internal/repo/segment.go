@@ -46,15 +46,15 @@ type Sealed struct {
 	bytes   bytes.Buffer
 }
 
-// Seal compresses and encrypts plain, 1 to SegmentSize bytes, as segment n of the
-// backup id, into s, whose memory it uses again.
-func (r *Repo) Seal(s *Sealed, id manifest.BackupID, n int, plain []byte) error {
+// Seal compresses plain, 1 to SegmentSize bytes, and encrypts it to key, as segment
+// n of the backup id, into s, whose memory it uses again.
+func (r *Repo) Seal(s *Sealed, key *WriteKey, id manifest.BackupID, n int, plain []byte) error {
 	if len(plain) == 0 || len(plain) > SegmentSize {
 		return fmt.Errorf("seal a segment of %d bytes", len(plain))
 	}
 	s.bytes.Reset()
 	s.bytes.Grow(len(plain)/2 + 4096)
-	if err := r.seal(&s.bytes, plain); err != nil {
+	if err := r.seal(&s.bytes, key, plain); err != nil {
 		return fmt.Errorf("seal segment %s/%d: %w", id, n, err)
 	}
 	sum := sha256.Sum256(s.bytes.Bytes())
@@ -63,11 +63,8 @@ func (r *Repo) Seal(s *Sealed, id manifest.BackupID, n int, plain []byte) error 
 }
 
 // seal writes age(zstd(plain)) to w, or zstd(plain) without encryption.
-func (r *Repo) seal(w io.Writer, plain []byte) error {
-	if !r.config.Encrypted() {
-		return r.compress(w, plain)
-	}
-	e, err := age.Encrypt(w, r.recipients...)
+func (r *Repo) seal(w io.Writer, key *WriteKey, plain []byte) error {
+	e, err := r.encrypt(w, key)
 	if err != nil {
 		return err
 	}
@@ -104,7 +101,7 @@ func (r *Repo) compress(w io.Writer, plain []byte) error {
 // PutSegment stores s for the instance.
 func (r *Repo) PutSegment(ctx context.Context, instance string, s *Sealed) error {
 	key := r.segmentKey(instance, s.Segment.Backup, s.Segment.N)
-	if err := r.store.Put(ctx, key, bytes.NewReader(s.bytes.Bytes()), storage.PutOptions{IfAbsent: true}); err != nil {
+	if err := r.store.Put(ctx, key, bytes.NewReader(s.bytes.Bytes()), storage.PutOptions{IfAbsent: true, RetainUntil: r.opts.RetainUntil}); err != nil {
 		return fmt.Errorf("store segment: %w", err)
 	}
 	return nil
@@ -141,7 +138,7 @@ func (r *Repo) ReadSegment(ctx context.Context, instance string, s manifest.Segm
 	if err := sameHash(stored.Bytes(), key, s.Size, s.SHA256); err != nil {
 		return nil, err
 	}
-	plain, err := r.unseal(ctx, opened, stored.Bytes(), s.Plain)
+	plain, err := r.unseal(ctx, instance, opened, stored.Bytes(), s.Plain)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", key, err)
 	}
@@ -167,12 +164,12 @@ func sameHash(b []byte, key storage.Key, size int64, sum string) error {
 
 // unseal undoes seal; the content must have just that many bytes. opened is used
 // for what is between.
-func (r *Repo) unseal(ctx context.Context, opened *bytes.Buffer, b []byte, plain int64) ([]byte, error) {
+func (r *Repo) unseal(ctx context.Context, instance string, opened *bytes.Buffer, b []byte, plain int64) ([]byte, error) {
 	if plain <= 0 || plain > SegmentSize {
 		return nil, fmt.Errorf("%w: a segment of %d bytes", ErrCorrupt, plain)
 	}
 	if r.config.Encrypted() {
-		rd, err := r.decrypt(ctx, bytes.NewReader(b))
+		rd, err := r.decrypt(ctx, instance, b)
 		if err != nil {
 			return nil, err
 		}
@@ -188,18 +185,6 @@ func (r *Repo) unseal(ctx context.Context, opened *bytes.Buffer, b []byte, plain
 		return nil, errors.Join(ErrCorrupt, fmt.Errorf("decompressed to %d bytes, not %d", len(out), plain), err)
 	}
 	return out, nil
-}
-
-func (r *Repo) decrypt(ctx context.Context, src io.Reader) (io.Reader, error) {
-	ids, err := r.identities(ctx)
-	if err != nil {
-		return nil, err
-	}
-	rd, err := age.Decrypt(src, ids...)
-	if err != nil {
-		return nil, keyErr(err)
-	}
-	return rd, nil
 }
 
 // seekSegment reads frames of a stored segment by range.
@@ -220,12 +205,13 @@ func (r *Repo) openSegment(ctx context.Context, instance string, s manifest.Segm
 	var src io.ReaderAt = &objectReader{ctx: ctx, store: r.store, key: key}
 	size := s.Size
 	if r.config.Encrypted() {
-		ids, err := r.identities(ctx)
+		stored := src
+		err := r.withIdentities(ctx, instance, func(ids ...age.Identity) (err error) {
+			src, size, err = age.DecryptReaderAt(stored, s.Size, ids...)
+			return err
+		})
 		if err != nil {
-			return nil, err
-		}
-		if src, size, err = age.DecryptReaderAt(src, s.Size, ids...); err != nil {
-			return nil, fmt.Errorf("%s: %w", key, keyErr(err))
+			return nil, fmt.Errorf("%s: %w", key, err)
 		}
 	}
 	frames, err := readSeekTable(src, size, s.Plain)

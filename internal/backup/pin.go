@@ -1,0 +1,156 @@
+package backup
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+
+	"github.com/slipcover/slipcover/internal/durable"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/repo"
+)
+
+func pinPath(dir string) string { return filepath.Join(dir, "pin.json") }
+
+// readPin returns the pin in dir, nil if there is none. One that doesn't parse is
+// an error: going on without it would be to trust the storage.
+func readPin(dir string) (*repo.KeyPin, error) {
+	b, err := os.ReadFile(pinPath(dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the pinned key: %w", err)
+	}
+	pin := &repo.KeyPin{}
+	if err := json.Unmarshal(b, pin); err != nil {
+		return nil, fmt.Errorf("%w: %s can't be used (%w); `slipcover key accept` makes a new one", repo.ErrRecipients, pinPath(dir), err)
+	}
+	return pin, nil
+}
+
+func writePin(dir string, pin *repo.KeyPin) error {
+	b, err := json.MarshalIndent(pin, "", "  ")
+	if err != nil {
+		return err
+	}
+	err = durable.WriteFile(pinPath(dir), 0o600, func(w *os.File) error {
+		_, err := w.Write(append(b, '\n'))
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("store the pinned key: %w", err)
+	}
+	return nil
+}
+
+// writeKey returns the key to encrypt to. A new one is pinned, and its secret is
+// forgotten, before anything is encrypted to it; what an interrupted run stored
+// under another key is left to prune, since that key may be gone.
+func writeKey(ctx context.Context, opts *Options, dir string) (*repo.WriteKey, error) {
+	pin, err := readPin(dir)
+	if err != nil {
+		return nil, err
+	}
+	if pin == nil && len(opts.Recipients) == 0 {
+		other, err := otherPin(opts.StateDir, opts.Repo, opts.Instance)
+		if err != nil {
+			return nil, err
+		}
+		if other != nil {
+			return nil, fmt.Errorf("%w: %s has another id than the repository that this node backed up to there; if it was made anew, `slipcover key accept` on this node takes its recipients over", repo.ErrRecipients, opts.Repo.URL())
+		}
+	}
+	key, err := opts.Repo.WriteKey(ctx, opts.Instance, repo.KeyOptions{Pin: pin, Recipients: opts.Recipients})
+	if err != nil || !key.New {
+		return key, err
+	}
+	defer key.Forget()
+	if err := (&journal{dir: dir}).remove(); err != nil {
+		return nil, err
+	}
+	return key, writePin(dir, key.Pin)
+}
+
+// otherPin returns the pin of a repository of another id at the same place: the id
+// stands in the storage, and someone who changes it must not get rid of the pin.
+func otherPin(stateDir string, r *repo.Repo, instance string) (*repo.KeyPin, error) {
+	dirs, err := os.ReadDir(stateDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("look for pinned keys: %w", err)
+	}
+	for _, d := range dirs {
+		if !d.IsDir() || d.Name() == r.Config().ID {
+			continue
+		}
+		pin, err := readPin(filepath.Join(stateDir, d.Name(), instance))
+		if err != nil {
+			return nil, err
+		}
+		if pin != nil && pin.URL == r.URL() {
+			return pin, nil
+		}
+	}
+	return nil, nil
+}
+
+// settlePin keeps what a run learned of the key. A full backup needs no earlier
+// one.
+func settlePin(dir string, key *repo.WriteKey, rec *manifest.Record) error {
+	if key.Pin == nil {
+		return nil
+	}
+	if rec.Type == manifest.Full {
+		key.Pin.Earlier = nil
+	}
+	if old, err := readPin(dir); err == nil && reflect.DeepEqual(old, key.Pin) {
+		return nil
+	}
+	return writePin(dir, key.Pin)
+}
+
+// knowsKey reports whether what is encrypted to a key can be built on.
+func knowsKey(pin *repo.KeyPin, recipient string) bool {
+	return recipient == "" || pin != nil && (pin.InstanceRecipient == recipient || slices.Contains(pin.Earlier, recipient))
+}
+
+// Accepted is what AcceptRecipients took over.
+type Accepted struct {
+	Recipients []string // that this node accepts from now on
+	Before     []string // that it accepted until now; none if it had no pin
+}
+
+// AcceptRecipients makes this node accept the recipients that the repository has
+// now, for the next key that it makes.
+func AcceptRecipients(stateDir string, r *repo.Repo, instance string) (*Accepted, error) {
+	dir := filepath.Join(stateDir, r.Config().ID, instance)
+	pin, err := readPin(dir)
+	if err != nil && !errors.Is(err, repo.ErrRecipients) {
+		return nil, err
+	}
+	before := pin
+	if pin == nil {
+		pin = &repo.KeyPin{URL: r.URL()}
+		if before, err = otherPin(stateDir, r, instance); err != nil {
+			return nil, err
+		}
+	}
+	res := &Accepted{Recipients: r.Config().Recipients}
+	if before != nil {
+		res.Before = before.Recipients
+	}
+	pin.Recipients = res.Recipients
+	if !r.Config().Encrypted() { // as asked: there is nothing to encrypt to
+		pin = &repo.KeyPin{URL: r.URL()}
+	}
+	if err := durable.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the state directory: %w", err)
+	}
+	return res, writePin(dir, pin)
+}

@@ -1,0 +1,85 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/slipcover/slipcover/internal/repo"
+)
+
+type backupPinOptions struct {
+	repoOptions
+	reason string
+	remove bool // of the pin
+}
+
+func newBackupPin(env *Env, g *globalOptions) *cobra.Command {
+	o := &backupPinOptions{}
+	c := pinCommand(env, g, o, "pin ID", "Keep a backup from every deletion, for a reason",
+		"Keep a backup: no retention rule and no \"backup delete\" removes it until it is unpinned.")
+	c.Flags().StringVar(&o.reason, "reason", "", "why, for those who find it later")
+	return c
+}
+
+func newBackupUnpin(env *Env, g *globalOptions) *cobra.Command {
+	return pinCommand(env, g, &backupPinOptions{remove: true}, "unpin ID", "Let retention decide about a backup again", "")
+}
+
+func pinCommand(env *Env, g *globalOptions, o *backupPinOptions, use, short, long string) *cobra.Command {
+	c := &cobra.Command{
+		Use: use, Short: short, Long: long,
+		Args: arguments(1, 1, "one backup's ID, name, or \"latest\""),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := g.load(env, cmd)
+			if err != nil {
+				return err
+			}
+			return runBackupPin(cmd.Context(), env, s, o, args[0])
+		},
+	}
+	o.place(c.Flags())
+	c.Flags().StringVar(&o.instance, "instance", "", "`NAME` of the CouchDB node whose backup it is")
+	return c
+}
+
+type pinResult struct {
+	Backup summaryJSON `json:"backup"`
+	Pin    *repo.Pin   `json:"pin"` // null once it is unpinned
+}
+
+func runBackupPin(ctx context.Context, env *Env, s *settings, o *backupPinOptions, ref string) error {
+	if !o.remove && o.reason == "" {
+		return usage("pass --reason: who finds the pin in a year wants to know why")
+	}
+	r, err := openRepo(ctx, env, s, false)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	rec, err := r.Find(ctx, o.instance, ref)
+	if err != nil {
+		return err
+	}
+	out := pinResult{Backup: summaryOf(rec)}
+	err = withLock(ctx, r.Repo, rec.Instance, func(lock *repo.Lock) error {
+		if o.remove {
+			return r.Unpin(ctx, lock, rec.ID)
+		}
+		out.Pin = &repo.Pin{Reason: o.reason, Since: env.Now().UTC()}
+		return r.Pin(ctx, lock, rec.ID, *out.Pin)
+	})
+	if err != nil {
+		return err
+	}
+	if env.json {
+		return printJSON(env.Stdout, out)
+	}
+	what := "pinned"
+	if o.remove {
+		what = "unpinned"
+	}
+	_, err = fmt.Fprintf(env.Stdout, "%s %s (%s)\n", what, rec.ID, clean(rec.Name))
+	return err
+}

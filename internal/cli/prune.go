@@ -1,0 +1,263 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/retention"
+)
+
+type pruneOptions struct {
+	repoOptions
+	dryRun bool
+}
+
+func newPrune(env *Env, g *globalOptions) *cobra.Command {
+	o := &pruneOptions{}
+	c := &cobra.Command{
+		Use:   "prune",
+		Short: "Remove backups that no retention rule keeps, and what nothing needs",
+		Long: `Remove the backups that no keep_ rule keeps, for each instance by itself, and the stored objects that no backup needs. A
+backup is kept by every rule that finds a reason; the newest one, the newest verified one and pinned ones always stay.
+Without any rule all backups stay, and only what interrupted runs left is removed.
+
+  slipcover prune --repo /backups --keep-daily 7 --keep-monthly 12 --dry-run
+
+--dry-run shows what would be done, with the reason for each backup.`,
+		Args: arguments(0, 0, ""),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := g.load(env, cmd)
+			if err != nil {
+				return err
+			}
+			return runPrune(cmd.Context(), env, s, o)
+		},
+	}
+	f := c.Flags()
+	o.place(f)
+	f.StringVar(&o.instance, "instance", "", "`NAME` of the CouchDB node whose backups to prune (default: all)")
+	f.BoolVar(&o.dryRun, "dry-run", false, "show what would be removed and why the rest stays, and change nothing")
+	f.String("keep-last", "", "keep the newest `N`")
+	f.String("keep-hourly", "", "keep the newest of each of the last `N` hours that have a backup")
+	f.String("keep-daily", "", "the same for `N` days")
+	f.String("keep-weekly", "", "the same for `N` weeks")
+	f.String("keep-monthly", "", "the same for `N` months")
+	f.String("keep-yearly", "", "the same for `N` years")
+	f.String("keep-within", "", "keep all within this `TIME`, such as 30d, before the newest")
+	f.String("keep-minimum", "", "never leave less than `N`")
+	return c
+}
+
+type pruneResult struct {
+	DryRun    bool            `json:"dry_run"`
+	Instances []pruneInstance `json:"instances"`
+}
+
+type pruneInstance struct {
+	Instance string         `json:"instance"`
+	Backups  []decisionJSON `json:"backups"`
+	Freed    repo.Freed     `json:"freed"`
+}
+
+// decisionJSON says of one backup whether it stays.
+type decisionJSON struct {
+	ID      manifest.BackupID `json:"id"`
+	Name    string            `json:"name"`
+	Started time.Time         `json:"started"`
+	Keep    bool              `json:"keep"`
+	Reasons []string          `json:"reasons"`
+}
+
+func runPrune(ctx context.Context, env *Env, s *settings, o *pruneOptions) error {
+	policy := retention.Policy{
+		KeepLast: s.KeepLast, KeepHourly: s.KeepHourly, KeepDaily: s.KeepDaily, KeepWeekly: s.KeepWeekly, KeepMonthly: s.KeepMonthly,
+		KeepYearly: s.KeepYearly, KeepWithin: s.KeepWithin, Minimum: s.KeepMinimum, Location: s.RetentionTimeZone.Location,
+	}
+	r, err := openRepo(ctx, env, s, false)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	instances, err := r.Instances(ctx)
+	if err != nil {
+		return err
+	}
+	if o.instance != "" {
+		if !slices.Contains(instances, o.instance) {
+			return say(errMissing, "there is nothing of instance %s in %s; it has %s", o.instance, r.URL(), listed(instances))
+		}
+		instances = []string{o.instance}
+	}
+	out := pruneResult{DryRun: o.dryRun, Instances: []pruneInstance{}}
+	for _, instance := range instances {
+		p, err := pruneOne(ctx, env, r.Repo, policy, instance, o.dryRun)
+		if err != nil {
+			if len(out.Instances) > 0 {
+				_ = out.print(env)
+			}
+			return fmt.Errorf("prune %s: %w", instance, err)
+		}
+		out.Instances = append(out.Instances, *p)
+	}
+	return out.print(env)
+}
+
+// listed joins names for a message.
+func listed(names []string) string {
+	if len(names) == 0 {
+		return "no instance"
+	}
+	return strings.Join(names, ", ")
+}
+
+// pruneOne prunes one instance.
+func pruneOne(ctx context.Context, env *Env, r *repo.Repo, policy retention.Policy, instance string, dryRun bool) (*pruneInstance, error) {
+	now := env.Now()
+	if dryRun {
+		p, remove, err := decide(ctx, r, policy, instance, now)
+		if err != nil {
+			return nil, err
+		}
+		p.Freed, err = r.WouldPrune(ctx, instance, repo.PruneOptions{Remove: remove, Now: now})
+		return p, err
+	}
+	var p *pruneInstance
+	err := withLock(ctx, r, instance, func(lock *repo.Lock) error {
+		stored, err := lock.StorageTime(ctx)
+		if err != nil {
+			return err
+		}
+		if d := now.Sub(stored).Abs(); d > time.Hour {
+			fmt.Fprintf(env.Stderr, "slipcover: warning: this machine's clock and the storage's differ by %s; retention goes by the earlier of the two\n", d.Round(time.Minute))
+		}
+		if stored.Before(now) {
+			now = stored
+		}
+		var remove []manifest.BackupID
+		if p, remove, err = decide(ctx, r, policy, instance, now); err != nil {
+			return err
+		}
+		p.Freed, err = r.Prune(ctx, lock, repo.PruneOptions{Remove: remove, Now: now})
+		return err
+	})
+	return p, err
+}
+
+// withLock does something under an instance's lock, as a prune.
+func withLock(ctx context.Context, r *repo.Repo, instance string, do func(*repo.Lock) error) error {
+	lock, err := r.Lock(ctx, instance, "prune", "")
+	if err != nil {
+		return err
+	}
+	err = do(lock)
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if rerr := lock.Release(last); err == nil {
+		err = rerr
+	}
+	return err
+}
+
+// decide asks the policy about the backups of an instance.
+func decide(ctx context.Context, r *repo.Repo, policy retention.Policy, instance string, now time.Time) (*pruneInstance, []manifest.BackupID, error) {
+	recs, bad, err := r.List(ctx, instance)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(bad) > 0 {
+		return nil, nil, fmt.Errorf("nothing is deleted beside a backup that can't be read, %s: %w", bad[0].ID, bad[0].Err)
+	}
+	marks, err := r.Marks(ctx, instance)
+	if err != nil {
+		return nil, nil, err
+	}
+	byID := map[string]*manifest.Record{}
+	var backups []retention.Backup
+	for _, rec := range recs {
+		m := marks[rec.ID]
+		b := retention.Backup{ID: string(rec.ID), Time: rec.Started, Full: rec.Type == manifest.Full, Damaged: rec.Status == manifest.CompletedDamaged,
+			Pinned: m.Pin != nil, Verified: m.Verified != nil}
+		if m.Pin != nil {
+			b.PinReason = m.Pin.Reason
+		}
+		if rec.RetainUntil != nil {
+			b.RetainUntil = *rec.RetainUntil
+		}
+		byID[b.ID] = rec
+		backups = append(backups, b)
+	}
+	decisions, err := retention.Decide(policy, backups, now)
+	if err != nil {
+		return nil, nil, err
+	}
+	out := &pruneInstance{Instance: instance, Backups: []decisionJSON{}}
+	var remove []manifest.BackupID
+	for _, d := range decisions {
+		rec := byID[d.ID]
+		out.Backups = append(out.Backups, decisionJSON{rec.ID, rec.Name, rec.Started, d.Keep, d.Reasons})
+		if !d.Keep {
+			remove = append(remove, rec.ID)
+		}
+	}
+	return out, remove, nil
+}
+
+func (p *pruneResult) print(env *Env) error {
+	if env.json {
+		return printJSON(env.Stdout, p)
+	}
+	if len(p.Instances) == 0 {
+		_, err := fmt.Fprintln(env.Stdout, "there is nothing to prune")
+		return err
+	}
+	for _, i := range p.Instances {
+		if err := i.print(env.Stdout, p.DryRun); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (i *pruneInstance) print(w io.Writer, dryRun bool) error {
+	removed, removes := "removed", "remove"
+	if !dryRun {
+		removes = removed
+	}
+	var rows [][]string
+	for _, b := range i.Backups {
+		what := "keep"
+		if !b.Keep {
+			what = removes
+		}
+		rows = append(rows, []string{string(b.ID), clean(b.Name), when(b.Started), what, clean(strings.Join(b.Reasons, "; "))})
+	}
+	fmt.Fprintf(w, "instance %s\n", i.Instance)
+	if len(rows) > 0 {
+		if err := table(w, []string{"ID", "NAME", "STARTED (UTC)", "", "WHY"}, rows); err != nil {
+			return err
+		}
+	}
+	if dryRun {
+		removed = "would be removed"
+	}
+	text := fmt.Sprintf("%s and %s of data in %s %s", count(i.Freed.Backups, "backup"), size(i.Freed.Bytes), count(i.Freed.Segments, "object"), removed)
+	if i.Freed.Unreferenced > 0 {
+		text += fmt.Sprintf(", %d of them left by runs that did not end", i.Freed.Unreferenced)
+	}
+	if i.Freed.Kept > 0 {
+		text += fmt.Sprintf("; %s of removed backups stay for others", count(i.Freed.Kept, "object"))
+	}
+	if i.Freed.Protected > 0 {
+		text += fmt.Sprintf("; the storage protects %s until later", count(i.Freed.Protected, "object"))
+	}
+	_, err := fmt.Fprintln(w, text)
+	return err
+}

@@ -1,0 +1,355 @@
+package repo
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/storage"
+)
+
+// resumable is how long segments of a run that never ended are left for the next
+// run to take up, if no backup was completed since.
+const resumable = 7 * 24 * time.Hour
+
+// PruneOptions are the options of Prune.
+type PruneOptions struct {
+	// Remove are backups to remove. A pinned one is refused.
+	Remove []manifest.BackupID
+	// Now is when it is, by the clock that is believed; it decides only whether
+	// leftovers may still be of use, and whether the storage protects a backup.
+	Now time.Time
+}
+
+// Freed says what a prune removed, or would.
+type Freed struct {
+	Backups  int   `json:"backups"`
+	Segments int   `json:"segments"`
+	Bytes    int64 `json:"bytes"` // of segments
+	// Kept counts segments of removed backups that other backups need.
+	Kept int `json:"kept"`
+	// Unreferenced counts those of the removed segments that belonged to no backup:
+	// runs that did not end had left them.
+	Unreferenced int `json:"unreferenced"`
+	// Protected counts objects that the storage refused to remove before a date.
+	Protected int `json:"protected"`
+}
+
+// plan is the object plans/<instance>/<number>.json, of the lock of that number:
+// what is to be deleted. Once it is stored all of it counts as deleted, whoever
+// does it and how often: no key of an object is ever used twice.
+type plan struct {
+	Format    int                                    `json:"format"`
+	Made      time.Time                              `json:"made"`
+	Backups   []manifest.BackupID                    `json:"backups"`   // record, manifest and marks
+	Manifests []manifest.BackupID                    `json:"manifests"` // of runs that never ended
+	GivenUp   []manifest.BackupID                    `json:"given_up"`  // empty records that no late commit can come upon any more
+	Segments  map[manifest.BackupID][]manifest.Range `json:"segments"`
+}
+
+const planFormat = 1
+
+// A plan stands beside the locks, but not in their folder, which is listed often.
+func planKey(instance string, n int) storage.Key {
+	return storage.Key(fmt.Sprintf("plans/%s/%010d.json", instance, n))
+}
+
+// Prune removes backups of the lock's instance, and every segment and manifest that
+// no backup needs. It stores what it is about to delete as a plan before it deletes
+// the first object: whoever takes the lock after a crash ends it. If a record of
+// the instance can't be read, nothing is deleted, since what it needs can't be
+// known. It returns ErrNoBackup and ErrPinned.
+func (r *Repo) Prune(ctx context.Context, lock *Lock, opts PruneOptions) (Freed, error) {
+	p, freed, err := r.makePlan(ctx, lock.instance, lock.n, opts)
+	if err != nil || p.empty() {
+		return freed, err
+	}
+	if err := lock.Check(ctx); err != nil {
+		return Freed{}, err
+	}
+	text, err := json.Marshal(p)
+	if err != nil {
+		return Freed{}, err
+	}
+	err = r.store.Put(ctx, planKey(lock.instance, lock.n), bytes.NewReader(append(text, '\n')), storage.PutOptions{IfAbsent: true})
+	if errors.Is(err, storage.ErrExist) {
+		return Freed{}, fmt.Errorf("nothing was deleted: %w", ErrLockLost)
+	}
+	if err != nil {
+		return Freed{}, fmt.Errorf("store the plan of the deletion: %w", err)
+	}
+	freed.Protected, err = r.carryOut(ctx, lock.instance, p)
+	return freed, err
+}
+
+// WouldPrune returns what Prune would free, and changes nothing. It needs no lock,
+// so what it says may be otherwise by the time that a prune begins.
+func (r *Repo) WouldPrune(ctx context.Context, instance string, opts PruneOptions) (Freed, error) {
+	top, err := r.topLock(ctx, instance)
+	if err != nil {
+		return Freed{}, err
+	}
+	_, freed, err := r.makePlan(ctx, instance, top, opts)
+	return freed, err
+}
+
+func (p *plan) empty() bool {
+	return len(p.Backups)+len(p.Manifests)+len(p.GivenUp)+len(p.Segments) == 0
+}
+
+// makePlan decides what goes, when the newest lock is that of number top.
+func (r *Repo) makePlan(ctx context.Context, instance string, top int, opts PruneOptions) (*plan, Freed, error) {
+	var freed Freed
+	stored, err := r.Segments(ctx, instance)
+	if err != nil {
+		return nil, freed, err
+	}
+	found, recent, err := r.allBackups(ctx, instance, top, stored)
+	if err != nil {
+		return nil, freed, err
+	}
+	recs, bad, err := r.readRecords(ctx, found)
+	if err != nil {
+		return nil, freed, err
+	}
+	for _, b := range bad {
+		return nil, freed, fmt.Errorf("nothing is deleted, since it can't be known which segments this backup needs: %w", b.Err)
+	}
+	p := &plan{Format: planFormat, Made: r.now().UTC().Truncate(time.Second), Segments: map[manifest.BackupID][]manifest.Range{}}
+	if p.Backups, err = r.removable(ctx, instance, recs, opts); err != nil {
+		return nil, freed, err
+	}
+	needed, dropped := map[SegmentID]bool{}, map[SegmentID]bool{}
+	var newest manifest.BackupID
+	known := map[manifest.BackupID]bool{}
+	for _, rec := range recs {
+		known[rec.ID] = true
+		newest = max(newest, rec.ID)
+		set := needed
+		if slices.Contains(p.Backups, rec.ID) {
+			set = dropped
+		}
+		for _, s := range expand(rec.Segments) {
+			set[s] = true
+		}
+	}
+	leftover := func(id manifest.BackupID) bool {
+		return !known[id] && (id < newest || opts.Now.Sub(id.Time()) > resumable)
+	}
+	for _, l := range found {
+		if !leftover(l.id) {
+			continue
+		}
+		if l.manifest {
+			p.Manifests = append(p.Manifests, l.id)
+		}
+		if l.givenUp && !recent[l.id] {
+			p.GivenUp = append(p.GivenUp, l.id)
+		}
+	}
+	var going []SegmentID
+	for s, size := range stored {
+		switch {
+		case needed[s]:
+			if dropped[s] {
+				freed.Kept++
+			}
+			continue
+		case dropped[s]:
+		case leftover(s.Backup):
+			freed.Unreferenced++
+		case known[s.Backup]: // stored by that run, and no backup refers to it
+			freed.Unreferenced++
+		default:
+			continue
+		}
+		going = append(going, s)
+		freed.Segments++
+		freed.Bytes += size
+	}
+	p.Segments = collapse(going)
+	freed.Backups = len(p.Backups)
+	return p, freed, nil
+}
+
+// removable returns the backups to remove, without those that the storage protects.
+func (r *Repo) removable(ctx context.Context, instance string, recs []*manifest.Record, opts PruneOptions) ([]manifest.BackupID, error) {
+	var out []manifest.BackupID
+	for _, id := range opts.Remove {
+		i := slices.IndexFunc(recs, func(rec *manifest.Record) bool { return rec.ID == id })
+		if i < 0 {
+			return nil, fmt.Errorf("%w: %s", ErrNoBackup, id)
+		}
+		if until := recs[i].RetainUntil; until != nil && until.After(opts.Now) {
+			return nil, fmt.Errorf("%s: %w: %s", id, storage.ErrRetained, until.Format(time.RFC3339))
+		}
+		// The listing may not show a pin of just now.
+		pin, err := r.Pinned(ctx, instance, id)
+		if err != nil {
+			return nil, err
+		}
+		if pin != nil {
+			return nil, fmt.Errorf("%s: %w: %s", id, ErrPinned, pin.Reason)
+		}
+		if !slices.Contains(out, id) {
+			out = append(out, id)
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// allBackups lists everything that may be a backup of the instance: what listings
+// show, which may be late, and what the holders of the newest locks were making.
+// recent has the ids of the latter.
+func (r *Repo) allBackups(ctx context.Context, instance string, top int, stored map[SegmentID]int64) (found []listing, recent map[manifest.BackupID]bool, err error) {
+	if found, err = r.listBackups(ctx, instance); err != nil {
+		return nil, nil, err
+	}
+	made := make([]manifest.BackupID, keptLocks+1)
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallelReads)
+	for i := range min(len(made), top) {
+		g.Go(func() error {
+			info, err := r.readLock(gctx, instance, top-i)
+			if errors.Is(err, storage.ErrNotExist) {
+				return nil // with all below it
+			}
+			made[i] = info.Backup
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, nil, err
+	}
+	seen := map[manifest.BackupID]bool{}
+	for _, l := range found {
+		seen[l.id] = true
+	}
+	add := func(id manifest.BackupID) {
+		if !seen[id] && id.Valid() {
+			seen[id] = true
+			found = append(found, listing{instance: instance, id: id})
+		}
+	}
+	recent = map[manifest.BackupID]bool{}
+	for _, id := range made {
+		recent[id] = true
+		add(id)
+	}
+	for s := range stored {
+		add(s.Backup)
+	}
+	return found, recent, nil
+}
+
+// readPlan reads the plan of lock n; nil if it was given up before it was made.
+func (r *Repo) readPlan(ctx context.Context, instance string, n int) (*plan, error) {
+	b, err := readSmall(ctx, r.store, planKey(instance, n))
+	if err != nil || len(b) == 0 {
+		return nil, err
+	}
+	p := &plan{}
+	if err := json.Unmarshal(b, p); err != nil {
+		return nil, fmt.Errorf("%s: %w", planKey(instance, n), errors.Join(ErrCorrupt, err))
+	}
+	if p.Format != planFormat {
+		return nil, fmt.Errorf("%s: %w: version %d", planKey(instance, n), ErrFormat, p.Format)
+	}
+	if err := checkRanges(p.Segments); err != nil {
+		return nil, fmt.Errorf("%s: %w", planKey(instance, n), err)
+	}
+	for _, id := range slices.Concat(p.Backups, p.Manifests, p.GivenUp, slices.Collect(maps.Keys(p.Segments))) {
+		if !id.Valid() {
+			return nil, fmt.Errorf("%s: %w: %q", planKey(instance, n), ErrCorrupt, id)
+		}
+	}
+	return p, nil
+}
+
+// carryOut deletes what p says: the records first, which makes the backups vanish,
+// then the rest. What is gone already is no error. It returns how many objects the
+// storage protects.
+func (r *Repo) carryOut(ctx context.Context, instance string, p *plan) (protected int, err error) {
+	var records, others, segments []storage.Key
+	for _, id := range p.Backups {
+		records = append(records, backupKey(instance, id, recordName))
+		others = append(others, r.manifestKey(instance, id), backupKey(instance, id, pinName), backupKey(instance, id, verifiedName))
+	}
+	for _, id := range p.Manifests {
+		others = append(others, r.manifestKey(instance, id))
+	}
+	for _, id := range p.GivenUp {
+		others = append(others, backupKey(instance, id, recordName))
+	}
+	for _, s := range expand(p.Segments) {
+		segments = append(segments, r.segmentKey(instance, s.Backup, s.N))
+	}
+	for _, keys := range [][]storage.Key{records, others, segments} {
+		n, err := r.deleteAll(ctx, keys)
+		protected += n
+		if err != nil {
+			return protected, fmt.Errorf("delete: %w", err)
+		}
+	}
+	return protected, nil
+}
+
+// deleteAll deletes objects, and counts those that the storage protects.
+func (r *Repo) deleteAll(ctx context.Context, keys []storage.Key) (protected int, err error) {
+	err = storage.DeleteAll(ctx, r.store, keys)
+	if !errors.Is(err, storage.ErrRetained) {
+		return 0, err
+	}
+	for _, key := range keys {
+		switch err := r.store.Delete(ctx, key); {
+		case errors.Is(err, storage.ErrRetained):
+			protected++
+		case err != nil:
+			return protected, err
+		}
+	}
+	return protected, nil
+}
+
+// expand lists segments one by one.
+func expand(refs map[manifest.BackupID][]manifest.Range) []SegmentID {
+	var out []SegmentID
+	for id, ranges := range refs {
+		for _, g := range ranges {
+			for n := g[0]; n <= g[1]; n++ {
+				out = append(out, SegmentID{id, n})
+			}
+		}
+	}
+	return out
+}
+
+// collapse undoes expand.
+func collapse(list []SegmentID) map[manifest.BackupID][]manifest.Range {
+	slices.SortFunc(list, func(a, b SegmentID) int {
+		if c := strings.Compare(string(a.Backup), string(b.Backup)); c != 0 {
+			return c
+		}
+		return a.N - b.N
+	})
+	out := map[manifest.BackupID][]manifest.Range{}
+	for _, s := range list {
+		ranges := out[s.Backup]
+		if k := len(ranges); k > 0 && ranges[k-1][1] == s.N-1 {
+			ranges[k-1][1] = s.N
+			continue
+		}
+		out[s.Backup] = append(ranges, manifest.Range{s.N, s.N})
+	}
+	return out
+}
