@@ -112,11 +112,15 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 	if err := durable.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the state directory: %w", err)
 	}
-	lock, err := opts.Repo.Lock(ctx, opts.Instance, "backup")
+	id, err := manifest.NewID()
 	if err != nil {
 		return nil, err
 	}
-	res, err := runLocked(ctx, opts, dir, func(m *manifest.Manifest, key *repo.WriteKey) (*manifest.Record, error) {
+	lock, err := opts.Repo.Lock(ctx, opts.Instance, "backup", id)
+	if err != nil {
+		return nil, err
+	}
+	res, err := runLocked(ctx, opts, id, dir, func(m *manifest.Manifest, key *repo.WriteKey) (*manifest.Record, error) {
 		return opts.Repo.Commit(ctx, lock, m, key, signer)
 	})
 	// A cancelled run gives its lock back all the same.
@@ -130,12 +134,8 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 
 type commitFunc func(*manifest.Manifest, *repo.WriteKey) (*manifest.Record, error)
 
-func runLocked(ctx context.Context, opts Options, dir string, commit commitFunc) (*Result, error) {
+func runLocked(ctx context.Context, opts Options, id manifest.BackupID, dir string, commit commitFunc) (*Result, error) {
 	started := time.Now().UTC()
-	id, err := manifest.NewID()
-	if err != nil {
-		return nil, err
-	}
 	key, err := writeKey(ctx, &opts, dir)
 	if err != nil {
 		return nil, err
@@ -187,8 +187,10 @@ func (r *run) load(ctx context.Context, dir string) (*state, error) {
 	if err != nil {
 		return nil, err
 	}
-	exists := func(s manifest.Segment) bool { return present[repo.SegmentID{Backup: s.Backup, N: s.N}] == s.Size }
-	if r.journaled, err = readJournal(dir, exists); err != nil {
+	r.journaled, err = readJournal(dir, func(s manifest.Segment) bool {
+		return present[repo.SegmentID{Backup: s.Backup, N: s.N}] == s.Size
+	})
+	if err != nil {
 		return nil, err
 	}
 	parent, err := r.parent(ctx, dir)
@@ -199,9 +201,8 @@ func (r *run) load(ctx context.Context, dir string) (*state, error) {
 	if r.nodeName == "" { // perhaps no file is opened that tells it
 		r.nodeName = parent.summary.NodeName
 	}
-	r.inRepo = make([]bool, len(parent.segments))
-	for i, s := range parent.segments {
-		r.inRepo[i] = exists(s)
+	if r.inRepo, err = r.opts.Repo.Stored(ctx, r.opts.Instance, parent.segments); err != nil {
+		return nil, err
 	}
 	r.proveAll = r.opts.Prove || r.opts.ProveInterval > 0 && time.Since(parent.proved) >= r.opts.ProveInterval
 	return parent, nil
@@ -235,7 +236,7 @@ func (r *run) parent(ctx context.Context, dir string) (*state, error) {
 	if st == nil {
 		return r.noState(ctx, why)
 	}
-	if _, err := r.opts.Repo.Find(ctx, r.opts.Instance, string(st.summary.ID)); errors.Is(err, repo.ErrNoBackup) {
+	if _, err := r.opts.Repo.Record(ctx, r.opts.Instance, st.summary.ID); errors.Is(err, repo.ErrNoBackup) {
 		return r.noState(ctx, fmt.Sprintf("backup %s, which this node made last, was deleted", st.summary.ID.Short()))
 	} else if err != nil {
 		return nil, err

@@ -12,9 +12,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sync/errgroup"
@@ -26,17 +28,25 @@ import (
 // maxManifest bounds a stored manifest, and its content, in bytes.
 const maxManifest = 4 << 30
 
+// parallelReads is how many small objects are read at once.
+const parallelReads = 16
+
+// recordName names the object that makes a backup. One of no bytes says that the
+// backup was given up: no record can be put there any more (see Lock).
 const (
-	recordName = "record.jsonl"
-	markName   = "deleting"
+	recordName   = "record.jsonl"
+	manifestName = "manifest.json" // and an ending
 )
+
+// errGivenUp is an ErrNotExist of a record that there will never be.
+var errGivenUp = fmt.Errorf("the backup was given up: %w", storage.ErrNotExist)
 
 func backupKey(instance string, id manifest.BackupID, name string) storage.Key {
 	return storage.Key(fmt.Sprintf("backups/%s/%s/%s", instance, id, name))
 }
 
 func (r *Repo) manifestKey(instance string, id manifest.BackupID) storage.Key {
-	return backupKey(instance, id, "manifest.json"+r.ending())
+	return backupKey(instance, id, manifestName+r.ending())
 }
 
 // signature is the second line of a record object.
@@ -52,7 +62,15 @@ func (r *Repo) Commit(ctx context.Context, lock *Lock, m *manifest.Manifest, key
 	if err := m.Check(); err != nil {
 		return nil, fmt.Errorf("commit: %w", err)
 	}
-	if err := r.checkSegments(ctx, m); err != nil {
+	parent, err := r.parentOf(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.checkSegments(ctx, m, parent); err != nil {
+		return nil, err
+	}
+	until, err := r.retainSegments(ctx, m, parent)
+	if err != nil {
 		return nil, err
 	}
 	if err := lock.Check(ctx); err != nil {
@@ -64,56 +82,141 @@ func (r *Repo) Commit(ctx context.Context, lock *Lock, m *manifest.Manifest, key
 	}
 	sum := sha256.Sum256(body)
 	m.StoredBytes += int64(len(body))
-	rec := &manifest.Record{Format: manifest.Format, Summary: m.Summary, ManifestSHA256: hex.EncodeToString(sum[:]), ManifestSize: int64(len(body)), Segments: m.Refs()}
+	rec := &manifest.Record{Format: manifest.Format, Summary: m.Summary, ManifestSHA256: hex.EncodeToString(sum[:]), ManifestSize: int64(len(body)), Segments: m.Refs(), RetainUntil: until}
 	text, err := sign(rec, signer)
 	if err != nil {
 		return nil, err
 	}
-	absent := storage.PutOptions{IfAbsent: true}
+	absent := storage.PutOptions{IfAbsent: true, RetainUntil: r.opts.RetainUntil}
 	if err := r.store.Put(ctx, r.manifestKey(m.Instance, m.ID), bytes.NewReader(body), absent); err != nil {
 		return nil, fmt.Errorf("store manifest: %w", err)
 	}
-	if err := r.store.Put(ctx, backupKey(m.Instance, m.ID, recordName), bytes.NewReader(text), absent); err != nil {
+	err = r.store.Put(ctx, backupKey(m.Instance, m.ID, recordName), bytes.NewReader(text), absent)
+	if errors.Is(err, storage.ErrExist) {
+		return nil, fmt.Errorf("no backup was made: %w, which gave this backup up", ErrLockLost)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("store record: %w", err)
 	}
-	return rec, r.confirm(ctx, lock, m)
+	return rec, nil
 }
 
-// confirm looks, after the record was written, whether the lock held until then.
-// If another process took it over meanwhile, a deletion may have missed the
-// record: a backup that lacks a segment is taken back.
-func (r *Repo) confirm(ctx context.Context, lock *Lock, m *manifest.Manifest) error {
-	lost := lock.Check(ctx)
-	if lost == nil {
-		return nil
+// parentOf returns the record of m's parent, nil if there is none (any more).
+func (r *Repo) parentOf(ctx context.Context, m *manifest.Manifest) (*manifest.Record, error) {
+	if m.Parent == "" {
+		return nil, nil
 	}
-	if err := r.checkSegments(ctx, m); err != nil {
-		return errors.Join(lost, err, r.store.Delete(ctx, backupKey(m.Instance, m.ID, recordName)))
+	parent, err := r.Record(ctx, m.Instance, m.Parent)
+	if errors.Is(err, ErrNoBackup) {
+		return nil, nil
 	}
-	return nil
+	return parent, err
 }
 
-// checkSegments returns ErrCorrupt, with a name, if a segment of m isn't stored.
-func (r *Repo) checkSegments(ctx context.Context, m *manifest.Manifest) error {
-	stored, err := r.Segments(ctx, m.Instance)
-	if err != nil {
-		return err
+// segmentsOf returns the segments that a record names; none for nil.
+func segmentsOf(rec *manifest.Record) map[SegmentID]bool {
+	out := map[SegmentID]bool{}
+	if rec != nil {
+		for _, s := range expand(rec.Segments) {
+			out[s] = true
+		}
 	}
+	return out
+}
+
+// retainSegments prolongs the storage's protection of the segments that m takes
+// over from earlier runs, and returns until when all of m's are protected. As long
+// as the parent's protection lasts for half of what is asked, m shares it: else
+// each backup would cost a request for each segment of all before it.
+func (r *Repo) retainSegments(ctx context.Context, m *manifest.Manifest, parent *manifest.Record) (*time.Time, error) {
+	until := r.opts.RetainUntil
+	if until.IsZero() {
+		return nil, nil
+	}
+	retainer, ok := r.store.(storage.Retainer)
+	if !ok {
+		return nil, fmt.Errorf("%s can't protect objects until a date; remove immutable_for", r.store.URL())
+	}
+	shared := map[SegmentID]bool{}
+	now := r.now()
+	if parent != nil && parent.RetainUntil != nil && parent.RetainUntil.After(now.Add(until.Sub(now)/2)) {
+		until, shared = *parent.RetainUntil, segmentsOf(parent)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallelReads)
 	for _, s := range m.Segments {
-		key := SegmentID{s.Backup, s.N}
-		size, ok := stored[key]
-		if !ok { // a listing may be late, a stat isn't
-			info, err := r.store.Stat(ctx, r.segmentKey(m.Instance, s.Backup, s.N))
-			if err != nil {
-				return fmt.Errorf("commit: segment %s/%d: %w", s.Backup, s.N, err)
-			}
-			size = info.Size
+		if id := (SegmentID{s.Backup, s.N}); s.Backup != m.ID && !shared[id] {
+			g.Go(func() error { return retainer.Retain(ctx, r.segmentKey(m.Instance, s.Backup, s.N), r.opts.RetainUntil) })
 		}
-		if size != s.Size {
-			return fmt.Errorf("commit: segment %s/%d: %w: %d bytes stored, not %d", s.Backup, s.N, ErrCorrupt, size, s.Size)
+	}
+	if err := g.Wait(); err != nil {
+		return nil, fmt.Errorf("protect segments: %w", err)
+	}
+	until = until.UTC().Truncate(time.Second)
+	return &until, nil
+}
+
+// checkSegments returns an error with a name if a segment of m isn't stored with
+// its size. The listing answers for segments of this run and of the parent, which
+// is there and can't be deleted meanwhile; others, which an interrupted run left,
+// may have been deleted after all, and are asked for one by one.
+func (r *Repo) checkSegments(ctx context.Context, m *manifest.Manifest, parent *manifest.Record) error {
+	believed := segmentsOf(parent)
+	sizes, err := r.stored(ctx, m.Instance, m.Segments, func(s SegmentID) bool { return s.Backup == m.ID || believed[s] })
+	if err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	for i, s := range m.Segments {
+		if sizes[i] != s.Size {
+			return fmt.Errorf("commit: segment %s/%d: %w: %d bytes stored, not %d", s.Backup, s.N, ErrCorrupt, sizes[i], s.Size)
 		}
 	}
 	return nil
+}
+
+// Stored tells of each segment whether it is stored with its size.
+func (r *Repo) Stored(ctx context.Context, instance string, segments []manifest.Segment) ([]bool, error) {
+	sizes, err := r.stored(ctx, instance, segments, func(SegmentID) bool { return true })
+	if err != nil {
+		return nil, err
+	}
+	out := make([]bool, len(segments))
+	for i, s := range segments {
+		out[i] = sizes[i] == s.Size
+	}
+	return out, nil
+}
+
+// stored returns the size in bytes of each segment, -1 if it isn't there. The
+// listing is believed only of what it shows, and only of segments that believed
+// tells: it may be late.
+func (r *Repo) stored(ctx context.Context, instance string, segments []manifest.Segment, believed func(SegmentID) bool) ([]int64, error) {
+	listed, err := r.Segments(ctx, instance)
+	if err != nil {
+		return nil, err
+	}
+	sizes := make([]int64, len(segments))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallelReads)
+	for i, s := range segments {
+		id := SegmentID{s.Backup, s.N}
+		if size, ok := listed[id]; ok && believed(id) {
+			sizes[i] = size
+			continue
+		}
+		g.Go(func() error {
+			info, err := r.store.Stat(ctx, r.segmentKey(instance, s.Backup, s.N))
+			if errors.Is(err, storage.ErrNotExist) {
+				info.Size, err = -1, nil
+			}
+			sizes[i] = info.Size
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, fmt.Errorf("look for segments: %w", err)
+	}
+	return sizes, nil
 }
 
 // SegmentID names a segment within its instance.
@@ -203,15 +306,32 @@ func parseRecord(line []byte, writer string) (*manifest.Record, error) {
 	if rec.Format != manifest.Format {
 		return nil, fmt.Errorf("%w: record of format %d", ErrFormat, rec.Format)
 	}
-	for _, ranges := range rec.Segments {
-		for _, g := range ranges {
-			if g[0] < 0 || g[1] < g[0] || g[1] > 1<<30 {
-				return nil, fmt.Errorf("%w: segments %v", ErrCorrupt, g)
-			}
-		}
+	if err := checkRanges(rec.Segments); err != nil {
+		return nil, err
 	}
 	rec.Writer = writer
 	return rec, nil
+}
+
+func checkRanges(refs map[manifest.BackupID][]manifest.Range) error {
+	for _, ranges := range refs {
+		for _, g := range ranges {
+			if g[0] < 0 || g[1] < g[0] || g[1] > 1<<30 {
+				return fmt.Errorf("%w: segments %v", ErrCorrupt, g)
+			}
+		}
+	}
+	return nil
+}
+
+// Record returns the record of the backup with that id, or ErrNoBackup. It doesn't
+// depend on a listing.
+func (r *Repo) Record(ctx context.Context, instance string, id manifest.BackupID) (*manifest.Record, error) {
+	rec, err := r.readRecord(ctx, instance, id)
+	if errors.Is(err, storage.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %s", ErrNoBackup, id)
+	}
+	return rec, err
 }
 
 // readRecord reads a backup's record and holds it against where it was found.
@@ -220,6 +340,9 @@ func (r *Repo) readRecord(ctx context.Context, instance string, id manifest.Back
 	text, err := readSmall(ctx, r.store, key)
 	if err != nil {
 		return nil, err
+	}
+	if len(text) == 0 {
+		return nil, errGivenUp
 	}
 	rec, err := r.verifyRecord(text)
 	if err == nil && (rec.ID != id || rec.Instance != instance) {
@@ -242,8 +365,11 @@ type BadRecord struct {
 type listing struct {
 	instance string
 	id       manifest.BackupID
-	record   bool
-	deleting bool
+	manifest bool
+	record   bool // there is a record
+	givenUp  bool // an empty one
+	pin      bool
+	verified bool
 }
 
 func (r *Repo) listBackups(ctx context.Context, instance string) ([]listing, error) {
@@ -261,14 +387,40 @@ func (r *Repo) listBackups(ctx context.Context, instance string) ([]listing, err
 			out = append(out, listing{instance: p[1], id: manifest.BackupID(p[2])})
 		}
 		l := &out[len(out)-1]
-		l.record = l.record || p[3] == recordName
-		l.deleting = l.deleting || p[3] == markName
+		switch p[3] {
+		case recordName:
+			l.record, l.givenUp = i.Size > 0, i.Size == 0
+		case manifestName + r.ending():
+			l.manifest = true
+		case pinName:
+			l.pin = true
+		case verifiedName:
+			l.verified = true
+		}
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list backups: %w", err)
 	}
 	return out, nil
+}
+
+// Instances returns the instances that the repository has anything of, sorted.
+// Whoever writes for one takes its lock first, and locks are few.
+func (r *Repo) Instances(ctx context.Context) ([]string, error) {
+	seen := map[string]bool{}
+	for _, prefix := range []string{"backups/", "locks/"} {
+		err := r.store.List(ctx, prefix, func(i storage.Info) error {
+			if name, _, ok := strings.Cut(strings.TrimPrefix(string(i.Key), prefix), "/"); ok && manifest.ValidInstance(name) {
+				seen[name] = true
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list instances: %w", err)
+		}
+	}
+	return slices.Sorted(maps.Keys(seen)), nil
 }
 
 // List returns the backups of an instance, or of all for "", oldest first, and
@@ -278,14 +430,14 @@ func (r *Repo) List(ctx context.Context, instance string) ([]*manifest.Record, [
 	if err != nil {
 		return nil, nil, err
 	}
-	found = slices.DeleteFunc(found, func(l listing) bool { return !l.record || l.deleting })
+	found = slices.DeleteFunc(found, func(l listing) bool { return !l.record })
 	return r.readRecords(ctx, found)
 }
 
 func (r *Repo) readRecords(ctx context.Context, found []listing) (recs []*manifest.Record, bad []BadRecord, err error) {
 	var mu sync.Mutex // guards recs and bad
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(16)
+	g.SetLimit(parallelReads)
 	for _, l := range found {
 		g.Go(func() error {
 			rec, err := r.readRecord(ctx, l.instance, l.id)

@@ -33,6 +33,8 @@ var (
 	ErrLocked = errors.New("the instance is locked")
 	// ErrLockLost says that another process took the lock over.
 	ErrLockLost = errors.New("the lock was lost to another process")
+	// ErrPinned says that a backup is pinned and not deleted.
+	ErrPinned = errors.New("the backup is pinned")
 	// ErrCorrupt says that stored bytes aren't what was written.
 	ErrCorrupt = errors.New("stored data is damaged")
 	// ErrSignature says that a record isn't signed by a trusted writer.

@@ -64,6 +64,15 @@ type Options struct {
 	TrustedWriters []string
 	// Level is the compression of what this process writes.
 	Level Level
+	// RetainUntil, if not zero, is until when the storage shall refuse to remove what
+	// this process writes for a backup, and what the backup takes over.
+	RetainUntil time.Time
+	// Notify, if not nil, is told in a sentence when a call waits for long.
+	Notify func(string)
+	// Now, if not nil, is the clock of this host, and Host, if not empty, its name:
+	// for tests of several hosts.
+	Now  func() time.Time
+	Host string
 }
 
 // Repo is an open repository. Its methods may be called from several goroutines.

@@ -10,12 +10,14 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"filippo.io/age"
@@ -72,15 +74,15 @@ func text(seed uint64, n int) []byte {
 // backup stores contents as one file in segments of its own, after the extents of
 // base, and commits. It returns what stopped it.
 func backup(ctx context.Context, r *repo.Repo, key ed25519.PrivateKey, base *manifest.Manifest, contents ...[]byte) (*manifest.Manifest, error) {
-	lock, err := r.Lock(ctx, instance, "backup")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = lock.Release(context.WithoutCancel(ctx)) }()
 	id, err := manifest.NewID()
 	if err != nil {
 		return nil, err
 	}
+	lock, err := r.Lock(ctx, instance, "backup", id)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = lock.Release(context.WithoutCancel(ctx)) }()
 	f := &manifest.File{Root: manifest.DataRoot, Path: "shards/00000000-ffffffff/db.1795334390.couch", Kind: manifest.Shard}
 	m := &manifest.Manifest{Format: 1, Summary: manifest.Summary{ID: id, Instance: instance, Name: "b", Type: manifest.Full, Status: manifest.Completed, Started: time.Now().UTC()}}
 	if base != nil {
@@ -430,11 +432,11 @@ func TestDelete(t *testing.T) {
 	full := mustBackup(t, r, f.writer, nil, text(1, 1000), text(2, 1000))
 	incr := mustBackup(t, r, f.writer, full, text(3, 1000))
 	del := func(id manifest.BackupID) repo.Freed {
-		lock, err := r.Lock(t.Context(), instance, "delete")
+		lock, err := r.Lock(t.Context(), instance, "prune", "")
 		if err != nil {
 			t.Fatal(err)
 		}
-		freed, err := r.Delete(t.Context(), lock, id)
+		freed, err := r.Prune(t.Context(), lock, repo.PruneOptions{Remove: []manifest.BackupID{id}, Now: time.Now()})
 		if err := errors.Join(err, lock.Release(t.Context())); err != nil {
 			t.Fatal(err)
 		}
@@ -449,7 +451,9 @@ func TestDelete(t *testing.T) {
 	if freed := del(incr.ID); freed.Segments != 3 {
 		t.Errorf("the last deletion freed %+v", freed)
 	}
-	if got := objects(t, f.store); len(got) != len(before) {
+	got := objects(t, f.store)
+	maps.DeleteFunc(got, func(k storage.Key, _ string) bool { return strings.HasPrefix(string(k), "plans/") })
+	if len(got) != len(before) {
 		t.Errorf("left behind: %v", got)
 	}
 }
@@ -461,11 +465,11 @@ func TestDeleteRefusesBesideADamagedRecord(t *testing.T) {
 	second := mustBackup(t, r, f.writer, first, text(2, 1000))
 	put(t, f.store, storage.Key("backups/"+instance+"/"+string(second.ID)+"/record.jsonl"), []byte("{}\n{}\n"))
 	before := objects(t, f.store)
-	lock, err := r.Lock(t.Context(), instance, "delete")
+	lock, err := r.Lock(t.Context(), instance, "prune", "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Delete(t.Context(), lock, first.ID); !errors.Is(err, repo.ErrSignature) {
+	if _, err := r.Prune(t.Context(), lock, repo.PruneOptions{Remove: []manifest.BackupID{first.ID}, Now: time.Now()}); !errors.Is(err, repo.ErrSignature) {
 		t.Errorf("got %v, want ErrSignature", err)
 	}
 	if got := objects(t, f.store); len(got) != len(before) {
@@ -476,15 +480,15 @@ func TestDeleteRefusesBesideADamagedRecord(t *testing.T) {
 func TestLock(t *testing.T) {
 	f := newFixture(t)
 	r := f.open(t, f.store)
-	lock, err := r.Lock(t.Context(), instance, "backup")
+	lock, err := r.Lock(t.Context(), instance, "backup", "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = r.Lock(t.Context(), instance, "backup")
+	_, err = r.Lock(t.Context(), instance, "backup", "")
 	if !errors.Is(err, repo.ErrLocked) || !strings.Contains(err.Error(), "a backup runs on") {
 		t.Errorf("second lock: %v", err)
 	}
-	if other, err := r.Lock(t.Context(), "node2", "backup"); err != nil {
+	if other, err := r.Lock(t.Context(), "node2", "backup", ""); err != nil {
 		t.Errorf("another instance: %v", err)
 	} else if err := other.Release(t.Context()); err != nil {
 		t.Error(err)
@@ -492,50 +496,72 @@ func TestLock(t *testing.T) {
 	if err := lock.Release(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	again, err := r.Lock(t.Context(), instance, "backup")
+	again, err := r.Lock(t.Context(), instance, "backup", "")
 	if err != nil {
 		t.Fatalf("after the release: %v", err)
 	}
 	// Somebody who took us for dead:
-	put(t, f.store, "locks/"+instance+"/0000000099.json", []byte(`{"pid":1}`))
+	put(t, f.store, "locks/"+instance+"/0000000003.json", []byte(`{"pid":1}`))
 	if err := again.Check(t.Context()); !errors.Is(err, repo.ErrLockLost) {
 		t.Errorf("replaced holder: %v", err)
 	}
 }
 
-// A lock counts for its lease when its process can't be looked at: on another
-// host, and on one of the same name that started another time.
+// Of a process that can't be looked at, on another host or on one of the same name
+// that started another time, a lock counts until it showed no sign of life for the
+// lease: by its own time, and then by the watch of who waits for it.
 func TestLockOfAnotherHost(t *testing.T) {
 	host, err := os.Hostname()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, test := range map[string]struct {
-		host string
-		age  time.Duration
-		want error
+		host   string
+		age    time.Duration
+		renews bool
+		want   error
+		waits  time.Duration
 	}{
-		"alive elsewhere":       {"elsewhere", time.Minute, repo.ErrLocked},
-		"same name, other boot": {host, time.Minute, repo.ErrLocked},
-		"silent elsewhere":      {"elsewhere", time.Hour, nil},
-		"silent, same name":     {host, time.Hour, nil},
+		"alive elsewhere":       {"elsewhere", time.Minute, false, repo.ErrLocked, 0},
+		"same name, other boot": {host, time.Minute, false, repo.ErrLocked, 0},
+		"silent elsewhere":      {"elsewhere", time.Hour, false, nil, 5 * time.Minute},
+		"silent, same name":     {host, time.Hour, false, nil, 5 * time.Minute},
+		"its clock is behind":   {"elsewhere", 24 * time.Hour, true, repo.ErrLocked, time.Minute},
+		"its clock is ahead":    {"elsewhere", -24 * time.Hour, true, repo.ErrLocked, time.Minute},
+		"silent, and ahead":     {"elsewhere", -24 * time.Hour, false, nil, 5 * time.Minute},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFixture(t)
-			info, err := json.Marshal(repo.LockInfo{Host: test.host, Boot: "another", PID: 1, Start: "1", Purpose: "backup", Renewed: time.Now().Add(-test.age)})
-			if err != nil {
-				t.Fatal(err)
-			}
-			put(t, f.store, "locks/"+instance+"/0000000001.json", info)
-			lock, err := f.open(t, f.store).Lock(t.Context(), instance, "backup")
-			if !errors.Is(err, test.want) {
-				t.Fatalf("got %v, want %v", err, test.want)
-			}
-			if err == nil {
-				if err := lock.Release(t.Context()); err != nil {
-					t.Error(err)
+			synctest.Test(t, func(t *testing.T) {
+				f := newFixture(t)
+				r := f.open(t, f.store)
+				began := time.Now()
+				held := func() {
+					info, err := json.Marshal(repo.LockInfo{Host: test.host, Boot: "another", PID: 1, Start: "1", Purpose: "backup", Renewed: time.Now().Add(-test.age)})
+					if err != nil {
+						t.Error(err)
+					}
+					put(t, f.store, "locks/"+instance+"/0000000001.json", info)
 				}
-			}
+				held()
+				if test.renews {
+					go func() {
+						time.Sleep(time.Minute)
+						held()
+					}()
+				}
+				lock, err := r.Lock(t.Context(), instance, "backup", "")
+				if !errors.Is(err, test.want) {
+					t.Fatalf("got %v, want %v", err, test.want)
+				}
+				if took := time.Since(began); took < test.waits || took > test.waits+time.Minute {
+					t.Errorf("took %v, want %v", took, test.waits)
+				}
+				if err == nil {
+					if err := lock.Release(t.Context()); err != nil {
+						t.Error(err)
+					}
+				}
+			})
 		})
 	}
 }
@@ -547,7 +573,7 @@ func TestLockIsTakenByOne(t *testing.T) {
 	got := make(chan error, n)
 	for range n {
 		go func() {
-			_, err := r.Lock(context.Background(), instance, "backup")
+			_, err := r.Lock(context.Background(), instance, "backup", "")
 			got <- err
 		}()
 	}
@@ -576,7 +602,7 @@ func TestMain(m *testing.M) {
 		if err != nil {
 			os.Exit(4)
 		}
-		if _, err := r.Lock(context.Background(), instance, "backup"); err != nil {
+		if _, err := r.Lock(context.Background(), instance, "backup", ""); err != nil {
 			os.Exit(5)
 		}
 		os.Exit(0) // without releasing it
@@ -605,7 +631,7 @@ func TestLockOfADeadProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lock, err := r.Lock(t.Context(), instance, "backup")
+	lock, err := r.Lock(t.Context(), instance, "backup", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -670,11 +696,14 @@ func steps(t *testing.T, r *repo.Repo, f *fixture, first *manifest.Manifest) err
 	if first == nil {
 		return nil
 	}
-	lock, err := r.Lock(t.Context(), instance, "delete")
+	lock, err := r.Lock(t.Context(), instance, "prune", "")
 	if err != nil {
 		return err
 	}
-	_, err = r.Delete(t.Context(), lock, first.ID)
+	_, err = r.Prune(t.Context(), lock, repo.PruneOptions{Remove: []manifest.BackupID{first.ID}, Now: time.Now()})
+	if errors.Is(err, repo.ErrNoBackup) { // whoever took the lock first ended the deletion
+		err = nil
+	}
 	return errors.Join(err, lock.Release(t.Context()))
 }
 

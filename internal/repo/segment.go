@@ -101,7 +101,7 @@ func (r *Repo) compress(w io.Writer, plain []byte) error {
 // PutSegment stores s for the instance.
 func (r *Repo) PutSegment(ctx context.Context, instance string, s *Sealed) error {
 	key := r.segmentKey(instance, s.Segment.Backup, s.Segment.N)
-	if err := r.store.Put(ctx, key, bytes.NewReader(s.bytes.Bytes()), storage.PutOptions{IfAbsent: true}); err != nil {
+	if err := r.store.Put(ctx, key, bytes.NewReader(s.bytes.Bytes()), storage.PutOptions{IfAbsent: true, RetainUntil: r.opts.RetainUntil}); err != nil {
 		return fmt.Errorf("store segment: %w", err)
 	}
 	return nil
