@@ -174,7 +174,8 @@ func (s *Store) needLock(ctx context.Context, op string) error {
 	return fmt.Errorf("%s: the bucket %s can't protect objects until a date: make one with Object Lock and use that (docs/s3.md)", op, s.settings.bucket)
 }
 
-// Retain protects an object until a later date. An earlier one changes nothing.
+// Retain protects an object until a later date. An earlier one, or one that is over,
+// changes nothing.
 func (s *Store) Retain(ctx context.Context, key storage.Key, until time.Time) error {
 	op := "retain " + string(key)
 	name, err := s.begin(ctx, "retain", key)
@@ -189,7 +190,7 @@ func (s *Store) Retain(ctx context.Context, key storage.Key, until time.Time) er
 		return err
 	}
 	until = wholeSeconds(until)
-	if !until.After(retainedUntil(info)) {
+	if !until.After(retainedUntil(info)) || !until.After(time.Now()) {
 		return nil
 	}
 	mode := minio.RetentionMode(info.Metadata.Get("X-Amz-Object-Lock-Mode"))
