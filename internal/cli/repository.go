@@ -74,6 +74,10 @@ func openRepo(ctx context.Context, env *Env, s *settings, ask bool) (*opened, er
 
 func openIn(ctx context.Context, env *Env, s *settings, store storage.Store, ask bool) (*repo.Repo, error) {
 	opts := repo.Options{TrustedWriters: s.TrustedWriters, Level: s.level()}
+	opts.Notify = func(text string) { fmt.Fprintf(env.Stderr, "slipcover: %s\n", text) }
+	if !s.ImmutableFor.IsZero() {
+		opts.RetainUntil = s.ImmutableFor.After(env.Now())
+	}
 	var err error
 	if opts.Identities, err = readIdentities(s.identities); err != nil {
 		return nil, err
