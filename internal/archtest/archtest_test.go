@@ -62,7 +62,7 @@ var allowed = map[string][]string{
 	"internal/restore": {"couchfile", "internal/durable", "internal/manifest", "internal/node", "internal/repo", "internal/shard", "internal/storage", "internal/words"},
 
 	// Wires all the rest together.
-	"internal/cli": {"couchfile", "internal/backup", "internal/config", "internal/durable", "internal/manifest", "internal/node",
+	"internal/cli": {"couchfile", "internal/backup", "internal/calendar", "internal/config", "internal/durable", "internal/manifest", "internal/node",
 		"internal/repo", "internal/restore", "internal/retention", "internal/storage", "internal/storage/drivers", "internal/storage/retry",
 		"internal/storage/limit", "internal/storage/cache", "internal/storage/meter", "internal/storage/probe"},
 	"cmd/slipcover": {"internal/cli"},

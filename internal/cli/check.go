@@ -1,18 +1,23 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/slipcover/slipcover/internal/calendar"
+	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/repo"
 )
 
 type checkOptions struct {
 	repoOptions
 	readData bool
+	maxAge   string
 }
 
 func newCheck(env *Env, g *globalOptions) *cobra.Command {
@@ -22,7 +27,10 @@ func newCheck(env *Env, g *globalOptions) *cobra.Command {
 		Short: "Check that the repository holds what its backups need",
 		Long: `Check the repository: signatures, and that every stored object that a backup needs is there. With the repository's
 key also the manifests and the size of each object; with --read-data every stored byte. Exit code 4 if something is
-wrong. "backup verify" goes further: it restores, and reads every document.`,
+wrong. "backup verify" goes further: it restores, and reads every document.
+
+With --max-age an instance whose newest backup is older is a problem too: backups that stopped, or newer ones that
+somebody with access to the storage has removed, show in no other way.`,
 		Args: arguments(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := g.load(env, cmd)
@@ -35,6 +43,7 @@ wrong. "backup verify" goes further: it restores, and reads every document.`,
 	o.flags(c.Flags(), "whose backups to check (default: all)")
 	progressFlag(c.Flags())
 	c.Flags().BoolVar(&o.readData, "read-data", false, "read every stored byte and compare its hash; needs the repository's key")
+	c.Flags().StringVar(&o.maxAge, "max-age", "", "a newest backup that is older than this `TIME`, such as 26h or 2d, is a problem")
 	return c
 }
 
@@ -47,6 +56,10 @@ type checkResult struct {
 }
 
 func runCheck(ctx context.Context, env *Env, s *settings, o *checkOptions) error {
+	maxAge, err := calendar.ParseSpan(cmp.Or(o.maxAge, "0"))
+	if err != nil {
+		return usage("--max-age %q is no time such as 26h or 2d", o.maxAge)
+	}
 	r, err := openRepo(ctx, env, s, true)
 	if err != nil {
 		return err
@@ -71,6 +84,13 @@ func runCheck(ctx context.Context, env *Env, s *settings, o *checkOptions) error
 	if err != nil {
 		return err
 	}
+	if !maxAge.IsZero() {
+		old, err := tooOld(ctx, r.Repo, o.instance, maxAge, env.Now())
+		if err != nil {
+			return err
+		}
+		report.Problems = append(report.Problems, old...)
+	}
 	out := checkResult{OK: len(report.Problems) == 0, KeyUsed: r.CanRead(), CheckReport: report}
 	if err := out.print(env, o.readData); err != nil {
 		return err
@@ -79,6 +99,37 @@ func runCheck(ctx context.Context, env *Env, s *settings, o *checkOptions) error
 		return say(errProblem, "%s in the repository", count(len(report.Problems), "problem"))
 	}
 	return nil
+}
+
+// tooOld returns a problem for each instance without a backup that was begun within
+// age before now.
+func tooOld(ctx context.Context, r *repo.Repo, instance string, age calendar.Span, now time.Time) ([]repo.Problem, error) {
+	recs, _, err := r.List(ctx, instance)
+	if err != nil {
+		return nil, err
+	}
+	instances, err := r.Instances(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if instance != "" {
+		instances = []string{instance}
+	}
+	newest := map[string]*manifest.Record{}
+	for _, rec := range recs {
+		newest[rec.Instance] = rec // the list is by time
+	}
+	var out []repo.Problem
+	for _, name := range instances {
+		rec := newest[name]
+		switch {
+		case rec == nil:
+			out = append(out, repo.Problem{Instance: name, What: "has no backup"})
+		case rec.Started.Before(age.Before(now)):
+			out = append(out, repo.Problem{Instance: name, Backup: rec.ID, What: fmt.Sprintf("is the newest backup and was made at %s, more than %s ago", rec.Started.Format(time.RFC3339), age)})
+		}
+	}
+	return out, nil
 }
 
 func (c *checkResult) print(env *Env, readData bool) error {
