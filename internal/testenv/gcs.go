@@ -2,6 +2,7 @@ package testenv
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"net/http"
 	"os"
@@ -114,29 +115,34 @@ func GCS(t TB) (host string) {
 	return fmt.Sprintf("127.0.0.1:%d", port)
 }
 
-// buildFakeGCS builds the emulator. The build is quick when Go's cache has it.
+// buildFakeGCS returns the path of the emulator, which it builds unless this version
+// was built before.
 func buildFakeGCS() (string, error) {
 	_, file, _, _ := runtime.Caller(0)
 	module := filepath.Join(filepath.Dir(file), "..", "devtools", "fakegcs")
+	sum, err := os.ReadFile(filepath.Join(module, "go.sum"))
+	if err != nil {
+		return "", err
+	}
 	dir, err := cacheDir()
 	if err != nil {
 		return "", err
 	}
-	binary := filepath.Join(dir, "fake-gcs-server")
+	binary := filepath.Join(dir, fmt.Sprintf("fake-gcs-server-%x", sha256.Sum256(sum)))
+	if _, err := os.Stat(binary); err == nil {
+		return binary, nil
+	}
 	temp, err := os.MkdirTemp(dir, "build-")
 	if err != nil {
 		return "", err
 	}
 	defer os.RemoveAll(temp)
-	cmd := exec.Command("go", "build", "-o", filepath.Join(temp, "bin"), "github.com/fsouza/fake-gcs-server")
+	built := filepath.Join(temp, "fake-gcs-server")
+	cmd := exec.Command("go", "build", "-o", built, "github.com/fsouza/fake-gcs-server")
 	cmd.Dir = module
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("fake-gcs-server can't be built: %w: %s", err, lastLine(out))
 	}
-	// Another test may run the file that is there.
-	if err := os.Rename(filepath.Join(temp, "bin"), binary); err != nil {
-		return "", err
-	}
-	return binary, nil
+	return binary, os.Rename(built, binary)
 }

@@ -211,10 +211,15 @@ func (s *Store) Put(ctx context.Context, key storage.Key, body storage.Body, opt
 	if r.err != nil && err != nil {
 		return fmt.Errorf("put %s: %w", key, r.err)
 	}
-	if err != nil {
-		return s.wrap(ctx, "put "+string(key), err)
+	if a, ok := s.answer(err); ok && a.maybe { // there was no object to be found
+		err = s.gone()
 	}
-	return nil
+	return s.wrap(ctx, "put "+string(key), err)
+}
+
+// gone returns the error for a place that isn't there.
+func (s *Store) gone() error {
+	return fmt.Errorf("%w: %s has no such %s", storage.ErrUnavailable, s.name, s.place)
 }
 
 // bodyReader reads a body from start to end, as often as asked to. A body that is
@@ -413,7 +418,7 @@ func (s *Store) wrap(ctx context.Context, what string, err error) error {
 	case a.noObject:
 		return fmt.Errorf("%s: %w", what, storage.ErrNotExist)
 	case a.noPlace:
-		return fmt.Errorf("%s: %w: %s has no such %s", what, storage.ErrUnavailable, s.name, s.place)
+		return fmt.Errorf("%s: %w", what, s.gone())
 	}
 	text := fmt.Sprintf("%s: %s answered %d", what, s.name, a.status)
 	for _, part := range []string{a.code, a.message} {

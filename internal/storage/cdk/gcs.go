@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	gcs "cloud.google.com/go/storage"
@@ -122,6 +123,8 @@ func gcsAnswer(err error) (answer, bool) {
 		a.noPlace = true
 	case ge.Code == http.StatusNotFound:
 		a.maybe = true
+	case ge.Code == http.StatusBadRequest && strings.Contains(ge.Message, "doesn't match calculated"):
+		a.kind = storage.ErrUnavailable // the MD5 of the body is not that of what came
 	case ge.Code == http.StatusPreconditionFailed:
 		a.kind = storage.ErrExist
 	case a.code == "retentionPolicyNotMet" || a.code == "objectUnderActiveHold":
