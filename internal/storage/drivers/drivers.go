@@ -13,6 +13,7 @@ import (
 	"github.com/slipcover/slipcover/internal/storage/file"
 	"github.com/slipcover/slipcover/internal/storage/s3"
 	"github.com/slipcover/slipcover/internal/storage/sftp"
+	"github.com/slipcover/slipcover/internal/storage/swift"
 )
 
 // Options are the options of Open. The zero value opens what is there.
@@ -32,6 +33,7 @@ type driver struct {
 func list() []driver {
 	return []driver{
 		{"file", "file:///path", openFile},
+		{"swift", "swift://container/prefix", openSwift},
 		{"s3", s3.Form, openS3},
 		{"gs", "gs://bucket/prefix", openGCS},
 		{"azblob", "azblob://container/prefix", openAzure},
@@ -150,6 +152,14 @@ func openS3(ctx context.Context, url string, opts Options) (storage.Store, error
 
 func openSFTP(ctx context.Context, url string, opts Options) (storage.Store, error) {
 	s, err := sftp.Open(ctx, url, sftp.Options{Create: opts.Create})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func openSwift(ctx context.Context, url string, opts Options) (storage.Store, error) {
+	s, err := swift.Open(ctx, url, swift.Options{Create: opts.Create})
 	if err != nil {
 		return nil, err
 	}
