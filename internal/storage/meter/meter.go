@@ -36,7 +36,7 @@ func (k Kind) String() string {
 type Counts struct {
 	Requests int64
 	// Errors are the requests that failed. ErrNotExist, ErrExist and ErrRetained are
-	// answers, and what fn returns is not the storage's.
+	// answers, what fn returns is not the storage's, and what was cancelled no failure.
 	Errors int64
 	Sum    time.Duration // of all requests; of a Get and a List with what fn did
 	Max    time.Duration // the longest request
@@ -131,8 +131,8 @@ func (m *Meter) request(k Kind, do func() (failed bool)) {
 	failed = do()
 }
 
-func failed(err error) bool {
-	return err != nil && !errors.Is(err, storage.ErrNotExist) && !errors.Is(err, storage.ErrExist) && !errors.Is(err, storage.ErrRetained)
+func failed(ctx context.Context, err error) bool {
+	return err != nil && ctx.Err() == nil && !errors.Is(err, storage.ErrNotExist) && !errors.Is(err, storage.ErrExist) && !errors.Is(err, storage.ErrRetained)
 }
 
 // New returns s with m counting. It has the optional abilities of s.
@@ -147,7 +147,7 @@ type store struct {
 func (s *store) Put(ctx context.Context, key storage.Key, body storage.Body, opts storage.PutOptions) (err error) {
 	s.m.request(Put, func() bool {
 		err = s.Store.Put(ctx, key, body, opts)
-		return failed(err)
+		return failed(ctx, err)
 	})
 	if err == nil {
 		s.m.mu.Lock()
@@ -174,7 +174,7 @@ func (s *store) Get(ctx context.Context, key storage.Key, off, n int64, fn func(
 			}
 			return err
 		})
-		return failed(err) && own == nil
+		return failed(ctx, err) && own == nil
 	})
 	return err
 }
@@ -196,7 +196,7 @@ func (c *counted) Read(p []byte) (int, error) {
 func (s *store) Stat(ctx context.Context, key storage.Key) (info storage.Info, err error) {
 	s.m.request(Stat, func() bool {
 		info, err = s.Store.Stat(ctx, key)
-		return failed(err)
+		return failed(ctx, err)
 	})
 	return info, err
 }
@@ -209,7 +209,7 @@ func (s *store) List(ctx context.Context, prefix string, fn func(storage.Info) e
 			own = fn(info)
 			return own
 		})
-		return failed(err) && own == nil
+		return failed(ctx, err) && own == nil
 	})
 	return err
 }
@@ -218,7 +218,7 @@ func (s *store) List(ctx context.Context, prefix string, fn func(storage.Info) e
 func (s *store) Delete(ctx context.Context, key storage.Key) (err error) {
 	s.m.request(Delete, func() bool {
 		err = s.Store.Delete(ctx, key)
-		return failed(err)
+		return failed(ctx, err)
 	})
 	return err
 }
@@ -227,7 +227,7 @@ func (s *store) Delete(ctx context.Context, key storage.Key) (err error) {
 func (s *store) DeleteAll(ctx context.Context, keys []storage.Key) (err error) {
 	s.m.request(DeleteAll, func() bool {
 		err = s.Store.(storage.Deleter).DeleteAll(ctx, keys)
-		return failed(err)
+		return failed(ctx, err)
 	})
 	return err
 }
@@ -236,7 +236,7 @@ func (s *store) DeleteAll(ctx context.Context, keys []storage.Key) (err error) {
 func (s *store) Retain(ctx context.Context, key storage.Key, until time.Time) (err error) {
 	s.m.request(Retain, func() bool {
 		err = s.Store.(storage.Retainer).Retain(ctx, key, until)
-		return failed(err)
+		return failed(ctx, err)
 	})
 	return err
 }

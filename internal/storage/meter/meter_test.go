@@ -47,6 +47,8 @@ func TestContractOfAbilities(t *testing.T) {
 func TestCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, m := t.Context(), &meter.Meter{}
+		dead, cancel := context.WithCancel(ctx)
+		cancel()
 		errOwn := errors.New("the caller's own")
 		slow := func(d time.Duration, err error) faulty.Action {
 			return faulty.Action{Before: func() error { time.Sleep(d); return err }}
@@ -72,6 +74,7 @@ func TestCounts(t *testing.T) {
 			{faulty.Action{}, func() error { return s.List(ctx, "", func(storage.Info) error { return errOwn }) }, errOwn},
 			{faulty.Fail(storage.ErrDenied), func() error { return s.List(ctx, "", func(storage.Info) error { return nil }) }, storage.ErrDenied},
 			{faulty.Action{}, func() error { return s.Delete(ctx, "a") }, nil},
+			{faulty.Action{}, func() error { return s.Delete(dead, "a") }, context.Canceled},
 		} {
 			next = step.action
 			if err := step.do(); !errors.Is(err, step.want) {
@@ -86,12 +89,12 @@ func TestCounts(t *testing.T) {
 			meter.Get:    {Requests: 3, Errors: 1, Sum: time.Second, Max: time.Second},
 			meter.Stat:   {Requests: 2, Errors: 1},
 			meter.List:   {Requests: 2, Errors: 1},
-			meter.Delete: {Requests: 1},
+			meter.Delete: {Requests: 2},
 		}
 		if !maps.Equal(got.Kinds, want) {
 			t.Errorf("got  %+v\nwant %+v", got.Kinds, want)
 		}
-		if got.Up != 5 || got.Down != 7 || got.Retries != 1 || got.Busy != 5*time.Second || got.Requests() != 11 || got.Errors() != 4 {
+		if got.Up != 5 || got.Down != 7 || got.Retries != 1 || got.Busy != 5*time.Second || got.Requests() != 12 || got.Errors() != 4 {
 			t.Errorf("got %+v, %d requests, %d errors", got, got.Requests(), got.Errors())
 		}
 	})

@@ -80,7 +80,7 @@ func (r *Report) Failed() []Result {
 
 // Check runs all checks over store, one after the other, measures, and removes what
 // is left, also after ctx is done. It stops after the first check, Reach, if that
-// fails: nothing was put then.
+// fails: there the storage can't be reached or written at all.
 func Check(ctx context.Context, store storage.Store, opts Options) *Report {
 	opts = opts.withDefaults()
 	report := &Report{Prefix: opts.Prefix}
@@ -94,10 +94,10 @@ func Check(ctx context.Context, store storage.Store, opts Options) *Report {
 		}
 		return r.Err == nil
 	}
-	if !note(Reach, func() error { return reach(ctx, store, opts.Prefix) }) {
+	notes := remember(store)
+	if !note(Reach, func() error { return notes.reach(ctx, opts.Prefix) }) {
 		return report
 	}
-	notes := remember(store)
 	for i, c := range Checks() {
 		if ctx.Err() != nil {
 			break
@@ -118,16 +118,23 @@ func Check(ctx context.Context, store storage.Store, opts Options) *Report {
 	return report
 }
 
-// reach asks for an object that isn't there.
-func reach(ctx context.Context, s storage.Store, prefix storage.Key) error {
-	_, err := s.Stat(ctx, prefix+"/none")
-	switch {
-	case err == nil:
-		return fmt.Errorf("an object %s/none is there already", prefix)
-	case errors.Is(err, storage.ErrNotExist):
-		return nil
+// reach asks for an object that isn't there, puts it, and removes it if that failed.
+func (m *memory) reach(ctx context.Context, prefix storage.Key) error {
+	key := prefix + "/reach"
+	_, err := m.Stat(ctx, key)
+	if err == nil {
+		return fmt.Errorf("an object %s is there already", key)
 	}
-	return err
+	if !errors.Is(err, storage.ErrNotExist) {
+		return err
+	}
+	if err := m.Put(ctx, key, patternBody{1}, storage.PutOptions{}); err != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		_ = m.Delete(ctx, key) // it may have taken effect
+		return err
+	}
+	return nil
 }
 
 // Contract is one check of the contract.

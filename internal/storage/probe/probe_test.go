@@ -55,11 +55,22 @@ func wantLeft(t *testing.T, s storage.Store, want ...storage.Key) {
 }
 
 func TestCheckCannotReach(t *testing.T) {
-	s := &broken{Store: mem.New(), stat: func(storage.Store, context.Context, storage.Key) (storage.Info, error) {
-		return storage.Info{}, storage.ErrDenied
-	}}
-	if r := probe.Check(t.Context(), s, quick).Results; len(r) != 1 || r[0].Name != probe.Reach || !errors.Is(r[0].Err, storage.ErrDenied) {
-		t.Errorf("results: got %+v, want %q alone, with ErrDenied", r, probe.Reach)
+	for name, s := range map[string]*broken{
+		"stat": {stat: func(storage.Store, context.Context, storage.Key) (storage.Info, error) {
+			return storage.Info{}, storage.ErrDenied
+		}},
+		"put": {put: func(storage.Store, context.Context, storage.Key, storage.Body, storage.PutOptions) error {
+			return storage.ErrDenied
+		}},
+		"the answer to put is lost": {put: func(s storage.Store, ctx context.Context, k storage.Key, b storage.Body, o storage.PutOptions) error {
+			return errors.Join(s.Put(ctx, k, b, o), storage.ErrDenied)
+		}},
+	} {
+		s.Store = mem.New()
+		if r := probe.Check(t.Context(), s, quick).Results; len(r) != 1 || r[0].Name != probe.Reach || !errors.Is(r[0].Err, storage.ErrDenied) {
+			t.Errorf("%s: got %+v, want %q alone, with ErrDenied", name, r, probe.Reach)
+		}
+		wantLeft(t, s.Store)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 // Speed is how fast a storage was.
 type Speed struct {
+	Object     int64   // bytes of each object
 	Put1, Get1 float64 // bytes per second, one object at a time
 	Put4, Get4 float64 // bytes per second, four at a time
 	// Small are the times of requests for objects of 1 KiB, one at a time.
@@ -25,8 +26,10 @@ type Latency struct {
 	Median, Max time.Duration
 }
 
+// Parallel is how many objects are put and got at a time for Put4 and Get4.
+const Parallel = 4
+
 const (
-	speedParallel = 4
 	// speedObject is the most bytes of an object to measure with: what a stored segment
 	// of a backup has at most.
 	speedObject  = 8 << 20
@@ -36,8 +39,8 @@ const (
 
 // measure puts and gets total bytes in objects of a size that backups have.
 func measure(ctx context.Context, s storage.Store, prefix string, total int64) (*Speed, error) {
-	object := patternBody{max(1, min(speedObject, total/speedParallel))}
-	n := int(max(total/object.size, speedParallel))
+	object := patternBody{max(1, min(speedObject, total/Parallel))}
+	n := int(max(total/object.size, Parallel))
 	key := func(kind string, i int) storage.Key { return storage.Key(fmt.Sprintf("%s%s/%d", prefix, kind, i)) }
 	put := func(kind string) func(context.Context, int) error {
 		return func(ctx context.Context, i int) error {
@@ -52,14 +55,14 @@ func measure(ctx context.Context, s storage.Store, prefix string, total int64) (
 			})
 		}
 	}
-	speed := &Speed{}
+	speed := &Speed{Object: object.size}
 	for _, m := range []struct {
 		to       *float64
 		parallel int
 		do       func(context.Context, int) error
 	}{
 		{&speed.Put1, 1, put("one")}, {&speed.Get1, 1, get("one")},
-		{&speed.Put4, speedParallel, put("four")}, {&speed.Get4, speedParallel, get("four")},
+		{&speed.Put4, Parallel, put("four")}, {&speed.Get4, Parallel, get("four")},
 	} {
 		g, gctx := errgroup.WithContext(ctx)
 		g.SetLimit(m.parallel)
