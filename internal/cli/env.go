@@ -8,6 +8,9 @@ import (
 	"time"
 
 	"golang.org/x/term"
+
+	"github.com/slipcover/slipcover/internal/storage/limit"
+	"github.com/slipcover/slipcover/internal/storage/meter"
 )
 
 // Env is the world as a command sees it.
@@ -29,6 +32,10 @@ type Env struct {
 
 	// json is set by --json: the result, and an error, are JSON.
 	json bool
+	// traffic counts what the command asks of its storages, limits bound it; both are
+	// nil until the first is open.
+	traffic *meter.Meter
+	limits  *limit.Limits
 }
 
 // SystemEnv is the Env of the process.

@@ -96,7 +96,7 @@ func runInit(ctx context.Context, env *Env, s *settings, o *initOptions) error {
 			return err
 		}
 	}
-	store, err := openStore(ctx, s, true)
+	store, err := openStore(ctx, env, s, true)
 	if err != nil {
 		return err
 	}

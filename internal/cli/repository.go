@@ -35,18 +35,15 @@ func (o *repoOptions) flags(f *pflag.FlagSet, what string) {
 
 func (o *repoOptions) place(f *pflag.FlagSet) {
 	f.StringVar(&o.repo, "repo", "", "the repository, `URL` or folder: "+strings.Join(drivers.Forms(), ", "))
+	trafficFlags(f)
 }
 
 // openStore opens the storage of the repository.
-func openStore(ctx context.Context, s *settings, create bool) (storage.Store, error) {
+func openStore(ctx context.Context, env *Env, s *settings, create bool) (storage.Store, error) {
 	if s.Repository == "" {
 		return nil, usage("no repository given: pass --repo, set SLIPCOVER_REPOSITORY, or write it into the configuration file")
 	}
-	store, err := drivers.Open(ctx, s.Repository, drivers.Options{Create: create})
-	if err != nil && exitOf(err).code == exitError.code {
-		return nil, say(errUsage, "%s", err)
-	}
-	return store, err
+	return openPlace(ctx, env, s, s.Repository, create)
 }
 
 // opened is an open repository with its storage.
@@ -60,7 +57,7 @@ func (o *opened) close() { _ = o.store.Close() }
 // openRepo opens the repository. ask allows to ask for a passphrase at the
 // terminal if reading turns out to need one; a job that only writes doesn't.
 func openRepo(ctx context.Context, env *Env, s *settings, ask bool) (*opened, error) {
-	store, err := openStore(ctx, s, false)
+	store, err := openStore(ctx, env, s, false)
 	if err != nil {
 		return nil, err
 	}

@@ -118,7 +118,7 @@ func newRoot(env *Env) *cobra.Command {
 	}
 	add("make", newInit(env, g), newBackup(env, g), newPrune(env, g))
 	add("get", newRestore(env, g), newCreate(env, g))
-	add("look", newCheck(env, g), newInspect(env), newDemo(env))
+	add("look", newCheck(env, g), newInspect(env), newProbe(env, g), newDemo(env))
 	add("trove", newTroveCreate(env, g), newTroveList(env, g), newTroveShow(env, g), newTroveDelete(env, g))
 	root.AddCommand(newConfig(env, g), newVersion(env), newCompletion(env), newExitCodes())
 	root.SetHelpCommand(newHelp(root))

@@ -19,6 +19,7 @@ import (
 type settings struct {
 	*config.Config
 	identities []string // files; --identity replaces identity_file
+	fromCache  bool     // the command may answer from the cache's folder
 }
 
 // load gathers the settings. A flag counts if it was given and has the name of a

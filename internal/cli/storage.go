@@ -1,0 +1,172 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/slipcover/slipcover/internal/storage"
+	"github.com/slipcover/slipcover/internal/storage/cache"
+	"github.com/slipcover/slipcover/internal/storage/drivers"
+	"github.com/slipcover/slipcover/internal/storage/limit"
+	"github.com/slipcover/slipcover/internal/storage/meter"
+	"github.com/slipcover/slipcover/internal/storage/retry"
+)
+
+// trafficFlags are those of commands that use a storage; the settings of these
+// names have the values.
+func trafficFlags(f *pflag.FlagSet) {
+	f.String("limit-upload", "", "send at most `RATE` to the storage, such as 20MiB/s")
+	f.String("limit-download", "", "read at most `RATE` from the storage, such as 20MiB/s")
+}
+
+// openPlace opens the storage at place, with all that a repository's storage has
+// around it: counting at each try, limits, and for what isn't on this machine
+// retries and a cache of ranged reads.
+func openPlace(ctx context.Context, env *Env, s *settings, place string, create bool) (storage.Store, error) {
+	bare, err := openBare(ctx, env, s, place, create)
+	if err != nil || isLocal(bare) {
+		return bare, err
+	}
+	store, err := guard(env, s, bare)
+	if err != nil {
+		_ = bare.Close()
+		return nil, err
+	}
+	return store, nil
+}
+
+// guard puts retries and a cache around a remote storage.
+func guard(env *Env, s *settings, store storage.Store) (storage.Store, error) {
+	if s.RetryFor > 0 {
+		w := &waiting{env: env, mode: s.Progress}
+		store = retry.New(store, retry.Options{For: s.RetryFor, OnRetry: w.told})
+	}
+	return cache.New(store, cache.Options{Size: int64(s.CacheSize), Dir: s.cacheDir(), Immutable: isSegment})
+}
+
+// openBare opens the storage at place with no more around it than counts and limits.
+func openBare(ctx context.Context, env *Env, s *settings, place string, create bool) (storage.Store, error) {
+	store, err := drivers.Open(ctx, place, drivers.Options{Create: create})
+	if err != nil && exitOf(err).code == exitError.code {
+		return nil, say(errUsage, "%s", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return measured(env, s, store), nil
+}
+
+// measured counts and limits what goes through a storage.
+func measured(env *Env, s *settings, store storage.Store) storage.Store {
+	if env.traffic == nil {
+		env.traffic, env.limits = &meter.Meter{}, limit.NewLimits(int64(s.LimitUpload), int64(s.LimitDownload))
+	}
+	return limit.New(meter.New(store, env.traffic), env.limits)
+}
+
+func isLocal(s storage.Store) bool { return strings.HasPrefix(s.URL(), "file://") }
+
+// isSegment tells the objects that are read by ranges and never change.
+func isSegment(k storage.Key) bool { return strings.HasPrefix(string(k), "segments/") }
+
+// cacheDir is the folder of the cache, for commands that may answer from what was
+// read before; one that proves what is stored may not.
+func (s *settings) cacheDir() string {
+	if !s.fromCache {
+		return ""
+	}
+	return s.CacheDir
+}
+
+// waiting tells of waits for a storage that isn't available: not of short ones, nor
+// of each of many requests that wait side by side.
+type waiting struct {
+	env  *Env
+	mode string // of progress
+
+	mu   sync.Mutex
+	last time.Time // guarded by mu
+}
+
+const (
+	shortWait  = time.Second
+	tellWaits  = 5 * time.Second // at most so often
+	clearsLine = "\r\x1b[K"
+)
+
+type waitingJSON struct {
+	Waiting string  `json:"waiting"` // what is tried again: put, get, stat, list, delete, retain
+	Seconds float64 `json:"wait_seconds"`
+	Message string  `json:"message"`
+}
+
+func (w *waiting) told(op string, _ storage.Key, err error, wait time.Duration) {
+	w.env.traffic.Retried()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := time.Now()
+	if wait < shortWait || w.mode == "none" || now.Sub(w.last) < tellWaits {
+		return
+	}
+	w.last = now
+	text := mask(oneLine(err.Error()))
+	if w.mode == "json" {
+		_ = json.NewEncoder(w.env.Stderr).Encode(waitingJSON{op, seconds(wait), text})
+		return
+	}
+	clear := ""
+	if w.env.StderrTerminal {
+		clear = clearsLine // of the bar, which draws itself again
+	}
+	fmt.Fprintf(w.env.Stderr, "%sslipcover: the storage is not available, trying again in %s: %s\n", clear, took(wait), clean(text))
+}
+
+// trafficJSON is what a command asked of its storages, as "storage" of its result.
+type trafficJSON struct {
+	Requests   int64                   `json:"requests"` // each try counts
+	Retries    int64                   `json:"retries"`
+	Errors     int64                   `json:"errors"`
+	Uploaded   int64                   `json:"uploaded_bytes"`
+	Downloaded int64                   `json:"downloaded_bytes"`
+	Busy       float64                 `json:"busy_seconds"` // in which a request was under way
+	Kinds      map[string]requestsJSON `json:"kinds"`        // put, get, stat, list, delete, delete_all, retain
+}
+
+type requestsJSON struct {
+	Requests int64   `json:"requests"`
+	Errors   int64   `json:"errors"`
+	Seconds  float64 `json:"seconds"` // of all of them together
+	Max      float64 `json:"max_seconds"`
+}
+
+func (e *Env) trafficJSON() *trafficJSON {
+	t := e.traffic.Snapshot()
+	out := &trafficJSON{t.Requests(), t.Retries, t.Errors(), t.Up, t.Down, seconds(t.Busy), map[string]requestsJSON{}}
+	for k, c := range t.Kinds {
+		out.Kinds[k.String()] = requestsJSON{c.Requests, c.Errors, seconds(c.Sum), seconds(c.Max)}
+	}
+	return out
+}
+
+// trafficLine is the same in a line: "storage: 31 requests, 2 tried again, 25.0 MiB
+// up in 1.2s".
+func (e *Env) trafficLine() string {
+	t := e.traffic.Snapshot()
+	parts := []string{count(int(t.Requests()), "request")}
+	if t.Retries > 0 {
+		parts = append(parts, fmt.Sprintf("%d tried again", t.Retries))
+	}
+	if t.Up > 0 {
+		parts = append(parts, size(t.Up)+" up")
+	}
+	if t.Down > 0 {
+		parts = append(parts, size(t.Down)+" down")
+	}
+	return fmt.Sprintf("storage: %s in %s", strings.Join(parts, ", "), took(t.Busy))
+}
