@@ -36,7 +36,7 @@ var (
 	exitProblem     = exit{4, "problem", "something stored or read is not what it should be: check or verify found a problem"}
 	exitLocked      = exit{5, "locked", "another process works on the instance"}
 	exitNotFound    = exit{6, "not_found", "no such repository, backup, instance, database, document or file"}
-	exitKey         = exit{7, "key", "the key that reads the repository is missing or is not the right one"}
+	exitKey         = exit{7, "key", "the key that reads is missing, gone or not the right one, or the repository's recipients are not the accepted ones"}
 	exitDenied      = exit{8, "denied", "permission denied"}
 	exitFull        = exit{9, "full", "no room left in the storage or at the target"}
 	exitUnavailable = exit{10, "unavailable", "the storage cannot be reached"}
@@ -105,11 +105,11 @@ func exitOf(err error) exit {
 			return exitTerminate
 		}
 		return exitInterrupt
-	case is(errUsage, node.ErrNotFound, repo.ErrAmbiguous, restore.ErrOptions):
+	case is(errUsage, node.ErrNotFound, repo.ErrAmbiguous, repo.ErrNotRecipient, repo.ErrLastRecipient, repo.ErrNotEncrypted, restore.ErrOptions):
 		return exitUsage
 	case is(errDamaged, backup.ErrDamaged):
 		return exitDamaged
-	case is(repo.ErrNoKey, repo.ErrWrongKey):
+	case is(repo.ErrNoKey, repo.ErrWrongKey, repo.ErrKeyGone, repo.ErrRecipients):
 		return exitKey
 	case is(repo.ErrLocked, repo.ErrLockLost):
 		return exitLocked

@@ -97,7 +97,12 @@ func openIn(ctx context.Context, env *Env, s *settings, store storage.Store, ask
 // keepsIdentity reports whether the repository keeps its key under a passphrase.
 func keepsIdentity(ctx context.Context, store storage.Store) (bool, error) {
 	found := errors.New("found")
-	err := store.List(ctx, "keys/", func(storage.Info) error { return found })
+	err := store.List(ctx, "keys/", func(i storage.Info) error {
+		if strings.Count(string(i.Key), "/") > 1 { // the key of an instance
+			return nil
+		}
+		return found
+	})
 	if errors.Is(err, found) {
 		return true, nil
 	}

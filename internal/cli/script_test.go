@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"filippo.io/age"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/slipcover/slipcover/couchfile"
@@ -51,16 +52,17 @@ func TestScripts(t *testing.T) {
 		},
 		Condition: condition,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"copydir":  copyDir,
-			"fillsize": fillSize,
-			"setjson":  setJSON,
-			"normal":   normal,
-			"locked":   locked,
-			"flip":     flip,
-			"tmpfs":    tmpfs,
-			"readonly": readOnly,
-			"exitcode": exitCode,
-			"same":     same,
+			"copydir":   copyDir,
+			"fillsize":  fillSize,
+			"setjson":   setJSON,
+			"recipient": recipient,
+			"normal":    normal,
+			"locked":    locked,
+			"flip":      flip,
+			"tmpfs":     tmpfs,
+			"readonly":  readOnly,
+			"exitcode":  exitCode,
+			"same":      same,
 		},
 	})
 }
@@ -117,6 +119,13 @@ func setJSON(ts *testscript.TestScript, _ bool, args []string) {
 		}
 	}
 	ts.Setenv(args[0], fmt.Sprint(v))
+}
+
+// recipient sets a variable to the recipient of an identity file: recipient FILE NAME.
+func recipient(ts *testscript.TestScript, _ bool, args []string) {
+	ids, err := age.ParseIdentities(strings.NewReader(ts.ReadFile(args[0])))
+	ts.Check(err)
+	ts.Setenv(args[1], ids[0].(*age.X25519Identity).Recipient().String())
 }
 
 var normals = []struct {

@@ -373,6 +373,17 @@ func (r *Repo) copyKey(ctx context.Context, from *Repo, k *instanceKey, recipien
 	return nil
 }
 
+// Direct reports whether objects of the instance are encrypted to the recipients
+// themselves, as the first versions did: keys of instances have no part in those.
+// It needs a key that reads.
+func (r *Repo) Direct(ctx context.Context, instance string) (bool, error) {
+	ids, err := r.identities(ctx)
+	if err != nil {
+		return false, err
+	}
+	return r.direct(ctx, instance, ids)
+}
+
 // direct reports whether objects of the instance are encrypted to the recipients
 // themselves, as the first versions did: adding, removing and destroying keys
 // doesn't touch them. It needs a key that reads, and looks at the oldest segment.
