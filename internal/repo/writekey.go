@@ -112,8 +112,8 @@ func (r *Repo) pinnedKey(ctx context.Context, instance string, o KeyOptions) (k 
 	if err := r.earlierKeys(ctx, instance, &pin, k); err != nil {
 		return nil, false, err
 	}
-	b, err := readObject(ctx, r.store, wrappedKey(instance, pin.InstanceRecipient), maxKeyObject)
-	if errors.Is(err, storage.ErrNotExist) || err == nil && stanzas(b) == 0 {
+	b, err := r.wrappedObject(ctx, instance, pin.InstanceRecipient)
+	if errors.Is(err, storage.ErrNotExist) {
 		k.Full = "the key of this instance is gone from the repository, so nobody can read what it encrypted"
 		return k, false, nil
 	}
@@ -139,7 +139,7 @@ func (r *Repo) pinnedKey(ctx context.Context, instance string, o KeyOptions) (k 
 // earlierKeys looks whether the keys before the pinned one are still there.
 func (r *Repo) earlierKeys(ctx context.Context, instance string, pin *KeyPin, k *WriteKey) error {
 	for _, recipient := range pin.Earlier {
-		_, err := r.store.Stat(ctx, wrappedKey(instance, recipient))
+		_, err := r.wrappedObject(ctx, instance, recipient)
 		if errors.Is(err, storage.ErrNotExist) {
 			k.Full = "an earlier key of this instance is gone from the repository, so nobody can read what it encrypted"
 			return nil
@@ -149,6 +149,17 @@ func (r *Repo) earlierKeys(ctx context.Context, instance string, pin *KeyPin, k 
 		}
 	}
 	return nil
+}
+
+// wrappedObject returns the object that holds a key. One that isn't an age file is
+// as good as none: ErrNotExist.
+func (r *Repo) wrappedObject(ctx context.Context, instance, recipient string) ([]byte, error) {
+	key := wrappedKey(instance, recipient)
+	b, err := readObject(ctx, r.store, key, maxKeyObject)
+	if err == nil && stanzas(b) == 0 {
+		err = fmt.Errorf("%s: %w: it is not an age file", key, storage.ErrNotExist)
+	}
+	return b, err
 }
 
 func hashOf(b []byte) string {
