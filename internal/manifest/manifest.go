@@ -113,6 +113,9 @@ type Segment struct {
 	Size   int64    `json:"size"`   // bytes as stored
 	Plain  int64    `json:"plain"`  // bytes of content
 	SHA256 string   `json:"sha256"` // of the stored bytes, hex
+	// TrailerSHA256 is that of the end of the zstd bytes, which has the hash of each
+	// frame, hex. Segments written before it was there lack it, and are read whole.
+	TrailerSHA256 string `json:"trailer_sha256,omitempty"`
 }
 
 // Root says which of a node's directories a path is relative to.

@@ -128,6 +128,10 @@ func (rd *Reader) frame(ctx context.Context, seg int, at int64) ([]byte, int64, 
 	if err := ctx.Err(); err != nil {
 		return nil, 0, err
 	}
+	if rd.m.Segments[seg].TrailerSHA256 == "" {
+		b, err := rd.segment(ctx, seg)
+		return b, 0, err
+	}
 	s, err := rd.open.get(ctx, seg, func() (*seekSegment, error) {
 		// It outlives this call, so a cancel of this call must not end it.
 		return rd.repo.openSegment(context.WithoutCancel(ctx), rd.m.Instance, rd.m.Segments[seg])

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -352,79 +351,6 @@ func objects(t *testing.T, s storage.Store) map[storage.Key]string {
 
 // Every single byte of a backup's objects, flipped, is noticed; so is an object
 // cut short, missing, or in the place of another.
-func TestTampering(t *testing.T) {
-	f := newFixture(t)
-	r := f.open(t, f.store)
-	m := mustBackup(t, r, f.writer, nil, text(1, 3000), text(2, 3000))
-	second := mustBackup(t, r, f.writer, m, text(3, 3000))
-	read := func() error {
-		rec, err := r.Find(t.Context(), instance, string(m.ID))
-		if err != nil {
-			return err
-		}
-		got, err := r.Manifest(t.Context(), rec)
-		if err != nil {
-			return err
-		}
-		return r.NewReader(got, got.Files).Stream(t.Context(), got.Files[0], func([]byte) error { return nil })
-	}
-	if err := read(); err != nil {
-		t.Fatal(err)
-	}
-	mine := 0
-	for key := range objects(t, f.store) {
-		if !strings.Contains(string(key), string(m.ID)) {
-			continue
-		}
-		mine++
-		whole := get(t, f.store, key)
-		rnd := rand.New(rand.NewPCG(3, 4))
-		edits := map[string][]byte{"empty": {}, "cut": whole[:len(whole)-1], "longer": append(bytes.Clone(whole), 0)}
-		for range 50 {
-			b := bytes.Clone(whole)
-			b[rnd.IntN(len(b))] ^= 1 << rnd.IntN(8)
-			edits["flipped bit "+hex.EncodeToString(b[:0])+string(rune('0'+len(edits)))] = b
-		}
-		other := strings.Replace(string(key), string(m.ID), string(second.ID), 1)
-		if _, err := f.store.Stat(t.Context(), storage.Key(other)); err == nil {
-			edits["swapped"] = get(t, f.store, storage.Key(other))
-		}
-		for name, b := range edits {
-			put(t, f.store, key, b)
-			if err := read(); err == nil {
-				t.Errorf("%s: %s was not noticed", key, name)
-			}
-		}
-		put(t, f.store, key, whole)
-		if err := f.store.Delete(t.Context(), key); err != nil {
-			t.Fatal(err)
-		}
-		if err := read(); err == nil {
-			t.Errorf("%s: missing was not noticed", key)
-		}
-		put(t, f.store, key, whole)
-	}
-	if mine != 4 {
-		t.Errorf("tampered with %d objects, want record, manifest and 2 segments", mine)
-	}
-}
-
-func TestTrustedWriters(t *testing.T) {
-	f := newFixture(t)
-	m := mustBackup(t, f.open(t, f.store), f.writer, nil, text(1, 10))
-	mine := base64.StdEncoding.EncodeToString(f.writer.Public().(ed25519.PublicKey))
-	other := base64.StdEncoding.EncodeToString(make([]byte, 32))
-	for key, want := range map[string]error{mine: nil, other: repo.ErrSignature} {
-		r, err := repo.Open(t.Context(), f.store, repo.Options{TrustedWriters: []string{key}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := r.Find(t.Context(), instance, string(m.ID)); !errors.Is(err, want) {
-			t.Errorf("trusting %s: got %v, want %v", key, err, want)
-		}
-	}
-}
-
 func TestDelete(t *testing.T) {
 	f := newFixture(t)
 	r := f.open(t, f.store)

@@ -31,10 +31,15 @@ const frameSize = 512 << 10
 // maxFrame is the largest content of a frame that readers take.
 const maxFrame = 1 << 20
 
-// The seek table is that of zstd's contrib/seekable_format: a skippable frame at
-// the end with compressed and decompressed size of each frame, little-endian.
+// A segment ends with its trailer of two skippable frames: the SHA-256 of each
+// compressed frame, and the seek table of zstd's contrib/seekable_format, with
+// compressed and decompressed size of each frame, little-endian. The manifest has
+// the trailer's hash, so that what is read by range is what was written: encryption
+// doesn't tell that, since everybody may encrypt to a recipient.
 const (
+	hashesMagic    = 0x184D2A5D
 	skippableMagic = 0x184D2A5E
+	headerSize     = 8 // of a skippable frame
 	seekableMagic  = 0x8F92EAB1
 	footerSize     = 9
 	entrySize      = 8
@@ -54,48 +59,62 @@ func (r *Repo) Seal(s *Sealed, key *WriteKey, id manifest.BackupID, n int, plain
 	}
 	s.bytes.Reset()
 	s.bytes.Grow(len(plain)/2 + 4096)
-	if err := r.seal(&s.bytes, key, plain); err != nil {
+	trailer, err := r.seal(&s.bytes, key, plain)
+	if err != nil {
 		return fmt.Errorf("seal segment %s/%d: %w", id, n, err)
 	}
 	sum := sha256.Sum256(s.bytes.Bytes())
-	s.Segment = manifest.Segment{Backup: id, N: n, Size: int64(s.bytes.Len()), Plain: int64(len(plain)), SHA256: hex.EncodeToString(sum[:])}
+	s.Segment = manifest.Segment{Backup: id, N: n, Size: int64(s.bytes.Len()), Plain: int64(len(plain)), SHA256: hex.EncodeToString(sum[:]), TrailerSHA256: trailer}
 	return nil
 }
 
-// seal writes age(zstd(plain)) to w, or zstd(plain) without encryption.
-func (r *Repo) seal(w io.Writer, key *WriteKey, plain []byte) error {
+// seal writes age(zstd(plain)) to w, or zstd(plain) without encryption, and returns
+// the hash of the zstd bytes' trailer.
+func (r *Repo) seal(w io.Writer, key *WriteKey, plain []byte) (trailer string, err error) {
 	e, err := r.encrypt(w, key)
 	if err != nil {
-		return err
+		return "", err
 	}
-	if err := r.compress(e, plain); err != nil {
-		return err
+	if trailer, err = r.compress(e, plain); err != nil {
+		return "", err
 	}
-	return e.Close()
+	return trailer, e.Close()
 }
 
-// compress writes plain as independent frames and their seek table.
-func (r *Repo) compress(w io.Writer, plain []byte) error {
-	frames := (len(plain) + frameSize - 1) / frameSize
-	table := make([]byte, 8, 8+frames*entrySize+footerSize)
-	binary.LittleEndian.PutUint32(table, skippableMagic)
-	binary.LittleEndian.PutUint32(table[4:], uint32(frames*entrySize+footerSize))
+// compress writes plain as independent frames and their trailer, and returns the
+// trailer's SHA-256 in hex.
+func (r *Repo) compress(w io.Writer, plain []byte) (string, error) {
+	n := (len(plain) + frameSize - 1) / frameSize
+	hashes := skippable(hashesMagic, n*sha256.Size)
+	table := skippable(skippableMagic, n*entrySize+footerSize)
 	buf := make([]byte, 0, frameSize+1024)
 	for len(plain) > 0 {
 		part := plain[:min(frameSize, len(plain))]
 		plain = plain[len(part):]
 		buf = r.encoder.EncodeAll(part, buf[:0])
 		if _, err := w.Write(buf); err != nil {
-			return err
+			return "", err
 		}
+		sum := sha256.Sum256(buf)
+		hashes = append(hashes, sum[:]...)
 		table = binary.LittleEndian.AppendUint32(table, uint32(len(buf)))
 		table = binary.LittleEndian.AppendUint32(table, uint32(len(part)))
 	}
-	table = binary.LittleEndian.AppendUint32(table, uint32(frames))
-	table = append(table, 0) // descriptor: no checksums in the table, each frame has its own
+	table = binary.LittleEndian.AppendUint32(table, uint32(n))
+	table = append(table, 0) // descriptor: no checksums in the table
 	table = binary.LittleEndian.AppendUint32(table, seekableMagic)
-	_, err := w.Write(table)
-	return err
+	trailer := append(hashes, table...)
+	sum := sha256.Sum256(trailer)
+	_, err := w.Write(trailer)
+	return hex.EncodeToString(sum[:]), err
+}
+
+// skippable begins a skippable frame of n bytes.
+func skippable(magic uint32, n int) []byte {
+	b := make([]byte, headerSize, headerSize+n)
+	binary.LittleEndian.PutUint32(b, magic)
+	binary.LittleEndian.PutUint32(b[4:], uint32(n))
+	return b
 }
 
 // PutSegment stores s for the instance.
@@ -197,6 +216,7 @@ type seekSegment struct {
 type frame struct {
 	at, size   int64 // of the compressed frame
 	from, upTo int64 // of its content, in that of the segment
+	sum        [sha256.Size]byte
 }
 
 // openSegment returns a reader of single frames of s; ctx serves its reads too.
@@ -214,38 +234,53 @@ func (r *Repo) openSegment(ctx context.Context, instance string, s manifest.Segm
 			return nil, fmt.Errorf("%s: %w", key, err)
 		}
 	}
-	frames, err := readSeekTable(src, size, s.Plain)
+	frames, err := readFrames(src, size, s.Plain, s.TrailerSHA256)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", key, err)
 	}
 	return &seekSegment{repo: r, src: src, frames: frames}, nil
 }
 
-// readSeekTable reads the table at the end of size zstd bytes with plain bytes of
-// content.
-func readSeekTable(src io.ReaderAt, size, plain int64) ([]frame, error) {
-	bad := func(what string) ([]frame, error) { return nil, fmt.Errorf("%w: seek table: %s", ErrCorrupt, what) }
-	if plain <= 0 || plain > SegmentSize || size < 8+footerSize {
-		return bad("size")
+// readTrailer reads the trailer at the end of size zstd bytes, and how many frames
+// it tells of.
+func readTrailer(src io.ReaderAt, size int64) (trailer []byte, n int64, err error) {
+	bad := fmt.Errorf("%w: its seek table is not there", ErrCorrupt)
+	if size < 2*headerSize+footerSize {
+		return nil, 0, bad
 	}
-	le := binary.LittleEndian
 	foot := make([]byte, footerSize)
 	if err := readAll(src, foot, size-footerSize); err != nil {
+		return nil, 0, err
+	}
+	n = int64(binary.LittleEndian.Uint32(foot))
+	length := n*(sha256.Size+entrySize) + 2*headerSize + footerSize
+	if binary.LittleEndian.Uint32(foot[5:]) != seekableMagic || foot[4] != 0 || n == 0 || length > size {
+		return nil, 0, bad
+	}
+	trailer = make([]byte, length)
+	return trailer, n, readAll(src, trailer, size-length)
+}
+
+// readFrames reads the trailer at the end of size zstd bytes with plain bytes of
+// content, which must have the SHA-256 that the manifest gives, in hex.
+func readFrames(src io.ReaderAt, size, plain int64, sum string) ([]frame, error) {
+	if plain <= 0 || plain > SegmentSize {
+		return nil, fmt.Errorf("%w: a segment of %d bytes", ErrCorrupt, plain)
+	}
+	trailer, n, err := readTrailer(src, size)
+	if err != nil {
 		return nil, err
 	}
-	n := int64(le.Uint32(foot))
-	length := 8 + n*entrySize + footerSize
-	if le.Uint32(foot[5:]) != seekableMagic || foot[4] != 0 || n == 0 || n > plain || length > size {
-		return bad("not there")
+	if got := sha256.Sum256(trailer); hex.EncodeToString(got[:]) != sum {
+		return nil, fmt.Errorf("%w: its seek table doesn't have the recorded hash", ErrCorrupt)
 	}
-	table := make([]byte, length)
-	if err := readAll(src, table, size-length); err != nil {
-		return nil, err
+	le := binary.LittleEndian
+	hashes, table := trailer[:headerSize+n*sha256.Size], trailer[headerSize+n*sha256.Size:]
+	if le.Uint32(hashes) != hashesMagic || int64(le.Uint32(hashes[4:])) != n*sha256.Size ||
+		le.Uint32(table) != skippableMagic || int64(le.Uint32(table[4:])) != n*entrySize+footerSize {
+		return nil, fmt.Errorf("%w: its seek table is not there", ErrCorrupt)
 	}
-	if le.Uint32(table) != skippableMagic || int64(le.Uint32(table[4:])) != n*entrySize+footerSize {
-		return bad("not there")
-	}
-	return readFrames(table[8:], n, size-length, plain)
+	return parseFrames(hashes[headerSize:], table[headerSize:], n, size-int64(len(trailer)), plain)
 }
 
 // readAll fills b from offset off.
@@ -256,8 +291,8 @@ func readAll(src io.ReaderAt, b []byte, off int64) error {
 	return nil
 }
 
-// readFrames reads n entries, of frames that are size bytes and hold plain.
-func readFrames(entries []byte, n, size, plain int64) ([]frame, error) {
+// parseFrames parses n entries, of frames that are size bytes and hold plain.
+func parseFrames(hashes, entries []byte, n, size, plain int64) ([]frame, error) {
 	frames := make([]frame, 0, n)
 	var at, from int64
 	for i := range n {
@@ -266,7 +301,7 @@ func readFrames(entries []byte, n, size, plain int64) ([]frame, error) {
 		if d == 0 || d > maxFrame || c == 0 || c > 2*maxFrame {
 			return nil, fmt.Errorf("%w: seek table: frame size", ErrCorrupt)
 		}
-		frames = append(frames, frame{at: at, size: c, from: from, upTo: from + d})
+		frames = append(frames, frame{at: at, size: c, from: from, upTo: from + d, sum: [sha256.Size]byte(hashes[i*sha256.Size:])})
 		at, from = at+c, from+d
 	}
 	if from != plain || at != size {
@@ -290,6 +325,9 @@ func (s *seekSegment) read(i int) ([]byte, error) {
 	b := make([]byte, f.size)
 	if err := readAll(s.src, b, f.at); err != nil {
 		return nil, fmt.Errorf("read frame %d: %w", i, err)
+	}
+	if sha256.Sum256(b) != f.sum {
+		return nil, fmt.Errorf("%w: frame %d doesn't have the recorded hash", ErrCorrupt, i)
 	}
 	out, err := s.repo.decoder.DecodeAll(b, make([]byte, 0, f.upTo-f.from))
 	if err != nil || int64(len(out)) != f.upTo-f.from {
