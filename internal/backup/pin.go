@@ -134,6 +134,9 @@ func AcceptRecipients(stateDir string, r *repo.Repo, instance string) (*Accepted
 	if err != nil && !errors.Is(err, repo.ErrRecipients) {
 		return nil, err
 	}
+	if pin != nil && len(pin.Recipients) > 0 && !r.Config().Encrypted() {
+		return nil, fmt.Errorf("%w: slipcover.json says that nothing is encrypted, which a repository doesn't become; someone changed it", repo.ErrRecipients)
+	}
 	before := pin
 	if pin == nil {
 		pin = &repo.KeyPin{URL: r.URL()}
@@ -146,9 +149,6 @@ func AcceptRecipients(stateDir string, r *repo.Repo, instance string) (*Accepted
 		res.Before = before.Recipients
 	}
 	pin.Recipients = res.Recipients
-	if !r.Config().Encrypted() { // as asked: there is nothing to encrypt to
-		pin = &repo.KeyPin{URL: r.URL()}
-	}
 	if err := durable.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the state directory: %w", err)
 	}
