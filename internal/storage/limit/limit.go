@@ -3,7 +3,7 @@
 //
 // It counts the bytes of bodies and objects, when a driver reads or hands them on,
 // not those of the protocol around them. A driver that reads a body once before it
-// sends it, for a hash, asks the body for Unlimited, or what it reads counts twice.
+// sends it, for a checksum, reads storage.Preread of it, or its bytes count twice.
 package limit
 
 import (
@@ -103,8 +103,8 @@ func (b *body) ReadAt(p []byte, off int64) (int, error) {
 	}
 }
 
-// Unlimited returns the body for reading that sends nothing.
-func (b *body) Unlimited() storage.Body { return b.Body }
+// Preread is for storage.Preread.
+func (b *body) Preread() storage.Body { return b.Body }
 
 // Get calls fn with a reader that is no faster than the limit.
 func (s *store) Get(ctx context.Context, key storage.Key, off, n int64, fn func(io.Reader) error) error {

@@ -159,14 +159,11 @@ func TestCancel(t *testing.T) {
 	})
 }
 
-// hashing reads each body twice, as drivers do that send a hash first.
+// hashing reads each body twice, as drivers do that send a checksum first.
 type hashing struct{ storage.Store }
 
 func (h hashing) Put(ctx context.Context, key storage.Key, b storage.Body, opts storage.PutOptions) error {
-	plain := b
-	if u, ok := b.(interface{ Unlimited() storage.Body }); ok {
-		plain = u.Unlimited()
-	}
+	plain := storage.Preread(b)
 	if _, err := io.Copy(io.Discard, io.NewSectionReader(plain, 0, plain.Size())); err != nil {
 		return err
 	}
