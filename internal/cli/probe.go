@@ -90,6 +90,10 @@ func newSpeedJSON(s *probe.Speed) *speedJSON {
 		latency(s.SmallPut), latency(s.SmallGet), latency(s.SmallStat)}
 }
 
+// longestKey is more than any key of a repository has, in bytes, and leaves as much
+// for the prefix in the storage's URL: S3 and Swift allow 1024 for both.
+const longestKey = 512
+
 func runProbe(ctx context.Context, env *Env, s *settings, o *probeOptions) error {
 	bytes, err := config.ParseBytes(o.size)
 	if err != nil || bytes < 1<<20 || bytes > 1<<40 {
@@ -101,7 +105,7 @@ func runProbe(ctx context.Context, env *Env, s *settings, o *probeOptions) error
 	}
 	defer func() { _ = store.Close() }()
 	res := probeResult{URL: store.URL(), Checks: []checkJSON{}}
-	report := probe.Check(ctx, store, probe.Options{LargeBytes: int64(bytes), Each: func(r probe.Result) {
+	report := probe.Check(ctx, store, probe.Options{LargeBytes: int64(bytes), LongestKey: longestKey, Each: func(r probe.Result) {
 		c := checkJSON{Name: r.Name, OK: r.Err == nil, Took: seconds(r.Took)}
 		if r.Err != nil {
 			c.Error = mask(oneLine(r.Err.Error()))

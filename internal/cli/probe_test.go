@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"github.com/slipcover/slipcover/internal/cli"
+	"github.com/slipcover/slipcover/internal/storage"
+	"github.com/slipcover/slipcover/internal/storage/drivers"
+	"github.com/slipcover/slipcover/internal/testenv"
 )
 
 // Ctrl-C in the middle of a probe leaves nothing in the storage.
@@ -51,6 +54,36 @@ func TestProbeInterrupted(t *testing.T) {
 	}
 	if out := stdout.String(); strings.Contains(out, "does what a repository needs") || !strings.Contains(out, "clean up") {
 		t.Errorf("printed %q", out)
+	}
+}
+
+// The whole contract on a real Swift, and nothing is left there either.
+func TestProbeSwift(t *testing.T) {
+	if testing.Short() {
+		t.Skip("half a minute")
+	}
+	for name, value := range testenv.Swift(t).Vars {
+		t.Setenv(name, value)
+	}
+	store, err := drivers.Open(t.Context(), "swift://probe", drivers.Options{Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	env := cli.SystemEnv()
+	var stdout, stderr bytes.Buffer
+	env.Stdout, env.Stderr = &stdout, &stderr
+	env.Environ = append(env.Environ, "SLIPCOVER_CONFIG="+os.DevNull)
+	if c := cli.Run(t.Context(), env, []string{"probe", "swift://probe/below", "--size", "32MiB"}); c != 0 {
+		t.Errorf("ended with code %d: %s", c, stderr.String())
+	}
+	t.Logf("\n%s", stdout.String())
+	err = store.List(t.Context(), "", func(info storage.Info) error {
+		t.Errorf("%s is left", info.Key)
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
 

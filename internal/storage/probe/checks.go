@@ -343,8 +343,8 @@ func stat(ctx context.Context, e *env) error {
 func validKeys(ctx context.Context, e *env) error {
 	long := strings.Repeat("k", 255)
 	names := []string{".a", "...", "-", "_", "a..b", "A.-_9z", ".tmp-a", long, "sub/" + long}
-	// A key of 1024 bytes, of elements that are as long as they may be.
-	full := strings.Repeat(long+"/", 5)[:1024-len(e.prefix)]
+	// The longest key, of elements that are as long as they may be.
+	full := strings.Repeat(long+"/", 5)[:e.opts.LongestKey-len(e.prefix)]
 	names = append(names, "x"+strings.TrimSuffix(full, "/")[1:])
 	for _, name := range names {
 		if !e.key(name).Valid() {

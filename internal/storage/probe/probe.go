@@ -47,6 +47,10 @@ type Options struct {
 	// RetainFor is how long an object is protected where the storage can do that, and
 	// so how long that check takes there; 0 means 10 seconds.
 	RetainFor time.Duration
+	// LongestKey is the length of the longest key that is put, in bytes; 0 means 1024,
+	// what a Key may have. The prefix in a storage's URL takes from what its server
+	// allows.
+	LongestKey int
 	// NoSpeed leaves out the measurement.
 	NoSpeed bool
 	// Each is called with each Result when it is known, if it isn't nil.
@@ -59,6 +63,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.LargeBytes == 0 {
 		o.LargeBytes = 32 << 20
+	}
+	if o.LongestKey == 0 {
+		o.LongestKey = 1024
 	}
 	if o.RetainFor == 0 {
 		o.RetainFor = 10 * time.Second
