@@ -123,9 +123,12 @@ func (k *KeystoneServer) ApplicationCredential(t TB, vars map[string]string, nam
 // call sends one request to the Identity API and returns the headers of the answer.
 func (k *KeystoneServer) call(t TB, method, path string, header http.Header, body, into any) http.Header {
 	t.Helper()
-	text, err := json.Marshal(body)
-	if err != nil {
-		t.Fatalf("%v", err)
+	var text []byte
+	if body != nil {
+		var err error
+		if text, err = json.Marshal(body); err != nil {
+			t.Fatalf("%v", err)
+		}
 	}
 	req, err := http.NewRequest(method, k.URL+"/v3"+path, bytes.NewReader(text))
 	if err != nil {
