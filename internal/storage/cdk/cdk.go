@@ -34,6 +34,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"gocloud.dev/blob"
@@ -208,8 +209,8 @@ func (s *Store) Put(ctx context.Context, key storage.Key, body storage.Body, opt
 		return fmt.Errorf("put %s: %w", key, err)
 	}
 	err = s.upload(ctx, name, r, sum, opts.IfAbsent)
-	if r.err != nil && err != nil {
-		return fmt.Errorf("put %s: %w", key, r.err)
+	if bodyErr := r.close(); bodyErr != nil && err != nil {
+		return fmt.Errorf("put %s: %w", key, bodyErr)
 	}
 	if a, ok := s.answer(err); ok && a.maybe { // there was no object to be found
 		err = s.gone()
@@ -223,12 +224,24 @@ func (s *Store) gone() error {
 }
 
 // bodyReader reads a body from start to end, as often as asked to. A body that is
-// shorter than its size is an error, and so is a context that is done.
+// shorter than its size is an error, and so is a context that is done. After close it
+// doesn't touch the body: a request that failed may still be reading.
 type bodyReader struct {
 	ctx  context.Context
 	body storage.Body
-	off  int64
-	err  error // of the body or of ctx
+
+	mu     sync.Mutex
+	off    int64 // guarded by mu, as are those below
+	err    error // of the body or of ctx
+	closed bool
+}
+
+// close returns the error of the body or of ctx that a read has had.
+func (r *bodyReader) close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed = true
+	return r.err
 }
 
 func (r *bodyReader) md5() ([]byte, error) {
@@ -245,6 +258,11 @@ func (r *bodyReader) md5() ([]byte, error) {
 }
 
 func (r *bodyReader) Read(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return 0, errors.New("the put is over")
+	}
 	left := r.body.Size() - r.off
 	if left <= 0 {
 		return 0, io.EOF
@@ -266,6 +284,8 @@ func (r *bodyReader) Read(p []byte) (int, error) {
 }
 
 func (r *bodyReader) Seek(offset int64, whence int) (int64, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	switch whence {
 	case io.SeekCurrent:
 		offset += r.off
