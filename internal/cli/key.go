@@ -105,7 +105,7 @@ func printKeys(w io.Writer, keys *repo.Keys) error {
 
 // wrappedFor says who opens a key, and where that isn't the repository's recipients.
 func wrappedFor(k repo.InstanceKeyInfo, names []string) string {
-	if k.Recipients == nil {
+	if !k.Opened {
 		return count(k.WrapCount, "recipient")
 	}
 	text := count(len(k.Recipients), "recipient")

@@ -2,6 +2,8 @@
 //
 //	slipcover.json                                   format version, id, recipients
 //	keys/<recipient>.age                             reading key under a passphrase
+//	keys/<instance>/<instance recipient>.age         key of the instance, wrapped for the recipients
+//	keys/<instance>/<instance recipient>.retired     mark: a new key is to be made
 //	segments/<instance>/<backup>/<number>.zst.age    bytes of files
 //	backups/<instance>/<backup>/manifest.json.zst.age  every file, where its bytes are
 //	backups/<instance>/<backup>/record.jsonl         summary, hash of the manifest, signature
@@ -13,8 +15,8 @@
 // Without encryption the ".age" endings are missing. docs/repository-format.md
 // gives every byte.
 //
-// Invariants. Objects are written once and never changed, locks and marks excepted,
-// and no key is used again for something else. The record goes last: what a record
+// Invariants. Objects are written once and never changed, locks, marks, and what a
+// change of recipients replaces excepted, and no key is used again for something else. The record goes last: what a record
 // names exists, and a backup without a record is not a backup. A crash leaves
 // objects that nothing refers to, never half a backup. A backup refers to segments of its own instance only, and whoever
 // writes or deletes in an instance holds the instance's lock.

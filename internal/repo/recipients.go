@@ -240,7 +240,7 @@ func (r *Repo) lookAround(ctx context.Context, ids []age.Identity, res *KeyChang
 		if err != nil {
 			return err
 		}
-		res.Strangers = with(res.Strangers, without(res.Recipients, s.recipients))
+		res.Strangers = append(res.Strangers, without(without(res.Recipients, s.recipients), res.Strangers)...)
 	}
 	res.Direct, err = r.directInstances(ctx, ids)
 	return err
@@ -381,8 +381,8 @@ type InstanceKeyInfo struct {
 	Retired   bool      `json:"retired"`
 	Wrapped   time.Time `json:"wrapped"`    // when its identity was stored
 	WrapCount int       `json:"wrap_count"` // for how many recipients
-	// Recipients are those whom the key says it was wrapped for; nil if it could not
-	// be opened.
+	Opened    bool      `json:"opened"`
+	// Recipients are those whom the key, once opened, says it was wrapped for.
 	Recipients []string `json:"recipients"`
 }
 
@@ -418,9 +418,9 @@ func (r *Repo) Keys(ctx context.Context) (*Keys, error) {
 		if err != nil {
 			return nil, err
 		}
-		info := InstanceKeyInfo{Instance: k.instance, Recipient: k.recipient, Retired: k.retired, Wrapped: k.modified.UTC().Truncate(time.Second), WrapCount: stanzas(b)}
+		info := InstanceKeyInfo{Instance: k.instance, Recipient: k.recipient, Retired: k.retired, Recipients: []string{}, Wrapped: k.modified.UTC().Truncate(time.Second), WrapCount: stanzas(b)}
 		if s, err := unwrap(b, ids); err == nil {
-			info.Recipients = s.recipients
+			info.Opened, info.Recipients = true, s.recipients
 		}
 		out.Instances = append(out.Instances, info)
 	}
