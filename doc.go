@@ -7,12 +7,17 @@
 //	internal/cli       a file per command; flags, output, exit codes
 //	internal/backup    full and incremental backups of a node
 //	internal/restore   a backup back to files, to a new instance, or verified
-//	internal/repo      the repository format: segments, manifests, locks, check
-//	internal/storage   the object store contract; file, mem and faulty below it
+//	internal/repo      the repository format: segments, manifests, keys, locks, prune, check, copies
+//	internal/retention which backups a policy keeps, and why
+//	internal/storage   the object store contract. Below it the drivers file, swift, s3, cdk (Google, Azure),
+//	                   sftp and mem; the wrappers retry, limit, cache, meter and faulty; probe, which holds
+//	                   a storage against the contract
 //	internal/node      where a CouchDB node keeps its files
 //	internal/config    slipcover.yml and its environment variables
 //	couchfile          public: reads .couch and .view files
 //	internal/manifest  what a backup records
+//	internal/calendar  lengths of time such as 30d and 1y6m
+//	internal/words     the word that was meant
 //	internal/shard     names, ranges and maps of shards
 //	internal/durable   writes that survive a power cut
 //

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -97,17 +98,22 @@ func runPrune(ctx context.Context, env *Env, s *settings, o *pruneOptions) error
 		instances = []string{o.instance}
 	}
 	out := pruneResult{DryRun: o.dryRun, Instances: []pruneInstance{}}
+	var failed []error // of one instance, which is no reason to leave the others
 	for _, instance := range instances {
 		p, err := pruneOne(ctx, env, r.Repo, policy, instance, o.dryRun)
+		if ctx.Err() != nil {
+			return err
+		}
 		if err != nil {
-			if len(out.Instances) > 0 {
-				_ = out.print(env)
-			}
-			return fmt.Errorf("prune %s: %w", instance, err)
+			failed = append(failed, fmt.Errorf("prune %s: %w", instance, err))
+			continue
 		}
 		out.Instances = append(out.Instances, *p)
 	}
-	return out.print(env)
+	if len(failed) < len(instances) || len(instances) == 0 {
+		failed = append(failed, out.print(env))
+	}
+	return errors.Join(failed...)
 }
 
 // listed joins names for a message.
