@@ -140,7 +140,7 @@ func explainProbe(ctx context.Context, r *probe.Report) error {
 		err = sig
 	}
 	if last := r.Results[len(r.Results)-1]; last.Err != nil {
-		return fmt.Errorf("%w: what the probe put could not be removed: %s", err, last.Err)
+		return fmt.Errorf("%w: what the probe put could not be removed: %w", err, last.Err)
 	}
 	return fmt.Errorf("%w: what the probe put is removed", err)
 }
