@@ -27,6 +27,10 @@ const Format = 1
 // replaces it.
 const configKey storage.Key = "slipcover.json"
 
+// maxFetches is how many segments are read from the storage at once, unless there
+// are more CPUs: what hides the time that remote storage takes to answer.
+const maxFetches = 6
+
 // maxSmall bounds small objects that are read whole: configuration, records, locks.
 const maxSmall = 64 << 20
 
@@ -83,7 +87,8 @@ type Repo struct {
 	encoder *zstd.Encoder
 	decoder *zstd.Decoder
 	keys    keyring
-	loads   chan struct{} // full when as many segments are read at once as may be
+	fetches chan struct{} // full when as many segments are read at once as may be
+	opens   chan struct{} // and opened
 }
 
 // InitOptions are the options of Init.
@@ -137,7 +142,8 @@ func Open(ctx context.Context, store storage.Store, opts Options) (*Repo, error)
 	if err != nil {
 		return nil, fmt.Errorf("open repository: %w", err)
 	}
-	r := &Repo{store: store, opts: opts, loads: make(chan struct{}, max(2, runtime.GOMAXPROCS(0)))}
+	cpus := runtime.GOMAXPROCS(0)
+	r := &Repo{store: store, opts: opts, fetches: make(chan struct{}, max(maxFetches, cpus)), opens: make(chan struct{}, max(2, cpus))}
 	if r.config, err = parseConfig(b); err != nil {
 		return nil, fmt.Errorf("%s: %w", store.URL(), err)
 	}

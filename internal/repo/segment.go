@@ -135,25 +135,27 @@ func (r *Repo) segmentKey(instance string, id manifest.BackupID, n int) storage.
 var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 // ReadSegment reads segment s of the instance whole, checks its hash, and returns
-// its content. No more are read at once than there are CPUs, which bounds the
-// memory. It returns ErrCorrupt, ErrNoKey, ErrWrongKey, or the storage's error.
+// its content. No more than maxFetches are under way at once, and no more are opened
+// than there are CPUs, which bounds the memory. It returns ErrCorrupt, ErrNoKey, ErrWrongKey, or the storage's error.
 func (r *Repo) ReadSegment(ctx context.Context, instance string, s manifest.Segment) ([]byte, error) {
 	key := r.segmentKey(instance, s.Backup, s.N)
 	if s.Size <= 0 || s.Size > 2*SegmentSize {
 		return nil, fmt.Errorf("%s: %w: %d stored bytes", key, ErrCorrupt, s.Size)
 	}
-	select {
-	case r.loads <- struct{}{}:
-		defer func() { <-r.loads }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	if err := enter(ctx, r.fetches); err != nil {
+		return nil, err
 	}
+	defer leave(r.fetches)
 	stored, opened := buffers.Get().(*bytes.Buffer), buffers.Get().(*bytes.Buffer)
 	defer buffers.Put(stored)
 	defer buffers.Put(opened)
 	if err := readInto(ctx, stored, r.store, key, s.Size); err != nil {
 		return nil, err
 	}
+	if err := enter(ctx, r.opens); err != nil { // storage may be slow, so only now
+		return nil, err
+	}
+	defer leave(r.opens)
 	if err := sameHash(stored.Bytes(), key, s.Size, s.SHA256); err != nil {
 		return nil, err
 	}
@@ -163,6 +165,18 @@ func (r *Repo) ReadSegment(ctx context.Context, instance string, s manifest.Segm
 	}
 	return plain, nil
 }
+
+// enter waits for a place in a channel that bounds how many do something at once.
+func enter(ctx context.Context, places chan struct{}) error {
+	select {
+	case places <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func leave(places chan struct{}) { <-places }
 
 // readHashed reads an object and checks its size and SHA-256.
 func (r *Repo) readHashed(ctx context.Context, key storage.Key, size int64, sum string) ([]byte, error) {
