@@ -363,7 +363,7 @@ func (p *put) piece(ctx context.Context, off, size int64) (*piece, error) {
 	if p.store.settings.endpoint.Scheme == "http" {
 		sums = append(sums, sha256.New())
 	}
-	r := s.open()
+	r := (&piece{body: storage.Preread(p.body), off: off, size: size}).open()
 	buf := make([]byte, min(size, copyBytes))
 	for left := size; left > 0; {
 		if err := ctx.Err(); err != nil {

@@ -360,6 +360,7 @@ func etag(resp *http.Response) string {
 // md5 reads the section once; it is read again to be sent.
 func (p section) md5(ctx context.Context) (string, error) {
 	sum := md5.New()
+	body := storage.Preread(p.body)
 	buf := buffers.Get().(*[bufferBytes]byte)
 	defer buffers.Put(buf)
 	for at := int64(0); at < p.n; {
@@ -367,7 +368,7 @@ func (p section) md5(ctx context.Context) (string, error) {
 			return "", err
 		}
 		piece := buf[:min(p.n-at, bufferBytes)]
-		if err := readFull(p.body, piece, p.off+at); err != nil {
+		if err := readFull(body, piece, p.off+at); err != nil {
 			return "", err
 		}
 		sum.Write(piece)
