@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"os"
@@ -119,17 +120,17 @@ func dial(ctx context.Context, t target) (*conn, error) {
 		return nil, err
 	}
 	if agentConn != nil {
-		defer agentConn.Close()
+		defer drop(agentConn)
 	}
 	raw, err := (&net.Dialer{}).DialContext(ctx, "tcp", t.addr)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", storage.ErrUnavailable, err)
 	}
-	stop := context.AfterFunc(ctx, func() { raw.Close() })
+	stop := context.AfterFunc(ctx, func() { drop(raw) })
 	defer stop()
 	c, err := handshake(raw, t, config)
 	if err != nil {
-		raw.Close()
+		drop(raw)
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("%w: %s didn't log us in within %v", storage.ErrUnavailable, t.addr, loginTime)
 		}
@@ -146,21 +147,21 @@ func handshake(raw net.Conn, t target, config *ssh.ClientConfig) (*conn, error) 
 	client := ssh.NewClient(sc, channels, requests)
 	files, err := sftp.NewClient(client, sftp.UseConcurrentWrites(true))
 	if err != nil {
-		client.Close()
+		drop(client)
 		return nil, fmt.Errorf("%w: %s gives no SFTP to %s: %w", storage.ErrUnavailable, t.addr, t.user, err)
 	}
 	for _, name := range extensions {
 		if _, ok := files.HasExtension(name); !ok {
-			files.Close()
-			client.Close()
+			drop(files)
+			drop(client)
 			return nil, fmt.Errorf("the SFTP server at %s lacks %s, without which a backup can't be stored safely; use OpenSSH's server", t.addr, name)
 		}
 	}
 	c := &conn{Client: files, ssh: client, dead: make(chan struct{})}
 	c.wg.Go(func() {
 		defer close(c.dead)
-		files.Wait() // how it ended is what each call learns
-		client.Close()
+		_ = files.Wait() // how it ended is what each call learns
+		drop(client)
 	})
 	c.wg.Go(func() { c.keepAlive(aliveTime) })
 	return c, nil
@@ -177,21 +178,24 @@ func (c *conn) keepAlive(every time.Duration) {
 			return
 		case <-tick.C:
 		}
-		late := time.AfterFunc(every, func() { c.ssh.Close() })
+		late := time.AfterFunc(every, func() { drop(c.ssh) })
 		_, _, err := c.ssh.SendRequest("keepalive@openssh.com", true, nil)
 		late.Stop()
 		if err != nil {
-			c.ssh.Close()
+			drop(c.ssh)
 			return
 		}
 	}
 }
 
 func (c *conn) close() {
-	c.ssh.Close() // its error says that it was closed already
-	c.Client.Close()
+	drop(c.ssh)
+	drop(c.Client)
 	c.wg.Wait()
 }
+
+// drop closes what is of no more use, or is closed already.
+func drop(c io.Closer) { c.Close() }
 
 // config returns how to tell that the server is the right one.
 func (t target) config() (*ssh.ClientConfig, error) {

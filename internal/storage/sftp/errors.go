@@ -39,7 +39,7 @@ func (c *conn) fail(what string, err error) error {
 		return nil
 	}
 	if errors.Is(kindOf(err), storage.ErrUnavailable) {
-		c.ssh.Close() // it may be closed already
+		drop(c.ssh)
 		<-c.dead
 	}
 	return wrap(what, err)

@@ -100,7 +100,7 @@ func Open(ctx context.Context, raw string, opts Options) (*Store, error) {
 	}
 	s := &Store{target: t, known: make(map[string]bool)}
 	if err := s.open(ctx, opts); err != nil {
-		s.Close() // the first error counts
+		drop(s) // the first error counts
 		return nil, wrap("open storage "+t.url, err)
 	}
 	return s, nil
@@ -166,7 +166,7 @@ func syncFolder(c *conn, dir string) error {
 		return err
 	}
 	err = f.Sync()
-	f.Close() // nothing was written
+	drop(f) // nothing was written
 	return err
 }
 
@@ -253,7 +253,10 @@ func (s *Store) Put(ctx context.Context, key storage.Key, body storage.Body, opt
 		}
 		err := s.put(ctx, c, path, body, opts.IfAbsent)
 		if errors.Is(err, fs.ErrNotExist) {
-			err = fmt.Errorf("%w: %w", s.absent(c), err)
+			if gone := s.absent(c); !errors.Is(gone, storage.ErrNotExist) {
+				return gone
+			}
+			return fmt.Errorf("%w: another process removes what is being written", storage.ErrUnavailable)
 		}
 		return err
 	})
@@ -270,7 +273,7 @@ func (s *Store) put(ctx context.Context, c *conn, name string, body storage.Body
 	}
 	err = s.diagnose(c, err) // before there is room again
 	if temp != "" {
-		c.Remove(temp) // gone after a rename; else removed by a later Put
+		_ = c.Remove(temp) // gone after a rename; else removed by a later Put
 	}
 	return err
 }
@@ -357,7 +360,7 @@ func (s *Store) removeOld(c *conn, created *sftp.File) {
 	}
 	for _, info := range infos {
 		if info.Mode().IsRegular() && now.ModTime().Sub(info.ModTime()) > tempAge {
-			c.Remove(path.Join(dir, info.Name())) // see above
+			_ = c.Remove(path.Join(dir, info.Name())) // see above
 		}
 	}
 }
@@ -402,19 +405,21 @@ func (s *Store) place(c *conn, dir string, do func() error) error {
 		if !done {
 			err = s.makeKnown(c, dir)
 		}
-		if done && err == nil {
+		if err == nil && done {
 			return nil
 		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) || try == placeTries {
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, fs.ErrNotExist) || try == placeTries {
 			return err
 		}
-		if err != nil { // another process has removed the folder, or the root is gone
-			if gone := s.absent(c); !errors.Is(gone, storage.ErrNotExist) {
-				return gone
-			}
-			s.forget(dir)
-			try++
+		// Another process has removed the folder, or the root is gone.
+		if gone := s.absent(c); !errors.Is(gone, storage.ErrNotExist) {
+			return gone
 		}
+		s.forget(dir)
+		try++
 	}
 }
 
@@ -530,7 +535,7 @@ func (s *Store) Get(ctx context.Context, key storage.Key, off, n int64, fn func(
 	if err != nil {
 		return err
 	}
-	defer r.f.Close()
+	defer drop(r.f)
 	r.off = min(off, size)
 	r.left = size - r.off
 	if n >= 0 {
@@ -553,7 +558,7 @@ func (s *Store) openObject(c *conn, name string) (*sftp.File, int64, error) {
 		err = s.absent(c)
 	}
 	if err != nil {
-		f.Close()
+		drop(f)
 		return nil, 0, err
 	}
 	return f, info.Size(), nil

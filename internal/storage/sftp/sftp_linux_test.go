@@ -523,6 +523,15 @@ func TestLeftovers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// Not even the folder of temporary files is sure to stay.
+	err = s.Put(ctx, "b/c", &body{once: func() {
+		if err := os.RemoveAll(temp); err != nil {
+			t.Error(err)
+		}
+	}}, storage.PutOptions{})
+	if !errors.Is(err, storage.ErrUnavailable) || errors.Is(err, storage.ErrNotExist) {
+		t.Errorf("put whose temporary file is removed: got %v, want ErrUnavailable", err)
+	}
 	n := 0
 	if err := s.List(ctx, "", func(storage.Info) error { n++; return nil }); err != nil || n != 0 {
 		t.Errorf("list: got %d objects, %v", n, err)
