@@ -157,7 +157,7 @@ func open(ctx context.Context, p place, svc service, opts Options) (*Store, erro
 		}
 	}
 	if err != nil {
-		s.Close() // the first error counts
+		_ = s.Close() // the first error counts
 		return nil, s.wrap(ctx, "open storage "+p.url, err)
 	}
 	return s, nil
@@ -325,7 +325,7 @@ func (s *Store) Get(ctx context.Context, key storage.Key, off, n int64, fn func(
 	if err != nil {
 		return s.wrap(ctx, "get "+string(key), s.absent(ctx, err))
 	}
-	defer r.Close()
+	defer func() { _ = r.Close() }() // only read from
 	left := max(0, r.Size()-off)
 	if n >= 0 {
 		left = min(n, left)

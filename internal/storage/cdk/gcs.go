@@ -34,10 +34,9 @@ func OpenGCS(ctx context.Context, raw string, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open storage %s: %w", p.url, err)
 	}
-	// Without the scope of this call, of whose credentials it lives on.
 	bucket, err := gcsblob.OpenBucket(ctx, nil, p.bucket, &gcsblob.Options{Client: client})
 	if err != nil {
-		client.Close()
+		_ = client.Close() // the first error counts
 		return nil, fmt.Errorf("open storage %s: %w", p.url, err)
 	}
 	return open(ctx, p, service{
