@@ -49,8 +49,9 @@ type verifyJSON struct {
 	OK     bool        `json:"ok"`
 	Backup summaryJSON `json:"backup"`
 	*restore.VerifyReport
-	Took float64   `json:"took_seconds"`
-	NoNS *struct{} `json:"took_ns,omitempty"` // hides the report's
+	Took    float64      `json:"took_seconds"`
+	NoNS    *struct{}    `json:"took_ns,omitempty"` // hides the report's
+	Storage *trafficJSON `json:"storage"`
 }
 
 func runBackupVerify(ctx context.Context, env *Env, s *settings, o *backupVerifyOptions, ref string) error {
@@ -79,7 +80,7 @@ func runBackupVerify(ctx context.Context, env *Env, s *settings, o *backupVerify
 	}
 	rep.Findings, rep.Dropped = nonNil(rep.Findings), nonNil(rep.Dropped)
 	if env.json {
-		err = printJSON(env.Stdout, verifyJSON{OK: rep.OK(), Backup: summaryOf(rec), VerifyReport: rep, Took: seconds(rep.Took)})
+		err = printJSON(env.Stdout, verifyJSON{OK: rep.OK(), Backup: summaryOf(rec), VerifyReport: rep, Took: seconds(rep.Took), Storage: env.trafficJSON()})
 	} else {
 		printVerified(env.Stdout, rec, rep)
 	}

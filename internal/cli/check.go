@@ -53,6 +53,7 @@ type checkResult struct {
 	// that of the segments is checked.
 	KeyUsed bool `json:"key_used"`
 	*repo.CheckReport
+	Storage *trafficJSON `json:"storage"`
 }
 
 func runCheck(ctx context.Context, env *Env, s *settings, o *checkOptions) error {
@@ -91,7 +92,7 @@ func runCheck(ctx context.Context, env *Env, s *settings, o *checkOptions) error
 		}
 		report.Problems = append(report.Problems, old...)
 	}
-	out := checkResult{OK: len(report.Problems) == 0, KeyUsed: r.CanRead(), CheckReport: report}
+	out := checkResult{OK: len(report.Problems) == 0, KeyUsed: r.CanRead(), CheckReport: report, Storage: env.trafficJSON()}
 	if err := out.print(env, o.readData); err != nil {
 		return err
 	}

@@ -97,7 +97,7 @@ func runCreate(ctx context.Context, env *Env, s *settings, o *createOptions, nam
 	if made != nil && made.Restored != nil {
 		if env.json {
 			made.Notes = nonNil(made.Notes)
-			out := createJSON{Backup: summaryOf(rec), Created: made, Restored: newRestoreJSON(rec, made.Restored)}
+			out := createJSON{Backup: summaryOf(rec), Created: made, Restored: newRestoreJSON(env, rec, made.Restored)}
 			if perr := printJSON(env.Stdout, out); err == nil {
 				err = perr
 			}

@@ -60,6 +60,7 @@ Without any rule all backups stay, and only what interrupted runs left is remove
 type pruneResult struct {
 	DryRun    bool            `json:"dry_run"`
 	Instances []pruneInstance `json:"instances"`
+	Storage   *trafficJSON    `json:"storage"`
 }
 
 type pruneInstance struct {
@@ -110,6 +111,7 @@ func runPrune(ctx context.Context, env *Env, s *settings, o *pruneOptions) error
 		}
 		out.Instances = append(out.Instances, *p)
 	}
+	out.Storage = env.trafficJSON()
 	if len(failed) < len(instances) || len(instances) == 0 {
 		failed = append(failed, out.print(env))
 	}

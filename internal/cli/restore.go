@@ -87,9 +87,12 @@ func runRestore(ctx context.Context, env *Env, s *settings, o *restoreOptions, r
 		return explainRestore(ctx, err)
 	}
 	if env.json {
-		err = printJSON(env.Stdout, newRestoreJSON(rec, res))
+		err = printJSON(env.Stdout, newRestoreJSON(env, rec, res))
 	} else {
 		printRestore(env.Stdout, rec, res, o.verbose)
+		if o.verbose {
+			fmt.Fprintln(env.Stdout, env.trafficLine())
+		}
 	}
 	if err == nil && !res.OK() {
 		err = say(errProblem, "what could be restored is in place, but it is not all: %s", count(len(res.Problems)+len(res.Damaged), "problem"))
@@ -133,16 +136,17 @@ func explainRestore(ctx context.Context, err error) error {
 type restoreJSON struct {
 	Backup summaryJSON `json:"backup"`
 	*restore.Result
-	Took float64   `json:"took_seconds"`
-	NoID *struct{} `json:"took_ns,omitempty"` // hides Result's
+	Took    float64      `json:"took_seconds"`
+	NoID    *struct{}    `json:"took_ns,omitempty"` // hides Result's
+	Storage *trafficJSON `json:"storage"`
 }
 
-func newRestoreJSON(rec *manifest.Record, r *restore.Result) restoreJSON {
+func newRestoreJSON(env *Env, rec *manifest.Record, r *restore.Result) restoreJSON {
 	for _, list := range []*[]string{&r.Databases, &r.Damaged, &r.Removed, &r.LeftAlone, &r.Problems, &r.Warnings, &r.Notes, &r.Commands} {
 		*list = nonNil(*list)
 	}
 	r.Dropped = nonNil(r.Dropped)
-	return restoreJSON{Backup: summaryOf(rec), Result: r, Took: seconds(r.Took)}
+	return restoreJSON{Backup: summaryOf(rec), Result: r, Took: seconds(r.Took), Storage: env.trafficJSON()}
 }
 
 func printRestore(w io.Writer, rec *manifest.Record, r *restore.Result, verbose bool) {

@@ -137,6 +137,7 @@ var normals = []struct {
 	{regexp.MustCompile(`\d{8}-\d{6}`), "<stamp>"},
 	{regexp.MustCompile(`age1[0-9a-z]{58}`), "<recipient>"},
 	{regexp.MustCompile(`[A-Za-z0-9+/]{43}=`), "<writer>"},
+	{regexp.MustCompile(`(?s)("storage": )\{.*?\n  \}`), `$1"<traffic>"`},
 	{regexp.MustCompile(`("(?:took_seconds|stored_bytes|segment_bytes|read_bytes|bytes|unreferenced_bytes)": )[0-9.]+`), `$1"<n>"`},
 	{regexp.MustCompile(`"\.\d{10}"`), `".<suffix>"`},
 	{regexp.MustCompile(`"slipcover [^"]*"`), `"slipcover <version>"`},
