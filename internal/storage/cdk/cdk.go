@@ -203,11 +203,11 @@ func (s *Store) Put(ctx context.Context, key storage.Key, body storage.Body, opt
 	if !opts.RetainUntil.IsZero() {
 		return fmt.Errorf("put %s: protecting single objects until a date isn't supported in %s; set a retention policy on the %s", key, s.name, s.place)
 	}
-	r := &bodyReader{ctx: ctx, body: body}
-	sum, err := r.md5()
+	sum, err := (&bodyReader{ctx: ctx, body: storage.Preread(body)}).md5()
 	if err != nil {
 		return fmt.Errorf("put %s: %w", key, err)
 	}
+	r := &bodyReader{ctx: ctx, body: body}
 	err = s.upload(ctx, name, r, sum, opts.IfAbsent)
 	if bodyErr := r.close(); bodyErr != nil && err != nil {
 		return fmt.Errorf("put %s: %w", key, bodyErr)
@@ -253,8 +253,7 @@ func (r *bodyReader) md5() ([]byte, error) {
 	if _, err := io.CopyBuffer(h, r, buf); err != nil {
 		return nil, err
 	}
-	_, err := r.Seek(0, io.SeekStart)
-	return h.Sum(nil), err
+	return h.Sum(nil), nil
 }
 
 func (r *bodyReader) Read(p []byte) (int, error) {
