@@ -42,7 +42,7 @@ func (s *Store) delete(ctx context.Context, name string) error {
 	if !large {
 		return s.deleteOne(ctx, target{s.place.container, name})
 	}
-	resp, err := s.do(ctx, request{method: http.MethodDelete, container: s.place.container, name: name,
+	resp, err := s.do(ctx, request{method: http.MethodDelete, container: s.place.container, name: name, //nolint:bodyclose // deleted ends with it
 		query: url.Values{"multipart-manifest": {"delete"}}, header: http.Header{"Accept": {"application/json"}}})
 	if err != nil {
 		return err

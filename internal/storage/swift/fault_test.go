@@ -387,6 +387,41 @@ func TestDenied(t *testing.T) {
 	}
 }
 
+// What docs/swift.md says of users of other projects.
+func TestRules(t *testing.T) {
+	server, k := testenv.SwiftKeystone(t)
+	url := newContainer()
+	put(t, open(t, url+"?segment_size=1MiB", k.Vars), "a", "body")
+	other := k.User("other", "other")
+	_, user := k.Token(t, other)
+	rule := k.Vars["OTHER_PROJECT_ID"] + ":" + user
+	container := strings.TrimPrefix(url, "swift://")
+	for _, name := range []string{container, container + "_segments"} {
+		command(t, append(k.Env(), "ST_AUTH_VERSION=3"), "post", name, "--read-acl", rule, "--write-acl", rule)
+	}
+	other["OS_STORAGE_URL"] = server.URL + "/v1/AUTH_" + k.Vars["DEMO_PROJECT_ID"]
+	s, err := swift.Open(t.Context(), url+"?segment_size=1MiB", swift.Options{Getenv: getenv(other)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if got, err := get(t, s, "a"); err != nil || got != "body" {
+		t.Errorf("get: got %q, %v", got, err)
+	}
+	if err := s.Put(t.Context(), "b", strings.NewReader("x"), isNew); err != nil {
+		t.Errorf("put if absent: %v", err)
+	}
+	if err := s.Put(t.Context(), "c", bytes.NewReader(make([]byte, 3<<20)), isNew); err != nil {
+		t.Errorf("put of a large object: %v", err)
+	}
+	if err := s.DeleteAll(t.Context(), []storage.Key{"a", "b", "c"}); err != nil {
+		t.Errorf("delete: %v", err)
+	}
+	if err := s.List(t.Context(), "", func(i storage.Info) error { return errors.New(string(i.Key)) }); err != nil {
+		t.Errorf("list after delete: %v", err)
+	}
+}
+
 func TestContainerGone(t *testing.T) {
 	vars := testenv.Swift(t).Vars
 	url := newContainer()

@@ -250,11 +250,11 @@ func (s *Store) putManifest(ctx context.Context, name string, segments []segment
 	if err != nil {
 		return true, err
 	}
-	switch {
-	case resp.StatusCode == http.StatusCreated:
+	switch resp.StatusCode {
+	case http.StatusCreated:
 		discard(resp)
 		return true, sameETag(resp, sum)
-	case resp.StatusCode == http.StatusNotFound:
+	case http.StatusNotFound:
 		discard(resp)
 		return false, s.noContainer(s.place.container)
 	}
@@ -292,9 +292,9 @@ func (s *Store) isLarge(ctx context.Context, name string) (bool, error) {
 	if large, err := s.hasLarge(ctx); err != nil || !large {
 		return false, err
 	}
-	resp, err := s.head(ctx, name)
+	header, err := s.head(ctx, name)
 	if errors.Is(err, storage.ErrNotExist) {
 		return false, nil
 	}
-	return err == nil && resp.Header.Get("X-Static-Large-Object") != "", err
+	return err == nil && header.Get("X-Static-Large-Object") != "", err
 }

@@ -574,33 +574,37 @@ func (s *Store) stat(ctx context.Context, key storage.Key) (storage.Info, error)
 	if err != nil {
 		return storage.Info{}, err
 	}
-	resp, err := s.head(ctx, name)
+	header, err := s.head(ctx, name)
 	if err != nil {
 		return storage.Info{}, err
 	}
-	modified, err := timeOf(resp)
-	return storage.Info{Key: key, Size: resp.ContentLength, Modified: modified}, err
+	size, err := strconv.ParseInt(header.Get("Content-Length"), 10, 64)
+	if err != nil {
+		return storage.Info{}, fmt.Errorf("the answer has no size that can be read: %w", err)
+	}
+	modified, err := timeOf(header)
+	return storage.Info{Key: key, Size: size, Modified: modified}, err
 }
 
 // head returns the headers of an object, or ErrNotExist.
-func (s *Store) head(ctx context.Context, name string) (*http.Response, error) {
+func (s *Store) head(ctx context.Context, name string) (http.Header, error) {
 	resp, err := s.object(ctx, http.MethodHead, name, nil)
 	if err != nil {
 		return nil, err
 	}
-	return resp, s.done(resp)
+	return resp.Header, s.done(resp)
 }
 
 // timeOf returns the time of an object: X-Timestamp has parts of a second, as
 // listings have, Last-Modified is rounded up.
-func timeOf(resp *http.Response) (time.Time, error) {
-	sec, frac, _ := strings.Cut(resp.Header.Get("X-Timestamp"), ".")
+func timeOf(header http.Header) (time.Time, error) {
+	sec, frac, _ := strings.Cut(header.Get("X-Timestamp"), ".")
 	seconds, err1 := strconv.ParseInt(sec, 10, 64)
 	micros, err2 := strconv.ParseInt((frac + "000000")[:6], 10, 64)
 	if err1 == nil && err2 == nil {
 		return time.Unix(seconds, micros*1000).UTC(), nil
 	}
-	t, err := http.ParseTime(resp.Header.Get("Last-Modified"))
+	t, err := http.ParseTime(header.Get("Last-Modified"))
 	if err != nil {
 		return time.Time{}, fmt.Errorf("the answer has no time that can be read: %w", err)
 	}
