@@ -24,6 +24,10 @@ var ErrMixed = errors.New("backups are copied as they are stored, and only one o
 // ErrSame says that two repositories have the same id.
 var ErrSame = errors.New("source and destination are the same repository")
 
+// ErrDirect says that a backup is encrypted to the recipients of its repository
+// themselves, as the first versions did: others could not read a copy.
+var ErrDirect = errors.New("a backup of the first versions can only be copied to a repository with the same recipients")
+
 // copiedAtOnce is how many segments are copied at once, each of them in memory:
 // together some 64 MiB at most.
 const copiedAtOnce = 8
@@ -62,8 +66,8 @@ type CopyResult struct {
 // It holds the lock of the instance in dst, and none in src: a backup that is
 // deleted there meanwhile is ErrNoBackup. After an error dst has no such backup, but
 // segments that the next try doesn't send again. The manifest and some segments are
-// in memory. It returns ErrMixed, ErrSame, ErrLocked, ErrCorrupt, what CopyKeys
-// returns, or the storage's error.
+// in memory. It returns ErrMixed, ErrSame, ErrDirect, ErrLocked, ErrCorrupt, what
+// CopyKeys returns, or the storage's error.
 func Copy(ctx context.Context, dst, src *Repo, rec *manifest.Record, opts CopyOptions) (CopyResult, error) {
 	switch {
 	case dst.config.Encrypted() != src.config.Encrypted():
@@ -105,9 +109,10 @@ type copier struct {
 
 	rec  *manifest.Record // as it is in src
 	text []byte           // of its object
-	// own are the keys of the instance, if it must be looked that they, and not only
-	// the recipients of src, open what is sent.
-	own []age.Identity
+	// For other recipients what is sent must be encrypted to the keys of the instance.
+	// own are those, if src can be read; else since is when the first one was stored.
+	own   []age.Identity
+	since time.Time
 
 	sent, sentBytes atomic.Int64
 	res             CopyResult
@@ -176,6 +181,10 @@ func (c *copier) stored(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
+// keySlack is how much older than its key a backup may be: the id is made first,
+// then the lock is taken, and the storage's clock dates the key.
+const keySlack = 15 * time.Minute
+
 // keys copies the keys of the instance. For other recipients these must open all
 // of the backup: what is encrypted to those of src directly, they don't.
 func (c *copier) keys(ctx context.Context) error {
@@ -188,9 +197,12 @@ func (c *copier) keys(ctx context.Context) error {
 	if recipientsDiffer(c.dst.config.Recipients, c.src.config.Recipients) == "" {
 		return nil
 	}
+	if !c.src.CanRead() {
+		return c.oldestKey(ctx)
+	}
 	given, err := c.src.identities(ctx)
 	if err != nil {
-		return fmt.Errorf("the repositories have different recipients: %w", err)
+		return err
 	}
 	if c.own, err = c.src.openInstance(ctx, c.instance, given); err != nil {
 		return err
@@ -201,14 +213,34 @@ func (c *copier) keys(ctx context.Context) error {
 	return nil
 }
 
-func (c *copier) errDirect() error {
-	return fmt.Errorf("%w: backup %s is encrypted to the recipients of %s themselves, as the first versions did, so it can only be copied to a repository with just those",
-		ErrRecipients, c.id, c.src.URL())
+// oldestKey finds out since when the instance has keys.
+func (c *copier) oldestKey(ctx context.Context) error {
+	keys, err := c.src.instanceKeys(ctx, c.instance)
+	if err != nil {
+		return err
+	}
+	for _, k := range keys {
+		if k.wrapped && (c.since.IsZero() || k.modified.Before(c.since)) {
+			c.since = k.modified
+		}
+	}
+	if c.since.IsZero() {
+		return c.errDirect()
+	}
+	return nil
 }
 
-// opens returns an error unless the keys of the instance open an object, where
-// that must be looked at.
-func (c *copier) opens(key storage.Key, b []byte) error {
+func (c *copier) errDirect() error {
+	return fmt.Errorf("%w: %s is encrypted to those of %s themselves", ErrDirect, c.id, c.src.URL())
+}
+
+// opens returns an error unless the keys of the instance open an object of a
+// backup, where that matters. Without them all that can be told is whether it was
+// stored before they were.
+func (c *copier) opens(key storage.Key, id manifest.BackupID, b []byte) error {
+	if !c.since.IsZero() && id.Time().Before(c.since.Add(-keySlack)) {
+		return fmt.Errorf("%s is older than the keys of instance %s, and may not be encrypted to them: %w, to see whether other recipients can have it; pass --identity FILE", key, c.instance, ErrNoKey)
+	}
 	if c.own == nil {
 		return nil
 	}
@@ -228,7 +260,7 @@ func (c *copier) segments(ctx context.Context) ([]manifest.Segment, []byte, erro
 	key := c.src.manifestKey(c.instance, c.id)
 	body, err := c.src.readHashed(ctx, key, c.rec.ManifestSize, c.rec.ManifestSHA256)
 	if err == nil {
-		err = c.opens(key, body)
+		err = c.opens(key, c.id, body)
 	}
 	if err != nil {
 		return nil, nil, c.gone(ctx, err)
@@ -397,7 +429,7 @@ func (c *copier) sendOne(ctx context.Context, buf *bytes.Buffer, s manifest.Segm
 		err = fmt.Errorf("%s: %w: %d of its %d bytes came", key, ErrCorrupt, buf.Len(), s.Size)
 	}
 	if err == nil {
-		err = c.opens(key, buf.Bytes())
+		err = c.opens(key, s.Backup, buf.Bytes())
 	}
 	if err != nil {
 		return err
@@ -463,6 +495,21 @@ func (c *copier) putRecord(ctx context.Context, lock *Lock) error {
 		return fmt.Errorf("store record: %w", err)
 	}
 	return nil
+}
+
+// IDs returns the ids of an instance's backups, oldest first. It reads no record.
+func (r *Repo) IDs(ctx context.Context, instance string) ([]manifest.BackupID, error) {
+	found, err := r.listBackups(ctx, instance)
+	if err != nil {
+		return nil, err
+	}
+	var ids []manifest.BackupID
+	for _, l := range found { // in the order of the keys, which end with the id
+		if l.record {
+			ids = append(ids, l.id)
+		}
+	}
+	return ids, nil
 }
 
 // PinKey returns the pin of a node that writes an instance's objects with the key

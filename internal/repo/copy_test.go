@@ -2,6 +2,7 @@ package repo_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -173,6 +174,10 @@ func TestCopyForOtherRecipients(t *testing.T) {
 	}
 	mustCopy(t, openWith(t, g.store), src, m.ID, readers)
 	sound(t, g.open(t, g.store), map[manifest.BackupID][]byte{m.ID: text(1, 1000)})
+	// With the key there, later ones need none.
+	next := mustBackup(t, src, f.writer, m, text(2, 1000))
+	mustCopy(t, openWith(t, g.store), openWith(t, f.store), next.ID, repo.CopyOptions{})
+	sound(t, g.open(t, g.store), map[manifest.BackupID][]byte{m.ID: text(1, 1000), next.ID: slices.Concat(text(1, 1000), text(2, 1000))})
 	if _, err := openWith(t, g.store, f.identity).Manifest(t.Context(), rec); !errors.Is(err, repo.ErrWrongKey) {
 		t.Errorf("a recipient of the source alone reads the copy: %v", err)
 	}
@@ -215,9 +220,42 @@ func TestCopyOldRepository(t *testing.T) {
 		t.Errorf("check: %v %+v", err, report)
 	}
 	opts := repo.CopyOptions{Readers: []string{other.identity.Recipient().String()}}
-	if _, err := repo.Copy(t.Context(), openWith(t, other.store), src, recs[0], opts); !errors.Is(err, repo.ErrRecipients) {
+	if _, err := repo.Copy(t.Context(), openWith(t, other.store), src, recs[0], opts); !errors.Is(err, repo.ErrDirect) {
 		t.Errorf("other recipients: %v", err)
 	}
+	if _, err := repo.Copy(t.Context(), openWith(t, other.store), openWith(t, store), recs[0], opts); !errors.Is(err, repo.ErrDirect) {
+		t.Errorf("other recipients, without a key: %v", err)
+	}
+}
+
+// A backup that is older than the keys of its instance may need the recipients
+// themselves, which can't be told without a key.
+func TestCopyOfABackupBeforeTheKeys(t *testing.T) {
+	f, g := newFixture(t), newFixture(t)
+	src := f.open(t, f.store)
+	m := mustBackup(t, src, f.writer, nil, text(1, 1000))
+	opts := repo.CopyOptions{Readers: []string{g.identity.Recipient().String()}}
+	if err := openWith(t, g.store).CopyKeys(t.Context(), src, instance, opts.Readers); err != nil {
+		t.Fatal(err)
+	}
+	later := &aged{f.store}
+	if _, err := repo.Copy(t.Context(), openWith(t, g.store), openWith(t, later), record(t, src, m.ID), opts); !errors.Is(err, repo.ErrNoKey) {
+		t.Errorf("got %v", err)
+	}
+	mustCopy(t, openWith(t, g.store), openWith(t, later, f.identity), m.ID, opts)
+	sound(t, g.open(t, g.store), map[manifest.BackupID][]byte{m.ID: text(1, 1000)})
+}
+
+// aged is a storage whose keys were stored a day later.
+type aged struct{ storage.Store }
+
+func (s *aged) List(ctx context.Context, prefix string, fn func(storage.Info) error) error {
+	return s.Store.List(ctx, prefix, func(i storage.Info) error {
+		if strings.HasPrefix(string(i.Key), "keys/") {
+			i.Modified = i.Modified.Add(24 * time.Hour)
+		}
+		return fn(i)
+	})
 }
 
 func TestCopyRefuses(t *testing.T) {
