@@ -42,6 +42,9 @@ type Options struct {
 	// Recipients, if any, are those that the repository must have for a key to be
 	// made; none takes those that this node has accepted, at first any.
 	Recipients []string
+	// Copies are repositories that the backup will be copied to: a new key is stored
+	// in them too.
+	Copies []*repo.Repo
 
 	Strict   bool // damage in the source fails the backup
 	Indexes  bool // take view indexes too

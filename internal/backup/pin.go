@@ -54,18 +54,9 @@ func writePin(dir string, pin *repo.KeyPin) error {
 // forgotten, before anything is encrypted to it; what an interrupted run stored
 // under another key is left to prune, since that key may be gone.
 func writeKey(ctx context.Context, opts *Options, dir string) (*repo.WriteKey, error) {
-	pin, err := readPin(dir)
+	pin, err := acceptedPin(opts.StateDir, opts.Repo, opts.Instance, opts.Recipients)
 	if err != nil {
 		return nil, err
-	}
-	if pin == nil && len(opts.Recipients) == 0 {
-		other, err := otherPin(opts.StateDir, opts.Repo, opts.Instance)
-		if err != nil {
-			return nil, err
-		}
-		if other != nil {
-			return nil, fmt.Errorf("%w: %s has another id than the repository that this node backed up to there; if it was made anew, `slipcover key accept` on this node takes its recipients over", repo.ErrRecipients, opts.Repo.URL())
-		}
 	}
 	key, err := opts.Repo.WriteKey(ctx, opts.Instance, repo.KeyOptions{Pin: pin, Recipients: opts.Recipients})
 	if err != nil || !key.New {
@@ -75,7 +66,25 @@ func writeKey(ctx context.Context, opts *Options, dir string) (*repo.WriteKey, e
 	if err := (&journal{dir: dir}).remove(); err != nil {
 		return nil, err
 	}
-	return key, writePin(dir, key.Pin)
+	if err := writePin(dir, key.Pin); err != nil {
+		return nil, err
+	}
+	shareKey(ctx, opts, key)
+	return key, nil
+}
+
+// acceptedPin returns the pin of a repository, nil if there is none. Then its
+// place must be new to this node, or recipients must say whom it may encrypt to.
+func acceptedPin(state string, r *repo.Repo, instance string, recipients []string) (*repo.KeyPin, error) {
+	pin, err := readPin(stateDir(state, r.Config().ID, instance))
+	if err != nil || pin != nil || len(recipients) > 0 {
+		return pin, err
+	}
+	other, err := otherPin(state, r, instance)
+	if err == nil && other != nil {
+		err = fmt.Errorf("%w: %s has another id than the repository that this node backed up to there; if it was made anew, `slipcover key accept` on this node takes its recipients over", repo.ErrRecipients, r.URL())
+	}
+	return nil, err
 }
 
 // otherPin returns the pin of a repository of another id at the same place: the id

@@ -130,10 +130,14 @@ func decodeState(r io.Reader, repoID string) (*state, error) {
 	return st, nil
 }
 
+func stateWriter(w io.Writer) (*zstd.Encoder, error) {
+	return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
+}
+
 // writeState stores the state of a backup that was committed.
 func writeState(dir, repoID string, key *repo.WriteKey, proved time.Time, m *manifest.Manifest, locals map[name]local) error {
 	return durable.WriteFile(statePath(dir), 0o600, func(w *os.File) error {
-		z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
+		z, err := stateWriter(w)
 		if err != nil {
 			return err
 		}

@@ -1,0 +1,158 @@
+package backup
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/slipcover/slipcover/internal/durable"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/repo"
+)
+
+// shareKey stores a new key in the repositories that the backup will be copied to,
+// as its secret is at hand only now. One that doesn't take it, and has other
+// recipients, can have copies only from who can read.
+func shareKey(ctx context.Context, opts *Options, key *repo.WriteKey) {
+	for _, r := range opts.Copies {
+		if !r.Config().Encrypted() { // nothing can be copied there
+			continue
+		}
+		pin, err := acceptedPin(opts.StateDir, r, opts.Instance, opts.Recipients)
+		if err == nil {
+			_, err = r.AddKey(ctx, opts.Instance, key, repo.KeyOptions{Pin: pin, Recipients: opts.Recipients})
+		}
+		if err != nil {
+			key.Notes = append(key.Notes, fmt.Sprintf("the new key of this instance could not be stored in %s: %v", r.URL(), err))
+		}
+	}
+}
+
+// AdoptOptions are the options of Adopt.
+type AdoptOptions struct {
+	StateDir   string
+	From, To   *repo.Repo
+	Record     *manifest.Record // of the backup, which both repositories have
+	Recipients []string         // as those of Options
+}
+
+// Adopt makes a backup that was copied to another repository the one that this
+// node's next incremental there builds on: it takes over the state, and the key that
+// it was written with. It does nothing if the node's last backup in From is another
+// one, or if it made a later one in To.
+func Adopt(ctx context.Context, o AdoptOptions) error {
+	rec := o.Record
+	from, to := stateDir(o.StateDir, o.From.Config().ID, rec.Instance), stateDir(o.StateDir, o.To.Config().ID, rec.Instance)
+	st, err := openState(from)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer st.close()
+	if st.head.Summary.ID != rec.ID || st.head.Repo != o.From.Config().ID || st.head.Format != stateFormat {
+		return nil
+	}
+	if old, err := openState(to); err == nil {
+		old.close()
+		if old.head.Summary.ID >= rec.ID {
+			return nil
+		}
+	}
+	if err := durable.MkdirAll(to, 0o700); err != nil {
+		return fmt.Errorf("make the state directory: %w", err)
+	}
+	if err := adoptPin(ctx, o, from, to); err != nil {
+		return err
+	}
+	st.head.Repo = o.To.Config().ID
+	if err := st.write(to); err != nil {
+		return fmt.Errorf("store state: %w", err)
+	}
+	return nil
+}
+
+// adoptPin pins the key of one repository for another. Whom the node accepts as
+// recipients there doesn't change.
+func adoptPin(ctx context.Context, o AdoptOptions, from, to string) error {
+	used, err := readPin(from)
+	if err != nil || used == nil || used.InstanceRecipient == "" {
+		return err
+	}
+	old, err := acceptedPin(o.StateDir, o.To, o.Record.Instance, o.Recipients)
+	if err != nil {
+		return err
+	}
+	pin, err := o.To.PinKey(ctx, o.Record.Instance, used.InstanceRecipient)
+	if err != nil {
+		return err
+	}
+	pin.Earlier = used.Earlier
+	if old != nil {
+		pin.Recipients = old.Recipients
+	}
+	if old != nil && old.InstanceRecipient != pin.InstanceRecipient {
+		if err := (&journal{dir: to}).remove(); err != nil { // as for a new key
+			return err
+		}
+	}
+	return writePin(to, pin)
+}
+
+// storedState is a state that is read as far as its head.
+type storedState struct {
+	file *os.File
+	z    *zstd.Decoder
+	head stateHead
+	rest io.Reader // the lines behind the head
+}
+
+func openState(dir string) (*storedState, error) {
+	f, err := os.Open(statePath(dir))
+	if err != nil {
+		return nil, fmt.Errorf("read state: %w", err)
+	}
+	s := &storedState{file: f}
+	if s.z, err = zstd.NewReader(f, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(8<<20)); err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	lines := bufio.NewReaderSize(s.z, 1<<16)
+	d := json.NewDecoder(lines)
+	if err := d.Decode(&s.head); err != nil {
+		s.close()
+		return nil, fmt.Errorf("read state: %w", err)
+	}
+	s.rest = io.MultiReader(d.Buffered(), lines)
+	return s, nil
+}
+
+func (s *storedState) close() {
+	s.z.Close()
+	_ = s.file.Close()
+}
+
+// write stores the state in dir.
+func (s *storedState) write(dir string) error {
+	return durable.WriteFile(statePath(dir), 0o600, func(w *os.File) error {
+		z, err := stateWriter(w)
+		if err != nil {
+			return err
+		}
+		if err := json.NewEncoder(z).Encode(s.head); err != nil {
+			return err
+		}
+		if _, err := io.Copy(z, s.rest); err != nil {
+			return err
+		}
+		return z.Close()
+	})
+}
