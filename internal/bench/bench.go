@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -56,7 +57,7 @@ func (b *bench) run(ctx context.Context) error {
 	if b.list[0].Missing != "" {
 		return errors.New(b.list[0].Missing)
 	}
-	if slices.ContainsFunc(b.opts.only, func(s string) bool { return s != "small" }) {
+	if slices.ContainsFunc(b.opts.only, func(s string) bool { return s != "small" && s != "swift" }) {
 		if err := b.mixed(ctx); err != nil {
 			return err
 		}
@@ -66,9 +67,16 @@ func (b *bench) run(ctx context.Context) error {
 			return err
 		}
 	}
+	if b.wants("swift") {
+		if err := b.swift(ctx, b.list[0].tool.(*slipcoverTool).bin); err != nil {
+			return err
+		}
+	}
 	for _, sc := range b.report.Scenarios {
-		if why := sc.Failed[b.list[0].Name]; why != "" {
-			return fmt.Errorf("%s: slipcover %s", sc.Title, why)
+		for name, why := range sc.Failed {
+			if strings.HasPrefix(name, b.list[0].Name) {
+				return fmt.Errorf("%s: %s %s", sc.Title, name, why)
+			}
 		}
 	}
 	return ctx.Err()
@@ -83,7 +91,7 @@ func (b *bench) mixed(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	what := fmt.Sprintf("%s in %d files", bytesText(data.Bytes), data.Files)
+	what := dataText(data)
 	if b.wants("full") {
 		err = b.full(ctx, b.report.add("full", "full backup", what), source)
 	} else {
@@ -108,13 +116,15 @@ func (b *bench) small(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	what := fmt.Sprintf("%s in %d files", bytesText(data.Bytes), data.Files)
+	what := dataText(data)
 	err = b.full(ctx, b.report.add("small-full", "small files, full backup", what), source)
 	if err == nil {
 		err = b.unchanged(ctx, b.report.add("small-unchanged", "small files, nothing new", what), source)
 	}
 	return errors.Join(err, os.RemoveAll(source))
 }
+
+func dataText(m made) string { return fmt.Sprintf("%s in %d files", bytesText(m.Bytes), m.Files) }
 
 func (b *bench) generate(ctx context.Context, what, dir string, n int64) (made, error) {
 	b.say("making data: %s", what)

@@ -33,6 +33,7 @@ type scenario struct {
 	Name    string              `json:"name"`
 	Title   string              `json:"title"`
 	Data    string              `json:"data"`
+	Tools   []*entry            `json:"-"`                // those measured, if others than the report's
 	Growth  []growth            `json:"growth,omitempty"` // by round
 	Samples map[string][]sample `json:"samples"`          // by tool
 	Failed  map[string]string   `json:"failed"`           // by tool: why
@@ -94,6 +95,10 @@ type result struct {
 func (r *report) judge() {
 	r.Results = []result{}
 	for _, sc := range r.Scenarios {
+		if sc.Tools != nil {
+			r.judgeSwift(sc)
+			continue
+		}
 		ours := sc.Samples[r.Tools[0].Name]
 		if len(ours) == 0 {
 			continue
@@ -222,7 +227,11 @@ func (r *report) print(w io.Writer) error {
 
 func (r *report) samples(t io.Writer, sc *scenario) {
 	fmt.Fprint(t, "\n\twall best\tmedian\tCPU best\tmedian\tmemory\tread\tof the source\tstored\truns\tload\n")
-	for _, e := range r.Tools {
+	tools := r.Tools
+	if sc.Tools != nil {
+		tools = sc.Tools
+	}
+	for _, e := range tools {
 		list := sc.Samples[e.Name]
 		if why := sc.Failed[e.Name]; why != "" {
 			fmt.Fprintf(t, "%s\t%s\n", e.Name, why)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -112,14 +113,20 @@ func again(dirs ...string) error {
 type slipcoverTool struct {
 	r                      *runner
 	bin, home, compression string
+	url                    string // of the repository, if it isn't a folder
 }
 
-func (t *slipcoverTool) repo() string { return filepath.Join(t.home, "repo") }
-func (t *slipcoverTool) key() string  { return filepath.Join(t.home, "identity.txt") }
+// repo is where the repository is, and folder a folder for all that is there then.
+func (t *slipcoverTool) repo() string   { return cmp.Or(t.url, t.folder()) }
+func (t *slipcoverTool) folder() string { return filepath.Join(t.home, "repo") }
+func (t *slipcoverTool) key() string    { return filepath.Join(t.home, "identity.txt") }
 
 func (t *slipcoverTool) start(ctx context.Context) error {
-	if err := again(t.home); err != nil {
+	if err := again(t.home, t.folder()); err != nil {
 		return err
+	}
+	if t.url != "" { // of the round before; the first time there is none
+		_, _ = t.r.quiet(ctx, "swift", "delete", strings.TrimPrefix(t.url, "swift://"))
 	}
 	_, err := t.r.quiet(ctx, t.bin, "init", "--repo", t.repo(), "--identity-out", t.key())
 	return err
@@ -131,7 +138,7 @@ func (t *slipcoverTool) backup(source string) job {
 	if t.compression != "" {
 		args = append(args, "--compression", t.compression)
 	}
-	return job{pipe: [][]string{args}, in: t.repo(), result: func(out []byte, s *sample) error {
+	return job{pipe: [][]string{args}, in: t.folder(), result: func(out []byte, s *sample) error {
 		var v struct {
 			Backup struct {
 				ReadBytes *int64 `json:"read_bytes"`
@@ -152,7 +159,7 @@ func (t *slipcoverTool) restore(_, to string) (job, string) {
 
 func (t *slipcoverTool) verify() job {
 	args := []string{t.bin, "backup", "verify", "latest", "--json", "--progress", "none", "--repo", t.repo(), "--identity", t.key()}
-	return job{pipe: [][]string{args}, in: t.repo(), result: func(out []byte, _ *sample) error {
+	return job{pipe: [][]string{args}, in: t.folder(), result: func(out []byte, _ *sample) error {
 		if !json.Valid(out) {
 			return errors.New("slipcover backup verify printed no result; does this one have that command?")
 		}
