@@ -48,7 +48,10 @@ func newBackupCreate(env *Env, g *globalOptions) *cobra.Command {
 		Long: `Back up the files of a CouchDB node, which may run meanwhile. The first backup is a full one, the next ones read and
 store what was added since; each restores alone. Nothing of CouchDB's is changed, locked or paused.
 
-Writing needs no secret. What is damaged in the source is backed up as it is and told: exit code 3.`,
+Writing needs no secret. What is damaged in the source is backed up as it is and told: exit code 3.
+
+The backup is copied to the further repositories of the setting "repositories". If the first one can't be reached, it is
+made in the next. Where it is missing is told, with the exit code of the reason: 10 if that storage can't be reached.`,
 		Args: arguments(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd, env, g) },
 	}
@@ -96,11 +99,11 @@ func runBackupCreate(ctx context.Context, env *Env, s *settings, o *backupCreate
 	if err := o.check(s); err != nil {
 		return err
 	}
-	r, err := openRepo(ctx, env, s, false)
+	places, err := openPlaces(ctx, env, s)
 	if err != nil {
 		return err
 	}
-	defer r.close()
+	defer places.close()
 	n, err := node.Locate(ctx, node.Options{DataDir: s.DataDir, ConfigDir: s.ConfigDir, URL: s.CouchURL, User: s.CouchUser, Password: s.CouchPassword.Reveal(), Getenv: env.getenv})
 	if err != nil {
 		return err
@@ -111,18 +114,20 @@ func runBackupCreate(ctx context.Context, env *Env, s *settings, o *backupCreate
 	})
 	defer stop()
 	began := time.Now()
-	res, err := backup.Run(ctx, backup.Options{
-		Repo: r.Repo, Node: n, Instance: s.Instance, StateDir: s.StateDir,
+	opts := backup.Options{
+		Node: n, Instance: s.Instance, StateDir: s.StateDir,
 		Name:        cmp.Or(o.name, s.Instance+"-"+env.Now().UTC().Format("20060102-150405")),
 		Description: o.description, Tool: "slipcover " + toolVersion(), Strategy: s.BackupStrategy, Namespace: s.BackupNamespace,
 		Full: o.full, Parent: o.parent, Prove: o.prove, ProveInterval: s.ProveInterval, Strict: s.Strict,
 		Recipients: s.Recipients, Indexes: s.Indexes, Parallel: s.Parallel, Progress: p,
-	})
+	}
+	res, err := places.backup(ctx, opts)
 	stop()
 	if err != nil {
 		return explainBackup(ctx, err)
 	}
 	out := newBackupResult(res, time.Since(began))
+	missing := places.copy(ctx, res, out)
 	if key, err := backup.WriterKey(s.StateDir); err == nil {
 		out.Backup.Writer = base64.StdEncoding.EncodeToString(key.Public().(ed25519.PublicKey))
 	}
@@ -131,11 +136,17 @@ func runBackupCreate(ctx context.Context, env *Env, s *settings, o *backupCreate
 	} else {
 		err = out.print(env.Stdout, o.verbose)
 	}
-	if err == nil && len(res.Damage) > 0 {
-		err = say(errDamaged, "the backup is complete and holds the source as it is, but the source is damaged: %s in %s",
+	if err != nil {
+		return err
+	}
+	if missing != nil {
+		return missing
+	}
+	if len(res.Damage) > 0 {
+		return say(errDamaged, "the backup is complete and holds the source as it is, but the source is damaged: %s in %s",
 			count(len(res.Damage), "finding"), count(out.damagedFiles(), "file"))
 	}
-	return err
+	return nil
 }
 
 // explainBackup adds what is left behind to the error of a backup that was stopped.
@@ -155,6 +166,10 @@ type backupResult struct {
 	LeftOut      []manifest.LeftOut `json:"left_out"`
 	Damage       []manifest.Damage  `json:"damage"`
 	Notes        []string           `json:"notes"`
+	// Repository is where the backup was made, and Copies are the others; only with
+	// the setting repositories.
+	Repository string     `json:"repository,omitempty"`
+	Copies     []copyJSON `json:"copies,omitempty"`
 }
 
 // summaryJSON is a backup in the output of all commands.
@@ -196,6 +211,10 @@ func (r *backupResult) print(w io.Writer, verbose bool) error {
 	}
 	if r.ResumedBytes > 0 {
 		list = append(list, fact{"taken up", size(r.ResumedBytes) + " that an interrupted backup had stored"})
+	}
+	list = append(list, fact{"repository", r.Repository})
+	for i := range r.Copies {
+		list = append(list, r.Copies[i].fact())
 	}
 	if err := facts(w, list); err != nil {
 		return err

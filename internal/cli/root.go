@@ -116,7 +116,7 @@ func newRoot(env *Env) *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	add("make", newInit(env, g), newKey(env, g), newBackup(env, g), newPrune(env, g))
+	add("make", newInit(env, g), newKey(env, g), newBackup(env, g), newCopy(env, g), newPrune(env, g))
 	add("get", newRestore(env, g), newCreate(env, g))
 	add("look", newCheck(env, g), newInspect(env), newProbe(env, g), newDemo(env))
 	add("trove", newTroveCreate(env, g), newTroveList(env, g), newTroveShow(env, g), newTroveDelete(env, g))

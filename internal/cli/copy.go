@@ -1,0 +1,331 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/slipcover/slipcover/internal/backup"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/repo"
+)
+
+type copyOptions struct {
+	repoOptions
+	from       string
+	to         string
+	last       int
+	recipients []string
+}
+
+func newCopy(env *Env, g *globalOptions) *cobra.Command {
+	o := &copyOptions{}
+	c := &cobra.Command{
+		Use:   "copy [ID...]",
+		Short: "Copy backups to another repository",
+		Long: `Copy backups to another repository: all that it lacks, of every instance, oldest first, or those that are named. Nothing is
+decrypted, and what is there already is not sent again; one that was interrupted goes on where it stopped.
+
+  slipcover copy --from /backups --to s3://bucket/couchdb
+  slipcover copy latest --from /backups --to s3://bucket/couchdb --instance db1
+
+No key is needed if both repositories have the same recipients. With --identity the bytes are held against the hashes that
+the backup was made with, and the instance's key is encrypted to other recipients, which --recipient must name:
+
+  slipcover copy --from /backups --to /elsewhere --identity slipcover-identity.txt --recipient age1…
+
+A node whose setting "repositories" names others copies each backup by itself.`,
+		Args: arguments(0, -1, ""),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := g.load(env, cmd)
+			if err != nil {
+				return err
+			}
+			return runCopy(cmd.Context(), env, s, o, args)
+		},
+	}
+	f := c.Flags()
+	o.repoOptions.flags(f, "whose backups to copy (default: all)")
+	f.StringVar(&o.from, "from", "", "the repository to copy from, `URL` or folder (default: --repo)")
+	f.StringVar(&o.to, "to", "", "the repository to copy to, `URL` or folder; init makes one")
+	f.IntVar(&o.last, "last", 0, "only the newest `N` of each instance")
+	f.StringArrayVar(&o.recipients, "recipient", nil, "age recipient (`age1…`) of the other repository who may read the copies; may be repeated")
+	f.String("state-dir", "", "`DIR` with what the next incremental must know, if this is the node that made the backups")
+	progressFlag(f)
+	return c
+}
+
+// at returns the settings with another repository.
+func (s *settings) at(place string) *settings {
+	c := *s.Config
+	c.Repository = place
+	return &settings{Config: &c, identities: s.identities}
+}
+
+func runCopy(ctx context.Context, env *Env, s *settings, o *copyOptions, refs []string) error {
+	src, dst, err := o.open(ctx, env, s)
+	if err != nil {
+		return err
+	}
+	defer src.close()
+	defer dst.close()
+	out := copyResult{From: src.URL(), To: dst.URL(), Backups: []copiedJSON{}}
+	todo, already, err := o.choose(ctx, src.Repo, dst.Repo, refs)
+	if err != nil {
+		return err
+	}
+	out.Already = already
+	p := &repo.CopyProgress{}
+	stop := startProgress(env, s.Progress, "copying", func() reading {
+		return reading{Bytes: p.Bytes.Load(), BytesDone: p.Done.Load(), Stored: p.Sent.Load()}
+	})
+	defer stop()
+	w := &copying{src: src.Repo, dst: dst.Repo, stateDir: s.StateDir, recipients: s.Recipients,
+		opts: repo.CopyOptions{Readers: slices.Concat(o.recipients, s.Recipients), Progress: p}}
+	failed := w.copyAll(ctx, todo)
+	stop()
+	out.Backups, out.Already = w.done, out.Already+w.already
+	if len(w.done) == 0 && failed != nil {
+		return failed
+	}
+	if err := out.print(env); err != nil {
+		return err
+	}
+	for _, n := range w.notes {
+		fmt.Fprintf(env.Stderr, "slipcover: warning: %s\n", clean(n))
+	}
+	return failed
+}
+
+// open opens both repositories. Only the source is read from.
+func (o *copyOptions) open(ctx context.Context, env *Env, s *settings) (src, dst *opened, err error) {
+	if o.from != "" && o.repo != "" {
+		return nil, nil, usage("--from and --repo both name the repository to copy from: pass one of them")
+	}
+	if o.to == "" {
+		return nil, nil, usage("pass --to: the repository to copy to; `slipcover init` makes one")
+	}
+	if o.last < 0 {
+		return nil, nil, usage("--last takes a number above 0")
+	}
+	from := s
+	if o.from != "" {
+		place, err := repositoryURL(o.from)
+		if err != nil {
+			return nil, nil, err
+		}
+		from = s.at(place)
+	}
+	to, err := repositoryURL(o.to)
+	if err != nil {
+		return nil, nil, err
+	}
+	if src, err = openRepo(ctx, env, from, false); err != nil {
+		return nil, nil, err
+	}
+	other := s.at(to)
+	other.identities, other.Passphrase = nil, ""
+	if dst, err = openRepo(ctx, env, other, false); err != nil {
+		src.close()
+		return nil, nil, err
+	}
+	if src.Config().ID == dst.Config().ID { // there may be nothing to copy, which Copy would tell it by
+		src.close()
+		dst.close()
+		return nil, nil, usage("%s: %s", repo.ErrSame, dst.URL())
+	}
+	return src, dst, nil
+}
+
+// wanted is a backup to be copied; bad says that its record can't be used.
+type wanted struct {
+	instance string
+	id       manifest.BackupID
+	rec      *manifest.Record
+	bad      error
+}
+
+// choose returns the backups to copy, oldest first, and how many others are in dst.
+func (o *copyOptions) choose(ctx context.Context, src, dst *repo.Repo, refs []string) (todo []wanted, already int, err error) {
+	if len(refs) > 0 {
+		for _, ref := range refs {
+			rec, err := src.Find(ctx, o.instance, ref)
+			if err != nil {
+				return nil, 0, err
+			}
+			if !slices.ContainsFunc(todo, func(w wanted) bool { return w.id == rec.ID }) {
+				todo = append(todo, wanted{rec.Instance, rec.ID, rec, nil})
+			}
+		}
+		slices.SortFunc(todo, func(a, b wanted) int { return a.rec.Started.Compare(b.rec.Started) })
+		return todo, 0, nil
+	}
+	recs, bad, err := src.List(ctx, o.instance)
+	if err != nil {
+		return nil, 0, err
+	}
+	if o.instance != "" && len(recs)+len(bad) == 0 {
+		return nil, 0, say(errMissing, "there is no backup of instance %s in %s", o.instance, src.URL())
+	}
+	has, _, err := dst.List(ctx, o.instance)
+	if err != nil {
+		return nil, 0, err
+	}
+	there := map[manifest.BackupID]bool{}
+	for _, rec := range has {
+		there[rec.ID] = true
+	}
+	for _, rec := range newest(recs, o.last) {
+		if there[rec.ID] {
+			already++
+			continue
+		}
+		todo = append(todo, wanted{rec.Instance, rec.ID, rec, nil})
+	}
+	for _, b := range bad {
+		if o.last == 0 {
+			todo = append(todo, wanted{b.Instance, b.ID, nil, b.Err})
+		}
+	}
+	return todo, already, nil
+}
+
+// newest returns the newest n of each instance, all for 0, in the order of recs.
+func newest(recs []*manifest.Record, n int) []*manifest.Record {
+	if n == 0 {
+		return recs
+	}
+	left := map[string]int{}
+	var out []*manifest.Record
+	for _, rec := range slices.Backward(recs) {
+		if left[rec.Instance]++; left[rec.Instance] <= n {
+			out = append(out, rec)
+		}
+	}
+	slices.Reverse(out)
+	return out
+}
+
+// copying copies backups from one repository to another.
+type copying struct {
+	src, dst   *repo.Repo
+	opts       repo.CopyOptions
+	stateDir   string
+	recipients []string
+
+	done    []copiedJSON // those that were sent, or could not be
+	already int
+	notes   []string
+}
+
+// copyAll copies backups. What is wrong with one doesn't stop the next, since each
+// restores alone; what is wrong with a repository does.
+func (w *copying) copyAll(ctx context.Context, list []wanted) error {
+	w.done = []copiedJSON{}
+	var first error
+	failed := 0
+	for _, b := range list {
+		err := w.copyOne(ctx, b)
+		switch {
+		case err == nil:
+			continue
+		case !errors.Is(err, repo.ErrCorrupt) && !errors.Is(err, repo.ErrSignature) && !errors.Is(err, repo.ErrFormat) && !errors.Is(err, repo.ErrNoBackup):
+			return explainCopy(err)
+		}
+		if failed++; first == nil {
+			first = err
+		}
+	}
+	if failed > 1 {
+		return fmt.Errorf("%s were not copied, the first for this reason: %w", count(failed, "backup"), first)
+	}
+	return first
+}
+
+func (w *copying) copyOne(ctx context.Context, b wanted) error {
+	out := copiedJSON{Instance: b.instance, ID: b.id}
+	err := b.bad
+	if err == nil {
+		out.Name = b.rec.Name
+		out.CopyResult, err = repo.Copy(ctx, w.dst, w.src, b.rec, w.opts)
+	}
+	if err != nil {
+		out.Error = mask(oneLine(err.Error()))
+		w.done = append(w.done, out)
+		return fmt.Errorf("backup %s was not copied: %w", b.id, err)
+	}
+	if out.Already {
+		w.already++
+	} else {
+		w.done = append(w.done, out)
+	}
+	err = backup.Adopt(ctx, backup.AdoptOptions{StateDir: w.stateDir, From: w.src, To: w.dst, Record: b.rec, Recipients: w.recipients})
+	if err != nil {
+		w.notes = append(w.notes, fmt.Sprintf("backup %s was copied, but this node's next backup in %s will be larger than it need be: %v", b.id, w.dst.URL(), err))
+	}
+	return nil
+}
+
+// explainCopy says what to do where that takes this program's flags.
+func explainCopy(err error) error {
+	switch {
+	case errors.Is(err, repo.ErrMixed), errors.Is(err, repo.ErrSame), errors.Is(err, repo.ErrDirect):
+		return say(errUsage, "%s", err)
+	case errors.Is(err, repo.ErrRecipients):
+		return fmt.Errorf("%w; `slipcover copy --recipient` names them", err)
+	}
+	return err
+}
+
+// copyResult is what copy tells.
+type copyResult struct {
+	From    string       `json:"from"`
+	To      string       `json:"to"`
+	Backups []copiedJSON `json:"backups"`
+	Already int          `json:"already"` // backups that were there
+}
+
+// copiedJSON is one backup that was copied, or could not be.
+type copiedJSON struct {
+	Instance string            `json:"instance"`
+	ID       manifest.BackupID `json:"id"`
+	Name     string            `json:"name"`
+	repo.CopyResult
+	Error string `json:"error,omitempty"`
+}
+
+func (c *copiedJSON) text() string {
+	if c.Error != "" {
+		return fmt.Sprintf("%s (%s) was not copied", c.ID, clean(c.Name))
+	}
+	text := fmt.Sprintf("copied %s (%s): %s sent, %s", c.ID, clean(c.Name), count(c.Sent, "object"), size(c.SentBytes))
+	if c.There > 0 {
+		text += fmt.Sprintf("; %s, %s, were there already", count(c.There, "object"), size(c.ThereBytes))
+	}
+	return text
+}
+
+func (r *copyResult) print(env *Env) error {
+	if env.json {
+		return printJSON(env.Stdout, r)
+	}
+	return r.printText(env.Stdout)
+}
+
+func (r *copyResult) printText(w io.Writer) error {
+	for i := range r.Backups {
+		fmt.Fprintln(w, r.Backups[i].text())
+	}
+	var err error
+	switch {
+	case len(r.Backups) == 0 && r.Already == 0:
+		_, err = fmt.Fprintf(w, "there is no backup in %s\n", r.From)
+	case r.Already > 0:
+		_, err = fmt.Fprintf(w, "%s of %s in %s already\n", count(r.Already, "backup"), r.From, r.To)
+	}
+	return err
+}

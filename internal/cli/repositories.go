@@ -1,0 +1,228 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/slipcover/slipcover/internal/backup"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/storage"
+)
+
+// place is one of the repositories that a node backs up to.
+type place struct {
+	url string
+	*opened
+	err error // why it can't be used; opened may be nil then
+}
+
+// places are the setting repository and those of repositories, in their order.
+type places struct {
+	settings *settings
+	list     []*place
+	used     *place // where the backup was made
+	notes    []string
+}
+
+// openPlaces opens the repositories of a node. Those that can't be opened don't
+// stop a backup, as long as there is another one; but what is wrong with the first
+// one, other than that it can't be reached, does.
+func openPlaces(ctx context.Context, env *Env, s *settings) (*places, error) {
+	p := &places{settings: s}
+	seen := map[string]bool{}
+	for i, url := range append([]string{s.Repository}, s.Repositories...) {
+		if url != "" {
+			var err error
+			if url, err = repositoryURL(url); err != nil {
+				p.close()
+				return nil, err
+			}
+		}
+		if seen[url] {
+			continue
+		}
+		seen[url] = true
+		r, err := openRepo(ctx, env, s.at(url), false)
+		if err != nil && (ctx.Err() != nil || i == 0 && (len(s.Repositories) == 0 || !errors.Is(err, storage.ErrUnavailable))) {
+			p.close()
+			return nil, err
+		}
+		if err == nil {
+			url = r.URL()
+			if id := r.Config().ID; seen[id] { // by another name
+				r.close()
+				continue
+			}
+			seen[r.Config().ID] = true
+		}
+		p.list = append(p.list, &place{mask(url), r, err})
+	}
+	for _, q := range p.list {
+		if q.err == nil {
+			return p, nil
+		}
+	}
+	return nil, p.list[0].err
+}
+
+func (p *places) close() {
+	for _, q := range p.list {
+		if q.opened != nil {
+			q.opened.close()
+		}
+	}
+}
+
+// others returns the repositories beside q that can be used.
+func (p *places) others(q *place) []*place {
+	var out []*place
+	for _, o := range p.list {
+		if o != q && o.err == nil {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
+// backup makes a backup in the first repository that can be reached.
+func (p *places) backup(ctx context.Context, opts backup.Options) (*backup.Result, error) {
+	var first error
+	for _, q := range p.list {
+		if q.err != nil {
+			continue
+		}
+		p.catchUp(ctx, q)
+		opts.Repo, opts.Copies = q.Repo, nil
+		for _, o := range p.others(q) {
+			opts.Copies = append(opts.Copies, o.Repo)
+		}
+		res, err := backup.Run(ctx, opts)
+		if err == nil {
+			p.used = q
+			res.Notes = append(res.Notes, p.notes...)
+			return res, nil
+		}
+		if first == nil {
+			first = err
+		}
+		if ctx.Err() != nil || !errors.Is(err, storage.ErrUnavailable) {
+			return nil, err
+		}
+		q.err = err
+	}
+	return nil, first
+}
+
+// catchUp copies to q what was backed up elsewhere while q was away, so that the
+// new backup builds on it. That it can't is no reason to make no backup.
+func (p *places) catchUp(ctx context.Context, q *place) {
+	for _, o := range p.others(q) {
+		if _, err := p.copyNewer(ctx, o, q, ""); err != nil {
+			p.notes = append(p.notes, fmt.Sprintf("%s has backups that %s lacks: %s", o.url, q.url, oneLine(err.Error())))
+		}
+	}
+}
+
+// copyNewer copies the backups of the instance that were made after the newest
+// that is in to, and in any case the one of id must. What is older and not there,
+// the retention of to may have removed.
+func (p *places) copyNewer(ctx context.Context, from, to *place, must manifest.BackupID) ([]copiedJSON, error) {
+	s := p.settings
+	there, err := to.IDs(ctx, s.Instance)
+	if err != nil {
+		return nil, err
+	}
+	ids := []manifest.BackupID{must}
+	if len(there) > 0 || must == "" {
+		if ids, err = from.IDs(ctx, s.Instance); err != nil {
+			return nil, err
+		}
+	}
+	var todo []wanted
+	for _, id := range ids {
+		if id != must && (len(there) == 0 || id <= there[len(there)-1]) {
+			continue
+		}
+		rec, err := from.Record(ctx, s.Instance, id)
+		if errors.Is(err, repo.ErrNoBackup) && id != must { // deleted since it was listed
+			continue
+		}
+		todo = append(todo, wanted{s.Instance, id, rec, err})
+	}
+	w := &copying{src: from.Repo, dst: to.Repo, stateDir: s.StateDir, recipients: s.Recipients, opts: repo.CopyOptions{Readers: s.Recipients}}
+	err = w.copyAll(ctx, todo)
+	p.notes = append(p.notes, w.notes...)
+	return w.done, err
+}
+
+// copy copies a backup that was made to all other repositories, tells about it in
+// out, and returns an error that says where the backup is missing.
+func (p *places) copy(ctx context.Context, res *backup.Result, out *backupResult) error {
+	if len(p.list) == 1 {
+		return nil
+	}
+	out.Repository = p.used.url
+	p.notes = nil
+	var missing []string
+	var kind error
+	for _, q := range p.list {
+		if q == p.used {
+			continue
+		}
+		c := copyJSON{Repository: q.url, Copied: []copiedJSON{}}
+		err := q.err
+		if err == nil {
+			c.Copied, err = p.copyNewer(ctx, p.used, q, res.Record.ID)
+		}
+		if c.Copied = nonNil(c.Copied); err != nil {
+			c.Error = mask(oneLine(err.Error()))
+			missing = append(missing, fmt.Sprintf("%s lacks it (%s)", q.url, c.Error))
+			if kind == nil {
+				kind = err
+			}
+		}
+		c.Complete = err == nil
+		out.Copies = append(out.Copies, c)
+	}
+	out.Notes = append(out.Notes, p.notes...)
+	var sig interrupted
+	switch {
+	case kind == nil:
+		return nil
+	case errors.As(context.Cause(ctx), &sig):
+		return fmt.Errorf("%w: the backup is complete in %s, and the next run copies it", sig, p.used.url)
+	}
+	return say(kind, "the backup is complete in %s, but %s; the next run tries again", p.used.url, strings.Join(missing, ", "))
+}
+
+// copyJSON is what backup create tells of a further repository.
+type copyJSON struct {
+	Repository string       `json:"repository"`
+	Complete   bool         `json:"complete"` // it has the new backup, and all since its newest
+	Copied     []copiedJSON `json:"copied"`
+	Error      string       `json:"error,omitempty"`
+}
+
+func (c *copyJSON) fact() fact {
+	if !c.Complete {
+		return fact{"missing in", c.Repository}
+	}
+	var sent, there int
+	var bytes int64
+	for _, b := range c.Copied {
+		sent += b.Sent
+		there += b.There
+		bytes += b.SentBytes
+	}
+	text := fmt.Sprintf("%s: %s, %s sent", c.Repository, count(sent, "object"), size(bytes))
+	if len(c.Copied) > 1 {
+		text += fmt.Sprintf(", for %s", count(len(c.Copied), "backup"))
+	}
+	if there > 0 {
+		text += fmt.Sprintf("; %d there already", there)
+	}
+	return fact{"copied to", text}
+}
