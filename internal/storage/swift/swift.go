@@ -202,11 +202,11 @@ func (s *Store) createContainer(ctx context.Context, name string) error {
 	if s.place.policy != "" {
 		header.Set("X-Storage-Policy", s.place.policy)
 	}
-	resp, err = s.do(ctx, request{method: http.MethodPut, container: name, header: header})
-	if err == nil {
-		err = s.done(resp)
-	}
+	made, err := s.do(ctx, request{method: http.MethodPut, container: name, header: header})
 	if err != nil {
+		return fmt.Errorf("create container %s: %w", name, err)
+	}
+	if err := s.done(made); err != nil {
 		return fmt.Errorf("create container %s: %w", name, err)
 	}
 	return nil
@@ -592,7 +592,8 @@ func (s *Store) head(ctx context.Context, name string) (http.Header, error) {
 	if err != nil {
 		return nil, err
 	}
-	return resp.Header, s.done(resp)
+	err = s.done(resp)
+	return resp.Header, err
 }
 
 // timeOf returns the time of an object: X-Timestamp has parts of a second, as
