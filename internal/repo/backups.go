@@ -69,7 +69,7 @@ func (r *Repo) Commit(ctx context.Context, lock *Lock, m *manifest.Manifest, key
 	if err := r.checkSegments(ctx, m, parent); err != nil {
 		return nil, err
 	}
-	until, err := r.retainSegments(ctx, m, parent)
+	until, err := r.retained(ctx, m, parent)
 	if err != nil {
 		return nil, err
 	}
@@ -128,15 +128,8 @@ func segmentsOf(rec *manifest.Record) map[SegmentID]bool {
 // over from earlier runs, and returns until when all of m's are protected. As long
 // as the parent's protection lasts for half of what is asked, m shares it: else
 // each backup would cost a request for each segment of all before it.
-func (r *Repo) retainSegments(ctx context.Context, m *manifest.Manifest, parent *manifest.Record) (*time.Time, error) {
+func (r *Repo) retainSegments(ctx context.Context, retainer storage.Retainer, m *manifest.Manifest, parent *manifest.Record) (*time.Time, error) {
 	until := r.opts.RetainUntil
-	if until.IsZero() {
-		return nil, nil
-	}
-	retainer, ok := r.store.(storage.Retainer)
-	if !ok {
-		return nil, fmt.Errorf("%s can't protect objects until a date; remove immutable_for", r.store.URL())
-	}
 	shared := map[SegmentID]bool{}
 	now := r.now()
 	if parent != nil && parent.RetainUntil != nil && parent.RetainUntil.After(now.Add(until.Sub(now)/2)) {

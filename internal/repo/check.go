@@ -154,7 +154,7 @@ func (c *checker) backup(ctx context.Context, rec *manifest.Record, stored map[S
 	}
 	m, err := c.repo.Manifest(ctx, rec)
 	switch {
-	case errors.Is(err, ErrCorrupt) || errors.Is(err, storage.ErrNotExist):
+	case errors.Is(err, ErrCorrupt) || errors.Is(err, ErrKeyGone) || errors.Is(err, storage.ErrNotExist):
 		c.problem(rec.Instance, rec.ID, "manifest", err.Error())
 		return nil
 	case err != nil:

@@ -166,7 +166,8 @@ func (r *Repo) instanceIdentities(ctx context.Context, instance string, again bo
 	return slices.Concat(own, given), loaded, nil
 }
 
-// openInstance opens the keys of an instance that given opens.
+// openInstance opens the keys of an instance that given opens, and copies of those
+// that are gone.
 func (r *Repo) openInstance(ctx context.Context, instance string, given []age.Identity) ([]age.Identity, error) {
 	keys, err := r.instanceKeys(ctx, instance)
 	if err != nil {
@@ -185,7 +186,7 @@ func (r *Repo) openInstance(ctx context.Context, instance string, given []age.Id
 			return nil, err
 		}
 	}
-	return out, nil
+	return r.openKept(ctx, instance, given, out)
 }
 
 // withIdentities calls open with the identities that may open an object of the

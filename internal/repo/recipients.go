@@ -302,7 +302,8 @@ func (r *Repo) retire(ctx context.Context, k *instanceKey) error {
 
 // DestroyKeys deletes all keys of the instance that lock is of: nobody can read
 // its backups any more, unless objects of it are encrypted to recipients directly.
-// It returns how many keys there were. After an error it can be repeated.
+// It returns how many keys there were. After an error it can be repeated; with
+// ErrRetained the storage protects copies of them until a date.
 func (r *Repo) DestroyKeys(ctx context.Context, lock *Lock) (int, error) {
 	if err := lock.Check(ctx); err != nil {
 		return 0, err
@@ -328,7 +329,7 @@ func (r *Repo) DestroyKeys(ctx context.Context, lock *Lock) (int, error) {
 			}
 		}
 	}
-	return n, nil
+	return n, r.destroyKept(ctx, lock.instance)
 }
 
 // ExportKeys returns the identities of an instance, which read its backups and
