@@ -202,7 +202,7 @@ func (s *Store) createContainer(ctx context.Context, name string) error {
 	if s.place.policy != "" {
 		header.Set("X-Storage-Policy", s.place.policy)
 	}
-	made, err := s.do(ctx, request{method: http.MethodPut, container: name, header: header})
+	made, err := s.do(ctx, request{method: http.MethodPut, container: name, header: header}) //nolint:bodyclose // done ends with it
 	if err != nil {
 		return fmt.Errorf("create container %s: %w", name, err)
 	}
@@ -588,7 +588,7 @@ func (s *Store) stat(ctx context.Context, key storage.Key) (storage.Info, error)
 
 // head returns the headers of an object, or ErrNotExist.
 func (s *Store) head(ctx context.Context, name string) (http.Header, error) {
-	resp, err := s.object(ctx, http.MethodHead, name, nil)
+	resp, err := s.object(ctx, http.MethodHead, name, nil) //nolint:bodyclose // done ends with it
 	if err != nil {
 		return nil, err
 	}
