@@ -131,10 +131,14 @@ func runBackupCreate(ctx context.Context, env *Env, s *settings, o *backupCreate
 	if key, err := backup.WriterKey(s.StateDir); err == nil {
 		out.Backup.Writer = base64.StdEncoding.EncodeToString(key.Public().(ed25519.PublicKey))
 	}
+	out.Storage = env.trafficJSON()
 	if env.json {
 		err = printJSON(env.Stdout, out)
 	} else {
 		err = out.print(env.Stdout, o.verbose)
+		if o.verbose {
+			fmt.Fprintln(env.Stdout, env.trafficLine())
+		}
 	}
 	if err != nil {
 		return err
@@ -168,8 +172,9 @@ type backupResult struct {
 	Notes        []string           `json:"notes"`
 	// Repository is where the backup was made, and Copies are the others; only with
 	// the setting repositories.
-	Repository string     `json:"repository,omitempty"`
-	Copies     []copyJSON `json:"copies,omitempty"`
+	Repository string       `json:"repository,omitempty"`
+	Copies     []copyJSON   `json:"copies,omitempty"`
+	Storage    *trafficJSON `json:"storage"`
 }
 
 // summaryJSON is a backup in the output of all commands.

@@ -78,6 +78,7 @@ func runCreate(ctx context.Context, env *Env, s *settings, o *createOptions, nam
 			return usage("%s is empty: write the admin's password into it", o.passwordFile)
 		}
 	}
+	s.fromCache = true // every file is held against its hash
 	r, rec, err := openBackup(ctx, env, s, o.instance, o.backup)
 	if err != nil {
 		return err

@@ -69,6 +69,7 @@ func runRestore(ctx context.Context, env *Env, s *settings, o *restoreOptions, r
 	if o.to == "" {
 		return usage("restore needs --to DIR, where the files shall go")
 	}
+	s.fromCache = true // every file is held against its hash
 	r, rec, err := openBackup(ctx, env, s, o.instance, ref)
 	if err != nil {
 		return err
