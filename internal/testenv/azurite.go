@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 )
 
 const azuriteVersion = "3.37.0"
@@ -57,7 +58,8 @@ func installAzurite() (string, error) {
 	defer os.RemoveAll(temp)
 	cmd := exec.Command("npm", "install", "--prefix", temp, "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel", "error", "azurite@"+azuriteVersion)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("azurite %s can't be installed: %w: %s", azuriteVersion, err, lastLine(out))
+		first, _, _ := strings.Cut(string(out), "\n")
+		return "", fmt.Errorf("azurite %s can't be installed: %w: %s", azuriteVersion, err, first)
 	}
 	if err := os.Rename(temp, installed); err != nil && !errors.Is(err, os.ErrExist) {
 		return "", err
