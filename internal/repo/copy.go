@@ -194,6 +194,11 @@ func (c *copier) keys(ctx context.Context) error {
 	if err := c.dst.CopyKeys(ctx, c.src, c.instance, c.opts.Readers); err != nil {
 		return err
 	}
+	if retainer, until := c.protection(); !until.IsZero() {
+		if err := c.dst.keepKeys(ctx, c.instance, retainer, until); err != nil {
+			return err
+		}
+	}
 	if recipientsDiffer(c.dst.config.Recipients, c.src.config.Recipients) == "" {
 		return nil
 	}
