@@ -127,7 +127,7 @@ func runBackupCreate(ctx context.Context, env *Env, s *settings, o *backupCreate
 		return explainBackup(ctx, err)
 	}
 	out := newBackupResult(res, time.Since(began))
-	missing := places.copy(ctx, res, out)
+	missing := places.copy(ctx, env, res, out)
 	if key, err := backup.WriterKey(s.StateDir); err == nil {
 		out.Backup.Writer = base64.StdEncoding.EncodeToString(key.Public().(ed25519.PublicKey))
 	}

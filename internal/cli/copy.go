@@ -80,9 +80,7 @@ func runCopy(ctx context.Context, env *Env, s *settings, o *copyOptions, refs []
 	}
 	out.Already = already
 	p := &repo.CopyProgress{}
-	stop := startProgress(env, s.Progress, "copying", func() reading {
-		return reading{Bytes: p.Bytes.Load(), BytesDone: p.Done.Load(), Stored: p.Sent.Load()}
-	})
+	stop := showCopying(env, s.Progress, p)
 	defer stop()
 	w := &copying{src: src.Repo, dst: dst.Repo, stateDir: s.StateDir, recipients: s.Recipients,
 		opts: repo.CopyOptions{Readers: slices.Concat(o.recipients, s.Recipients), Progress: p}}
@@ -99,6 +97,13 @@ func runCopy(ctx context.Context, env *Env, s *settings, o *copyOptions, refs []
 		fmt.Fprintf(env.Stderr, "slipcover: warning: %s\n", clean(n))
 	}
 	return failed
+}
+
+// showCopying shows the progress of copies until the returned function is called.
+func showCopying(env *Env, mode string, p *repo.CopyProgress) (stop func()) {
+	return startProgress(env, mode, "copying", func() reading {
+		return reading{Bytes: p.Bytes.Load(), BytesDone: p.Done.Load(), Stored: p.Sent.Load()}
+	})
 }
 
 // open opens both repositories. Only the source is read from.
@@ -304,7 +309,7 @@ func (c *copiedJSON) text() string {
 	}
 	text := fmt.Sprintf("copied %s (%s): %s sent, %s", c.ID, clean(c.Name), count(c.Sent, "object"), size(c.SentBytes))
 	if c.There > 0 {
-		text += fmt.Sprintf("; %s, %s, were there already", count(c.There, "object"), size(c.ThereBytes))
+		text += fmt.Sprintf("; %s, %s, there already", count(c.There, "object"), size(c.ThereBytes))
 	}
 	return text
 }

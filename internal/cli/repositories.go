@@ -25,6 +25,7 @@ type places struct {
 	list     []*place
 	used     *place // where the backup was made
 	notes    []string
+	progress repo.CopyProgress
 }
 
 // openPlaces opens the repositories of a node. Those that can't be opened don't
@@ -152,7 +153,7 @@ func (p *places) copyNewer(ctx context.Context, from, to *place, must manifest.B
 		}
 		todo = append(todo, wanted{s.Instance, id, rec, err})
 	}
-	w := &copying{src: from.Repo, dst: to.Repo, stateDir: s.StateDir, recipients: s.Recipients, opts: repo.CopyOptions{Readers: s.Recipients}}
+	w := &copying{src: from.Repo, dst: to.Repo, stateDir: s.StateDir, recipients: s.Recipients, opts: repo.CopyOptions{Readers: s.Recipients, Progress: &p.progress}}
 	err = w.copyAll(ctx, todo)
 	p.notes = append(p.notes, w.notes...)
 	return w.done, err
@@ -160,12 +161,14 @@ func (p *places) copyNewer(ctx context.Context, from, to *place, must manifest.B
 
 // copy copies a backup that was made to all other repositories, tells about it in
 // out, and returns an error that says where the backup is missing.
-func (p *places) copy(ctx context.Context, res *backup.Result, out *backupResult) error {
+func (p *places) copy(ctx context.Context, env *Env, res *backup.Result, out *backupResult) error {
 	if len(p.list) == 1 {
 		return nil
 	}
 	out.Repository = p.used.url
 	p.notes = nil
+	stop := showCopying(env, p.settings.Progress, &p.progress)
+	defer stop()
 	var missing []string
 	var kind error
 	for _, q := range p.list {
