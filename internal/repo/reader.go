@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -122,16 +123,26 @@ func (rd *Reader) segment(ctx context.Context, seg int) ([]byte, error) {
 	})
 }
 
-// frame returns the content of the frame that holds offset at of a segment, and
-// the offset where it begins.
+// frame returns the content of the frame that holds offset at of a segment, and the
+// offset where it begins. A range has no checksum of the storage's and may come from
+// a cache, so where it isn't right the segment is read whole: then it is damaged, or
+// it was the way here.
 func (rd *Reader) frame(ctx context.Context, seg int, at int64) ([]byte, int64, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, 0, err
 	}
-	if rd.m.Segments[seg].TrailerSHA256 == "" {
-		b, err := rd.segment(ctx, seg)
-		return b, 0, err
+	if rd.m.Segments[seg].TrailerSHA256 != "" {
+		b, from, err := rd.ranged(ctx, seg, at)
+		if !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrWrongKey) {
+			return b, from, err
+		}
 	}
+	b, err := rd.segment(ctx, seg)
+	return b, 0, err
+}
+
+// ranged reads a frame by range.
+func (rd *Reader) ranged(ctx context.Context, seg int, at int64) ([]byte, int64, error) {
 	s, err := rd.open.get(ctx, seg, func() (*seekSegment, error) {
 		// It outlives this call, so a cancel of this call must not end it.
 		return rd.repo.openSegment(context.WithoutCancel(ctx), rd.m.Instance, rd.m.Segments[seg])

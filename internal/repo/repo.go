@@ -200,12 +200,14 @@ func readSmall(ctx context.Context, store storage.Store, key storage.Key) ([]byt
 	return readObject(ctx, store, key, maxSmall)
 }
 
-// readObject reads an object whole, and refuses one of more than limit bytes.
+// readObject reads an object whole, and refuses one of more than limit bytes. It
+// asks for all of it and not for a range, so that the storage's checksum counts:
+// bytes that change on the way are then read again.
 func readObject(ctx context.Context, store storage.Store, key storage.Key, limit int64) ([]byte, error) {
 	var b []byte
-	err := store.Get(ctx, key, 0, limit+1, func(rd io.Reader) error {
+	err := store.Get(ctx, key, 0, -1, func(rd io.Reader) error {
 		var err error
-		b, err = io.ReadAll(rd)
+		b, err = io.ReadAll(io.LimitReader(rd, limit+1))
 		return err
 	})
 	if err != nil {
@@ -217,13 +219,13 @@ func readObject(ctx context.Context, store storage.Store, key storage.Key, limit
 	return b, nil
 }
 
-// readInto reads an object of size bytes into b, and refuses a longer one. b may
-// be used again.
+// readInto reads an object of size bytes into b as readObject does. b may be used
+// again.
 func readInto(ctx context.Context, b *bytes.Buffer, store storage.Store, key storage.Key, size int64) error {
-	err := store.Get(ctx, key, 0, size+1, func(rd io.Reader) error {
+	err := store.Get(ctx, key, 0, -1, func(rd io.Reader) error {
 		b.Reset() // a try before may have begun
 		b.Grow(int(size) + 1 + bytes.MinRead)
-		_, err := b.ReadFrom(rd)
+		_, err := b.ReadFrom(io.LimitReader(rd, size+1))
 		return err
 	})
 	if err != nil {

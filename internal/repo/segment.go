@@ -297,12 +297,17 @@ func readFrames(src io.ReaderAt, size, plain int64, sum string) ([]frame, error)
 	return parseFrames(hashes[headerSize:], table[headerSize:], n, size-int64(len(trailer)), plain)
 }
 
-// readAll fills b from offset off.
+// readAll fills b from offset off. What ends before is damaged; any other error is
+// the storage's.
 func readAll(src io.ReaderAt, b []byte, off int64) error {
-	if n, err := src.ReadAt(b, off); n < len(b) {
-		return fmt.Errorf("%w: %d bytes at %d, not %d: %w", ErrCorrupt, n, off, len(b), err)
+	n, err := src.ReadAt(b, off)
+	switch {
+	case n == len(b):
+		return nil
+	case err != nil && !errors.Is(err, io.EOF):
+		return err
 	}
-	return nil
+	return fmt.Errorf("%w: %d bytes at %d, not %d", ErrCorrupt, n, off, len(b))
 }
 
 // parseFrames parses n entries, of frames that are size bytes and hold plain.
