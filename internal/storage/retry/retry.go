@@ -44,15 +44,26 @@ type Options struct {
 	OnRetry func(op string, key storage.Key, err error, wait time.Duration)
 }
 
-// New returns s with retries. It has the optional abilities of s.
-func New(s storage.Store, o Options) storage.Store {
+func (o *Options) fill() {
 	if o.For == 0 {
 		o.For = tryFor
 	}
 	if o.OnRetry == nil {
 		o.OnRetry = func(string, storage.Key, error, time.Duration) {}
 	}
+}
+
+// New returns s with retries. It has the optional abilities of s.
+func New(s storage.Store, o Options) storage.Store {
+	o.fill()
 	return wrap.Keep(&store{s, o}, s)
+}
+
+// Do calls try until it goes well, fails for good, or the time is over, as the
+// methods of a Store with retries do. OnRetry gets op.
+func Do(ctx context.Context, o Options, op string, try func() error) error {
+	o.fill()
+	return (&store{o: o}).do(ctx, op, "", try)
 }
 
 type store struct {
@@ -111,11 +122,14 @@ func (s *store) do(ctx context.Context, op string, key storage.Key, try func() e
 			end = now.Add(s.o.For)
 		}
 		wait := backoff(tries, storage.RetryAfter(err))
-		if left := end.Sub(now); left <= 0 || storage.RetryAfter(err) > left {
-			return fmt.Errorf("gave up after %d tries in %s: %w", tries, now.Sub(end.Add(-s.o.For)).Round(time.Second), err)
-		} else if wait > left {
-			wait = left // a last try
+		left := end.Sub(now)
+		if asked := storage.RetryAfter(err); asked > max(left, 0) {
+			return fmt.Errorf("gave up, as the storage asks to wait %s: %w", asked, err)
 		}
+		if left <= 0 {
+			return fmt.Errorf("gave up after %d tries in %s: %w", tries, now.Sub(end.Add(-s.o.For)).Round(time.Second), err)
+		}
+		wait = min(wait, left) // the last try is at the end
 		s.o.OnRetry(op, key, err, wait)
 		t := time.NewTimer(wait)
 		select {
