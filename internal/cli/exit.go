@@ -139,9 +139,16 @@ func finish(ctx context.Context, env *Env, err error) int {
 	}
 	e := exitOf(err)
 	if err != nil {
-		printError(env.Stderr, e, mask(oneLine(err.Error())), env.json)
+		printError(env.Stderr, e, mask(oneLine(err.Error()))+advice[e], env.json)
 	}
 	return e.code
+}
+
+// advice is what to do about errors that come from outside, and of which the text
+// only says what happened.
+var advice = map[exit]string{
+	exitFull:        "; make room there and run the same command again, nothing stored is lost",
+	exitUnavailable: "; run the same command again when it is, nothing stored is lost",
 }
 
 func printError(w io.Writer, e exit, text string, asJSON bool) {

@@ -146,7 +146,9 @@ func pruneOne(ctx context.Context, env *Env, r *repo.Repo, policy retention.Poli
 		if d := now.Sub(stored).Abs(); d > time.Hour {
 			fmt.Fprintf(env.Stderr, "slipcover: warning: this machine's clock and the storage's differ by %s; retention goes by the earlier of the two\n", d.Round(time.Minute))
 		}
-		if stored.Before(now) {
+		// Storages tell whole seconds: without the one that may be cut off, a backup made
+		// just now would be in the future.
+		if stored = stored.Add(time.Second); stored.Before(now) {
 			now = stored
 		}
 		var remove []manifest.BackupID

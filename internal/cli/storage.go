@@ -1,9 +1,12 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"time"
@@ -29,7 +32,7 @@ func trafficFlags(f *pflag.FlagSet) {
 // around it: counting at each try, limits, and for what isn't on this machine
 // retries and a cache of ranged reads.
 func openPlace(ctx context.Context, env *Env, s *settings, place string, create bool) (storage.Store, error) {
-	bare, err := openBare(ctx, env, s, place, create)
+	bare, err := openAgain(ctx, env, s, place, create)
 	if err != nil || isLocal(bare) {
 		return bare, err
 	}
@@ -41,10 +44,34 @@ func openPlace(ctx context.Context, env *Env, s *settings, place string, create 
 	return store, nil
 }
 
+// openFor bounds how long opening is tried again, below the setting for all else:
+// what isn't available may also not be there, and then its name must be corrected.
+const openFor = 30 * time.Second
+
+// openAgain opens a storage, and tries again while it isn't available, unless it is
+// on this machine. A host that the DNS says doesn't exist is not waited for.
+func openAgain(ctx context.Context, env *Env, s *settings, place string, create bool) (store storage.Store, err error) {
+	if !strings.Contains(place, "://") || strings.HasPrefix(place, "file://") || s.RetryFor == 0 {
+		return openBare(ctx, env, s, place, create)
+	}
+	var noHost error
+	w := newWaiting(env, s)
+	err = retry.Do(ctx, retry.Options{For: min(openFor, s.RetryFor), OnRetry: w.told}, "open", func() (err error) {
+		var dns *net.DNSError
+		store, err = openBare(ctx, env, s, place, create)
+		if errors.As(err, &dns) && dns.IsNotFound {
+			noHost = err
+			return nil
+		}
+		return err
+	})
+	return store, cmp.Or(noHost, err)
+}
+
 // guard puts retries and a cache around a remote storage.
 func guard(env *Env, s *settings, store storage.Store) (storage.Store, error) {
 	if s.RetryFor > 0 {
-		w := &waiting{env: env, mode: s.Progress}
+		w := newWaiting(env, s)
 		store = retry.New(store, retry.Options{For: s.RetryFor, OnRetry: w.told})
 	}
 	return cache.New(store, cache.Options{Size: int64(s.CacheSize), Dir: s.cacheDir(), Immutable: isSegment})
@@ -62,11 +89,16 @@ func openBare(ctx context.Context, env *Env, s *settings, place string, create b
 	return measured(env, s, store), nil
 }
 
+// count begins to count what the command asks of its storages.
+func (e *Env) count(s *settings) {
+	if e.traffic == nil {
+		e.traffic, e.limits = &meter.Meter{}, limit.NewLimits(int64(s.LimitUpload), int64(s.LimitDownload))
+	}
+}
+
 // measured counts and limits what goes through a storage.
 func measured(env *Env, s *settings, store storage.Store) storage.Store {
-	if env.traffic == nil {
-		env.traffic, env.limits = &meter.Meter{}, limit.NewLimits(int64(s.LimitUpload), int64(s.LimitDownload))
-	}
+	env.count(s)
 	return limit.New(meter.New(store, env.traffic), env.limits)
 }
 
@@ -84,26 +116,36 @@ func (s *settings) cacheDir() string {
 	return s.CacheDir
 }
 
-// waiting tells of waits for a storage that isn't available: not of short ones, nor
-// of each of many requests that wait side by side.
+// waiting tells that a storage isn't available and what is tried again: when that
+// begins, and each minute while it lasts. It says nothing of short waits, nor of each
+// of many requests that wait side by side.
 type waiting struct {
 	env  *Env
 	mode string // of progress
 
-	mu   sync.Mutex
-	last time.Time // guarded by mu
+	mu    sync.Mutex
+	since time.Time // when it began; guarded by mu
+	until time.Time // end of the longest wait; guarded by mu
+	last  time.Time // it was told, zero if not yet; guarded by mu
 }
 
 const (
 	shortWait  = time.Second
-	tellWaits  = 5 * time.Second // at most so often
+	tellWaits  = time.Minute
+	calm       = 30 * time.Second // without a wait: it was available in between
 	clearsLine = "\r\x1b[K"
 )
 
+func newWaiting(env *Env, s *settings) *waiting {
+	env.count(s)
+	return &waiting{env: env, mode: s.Progress}
+}
+
 type waitingJSON struct {
-	Waiting string  `json:"waiting"` // what is tried again: put, get, stat, list, delete, retain
-	Seconds float64 `json:"wait_seconds"`
-	Message string  `json:"message"`
+	Waiting string    `json:"waiting"` // what is tried again: open, put, get, stat, list, delete, retain
+	Since   time.Time `json:"since"`
+	Seconds float64   `json:"wait_seconds"`
+	Message string    `json:"message"`
 }
 
 func (w *waiting) told(op string, _ storage.Key, err error, wait time.Duration) {
@@ -111,20 +153,29 @@ func (w *waiting) told(op string, _ storage.Key, err error, wait time.Duration) 
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := time.Now()
+	if now.Sub(w.until) > calm {
+		w.since, w.last = now, time.Time{}
+	}
+	if end := now.Add(wait); end.After(w.until) {
+		w.until = end
+	}
 	if wait < shortWait || w.mode == "none" || now.Sub(w.last) < tellWaits {
 		return
 	}
 	w.last = now
 	text := mask(oneLine(err.Error()))
+	since := w.since.UTC().Truncate(time.Second)
 	if w.mode == "json" {
-		_ = json.NewEncoder(w.env.Stderr).Encode(waitingJSON{op, seconds(wait), text})
+		_ = json.NewEncoder(w.env.Stderr).Encode(waitingJSON{op, since, seconds(wait), text})
 		return
 	}
 	clear := ""
 	if w.env.StderrTerminal {
 		clear = clearsLine // of the bar, which draws itself again
 	}
-	fmt.Fprintf(w.env.Stderr, "%sslipcover: the storage is not available, trying again in %s: %s\n", clear, took(wait), clean(text))
+	text = strings.Replace(text, storage.ErrUnavailable.Error()+": ", "", 1) // it is said already
+	fmt.Fprintf(w.env.Stderr, "%sslipcover: the storage is not available since %s, %s is tried again in %s: %s\n",
+		clear, since.Format(time.TimeOnly+" MST"), op, took(wait), clean(text))
 }
 
 // trafficJSON is what a command asked of its storages, as "storage" of its result.
