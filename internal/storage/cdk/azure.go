@@ -23,6 +23,7 @@ import (
 	"gocloud.dev/blob/azureblob"
 
 	"github.com/slipcover/slipcover/internal/storage"
+	"github.com/slipcover/slipcover/internal/storage/web"
 )
 
 // OpenAzure opens azblob://container/prefix, with the parameters storage_account,
@@ -191,7 +192,7 @@ func azureAnswer(err error) (answer, bool) {
 	}
 	a := answer{status: re.StatusCode, code: re.ErrorCode}
 	if re.RawResponse != nil {
-		a.after = retryAfter(re.RawResponse.Header)
+		a.after = web.RetryAfter(re.RawResponse.Header)
 	}
 	switch code := bloberror.Code(re.ErrorCode); {
 	case code == bloberror.ContainerNotFound, code == bloberror.ContainerBeingDeleted:

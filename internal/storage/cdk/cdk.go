@@ -30,7 +30,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -40,6 +39,7 @@ import (
 	"gocloud.dev/blob"
 
 	"github.com/slipcover/slipcover/internal/storage"
+	"github.com/slipcover/slipcover/internal/storage/web"
 )
 
 const (
@@ -472,33 +472,6 @@ func newTransport(stall time.Duration) *http.Transport {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.MaxIdleConnsPerHost = 32
 	t.DisableCompression = true
-	dial := t.DialContext
-	t.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		c, err := dial(ctx, network, addr)
-		if err != nil {
-			return nil, err
-		}
-		return &stallConn{c, stall}, nil
-	}
+	t.DialContext = web.Dialer(stall)
 	return t
-}
-
-// stallConn is a connection that breaks when a read or a write takes too long.
-type stallConn struct {
-	net.Conn
-	limit time.Duration
-}
-
-func (c *stallConn) Read(p []byte) (int, error) {
-	if err := c.SetReadDeadline(time.Now().Add(c.limit)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Read(p)
-}
-
-func (c *stallConn) Write(p []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(c.limit)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Write(p)
 }

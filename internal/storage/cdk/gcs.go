@@ -9,7 +9,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"time"
 
 	gcs "cloud.google.com/go/storage"
 	"gocloud.dev/blob"
@@ -20,6 +19,7 @@ import (
 	"google.golang.org/api/option"
 
 	"github.com/slipcover/slipcover/internal/storage"
+	"github.com/slipcover/slipcover/internal/storage/web"
 )
 
 // OpenGCS opens gs://bucket/prefix. The one parameter is anonymous=true, for buckets
@@ -113,7 +113,7 @@ func gcsAnswer(err error) (answer, bool) {
 		}
 		return answer{}, false
 	}
-	a := answer{status: ge.Code, message: ge.Message, after: retryAfter(ge.Header)}
+	a := answer{status: ge.Code, message: ge.Message, after: web.RetryAfter(ge.Header)}
 	if len(ge.Errors) > 0 {
 		a.code = ge.Errors[0].Reason
 	}
@@ -140,16 +140,4 @@ func deniedToken(status int) error {
 		return storage.ErrUnavailable
 	}
 	return storage.ErrDenied
-}
-
-// retryAfter reads the header Retry-After; 0 if it isn't there.
-func retryAfter(h http.Header) time.Duration {
-	v := h.Get("Retry-After")
-	if s, err := strconv.Atoi(v); err == nil && s > 0 {
-		return time.Duration(s) * time.Second
-	}
-	if t, err := http.ParseTime(v); err == nil {
-		return max(0, time.Until(t))
-	}
-	return 0
 }

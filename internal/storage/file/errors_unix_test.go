@@ -38,7 +38,7 @@ func TestKinds(t *testing.T) {
 		}
 	}
 	// A full disk under the body is not a full storage.
-	if err := wrap("put a", &bodyError{syscall.ENOSPC}); errors.Is(err, storage.ErrFull) || !errors.Is(err, syscall.ENOSPC) {
+	if err := wrap("put a", &storage.BodyError{Err: syscall.ENOSPC}); errors.Is(err, storage.ErrFull) || !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("error of a body: got %v", err)
 	}
 }

@@ -215,7 +215,7 @@ func (s *Store) absent() error {
 // orGone returns err, or ErrUnavailable if err is that a file isn't there because
 // the root isn't.
 func (s *Store) orGone(err error) error {
-	if be := (*bodyError)(nil); isAbsent(err) && !errors.As(err, &be) {
+	if be := (*storage.BodyError)(nil); isAbsent(err) && !errors.As(err, &be) {
 		if gone := s.check(); gone != nil {
 			return gone
 		}
@@ -255,7 +255,7 @@ func (s *Store) put(ctx context.Context, path string, body storage.Body, opts st
 		return err
 	}
 	defer f.Abort()
-	if err := copyBody(ctx, f, body); err != nil {
+	if err := storage.CopyBody(ctx, f, body); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {
@@ -307,38 +307,6 @@ func (s *Store) knowFolderOf(path string) error {
 		return nil
 	}
 	return err
-}
-
-// bodyError is an error of the body, which says nothing about the storage.
-type bodyError struct{ err error }
-
-func (e *bodyError) Error() string { return "read the body: " + e.err.Error() }
-func (e *bodyError) Unwrap() error { return e.err }
-
-func copyBody(ctx context.Context, w io.Writer, body storage.Body) error {
-	size := body.Size()
-	if size < 0 {
-		return &bodyError{fmt.Errorf("its size is %d", size)}
-	}
-	buf := make([]byte, min(size, bufferBytes))
-	for off := int64(0); off < size; {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		part := buf[:min(size-off, bufferBytes)]
-		n, err := body.ReadAt(part, off)
-		if n < len(part) {
-			if err == nil || errors.Is(err, io.EOF) {
-				err = fmt.Errorf("%d bytes of %d: %w", off+int64(n), size, io.ErrUnexpectedEOF)
-			}
-			return &bodyError{err}
-		}
-		if _, err := w.Write(part); err != nil {
-			return err
-		}
-		off += int64(n)
-	}
-	return nil
 }
 
 // create begins the file of an object, in a folder that is durable.
@@ -615,7 +583,7 @@ func wrap(what string, err error) error {
 // kindOf returns the contract's error for err; nil if there is none, or if it is
 // an error of the contract already or not of the storage.
 func kindOf(err error) error {
-	if be := (*bodyError)(nil); errors.As(err, &be) {
+	if be := (*storage.BodyError)(nil); errors.As(err, &be) {
 		return nil
 	}
 	for _, kind := range []error{storage.ErrNotExist, storage.ErrExist, storage.ErrFull, storage.ErrDenied, storage.ErrUnavailable} {

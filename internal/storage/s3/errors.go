@@ -12,6 +12,7 @@ import (
 	"github.com/minio/minio-go/v7"
 
 	"github.com/slipcover/slipcover/internal/storage"
+	"github.com/slipcover/slipcover/internal/storage/web"
 )
 
 // codeVersioningNotConfigured is versitygw's for a server that was started without.
@@ -69,7 +70,7 @@ func (s *Store) wrap(ctx context.Context, op string, r *reply, err error) error 
 	if ctxErr := ctx.Err(); ctxErr != nil {
 		return fmt.Errorf("%s: %w", op, ctxErr)
 	}
-	if be := (*bodyError)(nil); errors.As(r.failure(), &be) {
+	if be := (*storage.BodyError)(nil); errors.As(r.failure(), &be) {
 		return fmt.Errorf("%s: %w", op, be)
 	}
 	return fmt.Errorf("%s: %w", op, s.kind(r, err))
@@ -99,7 +100,7 @@ func (s *Store) kind(r *reply, err error) error {
 		return errors.New("the server refuses: " + text)
 	}
 	err = fmt.Errorf("%w: %s", kind, text)
-	if after := retryAfter(r.get("Retry-After")); after > 0 && errors.Is(kind, storage.ErrUnavailable) {
+	if after := web.RetryAfter(r.headers()); after > 0 && errors.Is(kind, storage.ErrUnavailable) {
 		return &storage.UnavailableError{After: after, Err: err}
 	}
 	return err
@@ -136,17 +137,6 @@ func skew(date string) string {
 		return "an unknown time"
 	}
 	return time.Since(theirs).Abs().Round(time.Minute).String()
-}
-
-// retryAfter reads the header of that name: seconds or a date.
-func retryAfter(v string) time.Duration {
-	if seconds, err := strconv.Atoi(v); err == nil && seconds > 0 {
-		return time.Duration(min(seconds, 24*60*60)) * time.Second
-	}
-	if date, err := http.ParseTime(v); err == nil {
-		return max(0, time.Until(date))
-	}
-	return 0
 }
 
 // oneLine is for texts of servers and of what stands between: a page of HTML

@@ -33,12 +33,6 @@ const (
 	abortTimeout = 30 * time.Second
 )
 
-// bodyError is an error of the body, which says nothing about the storage.
-type bodyError struct{ err error }
-
-func (e *bodyError) Error() string { return "read the body: " + e.err.Error() }
-func (e *bodyError) Unwrap() error { return e.err }
-
 // put is one Put under way.
 type put struct {
 	store *Store
@@ -60,7 +54,7 @@ func (s *Store) Put(ctx context.Context, key storage.Key, body storage.Body, opt
 		return err
 	}
 	if body.Size() < 0 {
-		return fmt.Errorf("%s: %w", op, &bodyError{fmt.Errorf("its size is %d", body.Size())})
+		return fmt.Errorf("%s: %w", op, &storage.BodyError{Err: fmt.Errorf("its size is %d", body.Size())})
 	}
 	p := put{store: s, op: op, name: name, body: body}
 	p.opts.ServerSideEncryption = s.settings.encryption
@@ -396,7 +390,7 @@ func (s *piece) open() io.ReadCloser {
 	return &pieceReader{s: s}
 }
 
-// pieceReader reads a piece. Its errors are *bodyError; it isn't a Seeker, which the
+// pieceReader reads a piece. Its errors are *storage.BodyError; it isn't a Seeker, which the
 // client would rewind.
 type pieceReader struct {
 	s   *piece
@@ -408,15 +402,11 @@ func (r *pieceReader) Read(b []byte) (int, error) {
 		return 0, io.EOF
 	}
 	b = b[:min(int64(len(b)), r.s.size-r.pos)]
-	n, err := r.s.body.ReadAt(b, r.s.off+r.pos)
-	r.pos += int64(n)
-	if n == len(b) {
-		return n, nil
+	if err := storage.ReadBody(r.s.body, b, r.s.off+r.pos); err != nil {
+		return 0, err
 	}
-	if err == nil || errors.Is(err, io.EOF) {
-		err = fmt.Errorf("%d bytes of %d: %w", r.s.off+r.pos, r.s.body.Size(), io.ErrUnexpectedEOF)
-	}
-	return n, &bodyError{err}
+	r.pos += int64(len(b))
+	return len(b), nil
 }
 
 func (r *pieceReader) Close() error { return nil }

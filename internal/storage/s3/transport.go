@@ -3,11 +3,12 @@ package s3
 import (
 	"context"
 	"io"
-	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/slipcover/slipcover/internal/storage/web"
 )
 
 // reply is what the transport keeps of the last answer to the requests of one
@@ -77,16 +78,9 @@ const connections = 32
 // newTransport returns a transport that gives up when for so long nothing moves,
 // however long the whole takes.
 func newTransport(timeout time.Duration) *transport {
-	dialer := &net.Dialer{Timeout: min(timeout, 30*time.Second), KeepAlive: 30 * time.Second}
 	return &transport{Transport: &http.Transport{
-		Proxy: http.ProxyFromEnvironment,
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			c, err := dialer.DialContext(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			return &movingConn{c, timeout}, nil
-		},
+		Proxy:               http.ProxyFromEnvironment,
+		DialContext:         web.Dialer(timeout),
 		MaxIdleConns:        2 * connections,
 		MaxIdleConnsPerHost: connections,
 		IdleConnTimeout:     30 * time.Second,
@@ -114,25 +108,4 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		t.swift.Store(true)
 	}
 	return resp, err
-}
-
-// movingConn fails when nothing could be read or written for the timeout. What is
-// written keeps a waiting Read alive: the answer comes after the request.
-type movingConn struct {
-	net.Conn
-	timeout time.Duration
-}
-
-func (c *movingConn) Read(p []byte) (int, error) {
-	if err := c.SetReadDeadline(time.Now().Add(c.timeout)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Read(p)
-}
-
-func (c *movingConn) Write(p []byte) (int, error) {
-	if err := c.SetDeadline(time.Now().Add(c.timeout)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Write(p)
 }

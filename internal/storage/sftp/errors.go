@@ -63,7 +63,7 @@ func kindOf(err error) error {
 			return nil
 		}
 	}
-	if be := (*bodyError)(nil); errors.As(err, &be) {
+	if be := (*storage.BodyError)(nil); errors.As(err, &be) {
 		return nil
 	}
 	if errors.Is(err, fs.ErrPermission) {

@@ -335,7 +335,7 @@ func (s *Store) write(ctx context.Context, c *conn, body storage.Body) (temp str
 	s.sweep.Do(func() { s.removeOld(c, f) })
 	err = f.Chmod(objectMode)
 	if err == nil {
-		err = copyBody(ctx, f, body)
+		err = storage.CopyBody(ctx, f, body)
 	}
 	if err == nil {
 		err = f.Sync()
@@ -363,38 +363,6 @@ func (s *Store) removeOld(c *conn, created *sftp.File) {
 			_ = c.Remove(path.Join(dir, info.Name())) // see above
 		}
 	}
-}
-
-// bodyError is an error of the body, which says nothing about the storage.
-type bodyError struct{ err error }
-
-func (e *bodyError) Error() string { return "read the body: " + e.err.Error() }
-func (e *bodyError) Unwrap() error { return e.err }
-
-func copyBody(ctx context.Context, w io.Writer, body storage.Body) error {
-	size := body.Size()
-	if size < 0 {
-		return &bodyError{fmt.Errorf("its size is %d", size)}
-	}
-	buf := make([]byte, min(size, bufferBytes))
-	for off := int64(0); off < size; {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		part := buf[:min(size-off, bufferBytes)]
-		n, err := body.ReadAt(part, off)
-		if n < len(part) {
-			if err == nil || errors.Is(err, io.EOF) {
-				err = fmt.Errorf("%d bytes of %d: %w", off+int64(n), size, io.ErrUnexpectedEOF)
-			}
-			return &bodyError{err}
-		}
-		if _, err := w.Write(part); err != nil {
-			return err
-		}
-		off += int64(n)
-	}
-	return nil
 }
 
 // place calls do, which gives a name to a file in dir, while that folder is there and

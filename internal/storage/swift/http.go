@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/slipcover/slipcover/internal/storage"
+	"github.com/slipcover/slipcover/internal/storage/web"
 )
 
 const (
@@ -38,16 +39,9 @@ const (
 // newTransport returns a transport whose connections fail when no byte goes or
 // comes for timeout, however long a request takes as a whole.
 func newTransport(timeout time.Duration, caFile string) (*http.Transport, error) {
-	dialer := net.Dialer{Timeout: min(timeout, 30*time.Second)}
 	t := &http.Transport{
-		Proxy: http.ProxyFromEnvironment,
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			c, err := dialer.DialContext(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			return &stallConn{c, timeout}, nil
-		},
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           web.Dialer(timeout),
 		MaxIdleConns:          2 * idleConnections,
 		MaxIdleConnsPerHost:   idleConnections,
 		IdleConnTimeout:       timeout / 2,
@@ -73,27 +67,6 @@ func newTransport(timeout time.Duration, caFile string) (*http.Transport, error)
 	}
 	t.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 	return t, nil
-}
-
-// stallConn fails when nothing moves for timeout. The transport reads all the time,
-// also while a body goes out, so bytes that were written give the reader time too.
-type stallConn struct {
-	net.Conn
-	timeout time.Duration
-}
-
-func (c *stallConn) Read(p []byte) (int, error) {
-	if err := c.SetReadDeadline(time.Now().Add(c.timeout)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Read(p)
-}
-
-func (c *stallConn) Write(p []byte) (int, error) {
-	if err := c.SetDeadline(time.Now().Add(c.timeout)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Write(p)
 }
 
 // request is one request to the storage.
@@ -201,7 +174,7 @@ func (s *sending) Read(p []byte) (int, error) {
 	if err == nil || errors.Is(err, io.EOF) {
 		return n, err
 	}
-	err = &bodyError{err}
+	err = &storage.BodyError{Err: err}
 	s.of.mu.Lock()
 	s.of.err = err
 	s.of.mu.Unlock()
@@ -275,7 +248,7 @@ func refused(resp *http.Response, text string) error {
 	if resp.StatusCode == http.StatusRequestEntityTooLarge && strings.Contains(text, "quota") {
 		e.kind = storage.ErrFull
 	}
-	after := retryAfter(resp)
+	after := web.RetryAfter(resp.Header)
 	if after == 0 || !errors.Is(e, storage.ErrUnavailable) {
 		return e
 	}
@@ -319,20 +292,4 @@ func message(resp *http.Response) string {
 		text += " (transaction " + id + ")"
 	}
 	return text
-}
-
-// retryAfter returns how long an answer asks to wait, 0 if it doesn't.
-func retryAfter(resp *http.Response) time.Duration {
-	v := resp.Header.Get("Retry-After")
-	if n, err := strconv.Atoi(v); err == nil && n > 0 {
-		return time.Duration(min(n, 24*3600)) * time.Second
-	}
-	if t, err := http.ParseTime(v); err == nil {
-		now, err := http.ParseTime(resp.Header.Get("Date"))
-		if err != nil {
-			now = time.Now()
-		}
-		return max(0, t.Sub(now))
-	}
-	return 0
 }

@@ -248,7 +248,7 @@ func (s *Store) put(ctx context.Context, key storage.Key, body storage.Body, opt
 	size := body.Size()
 	switch {
 	case size < 0:
-		return &bodyError{fmt.Errorf("its size is %d", size)}
+		return &storage.BodyError{Err: fmt.Errorf("its size is %d", size)}
 	case !opts.RetainUntil.IsZero():
 		return errors.New("Swift can't protect objects until a date; leave that out, or use a storage that can") //nolint:staticcheck // Swift is a name
 	case opts.IfAbsent:
@@ -368,7 +368,7 @@ func (p section) md5(ctx context.Context) (string, error) {
 			return "", err
 		}
 		piece := buf[:min(p.n-at, bufferBytes)]
-		if err := readFull(body, piece, p.off+at); err != nil {
+		if err := storage.ReadBody(body, piece, p.off+at); err != nil {
 			return "", err
 		}
 		sum.Write(piece)
@@ -378,23 +378,6 @@ func (p section) md5(ctx context.Context) (string, error) {
 }
 
 var buffers = sync.Pool{New: func() any { return new([bufferBytes]byte) }}
-
-func readFull(body io.ReaderAt, p []byte, off int64) error {
-	n, err := body.ReadAt(p, off)
-	if n == len(p) {
-		return nil
-	}
-	if err == nil || errors.Is(err, io.EOF) {
-		err = fmt.Errorf("it ends at byte %d: %w", off+int64(n), io.ErrUnexpectedEOF)
-	}
-	return &bodyError{err}
-}
-
-// bodyError is an error of the body, which says nothing about the storage.
-type bodyError struct{ err error }
-
-func (e *bodyError) Error() string { return "read the body: " + e.err.Error() }
-func (e *bodyError) Unwrap() error { return e.err }
 
 // Get asks for the range in one request; see object for one that isn't there.
 func (s *Store) Get(ctx context.Context, key storage.Key, off, n int64, fn func(io.Reader) error) error {
