@@ -563,14 +563,14 @@ func deleteMany(ctx context.Context, e *env) error {
 			gone = append(gone, e.key(fmt.Sprintf("none/%d", i)))
 		}
 	}
-	for range 2 {
-		if err := storage.DeleteAll(ctx, e.store, gone); err != nil {
+	for _, list := range [][]storage.Key{gone, gone[:len(keys)]} {
+		if err := storage.DeleteAll(ctx, e.store, list); err != nil {
 			return fmt.Errorf("delete of many, some of which aren't there: %w", err)
 		}
-	}
-	for _, key := range keys[1:] {
-		if err := e.wantAbsent(ctx, strings.TrimPrefix(string(key), e.prefix)); err != nil {
-			return err
+		for _, key := range keys[1:] {
+			if err := e.wantAbsent(ctx, strings.TrimPrefix(string(key), e.prefix)); err != nil {
+				return err
+			}
 		}
 	}
 	if err := storage.DeleteAll(ctx, e.store, []storage.Key{"../x"}); err == nil {

@@ -4,6 +4,7 @@
 package storagetest
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,7 +17,22 @@ import (
 // return empty and which Run closes.
 func Run(t *testing.T, open func(t *testing.T) storage.Store) {
 	t.Helper()
-	for _, c := range append(probe.Checks(), probe.OfEmpty()...) {
+	run(t, open, append(probe.Checks(), probe.OfEmpty()...))
+}
+
+// few are the checks of RunFew.
+var few = []string{"put and get", "range reads", "objects that are not there", "replace", "put if absent", "list order and prefix", "delete", "stat", "large object"}
+
+// RunFew runs those checks that tell whether another way to reach a storage reaches
+// it as well, where Run has held the storage against all of them.
+func RunFew(t *testing.T, open func(t *testing.T) storage.Store) {
+	t.Helper()
+	run(t, open, slices.DeleteFunc(probe.Checks(), func(c probe.Contract) bool { return !slices.Contains(few, c.Name) }))
+}
+
+func run(t *testing.T, open func(t *testing.T) storage.Store, checks []probe.Contract) {
+	t.Helper()
+	for _, c := range checks {
 		t.Run(strings.ReplaceAll(c.Name, " ", "-"), func(t *testing.T) {
 			store := open(t)
 			if err := c.Do(t.Context(), store, probe.Options{Prefix: "test", RetainFor: 3 * time.Second}); err != nil {
