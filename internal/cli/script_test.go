@@ -259,7 +259,7 @@ func stopWhen() {
 		panic(err)
 	}
 	stored := func() int {
-		names, _ := filepath.Glob(filepath.Join(repo, "segments", "*", "*", "*"))
+		names, _ := filepath.Glob(filepath.Join(repo, "segments", "*", "*", "[0-9]*"))
 		return len(names)
 	}
 	before := stored()

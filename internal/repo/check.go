@@ -98,7 +98,7 @@ func (c *checker) instance(ctx context.Context, instance string, list []listing)
 	for _, l := range list {
 		if l.record {
 			whole = append(whole, l)
-		} else {
+		} else if !l.givenUp {
 			c.report.Unfinished++
 		}
 	}

@@ -51,6 +51,7 @@ type plan struct {
 	Format    int                                    `json:"format"`
 	Made      time.Time                              `json:"made"`
 	Backups   []manifest.BackupID                    `json:"backups"`   // record, manifest and marks
+	Emptied   []manifest.BackupID                    `json:"emptied"`   // those of Backups whose record is emptied, not removed: see carryOut
 	Manifests []manifest.BackupID                    `json:"manifests"` // of runs that never ended
 	GivenUp   []manifest.BackupID                    `json:"given_up"`  // empty records that no late commit can come upon any more
 	Segments  map[manifest.BackupID][]manifest.Range `json:"segments"`
@@ -127,6 +128,11 @@ func (r *Repo) makePlan(ctx context.Context, instance string, top int, opts Prun
 	p := &plan{Format: planFormat, Made: r.now().UTC().Truncate(time.Second), Segments: map[manifest.BackupID][]manifest.Range{}}
 	if p.Backups, err = r.removable(ctx, instance, recs, opts); err != nil {
 		return nil, freed, err
+	}
+	for _, id := range p.Backups {
+		if recent[id] {
+			p.Emptied = append(p.Emptied, id)
+		}
 	}
 	needed, dropped := map[SegmentID]bool{}, map[SegmentID]bool{}
 	var newest manifest.BackupID
@@ -268,7 +274,7 @@ func (r *Repo) readPlan(ctx context.Context, instance string, n int) (*plan, err
 	if err := checkRanges(p.Segments); err != nil {
 		return nil, fmt.Errorf("%s: %w", planKey(instance, n), err)
 	}
-	for _, id := range slices.Concat(p.Backups, p.Manifests, p.GivenUp, slices.Collect(maps.Keys(p.Segments))) {
+	for _, id := range slices.Concat(p.Backups, p.Emptied, p.Manifests, p.GivenUp, slices.Collect(maps.Keys(p.Segments))) {
 		if !id.Valid() {
 			return nil, fmt.Errorf("%s: %w: %q", planKey(instance, n), ErrCorrupt, id)
 		}
@@ -279,10 +285,19 @@ func (r *Repo) readPlan(ctx context.Context, instance string, n int) (*plan, err
 // carryOut deletes what p says: the records first, which makes the backups vanish,
 // then the rest. What is gone already is no error. It returns how many objects the
 // storage protects.
+//
+// The record of a backup whose lock is still stored is emptied: whoever made it may
+// not know yet that it was stored, and put it again.
 func (r *Repo) carryOut(ctx context.Context, instance string, p *plan) (protected int, err error) {
 	var records, others, segments []storage.Key
 	for _, id := range p.Backups {
-		records = append(records, backupKey(instance, id, recordName))
+		if key := backupKey(instance, id, recordName); !slices.Contains(p.Emptied, id) {
+			records = append(records, key)
+		} else if err := r.store.Put(ctx, key, bytes.NewReader(nil), storage.PutOptions{}); errors.Is(err, storage.ErrRetained) {
+			protected++
+		} else if err != nil {
+			return protected, fmt.Errorf("delete: %w", err)
+		}
 		others = append(others, r.manifestKey(instance, id), backupKey(instance, id, pinName), backupKey(instance, id, verifiedName))
 	}
 	for _, id := range p.Manifests {
