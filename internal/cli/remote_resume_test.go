@@ -24,7 +24,7 @@ func TestResumeSendsNothingTwice(t *testing.T) {
 	if _, err := couchgen.DataDir(big.data, couchgen.DirOptions{Seed: 2, Databases: 2, Q: 2, BytesPerDB: 80 << 20}); err != nil {
 		t.Fatal(err)
 	}
-	for _, stored := range []int{1, 7, 15} {
+	for _, stored := range []int{4, 9, 15} {
 		for _, kill := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%d stored, kill %t", stored, kill), func(t *testing.T) {
 				tr := newTrial(t, k, &big, s.empty)
