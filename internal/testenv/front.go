@@ -79,7 +79,7 @@ func (f *Front) listen(addr string) {
 	f.mu.Lock()
 	f.server = server
 	f.mu.Unlock()
-	go server.Serve(l) //nolint:errcheck // Down ends it
+	go server.Serve(l) // Down ends it
 }
 
 // Down refuses connections and cuts those that there are, until Up.
@@ -87,7 +87,7 @@ func (f *Front) Down() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.server != nil {
-		f.server.Close() //nolint:errcheck // of connections that end
+		f.server.Close() // of connections that end
 		f.server = nil
 	}
 }
@@ -283,8 +283,8 @@ func (s *spoiled) Write(p []byte) (int, error) {
 	p = slices.Clone(p)
 	left := s.look(s.sent, p)
 	if left < int64(len(p)) {
-		s.ResponseWriter.Write(p[:max(0, left)])             //nolint:errcheck // it ends here
-		http.NewResponseController(s.ResponseWriter).Flush() //nolint:errcheck // the same
+		s.ResponseWriter.Write(p[:max(0, left)])             // it ends here
+		http.NewResponseController(s.ResponseWriter).Flush() // the same
 		panic(http.ErrAbortHandler)
 	}
 	s.sent += int64(len(p))

@@ -60,9 +60,6 @@ const (
 	objectMode = 0o600
 	folderMode = 0o700
 
-	// bufferBytes is what Put reads and writes at a time.
-	bufferBytes = 256 << 10
-
 	// createTries bounds how often Put makes a folder again that others remove.
 	createTries = 100
 
