@@ -131,8 +131,9 @@ type waiting struct {
 
 const (
 	shortWait  = time.Second
+	shortTime  = 5 * time.Second // of short waits, between tries that each take long
 	tellWaits  = time.Minute
-	calm       = 30 * time.Second // without a wait: it was available in between
+	calm       = 90 * time.Second // without a wait, longer than a try: it was available in between
 	clearsLine = "\r\x1b[K"
 )
 
@@ -159,7 +160,7 @@ func (w *waiting) told(op string, _ storage.Key, err error, wait time.Duration) 
 	if end := now.Add(wait); end.After(w.until) {
 		w.until = end
 	}
-	if wait < shortWait || w.mode == "none" || now.Sub(w.last) < tellWaits {
+	if wait < shortWait && now.Sub(w.since) < shortTime || w.mode == "none" || now.Sub(w.last) < tellWaits {
 		return
 	}
 	w.last = now
