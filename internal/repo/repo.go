@@ -29,7 +29,7 @@ const configKey storage.Key = "slipcover.json"
 
 // maxFetches is how many segments are read from the storage at once, unless there
 // are more CPUs: what hides the time that remote storage takes to answer.
-const maxFetches = 6
+const maxFetches = 4
 
 // maxSmall bounds small objects that are read whole: configuration, records, locks.
 const maxSmall = 64 << 20

@@ -146,9 +146,8 @@ func (r *Repo) ReadSegment(ctx context.Context, instance string, s manifest.Segm
 		return nil, err
 	}
 	defer leave(r.fetches)
-	stored, opened := buffers.Get().(*bytes.Buffer), buffers.Get().(*bytes.Buffer)
+	stored := buffers.Get().(*bytes.Buffer)
 	defer buffers.Put(stored)
-	defer buffers.Put(opened)
 	if err := readInto(ctx, stored, r.store, key, s.Size); err != nil {
 		return nil, err
 	}
@@ -156,6 +155,8 @@ func (r *Repo) ReadSegment(ctx context.Context, instance string, s manifest.Segm
 		return nil, err
 	}
 	defer leave(r.opens)
+	opened := buffers.Get().(*bytes.Buffer)
+	defer buffers.Put(opened)
 	if err := sameHash(stored.Bytes(), key, s.Size, s.SHA256); err != nil {
 		return nil, err
 	}
