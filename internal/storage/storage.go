@@ -35,6 +35,15 @@ var (
 	ErrRetained = errors.New("the storage protects the object until a later date")
 )
 
+// ErrNoPlace is an ErrUnavailable of storage that answers and has no bucket or
+// container of that name: asking again doesn't help.
+var ErrNoPlace error = noPlace{}
+
+type noPlace struct{}
+
+func (noPlace) Error() string { return ErrUnavailable.Error() }
+func (noPlace) Unwrap() error { return ErrUnavailable }
+
 // UnavailableError is an ErrUnavailable of a storage that said when to ask again.
 type UnavailableError struct {
 	After time.Duration // from the moment of the answer

@@ -220,7 +220,7 @@ func (s *Store) Put(ctx context.Context, key storage.Key, body storage.Body, opt
 
 // gone returns the error for a place that isn't there.
 func (s *Store) gone() error {
-	return fmt.Errorf("%w: %s has no such %s", storage.ErrUnavailable, s.name, s.place)
+	return fmt.Errorf("%w: %s has no such %s", storage.ErrNoPlace, s.name, s.place)
 }
 
 // bodyReader reads a body from start to end, as often as asked to. A body that is

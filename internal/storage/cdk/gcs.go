@@ -50,7 +50,7 @@ func OpenGCS(ctx context.Context, raw string, opts Options) (*Store, error) {
 		md5: func(*blob.Reader) []byte { return nil }, // the SDK compares the CRC32C
 		create: func(ctx context.Context) error {
 			if project == "" {
-				return fmt.Errorf("%w: the bucket isn't there, and to make it a project must be named in GOOGLE_CLOUD_PROJECT", storage.ErrUnavailable)
+				return fmt.Errorf("%w: the bucket isn't there, and to make it a project must be named in GOOGLE_CLOUD_PROJECT", storage.ErrNoPlace)
 			}
 			err := client.Bucket(p.bucket).Create(ctx, project, nil)
 			if a, ok := gcsAnswer(err); ok && a.status == http.StatusConflict {

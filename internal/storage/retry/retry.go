@@ -72,7 +72,7 @@ type store struct {
 }
 
 // final are answers about what is stored or allowed: asking again won't help.
-var final = []error{storage.ErrNotExist, storage.ErrExist, storage.ErrFull, storage.ErrDenied, storage.ErrRetained}
+var final = []error{storage.ErrNotExist, storage.ErrExist, storage.ErrFull, storage.ErrDenied, storage.ErrRetained, storage.ErrNoPlace}
 
 // network are failures of a connection that a driver may have left unclassified.
 var network = []error{

@@ -128,7 +128,7 @@ func (s *Store) sentence(r *reply, answer minio.ErrorResponse) error {
 }
 
 func (s *Store) noBucket() error {
-	return fmt.Errorf("%w: there is no bucket %s at %s", storage.ErrUnavailable, s.settings.bucket, s.settings.endpoint.Host)
+	return fmt.Errorf("%w: there is no bucket %s at %s", storage.ErrNoPlace, s.settings.bucket, s.settings.endpoint.Host)
 }
 
 func skew(date string) string {

@@ -186,7 +186,7 @@ func (s *Store) look(ctx context.Context, name string) (*http.Response, error) {
 }
 
 func (s *Store) noContainer(name string) error {
-	return fmt.Errorf("%w: there is no container %s for this user; create it or correct its name, project or region", storage.ErrUnavailable, name)
+	return fmt.Errorf("%w: there is no container %s for this user; create it or correct its name, project or region", storage.ErrNoPlace, name)
 }
 
 func (s *Store) createContainer(ctx context.Context, name string) error {
