@@ -36,7 +36,7 @@ func TestCopyFromFolderToSwiftToS3(t *testing.T) {
 	run := func(args ...string) string {
 		t.Helper()
 		var stdout, stderr bytes.Buffer
-		env := &cli.Env{Stdin: strings.NewReader(""), Stdout: &stdout, Stderr: &stderr, Now: time.Now, Environ: append(os.Environ(),
+		env := &cli.Env{Stdin: strings.NewReader(""), Stdout: &stdout, Stderr: &stderr, Now: time.Now, Environ: append(testenv.Environ(),
 			"SLIPCOVER_CONFIG="+os.DevNull, "SLIPCOVER_STATE_DIR="+dir+"/state", "SLIPCOVER_REPOSITORY=file://"+folder,
 			"SLIPCOVER_REPOSITORIES="+remote[0], "SLIPCOVER_INSTANCE=db1", "SLIPCOVER_DATA_DIR="+data, "SLIPCOVER_OWNER=")}
 		if code := cli.Run(context.WithoutCancel(t.Context()), env, args); code != 0 {

@@ -29,7 +29,7 @@ func TestObjectLock(t *testing.T) {
 	run := func(want int, args ...string) string {
 		t.Helper()
 		var stdout, stderr bytes.Buffer
-		env := &cli.Env{Stdin: strings.NewReader(""), Stdout: &stdout, Stderr: &stderr, Now: time.Now, Environ: append(os.Environ(),
+		env := &cli.Env{Stdin: strings.NewReader(""), Stdout: &stdout, Stderr: &stderr, Now: time.Now, Environ: append(testenv.Environ(),
 			"SLIPCOVER_CONFIG="+os.DevNull, "SLIPCOVER_STATE_DIR="+dir+"/state", "SLIPCOVER_REPOSITORY=s3://locked/couchdb?endpoint="+s3.Endpoint+"&region="+s3.Region,
 			"SLIPCOVER_INSTANCE=db1", "SLIPCOVER_DATA_DIR=../../testdata/couchdb-3.5.0/data", "SLIPCOVER_IMMUTABLE_FOR=30d", "SLIPCOVER_OWNER=")}
 		if code := cli.Run(t.Context(), env, args); code != want {

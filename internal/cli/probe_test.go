@@ -73,7 +73,7 @@ func TestProbeSwift(t *testing.T) {
 	env := cli.SystemEnv()
 	var stdout, stderr bytes.Buffer
 	env.Stdout, env.Stderr = &stdout, &stderr
-	env.Environ = append(env.Environ, "SLIPCOVER_CONFIG="+os.DevNull)
+	env.Environ = append(testenv.Environ(), "SLIPCOVER_CONFIG="+os.DevNull)
 	if c := cli.Run(t.Context(), env, []string{"probe", "swift://probe/below", "--size", "32MiB"}); c != 0 {
 		t.Errorf("ended with code %d: %s", c, stderr.String())
 	}

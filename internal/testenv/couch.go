@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -199,14 +198,6 @@ func (c *Couch) start() error {
 func (c *Couch) iniFiles() string {
 	defaults := filepath.Join(filepath.Dir(filepath.Dir(c.binary)), "etc", "default.ini")
 	return defaults + " " + filepath.Join(c.dir, "test.ini")
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	return l.Addr().(*net.TCPAddr).Port, l.Close()
 }
 
 // configure writes vm.args, and the ini file unless there is one: the server

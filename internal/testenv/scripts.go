@@ -3,6 +3,7 @@ package testenv
 import (
 	"embed"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -96,14 +97,21 @@ func (s *service) environ(keep func(name string) bool) []string {
 	return list
 }
 
+// firstPort and lastPort bound the ports that servers get: below those that systems
+// give to outgoing connections, of which one could take a port between the look and
+// the server's start.
+const (
+	firstPort = 12_000
+	lastPort  = 32_000
+)
+
+// freePort returns a free port.
+func freePort() (int, error) { return freePorts(1) }
+
 // freePorts returns the first of n free ports in a row.
 func freePorts(n int) (int, error) {
-	for range 50 {
-		first, err := freePort()
-		if err != nil {
-			return 0, err
-		}
-		if allFree(first, n) {
+	for range 200 {
+		if first := firstPort + rand.IntN(lastPort-firstPort-n); allFree(first, n) {
 			return first, nil
 		}
 	}
@@ -126,7 +134,9 @@ const startTries = 3
 
 const askTimeout = 10 * time.Second
 
-func portTaken(err error) bool { return strings.Contains(err.Error(), "is in use") }
+func portTaken(err error) bool {
+	return strings.Contains(err.Error(), "is in use") || strings.Contains(err.Error(), "Could not bind")
+}
 
 // ask sends one line and returns the beginning of the answer.
 func ask(addr, line string) (string, error) {

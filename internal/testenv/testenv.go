@@ -57,6 +57,12 @@ func MustRun(what string) bool {
 	}), what)
 }
 
+// Environ is os.Environ without Slipcover's own variables, which are for the tests or
+// for whoever runs them.
+func Environ() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "SLIPCOVER_") })
+}
+
 func appendLine(path, line string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
 	if err != nil {
