@@ -402,12 +402,24 @@ func TestAbort(t *testing.T) {
 		"a part":   func(r *http.Request) bool { return r.URL.Query().Get("partNumber") == "2" },
 		"the last": func(r *http.Request) bool { return r.Method == http.MethodPost && r.URL.Query().Has("uploadId") },
 	} {
+		// Parts that are under way may be stored by the server after it has removed the
+		// upload, so the one that fails does so after the other two.
+		parts := make(chan bool, 3)
 		h := hook(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+			isPart := r.URL.Query().Has("partNumber")
 			if fails(r) {
+				for range 2 {
+					if isPart {
+						<-parts
+					}
+				}
 				answer(503, "SlowDown", "slow")(w, r, next)
 				return
 			}
 			next.ServeHTTP(w, r)
+			if isPart {
+				parts <- true
+			}
 		})
 		now.Store(&h)
 		if err := put(s, "a", large, storage.PutOptions{}); !errors.Is(err, storage.ErrUnavailable) {
