@@ -23,6 +23,9 @@ type AzuriteServer struct {
 func Azurite(t TB) AzuriteServer {
 	t.Helper()
 	node := Tool(t, "node", "npm")
+	if v, ok := nodeVersion(node); !ok {
+		Missing(t, "azurite", fmt.Sprintf("it needs node %d or newer, and this is %s", oldestNode, v))
+	}
 	main, err := installAzurite()
 	if err != nil {
 		Missing(t, "azurite", err.Error())
@@ -38,6 +41,21 @@ func Azurite(t TB) AzuriteServer {
 	})
 	a.Domain = fmt.Sprintf("127.0.0.1:%d", port)
 	return a
+}
+
+// oldestNode is the oldest major version of node that Azurite was seen to run with.
+const oldestNode = 20
+
+// nodeVersion returns node's version, and whether it is new enough.
+func nodeVersion(node string) (string, bool) {
+	out, err := exec.Command(node, "--version").Output()
+	if err != nil {
+		return err.Error(), false
+	}
+	var major int
+	version := strings.TrimSpace(string(out))
+	_, err = fmt.Sscanf(version, "v%d.", &major)
+	return version, err == nil && major >= oldestNode
 }
 
 // installAzurite returns the path of Azurite's blob service.
