@@ -126,10 +126,7 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 	res, err := runLocked(ctx, opts, id, dir, func(m *manifest.Manifest, key *repo.WriteKey) (*manifest.Record, error) {
 		return opts.Repo.Commit(ctx, lock, m, key, signer)
 	})
-	// A cancelled run gives its lock back all the same.
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
-	if rerr := lock.Release(last); rerr != nil && err == nil {
+	if rerr := lock.End(ctx); rerr != nil && err == nil {
 		res.Notes = append(res.Notes, fmt.Sprintf("the backup is complete, but its lock could not be released: %v", rerr))
 	}
 	return res, err
@@ -186,12 +183,9 @@ func runLocked(ctx context.Context, opts Options, id manifest.BackupID, dir stri
 
 // load finds the parent, and what unfinished runs left.
 func (r *run) load(ctx context.Context, dir string) (*state, error) {
-	present, err := r.opts.Repo.Segments(ctx, r.opts.Instance)
-	if err != nil {
-		return nil, err
-	}
-	r.journaled, err = readJournal(dir, func(s manifest.Segment) bool {
-		return present[repo.SegmentID{Backup: s.Backup, N: s.N}] == s.Size
+	var err error
+	r.journaled, err = readJournal(dir, func() (map[repo.SegmentID]int64, error) {
+		return r.opts.Repo.Segments(ctx, r.opts.Instance)
 	})
 	if err != nil {
 		return nil, err

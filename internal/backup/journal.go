@@ -104,9 +104,9 @@ func (m storedParts) sort() {
 
 func journalPath(dir string) string { return filepath.Join(dir, "journal.jsonl") }
 
-// readJournal returns the parts that earlier, unfinished runs stored. exists tells
-// whether a segment is in the repository.
-func readJournal(dir string, exists func(manifest.Segment) bool) (storedParts, error) {
+// readJournal returns the parts that earlier, unfinished runs stored. segments lists
+// those in the repository; it is called only if there is a journal.
+func readJournal(dir string, segments func() (map[repo.SegmentID]int64, error)) (storedParts, error) {
 	f, err := os.Open(journalPath(dir))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -115,6 +115,10 @@ func readJournal(dir string, exists func(manifest.Segment) bool) (storedParts, e
 		return nil, fmt.Errorf("read journal: %w", err)
 	}
 	defer f.Close()
+	present, err := segments()
+	if err != nil {
+		return nil, err
+	}
 	out := storedParts{}
 	d := json.NewDecoder(bufio.NewReader(f))
 	for {
@@ -123,7 +127,7 @@ func readJournal(dir string, exists func(manifest.Segment) bool) (storedParts, e
 			out.sort()
 			return out, nil
 		}
-		if !exists(line.Segment) {
+		if s := line.Segment; present[repo.SegmentID{Backup: s.Backup, N: s.N}] != s.Size {
 			continue
 		}
 		seg := &storedSegment{segment: line.Segment, index: -1}

@@ -108,7 +108,7 @@ func (o *backupDeleteOptions) ask(env *Env, recs []*manifest.Record) error {
 }
 
 func deleteOne(ctx context.Context, env *Env, r *repo.Repo, rec *manifest.Record) (freed repo.Freed, err error) {
-	err = withLock(ctx, r, rec.Instance, func(lock *repo.Lock) error {
+	err = withLock(ctx, r, rec.Instance, "prune", func(lock *repo.Lock) error {
 		freed, err = r.Prune(ctx, lock, repo.PruneOptions{Remove: []manifest.BackupID{rec.ID}, Now: env.Now()})
 		return err
 	})

@@ -63,7 +63,7 @@ func runBackupPin(ctx context.Context, env *Env, s *settings, o *backupPinOption
 		return err
 	}
 	out := pinResult{Backup: summaryOf(rec)}
-	err = withLock(ctx, r.Repo, rec.Instance, func(lock *repo.Lock) error {
+	err = withLock(ctx, r.Repo, rec.Instance, "prune", func(lock *repo.Lock) error {
 		if o.remove {
 			return r.Unpin(ctx, lock, rec.ID)
 		}

@@ -8,7 +8,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -320,7 +319,7 @@ is needed.`,
 	return keyCommand(env, g, c, func(ctx context.Context, s *settings, _ []string) error { return runKeyDestroy(ctx, env, s, o) })
 }
 
-func runKeyDestroy(ctx context.Context, env *Env, s *settings, o *keyDestroyOptions) (err error) {
+func runKeyDestroy(ctx context.Context, env *Env, s *settings, o *keyDestroyOptions) error {
 	if !manifest.ValidInstance(o.instance) {
 		return usage("destroy needs --instance NAME, the one whose backups nobody shall read any more")
 	}
@@ -335,16 +334,11 @@ func runKeyDestroy(ctx context.Context, env *Env, s *settings, o *keyDestroyOpti
 	if err := o.ask(env); err != nil {
 		return err
 	}
-	lock, err := r.Lock(ctx, o.instance, "destruction of keys", "")
-	if err != nil {
+	n := 0
+	err = withLock(ctx, r.Repo, o.instance, "destruction of keys", func(lock *repo.Lock) (err error) {
+		n, err = r.DestroyKeys(ctx, lock)
 		return err
-	}
-	defer func() {
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel()
-		err = errors.Join(err, lock.Release(last))
-	}()
-	n, err := r.DestroyKeys(ctx, lock)
+	})
 	if err != nil {
 		return err
 	}

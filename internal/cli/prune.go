@@ -138,7 +138,7 @@ func pruneOne(ctx context.Context, env *Env, r *repo.Repo, policy retention.Poli
 		return p, err
 	}
 	var p *pruneInstance
-	err := withLock(ctx, r, instance, func(lock *repo.Lock) error {
+	err := withLock(ctx, r, instance, "prune", func(lock *repo.Lock) error {
 		stored, err := lock.StorageTime(ctx)
 		if err != nil {
 			return err
@@ -161,16 +161,15 @@ func pruneOne(ctx context.Context, env *Env, r *repo.Repo, policy retention.Poli
 	return p, err
 }
 
-// withLock does something under an instance's lock, as a prune.
-func withLock(ctx context.Context, r *repo.Repo, instance string, do func(*repo.Lock) error) error {
-	lock, err := r.Lock(ctx, instance, "prune", "")
+// withLock does something under an instance's lock, for the purpose that others are
+// told.
+func withLock(ctx context.Context, r *repo.Repo, instance, purpose string, do func(*repo.Lock) error) error {
+	lock, err := r.Lock(ctx, instance, purpose, "")
 	if err != nil {
 		return err
 	}
 	err = do(lock)
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
-	if rerr := lock.Release(last); err == nil {
+	if rerr := lock.End(ctx); err == nil {
 		err = rerr
 	}
 	return err

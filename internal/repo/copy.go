@@ -91,10 +91,7 @@ func Copy(ctx context.Context, dst, src *Repo, rec *manifest.Record, opts CopyOp
 		return CopyResult{}, err
 	}
 	err = c.run(ctx, lock)
-	// A cancelled copy gives its lock back all the same.
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
-	if rerr := lock.Release(last); err == nil {
+	if rerr := lock.End(ctx); err == nil {
 		err = rerr
 	}
 	return c.res, err

@@ -35,6 +35,8 @@ const (
 	// lockRenew is how often a holder renews its lock. One that could not for
 	// lockLease-lockRenew by its own watch gives up.
 	lockRenew = 1 * time.Minute
+	// lockRelease is how long End tries.
+	lockRelease = 5 * time.Second
 	// lockPoll is how often a lock is looked at while it is found out whether its
 	// holder is alive.
 	lockPoll = 15 * time.Second
@@ -433,6 +435,14 @@ func (l *Lock) renew() {
 			return
 		}
 	}
+}
+
+// End is Release at the end of work whose ctx may have been cancelled: it is tried
+// all the same, for a few seconds.
+func (l *Lock) End(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lockRelease)
+	defer cancel()
+	return l.Release(ctx)
 }
 
 // Release gives the lock back. A lock that can't be released, because the storage
