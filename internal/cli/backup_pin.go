@@ -31,13 +31,9 @@ func pinCommand(env *Env, g *globalOptions, o *backupPinOptions, use, short, lon
 	c := &cobra.Command{
 		Use: use, Short: short, Long: long,
 		Args: arguments(1, 1, "one backup's ID, name, or \"latest\""),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := g.load(env, cmd)
-			if err != nil {
-				return err
-			}
-			return runBackupPin(cmd.Context(), env, s, o, args[0])
-		},
+		RunE: withSettings(env, g, func(ctx context.Context, s *settings, args []string) error {
+			return runBackupPin(ctx, env, s, o, args[0])
+		}),
 	}
 	o.place(c.Flags())
 	c.Flags().StringVar(&o.instance, "instance", "", "`NAME` of the CouchDB node whose backup it is")

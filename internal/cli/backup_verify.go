@@ -29,13 +29,9 @@ func newBackupVerify(env *Env, g *globalOptions) *cobra.Command {
 in them as CouchDB would. Exit code 4 if something is wrong that the backup doesn't know of, 3 if it only holds damage
 that the source had.`,
 		Args: arguments(1, 1, "one backup's ID, name, or \"latest\""),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := g.load(env, cmd)
-			if err != nil {
-				return err
-			}
-			return runBackupVerify(cmd.Context(), env, s, o, args[0])
-		},
+		RunE: withSettings(env, g, func(ctx context.Context, s *settings, args []string) error {
+			return runBackupVerify(ctx, env, s, o, args[0])
+		}),
 	}
 	o.repoOptions.flags(c.Flags(), "whose backup it is")
 	c.Flags().StringVar(&o.sample, "sample", "100%", "read only this share of the documents, such as 5%")

@@ -32,13 +32,7 @@ wrong. "backup verify" goes further: it restores, and reads every document.
 With --max-age an instance whose newest backup is older is a problem too: backups that stopped, or newer ones that
 somebody with access to the storage has removed, show in no other way.`,
 		Args: arguments(0, 0, ""),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := g.load(env, cmd)
-			if err != nil {
-				return err
-			}
-			return runCheck(cmd.Context(), env, s, o)
-		},
+		RunE: withSettings(env, g, func(ctx context.Context, s *settings, _ []string) error { return runCheck(ctx, env, s, o) }),
 	}
 	o.flags(c.Flags(), "whose backups to check (default: all)")
 	progressFlag(c.Flags())

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"io"
 
 	"github.com/spf13/cobra"
@@ -28,13 +29,7 @@ func newConfig(env *Env, g *globalOptions) *cobra.Command {
 		Use:   "show",
 		Short: "Print the settings in force and where each comes from; secrets are masked",
 		Args:  arguments(0, 0, ""),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := g.load(env, cmd)
-			if err != nil {
-				return err
-			}
-			return runConfigShow(env, s)
-		},
+		RunE:  withSettings(env, g, func(_ context.Context, s *settings, _ []string) error { return runConfigShow(env, s) }),
 	})
 	return c
 }

@@ -40,13 +40,7 @@ the backup was made with, and the instance's key is encrypted to other recipient
 
 A node whose setting "repositories" names others copies each backup by itself.`,
 		Args: arguments(0, -1, ""),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := g.load(env, cmd)
-			if err != nil {
-				return err
-			}
-			return runCopy(cmd.Context(), env, s, o, args)
-		},
+		RunE: withSettings(env, g, func(ctx context.Context, s *settings, args []string) error { return runCopy(ctx, env, s, o, args) }),
 	}
 	f := c.Flags()
 	o.repoOptions.flags(f, "whose backups to copy (default: all)")

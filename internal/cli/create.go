@@ -34,13 +34,7 @@ func newCreate(env *Env, g *globalOptions) *cobra.Command {
 its own. It listens on 127.0.0.1 only, under a port and an admin password of its own, and never meets the original.
 If there is a CouchDB on this machine it is started.`,
 		Args: arguments(1, 1, "the NAME of the new instance"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := g.load(env, cmd)
-			if err != nil {
-				return err
-			}
-			return runCreate(cmd.Context(), env, s, o, args[0])
-		},
+		RunE: withSettings(env, g, func(ctx context.Context, s *settings, args []string) error { return runCreate(ctx, env, s, o, args[0]) }),
 	}
 	f := c.Flags()
 	o.repoOptions.flags(f, "whose backup it is")

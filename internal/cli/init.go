@@ -43,13 +43,7 @@ identity (a file with AGE-SECRET-KEY-1…) or the passphrase, and without it nob
   slipcover init --repo /backups --passphrase              asks for a passphrase, which unlocks a key kept in the repository
   slipcover init --repo /backups --no-encryption           whoever can read the storage can read the databases`,
 		Args: arguments(0, 0, ""),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := g.load(env, cmd)
-			if err != nil {
-				return err
-			}
-			return runInit(cmd.Context(), env, s, o)
-		},
+		RunE: withSettings(env, g, func(ctx context.Context, s *settings, _ []string) error { return runInit(ctx, env, s, o) }),
 	}
 	f := c.Flags()
 	o.place(f)

@@ -29,18 +29,6 @@ key makes its backups unreadable. docs/keys.md says more.`,
 	return c
 }
 
-// keyCommand makes a command below key that runs with the settings.
-func keyCommand(env *Env, g *globalOptions, c *cobra.Command, run func(ctx context.Context, s *settings, args []string) error) *cobra.Command {
-	c.RunE = func(cmd *cobra.Command, args []string) error {
-		s, err := g.load(env, cmd)
-		if err != nil {
-			return err
-		}
-		return run(cmd.Context(), s, args)
-	}
-	return c
-}
-
 func newKeyList(env *Env, g *globalOptions) *cobra.Command {
 	o := &repoOptions{}
 	c := &cobra.Command{
@@ -51,7 +39,8 @@ each key is wrapped, with one for whom.`,
 		Args: arguments(0, 0, ""),
 	}
 	o.flags(c.Flags(), "whose keys are listed (default: all)")
-	return keyCommand(env, g, c, func(ctx context.Context, s *settings, _ []string) error { return runKeyList(ctx, env, s, o) })
+	c.RunE = withSettings(env, g, func(ctx context.Context, s *settings, _ []string) error { return runKeyList(ctx, env, s, o) })
+	return c
 }
 
 func runKeyList(ctx context.Context, env *Env, s *settings, o *repoOptions) error {
@@ -145,7 +134,8 @@ someone who can read. No data is written anew: only the instances' keys.
 	f.StringVar(&o.newFile, "new-passphrase-file", "", "`FILE` with such a passphrase")
 	f.StringArrayVar(&o.identities, "identity", nil, "`FILE` with the age identity that reads the repository; may be repeated")
 	f.StringVar(&o.passphraseFile, "passphrase-file", "", "`FILE` with the passphrase that reads the repository now")
-	return keyCommand(env, g, c, func(ctx context.Context, s *settings, args []string) error { return runKeyAdd(ctx, env, s, o, args) })
+	c.RunE = withSettings(env, g, func(ctx context.Context, s *settings, args []string) error { return runKeyAdd(ctx, env, s, o, args) })
+	return c
 }
 
 func runKeyAdd(ctx context.Context, env *Env, s *settings, o *keyAddOptions, args []string) error {
@@ -235,7 +225,8 @@ then. Only deleting those backups, and the copies, ends that.`,
 	f.StringArrayVar(&o.identities, "identity", nil, "`FILE` with the age identity that reads the repository; may be repeated")
 	f.StringVar(&o.passphraseFile, "passphrase-file", "", "`FILE` with the passphrase that reads the repository")
 	f.BoolVar(&o.noRotate, "no-rotate", false, "let nodes use their keys on, which the removed may have read")
-	return keyCommand(env, g, c, func(ctx context.Context, s *settings, args []string) error { return runKeyRemove(ctx, env, s, o, args) })
+	c.RunE = withSettings(env, g, func(ctx context.Context, s *settings, args []string) error { return runKeyRemove(ctx, env, s, o, args) })
+	return c
 }
 
 func runKeyRemove(ctx context.Context, env *Env, s *settings, o *keyRemoveOptions, args []string) error {
@@ -270,7 +261,8 @@ func newKeyRotate(env *Env, g *globalOptions) *cobra.Command {
 	}
 	o.place(c.Flags())
 	c.Flags().StringVar(&o.instance, "instance", "", "`NAME` of the instance (default: all)")
-	return keyCommand(env, g, c, func(ctx context.Context, s *settings, _ []string) error { return runKeyRotate(ctx, env, s, o) })
+	c.RunE = withSettings(env, g, func(ctx context.Context, s *settings, _ []string) error { return runKeyRotate(ctx, env, s, o) })
+	return c
 }
 
 func runKeyRotate(ctx context.Context, env *Env, s *settings, o *repoOptions) error {
@@ -316,7 +308,8 @@ is needed.`,
 	}
 	o.flags(c.Flags(), "whose backups nobody shall read")
 	c.Flags().BoolVar(&o.yes, "yes", false, "destroy without asking")
-	return keyCommand(env, g, c, func(ctx context.Context, s *settings, _ []string) error { return runKeyDestroy(ctx, env, s, o) })
+	c.RunE = withSettings(env, g, func(ctx context.Context, s *settings, _ []string) error { return runKeyDestroy(ctx, env, s, o) })
+	return c
 }
 
 func runKeyDestroy(ctx context.Context, env *Env, s *settings, o *keyDestroyOptions) error {
@@ -390,7 +383,8 @@ Compare what it prints with what you expect: who can write to the storage can wr
 	}
 	o.place(c.Flags())
 	c.Flags().StringVar(&o.instance, "instance", "", "`NAME` of this node in the repository (default: the name of this machine)")
-	return keyCommand(env, g, c, func(ctx context.Context, s *settings, _ []string) error { return runKeyAccept(ctx, env, s) })
+	c.RunE = withSettings(env, g, func(ctx context.Context, s *settings, _ []string) error { return runKeyAccept(ctx, env, s) })
+	return c
 }
 
 func runKeyAccept(ctx context.Context, env *Env, s *settings) error {
@@ -438,7 +432,8 @@ and of no other, until it makes a new key. age itself opens its segments with th
 		Args: arguments(0, 0, ""),
 	}
 	o.flags(c.Flags(), "whose keys they are")
-	return keyCommand(env, g, c, func(ctx context.Context, s *settings, _ []string) error { return runKeyExport(ctx, env, s, o) })
+	c.RunE = withSettings(env, g, func(ctx context.Context, s *settings, _ []string) error { return runKeyExport(ctx, env, s, o) })
+	return c
 }
 
 func runKeyExport(ctx context.Context, env *Env, s *settings, o *repoOptions) error {

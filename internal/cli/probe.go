@@ -32,16 +32,12 @@ complete and in order, and so on. Nothing is tried again, so that a fault shows.
 It works below a prefix of its own, touches nothing else, and removes what it put, also after Ctrl-C. Exit code 4 if
 the storage doesn't do something, 10 if it can't be reached.`,
 		Args: arguments(1, 1, "the URL or folder of one storage"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := g.load(env, cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withSettings(env, g, func(ctx context.Context, s *settings, args []string) (err error) {
 			if o.place, err = repositoryURL(args[0]); err != nil {
 				return err
 			}
-			return runProbe(cmd.Context(), env, s, o)
-		},
+			return runProbe(ctx, env, s, o)
+		}),
 	}
 	c.Flags().StringVar(&o.size, "size", "32MiB", "how many `BYTES` the large object has, and are put and read at a time to measure")
 	trafficFlags(c.Flags())

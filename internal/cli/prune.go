@@ -34,13 +34,7 @@ Without any rule all backups stay, and only what interrupted runs left is remove
 
 --dry-run shows what would be done, with the reason for each backup.`,
 		Args: arguments(0, 0, ""),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := g.load(env, cmd)
-			if err != nil {
-				return err
-			}
-			return runPrune(cmd.Context(), env, s, o)
-		},
+		RunE: withSettings(env, g, func(ctx context.Context, s *settings, _ []string) error { return runPrune(ctx, env, s, o) }),
 	}
 	f := c.Flags()
 	o.place(f)

@@ -38,13 +38,9 @@ a whole database.
   slipcover restore latest --to /tmp/orders --db orders        one database, to be moved into a running node
   slipcover restore latest --to /opt/couchdb/data --delta      write only what differs from what is there`,
 		Args: arguments(1, 1, "one backup's ID, name, or \"latest\""),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := g.load(env, cmd)
-			if err != nil {
-				return err
-			}
-			return runRestore(cmd.Context(), env, s, o, args[0])
-		},
+		RunE: withSettings(env, g, func(ctx context.Context, s *settings, args []string) error {
+			return runRestore(ctx, env, s, o, args[0])
+		}),
 	}
 	o.repoOptions.flags(c.Flags(), "whose backup it is")
 	o.bind(c.Flags())

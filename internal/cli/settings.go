@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"net/url"
 	"path/filepath"
@@ -59,6 +60,17 @@ func (g *globalOptions) load(env *Env, cmd *cobra.Command) (*settings, error) {
 		}
 	}
 	return s, nil
+}
+
+// withSettings is the RunE of a command that runs with the settings.
+func withSettings(env *Env, g *globalOptions, run func(ctx context.Context, s *settings, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		s, err := g.load(env, cmd)
+		if err != nil {
+			return err
+		}
+		return run(cmd.Context(), s, args)
+	}
 }
 
 // repositoryURL makes a URL of a folder's path; a URL stays as it is.

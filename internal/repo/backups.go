@@ -16,7 +16,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sync/errgroup"
@@ -122,31 +121,6 @@ func segmentsOf(rec *manifest.Record) map[SegmentID]bool {
 		}
 	}
 	return out
-}
-
-// retainSegments prolongs the storage's protection of the segments that m takes
-// over from earlier runs, and returns until when all of m's are protected. As long
-// as the parent's protection lasts for half of what is asked, m shares it: else
-// each backup would cost a request for each segment of all before it.
-func (r *Repo) retainSegments(ctx context.Context, retainer storage.Retainer, m *manifest.Manifest, parent *manifest.Record) (*time.Time, error) {
-	until := r.opts.RetainUntil
-	shared := map[SegmentID]bool{}
-	now := r.now()
-	if parent != nil && parent.RetainUntil != nil && parent.RetainUntil.After(now.Add(until.Sub(now)/2)) {
-		until, shared = *parent.RetainUntil, segmentsOf(parent)
-	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(parallelReads)
-	for _, s := range m.Segments {
-		if id := (SegmentID{s.Backup, s.N}); s.Backup != m.ID && !shared[id] {
-			g.Go(func() error { return retainer.Retain(ctx, r.segmentKey(m.Instance, s.Backup, s.N), r.opts.RetainUntil) })
-		}
-	}
-	if err := g.Wait(); err != nil {
-		return nil, fmt.Errorf("protect segments: %w", err)
-	}
-	until = until.UTC().Truncate(time.Second)
-	return &until, nil
 }
 
 // checkSegments returns an error with a name if a segment of m isn't stored with

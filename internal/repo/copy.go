@@ -360,15 +360,7 @@ func (c *copier) retain(ctx context.Context, keys ...storage.Key) error {
 	if until.IsZero() {
 		return nil
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(parallelReads)
-	for _, key := range keys {
-		g.Go(func() error { return retainer.Retain(ctx, key, until) })
-	}
-	if err := g.Wait(); err != nil {
-		return fmt.Errorf("protect segments: %w", err)
-	}
-	return nil
+	return retainAll(ctx, retainer, until, keys)
 }
 
 // protection returns until when dst shall protect what is copied; zero where its

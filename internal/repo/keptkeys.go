@@ -11,7 +11,6 @@ import (
 
 	"filippo.io/age"
 
-	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/storage"
 )
 
@@ -115,21 +114,4 @@ func (r *Repo) destroyKept(ctx context.Context, instance string) error {
 		err = fmt.Errorf("the keys of instance %s are deleted, but not %d protected copies, with which its backups can be read: %w; repeat it then", instance, n, storage.ErrRetained)
 	}
 	return err
-}
-
-// retained says until when the storage protects what this run writes and takes
-// over; nil if it isn't asked to.
-func (r *Repo) retained(ctx context.Context, m *manifest.Manifest, parent *manifest.Record) (*time.Time, error) {
-	if r.opts.RetainUntil.IsZero() {
-		return nil, nil
-	}
-	retainer, ok := r.store.(storage.Retainer)
-	if !ok {
-		return nil, fmt.Errorf("%s can't protect objects until a date; remove immutable_for", r.store.URL())
-	}
-	until, err := r.retainSegments(ctx, retainer, m, parent)
-	if err == nil && r.config.Encrypted() {
-		err = r.keepKeys(ctx, m.Instance, retainer, r.opts.RetainUntil)
-	}
-	return until, err
 }

@@ -1,0 +1,66 @@
+package repo
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/storage"
+)
+
+// retained says until when the storage protects what this run writes and takes
+// over; nil if it isn't asked to.
+func (r *Repo) retained(ctx context.Context, m *manifest.Manifest, parent *manifest.Record) (*time.Time, error) {
+	if r.opts.RetainUntil.IsZero() {
+		return nil, nil
+	}
+	retainer, ok := r.store.(storage.Retainer)
+	if !ok {
+		return nil, fmt.Errorf("%s can't protect objects until a date; remove immutable_for", r.store.URL())
+	}
+	until, err := r.retainSegments(ctx, retainer, m, parent)
+	if err == nil && r.config.Encrypted() {
+		err = r.keepKeys(ctx, m.Instance, retainer, r.opts.RetainUntil)
+	}
+	return until, err
+}
+
+// retainSegments prolongs the storage's protection of the segments that m takes
+// over from earlier runs, and returns until when all of m's are protected. As long
+// as the parent's protection lasts for half of what is asked, m shares it: else
+// each backup would cost a request for each segment of all before it.
+func (r *Repo) retainSegments(ctx context.Context, retainer storage.Retainer, m *manifest.Manifest, parent *manifest.Record) (*time.Time, error) {
+	until := r.opts.RetainUntil
+	shared := map[SegmentID]bool{}
+	now := r.now()
+	if parent != nil && parent.RetainUntil != nil && parent.RetainUntil.After(now.Add(until.Sub(now)/2)) {
+		until, shared = *parent.RetainUntil, segmentsOf(parent)
+	}
+	var keys []storage.Key
+	for _, s := range m.Segments {
+		if id := (SegmentID{s.Backup, s.N}); s.Backup != m.ID && !shared[id] {
+			keys = append(keys, r.segmentKey(m.Instance, s.Backup, s.N))
+		}
+	}
+	if err := retainAll(ctx, retainer, r.opts.RetainUntil, keys); err != nil {
+		return nil, err
+	}
+	until = until.UTC().Truncate(time.Second)
+	return &until, nil
+}
+
+// retainAll prolongs the storage's protection of segments.
+func retainAll(ctx context.Context, retainer storage.Retainer, until time.Time, keys []storage.Key) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallelReads)
+	for _, key := range keys {
+		g.Go(func() error { return retainer.Retain(ctx, key, until) })
+	}
+	if err := g.Wait(); err != nil {
+		return fmt.Errorf("protect segments: %w", err)
+	}
+	return nil
+}
