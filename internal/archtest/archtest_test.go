@@ -27,6 +27,7 @@ var allowed = map[string][]string{
 	"internal/durable":  {},
 	"internal/words":    {},
 	"internal/calendar": {},
+	"internal/job":      {},
 	"internal/config":   {"internal/calendar", "internal/words"},
 
 	// Where a node's files are: not what is in them.

@@ -1,0 +1,272 @@
+package job
+
+import (
+	"time"
+)
+
+// InstanceStatus is the status of an instance in Trove's words.
+type InstanceStatus string
+
+// What is stored of an instance. While a backup of it runs, Trove shows BACKUP: that is
+// derived from Task, see Instance.Shown.
+const (
+	InstanceBuild    InstanceStatus = "BUILD"
+	InstanceActive   InstanceStatus = "ACTIVE"
+	InstanceFailed   InstanceStatus = "FAILED"   // could not be made
+	InstanceError    InstanceStatus = "ERROR"    // could not be deleted
+	InstanceShutdown InstanceStatus = "SHUTDOWN" // being deleted
+	InstanceBackup   InstanceStatus = "BACKUP"   // shown, never stored
+	InstanceReboot   InstanceStatus = "REBOOT"   // shown, never stored
+)
+
+// Fault is why something failed, for its owner to read.
+type Fault struct {
+	Message string    `json:"message"`
+	Created time.Time `json:"created"`
+}
+
+// Instance is a CouchDB node under our care.
+type Instance struct {
+	ID      string `json:"id"` // UUID
+	Name    string `json:"name"`
+	Project string `json:"project"`
+	Agent   string `json:"agent"` // id
+	// RepoName is its name in repositories, which never changes.
+	RepoName string `json:"repo_name"`
+	// Made says that Slipcover made it: deleting it removes its CouchDB and files. One
+	// that was there before is only let go.
+	Made   bool           `json:"made"`
+	Status InstanceStatus `json:"status"`
+	// Task is the kind of the job that occupies it, and Job that job's id; both empty
+	// if none does. Whoever sets them holds the instance until he clears them.
+	Task Kind   `json:"task,omitempty"`
+	Job  string `json:"job,omitempty"`
+
+	Flavor         string `json:"flavor"`    // id
+	VolumeGB       int    `json:"volume_gb"` // as asked for; 0 of a node that was there before
+	CouchDBVersion string `json:"couchdb_version,omitempty"`
+	Address        string `json:"address,omitempty"` // host or IP
+	URL            string `json:"url,omitempty"`     // of its CouchDB, if Slipcover made it
+	RestoredFrom   string `json:"restored_from,omitempty"`
+	Fault          *Fault `json:"fault,omitempty"`
+
+	Created time.Time `json:"created"`
+	Updated time.Time `json:"updated"`
+}
+
+// Shown is the status to show.
+func (i *Instance) Shown() InstanceStatus {
+	if i.Status != InstanceActive {
+		return i.Status
+	}
+	switch i.Task {
+	case KindBackup:
+		return InstanceBackup
+	case KindRestart:
+		return InstanceReboot
+	}
+	return i.Status
+}
+
+// BackupStatus is the status of a backup in Trove's words.
+type BackupStatus string
+
+// The statuses of backups.
+const (
+	BackupNew          BackupStatus = "NEW"      // accepted
+	BackupBuilding     BackupStatus = "BUILDING" // an agent works on it
+	BackupCompleted    BackupStatus = "COMPLETED"
+	BackupFailed       BackupStatus = "FAILED"
+	BackupRestored     BackupStatus = "RESTORED"      // adopted from where it was stored; as good as COMPLETED
+	BackupDeleting     BackupStatus = "DELETING"      // gone for users, its objects not yet
+	BackupDeleteFailed BackupStatus = "DELETE_FAILED" // its objects could not be removed
+)
+
+// Running says that an agent has or will get it.
+func (s BackupStatus) Running() bool { return s == BackupNew || s == BackupBuilding }
+
+// Usable says that it can be restored.
+func (s BackupStatus) Usable() bool { return s == BackupCompleted || s == BackupRestored }
+
+// Backup is a restorable state, or one in the making.
+type Backup struct {
+	ID          string `json:"id"` // UUID of version 7
+	Name        string `json:"name"`
+	Description string `json:"description,omitempty"`
+	Project     string `json:"project"`
+	Instance    string `json:"instance"` // id; the instance may be gone
+	// Parent is the id of the backup that it was asked to build on. Deleting that
+	// deletes this one, as in Trove, though each restores alone.
+	Parent   string       `json:"parent,omitempty"`
+	Schedule string       `json:"schedule,omitempty"` // id of the one that asked for it
+	Status   BackupStatus `json:"status"`
+	Fault    string       `json:"fault,omitempty"` // why it failed
+	Job      string       `json:"job,omitempty"`   // id of the one that works on it
+
+	CouchDBVersion string `json:"couchdb_version,omitempty"`
+	Result
+	Repository Repository `json:"repository"`
+	RepoName   string     `json:"repo_name"` // of the instance in the repository
+
+	Proof *Proof `json:"proof,omitempty"` // of the last restore test
+
+	Created time.Time `json:"created"`
+	Updated time.Time `json:"updated"`
+}
+
+// Repository says where backups are. The zero value is what the agent's own
+// configuration says.
+type Repository struct {
+	URL string `json:"url,omitempty"` // without secrets
+	ID  string `json:"id,omitempty"`  // of slipcover.json; known once a backup was made
+	// Storage is the URL of the Swift account, when the caller's own is used.
+	Storage string `json:"storage,omitempty"`
+	// Recipients encrypt a repository that is made with the first backup.
+	Recipients []string `json:"recipients,omitempty"`
+}
+
+// Result is what a backup turned out to be. Bytes are of the backup as restored
+// (Size) and of what this one added to the repository, compressed and encrypted (Stored).
+type Result struct {
+	RepoID      string     `json:"repo_id,omitempty"` // of the backup in the repository
+	Type        string     `json:"type,omitempty"`    // full or incremental: how it was made
+	Size        int64      `json:"size,omitempty"`
+	Stored      int64      `json:"stored,omitempty"`
+	Databases   int        `json:"databases,omitempty"`
+	Damage      int        `json:"damage,omitempty"`   // findings in the source
+	Checksum    string     `json:"checksum,omitempty"` // SHA-256 of the manifest object, hex
+	LocationRef string     `json:"location_ref,omitempty"`
+	Started     *time.Time `json:"started,omitempty"`  // of the run that made it
+	Finished    *time.Time `json:"finished,omitempty"` // of that run
+	Notes       []string   `json:"notes,omitempty"`
+}
+
+// Proof is the outcome of a restore test.
+type Proof struct {
+	At        time.Time `json:"at"`
+	OK        bool      `json:"ok"`
+	Server    bool      `json:"server"` // a CouchDB was started on it
+	Databases int       `json:"databases"`
+	Documents uint64    `json:"documents"`
+	Took      float64   `json:"took_seconds"`
+	Problem   string    `json:"problem,omitempty"` // the first of them
+}
+
+// Kind is what a job is for.
+type Kind string
+
+// The kinds of jobs.
+const (
+	KindBackup         Kind = "backup"
+	KindCreate         Kind = "create"          // make a new instance
+	KindRestart        Kind = "restart"         // restart its CouchDB
+	KindDeleteInstance Kind = "delete_instance" // free an instance that Slipcover made
+	KindDeleteBackup   Kind = "delete_backup"   // remove a backup from its repository
+	KindProve          Kind = "prove"           // a restore test
+	KindAdopt          Kind = "adopt"           // read what a stored backup is, which the catalog doesn't have
+)
+
+// State is how far a job is.
+type State string
+
+// The states of jobs.
+const (
+	Queued  State = "queued"
+	Running State = "running"
+	Done    State = "done"
+	Failed  State = "failed"
+)
+
+// Ended says that nothing more will happen.
+func (s State) Ended() bool { return s == Done || s == Failed }
+
+// Job is work for an agent.
+type Job struct {
+	ID       string `json:"id"` // UUID of version 7
+	Kind     Kind   `json:"kind"`
+	Agent    string `json:"agent"`
+	Project  string `json:"project"`
+	Instance string `json:"instance,omitempty"`
+	Backup   string `json:"backup,omitempty"`
+	State    State  `json:"state"`
+	// Session is the agent's process that has it, and Attempt counts those that had.
+	Session string   `json:"session,omitempty"`
+	Attempt int      `json:"attempt,omitempty"`
+	Spec    Spec     `json:"spec"`
+	Fault   string   `json:"fault,omitempty"`
+	At      Progress `json:"progress"`
+
+	Created time.Time  `json:"created"`
+	Updated time.Time  `json:"updated"` // last claim or report
+	Ended   *time.Time `json:"ended,omitempty"`
+}
+
+// Spec is what an agent must know to do a job, beside what its own configuration
+// says. It holds no secret in clear.
+type Spec struct {
+	RepoName    string            `json:"repo_name,omitempty"` // of the instance whose backup it is
+	Name        string            `json:"name,omitempty"`      // of the backup, or of the instance to make
+	Description string            `json:"description,omitempty"`
+	Parent      string            `json:"parent,omitempty"` // RepoID of the backup to build on; "" is the newest
+	Repository  Repository        `json:"repository"`
+	RepoID      string            `json:"repo_id,omitempty"` // of the backup to restore, prove or delete
+	Labels      map[string]string `json:"labels,omitempty"`  // of the backup's record
+	// Sealed is a Secrets as JSON, encrypted to the agent's age recipient.
+	Sealed []byte `json:"sealed,omitempty"`
+}
+
+// Secrets is what a Spec seals.
+type Secrets struct {
+	Token    string `json:"token,omitempty"`    // of Keystone, for Repository.Storage
+	Password string `json:"password,omitempty"` // of the admin of an instance to make
+}
+
+// Labels in the records of backups that the service made, by which its catalog can be
+// made anew from repositories alone.
+const (
+	LabelBackup       = "backup"   // id in the service
+	LabelProject      = "project"  //
+	LabelInstance     = "instance" // id
+	LabelInstanceName = "instance-name"
+	LabelParent       = "parent"
+	LabelSchedule     = "schedule"
+)
+
+// Progress is how far a job's work is, in files and bytes.
+type Progress struct {
+	Files     int64 `json:"files"`
+	FilesDone int64 `json:"files_done"`
+	Bytes     int64 `json:"bytes"`
+	BytesDone int64 `json:"bytes_done"`
+	Stored    int64 `json:"stored"`
+}
+
+// Agent is a process on a node.
+type Agent struct {
+	ID        string    `json:"id"`
+	Name      string    `json:"name"`
+	Project   string    `json:"project"` // whose node it is
+	PublicKey string    `json:"public_key"`
+	Recipient string    `json:"recipient"` // age, for secrets
+	Session   string    `json:"session,omitempty"`
+	Hello     Hello     `json:"hello"`
+	Seen      time.Time `json:"seen"` // last hello that was stored; servers know later ones
+	Created   time.Time `json:"created"`
+}
+
+// Strategy says which container backups go to, in Trove's words: of an instance, or
+// of a project's others where Instance is empty.
+type Strategy struct {
+	Project   string    `json:"project"`
+	Instance  string    `json:"instance"`
+	Container string    `json:"container"`
+	Created   time.Time `json:"created"`
+}
+
+// Quota is what a project may have; -1 is no limit.
+type Quota struct {
+	Project   string `json:"project"`
+	Instances int    `json:"instances"`
+	Backups   int    `json:"backups"`
+	Volumes   int    `json:"volumes"` // GB of all of them
+}

@@ -1,0 +1,104 @@
+package job
+
+import "time"
+
+// The verbs of an agent's requests.
+const (
+	VerbHello  = "hello"
+	VerbClaim  = "claim"
+	VerbReport = "report"
+)
+
+// Hello is what an agent says when it starts and every HelloReply.Every after that.
+type Hello struct {
+	Session   string `json:"session"`
+	Version   string `json:"version"` // "slipcover 0.1.0"
+	Host      string `json:"host"`
+	Address   string `json:"address,omitempty"`
+	Recipient string `json:"recipient,omitempty"`
+	// Repository is the one of the agent's configuration; zero if it has none.
+	Repository Repository `json:"repository"`
+	CanRead    bool       `json:"can_read"`   // it has a key that reads
+	CanCreate  bool       `json:"can_create"` // it makes new instances
+	FreeBytes  int64      `json:"free_bytes"` // where it makes them
+	// Instances is how the CouchDBs are that it has, by the instances' ids; the node
+	// that was there before has the id "" until HelloReply tells it.
+	Instances []Seen   `json:"instances"`
+	Running   []string `json:"running"` // ids of the jobs at work
+}
+
+// Seen is how an agent finds a CouchDB.
+type Seen struct {
+	Instance   string `json:"instance"`
+	Up         bool   `json:"up"`
+	Version    string `json:"version,omitempty"`
+	UsedBytes  int64  `json:"used_bytes"`
+	Databases  int    `json:"databases"`
+	CanRestart bool   `json:"can_restart"`
+}
+
+// HelloReply answers Hello.
+type HelloReply struct {
+	Every time.Duration `json:"every"`
+	// Node is the id of the instance that is the agent's own node; "" if it was let go.
+	Node string `json:"node"`
+	// NodeName is its name in repositories.
+	NodeName string `json:"node_name"`
+	// Instances are the ids that the agent should have made; it removes nothing that
+	// isn't in it, but says so in its log.
+	Instances []string `json:"instances"`
+}
+
+// Claim asks for a job.
+type Claim struct {
+	Session string `json:"session"`
+	Job     string `json:"job"`
+}
+
+// Verdict is what to do.
+type Verdict string
+
+// The verdicts.
+const (
+	Go   Verdict = "go"   // do it; go on
+	Drop Verdict = "drop" // it is ended, or another's: acknowledge the queue's message and forget it
+	Stop Verdict = "stop" // stop working on it and report nothing more
+)
+
+// ClaimReply answers Claim. Job is there with Go.
+type ClaimReply struct {
+	Verdict Verdict `json:"verdict"`
+	Job     *Job    `json:"job,omitempty"`
+}
+
+// Report says how far a job is, or how it ended. One with a State that is not ended
+// may get lost; one that ended is repeated until it was taken.
+type Report struct {
+	Session string   `json:"session"`
+	Job     string   `json:"job"`
+	State   State    `json:"state"`
+	At      Progress `json:"progress"`
+	Fault   string   `json:"fault,omitempty"` // one sentence
+
+	Result         *Result     `json:"result,omitempty"`     // of a backup
+	Repository     *Repository `json:"repository,omitempty"` // where it was made
+	Proof          *Proof      `json:"proof,omitempty"`      // of a restore test
+	URL            string      `json:"url,omitempty"`        // of a new instance
+	CouchDBVersion string      `json:"couchdb_version,omitempty"`
+}
+
+// ReportReply answers Report.
+type ReportReply struct {
+	Verdict Verdict `json:"verdict"`
+}
+
+// Question is what a server asks an agent, which answers at once.
+type Question struct {
+	Databases string `json:"databases,omitempty"` // id of the instance whose databases are asked for
+}
+
+// Answer answers a Question.
+type Answer struct {
+	Databases []string `json:"databases,omitempty"`
+	Fault     string   `json:"fault,omitempty"`
+}
