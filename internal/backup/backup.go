@@ -29,9 +29,16 @@ type Options struct {
 	Instance string
 	StateDir string // where the state of instances and the writer's key are kept
 
+	// ID is the id of the new backup; "" makes one. A given one must be new: it names
+	// one attempt. Who finds the lock of a run that died gives its backup up for good, by
+	// an empty record under its id (docs/decisions/0004-deletions-need-no-clock.md), so a
+	// second attempt can't be committed under the id of the first. One that was used in
+	// any way is repo.ErrIDUsed, before anything is copied.
+	ID          manifest.BackupID
 	Name        string
 	Description string
-	Tool        string // name and version of the program
+	Labels      map[string]string // to find the backup by; see manifest.CheckLabels
+	Tool        string            // name and version of the program
 	Strategy    string
 	Namespace   string
 
@@ -96,7 +103,8 @@ type run struct {
 }
 
 // Run makes a backup. It returns repo.ErrLocked while another one of the same
-// instance runs, repo.ErrRecipients if it must not encrypt to those that the
+// instance runs, repo.ErrIDUsed if the id that was given is not new, ErrOptions for
+// an id or labels out of form, repo.ErrRecipients if it must not encrypt to those that the
 // repository names, ErrPermission, ErrDamaged with Strict, or what the storage said;
 // after an error the repository holds no new backup, but segments that the next
 // run takes up.
@@ -107,6 +115,10 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 	if opts.Parallel <= 0 {
 		opts.Parallel = defaultParallel()
 	}
+	id, err := opts.newID()
+	if err != nil {
+		return nil, err
+	}
 	signer, err := WriterKey(opts.StateDir)
 	if err != nil {
 		return nil, err
@@ -115,21 +127,37 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 	if err := durable.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the state directory: %w", err)
 	}
-	id, err := manifest.NewID()
-	if err != nil {
-		return nil, err
-	}
 	lock, err := opts.Repo.Lock(ctx, opts.Instance, "backup", id)
 	if err != nil {
 		return nil, err
 	}
-	res, err := runLocked(ctx, opts, id, dir, func(m *manifest.Manifest, key *repo.WriteKey) (*manifest.Record, error) {
-		return opts.Repo.Commit(ctx, lock, m, key, signer)
-	})
+	var res *Result
+	if opts.ID != "" { // asked under the lock, since taking it may be what gives the id up
+		err = opts.Repo.CheckNewID(ctx, opts.Instance, id)
+	}
+	if err == nil {
+		res, err = runLocked(ctx, opts, id, dir, func(m *manifest.Manifest, key *repo.WriteKey) (*manifest.Record, error) {
+			return opts.Repo.Commit(ctx, lock, m, key, signer)
+		})
+	}
 	if rerr := lock.End(ctx); rerr != nil && err == nil {
 		res.Notes = append(res.Notes, fmt.Sprintf("the backup is complete, but its lock could not be released: %v", rerr))
 	}
 	return res, err
+}
+
+// newID checks what the options say of the backup itself and returns its id.
+func (o *Options) newID() (manifest.BackupID, error) {
+	if err := manifest.CheckLabels(o.Labels); err != nil {
+		return "", fmt.Errorf("%w: %w", ErrOptions, err)
+	}
+	if o.ID == "" {
+		return manifest.NewID()
+	}
+	if !o.ID.Valid() {
+		return "", fmt.Errorf("%w: %q is not the id of a backup: it is a UUID in lower case", ErrOptions, o.ID)
+	}
+	return o.ID, nil
 }
 
 type commitFunc func(*manifest.Manifest, *repo.WriteKey) (*manifest.Record, error)
@@ -526,7 +554,7 @@ func (r *run) manifest(started time.Time, parent *state) *manifest.Manifest {
 	})
 	m.Segments = compactSegments(r.segments.table, m.Files)
 	m.Summary = manifest.Summary{
-		ID: r.id, Instance: r.opts.Instance, Name: r.opts.Name, Description: r.opts.Description,
+		ID: r.id, Instance: r.opts.Instance, Name: r.opts.Name, Description: r.opts.Description, Labels: r.opts.Labels,
 		Type: manifest.Full, Status: manifest.Completed, Strategy: r.opts.Strategy, Namespace: r.opts.Namespace,
 		Started: started, NodeName: r.nodeName, CouchDBVersion: r.opts.Node.Version, Tool: r.opts.Tool,
 		FileCount: len(m.Files), DatabaseCount: countDatabases(m.Files), ReadBytes: r.read.Load(), AddedBytes: r.added.Load(),

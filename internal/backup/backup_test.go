@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,6 +24,7 @@ import (
 	"github.com/slipcover/slipcover/internal/node"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/storage"
+	"github.com/slipcover/slipcover/internal/storage/faulty"
 	"github.com/slipcover/slipcover/internal/storage/mem"
 )
 
@@ -579,4 +581,94 @@ func TestCancelled(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	e.run()
+}
+
+func TestLabels(t *testing.T) {
+	e := newEnv(t)
+	labels := map[string]string{"trove.backup": "5c0f", "schedule": "nightly"}
+	res := e.run(func(o *backup.Options) { o.Labels = labels })
+	recs, bad, err := e.repo(e.store).List(t.Context(), "node1")
+	if err != nil || len(bad) > 0 || len(recs) != 1 || !maps.Equal(recs[0].Labels, labels) {
+		t.Errorf("got %+v, %v, %v", recs, bad, err)
+	}
+	if m := e.check(res.Record); !maps.Equal(m.Labels, labels) {
+		t.Errorf("manifest: %v", m.Labels)
+	}
+	if again := e.run(); again.Record.Labels != nil {
+		t.Errorf("the next backup took the labels over: %v", again.Record.Labels)
+	}
+	o := e.options(e.store)
+	o.Labels = map[string]string{"Upper": ""}
+	if _, err := backup.Run(t.Context(), o); !errors.Is(err, backup.ErrOptions) {
+		t.Errorf("got %v, want ErrOptions", err)
+	}
+}
+
+// An id is for one attempt: one that is taken, given up, or has left something is
+// refused before a file is read.
+func TestGivenID(t *testing.T) {
+	e := newEnv(t)
+	id := newID(t)
+	refused := func(id manifest.BackupID) {
+		t.Helper()
+		o := e.options(e.store)
+		o.ID, o.Progress = id, &backup.Progress{}
+		_, err := backup.Run(t.Context(), o)
+		if !errors.Is(err, repo.ErrIDUsed) || o.Progress.Files.Load() != 0 {
+			t.Errorf("got %v after a look at %d files, want ErrIDUsed and none", err, o.Progress.Files.Load())
+		}
+	}
+	if res := e.run(func(o *backup.Options) { o.ID = id }); res.Record.ID != id {
+		t.Errorf("got %s, want %s", res.Record.ID, id)
+	}
+	refused(id)
+	// A run that dies leaves its lock; who comes next, be it the same job, gives it up.
+	gone := newID(t)
+	e.leaveLock(gone)
+	refused(gone)
+	refused(gone)
+	// A run that failed and released its lock left segments under its id.
+	failed := newID(t)
+	full := faulty.New(e.store, func(op faulty.Op) faulty.Action {
+		if op.Kind == faulty.Put && strings.HasPrefix(string(op.Key), "backups/") {
+			return faulty.Action{Before: func() error { return storage.ErrFull }}
+		}
+		return faulty.Action{}
+	})
+	o := e.options(full)
+	o.ID, o.Full = failed, true
+	if _, err := backup.Run(t.Context(), o); err == nil {
+		t.Error("the manifest was stored all the same")
+	}
+	refused(failed)
+	o = e.options(e.store)
+	o.ID = "0193516E-0000-7000-8000-000000000000"
+	if _, err := backup.Run(t.Context(), o); !errors.Is(err, backup.ErrOptions) {
+		t.Errorf("got %v, want ErrOptions", err)
+	}
+	e.check(e.run().Record)
+}
+
+// leaveLock puts the lock of a process that died while it made a backup.
+func (e *env) leaveLock(id manifest.BackupID) {
+	e.t.Helper()
+	n := 1
+	err := e.store.List(e.t.Context(), "locks/node1/", func(storage.Info) error { n++; return nil })
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	text := fmt.Sprintf(`{"pid":0,"settled":true,"backup":%q}`, id)
+	key := storage.Key(fmt.Sprintf("locks/node1/%010d.json", n))
+	if err := e.store.Put(e.t.Context(), key, strings.NewReader(text), storage.PutOptions{IfAbsent: true}); err != nil {
+		e.t.Fatal(err)
+	}
+}
+
+func newID(t *testing.T) manifest.BackupID {
+	t.Helper()
+	id, err := manifest.NewID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
 }

@@ -11,6 +11,8 @@ var (
 	ErrShrunk = errors.New("a file shrank while it was read")
 	// ErrParent says that the backup asked for as parent can't be one.
 	ErrParent = errors.New("cannot be the parent")
+	// ErrOptions says that an option is out of form.
+	ErrOptions = errors.New("an option of the backup is out of form")
 	// ErrNothing says that the node has no files to back up.
 	ErrNothing = errors.New("nothing to back up")
 )

@@ -200,7 +200,7 @@ func decodeLines[T any](d *json.Decoder, list *[]T) error {
 }
 
 // Check reports the first thing in m that no reader could use: a wrong format
-// version, an unsafe path, extents that aren't in their segment or don't add up
+// version, labels out of form, an unsafe path, extents that aren't in their segment or don't add up
 // to the file.
 func (m *Manifest) Check() error {
 	if m.Format != Format {
@@ -208,6 +208,9 @@ func (m *Manifest) Check() error {
 	}
 	if !m.ID.Valid() || !ValidInstance(m.Instance) {
 		return fmt.Errorf("%w: backup %q of instance %q", ErrFormat, m.ID, m.Instance)
+	}
+	if err := CheckLabels(m.Labels); err != nil {
+		return fmt.Errorf("%w: %w", ErrFormat, err)
 	}
 	for _, s := range m.Segments {
 		if !s.Backup.Valid() || s.N < 0 || s.Size <= 0 || s.Plain <= 0 || len(s.SHA256) != 64 {

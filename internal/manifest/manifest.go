@@ -50,20 +50,23 @@ const (
 
 // Summary is what both the record and the manifest say of a backup.
 type Summary struct {
-	ID             BackupID  `json:"id"`
-	Instance       string    `json:"instance"`
-	Name           string    `json:"name"`
-	Description    string    `json:"description,omitempty"`
-	Type           Type      `json:"type"`
-	Parent         BackupID  `json:"parent,omitempty"`
-	Status         Status    `json:"status"`
-	Strategy       string    `json:"strategy"` // e.g. "CouchDBBackup"
-	Namespace      string    `json:"namespace"`
-	Started        time.Time `json:"started"`  // UTC; every write acknowledged before it is in the backup
-	Finished       time.Time `json:"finished"` // UTC
-	NodeName       string    `json:"node_name,omitempty"`
-	CouchDBVersion string    `json:"couchdb_version,omitempty"`
-	Tool           string    `json:"tool"` // "slipcover 0.1.0"
+	ID          BackupID `json:"id"`
+	Instance    string   `json:"instance"`
+	Name        string   `json:"name"`
+	Description string   `json:"description,omitempty"`
+	// Labels are what the maker of a backup wants to find it by; see CheckLabels. They
+	// are not encrypted.
+	Labels         map[string]string `json:"labels,omitempty"`
+	Type           Type              `json:"type"`
+	Parent         BackupID          `json:"parent,omitempty"`
+	Status         Status            `json:"status"`
+	Strategy       string            `json:"strategy"` // e.g. "CouchDBBackup"
+	Namespace      string            `json:"namespace"`
+	Started        time.Time         `json:"started"`  // UTC; every write acknowledged before it is in the backup
+	Finished       time.Time         `json:"finished"` // UTC
+	NodeName       string            `json:"node_name,omitempty"`
+	CouchDBVersion string            `json:"couchdb_version,omitempty"`
+	Tool           string            `json:"tool"` // "slipcover 0.1.0"
 
 	FileCount     int   `json:"file_count"`
 	DatabaseCount int   `json:"database_count"`

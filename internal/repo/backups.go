@@ -301,6 +301,27 @@ func (r *Repo) Record(ctx context.Context, instance string, id manifest.BackupID
 	return rec, err
 }
 
+// CheckNewID returns ErrIDUsed if anything is stored under an id: a backup, the empty
+// record of one that was given up, or what an attempt left that ended early. The caller
+// holds the lock for that id, so that nobody else gives it up from now on.
+func (r *Repo) CheckNewID(ctx context.Context, instance string, id manifest.BackupID) error {
+	for what, key := range map[string]storage.Key{
+		"there is a record of it, or it was given up": backupKey(instance, id, recordName),
+		"there is a manifest of it":                   r.manifestKey(instance, id),
+	} {
+		_, err := r.store.Stat(ctx, key)
+		if err == nil {
+			return fmt.Errorf("%w: %s (%s)", ErrIDUsed, what, id)
+		}
+		if !errors.Is(err, storage.ErrNotExist) {
+			return fmt.Errorf("look for backup %s: %w", id, err)
+		}
+	}
+	return r.store.List(ctx, fmt.Sprintf("segments/%s/%s/", instance, id), func(i storage.Info) error {
+		return fmt.Errorf("%w: there are segments of it (%s)", ErrIDUsed, id)
+	})
+}
+
 // readRecord reads a backup's record and holds it against where it was found.
 func (r *Repo) readRecord(ctx context.Context, instance string, id manifest.BackupID) (*manifest.Record, error) {
 	key := backupKey(instance, id, recordName)

@@ -27,6 +27,8 @@ var (
 	ErrNotEncrypted = errors.New("the repository is not encrypted: it has no keys")
 	// ErrNoBackup says that no backup has that id or name.
 	ErrNoBackup = errors.New("no such backup")
+	// ErrIDUsed says that an id can't be that of a new backup.
+	ErrIDUsed = errors.New("the id of the backup was used before: another attempt needs a new one")
 	// ErrAmbiguous says that several backups match.
 	ErrAmbiguous = errors.New("more than one backup matches")
 	// ErrLocked says that another process works on the instance.
