@@ -38,7 +38,8 @@ func validLabelKey(key string) bool {
 	}
 	for i := range len(key) {
 		c := key[i]
-		if !('a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '.' || c == '-') {
+		alnum := 'a' <= c && c <= 'z' || '0' <= c && c <= '9'
+		if !alnum && c != '.' && c != '-' {
 			return false
 		}
 	}

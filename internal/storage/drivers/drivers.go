@@ -21,6 +21,11 @@ type Options struct {
 	// Create makes the place (folder, container, bucket) if it isn't there. Without
 	// it, a missing place is an error: it may be a disk that isn't mounted.
 	Create bool
+	// Getenv replaces os.Getenv for the log-in to Swift, so that one process can open the
+	// storage of several accounts at once; nil for os.Getenv. It is Swift's alone: the other
+	// drivers, and the libraries under some of them, read the environment of the process,
+	// and file has no log-in.
+	Getenv func(string) string
 }
 
 // driver is one line of the list.
@@ -159,7 +164,7 @@ func openSFTP(ctx context.Context, url string, opts Options) (storage.Store, err
 }
 
 func openSwift(ctx context.Context, url string, opts Options) (storage.Store, error) {
-	s, err := swift.Open(ctx, url, swift.Options{Create: opts.Create})
+	s, err := swift.Open(ctx, url, swift.Options{Create: opts.Create, Getenv: opts.Getenv})
 	if err != nil {
 		return nil, err
 	}
