@@ -1,0 +1,318 @@
+package access
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gophercloud/gophercloud/v2"
+	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/tokens"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/slipcover/slipcover/internal/config"
+)
+
+const (
+	keystoneTimeout = 15 * time.Second // of one check, a log-in of our own included
+	refusedFor      = 5 * time.Second  // how long a bad token isn't asked about again
+	loginPause      = 10 * time.Second // after a refused log-in of our own, which may count towards a lock-out
+	maxToken        = 8 << 10          // bytes; Fernet tokens have some 200
+)
+
+// KeystoneOptions say which Keystone to ask, and how.
+type KeystoneOptions struct {
+	// URL is that of the Identity API; /v3 is added if it doesn't end in it.
+	URL string
+	// Service is the service user who checks tokens. Without User and CredentialID each
+	// token is asked about in its own name, which Keystone allows.
+	Service ServiceUser
+	// Region and Interface choose the object-store endpoint of the catalog. Region empty:
+	// the first one. Interface: public (default), internal or admin.
+	Region, Interface string
+	// Roles gives each of Keystone's role names, which have no case, a role of ours. The
+	// highest counts. Nil: DefaultRoles.
+	Roles map[string]Role
+	// CacheFor is how long an answer is kept, and thereby how long a revoked token may go
+	// on; 0 means 30 s, less than 0 not at all.
+	CacheFor time.Duration
+	// Transport sends the requests; nil: that of net/http.
+	Transport http.RoundTripper
+}
+
+// ServiceUser logs in with a password or with an application credential.
+type ServiceUser struct {
+	User, UserDomain       string // UserDomain is an identifier; empty: default
+	Password               config.Secret
+	Project, ProjectDomain string // ProjectDomain as UserDomain
+
+	CredentialID     string
+	CredentialSecret config.Secret
+}
+
+// DefaultRoles are the roles that Keystone makes itself, and those of older releases.
+func DefaultRoles() map[string]Role {
+	return map[string]Role{"admin": Admin, "manager": Operator, "member": Operator, "_member_": Operator, "reader": Viewer}
+}
+
+// Keystone is a Checker that asks OpenStack's Keystone, version 3.
+//
+// Source: Identity API v3, "Validate and show information for token".
+type Keystone struct {
+	o      KeystoneOptions
+	http   http.Client
+	flight singleflight.Group
+	good   cache[*Caller]
+	// Bad tokens have a cache of their own, so that they can't push out the good ones.
+	bad cache[error]
+
+	mu      sync.Mutex
+	own     string    // token of the service user; guarded by mu
+	refused error     // of the last log-in; guarded by mu
+	until   time.Time // refused is the answer until then; guarded by mu
+}
+
+// NewKeystone doesn't ask anything yet, so it works while Keystone is down.
+func NewKeystone(o KeystoneOptions) (*Keystone, error) {
+	if !strings.HasPrefix(o.URL, "http://") && !strings.HasPrefix(o.URL, "https://") {
+		return nil, fmt.Errorf("no Keystone URL %q: give one such as https://keystone.example.org:5000/v3", o.URL)
+	}
+	o.URL = strings.TrimSuffix(o.URL, "/")
+	if !strings.HasSuffix(o.URL, "/v3") {
+		o.URL += "/v3"
+	}
+	s := &o.Service
+	if s.User != "" && s.CredentialID != "" {
+		return nil, errors.New("the service user has a name and an application credential: give one of them")
+	}
+	if s.User != "" && s.Project == "" {
+		return nil, errors.New("the service user has no project: give the one in which it may check tokens, such as service")
+	}
+	s.UserDomain, s.ProjectDomain = cmp.Or(s.UserDomain, "default"), cmp.Or(s.ProjectDomain, "default")
+	o.Interface = strings.TrimSuffix(cmp.Or(o.Interface, "public"), "URL") // publicURL: the old form
+	if o.Interface != "public" && o.Interface != "internal" && o.Interface != "admin" {
+		return nil, fmt.Errorf("no interface %q: use public, internal or admin", o.Interface)
+	}
+	roles := map[string]Role{}
+	if o.Roles == nil {
+		o.Roles = DefaultRoles()
+	}
+	for name, role := range o.Roles {
+		roles[strings.ToLower(name)] = role
+	}
+	o.Roles = roles
+	o.CacheFor = cmp.Or(o.CacheFor, 30*time.Second)
+	return &Keystone{o: o, http: http.Client{
+		Timeout:   keystoneTimeout,
+		Transport: o.Transport,
+		// A redirect would carry tokens to where nobody configured that they go.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}, nil
+}
+
+// Check asks Keystone, or remembers its answer. Many checks of one token at once are
+// one question. While Keystone is down, the answers that are remembered go on until
+// their time is over.
+func (k *Keystone) Check(ctx context.Context, token string) (*Caller, error) {
+	if !plausible(token) {
+		return nil, ErrUnauthorized
+	}
+	key, now := hash(sha256.Sum256([]byte(token))), time.Now()
+	if c, ok := k.good.get(key, now); ok {
+		return c, nil
+	}
+	if err, ok := k.bad.get(key, now); ok {
+		return nil, err
+	}
+	// Who asked first may go away; the others still want to know.
+	answer := k.flight.DoChan(string(key[:]), func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keystoneTimeout)
+		defer cancel()
+		return k.check(ctx, key, token)
+	})
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case r := <-answer:
+		if r.Err != nil {
+			return nil, r.Err
+		}
+		return r.Val.(*Caller), nil
+	}
+}
+
+// check asks and remembers. Answers are kept from the moment at which they were asked
+// for, so none is older than CacheFor.
+func (k *Keystone) check(ctx context.Context, key hash, token string) (*Caller, error) {
+	asked := time.Now()
+	c, err := k.ask(ctx, token)
+	switch now := time.Now(); {
+	case errors.Is(err, ErrUnauthorized), errors.Is(err, ErrForbidden):
+		k.bad.put(key, err, now.Add(refusedFor), now)
+	case err == nil && k.o.CacheFor > 0:
+		until := asked.Add(k.o.CacheFor)
+		if c.Expires.Before(until) {
+			until = c.Expires
+		}
+		k.good.put(key, c, until, now)
+	}
+	return c, err
+}
+
+// answer is what Keystone says of a token.
+type answer struct {
+	Expires time.Time             `json:"expires_at"`
+	User    tokens.User           `json:"user"`
+	Project tokens.Project        `json:"project"`
+	Roles   []tokens.Role         `json:"roles"`
+	Catalog []tokens.CatalogEntry `json:"catalog"`
+}
+
+// ask asks Keystone, in the name of the service user or of the token itself.
+func (k *Keystone) ask(ctx context.Context, token string) (*Caller, error) {
+	if !k.hasService() {
+		a, status, err := k.get(ctx, token, token)
+		switch status {
+		case http.StatusOK:
+			return k.caller(a, token)
+		case http.StatusUnauthorized, http.StatusNotFound:
+			return nil, ErrUnauthorized
+		case http.StatusForbidden:
+			return nil, fmt.Errorf("%w: Keystone doesn't let a token ask about itself; give the server a service user", ErrUnavailable)
+		}
+		return nil, err
+	}
+	ended := "" // the service user's token that Keystone doesn't take any more
+	for {
+		own, err := k.logIn(ctx, ended)
+		if err != nil {
+			return nil, err
+		}
+		a, status, err := k.get(ctx, own, token)
+		switch {
+		case status == http.StatusOK:
+			return k.caller(a, token)
+		case status == http.StatusNotFound:
+			return nil, ErrUnauthorized
+		case status == http.StatusUnauthorized && ended == "":
+			ended = own
+		case status == http.StatusForbidden:
+			return nil, fmt.Errorf("%w: Keystone doesn't let the service user check tokens; give it the role admin or service in its project", ErrUnavailable)
+		default:
+			return nil, err
+		}
+	}
+}
+
+func (k *Keystone) hasService() bool { return k.o.Service.User != "" || k.o.Service.CredentialID != "" }
+
+// get asks about a token in the name of own. Without an answer of status 200 there
+// is an error, which is ErrUnavailable; status is 0 if there was no answer.
+func (k *Keystone) get(ctx context.Context, own, token string) (*answer, int, error) {
+	r := tokens.Get(ctx, k.client(own), token)
+	if r.Err != nil {
+		status, err := failure(r.Err)
+		return nil, status, err
+	}
+	a := &answer{}
+	if err := r.ExtractInto(a); err != nil {
+		return nil, 0, fmt.Errorf("%w: read Keystone's answer: %w", ErrUnavailable, err)
+	}
+	return a, http.StatusOK, nil
+}
+
+func (k *Keystone) client(token string) *gophercloud.ServiceClient {
+	p := &gophercloud.ProviderClient{TokenID: token, HTTPClient: k.http}
+	p.UserAgent.Prepend("slipcover")
+	return &gophercloud.ServiceClient{ProviderClient: p, Endpoint: k.o.URL + "/"}
+}
+
+// failure returns the status that Keystone answered with, 0 if it didn't, and an
+// error that is ErrUnavailable. It leaves out what came with the status, which can
+// be the token: "Could not find token: …".
+func failure(err error) (int, error) {
+	var code gophercloud.ErrUnexpectedResponseCode
+	if errors.As(err, &code) {
+		return code.Actual, fmt.Errorf("%w: Keystone answers %d", ErrUnavailable, code.Actual)
+	}
+	return 0, fmt.Errorf("%w: ask Keystone: %w", ErrUnavailable, err)
+}
+
+// logIn returns the service user's token: the one that there is, unless that is the
+// one that ended.
+func (k *Keystone) logIn(ctx context.Context, ended string) (string, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.own != "" && k.own != ended {
+		return k.own, nil
+	}
+	if time.Now().Before(k.until) {
+		return "", k.refused
+	}
+	s := k.o.Service
+	o := &tokens.AuthOptions{ApplicationCredentialID: s.CredentialID, ApplicationCredentialSecret: s.CredentialSecret.Reveal()}
+	if s.CredentialID == "" {
+		// Scope takes a project's name with the domain's identifier.
+		o = &tokens.AuthOptions{Username: s.User, DomainID: s.UserDomain, Password: s.Password.Reveal(),
+			Scope: tokens.Scope{ProjectName: s.Project, DomainID: s.ProjectDomain}}
+	}
+	r := tokens.Create(ctx, k.client(""), o)
+	if r.Err != nil {
+		status, err := failure(r.Err)
+		if status == http.StatusUnauthorized || status == http.StatusForbidden {
+			err = fmt.Errorf("%w: Keystone refuses the service user's log-in (%d); its name, password, project or domain is wrong", ErrUnavailable, status)
+			k.refused, k.until = err, time.Now().Add(loginPause)
+		}
+		return "", err
+	}
+	k.own = r.Header.Get("X-Subject-Token")
+	if k.own == "" {
+		return "", fmt.Errorf("%w: Keystone's answer to the log-in has no token", ErrUnavailable)
+	}
+	return k.own, nil
+}
+
+func (k *Keystone) caller(a *answer, token string) (*Caller, error) {
+	if !time.Now().Before(a.Expires) {
+		return nil, ErrUnauthorized
+	}
+	if a.Project.ID == "" {
+		return nil, fmt.Errorf("%w: the token is for no project; log in with one", ErrForbidden)
+	}
+	role := Role(0)
+	for _, r := range a.Roles {
+		role = max(role, k.o.Roles[strings.ToLower(r.Name)])
+	}
+	if role == 0 {
+		return nil, fmt.Errorf("%w: none of the token's roles counts here", ErrForbidden)
+	}
+	return &Caller{
+		UserID: a.User.ID, User: a.User.Name, Project: a.Project.ID, ProjectName: a.Project.Name,
+		Role: role, Token: config.Secret(token), SwiftURL: k.swift(a.Catalog), Expires: a.Expires,
+	}, nil
+}
+
+func (k *Keystone) swift(catalog []tokens.CatalogEntry) string {
+	for _, service := range catalog {
+		if service.Type != "object-store" {
+			continue
+		}
+		for _, e := range service.Endpoints {
+			if e.Interface == k.o.Interface && (k.o.Region == "" || k.o.Region == e.RegionID || k.o.Region == e.Region) {
+				return strings.TrimSuffix(e.URL, "/")
+			}
+		}
+	}
+	return ""
+}
+
+// plausible says whether a token can be one at all: such that fits in a header, and
+// that Keystone need not be troubled with otherwise.
+func plausible(token string) bool {
+	return token != "" && len(token) <= maxToken && !strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' })
+}
