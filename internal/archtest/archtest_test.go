@@ -67,6 +67,9 @@ var allowed = map[string][]string{
 	"internal/access": {"internal/config"},
 	"internal/httpd":  {"internal/durable"},
 
+	// The catalog and who does what: no HTTP, no engines, no NATS of its own.
+	"internal/server": {"internal/access", "internal/bus", "internal/calendar", "internal/job", "internal/manifest", "internal/retention", "internal/schedule"},
+
 	// Wires all the rest together.
 	"internal/cli": {"couchfile", "internal/backup", "internal/calendar", "internal/config", "internal/durable", "internal/manifest", "internal/node",
 		"internal/repo", "internal/restore", "internal/retention", "internal/storage", "internal/storage/drivers", "internal/storage/retry",

@@ -1,0 +1,299 @@
+package bus
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/jwt/v2"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nkeys"
+)
+
+const (
+	// MaxPayload is the most bytes of a value, a request or an answer, together
+	// with some 100 bytes for headers.
+	MaxPayload = 1 << 20
+
+	defaultAckWait = 30 * time.Second
+	// requestTimeout bounds what is asked for without a deadline, and each call of
+	// a function given to Serve or Answer.
+	requestTimeout = time.Minute
+	// handlers is how many requests Serve and Answer each work on at a time; more
+	// wait.
+	handlers = 64
+)
+
+// Options say which NATS is used. The zero value with Dir set embeds a server
+// that only this process can reach.
+type Options struct {
+	// URL of an existing cluster, "nats://a:4222,nats://b:4222". Empty embeds a server.
+	URL string
+	// Creds is the credentials file of the service's user on an existing cluster.
+	// Empty where the URL has a user and a password, or with AccountSeed, the
+	// account's own key: then the service signs a user for itself.
+	Creds string
+	// AccountSeed is a file with the seed of the account's key on an existing
+	// cluster, or of a signing key of it, without a scope. Then Creds is needed too,
+	// which names the account. With it Issue works.
+	AccountSeed string
+	// Dir has the keys and the state of the embedded server. It is made if missing.
+	Dir string
+	// Listen is the host:port of the embedded server that agents connect to. Empty:
+	// it listens nowhere, and only Links of this process reach it.
+	Listen string
+	// TLS of Listen. Nil leaves connections in the clear; credentials are not sent
+	// in clear even then, but what jobs and requests say is.
+	TLS *tls.Config
+	// CA has the certificates that sign an existing cluster's. Nil: the system's.
+	CA *x509.CertPool
+	// Replicas of the streams that are made on an existing cluster; 0 is 1. What
+	// exists keeps the number it has.
+	Replicas int
+	// AckWait is how long a job is an agent's that shows no sign of life; 0 is 30 s.
+	// It counts for agents that are added from now on.
+	AckWait time.Duration
+	Log     *slog.Logger // nil: nothing is logged
+}
+
+// Bus is a server's side. Its methods may be called at the same time.
+type Bus struct {
+	opts   Options
+	log    *slog.Logger
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	issuer nkeys.KeyPair // signs users; nil if there is no key
+	// account is the public key of the account if issuer is a signing key of it.
+	account string
+	embed   *embedded // nil on an existing cluster
+	issued  *Table    // "<agent>.<public key>" of each user that was signed
+	dial    []nats.Option
+
+	mu    sync.Mutex
+	again map[*func()]bool // guarded by mu; called at each reconnection
+}
+
+// Open starts the embedded server or connects to the cluster, and makes what is
+// missing there. It waits until NATS answers or ctx ends; credentials that are
+// refused end it with ErrRefused, a folder in use with ErrInUse.
+func Open(ctx context.Context, o Options) (*Bus, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.AckWait == 0 {
+		o.AckWait = defaultAckWait
+	}
+	o.Replicas = max(o.Replicas, 1)
+	b := &Bus{opts: o, log: o.Log, again: map[*func()]bool{}}
+	if err := b.open(ctx); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	return b, nil
+}
+
+func (b *Bus) open(ctx context.Context) error {
+	var err error
+	if b.opts.URL == "" {
+		if b.embed, err = startEmbedded(ctx, b.opts); err != nil {
+			return err
+		}
+		b.opts.Replicas = 1
+		b.issuer = b.embed.account
+	} else if err := b.readAccount(); err != nil {
+		return err
+	}
+	if b.dial, err = b.dialOptions(); err != nil {
+		return err
+	}
+	again := nats.ReconnectHandler(func(*nats.Conn) {
+		b.log.Info("connected to NATS again")
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		for f := range b.again {
+			(*f)()
+		}
+	})
+	if b.nc, err = connect(ctx, b.opts.URL, b.log, append(b.dial, again, nats.Name("slipcover server"))...); err != nil {
+		return err
+	}
+	if b.js, err = jetstream.New(b.nc); err != nil {
+		return err
+	}
+	if err := b.openQueue(ctx); err != nil {
+		return err
+	}
+	b.issued, err = b.Table(ctx, "issued")
+	return err
+}
+
+// readAccount reads the key that signs users on an existing cluster.
+func (b *Bus) readAccount() error {
+	if b.opts.AccountSeed == "" {
+		return nil
+	}
+	seed, err := os.ReadFile(b.opts.AccountSeed)
+	if err != nil {
+		return fmt.Errorf("read the account's seed: %w", err)
+	}
+	b.issuer, err = nkeys.FromSeed([]byte(strings.TrimSpace(string(seed))))
+	clear(seed)
+	public := ""
+	if err == nil {
+		public, err = b.issuer.PublicKey()
+	}
+	if err != nil || !nkeys.IsValidPublicAccountKey(public) {
+		return fmt.Errorf("%s holds no seed of an account: it is one line that begins with SA", b.opts.AccountSeed)
+	}
+	if b.opts.Creds == "" {
+		return nil
+	}
+	creds, err := os.ReadFile(b.opts.Creds)
+	if err != nil {
+		return fmt.Errorf("read the credentials for NATS: %w", err)
+	}
+	token, err := nkeys.ParseDecoratedJWT(creds)
+	clear(creds)
+	if err != nil {
+		return fmt.Errorf("%s is not a credentials file of NATS", b.opts.Creds)
+	}
+	user, err := jwt.DecodeUserClaims(token)
+	if err != nil {
+		return fmt.Errorf("%s holds no user of NATS: %w", b.opts.Creds, err)
+	}
+	account := user.IssuerAccount
+	if account == "" {
+		account = user.Issuer
+	}
+	if account != public {
+		b.account = account
+	}
+	return nil
+}
+
+// dialOptions are those of a connection with all rights of the service.
+func (b *Bus) dialOptions() ([]nats.Option, error) {
+	var o []nats.Option
+	if b.embed != nil {
+		o = append(o, nats.InProcessServer(b.embed.server))
+	}
+	if b.opts.CA != nil {
+		o = append(o, nats.Secure(&tls.Config{RootCAs: b.opts.CA, MinVersion: tls.VersionTLS12}))
+	}
+	switch {
+	case b.opts.Creds != "" && b.embed == nil:
+		o = append(o, nats.UserCredentials(b.opts.Creds))
+	case b.issuer != nil:
+		user, err := nkeys.CreateUser()
+		if err != nil {
+			return nil, err
+		}
+		public, err := user.PublicKey()
+		if err != nil {
+			return nil, err
+		}
+		claims := jwt.NewUserClaims(public)
+		claims.Name = "slipcover server"
+		token, err := claims.Encode(b.issuer)
+		if err != nil {
+			return nil, err
+		}
+		o = append(o, nats.UserJWT(func() (string, error) { return token, nil }, user.Sign))
+	}
+	return o, nil
+}
+
+// connect connects, trying until ctx ends unless the credentials are refused. The
+// connection comes back by itself, for ever; while it is down nothing is buffered,
+// and what is sent fails.
+func connect(ctx context.Context, url string, log *slog.Logger, opts ...nats.Option) (*nats.Conn, error) {
+	opts = append([]nats.Option{
+		nats.MaxReconnects(-1),
+		nats.IgnoreAuthErrorAbort(),
+		nats.ReconnectBufSize(-1),
+		nats.PingInterval(20 * time.Second),
+		nats.MaxPingsOutstanding(2),
+		nats.Timeout(5 * time.Second),
+		nats.CustomReconnectDelay(func(attempts int) time.Duration {
+			d := min(100*time.Millisecond<<min(attempts, 10), 10*time.Second)
+			return d/2 + rand.N(d/2+1)
+		}),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil {
+				log.Warn("lost the connection to NATS", "err", err)
+			}
+		}),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			log.Debug("NATS", "err", err)
+		}),
+	}, opts...)
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		nc, err := nats.Connect(url, opts...)
+		if err == nil {
+			return nc, nil
+		}
+		if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked) || errors.Is(err, nats.ErrAccountAuthExpired) {
+			return nil, fmt.Errorf("%w: %w", ErrRefused, err)
+		}
+		log.Debug("connect to NATS", "err", err)
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("connect to NATS: %w", errors.Join(err, ctx.Err()))
+		case <-time.After(wait):
+		}
+	}
+}
+
+// Close ends the connection and the embedded server, whose state is then all on
+// disk. What Serve and Watch do must be ended before, by their contexts.
+func (b *Bus) Close() error {
+	if b.nc != nil {
+		b.nc.Close()
+	}
+	if b.embed != nil {
+		return b.embed.stop()
+	}
+	return nil
+}
+
+// Connected returns why the bus can't be used now; nil if it can.
+func (b *Bus) Connected() error {
+	if s := b.nc.Status(); s != nats.CONNECTED {
+		return fmt.Errorf("the connection to NATS is %s", strings.ToLower(s.String()))
+	}
+	return nil
+}
+
+// ClientURL is where agents reach the embedded server, nats:// or tls:// and the
+// address it listens on; of an existing cluster it is Options.URL, and empty if
+// nothing listens.
+func (b *Bus) ClientURL() string {
+	if b.embed == nil {
+		return b.opts.URL
+	}
+	if b.opts.Listen == "" {
+		return ""
+	}
+	return b.embed.server.ClientURL()
+}
+
+// onReconnect has f called whenever the connection was lost and is there again, until
+// stop is called. f must not wait.
+func (b *Bus) onReconnect(f func()) (stop func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.again[&f] = true
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.again, &f)
+	}
+}
