@@ -67,6 +67,9 @@ var allowed = map[string][]string{
 	"internal/access": {"internal/config"},
 	"internal/httpd":  {"internal/durable"},
 
+	// NATS: bytes between agents and servers, and their state; no backups.
+	"internal/bus": {"internal/durable"},
+
 	// The catalog and who does what: no HTTP, no engines, no NATS of its own.
 	"internal/server": {"internal/access", "internal/bus", "internal/calendar", "internal/job", "internal/manifest", "internal/retention", "internal/schedule"},
 
