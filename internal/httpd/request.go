@@ -1,0 +1,220 @@
+package httpd
+
+import (
+	"cmp"
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+const (
+	// RequestIDHeader is the header of every answer with the request's id.
+	RequestIDHeader = "X-Openstack-Request-Id"
+
+	defaultMaxBody = 1 << 20
+	maxTarget      = 1024 // bytes of a path that the audit log takes
+)
+
+// Request is what is known of a request beside its text. A handler that finds out who
+// asks, and what is done to what, notes it here before it answers, for the logs.
+type Request struct {
+	ID      string // "req-" and a UUID
+	Address string // of the client, without port
+
+	// Who asks. Role is a word.
+	User, UserID, Project, Role string
+	// Action and Target are for the audit log; by default the pattern of the route and
+	// the path of the URL.
+	Action, Target string
+
+	body   io.ReadCloser // without a limit
+	writer http.ResponseWriter
+}
+
+type requestKey struct{}
+
+// Of returns the Request of a context; outside of an API's handler an empty one.
+func Of(ctx context.Context) *Request {
+	if r, ok := ctx.Value(requestKey{}).(*Request); ok {
+		return r
+	}
+	return &Request{}
+}
+
+// MaxBody sets how many bytes of its body a request may have, in place of the API's
+// limit. Who reads more gets a *http.MaxBytesError.
+func MaxBody(r *http.Request, bytes int64) {
+	if q := Of(r.Context()); q.body != nil {
+		r.Body = http.MaxBytesReader(q.writer, q.body, bytes)
+	}
+}
+
+// API is what the handlers of one API have around them. All but Log, Broken and
+// TooMany may be left out.
+type API struct {
+	Name    string // label of the metrics, such as "trove"
+	Log     *slog.Logger
+	Metrics *Metrics
+	Audit   *Audit
+	// Addresses limits the requests of each address, before anything else is done.
+	Addresses *Limiter
+	// Proxies are whom to believe what X-Forwarded-For says of the client.
+	Proxies []netip.Prefix
+	// MaxBody is how many bytes the body of a request may have; 1 MiB if 0. Who reads
+	// more gets a *http.MaxBytesError.
+	MaxBody int64
+	// Broken answers, with status 500, in place of a handler that panicked.
+	Broken func(http.ResponseWriter, *http.Request)
+	// TooMany answers a request that goes over a limit. Retry-After is set already.
+	TooMany func(http.ResponseWriter, *http.Request, Allowance)
+}
+
+// Handler puts all of it around a handler, of which a ServeMux is one.
+//
+// Each request is logged when it ends, by its route and never by its URL, whose query
+// may hold secrets. One that may change something, which is any but GET, HEAD and
+// OPTIONS, is in the audit log before its answer begins, if it is known who asks.
+func (a API) Handler(next http.Handler) http.Handler {
+	a.MaxBody = cmp.Or(a.MaxBody, defaultMaxBody)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { a.serve(w, r, next) })
+}
+
+func (a *API) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
+	begin := time.Now()
+	q := &Request{ID: "req-" + uuid.NewString(), Address: a.address(r), body: r.Body, writer: w}
+	r = r.WithContext(context.WithValue(r.Context(), requestKey{}, q))
+	ctx := r.Context()
+	answer := &answer{ResponseWriter: w}
+	answer.before = func() { a.audit(ctx, r, q, answer.status) }
+	answer.Header().Set(RequestIDHeader, q.ID)
+	MaxBody(r, a.MaxBody)
+	a.Metrics.begin(a.Name)
+	defer func() {
+		took := time.Since(begin)
+		status := cmp.Or(answer.status, 499) // a handler that gave up before it answered
+		a.Metrics.end(a.Name, r.Method, status, took)
+		level := slog.LevelInfo
+		if status >= http.StatusInternalServerError {
+			level = slog.LevelWarn
+		}
+		a.Log.LogAttrs(ctx, level, "request", slog.String("api", a.Name), slog.String("method", methodLabel(r.Method)), slog.String("route", r.Pattern),
+			slog.Int("status", status), slog.Duration("took", took), slog.Int64("bytes", answer.bytes), slog.String("request_id", q.ID),
+			slog.String("user", q.User), slog.String("project", q.Project), slog.String("address", q.Address))
+	}()
+	defer func() {
+		if p := recover(); p != nil {
+			a.panicked(answer, r, p)
+		}
+		answer.finish()
+	}()
+	if allowed := a.Addresses.Allow(AddressKey(q.Address)); !allowed.OK {
+		allowed.SetHeader(answer)
+		a.TooMany(answer, r, allowed)
+		return
+	}
+	next.ServeHTTP(answer, r)
+}
+
+// panicked answers in place of a handler that panicked. If it had begun to answer,
+// the connection is cut, so that nobody takes the beginning for the whole.
+func (a *API) panicked(w *answer, r *http.Request, p any) {
+	//nolint:errorlint // net/http compares this value, and so do we: a handler that wants the connection cut
+	if p == http.ErrAbortHandler {
+		panic(p)
+	}
+	a.Log.ErrorContext(r.Context(), "handler panicked", "panic", p, "request_id", Of(r.Context()).ID, "route", r.Pattern, "stack", string(debug.Stack()))
+	if w.status != 0 {
+		panic(http.ErrAbortHandler)
+	}
+	a.Broken(w, r)
+}
+
+func (a *API) audit(ctx context.Context, r *http.Request, q *Request, status int) {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions:
+		return
+	}
+	if a.Audit == nil || q.User == "" && q.UserID == "" {
+		return
+	}
+	outcome := "ok"
+	if status >= http.StatusBadRequest {
+		outcome = "failed"
+	}
+	path := r.URL.Path
+	a.Audit.Write(ctx, AuditRecord{RequestID: q.ID, User: q.User, UserID: q.UserID, Project: q.Project, Role: q.Role, Address: q.Address,
+		Action: cmp.Or(q.Action, r.Pattern, r.Method), Target: cmp.Or(q.Target, path[:min(len(path), maxTarget)]), Outcome: outcome, Status: status})
+}
+
+// address returns the client's address, as the last proxy that is trusted saw it.
+func (a *API) address(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		host = r.RemoteAddr
+	}
+	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for _, hop := range slices.Backward(hops) {
+		if !a.proxy(host) {
+			break
+		}
+		next, err := netip.ParseAddr(strings.TrimSpace(hop))
+		if err != nil {
+			break
+		}
+		host = next.String()
+	}
+	return host
+}
+
+func (a *API) proxy(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	return err == nil && slices.ContainsFunc(a.Proxies, func(p netip.Prefix) bool { return p.Contains(addr.Unmap()) })
+}
+
+// answer notes what a handler answers.
+type answer struct {
+	http.ResponseWriter
+	before func() // is called once, when status is known, before the answer is sent
+	status int    // 0 before
+	bytes  int64  // of the body
+}
+
+func (w *answer) WriteHeader(status int) {
+	if w.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
+		w.status = status
+		w.before()
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *answer) Write(p []byte) (int, error) {
+	w.finish()
+	n, err := w.ResponseWriter.Write(p)
+	w.bytes += int64(n)
+	return n, err
+}
+
+// FlushError is for http.ResponseController.
+func (w *answer) FlushError() error {
+	w.finish()
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// finish sends the header, if it wasn't sent.
+func (w *answer) finish() {
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+}
+
+// Unwrap is for http.ResponseController.
+func (w *answer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
