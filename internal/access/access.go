@@ -30,6 +30,8 @@ var (
 	// ErrUnavailable is the answer when it can't be found out now whether a token is
 	// good.
 	ErrUnavailable = errors.New("tokens can't be checked now")
+	// ErrNoToken is of an id that no token has, or one of another project.
+	ErrNoToken = errors.New("no such token")
 )
 
 // Role is what a caller may do in a project. Each may do what those below it may; the

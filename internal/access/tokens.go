@@ -1,6 +1,7 @@
 package access
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -8,13 +9,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/slipcover/slipcover/internal/bus"
 	"github.com/slipcover/slipcover/internal/config"
 )
 
@@ -38,24 +40,8 @@ const (
 	joinFor   = time.Hour      // a join token is good for this long, if it isn't said
 	keepJoins = 24 * time.Hour // one that is over is listed for this long
 	usedEvery = time.Hour      // how exact LastUsed is
+	listFor   = 10 * time.Second
 )
-
-// Table keeps the records of tokens, in a way that all servers see. A key is made of
-// small letters, digits and dots. An error that says nothing else means that the table
-// can't be reached; after one from a method that writes, it may have been written.
-type Table interface {
-	// Get returns a record and its revision, which is never 0, or fs.ErrNotExist. It
-	// sees what was written and deleted before on any server, or within seconds.
-	Get(ctx context.Context, key string) (value []byte, revision uint64, err error)
-	// Create fails if there is such a key.
-	Create(ctx context.Context, key string, value []byte) (revision uint64, err error)
-	// Update fails if the record doesn't have that revision any more.
-	Update(ctx context.Context, key string, value []byte, revision uint64) (newRevision uint64, err error)
-	// Delete does nothing if there is no such key.
-	Delete(ctx context.Context, key string) error
-	// Keys returns all keys.
-	Keys(ctx context.Context) ([]string, error)
-}
 
 // Token is the record of a token of our own.
 type Token struct {
@@ -82,12 +68,15 @@ type Join struct {
 }
 
 type record interface {
+	id() string
 	project() string
 	created() time.Time
 }
 
+func (k Token) id() string         { return k.ID }
 func (k Token) project() string    { return k.Project }
 func (k Token) created() time.Time { return k.Created }
+func (j Join) id() string          { return j.ID }
 func (j Join) project() string     { return j.Project }
 func (j Join) created() time.Time  { return j.Created }
 
@@ -100,12 +89,13 @@ type stored[T record] struct {
 // Tokens is a Checker of tokens of our own, which it also makes, and of join tokens.
 // It asks the table each time, so a revoked token ends as soon as the table says so.
 type Tokens struct {
-	table Table
+	table *bus.Table
 	now   func() time.Time
 }
 
-// NewTokens returns the Tokens of a table, in which there is nothing else.
-func NewTokens(table Table) *Tokens { return &Tokens{table, time.Now} }
+// NewTokens returns the Tokens of a table, in which there is nothing else: the records
+// under "slc." and "slj." and their ids.
+func NewTokens(table *bus.Table) *Tokens { return &Tokens{table, time.Now} }
 
 // Check returns the caller that a token stands for.
 func (t *Tokens) Check(ctx context.Context, token string) (*Caller, error) {
@@ -157,7 +147,7 @@ func (t *Tokens) List(ctx context.Context, project string) ([]Token, error) {
 }
 
 // Revoke ends the token with that id, in that project or, for "", in any. Without
-// such a one the error is fs.ErrNotExist.
+// such a one the error is ErrNoToken.
 func (t *Tokens) Revoke(ctx context.Context, project, id string) error {
 	return revoke[Token](ctx, t.table, kindCaller, project, id)
 }
@@ -198,7 +188,7 @@ func (t *Tokens) sweep(ctx context.Context, now time.Time) error {
 		if now.Sub(j.Expires) < keepJoins {
 			continue
 		}
-		if err := t.table.Delete(ctx, tableKey(kindJoin, j.ID)); err != nil {
+		if err := t.table.Delete(ctx, tableKey(kindJoin, j.ID), 0); err != nil {
 			return err
 		}
 	}
@@ -220,7 +210,7 @@ func (t *Tokens) UseJoin(ctx context.Context, token string) (Join, error) {
 	r.Record.Used = now.UTC().Truncate(time.Second)
 	if _, err := put(ctx, t.table, kindJoin, r.Record.ID, r, revision); err != nil {
 		_, newer, readErr := get[Join](ctx, t.table, kindJoin, r.Record.ID)
-		if errors.Is(readErr, fs.ErrNotExist) || readErr == nil && newer != revision {
+		if errors.Is(readErr, bus.ErrNotFound) || readErr == nil && newer != revision {
 			return Join{}, ErrUnauthorized // another was quicker, or this went through and its answer was lost
 		}
 		return Join{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
@@ -257,7 +247,7 @@ func isLetters(text string, n int) bool {
 }
 
 // create makes a secret and stores the record with its hash.
-func create[T record](ctx context.Context, table Table, kind, id string, r T) (config.Secret, error) {
+func create[T record](ctx context.Context, table *bus.Table, kind, id string, r T) (config.Secret, error) {
 	secret := strings.ToLower(rand.Text())
 	sum := sha256.Sum256([]byte(secret))
 	value, err := json.Marshal(stored[T]{r, sum[:]})
@@ -271,13 +261,13 @@ func create[T record](ctx context.Context, table Table, kind, id string, r T) (c
 }
 
 // find returns the record of a token if it has the right secret.
-func find[T record](ctx context.Context, table Table, kind, token string) (r stored[T], revision uint64, err error) {
+func find[T record](ctx context.Context, table *bus.Table, kind, token string) (r stored[T], revision uint64, err error) {
 	id, secret, ok := parse(kind, token)
 	if !ok {
 		return r, 0, ErrUnauthorized
 	}
 	r, revision, err = get[T](ctx, table, kind, id)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, bus.ErrNotFound) {
 		return r, 0, ErrUnauthorized
 	}
 	if err != nil {
@@ -290,9 +280,9 @@ func find[T record](ctx context.Context, table Table, kind, token string) (r sto
 	return r, revision, nil
 }
 
-func get[T record](ctx context.Context, table Table, kind, id string) (r stored[T], revision uint64, err error) {
+func get[T record](ctx context.Context, table *bus.Table, kind, id string) (r stored[T], revision uint64, err error) {
 	if !isLetters(id, idLetters) {
-		return r, 0, fs.ErrNotExist
+		return r, 0, bus.ErrNotFound
 	}
 	value, revision, err := table.Get(ctx, tableKey(kind, id))
 	if err != nil {
@@ -304,7 +294,7 @@ func get[T record](ctx context.Context, table Table, kind, id string) (r stored[
 	return r, revision, nil
 }
 
-func put[T record](ctx context.Context, table Table, kind, id string, r stored[T], revision uint64) (uint64, error) {
+func put[T record](ctx context.Context, table *bus.Table, kind, id string, r stored[T], revision uint64) (uint64, error) {
 	value, err := json.Marshal(r)
 	if err != nil {
 		return 0, err
@@ -313,39 +303,48 @@ func put[T record](ctx context.Context, table Table, kind, id string, r stored[T
 }
 
 // list returns the records of a project, or all for "", the oldest first.
-func list[T record](ctx context.Context, table Table, kind, project string) ([]T, error) {
-	keys, err := table.Keys(ctx)
-	if err != nil {
+func list[T record](ctx context.Context, table *bus.Table, kind, project string) ([]T, error) {
+	ctx, cancel := context.WithTimeout(ctx, listFor)
+	defer cancel()
+	found := map[string]T{}
+	var bad error
+	ready := false
+	err := table.Watch(ctx, func(c bus.Change) {
+		id, ours := strings.CutPrefix(c.Key, kind+".")
+		switch {
+		case ready:
+		case c.Ready:
+			ready = true
+			cancel()
+		case c.Deleted:
+			delete(found, id)
+		case ours:
+			var r stored[T]
+			if err := json.Unmarshal(c.Value, &r); err != nil {
+				bad = fmt.Errorf("list tokens: read the record of %s: %w", id, err)
+			}
+			found[id] = r.Record
+		}
+	})
+	if !ready {
 		return nil, fmt.Errorf("list tokens: %w", err)
 	}
-	var all []T
-	for _, key := range keys {
-		id, ok := strings.CutPrefix(key, kind+".")
-		if !ok {
-			continue
-		}
-		r, _, err := get[T](ctx, table, kind, id)
-		if errors.Is(err, fs.ErrNotExist) { // revoked since
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("list tokens: %w", err)
-		}
-		if project == "" || project == r.Record.project() {
-			all = append(all, r.Record)
-		}
+	if bad != nil {
+		return nil, bad
 	}
-	slices.SortFunc(all, func(a, b T) int { return a.created().Compare(b.created()) })
+	all := slices.Collect(maps.Values(found))
+	all = slices.DeleteFunc(all, func(r T) bool { return project != "" && r.project() != project })
+	slices.SortFunc(all, func(a, b T) int { return cmp.Or(a.created().Compare(b.created()), cmp.Compare(a.id(), b.id())) })
 	return all, nil
 }
 
-func revoke[T record](ctx context.Context, table Table, kind, project, id string) error {
+func revoke[T record](ctx context.Context, table *bus.Table, kind, project, id string) error {
 	r, _, err := get[T](ctx, table, kind, id)
-	if err == nil && project != "" && r.Record.project() != project {
-		err = fs.ErrNotExist
+	if errors.Is(err, bus.ErrNotFound) || err == nil && project != "" && r.Record.project() != project {
+		return ErrNoToken
 	}
 	if err == nil {
-		err = table.Delete(ctx, tableKey(kind, id))
+		err = table.Delete(ctx, tableKey(kind, id), 0) // a use that is noted meanwhile doesn't save it
 	}
 	if err != nil {
 		return fmt.Errorf("revoke token: %w", err)

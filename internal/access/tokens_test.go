@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -15,43 +14,14 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/slipcover/slipcover/internal/access"
+	"github.com/slipcover/slipcover/internal/bus"
 )
 
-// kv is a table in JetStream, as the service keeps it.
-type kv struct{ jetstream.KeyValue }
-
-func (k kv) Get(ctx context.Context, key string) ([]byte, uint64, error) {
-	e, err := k.KeyValue.Get(ctx, key)
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return nil, 0, fs.ErrNotExist
-	}
-	if err != nil {
-		return nil, 0, err
-	}
-	return e.Value(), e.Revision(), nil
-}
-
-func (k kv) Create(ctx context.Context, key string, value []byte) (uint64, error) {
-	return k.KeyValue.Create(ctx, key, value)
-}
-
-func (k kv) Delete(ctx context.Context, key string) error { return k.KeyValue.Delete(ctx, key) }
-
-func (k kv) Keys(ctx context.Context) ([]string, error) {
-	keys, err := k.KeyValue.Keys(ctx)
-	if errors.Is(err, jetstream.ErrNoKeysFound) {
-		return nil, nil
-	}
-	return keys, err
-}
-
-// table starts a NATS server and returns connect, which gives the table over a
-// connection of its own, as each server of the service has it.
-func table(t *testing.T) (connect func() kv, srv *server.Server) {
+// tables starts a NATS server. Each call of connect gives the table as another server
+// of the service has it.
+func tables(t *testing.T) (connect func() *bus.Table, srv *server.Server) {
 	t.Helper()
 	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true})
 	if err != nil {
@@ -62,26 +32,22 @@ func table(t *testing.T) (connect func() kv, srv *server.Server) {
 	if !srv.ReadyForConnections(10 * time.Second) {
 		t.Fatal("NATS doesn't start")
 	}
-	return func() kv {
-		conn, err := nats.Connect(srv.ClientURL())
+	return func() *bus.Table {
+		b, err := bus.Open(t.Context(), bus.Options{URL: srv.ClientURL()})
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(conn.Close)
-		js, err := jetstream.New(conn)
+		t.Cleanup(func() { b.Close() })
+		table, err := b.Table(t.Context(), "tokens")
 		if err != nil {
 			t.Fatal(err)
 		}
-		bucket, err := js.CreateOrUpdateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "tokens"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return kv{bucket}
+		return table
 	}, srv
 }
 
 func TestTokens(t *testing.T) {
-	connect, srv := table(t)
+	connect, srv := tables(t)
 	one, two := access.NewTokens(connect()), access.NewTokens(connect())
 	ctx := t.Context()
 
@@ -106,12 +72,8 @@ func TestTokens(t *testing.T) {
 	}
 
 	// What is stored doesn't open anything.
-	raw := connect()
-	keys, err := raw.Keys(ctx)
-	if err != nil || len(keys) != 1 {
-		t.Fatal(keys, err)
-	}
-	value, revision, err := raw.Get(ctx, keys[0])
+	raw, key := connect(), "slc."+k.ID
+	value, revision, err := raw.Get(ctx, key)
 	if _, secret, _ := strings.Cut(strings.TrimPrefix(text.Reveal(), "slc_"), "_"); err != nil || bytes.Contains(value, []byte(secret)) {
 		t.Errorf("stored: %s, %v", value, err)
 	}
@@ -119,7 +81,7 @@ func TestTokens(t *testing.T) {
 	if _, err := two.Check(ctx, text.Reveal()); err != nil {
 		t.Error(err)
 	}
-	if _, now, _ := raw.Get(ctx, keys[0]); now != revision {
+	if _, now, _ := raw.Get(ctx, key); now != revision {
 		t.Errorf("each use is written: revision %d, then %d", revision, now)
 	}
 
@@ -133,7 +95,7 @@ func TestTokens(t *testing.T) {
 		t.Errorf("a caller's token lets an agent join: %v", err)
 	}
 
-	if err := two.Revoke(ctx, "other", k.ID); !errors.Is(err, fs.ErrNotExist) {
+	if err := two.Revoke(ctx, "other", k.ID); !errors.Is(err, access.ErrNoToken) {
 		t.Errorf("revoked from another project: %v", err)
 	}
 	if err := two.Revoke(ctx, "shop", k.ID); err != nil {
@@ -143,7 +105,7 @@ func TestTokens(t *testing.T) {
 		t.Errorf("revoked: %v", err)
 	}
 	for _, id := range []string{k.ID, "", "*", ">", "a.b"} {
-		if err := two.Revoke(ctx, "", id); !errors.Is(err, fs.ErrNotExist) {
+		if err := two.Revoke(ctx, "", id); !errors.Is(err, access.ErrNoToken) {
 			t.Errorf("revoke %q: %v", id, err)
 		}
 	}
@@ -173,7 +135,7 @@ func flip(text string, i int) string {
 }
 
 func TestTokenExpires(t *testing.T) {
-	connect, _ := table(t)
+	connect, _ := tables(t)
 	tokens := access.NewTokens(connect())
 	now := time.Now()
 	tokens.SetNow(func() time.Time { return now })
@@ -196,7 +158,7 @@ func TestTokenExpires(t *testing.T) {
 }
 
 func TestCreateRefuses(t *testing.T) {
-	connect, _ := table(t)
+	connect, _ := tables(t)
 	tokens := access.NewTokens(connect())
 	good := access.Token{Name: "x", Role: access.Viewer, Project: "p"}
 	for name, spoil := range map[string]func(*access.Token){
@@ -225,7 +187,7 @@ func TestCreateRefuses(t *testing.T) {
 
 // A join token that many use at once, on two servers, lets one agent in.
 func TestJoinOnce(t *testing.T) {
-	connect, _ := table(t)
+	connect, _ := tables(t)
 	servers := []*access.Tokens{access.NewTokens(connect()), access.NewTokens(connect())}
 	const rounds, users = 50, 8
 	for range rounds {
@@ -260,7 +222,7 @@ func TestJoinOnce(t *testing.T) {
 }
 
 func TestJoinEnds(t *testing.T) {
-	connect, _ := table(t)
+	connect, _ := tables(t)
 	tokens := access.NewTokens(connect())
 	begin := time.Now().Truncate(time.Second)
 	now := begin
@@ -293,7 +255,7 @@ func TestJoinEnds(t *testing.T) {
 }
 
 func TestLogIn(t *testing.T) {
-	connect, _ := table(t)
+	connect, _ := tables(t)
 	tokens := access.NewTokens(connect())
 	_, text, err := tokens.Create(t.Context(), access.Token{Name: "trove", Role: access.Viewer, Project: "shop"})
 	if err != nil {
