@@ -20,6 +20,9 @@ const (
 	// RequestIDHeader is the header of every answer with the request's id.
 	RequestIDHeader = "X-Openstack-Request-Id"
 
+	// statusNone stands in logs for a request that a handler gave up without an answer.
+	statusNone = 499
+
 	defaultMaxBody = 1 << 20
 	maxTarget      = 1024 // bytes of a path that the audit log takes
 )
@@ -100,14 +103,13 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	a.Metrics.begin(a.Name)
 	defer func() {
 		took := time.Since(begin)
-		status := cmp.Or(answer.status, 499) // a handler that gave up before it answered
-		a.Metrics.end(a.Name, r.Method, status, took)
+		a.Metrics.end(a.Name, r.Method, answer.status, took)
 		level := slog.LevelInfo
-		if status >= http.StatusInternalServerError {
+		if answer.status >= http.StatusInternalServerError {
 			level = slog.LevelWarn
 		}
 		a.Log.LogAttrs(ctx, level, "request", slog.String("api", a.Name), slog.String("method", methodLabel(r.Method)), slog.String("route", r.Pattern),
-			slog.Int("status", status), slog.Duration("took", took), slog.Int64("bytes", answer.bytes), slog.String("request_id", q.ID),
+			slog.Int("status", answer.status), slog.Duration("took", took), slog.Int64("bytes", answer.bytes), slog.String("request_id", q.ID),
 			slog.String("user", q.User), slog.String("project", q.Project), slog.String("address", q.Address))
 	}()
 	defer func() {
@@ -129,6 +131,7 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
 func (a *API) panicked(w *answer, r *http.Request, p any) {
 	//nolint:errorlint // net/http compares this value, and so do we: a handler that wants the connection cut
 	if p == http.ErrAbortHandler {
+		w.begin(statusNone)
 		panic(p)
 	}
 	a.Log.ErrorContext(r.Context(), "handler panicked", "panic", p, "request_id", Of(r.Context()).ID, "route", r.Pattern, "stack", string(debug.Stack()))
@@ -189,11 +192,17 @@ type answer struct {
 }
 
 func (w *answer) WriteHeader(status int) {
-	if w.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
+	if status >= 200 || status == http.StatusSwitchingProtocols {
+		w.begin(status)
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *answer) begin(status int) {
+	if w.status == 0 {
 		w.status = status
 		w.before()
 	}
-	w.ResponseWriter.WriteHeader(status)
 }
 
 func (w *answer) Write(p []byte) (int, error) {

@@ -89,7 +89,7 @@ func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 // so: https://[::]:8779.
 func (s *Server) URL() string {
 	scheme := "http"
-	if s.http.TLSConfig != nil {
+	if s.o.CertFile != "" {
 		scheme = "https"
 	}
 	return scheme + "://" + s.Addr().String()
@@ -101,7 +101,7 @@ func (s *Server) URL() string {
 func (s *Server) Serve(ctx context.Context) error {
 	ended := make(chan error, 1)
 	go func() {
-		if s.http.TLSConfig != nil {
+		if s.o.CertFile != "" {
 			ended <- s.http.ServeTLS(s.listener, "", "")
 		} else {
 			ended <- s.http.Serve(s.listener)
