@@ -1,6 +1,7 @@
 package node_test
 
 import (
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -89,5 +90,47 @@ func TestLiveServer(t *testing.T) {
 	slices.Sort(listed)
 	if len(listed) < 6 || !slices.Equal(got, listed) {
 		t.Errorf("scan finds %q\nthe shard map has %q", got, listed)
+	}
+}
+
+func TestAsk(t *testing.T) {
+	c := testenv.CouchDB(t, testenv.Options{})
+	for i := range 3 {
+		if err := c.Put(fmt.Sprintf("/db%d%%2Fx", i), nil, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, id := range []string{"a", "b", "c"} {
+		if err := c.Put("/db1%2Fx/"+id, map[string]any{}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var doc struct {
+		Rev string `json:"_rev"`
+	}
+	if err := c.Get("/db1%2Fx/c", &doc); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Delete("/db1%2Fx/c?rev=" + doc.Rev); err != nil {
+		t.Fatal(err)
+	}
+	s, err := node.Ask(t.Context(), c.URL, c.Admin, c.Password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.NodeName != c.NodeName || s.Version == "" || s.URL != c.URL || len(s.UUID) != 32 {
+		t.Errorf("%+v", s)
+	}
+	defer node.SetPages(2, 1)() // the five databases are more than a page
+	got, err := s.Databases(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := node.Database{Name: "db1/x", Docs: 2, Deleted: 1}
+	if len(got) != 5 || !slices.Contains(got, want) || !slices.IsSortedFunc(got, func(a, b node.Database) int { return strings.Compare(a.Name, b.Name) }) {
+		t.Errorf("got %+v, want 5 and %+v among them", got, want)
+	}
+	if _, err := node.Ask(t.Context(), c.URL, c.Admin, "wrong-one"); err == nil || strings.Contains(err.Error(), "wrong-one") {
+		t.Errorf("wrong password: %v", err)
 	}
 }

@@ -118,11 +118,16 @@ func (s *server) isLocal(ctx context.Context) error {
 const answerLimit = 1 << 20
 
 func (s *server) get(ctx context.Context, path string, v any) error {
-	u := s.base.String() + path
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.base.String()+path, nil)
 	if err != nil {
 		return err
 	}
+	return s.do(req, v)
+}
+
+// do sends a request and decodes the answer into v.
+func (s *server) do(req *http.Request, v any) error {
+	u := req.URL.String()
 	req.Header.Set("Accept", "application/json")
 	if s.user != "" {
 		req.SetBasicAuth(s.user, s.password)

@@ -9,7 +9,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -275,13 +274,12 @@ func TestCreate(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if p, err := os.FindProcess(made.PID); err == nil && made.PID > 0 {
-			p.Signal(syscall.SIGTERM)
-			time.Sleep(1500 * time.Millisecond)
-		}
 		if t.Failed() {
 			b, _ := os.ReadFile(made.Log)
 			t.Logf("%+v\n%s", made, b)
+		}
+		if err := removeNow(dir); err != nil {
+			t.Error(err)
 		}
 	})
 	c := &testenv.Client{URL: made.URL, Admin: made.User, Password: made.Password}

@@ -20,6 +20,11 @@ var (
 	ErrNoShardMap = errors.New("the backup holds no shard map (_dbs.couch) to choose databases by: restore it whole")
 	// ErrOptions says that options don't fit together.
 	ErrOptions = errors.New("these options do not go together")
+	// ErrInstanceExists says that a directory holds another instance than the one that
+	// shall be made, or that one, complete.
+	ErrInstanceExists = errors.New("the directory holds an instance already: name another directory, or remove that instance")
+	// ErrNoInstance says that Create did not make a directory.
+	ErrNoInstance = errors.New("no instance that Slipcover made is here")
 	// ErrStart says that the new CouchDB did not come up.
 	ErrStart = errors.New("CouchDB did not come up")
 )

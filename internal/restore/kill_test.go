@@ -35,6 +35,19 @@ type childSpec struct {
 	Repo string
 	ID   string
 	To   string
+	Do   string // "" is Files
+}
+
+const childPassword = "child"
+
+func background() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), time.Minute)
+}
+
+func removeNow(dir string) error {
+	ctx, cancel := background()
+	defer cancel()
+	return restore.Remove(ctx, dir)
 }
 
 func child(spec string) error {
@@ -43,6 +56,17 @@ func child(spec string) error {
 		return err
 	}
 	ctx := context.Background()
+	switch s.Do {
+	case "create":
+		r, rec, err := openSpec(s)
+		if err != nil {
+			return err
+		}
+		_, err = restore.Create(ctx, restore.CreateOptions{Repo: r, Record: rec, Name: "killed", Dir: s.To, AdminPassword: childPassword, Start: true})
+		return err
+	case "remove":
+		return restore.Remove(ctx, s.To)
+	}
 	store, err := file.Open(s.Repo)
 	if err != nil {
 		return err
@@ -75,7 +99,7 @@ func TestKilledRestore(t *testing.T) {
 	rec := take(t, r, copyFixture(t), t.TempDir())
 	want := wanted(t, r, rec)
 	to := filepath.Join(dir, "data")
-	spec, err := json.Marshal(childSpec{filepath.Join(dir, "repo"), string(rec.ID), to})
+	spec, err := json.Marshal(childSpec{Repo: filepath.Join(dir, "repo"), ID: string(rec.ID), To: to})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,9 +3,13 @@ package restore
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -149,4 +153,39 @@ func newMap(m dbMap, node, name, suffix string) ([]byte, error) {
 	}
 	b, err := json.Marshal(doc)
 	return append(b, '\n'), err
+}
+
+// Databases returns the names of the databases of a node, sorted, out of _dbs.couch in
+// its data directory. It needs no server, and one that runs is not disturbed. A
+// directory without _dbs.couch, as before CouchDB's first start, has none.
+func Databases(ctx context.Context, dataDir string) ([]string, error) {
+	f, err := os.Open(filepath.Join(dataDir, dbsPath))
+	if errors.Is(err, fs.ErrNotExist) {
+		return []string{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	db, err := couchfile.Open(f, info.Size())
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", dbsPath, err)
+	}
+	names := []string{}
+	for doc, err := range db.Docs(couchfile.DocsOptions{}) {
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", dbsPath, err)
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if !couchfile.IsDesign(doc.ID) {
+			names = append(names, doc.ID)
+		}
+	}
+	return names, nil
 }

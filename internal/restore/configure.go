@@ -1,0 +1,321 @@
+package restore
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/slipcover/slipcover/internal/durable"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/node"
+)
+
+// couchBinary finds CouchDB's program, or returns "".
+func couchBinary(given string) string {
+	try := []string{given}
+	if given == "" {
+		try = []string{os.Getenv("COUCHDB_BIN"), "/opt/couchdb/bin/couchdb", "couchdb"}
+	}
+	for _, p := range try {
+		if p == "" {
+			continue
+		}
+		path, err := exec.LookPath(p)
+		if err != nil {
+			continue
+		}
+		if path, err = filepath.Abs(path); err != nil {
+			continue
+		}
+		if real, err := filepath.EvalSymlinks(path); err == nil {
+			return real
+		}
+	}
+	return ""
+}
+
+// freshNode names the node of an instance that isn't made of a backup.
+const freshNode = "couchdb@127.0.0.1"
+
+// learn finds out what the configuration must know: from the backup, or anew.
+func (c *creation) learn(ctx context.Context) error {
+	if c.opts.Record == nil {
+		id := make([]byte, 16)
+		_, _ = rand.Read(id) // it never fails
+		c.state.NodeName, c.uuid, c.secret, c.single = freshNode, hex.EncodeToString(id), rand.Text(), true
+		return nil
+	}
+	m, err := c.opts.Repo.Manifest(ctx, c.opts.Record)
+	if err != nil {
+		return err
+	}
+	if err := c.readIni(ctx, m); err != nil {
+		return err
+	}
+	c.state.NodeName = m.NodeName
+	nodes, err := c.nodes()
+	if err != nil {
+		c.note("%v", err)
+	}
+	if c.state.NodeName == "" && len(nodes) == 1 {
+		c.state.NodeName = nodes[0]
+	}
+	name, host, ok := strings.Cut(c.state.NodeName, "@")
+	if !ok || name == "" || host == "" || !plainPath.MatchString(name+host) {
+		return fmt.Errorf("the backup doesn't say how its node was called (%q), and CouchDB needs that to find its shards: restore the files and configure it by hand", c.state.NodeName)
+	}
+	c.single = !slices.ContainsFunc(nodes, func(n string) bool { return n != c.state.NodeName })
+	if !c.single {
+		c.note("the original was one of the cluster %s: databases that it held only in part answer for their other ranges with errors", strings.Join(nodes, ", "))
+	}
+	return nil
+}
+
+func (c *creation) note(format string, args ...any) {
+	c.state.Notes = append(c.state.Notes, fmt.Sprintf(format, args...))
+}
+
+func (c *creation) nodes() ([]string, error) {
+	f, err := os.Open(filepath.Join(c.opts.Dir, "data", nodesPath))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	return readNodes(f, info.Size())
+}
+
+// iniOrder is the place of an ini file in CouchDB's chain.
+//
+// Source: CouchDB 3.5.0, src/config/src/config_app.erl, default.
+func iniOrder(path string) int {
+	for i, p := range []string{"default.ini", "default.d/", "local.ini"} {
+		if strings.HasPrefix(path, p) {
+			return i
+		}
+	}
+	return 3
+}
+
+var (
+	uuidForm   = regexp.MustCompile(`^[0-9a-fA-F]{32}$`)
+	secretForm = regexp.MustCompile(`^[!-:<-~]+$`) // printable, no space, no ";"
+)
+
+// readIni takes the server's uuid and its cookie secret over: a new uuid would
+// make replications start over, a new secret log everyone out.
+func (c *creation) readIni(ctx context.Context, m *manifest.Manifest) error {
+	var list []*manifest.File
+	for _, f := range m.Files {
+		if f.Root == manifest.EtcRoot && strings.HasSuffix(f.Path, ".ini") {
+			list = append(list, f)
+		}
+	}
+	slices.SortStableFunc(list, func(a, b *manifest.File) int { return cmp.Compare(iniOrder(a.Path), iniOrder(b.Path)) })
+	rd := c.opts.Repo.NewReader(m, list)
+	v := verifier{m: m, reader: rd, opts: VerifyOptions{Progress: &Progress{}}}
+	for _, f := range list {
+		var b strings.Builder
+		if err := v.fill(ctx, f, &b); err != nil {
+			return fmt.Errorf("restore %s: %w", f.Path, explain(err))
+		}
+		ini := node.ParseIni([]byte(b.String()))
+		if s, ok := ini.Get("couchdb", "uuid"); ok && uuidForm.MatchString(s) {
+			c.uuid = s
+		}
+		for _, section := range []string{"couch_httpd_auth", "chttpd_auth"} {
+			if s, ok := ini.Get(section, "secret"); ok && secretForm.MatchString(s) {
+				c.secret = s
+			}
+		}
+	}
+	if c.uuid == "" {
+		c.note("the backup holds no couchdb/uuid: the server makes a new one, so replications start over")
+	}
+	return nil
+}
+
+// writeFiles writes the configuration and the program that starts the server.
+func (c *creation) writeFiles() error {
+	own, _, err := parseOwner(c.opts.Owner)
+	if err != nil {
+		return err
+	}
+	etc := filepath.Join(c.opts.Dir, "etc")
+	if err := durable.MkdirAll(etc, folderMode); err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		path, text string
+		mode       fs.FileMode
+	}{
+		{filepath.Join(etc, iniName), c.ini(), 0o600},
+		{filepath.Join(etc, "vm.args"), c.vmArgs(), 0o600},
+		{filepath.Join(c.opts.Dir, startName), c.script(), 0o750},
+	} {
+		err := durable.WriteFile(f.path, f.mode, func(w *os.File) error {
+			if _, err := io.WriteString(w, f.text); err != nil {
+				return err
+			}
+			return own.file(w)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(own.path(etc), own.path(c.opts.Dir)); err != nil {
+		return err
+	}
+	if c.opts.Record != nil {
+		c.note("its replicator runs no jobs, so that it doesn't do those of the original: remove max_jobs from %s to let it", filepath.Join(etc, iniName))
+	}
+	return nil
+}
+
+func (c *creation) ini() string {
+	data := filepath.ToSlash(filepath.Join(c.opts.Dir, "data"))
+	var b strings.Builder
+	fmt.Fprintf(&b, "; CouchDB instance %s, made by Slipcover", c.opts.Name)
+	if c.opts.Record != nil {
+		fmt.Fprintf(&b, " from backup %s", c.opts.Record.ID)
+	}
+	fmt.Fprintf(&b, "\n[couchdb]\ndatabase_dir = %s\nview_index_dir = %s\n", data, data)
+	if c.uuid != "" {
+		fmt.Fprintf(&b, "uuid = %s\n", c.uuid)
+	}
+	if c.single {
+		b.WriteString("single_node = true\n")
+	}
+	if c.bin != "" {
+		if _, err := os.Stat(filepath.Join(filepath.Dir(c.bin), "couchjs")); err != nil {
+			b.WriteString("js_engine = quickjs\n")
+		}
+	}
+	if c.single {
+		b.WriteString("\n[cluster]\nn = 1\n")
+	}
+	fmt.Fprintf(&b, "\n[chttpd]\nbind_address = %s\nport = %d\n", c.opts.BindAddress, c.opts.Port)
+	if c.secret != "" {
+		fmt.Fprintf(&b, "\n[chttpd_auth]\nsecret = %s\n", c.secret)
+	}
+	b.WriteString("\n[log]\nwriter = stderr\nlevel = warning\n")
+	fmt.Fprintf(&b, "\n[smoosh]\nstate_dir = %s\n", data)
+	if c.opts.Record != nil {
+		b.WriteString("\n; The original's replications are in the data: here they don't run.\n[replicator]\nmax_jobs = 0\n")
+	}
+	b.WriteString(c.opts.extraIni)
+	fmt.Fprintf(&b, "\n[admins]\n%s = %s\n", c.opts.AdminUser, c.opts.AdminPassword)
+	return b.String()
+}
+
+// vmArgs names the node as it was and cuts it off from all others.
+//
+// -dist_listen false: it opens no port for other nodes, hence no epmd either, so
+// it can run beside the original on one machine. Source: Erlang/OTP, kernel
+// reference manual, net_kernel and erl; tried with OTP 25.
+func (c *creation) vmArgs() string {
+	flag := "-name"
+	if _, host, _ := strings.Cut(c.state.NodeName, "@"); !strings.Contains(host, ".") {
+		flag = "-sname"
+	}
+	return strings.Join([]string{
+		"# The node keeps the name that its shards know it by.",
+		flag + " " + c.state.NodeName,
+		"# It meets no other node: a cookie of its own, no port for others, no epmd.",
+		"-setcookie " + rand.Text(),
+		"-dist_listen false",
+		"-start_epmd false",
+		"-kernel dist_auto_connect never",
+		"-kernel inet_dist_use_interface {127,0,0,1}",
+		"-kernel prevent_overlapping_partitions false",
+		"-kernel error_logger silent",
+		"-sasl sasl_error_logger false",
+		"-ssl session_lifetime 300",
+		"-os_mon start_cpu_sup false",
+		"-os_mon start_memsup false",
+		"-os_mon start_disksup false",
+		"+Bd -noinput",
+		"",
+	}, "\n")
+}
+
+func (c *creation) script() string {
+	dir := filepath.ToSlash(c.opts.Dir)
+	bin := cmp.Or(c.bin, "/opt/couchdb/bin/couchdb")
+	return strings.NewReplacer("@DIR@", dir, "@BIN@", filepath.ToSlash(bin), "@NAME@", c.opts.Name).Replace(`#!/bin/sh
+# Starts the CouchDB instance @NAME@ in the foreground; SIGTERM stops it.
+# Slipcover notes the number of this process first, and then says go.
+if [ -n "$SLIPCOVER_WAIT" ]; then read -r go || exit 1; fi
+bin=${COUCHDB_BIN:-@BIN@}
+root=$(dirname "$(dirname "$bin")")
+unset SLIPCOVER_WAIT COUCHDB_SYSCONFIG_FILE ERL_FLAGS ERL_AFLAGS ERL_ZFLAGS
+COUCHDB_INI_FILES="$root/etc/default.ini @DIR@/etc/local.ini"
+COUCHDB_ARGS_FILE=@DIR@/etc/vm.args
+ERL_EPMD_ADDRESS=127.0.0.1
+ERL_CRASH_DUMP=@DIR@/erl_crash.dump
+HOME=@DIR@
+export COUCHDB_INI_FILES COUCHDB_ARGS_FILE ERL_EPMD_ADDRESS ERL_CRASH_DUMP HOME
+exec "$bin" </dev/null
+`)
+}
+
+// address is where the instance listens, as its ini file says.
+type address struct {
+	ip   netip.Addr
+	port int
+}
+
+// listener returns what to listen at to see whether the address is free.
+func (a address) listener() string {
+	return net.JoinHostPort(a.ip.String(), strconv.Itoa(a.port))
+}
+
+// url returns how this machine reaches the instance.
+func (a address) url() string {
+	ip := a.ip
+	switch {
+	case ip == netip.IPv4Unspecified():
+		ip = netip.MustParseAddr("127.0.0.1")
+	case ip == netip.IPv6Unspecified():
+		ip = netip.IPv6Loopback()
+	}
+	return "http://" + net.JoinHostPort(ip.String(), strconv.Itoa(a.port))
+}
+
+// readAddress reads it out of an instance's ini file, which CouchDB may have changed.
+func readAddress(dir string) (address, error) {
+	path := filepath.Join(dir, "etc", iniName)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return address{}, err
+	}
+	ini := node.ParseIni(b)
+	host, _ := ini.Get("chttpd", "bind_address")
+	text, _ := ini.Get("chttpd", "port")
+	ip, err1 := netip.ParseAddr(cmp.Or(host, "127.0.0.1"))
+	port, err2 := strconv.Atoi(text)
+	if err := errors.Join(err1, err2); err != nil {
+		return address{}, fmt.Errorf("%s does not say where the instance listens: %w", path, err)
+	}
+	return address{ip, port}, nil
+}
