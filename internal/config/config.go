@@ -71,6 +71,46 @@ type Config struct {
 	KeepMinimum       int           `yaml:"keep_minimum" default:"1" min:"1" max:"100000" doc:"The newest so many undamaged backups are kept whatever the rules say; damaged ones fill up what is missing. It is a floor under the rules and no rule of its own."`
 	RetentionTimeZone TimeZone      `yaml:"retention_time_zone" default:"UTC" doc:"Where hours, days, weeks, months and years of those rules begin: UTC, or a name of the time zone database such as Europe/Berlin."`
 
+	// Of slipcover server.
+	Listen           string        `yaml:"listen" default:"127.0.0.1:8779" doc:"Server: host and port of its HTTP APIs. On an address that other machines reach it must have tls_cert and tls_key, or insecure_http."`
+	TLSCert          string        `yaml:"tls_cert" kind:"path" example:"/etc/slipcover/tls.crt" doc:"Server: certificate of its APIs and of the port for agents, PEM, with the chain. It is read again when it changes."`
+	TLSKey           string        `yaml:"tls_key" kind:"path" example:"/etc/slipcover/tls.key" doc:"Server: its private key."`
+	InsecureHTTP     bool          `yaml:"insecure_http" default:"false" doc:"Server: speak plain HTTP on an address that other machines reach, because something before it does TLS. Tokens travel in the clear."`
+	PublicURL        string        `yaml:"public_url" example:"https://backup.example:8779" doc:"Server: where clients reach it, as it stands in links. Without it, what the client asked for."`
+	Auth             string        `yaml:"auth" default:"token" enum:"token|keystone|none" doc:"Server: whose tokens count: its own (token), those of OpenStack Keystone, or nobody's: then whoever reaches it may do everything, and it must listen on this machine only."`
+	KeystoneURL      string        `yaml:"keystone_url" example:"https://keystone.example:5000/v3" doc:"Server: the Identity API v3 that checks tokens."`
+	KeystoneUser     string        `yaml:"keystone_user" example:"trove" doc:"Server: the service user who checks tokens, with the role admin or service. Without one, each token is asked about in its own name."`
+	KeystonePassword Secret        `yaml:"keystone_password" example:"secret" doc:"Server: that user's password."`
+	KeystoneProject  string        `yaml:"keystone_project" default:"service" doc:"Server: that user's project."`
+	KeystoneDomain   string        `yaml:"keystone_domain" default:"Default" doc:"Server: the domain of that user and project."`
+	Region           string        `yaml:"region" example:"RegionOne" doc:"Server: the region whose object store is used, of those in a token's catalog; and the region that instances show."`
+	TokenCache       time.Duration `yaml:"token_cache" default:"30s" doc:"Server: for how long an answer of Keystone is believed: a revoked token may go on for so long."`
+	OwnSwift         bool          `yaml:"own_swift" default:"true" doc:"Server with Keystone: backups go to the Swift account of whoever asks for them, as in Trove. Otherwise, and always without Keystone, they go to the repository of the agent's configuration."`
+	SwiftContainer   string        `yaml:"swift_container" default:"database_backups" doc:"Server with Keystone: the container in such an account, which is made if it isn't there. Backup strategies may name others."`
+	QuotaInstances   int           `yaml:"quota_instances" default:"-1" min:"-1" max:"1000000000" doc:"Server: how many instances a project may have that has no quota of its own; -1 is no limit."`
+	QuotaBackups     int           `yaml:"quota_backups" default:"-1" min:"-1" max:"1000000000" doc:"Server: how many backups it may have; -1 is no limit."`
+	QuotaVolumes     int           `yaml:"quota_volumes" default:"-1" min:"-1" max:"1000000000" doc:"Server: how many GB the volumes of its instances may have together; -1 is no limit."`
+	RateLimit        int           `yaml:"rate_limit" default:"600" max:"1000000" doc:"Server: how many requests a minute one caller may make; 0 is no limit."`
+	AuditFile        string        `yaml:"audit_file" kind:"path" example:"/var/log/slipcover/audit.jsonl" doc:"Server: a file that gets a line of JSON for each request that changes something: who, what, and how it ended. Without it, audit.jsonl in state_dir."`
+	NATSURL          string        `yaml:"nats_url" example:"nats://n1:4222,nats://n2:4222" doc:"Server and agent: an existing NATS cluster with JetStream, instead of the one in the server. An agent that joins learns it from its server."`
+	NATSCreds        string        `yaml:"nats_creds" kind:"path" example:"/etc/slipcover/service.creds" doc:"Server and agent: credentials file for that cluster."`
+	NATSAccountSeed  string        `yaml:"nats_account_seed" kind:"path" example:"/etc/slipcover/account.nk" doc:"Server: seed of the key of its account on that cluster, or of a signing key, with which it gives agents credentials for their own subjects alone."`
+	NATSReplicas     int           `yaml:"nats_replicas" default:"1" min:"1" max:"5" doc:"Server: on how many of that cluster's servers state is kept: 3 on three servers."`
+	NATSListen       string        `yaml:"nats_listen" example:"0.0.0.0:4222" doc:"Server: host and port on which the NATS in it takes agents of other machines, by TLS. Without it only an agent in the same process is served."`
+
+	// Of slipcover agent.
+	ServerURL      string        `yaml:"server_url" default:"http://127.0.0.1:8779" doc:"Agent, and the commands that speak to a server: where its APIs are."`
+	CAFile         string        `yaml:"ca_file" kind:"path" example:"/etc/slipcover/ca.crt" doc:"Agent, and the commands that speak to a server: certificates that sign the server's, PEM, if the system doesn't know them."`
+	Token          Secret        `yaml:"token" example:"slc_…" doc:"The token of the commands that speak to a server. The one that a new server makes is in admin-token in its state_dir."`
+	TokenFile      string        `yaml:"token_file" kind:"path" example:"/root/.slipcover-token" doc:"A file with that token, instead of token."`
+	InstancesDir   string        `yaml:"instances_dir" kind:"path" example:"/srv/couchdb-instances" doc:"Agent: where it makes new CouchDB instances, each in a directory of its own. Without it, it makes none."`
+	BindAddress    string        `yaml:"bind_address" default:"127.0.0.1" doc:"Agent: the address on which those instances listen."`
+	CouchDBBin     string        `yaml:"couchdb_bin" kind:"path" example:"/opt/couchdb/bin/couchdb" doc:"Agent: CouchDB's program for those instances. Without it: COUCHDB_BIN, /opt/couchdb/bin/couchdb, or couchdb in PATH."`
+	RestartCommand string        `yaml:"restart_command" example:"systemctl restart couchdb" doc:"Agent: what restarts the CouchDB of this node, run by a shell. Without it, that node can't be restarted through the service."`
+	HookBefore     string        `yaml:"hook_before" example:"/etc/slipcover/before" doc:"Agent: what is run by a shell before each backup; if it fails there is no backup."`
+	HookAfter      string        `yaml:"hook_after" example:"/etc/slipcover/after" doc:"Agent: what is run by a shell after each backup, with SLIPCOVER_OUTCOME (completed or failed), SLIPCOVER_BACKUP and SLIPCOVER_INSTANCE in its environment."`
+	HookTimeout    time.Duration `yaml:"hook_timeout" default:"10m" doc:"Agent: when a hook is stopped."`
+
 	Progress string `yaml:"progress" default:"auto" enum:"auto|bar|plain|json|none" doc:"How progress is shown: a bar on a terminal, plain lines, JSON lines, or none; auto is a bar on a terminal and plain lines elsewhere."`
 
 	// File is the configuration file that was read; empty if there was none.

@@ -58,6 +58,9 @@ func TestDefaults(t *testing.T) {
 		BackupStrategy:   "CouchDBBackup",
 		BackupNamespace:  "trove.guestagent.strategies.backup.experimental.couchdb_impl",
 		RestoreNamespace: "trove.guestagent.strategies.restore.experimental.couchdb_impl",
+		Listen: "127.0.0.1:8779", Auth: "token", KeystoneProject: "service", KeystoneDomain: "Default", TokenCache: 30 * time.Second,
+		OwnSwift: true, SwiftContainer: "database_backups", QuotaInstances: -1, QuotaBackups: -1, QuotaVolumes: -1, RateLimit: 600, NATSReplicas: 1,
+		ServerURL: "http://127.0.0.1:8779", BindAddress: "127.0.0.1", HookTimeout: 10 * time.Minute,
 	}
 	if got := settings(c); !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -179,6 +182,41 @@ keep_within: 1y6m
 keep_minimum: 7
 retention_time_zone: Europe/Berlin
 progress: json
+listen: 0.0.0.0:8779
+tls_cert: tls.crt
+tls_key: tls.key
+insecure_http: true
+public_url: https://b:8779
+auth: keystone
+keystone_url: http://k:5000/v3
+keystone_user: trove
+keystone_password: kp
+keystone_project: services
+keystone_domain: D
+region: R
+token_cache: 5s
+own_swift: false
+swift_container: c
+quota_instances: 1
+quota_backups: 2
+quota_volumes: 3
+rate_limit: 4
+audit_file: audit
+nats_url: nats://n:4222
+nats_creds: creds
+nats_account_seed: seed
+nats_replicas: 3
+nats_listen: 0.0.0.0:4222
+server_url: https://b:8779
+ca_file: ca
+token: slc
+instances_dir: /i
+bind_address: 0.0.0.0
+couchdb_bin: /c
+restart_command: r
+hook_before: x
+hook_after: y
+hook_timeout: 1m
 `)
 	c, err := load(Options{File: file})
 	if err != nil {
@@ -198,6 +236,12 @@ progress: json
 		Repositories: []string{"file:///mnt/backup", "/srv/backup"}, Recipients: []string{"age1z5xphhwcaug5n38vyg40nqdc23ffl6cu6v8qj5pz4wdr2f47fuysypkakq"}, ImmutableFor: calendar.Span{Weeks: 2},
 		KeepLast: 1, KeepHourly: 2, KeepDaily: 3, KeepWeekly: 4, KeepMonthly: 5, KeepYearly: 6, KeepWithin: calendar.Span{Years: 1, Months: 6}, KeepMinimum: 7,
 		RetentionTimeZone: TimeZone{berlin},
+		Listen: "0.0.0.0:8779", TLSCert: filepath.Join(dir, "tls.crt"), TLSKey: filepath.Join(dir, "tls.key"), InsecureHTTP: true, PublicURL: "https://b:8779",
+		Auth: "keystone", KeystoneURL: "http://k:5000/v3", KeystoneUser: "trove", KeystonePassword: "kp", KeystoneProject: "services", KeystoneDomain: "D", Region: "R",
+		TokenCache: 5 * time.Second, SwiftContainer: "c", QuotaInstances: 1, QuotaBackups: 2, QuotaVolumes: 3, RateLimit: 4, AuditFile: filepath.Join(dir, "audit"),
+		NATSURL: "nats://n:4222", NATSCreds: filepath.Join(dir, "creds"), NATSAccountSeed: filepath.Join(dir, "seed"), NATSReplicas: 3, NATSListen: "0.0.0.0:4222",
+		ServerURL: "https://b:8779", CAFile: filepath.Join(dir, "ca"), Token: "slc", InstancesDir: "/i", BindAddress: "0.0.0.0", CouchDBBin: "/c",
+		RestartCommand: "r", HookBefore: "x", HookAfter: "y", HookTimeout: time.Minute,
 	}
 	if got := settings(c); !reflect.DeepEqual(got, want) && runtime.GOOS != "windows" {
 		t.Errorf("got  %+v\nwant %+v", got, want)

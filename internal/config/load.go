@@ -209,7 +209,7 @@ func xdg(env map[string]string, name, below string) string {
 
 // instead pairs the settings of which a layer may hold one, and of which the one
 // in a stronger layer counts.
-var instead = [][2]string{{"couch_password", "couch_password_file"}, {"passphrase", "passphrase_file"}}
+var instead = [][2]string{{"couch_password", "couch_password_file"}, {"passphrase", "passphrase_file"}, {"token", "token_file"}}
 
 // apply puts one layer over what is there.
 func (c *Config) apply(layer map[string]value) error {
@@ -252,6 +252,8 @@ func (c *Config) unset(name string) {
 		c.CouchPasswordFile = ""
 	case "passphrase_file":
 		c.PassphraseFile = ""
+	case "token_file":
+		c.TokenFile = ""
 	}
 }
 
@@ -307,7 +309,7 @@ func (c *Config) complete(o Options, env map[string]string) error {
 	for _, f := range []struct {
 		key, file string
 		to        *Secret
-	}{{"couch_password_file", c.CouchPasswordFile, &c.CouchPassword}, {"passphrase_file", c.PassphraseFile, &c.Passphrase}} {
+	}{{"couch_password_file", c.CouchPasswordFile, &c.CouchPassword}, {"passphrase_file", c.PassphraseFile, &c.Passphrase}, {"token_file", c.TokenFile, &c.Token}} {
 		if f.file == "" {
 			continue
 		}
