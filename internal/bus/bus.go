@@ -6,8 +6,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"os"
 	"strings"
 	"sync"
@@ -115,7 +117,7 @@ func (b *Bus) open(ctx context.Context) error {
 		return err
 	}
 	again := nats.ReconnectHandler(func(*nats.Conn) {
-		b.log.Info("connected to NATS again")
+		b.log.InfoContext(ctx, "connected to NATS again")
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		for f := range b.again {
@@ -228,11 +230,11 @@ func connect(ctx context.Context, url string, log *slog.Logger, opts ...nats.Opt
 		}),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
-				log.Warn("lost the connection to NATS", "err", err)
+				log.WarnContext(ctx, "lost the connection to NATS", "err", err)
 			}
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-			log.Debug("NATS", "err", err)
+			log.DebugContext(ctx, "NATS", "err", err)
 		}),
 	}, opts...)
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
@@ -243,13 +245,23 @@ func connect(ctx context.Context, url string, log *slog.Logger, opts ...nats.Opt
 		if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked) || errors.Is(err, nats.ErrAccountAuthExpired) {
 			return nil, fmt.Errorf("%w: %w", ErrRefused, err)
 		}
-		log.Debug("connect to NATS", "err", err)
+		if !temporary(err) {
+			return nil, fmt.Errorf("connect to NATS: %w", err)
+		}
+		log.DebugContext(ctx, "connect to NATS", "err", err)
 		select {
 		case <-ctx.Done():
 			return nil, fmt.Errorf("connect to NATS: %w", errors.Join(err, ctx.Err()))
 		case <-time.After(wait):
 		}
 	}
+}
+
+// temporary says that a server may let itself be reached later.
+func temporary(err error) bool {
+	var n net.Error
+	return errors.As(err, &n) || errors.Is(err, io.EOF) || errors.Is(err, nats.ErrNoServers) || errors.Is(err, nats.ErrTimeout) ||
+		errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrStaleConnection)
 }
 
 // Close ends the connection and the embedded server, whose state is then all on

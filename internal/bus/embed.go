@@ -83,7 +83,7 @@ func startEmbedded(ctx context.Context, o Options) (_ *embedded, err error) {
 	log := &natsLog{log: o.Log}
 	e.server.SetLoggerV2(log, o.Log.Enabled(ctx, slog.LevelDebug), false, false)
 	e.server.Start()
-	for !e.server.ReadyForConnections(time.Second) {
+	for !e.server.ReadyForConnections(100 * time.Millisecond) {
 		if err := log.failed(); err != nil {
 			return nil, err
 		}

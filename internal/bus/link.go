@@ -62,7 +62,7 @@ func Dial(ctx context.Context, o LinkOptions) (*Link, error) {
 		nats.Name("slipcover agent " + o.Agent),
 		nats.CustomInboxPrefix(inboxOf(o.Agent)),
 		nats.ReconnectHandler(func(*nats.Conn) {
-			o.Log.Info("connected to NATS again")
+			o.Log.InfoContext(ctx, "connected to NATS again")
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			for c := range l.wake {

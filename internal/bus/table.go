@@ -165,13 +165,13 @@ type Change struct {
 func (t *Table) Watch(ctx context.Context, fn func(Change)) error {
 	w := watch{t: t, fn: fn, known: map[string]uint64{}}
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		began := time.Now()
+		w.settled = false
 		err := w.run(ctx)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		t.b.log.DebugContext(ctx, "watch again from the beginning", "table", t.kv.Bucket(), "err", err)
-		if time.Since(began) > lookInterval {
+		if w.settled {
 			wait = 100 * time.Millisecond
 		}
 		select {
@@ -187,7 +187,8 @@ type watch struct {
 	fn      func(Change)
 	known   map[string]uint64 // revisions of the entries that fn was told
 	created time.Time         // of the stream whose revisions these are
-	ready   bool              // fn was told
+	settled bool              // the last run has told all entries
+	ready   bool              // fn was told so
 }
 
 // run tells all entries and then changes, until it can't be sure any more that it
@@ -303,6 +304,7 @@ func (w *watch) settle(fresh map[string]bool, rev uint64) {
 			w.fn(Change{Key: key, Rev: rev, Deleted: true})
 		}
 	}
+	w.settled = true
 	if !w.ready {
 		w.ready = true
 		w.fn(Change{Ready: true})
