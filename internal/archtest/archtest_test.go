@@ -70,11 +70,17 @@ var allowed = map[string][]string{
 	// NATS: bytes between agents and servers, and their state; no backups.
 	"internal/bus": {"internal/durable"},
 
+	// Pure: a line of cron, a zone and the time in; what is to be done and when out.
+	"internal/schedule": {},
+
+	// What systemd is told of a service, by whoever runs one.
+	"internal/sdnotify": {},
+
 	// The catalog and who does what: no HTTP, no engines, no NATS of its own.
 	"internal/server": {"internal/access", "internal/bus", "internal/calendar", "internal/job", "internal/manifest", "internal/retention", "internal/schedule"},
 
 	// Trove's REST API: requests and documents translated, nothing kept.
-	"internal/trove": {"internal/access", "internal/job", "internal/server"},
+	"internal/trove": {"internal/access", "internal/httpd", "internal/job", "internal/server"},
 
 	// Wires all the rest together.
 	"internal/cli": {"couchfile", "internal/backup", "internal/calendar", "internal/config", "internal/durable", "internal/manifest", "internal/node",
