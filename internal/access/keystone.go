@@ -223,6 +223,9 @@ func (k *Keystone) get(ctx context.Context, own, token string) (*answer, int, er
 	if err := r.ExtractInto(a); err != nil {
 		return nil, 0, fmt.Errorf("%w: read Keystone's answer: %w", ErrUnavailable, err)
 	}
+	if a.User.ID == "" || a.Expires.IsZero() {
+		return nil, 0, fmt.Errorf("%w: what answers at %s is no Keystone", ErrUnavailable, k.o.URL)
+	}
 	return a, http.StatusOK, nil
 }
 

@@ -253,6 +253,67 @@ func TestKeystoneDown(t *testing.T) {
 	})
 }
 
+// What isn't an answer of Keystone's says nothing about the token.
+func TestNotKeystone(t *testing.T) {
+	k := testenv.Keystone(t)
+	token, _ := k.Token(t, k.Vars)
+	front := testenv.NewFront(t, k.URL)
+	checker := newKeystone(t, access.KeystoneOptions{URL: front.URL})
+	for _, text := range []string{"", "{}", "[]", "null", `"x"`, `{"token": null}`, `{"token": []}`, `{"token": {}}`, `{"token": {"expires_at": "soon"}}`,
+		`{"token": {"expires_at": "2999-01-01T00:00:00Z", "user": {"id": 7}}}`, "<html>", `{"token": {"roles": {}}}`} {
+		front.Set(func(int, *http.Request) testenv.Fault {
+			return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) { io.WriteString(w, text) }
+		})
+		if c, err := checker.Check(t.Context(), token); !errors.Is(err, access.ErrUnavailable) {
+			t.Errorf("answer %q: %v, %v", text, c, err)
+		}
+	}
+	// A redirect isn't followed: tokens would go where nobody said.
+	front.Set(func(int, *http.Request) testenv.Fault {
+		return func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+			http.Redirect(w, r, k.URL+r.URL.Path, http.StatusFound)
+		}
+	})
+	if c, err := checker.Check(t.Context(), token); !errors.Is(err, access.ErrUnavailable) {
+		t.Errorf("redirect: %v, %v", c, err)
+	}
+	front.Set(nil)
+	if _, err := checker.Check(t.Context(), token); err != nil {
+		t.Error(err)
+	}
+}
+
+func BenchmarkCheck(b *testing.B) {
+	k := testenv.Keystone(b)
+	token, _ := k.Token(b, k.Vars)
+	for name, o := range map[string]access.KeystoneOptions{"cached": {URL: k.URL, CacheFor: time.Hour}, "asked": {URL: k.URL, CacheFor: -1}} {
+		b.Run("keystone/"+name, func(b *testing.B) {
+			c, err := access.NewKeystone(o)
+			if err != nil {
+				b.Fatal(err)
+			}
+			for b.Loop() {
+				if _, err := c.Check(b.Context(), token); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+	b.Run("own", func(b *testing.B) {
+		connect, _ := tables(b)
+		tokens := access.NewTokens(connect())
+		_, text, err := tokens.Create(b.Context(), access.Token{Name: "x", Role: access.Viewer, Project: "p"})
+		if err != nil {
+			b.Fatal(err)
+		}
+		for b.Loop() {
+			if _, err := tokens.Check(b.Context(), text.Reveal()); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
 // An answer isn't kept beyond the token's end. Keystone's tokens live for a day, so
 // the end is moved on the way.
 func TestKeystoneExpiry(t *testing.T) {

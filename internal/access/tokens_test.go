@@ -21,7 +21,7 @@ import (
 
 // tables starts a NATS server. Each call of connect gives the table as another server
 // of the service has it.
-func tables(t *testing.T) (connect func() *bus.Table, srv *server.Server) {
+func tables(t testing.TB) (connect func() *bus.Table, srv *server.Server) {
 	t.Helper()
 	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true})
 	if err != nil {
