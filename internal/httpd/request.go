@@ -100,12 +100,15 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	answer.before = func() { a.audit(ctx, r, q, answer.status) }
 	answer.Header().Set(RequestIDHeader, q.ID)
 	MaxBody(r, a.MaxBody)
+	allowed := a.Addresses.Allow(AddressKey(q.Address))
 	a.Metrics.begin(a.Name)
 	defer func() {
 		took := time.Since(begin)
 		a.Metrics.end(a.Name, r.Method, answer.status, took)
 		level := slog.LevelInfo
-		if answer.status >= http.StatusInternalServerError {
+		if !allowed.OK {
+			level = slog.LevelDebug // who sends too much doesn't fill the log; the metrics count it
+		} else if answer.status >= http.StatusInternalServerError {
 			level = slog.LevelWarn
 		}
 		a.Log.LogAttrs(ctx, level, "request", slog.String("api", a.Name), slog.String("method", methodLabel(r.Method)), slog.String("route", r.Pattern),
@@ -118,7 +121,7 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		}
 		answer.finish()
 	}()
-	if allowed := a.Addresses.Allow(AddressKey(q.Address)); !allowed.OK {
+	if !allowed.OK {
 		allowed.SetHeader(answer)
 		a.TooMany(answer, r, allowed)
 		return
