@@ -58,7 +58,7 @@ func Interval() time.Duration {
 // While it says false or hangs there are none, and systemd ends the service and
 // starts it again. It returns at once if systemd wants none. A sign that can't be
 // sent is tried again half the time later: it is systemd who judges.
-func Watchdog(ctx context.Context, fine func(context.Context) bool) {
+func Watchdog(ctx context.Context, fine func() bool) {
 	every := Interval()
 	if every == 0 {
 		return
@@ -66,7 +66,7 @@ func Watchdog(ctx context.Context, fine func(context.Context) bool) {
 	t := time.NewTicker(every)
 	defer t.Stop()
 	for {
-		if fine(ctx) && ctx.Err() == nil {
+		if fine() && ctx.Err() == nil {
 			_ = Notify(alive)
 		}
 		select {

@@ -108,7 +108,7 @@ func TestWatchdog(t *testing.T) {
 	asked := make(chan struct{}, 1000)
 	go func() {
 		defer close(done)
-		sdnotify.Watchdog(ctx, func(context.Context) bool {
+		sdnotify.Watchdog(ctx, func() bool {
 			select {
 			case asked <- struct{}{}:
 			default:
@@ -137,5 +137,5 @@ func TestWatchdog(t *testing.T) {
 
 func TestWatchdogUnwanted(t *testing.T) {
 	t.Setenv("WATCHDOG_USEC", "")
-	sdnotify.Watchdog(t.Context(), func(context.Context) bool { t.Error("asked"); return true })
+	sdnotify.Watchdog(t.Context(), func() bool { t.Error("asked"); return true })
 }
