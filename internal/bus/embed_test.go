@@ -26,6 +26,13 @@ func TestMain(m *testing.M) {
 		fmt.Println(writeForEver(dir, os.Getenv("BUS_TEST_ROUND")))
 		os.Exit(1)
 	}
+	if url := os.Getenv("BUS_TEST_LINKS"); url != "" {
+		if err := waitForJobs(url); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 
