@@ -97,6 +97,9 @@ type Config struct {
 	NATSAccountSeed  string        `yaml:"nats_account_seed" kind:"path" example:"/etc/slipcover/account.nk" doc:"Server: seed of the key of its account on that cluster, or of a signing key, with which it gives agents credentials for their own subjects alone."`
 	NATSReplicas     int           `yaml:"nats_replicas" default:"1" min:"1" max:"5" doc:"Server: on how many of that cluster's servers state is kept: 3 on three servers."`
 	NATSListen       string        `yaml:"nats_listen" example:"0.0.0.0:4222" doc:"Server: host and port on which the NATS in it takes agents of other machines, by TLS. Without it only an agent in the same process is served."`
+	LogLevel         string        `yaml:"log_level" default:"info" enum:"debug|info|warn|error" doc:"Server and agent: what is logged, to standard error."`
+	LogFormat        string        `yaml:"log_format" default:"text" enum:"text|json" doc:"Server and agent: how."`
+	MetricsToken     Secret        `yaml:"metrics_token" example:"secret" doc:"Server: what reads /metrics must send this as its bearer token. Without it, only this machine may read it."`
 
 	// Of slipcover agent.
 	ServerURL      string        `yaml:"server_url" default:"http://127.0.0.1:8779" doc:"Agent, and the commands that speak to a server: where its APIs are."`

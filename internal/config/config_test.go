@@ -58,8 +58,8 @@ func TestDefaults(t *testing.T) {
 		BackupStrategy:   "CouchDBBackup",
 		BackupNamespace:  "trove.guestagent.strategies.backup.experimental.couchdb_impl",
 		RestoreNamespace: "trove.guestagent.strategies.restore.experimental.couchdb_impl",
-		Listen: "127.0.0.1:8779", Auth: "token", KeystoneProject: "service", KeystoneDomain: "Default", TokenCache: 30 * time.Second,
-		OwnSwift: true, SwiftContainer: "database_backups", QuotaInstances: -1, QuotaBackups: -1, QuotaVolumes: -1, RateLimit: 600, NATSReplicas: 1,
+		Listen:           "127.0.0.1:8779", Auth: "token", KeystoneProject: "service", KeystoneDomain: "Default", TokenCache: 30 * time.Second,
+		OwnSwift: true, SwiftContainer: "database_backups", QuotaInstances: -1, QuotaBackups: -1, QuotaVolumes: -1, RateLimit: 600, NATSReplicas: 1, LogLevel: "info", LogFormat: "text",
 		ServerURL: "http://127.0.0.1:8779", BindAddress: "127.0.0.1", HookTimeout: 10 * time.Minute,
 	}
 	if got := settings(c); !reflect.DeepEqual(got, want) {
@@ -217,6 +217,9 @@ restart_command: r
 hook_before: x
 hook_after: y
 hook_timeout: 1m
+log_level: debug
+log_format: json
+metrics_token: mt
 `)
 	c, err := load(Options{File: file})
 	if err != nil {
@@ -236,12 +239,12 @@ hook_timeout: 1m
 		Repositories: []string{"file:///mnt/backup", "/srv/backup"}, Recipients: []string{"age1z5xphhwcaug5n38vyg40nqdc23ffl6cu6v8qj5pz4wdr2f47fuysypkakq"}, ImmutableFor: calendar.Span{Weeks: 2},
 		KeepLast: 1, KeepHourly: 2, KeepDaily: 3, KeepWeekly: 4, KeepMonthly: 5, KeepYearly: 6, KeepWithin: calendar.Span{Years: 1, Months: 6}, KeepMinimum: 7,
 		RetentionTimeZone: TimeZone{berlin},
-		Listen: "0.0.0.0:8779", TLSCert: filepath.Join(dir, "tls.crt"), TLSKey: filepath.Join(dir, "tls.key"), InsecureHTTP: true, PublicURL: "https://b:8779",
+		Listen:            "0.0.0.0:8779", TLSCert: filepath.Join(dir, "tls.crt"), TLSKey: filepath.Join(dir, "tls.key"), InsecureHTTP: true, PublicURL: "https://b:8779",
 		Auth: "keystone", KeystoneURL: "http://k:5000/v3", KeystoneUser: "trove", KeystonePassword: "kp", KeystoneProject: "services", KeystoneDomain: "D", Region: "R",
 		TokenCache: 5 * time.Second, SwiftContainer: "c", QuotaInstances: 1, QuotaBackups: 2, QuotaVolumes: 3, RateLimit: 4, AuditFile: filepath.Join(dir, "audit"),
 		NATSURL: "nats://n:4222", NATSCreds: filepath.Join(dir, "creds"), NATSAccountSeed: filepath.Join(dir, "seed"), NATSReplicas: 3, NATSListen: "0.0.0.0:4222",
 		ServerURL: "https://b:8779", CAFile: filepath.Join(dir, "ca"), Token: "slc", InstancesDir: "/i", BindAddress: "0.0.0.0", CouchDBBin: "/c",
-		RestartCommand: "r", HookBefore: "x", HookAfter: "y", HookTimeout: time.Minute,
+		RestartCommand: "r", HookBefore: "x", HookAfter: "y", HookTimeout: time.Minute, LogLevel: "debug", LogFormat: "json", MetricsToken: "mt",
 	}
 	if got := settings(c); !reflect.DeepEqual(got, want) && runtime.GOOS != "windows" {
 		t.Errorf("got  %+v\nwant %+v", got, want)

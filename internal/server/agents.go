@@ -1,0 +1,333 @@
+package server
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/slipcover/slipcover/internal/bus"
+	"github.com/slipcover/slipcover/internal/job"
+)
+
+// liveAgents is what this server heard of agents and jobs that isn't worth storing each
+// time.
+type liveAgents struct {
+	mu       sync.Mutex
+	hellos   map[string]heard        // by agent
+	progress map[string]job.Progress // by job
+}
+
+type heard struct {
+	hello job.Hello
+	at    time.Time
+}
+
+func newLiveAgents() *liveAgents {
+	return &liveAgents{hellos: map[string]heard{}, progress: map[string]job.Progress{}}
+}
+
+func (l *liveAgents) set(id string, p job.Progress) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.progress[id] = p
+}
+
+func (l *liveAgents) forget(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.progress, id)
+}
+
+func (l *liveAgents) progressOf(j *job.Job) job.Progress {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if p, ok := l.progress[j.ID]; ok {
+		return p
+	}
+	return j.At
+}
+
+// hello returns what an agent said last, and whether that is so lately that it counts as
+// online. Servers share hellos, so what is stored may be newer than what this one heard.
+func (s *Server) hello(a *job.Agent) (job.Hello, bool) {
+	hello, at := s.lastHeard(a)
+	return hello, !at.IsZero() && s.now().Sub(at) < s.cfg.Offline
+}
+
+func (s *Server) lastHeard(a *job.Agent) (job.Hello, time.Time) {
+	s.live.mu.Lock()
+	h, ok := s.live.hellos[a.ID]
+	s.live.mu.Unlock()
+	if ok && h.at.After(a.Seen) {
+		return h.hello, h.at
+	}
+	return a.Hello, a.Seen
+}
+
+// AgentInfo is an agent as it is now.
+type AgentInfo struct {
+	job.Agent
+	Online bool      `json:"online"`
+	Seen   time.Time `json:"seen"`
+}
+
+// Agents returns all agents by name.
+func (s *Server) Agents() []AgentInfo {
+	var out []AgentInfo
+	s.agents.all(func(_ string, a *job.Agent) bool {
+		info := AgentInfo{Agent: *a}
+		info.Hello, info.Seen = s.lastHeard(a)
+		_, info.Online = s.hello(a)
+		out = append(out, info)
+		return true
+	})
+	slices.SortFunc(out, func(a, b AgentInfo) int { return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.ID, b.ID)) })
+	return out
+}
+
+// Joining is an agent that asks to belong to the service, let in by a join token.
+type Joining struct {
+	Name      string // of the agent and its node; it names the node in repositories
+	Project   string // whose node it is
+	PublicKey string // for the bus
+	Recipient string // age, for secrets
+	Hello     job.Hello
+}
+
+// Joined is what it gets.
+type Joined struct {
+	AgentID  string `json:"agent_id"`
+	Instance string `json:"instance"` // id of its node
+	JWT      string `json:"jwt"`      // credentials for the bus; "" where the bus gives none
+}
+
+// Join lets an agent in: its node becomes an instance. An agent of the same name and
+// project that was there before is replaced, with its instance and backups kept: its
+// old credentials are worth nothing any more.
+func (s *Server) Join(ctx context.Context, n Joining) (*Joined, error) {
+	id := newID()
+	jwt, err := s.cfg.Bus.Issue(ctx, id, n.PublicKey)
+	if err != nil && !errors.Is(err, bus.ErrNoIssuer) {
+		return nil, err
+	}
+	now := s.now()
+	a := &job.Agent{ID: id, Name: n.Name, Project: n.Project, PublicKey: n.PublicKey, Recipient: n.Recipient, Hello: n.Hello, Created: now}
+	if err := s.cfg.Bus.AddAgent(ctx, id); err != nil {
+		return nil, fmt.Errorf("make the agent's queue: %w", err)
+	}
+	if err := s.agents.create(ctx, id, a); err != nil {
+		return nil, err
+	}
+	var older []*job.Agent
+	s.agents.all(func(_ string, o *job.Agent) bool {
+		if o.ID != id && o.Name == n.Name && o.Project == n.Project {
+			older = append(older, o)
+		}
+		return true
+	})
+	instance, err := s.nodeOf(ctx, a, older)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range older {
+		if err := s.removeAgent(ctx, o.ID, id); err != nil {
+			return nil, err
+		}
+	}
+	s.log.InfoContext(ctx, "agent joined", "agent", id, "name", n.Name, "project", n.Project, "instance", instance)
+	return &Joined{AgentID: id, Instance: instance, JWT: jwt}, nil
+}
+
+// nodeOf gives an agent its node's instance: the one that was there under that name in
+// repositories, or a new one.
+func (s *Server) nodeOf(ctx context.Context, a *job.Agent, older []*job.Agent) (string, error) {
+	var there *job.Instance
+	taken := false
+	s.instances.all(func(_ string, i *job.Instance) bool {
+		if i.Made || i.RepoName != a.Name {
+			return true
+		}
+		if i.Project == a.Project && (i.Agent == "" || slices.ContainsFunc(older, func(o *job.Agent) bool { return o.ID == i.Agent })) {
+			there = i
+		} else {
+			taken = true
+		}
+		return true
+	})
+	if there == nil && taken {
+		return "", refuse(Conflict, "There is a node %q already: give this one another name by its setting instance.", a.Name)
+	}
+	if there != nil {
+		_, err := s.instances.update(ctx, there.ID, func(i *job.Instance) error {
+			i.Agent, i.Updated = a.ID, s.now()
+			return nil
+		})
+		return there.ID, err
+	}
+	now := s.now()
+	i := &job.Instance{ID: newID(), Name: a.Name, Project: a.Project, Agent: a.ID, RepoName: a.Name, Status: job.InstanceActive,
+		Flavor: defaultFlavor, Address: a.Hello.Address, CouchDBVersion: s.cfg.Version, Created: now, Updated: now}
+	for _, seen := range a.Hello.Instances {
+		i.CouchDBVersion = cmp.Or(seen.Version, i.CouchDBVersion)
+	}
+	return i.ID, s.instances.create(ctx, i.ID, i)
+}
+
+// RemoveAgent takes an agent out of the service: its credentials are worth nothing from
+// now on, and its instances are let go, with their backups kept.
+func (s *Server) RemoveAgent(ctx context.Context, id string) error {
+	if _, err := s.agents.get(ctx, id); errors.Is(err, bus.ErrNotFound) {
+		return notFound(id)
+	} else if err != nil {
+		return err
+	}
+	return s.removeAgent(ctx, id, "")
+}
+
+// removeAgent removes an agent and gives its instances to its heir, or, without one,
+// lets them go. It can be repeated.
+func (s *Server) removeAgent(ctx context.Context, id, heir string) error {
+	var jobs []string
+	s.jobs.all(func(_ string, j *job.Job) bool {
+		if j.Agent == id && !j.State.Ended() {
+			jobs = append(jobs, j.ID)
+		}
+		return true
+	})
+	for _, j := range jobs {
+		if err := s.giveUp(ctx, j, "its agent was removed"); err != nil {
+			return err
+		}
+	}
+	var instances []*job.Instance
+	s.instances.all(func(_ string, i *job.Instance) bool {
+		if i.Agent == id {
+			instances = append(instances, i)
+		}
+		return true
+	})
+	for _, i := range instances {
+		if heir == "" {
+			if err := s.dropSchedules(ctx, i.ID); err != nil {
+				return err
+			}
+			if err := s.instances.remove(ctx, i.ID); err != nil {
+				return err
+			}
+			continue
+		}
+		if _, err := s.instances.update(ctx, i.ID, func(i *job.Instance) error {
+			i.Agent, i.Updated = heir, s.now()
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	if err := s.cfg.Bus.RemoveAgent(ctx, id); err != nil {
+		return err
+	}
+	return s.agents.remove(ctx, id)
+}
+
+// answer answers the requests of agents.
+func (s *Server) answer(ctx context.Context, agent, verb string, data []byte) ([]byte, error) {
+	switch verb {
+	case job.VerbHello:
+		return answerTo(ctx, agent, data, s.greet)
+	case job.VerbClaim:
+		return answerTo(ctx, agent, data, s.claim)
+	case job.VerbReport:
+		return answerTo(ctx, agent, data, s.report)
+	}
+	return nil, fmt.Errorf("unknown request %q: server and agent are of different versions", verb)
+}
+
+func answerTo[In, Out any](ctx context.Context, agent string, data []byte, fn func(context.Context, string, In) (Out, error)) ([]byte, error) {
+	var in In
+	if err := json.Unmarshal(data, &in); err != nil {
+		return nil, fmt.Errorf("the request can't be read: %w", err)
+	}
+	out, err := fn(ctx, agent, in)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(out)
+}
+
+// greet takes in a hello. A new session is stored at once, since it decides whose claims
+// count; for the rest it is enough to store now and then that the agent lives.
+func (s *Server) greet(ctx context.Context, agent string, h job.Hello) (job.HelloReply, error) {
+	a, err := s.agents.get(ctx, agent)
+	if err != nil {
+		return job.HelloReply{}, err
+	}
+	now := s.now()
+	s.live.mu.Lock()
+	s.live.hellos[agent] = heard{h, now}
+	s.live.mu.Unlock()
+	if a.Session != h.Session || now.Sub(a.Seen) > s.cfg.Offline/3 || !sameInstances(a.Hello.Instances, h.Instances) {
+		if _, err = s.agents.update(ctx, agent, func(a *job.Agent) error {
+			a.Session, a.Hello, a.Seen = h.Session, h, now
+			a.Recipient = cmp.Or(h.Recipient, a.Recipient)
+			return nil
+		}); err != nil {
+			return job.HelloReply{}, err
+		}
+	}
+	reply := job.HelloReply{Every: s.cfg.Every}
+	var own *job.Instance
+	s.instances.all(func(_ string, i *job.Instance) bool {
+		if i.Agent == agent && i.Made {
+			reply.Instances = append(reply.Instances, i.ID)
+		} else if i.Agent == agent {
+			reply.Node, reply.NodeName, own = i.ID, i.RepoName, i
+		}
+		return true
+	})
+	return reply, s.noteVersion(ctx, own, h)
+}
+
+// noteVersion keeps the CouchDB version and address of the agent's own node.
+func (s *Server) noteVersion(ctx context.Context, own *job.Instance, h job.Hello) error {
+	if own == nil {
+		return nil
+	}
+	version := own.CouchDBVersion
+	for _, seen := range h.Instances {
+		if seen.Instance == own.ID || seen.Instance == "" {
+			version = cmp.Or(seen.Version, version)
+		}
+	}
+	if version == own.CouchDBVersion && (h.Address == "" || h.Address == own.Address) {
+		return nil
+	}
+	_, err := s.instances.update(ctx, own.ID, func(i *job.Instance) error {
+		i.CouchDBVersion, i.Address = version, cmp.Or(h.Address, i.Address)
+		return nil
+	})
+	return err
+}
+
+// sameInstances compares what is worth storing at once: whether CouchDBs are up.
+func sameInstances(a, b []job.Seen) bool {
+	return slices.EqualFunc(a, b, func(a, b job.Seen) bool {
+		return a.Instance == b.Instance && a.Up == b.Up && a.Version == b.Version && a.CanRestart == b.CanRestart
+	})
+}
+
+// ownNode is the id of the instance that an agent's own node is; "" if it was let go.
+func (s *Server) ownNode(a *job.Agent) (id string) {
+	s.instances.all(func(_ string, i *job.Instance) bool {
+		if i.Agent == a.ID && !i.Made {
+			id = i.ID
+		}
+		return id == ""
+	})
+	return id
+}

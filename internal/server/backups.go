@@ -1,0 +1,385 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/slipcover/slipcover/internal/access"
+	"github.com/slipcover/slipcover/internal/bus"
+	"github.com/slipcover/slipcover/internal/job"
+)
+
+// BackupFilter says which backups to list. The zero value is the first page of the
+// caller's project.
+type BackupFilter struct {
+	Instance string // id
+	Version  string // datastore version
+	All      bool   // of all projects, or of Project
+	Project  string
+	Schedule string // id
+	Offset   int
+	Limit    int
+}
+
+// Backups returns a page of backups, the newest Updated first, and whether there are
+// more.
+func (s *Server) Backups(who *access.Caller, f BackupFilter) ([]*job.Backup, bool) {
+	s.backups.mu.RLock()
+	defer s.backups.mu.RUnlock()
+	return s.index.page(func(b *job.Backup) bool {
+		return (f.All && (f.Project == "" || f.Project == b.Project) || !f.All && mine(who, b.Project)) &&
+			b.Status != job.BackupDeleting &&
+			(f.Instance == "" || f.Instance == b.Instance) &&
+			(f.Schedule == "" || f.Schedule == b.Schedule) &&
+			(f.Version == "" || f.Version == majorMinor(b.CouchDBVersion))
+	}, f.Offset, f.Limit)
+}
+
+// Backup returns a backup of the caller's project.
+func (s *Server) Backup(ctx context.Context, who *access.Caller, id string) (*job.Backup, error) {
+	b, err := s.backups.get(ctx, id)
+	if errors.Is(err, bus.ErrNotFound) || err == nil && (!mine(who, b.Project) || b.Status == job.BackupDeleting) {
+		return nil, notFound(id)
+	}
+	return b, err
+}
+
+// Progress returns how far a running backup is.
+func (s *Server) Progress(b *job.Backup) (job.Progress, bool) {
+	if !b.Status.Running() {
+		return job.Progress{}, false
+	}
+	j := s.jobs.have(b.Job)
+	if j == nil {
+		return job.Progress{}, false
+	}
+	return s.live.progressOf(j), true
+}
+
+// NewBackup is a backup to be made.
+type NewBackup struct {
+	Name        string
+	Description string
+	Instance    string // id
+	// Parent is the id of the backup to record as its parent; Incremental takes the
+	// newest completed one of the instance, if there is one. Without either it is
+	// nobody's child. How much is read and stored does not depend on it: that is always
+	// what is new.
+	Parent      string
+	Incremental bool
+	Container   string // of the caller's Swift account; "" is the strategy's or the usual one
+
+	id, schedule string // of a schedule's firing
+}
+
+// CreateBackup begins a backup. The checks come in the order of Trove's.
+func (s *Server) CreateBackup(ctx context.Context, who *access.Caller, n NewBackup) (*job.Backup, error) {
+	if err := s.room(who.Project, "backups", 1); err != nil {
+		return nil, err
+	}
+	i, err := s.actable(ctx, who, n.Instance)
+	if err != nil {
+		return nil, err
+	}
+	parent, err := s.parentOf(ctx, who, i, n)
+	if err != nil {
+		return nil, err
+	}
+	now := s.now()
+	b := &job.Backup{ID: n.id, Name: n.Name, Description: n.Description, Project: i.Project, Instance: i.ID, Schedule: n.schedule,
+		Status: job.BackupNew, CouchDBVersion: i.CouchDBVersion, RepoName: i.RepoName, Created: now, Updated: now}
+	if b.ID == "" {
+		b.ID = newID()
+	}
+	spec := job.Spec{RepoName: i.RepoName, Name: n.Name, Description: n.Description}
+	if parent != nil {
+		b.Parent = parent.ID
+	}
+	var secrets job.Secrets
+	if b.Repository, err = s.repositoryFor(who, i, n.Container, &secrets); err != nil {
+		return nil, err
+	}
+	spec.Repository, spec.Labels = b.Repository, labels(b, i)
+	agent, err := s.agents.get(ctx, i.Agent)
+	if err != nil {
+		return nil, err
+	}
+	if spec.Sealed, err = seal(agent, secrets); err != nil {
+		return nil, err
+	}
+	j := &job.Job{ID: newID(), Kind: job.KindBackup, Agent: i.Agent, Project: i.Project, Instance: i.ID, Backup: b.ID, Spec: spec}
+	b.Job = j.ID
+	if err := s.hold(ctx, j, nil); err != nil {
+		return nil, err
+	}
+	if err := s.backups.create(ctx, b.ID, b); err != nil {
+		s.letGo(ctx, j, nil)
+		return nil, err
+	}
+	if err := s.enqueue(ctx, j); err != nil {
+		s.letGo(ctx, j, nil)
+		return nil, errors.Join(err, s.backups.remove(ctx, b.ID))
+	}
+	s.log.InfoContext(ctx, "backup accepted", "backup", b.ID, "instance", i.Name, "job", j.ID)
+	return b, nil
+}
+
+// labels are what the backup's record says of the catalog.
+func labels(b *job.Backup, i *job.Instance) map[string]string {
+	l := map[string]string{job.LabelBackup: b.ID, job.LabelProject: b.Project, job.LabelInstance: i.ID, job.LabelInstanceName: i.Name}
+	if b.Parent != "" {
+		l[job.LabelParent] = b.Parent
+	}
+	if b.Schedule != "" {
+		l[job.LabelSchedule] = b.Schedule
+	}
+	return l
+}
+
+// parentOf finds the backup to record as parent; nil if there is none.
+func (s *Server) parentOf(ctx context.Context, who *access.Caller, i *job.Instance, n NewBackup) (*job.Backup, error) {
+	if n.Parent != "" {
+		p, err := s.Backup(ctx, who, n.Parent)
+		switch {
+		case err != nil:
+			return nil, err
+		case p.Instance != i.ID:
+			return nil, refuse(Invalid, "Backup %s is of another instance and can't be the parent.", p.ID)
+		case !p.Status.Usable():
+			return nil, refuse(Invalid, "Backup %s is %s and can't be the parent.", p.ID, p.Status)
+		}
+		return p, nil
+	}
+	if !n.Incremental {
+		return nil, nil
+	}
+	s.backups.mu.RLock()
+	defer s.backups.mu.RUnlock()
+	return s.index.last[i.ID], nil
+}
+
+// repositoryFor says where an instance's backup goes, and puts what the agent needs for
+// it into secrets.
+func (s *Server) repositoryFor(who *access.Caller, i *job.Instance, container string, secrets *job.Secrets) (job.Repository, error) {
+	if !s.cfg.OwnSwift || who.Token == "" {
+		if container != "" {
+			return job.Repository{}, refuse(Invalid, "Backups are stored where the agent's configuration says: leave the container out.")
+		}
+		return job.Repository{}, nil
+	}
+	if who.SwiftURL == "" {
+		return job.Repository{}, refuse(NotFound, "The service catalog of project %s has no object store to keep backups in.", who.Project)
+	}
+	if container == "" {
+		container = s.containerFor(i)
+	}
+	if container == "" || len(container) > 256 || strings.ContainsAny(container, "/?#\x00") {
+		return job.Repository{}, refuse(Invalid, "%q can't name a Swift container.", container)
+	}
+	secrets.Token = who.Token.Reveal()
+	return job.Repository{URL: "swift://" + container, Storage: who.SwiftURL, Recipients: s.cfg.Recipients}, nil
+}
+
+// reach puts what an agent needs to reach a repository into secrets: the caller's token,
+// if it is in a Swift account, which must be his.
+func (s *Server) reach(who *access.Caller, r *job.Repository, secrets *job.Secrets) error {
+	if r.Storage == "" {
+		return nil
+	}
+	if who.Token == "" {
+		return refuse(Invalid, "The backup is in the Swift account of project %s: ask with a token of that project.", who.Project)
+	}
+	secrets.Token = who.Token.Reveal()
+	return nil
+}
+
+// DeleteBackup deletes a backup and those that were made on it. They are gone for users
+// at once; their objects are removed by an agent.
+func (s *Server) DeleteBackup(ctx context.Context, who *access.Caller, id string) error {
+	b, err := s.Backup(ctx, who, id)
+	if err != nil {
+		return err
+	}
+	family := s.family(b)
+	for _, m := range family {
+		if m.Status.Running() {
+			return refuse(Busy, "Backup %s is running and can't be deleted.", m.ID)
+		}
+	}
+	for _, m := range family {
+		var secrets job.Secrets
+		if err := s.reach(who, &m.Repository, &secrets); err != nil {
+			return err
+		}
+		if err := s.deleteOne(ctx, m, secrets); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// family returns a backup's children, their children and so on, and last the backup
+// itself.
+func (s *Server) family(b *job.Backup) []*job.Backup {
+	s.backups.mu.RLock()
+	defer s.backups.mu.RUnlock()
+	children := map[string][]*job.Backup{}
+	for _, c := range s.index.order {
+		if c.Parent != "" && c.Project == b.Project {
+			children[c.Parent] = append(children[c.Parent], c)
+		}
+	}
+	var out []*job.Backup
+	seen := map[string]bool{}
+	var walk func(*job.Backup)
+	walk = func(b *job.Backup) {
+		if seen[b.ID] {
+			return
+		}
+		seen[b.ID] = true
+		for _, c := range children[b.ID] {
+			walk(c)
+		}
+		out = append(out, b)
+	}
+	walk(b)
+	return out
+}
+
+// deleteOne marks a backup as deleted and gives an agent the job to remove its objects.
+func (s *Server) deleteOne(ctx context.Context, b *job.Backup, secrets job.Secrets) error {
+	if b.RepoID == "" { // nothing was made
+		return s.backups.remove(ctx, b.ID)
+	}
+	agent := s.removerOf(b)
+	if agent == nil {
+		return refuse(Busy, "Backup %s can't be deleted now: no agent has its repository.", b.ID)
+	}
+	j := &job.Job{ID: newID(), Kind: job.KindDeleteBackup, Agent: agent.ID, Project: b.Project, Backup: b.ID,
+		Spec: job.Spec{RepoName: b.RepoName, RepoID: b.RepoID, Repository: b.Repository}}
+	var err error
+	if j.Spec.Sealed, err = seal(agent, secrets); err != nil {
+		return err
+	}
+	_, err = s.backups.update(ctx, b.ID, func(b *job.Backup) error {
+		if b.Status == job.BackupDeleting {
+			return errSame
+		}
+		b.Status, b.Job, b.Updated = job.BackupDeleting, j.ID, s.now()
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return s.enqueue(ctx, j)
+}
+
+// removerOf returns an agent that can remove a backup: that of its instance, or one that
+// has the same repository.
+func (s *Server) removerOf(b *job.Backup) *job.Agent {
+	if i := s.instances.have(b.Instance); i != nil {
+		if a := s.agents.have(i.Agent); a != nil {
+			return a
+		}
+	}
+	var offline *job.Agent
+	var best *job.Agent
+	s.agents.all(func(_ string, a *job.Agent) bool {
+		hello, online := s.hello(a)
+		if b.Repository.Storage == "" && hello.Repository.ID != b.Repository.ID || a.Project != b.Project && a.Project != "" {
+			return true
+		}
+		if online {
+			best = a
+			return false
+		}
+		offline = a
+		return true
+	})
+	if best == nil {
+		return offline
+	}
+	return best
+}
+
+// Adoption is a stored backup to be taken into the catalog.
+type Adoption struct {
+	Name, Description string
+	Location          string // as a backup's LocationRef
+}
+
+// AdoptBackup begins to take a stored backup into the catalog.
+func (s *Server) AdoptBackup(ctx context.Context, who *access.Caller, a Adoption) (*job.Backup, error) {
+	if err := s.room(who.Project, "backups", 1); err != nil {
+		return nil, err
+	}
+	place, repoName, repoID, ok := splitLocation(a.Location)
+	if !ok {
+		return nil, refuse(Invalid, "The location must be the one that a backup of Slipcover shows, …/backups/INSTANCE/ID/manifest.json.zst.age.")
+	}
+	now := s.now()
+	b := &job.Backup{ID: newID(), Name: a.Name, Description: a.Description, Project: who.Project, Status: job.BackupNew, RepoName: repoName, Created: now, Updated: now}
+	b.RepoID = repoID
+	var secrets job.Secrets
+	if s.cfg.OwnSwift && who.SwiftURL != "" && strings.HasPrefix(place, who.SwiftURL+"/") {
+		b.Repository = job.Repository{URL: "swift://" + strings.TrimPrefix(place, who.SwiftURL+"/"), Storage: who.SwiftURL}
+		secrets.Token = who.Token.Reveal()
+	} else if who.Token != "" && s.cfg.OwnSwift {
+		return nil, refuse(NotFound, "The backup isn't in the Swift account of project %s.", who.Project)
+	}
+	agent := s.adopterOf(who, b, place)
+	if agent == nil {
+		return nil, refuse(NotFound, "No agent of project %s that is online has that repository.", who.Project)
+	}
+	b.Instance = s.ownNode(agent)
+	j := &job.Job{ID: newID(), Kind: job.KindAdopt, Agent: agent.ID, Project: who.Project, Backup: b.ID,
+		Spec: job.Spec{RepoName: repoName, RepoID: repoID, Repository: b.Repository}}
+	b.Job = j.ID
+	var err error
+	if j.Spec.Sealed, err = seal(agent, secrets); err != nil {
+		return nil, err
+	}
+	if err := s.backups.create(ctx, b.ID, b); err != nil {
+		return nil, err
+	}
+	return b, s.enqueue(ctx, j)
+}
+
+// adopterOf returns an agent of the project that can read a place.
+func (s *Server) adopterOf(who *access.Caller, b *job.Backup, place string) *job.Agent {
+	var best *job.Agent
+	s.agents.all(func(_ string, a *job.Agent) bool {
+		hello, online := s.hello(a)
+		if online && a.Project == who.Project && (b.Repository.Storage != "" || strings.TrimRight(hello.Repository.URL, "/") == place) {
+			best = a
+		}
+		return best == nil
+	})
+	return best
+}
+
+// splitLocation splits a LocationRef into the place of the repository, and the backup's
+// instance and id in it.
+func splitLocation(location string) (place, repoName, repoID string, ok bool) {
+	location, query, parameters := strings.Cut(location, "?")
+	parts := strings.Split(location, "/")
+	n := len(parts)
+	if n < 6 || parts[n-4] != "backups" || !strings.HasPrefix(parts[n-1], "manifest.json") {
+		return "", "", "", false
+	}
+	place = strings.Join(parts[:n-4], "/")
+	if parameters {
+		place += "?" + query
+	}
+	return place, parts[n-3], parts[n-2], true
+}
+
+// majorMinor is the datastore version of a CouchDB version: 3.5 of 3.5.0.
+func majorMinor(version string) string {
+	parts := strings.SplitN(version, ".", 3)
+	if len(parts) < 2 {
+		return version
+	}
+	return parts[0] + "." + parts[1]
+}

@@ -1,0 +1,44 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Kind says what kind of refusal an Error is.
+type Kind int
+
+// The kinds, each with the HTTP status that Trove gives it.
+const (
+	Invalid     Kind = iota + 1 // 400: what was asked for can't be meant
+	Forbidden                   // 403
+	NotFound                    // 404: isn't there, or is another project's
+	Conflict                    // 409
+	OverQuota                   // 413
+	Busy                        // 422: the instance or backup is in no state for it
+	Unsupported                 // 501
+	Unavailable                 // 503
+)
+
+// Error is a refusal, in a sentence for whoever asked. The cause is for the log.
+type Error struct {
+	Kind    Kind
+	Message string
+	Cause   error
+}
+
+func (e *Error) Error() string { return e.Message }
+func (e *Error) Unwrap() error { return e.Cause }
+
+func refuse(k Kind, format string, args ...any) error {
+	return &Error{Kind: k, Message: fmt.Sprintf(format, args...)}
+}
+
+// notFound has Trove's words.
+func notFound(id string) error { return refuse(NotFound, "Resource %s cannot be found.", id) }
+
+// isKind reports whether err is a refusal of that kind.
+func isKind(err error, k Kind) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Kind == k
+}

@@ -1,0 +1,4 @@
+package server
+
+// FiringID is the id of the backup of a firing.
+var FiringID = firingID

@@ -1,0 +1,89 @@
+package server
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	"github.com/slipcover/slipcover/internal/job"
+)
+
+// backupIndex has all backups in the order of lists, the newest Updated first, and what
+// is counted of them. The lock of the shelf guards it.
+type backupIndex struct {
+	order    []*job.Backup
+	statuses map[job.BackupStatus]int
+	// last has the newest completed backup of each instance, and proofs the newest
+	// proof.
+	last   map[string]*job.Backup
+	proofs map[string]*job.Backup
+}
+
+func newBackupIndex() *backupIndex {
+	return &backupIndex{statuses: map[job.BackupStatus]int{}, last: map[string]*job.Backup{}, proofs: map[string]*job.Backup{}}
+}
+
+// before is the order of lists.
+func before(a, b *job.Backup) int {
+	return cmp.Or(b.Updated.Compare(a.Updated), strings.Compare(b.ID, a.ID))
+}
+
+// changed keeps the index in step with the shelf.
+func (x *backupIndex) changed(_ string, old, now *job.Backup) {
+	if old != nil {
+		if i, ok := slices.BinarySearchFunc(x.order, old, before); ok {
+			x.order = slices.Delete(x.order, i, i+1)
+		}
+		x.statuses[old.Status]--
+	}
+	if now != nil {
+		i, _ := slices.BinarySearchFunc(x.order, now, before)
+		x.order = slices.Insert(x.order, i, now)
+		x.statuses[now.Status]++
+		if now.Status.Usable() {
+			if l := x.last[now.Instance]; l == nil || l.ID == now.ID || now.Created.After(l.Created) {
+				x.last[now.Instance] = now
+			}
+			if p := x.proofs[now.Instance]; now.Proof != nil && (p == nil || p.ID == now.ID || now.Proof.At.After(p.Proof.At)) {
+				x.proofs[now.Instance] = now
+			}
+			return
+		}
+	}
+	x.forget(old, x.last, func(b *job.Backup) bool { return b.Status.Usable() })
+	x.forget(old, x.proofs, func(b *job.Backup) bool { return b.Status.Usable() && b.Proof != nil })
+}
+
+// forget puts the next best in the place of a backup that is gone.
+func (x *backupIndex) forget(old *job.Backup, from map[string]*job.Backup, good func(*job.Backup) bool) {
+	if old == nil || from[old.Instance] == nil || from[old.Instance].ID != old.ID {
+		return
+	}
+	delete(from, old.Instance)
+	for _, b := range x.order {
+		if b.Instance != old.Instance || !good(b) {
+			continue
+		}
+		if best := from[old.Instance]; best == nil || b.Created.After(best.Created) {
+			from[old.Instance] = b
+		}
+	}
+}
+
+// page returns the backups that fit from the one of number offset on, at most limit.
+func (x *backupIndex) page(fits func(*job.Backup) bool, offset, limit int) (page []*job.Backup, more bool) {
+	for _, b := range x.order {
+		if !fits(b) {
+			continue
+		}
+		if offset > 0 {
+			offset--
+			continue
+		}
+		if len(page) == limit {
+			return page, true
+		}
+		page = append(page, b)
+	}
+	return page, false
+}

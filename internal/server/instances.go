@@ -1,0 +1,301 @@
+package server
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/slipcover/slipcover/internal/access"
+	"github.com/slipcover/slipcover/internal/bus"
+	"github.com/slipcover/slipcover/internal/job"
+)
+
+// Instances returns the instances of the caller's project, or of all, by id.
+func (s *Server) Instances(who *access.Caller, all bool) []*job.Instance {
+	var out []*job.Instance
+	s.instances.all(func(_ string, i *job.Instance) bool {
+		if all || mine(who, i.Project) {
+			out = append(out, i)
+		}
+		return true
+	})
+	slices.SortFunc(out, func(a, b *job.Instance) int { return strings.Compare(a.ID, b.ID) })
+	return out
+}
+
+// Instance returns an instance of the caller's project.
+func (s *Server) Instance(ctx context.Context, who *access.Caller, id string) (*job.Instance, error) {
+	i, err := s.instances.get(ctx, id)
+	if errors.Is(err, bus.ErrNotFound) || err == nil && !mine(who, i.Project) {
+		return nil, notFound(id)
+	}
+	return i, err
+}
+
+// NewInstance is an instance to be made.
+type NewInstance struct {
+	Name     string
+	Flavor   string // id
+	VolumeGB int
+	Backup   string // id of the one to make it from; "" makes an empty CouchDB
+	Agent    string // name or id of the agent to make it on; "" leaves it to the server
+	// Datastore and Version are the type and the version asked for; "" is the default.
+	Datastore, Version string
+}
+
+// CreateInstance begins to make an instance.
+func (s *Server) CreateInstance(ctx context.Context, who *access.Caller, n NewInstance) (*job.Instance, error) {
+	if err := s.checkDatastore(n.Datastore, n.Version); err != nil {
+		return nil, err
+	}
+	if !slices.ContainsFunc(s.Flavors(), func(f Flavor) bool { return f.Text() == n.Flavor }) {
+		return nil, refuse(Invalid, "Flavor %s cannot be found.", n.Flavor)
+	}
+	if err := s.room(who.Project, "instances", 1); err != nil {
+		return nil, err
+	}
+	if err := s.room(who.Project, "volumes", n.VolumeGB); err != nil {
+		return nil, err
+	}
+	spec := job.Spec{Name: n.Name}
+	var secrets job.Secrets
+	if n.Backup != "" {
+		b, err := s.Backup(ctx, who, n.Backup)
+		if err != nil {
+			return nil, err
+		}
+		if !b.Status.Usable() {
+			return nil, refuse(Conflict, "Backup %s is %s: only a completed one can be restored.", b.ID, b.Status)
+		}
+		if n.VolumeGB > 0 && b.Size > int64(n.VolumeGB)<<30 {
+			return nil, refuse(Forbidden, "Backup %s is larger than the volume of %d GB.", b.ID, n.VolumeGB)
+		}
+		if err := s.reach(who, &b.Repository, &secrets); err != nil {
+			return nil, err
+		}
+		spec.Repository, spec.RepoID, spec.RepoName = b.Repository, b.RepoID, b.RepoName
+	}
+	agent, err := s.placeFor(n.Agent, who.Project, spec)
+	if err != nil {
+		return nil, err
+	}
+	if spec.Sealed, err = seal(agent, secrets); err != nil {
+		return nil, err
+	}
+	now := s.now()
+	id := newID()
+	i := &job.Instance{ID: id, Name: n.Name, Project: who.Project, Agent: agent.ID, RepoName: repoName(n.Name, id), Made: true,
+		Status: job.InstanceBuild, Flavor: n.Flavor, VolumeGB: n.VolumeGB, CouchDBVersion: s.cfg.Version, RestoredFrom: n.Backup,
+		Address: agent.Hello.Address, Created: now, Updated: now}
+	j := &job.Job{ID: newID(), Kind: job.KindCreate, Agent: agent.ID, Project: who.Project, Instance: id, Backup: n.Backup, Spec: spec}
+	i.Task, i.Job = j.Kind, j.ID
+	if err := s.instances.create(ctx, id, i); err != nil {
+		return nil, err
+	}
+	if err := s.enqueue(ctx, j); err != nil {
+		s.letGo(ctx, j, func(i *job.Instance) { i.Status = job.InstanceFailed })
+		return nil, err
+	}
+	return i, nil
+}
+
+// placeFor chooses the agent to make an instance on: the one that was named, else of
+// those that can the one with the most room.
+func (s *Server) placeFor(named, project string, spec job.Spec) (*job.Agent, error) {
+	var best *job.Agent
+	var free int64
+	why := "no agent that is online makes instances: give one the setting instances_dir"
+	s.agents.all(func(_ string, a *job.Agent) bool {
+		hello, online := s.hello(a)
+		switch {
+		case named != "" && a.ID != named && a.Name != named, a.Project != project && a.Project != "":
+		case !online:
+			if named != "" {
+				why = "the agent " + named + " is not online"
+			}
+		case !hello.CanCreate:
+			if named != "" {
+				why = "the agent " + named + " makes no instances: give it the setting instances_dir"
+			}
+		case spec.RepoID != "" && spec.Repository.Storage == "" && hello.Repository.ID != spec.Repository.ID:
+			why = "no agent that makes instances has the repository of that backup"
+		case best == nil || hello.FreeBytes > free:
+			best, free = a, hello.FreeBytes
+		}
+		return true
+	})
+	if best == nil {
+		if named != "" && !strings.Contains(why, named) {
+			return nil, refuse(Invalid, "There is no agent %s for this: %s.", named, why)
+		}
+		return nil, refuse(Busy, "The instance can't be made now: %s.", why)
+	}
+	return best, nil
+}
+
+// RenameInstance changes an instance's name.
+func (s *Server) RenameInstance(ctx context.Context, who *access.Caller, id, name string) error {
+	if _, err := s.Instance(ctx, who, id); err != nil {
+		return err
+	}
+	_, err := s.instances.update(ctx, id, func(i *job.Instance) error {
+		i.Name, i.Updated = name, s.now()
+		return nil
+	})
+	return err
+}
+
+// Restart begins to restart an instance's CouchDB.
+func (s *Server) Restart(ctx context.Context, who *access.Caller, id string) error {
+	i, err := s.actable(ctx, who, id)
+	if err != nil {
+		return err
+	}
+	if l := s.Live(i); !l.CanRestart {
+		return refuse(Busy, "Instance %s can't be restarted: its agent has no setting restart_command.", id)
+	}
+	return s.begin(ctx, &job.Job{ID: newID(), Kind: job.KindRestart, Agent: i.Agent, Project: i.Project, Instance: id, Spec: job.Spec{Name: i.Name}}, nil)
+}
+
+// DeleteInstance lets an instance go: one that Slipcover made is removed, one that was
+// there before only isn't looked after any more. Its backups stay.
+func (s *Server) DeleteInstance(ctx context.Context, who *access.Caller, id string) error {
+	i, err := s.Instance(ctx, who, id)
+	if err != nil {
+		return err
+	}
+	if i.Task != "" && i.Task != job.KindBackup && i.Task != job.KindDeleteInstance {
+		return refuse(Busy, "Instance %s is not ready for deletion: %s is under way.", id, i.Task)
+	}
+	if i.Task == job.KindDeleteInstance {
+		return nil
+	}
+	if i.Job != "" { // a backup of it: it ends here
+		if err := s.giveUp(ctx, i.Job, "the instance was deleted"); err != nil {
+			return err
+		}
+	}
+	if err := s.dropSchedules(ctx, id); err != nil {
+		return err
+	}
+	agent := s.agents.have(i.Agent)
+	if !i.Made || agent == nil {
+		return s.instances.remove(ctx, id)
+	}
+	j := &job.Job{ID: newID(), Kind: job.KindDeleteInstance, Agent: i.Agent, Project: i.Project, Instance: id, Spec: job.Spec{Name: i.Name}}
+	return s.begin(ctx, j, func(i *job.Instance) { i.Status = job.InstanceShutdown })
+}
+
+// ResetStatus frees an instance of what occupies it: a running backup fails.
+func (s *Server) ResetStatus(ctx context.Context, who *access.Caller, id string) error {
+	i, err := s.Instance(ctx, who, id)
+	if err != nil {
+		return err
+	}
+	if i.Job != "" {
+		if err := s.giveUp(ctx, i.Job, "its status was reset"); err != nil {
+			return err
+		}
+	}
+	_, err = s.instances.update(ctx, id, func(i *job.Instance) error {
+		if i.Task == "" && i.Status == job.InstanceActive {
+			return errSame
+		}
+		i.Task, i.Job, i.Updated = "", "", s.now()
+		if i.Status == job.InstanceBuild {
+			i.Status = job.InstanceFailed
+		}
+		return nil
+	})
+	return err
+}
+
+// Databases asks the agent which databases an instance has.
+func (s *Server) Databases(ctx context.Context, who *access.Caller, id string) ([]string, error) {
+	i, err := s.Instance(ctx, who, id)
+	if err != nil {
+		return nil, err
+	}
+	q, err := json.Marshal(job.Question{Databases: id})
+	if err != nil {
+		return nil, err
+	}
+	b, err := s.cfg.Bus.Ask(ctx, i.Agent, q)
+	if err != nil {
+		return nil, &Error{Unavailable, "The agent of the instance does not answer; try again later.", err}
+	}
+	var a job.Answer
+	if err := json.Unmarshal(b, &a); err != nil {
+		return nil, err
+	}
+	if a.Fault != "" {
+		return nil, refuse(Unavailable, "The databases can't be listed: %s.", a.Fault)
+	}
+	return a.Databases, nil
+}
+
+// Live is how an instance is, as far as its agent says.
+type Live struct {
+	Online     bool // its agent was heard of lately
+	Up         bool // its CouchDB answers
+	CanRestart bool
+	UsedBytes  int64
+	Databases  int
+	Version    string
+}
+
+// Live returns how an instance is.
+func (s *Server) Live(i *job.Instance) Live {
+	a := s.agents.have(i.Agent)
+	if a == nil {
+		return Live{}
+	}
+	hello, online := s.hello(a)
+	l := Live{Online: online}
+	for _, seen := range hello.Instances {
+		if seen.Instance == i.ID || seen.Instance == "" && !i.Made {
+			l.Up, l.CanRestart, l.UsedBytes, l.Databases, l.Version = online && seen.Up, seen.CanRestart, seen.UsedBytes, seen.Databases, seen.Version
+		}
+	}
+	return l
+}
+
+// actable returns an instance on which something can be begun.
+func (s *Server) actable(ctx context.Context, who *access.Caller, id string) (*job.Instance, error) {
+	i, err := s.Instance(ctx, who, id)
+	if err != nil {
+		return nil, err
+	}
+	if i.Task != "" || i.Status != job.InstanceActive {
+		return nil, s.busy(i)
+	}
+	if !s.Live(i).Online {
+		return nil, refuse(Busy, "Instance %s is not currently available for an action: its agent is not online.", id)
+	}
+	return i, nil
+}
+
+func (s *Server) busy(i *job.Instance) error {
+	return refuse(Busy, "Instance %s is not currently available for an action to be performed (status was %s).", i.ID, i.Shown())
+}
+
+// repoName makes the name of an instance in repositories: the name, if it can be one,
+// and enough of the id that no two are the same.
+func repoName(name, id string) string {
+	var b strings.Builder
+	for _, r := range name {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '.', r == '_', r == '-':
+			b.WriteRune(r)
+		default:
+			b.WriteByte('-')
+		}
+		if b.Len() == 40 {
+			break
+		}
+	}
+	return cmp.Or(strings.TrimLeft(b.String(), "._-"), "couchdb") + "-" + id[len(id)-12:]
+}

@@ -1,0 +1,392 @@
+package server
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"filippo.io/age"
+
+	"github.com/slipcover/slipcover/internal/access"
+	"github.com/slipcover/slipcover/internal/bus"
+	"github.com/slipcover/slipcover/internal/job"
+)
+
+const (
+	// acceptFor is how long a server has from holding an instance to storing the job; an
+	// instance that is held by no job for longer was left by one that died.
+	acceptFor = time.Minute
+	// maxAttempts is how many of an agent's processes may die of a job.
+	maxAttempts = 10
+	// keepEnded is how long an ended job stays, for people to look at.
+	keepEnded = time.Hour
+	// saveProgress is how often the progress of a running job is stored, for other
+	// servers and as its sign of life.
+	saveProgress = 15 * time.Second
+)
+
+// begin starts a job that occupies its instance.
+func (s *Server) begin(ctx context.Context, j *job.Job, also func(*job.Instance)) error {
+	if err := s.hold(ctx, j, also); err != nil {
+		return err
+	}
+	if err := s.enqueue(ctx, j); err != nil {
+		s.letGo(ctx, j, nil)
+		return err
+	}
+	return nil
+}
+
+// hold makes a job the one that occupies its instance. It refuses if another one does.
+func (s *Server) hold(ctx context.Context, j *job.Job, also func(*job.Instance)) error {
+	_, err := s.instances.update(ctx, j.Instance, func(i *job.Instance) error {
+		if i.Task != "" && i.Job != j.ID {
+			return s.busy(i)
+		}
+		i.Task, i.Job, i.Updated = j.Kind, j.ID, s.now()
+		if also != nil {
+			also(i)
+		}
+		return nil
+	})
+	if errors.Is(err, bus.ErrNotFound) {
+		return notFound(j.Instance)
+	}
+	return err
+}
+
+// letGo ends a hold. It is tried even if ctx has ended; what it can't do, the sweep does.
+func (s *Server) letGo(ctx context.Context, j *job.Job, also func(*job.Instance)) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if err := s.free(ctx, j, also); err != nil {
+		s.log.WarnContext(ctx, "an instance could not be let go; the sweep will", "instance", j.Instance, "job", j.ID, "err", err)
+	}
+}
+
+// free clears the hold of a job, if it still has it.
+func (s *Server) free(ctx context.Context, j *job.Job, also func(*job.Instance)) error {
+	if j.Instance == "" {
+		return nil
+	}
+	_, err := s.instances.update(ctx, j.Instance, func(i *job.Instance) error {
+		if i.Job != j.ID {
+			return errSame
+		}
+		i.Task, i.Job, i.Updated = "", "", s.now()
+		if also != nil {
+			also(i)
+		}
+		return nil
+	})
+	if errors.Is(err, bus.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// enqueue puts a job's id into the queue and then stores the job: one that is stored
+// will be done. An agent that asks in between is told to come back.
+func (s *Server) enqueue(ctx context.Context, j *job.Job) error {
+	j.State, j.Created, j.Updated = job.Queued, s.now(), s.now()
+	if err := s.cfg.Bus.Enqueue(ctx, j.Agent, j.ID); err != nil {
+		return &Error{Unavailable, "The job can't be handed to its agent now; try again later.", err}
+	}
+	return s.jobs.create(ctx, j.ID, j)
+}
+
+// seal encrypts secrets to an agent; nil if there are none.
+func seal(a *job.Agent, secrets job.Secrets) ([]byte, error) {
+	if secrets == (job.Secrets{}) {
+		return nil, nil
+	}
+	r, err := age.ParseX25519Recipient(a.Recipient)
+	if err != nil {
+		return nil, fmt.Errorf("agent %s has no key to send secrets to: %w", a.ID, err)
+	}
+	b, err := json.Marshal(secrets)
+	if err != nil {
+		return nil, err
+	}
+	var out bytes.Buffer
+	w, err := age.Encrypt(&out, r)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := w.Write(b); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), w.Close()
+}
+
+// Jobs returns the jobs of a project that have not ended, and those that ended within
+// the last hour, the newest first.
+func (s *Server) Jobs(who *access.Caller) []*job.Job {
+	var out []*job.Job
+	s.jobs.all(func(_ string, j *job.Job) bool {
+		if mine(who, j.Project) {
+			out = append(out, j)
+		}
+		return true
+	})
+	slices.SortFunc(out, func(a, b *job.Job) int { return strings.Compare(b.ID, a.ID) })
+	return out
+}
+
+// claim decides whether an agent's process does a job.
+func (s *Server) claim(ctx context.Context, agent string, c job.Claim) (job.ClaimReply, error) {
+	a, err := s.agents.get(ctx, agent)
+	if err != nil {
+		return job.ClaimReply{}, err
+	}
+	if a.Session != c.Session {
+		return job.ClaimReply{Verdict: job.Drop}, nil
+	}
+	j, err := s.jobs.update(ctx, c.Job, func(j *job.Job) error {
+		switch {
+		case j.Agent != agent, j.State.Ended():
+			return errDrop
+		case j.State == job.Running && j.Session == c.Session:
+			return errSame
+		}
+		j.State, j.Session, j.Updated = job.Running, c.Session, s.now()
+		j.Attempt++
+		return nil
+	})
+	switch {
+	case errors.Is(err, errDrop):
+		return job.ClaimReply{Verdict: job.Drop}, nil
+	case errors.Is(err, bus.ErrNotFound):
+		if s.now().Sub(madeAt(c.Job)) < acceptFor {
+			return job.ClaimReply{}, errNotYet
+		}
+		return job.ClaimReply{Verdict: job.Drop}, nil
+	case err != nil:
+		return job.ClaimReply{}, err
+	}
+	if j.Attempt > maxAttempts {
+		err := s.end(ctx, j, job.Report{State: job.Failed, Fault: fmt.Sprintf("the agent died %d times while it did this", maxAttempts)})
+		return job.ClaimReply{Verdict: job.Drop}, err
+	}
+	if j.Kind == job.KindBackup {
+		_, err := s.backups.update(ctx, j.Backup, func(b *job.Backup) error {
+			if b.Status != job.BackupNew {
+				return errSame
+			}
+			b.Status, b.Updated = job.BackupBuilding, s.now()
+			return nil
+		})
+		if err != nil && !errors.Is(err, bus.ErrNotFound) {
+			return job.ClaimReply{}, err
+		}
+	}
+	s.log.InfoContext(ctx, "job begun", "job", j.ID, "kind", j.Kind, "agent", agent, "attempt", j.Attempt)
+	return job.ClaimReply{Verdict: job.Go, Job: j}, nil
+}
+
+var (
+	errDrop   = errors.New("drop")
+	errNotYet = &bus.Error{Code: job.CodeNotYet, Text: "the job is not stored yet; claim it again in a moment"}
+)
+
+// report takes in what an agent says of a job.
+func (s *Server) report(ctx context.Context, agent string, r job.Report) (job.ReportReply, error) {
+	j, err := s.jobs.get(ctx, r.Job)
+	if errors.Is(err, bus.ErrNotFound) || err == nil && (j.Agent != agent || j.State.Ended() || j.Session != r.Session) {
+		if err == nil { // another server may have changed it just now
+			if k, rerr := s.jobs.read(ctx, r.Job); rerr == nil && k.doc.Agent == agent && !k.doc.State.Ended() && k.doc.Session == r.Session {
+				return s.take(ctx, k.doc, r)
+			}
+		}
+		s.live.forget(r.Job)
+		return job.ReportReply{Verdict: job.Stop}, nil
+	}
+	if err != nil {
+		return job.ReportReply{}, err
+	}
+	return s.take(ctx, j, r)
+}
+
+func (s *Server) take(ctx context.Context, j *job.Job, r job.Report) (job.ReportReply, error) {
+	if r.State.Ended() {
+		return job.ReportReply{Verdict: job.Go}, s.end(ctx, j, r)
+	}
+	s.live.set(j.ID, r.At)
+	if s.now().Sub(j.Updated) < saveProgress {
+		return job.ReportReply{Verdict: job.Go}, nil
+	}
+	verdict := job.Go
+	_, err := s.jobs.update(ctx, j.ID, func(j *job.Job) error {
+		if j.State.Ended() || j.Session != r.Session {
+			verdict = job.Stop
+			return errSame
+		}
+		j.At, j.Updated = r.At, s.now()
+		return nil
+	})
+	return job.ReportReply{Verdict: verdict}, err
+}
+
+// end does what the end of a job brings; each step may be repeated, and the job is
+// marked last.
+func (s *Server) end(ctx context.Context, j *job.Job, r job.Report) error {
+	ok := r.State == job.Done
+	var err error
+	switch j.Kind {
+	case job.KindBackup, job.KindAdopt:
+		err = s.endBackup(ctx, j, r)
+	case job.KindDeleteBackup:
+		err = s.endDelete(ctx, j, r)
+	case job.KindProve:
+		err = s.endProve(ctx, j, r)
+	case job.KindDeleteInstance:
+		if ok {
+			err = s.instances.remove(ctx, j.Instance)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	err = s.free(ctx, j, func(i *job.Instance) {
+		switch {
+		case ok && j.Kind == job.KindCreate:
+			i.Status, i.URL, i.CouchDBVersion = job.InstanceActive, r.URL, cmp.Or(r.CouchDBVersion, i.CouchDBVersion)
+		case !ok && j.Kind == job.KindCreate:
+			i.Status = job.InstanceFailed
+		case !ok && j.Kind == job.KindDeleteInstance:
+			i.Status = job.InstanceError
+		}
+		if !ok {
+			i.Fault = &job.Fault{Message: r.Fault, Created: s.now()}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	var ended *job.Job
+	_, err = s.jobs.update(ctx, j.ID, func(j *job.Job) error {
+		if ended = nil; j.State.Ended() {
+			return errSame
+		}
+		now := s.now()
+		j.State, j.Fault, j.At, j.Updated, j.Ended = r.State, r.Fault, r.At, now, &now
+		j.Spec.Sealed = nil
+		ended = j
+		return nil
+	})
+	s.live.forget(j.ID)
+	if errors.Is(err, bus.ErrNotFound) {
+		return nil
+	}
+	if err == nil && ended != nil {
+		s.met.ended(ended)
+		s.log.InfoContext(ctx, "job ended", "job", j.ID, "kind", j.Kind, "state", r.State, "fault", r.Fault, "took", ended.Ended.Sub(ended.Created))
+		s.afterwards(ctx, ended)
+	}
+	return err
+}
+
+// endBackup records what a backup turned out to be.
+func (s *Server) endBackup(ctx context.Context, j *job.Job, r job.Report) error {
+	_, err := s.backups.update(ctx, j.Backup, func(b *job.Backup) error {
+		if !b.Status.Running() {
+			return errSame // it was told before, or given up
+		}
+		b.Updated, b.Job = s.now(), ""
+		if r.State != job.Done || r.Result == nil {
+			b.Status, b.Fault = job.BackupFailed, cmp.Or(r.Fault, "the agent did not say what it made")
+			b.RepoID = ""
+			return nil
+		}
+		b.Status, b.Result = job.BackupCompleted, *r.Result
+		b.CouchDBVersion = cmp.Or(r.CouchDBVersion, b.CouchDBVersion)
+		if j.Kind == job.KindAdopt {
+			b.Status = job.BackupRestored
+		}
+		if r.Repository != nil {
+			b.Repository.URL, b.Repository.ID = cmp.Or(b.Repository.URL, r.Repository.URL), r.Repository.ID
+		}
+		return nil
+	})
+	if errors.Is(err, bus.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// endDelete removes a backup from the catalog, or says why its objects remain.
+func (s *Server) endDelete(ctx context.Context, j *job.Job, r job.Report) error {
+	if r.State == job.Done {
+		return s.backups.remove(ctx, j.Backup)
+	}
+	_, err := s.backups.update(ctx, j.Backup, func(b *job.Backup) error {
+		b.Status, b.Fault, b.Job, b.Updated = job.BackupDeleteFailed, r.Fault, "", s.now()
+		return nil
+	})
+	if errors.Is(err, bus.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// endProve records the outcome of a restore test.
+func (s *Server) endProve(ctx context.Context, j *job.Job, r job.Report) error {
+	p := r.Proof
+	if p == nil {
+		p = &job.Proof{At: s.now(), Problem: cmp.Or(r.Fault, "the agent did not say what it found")}
+	}
+	_, err := s.backups.update(ctx, j.Backup, func(b *job.Backup) error {
+		b.Proof = p
+		return nil
+	})
+	if errors.Is(err, bus.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// giveUp ends a job without its agent, which is told at its next report.
+func (s *Server) giveUp(ctx context.Context, id, why string) error {
+	j, err := s.jobs.get(ctx, id)
+	if errors.Is(err, bus.ErrNotFound) {
+		return nil
+	}
+	if err != nil || j.State.Ended() {
+		return err
+	}
+	return s.end(ctx, j, job.Report{State: job.Failed, Fault: why, At: j.At})
+}
+
+// Prove begins a restore test of a backup and returns the id of its job.
+func (s *Server) Prove(ctx context.Context, who *access.Caller, id string) (string, error) {
+	b, err := s.Backup(ctx, who, id)
+	if err != nil {
+		return "", err
+	}
+	if !b.Status.Usable() {
+		return "", refuse(Conflict, "Backup %s is %s: only a completed one can be tested.", b.ID, b.Status)
+	}
+	var secrets job.Secrets
+	if err := s.reach(who, &b.Repository, &secrets); err != nil {
+		return "", err
+	}
+	agent := s.removerOf(b)
+	if agent == nil {
+		return "", refuse(Busy, "Backup %s can't be tested now: no agent has its repository.", b.ID)
+	}
+	if hello, online := s.hello(agent); !online || !hello.CanRead {
+		return "", refuse(Busy, "Backup %s can't be tested by agent %s: it must be online and have the setting identity_file.", b.ID, agent.Name)
+	}
+	j := &job.Job{ID: newID(), Kind: job.KindProve, Agent: agent.ID, Project: b.Project, Backup: b.ID,
+		Spec: job.Spec{RepoName: b.RepoName, RepoID: b.RepoID, Repository: b.Repository, Name: b.Name}}
+	if j.Spec.Sealed, err = seal(agent, secrets); err != nil {
+		return "", err
+	}
+	return j.ID, s.enqueue(ctx, j)
+}

@@ -1,0 +1,178 @@
+package server
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/slipcover/slipcover/internal/job"
+)
+
+// metrics is what Prometheus is told of the catalog, read from it at each scrape; and
+// what is counted as it happens. docs/metrics.md lists all names.
+type metrics struct {
+	s        *Server
+	outcomes *prometheus.CounterVec   // jobs ended
+	took     *prometheus.HistogramVec // their seconds
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("slipcover_"+name, help, labels, nil)
+}
+
+var (
+	descInstances   = desc("instances", "Instances by status.", "status")
+	descBackups     = desc("backups", "Backups by status.", "status")
+	descAgents      = desc("agents", "Agents that are online or offline.", "state")
+	descAgentSeen   = desc("agent_last_seen_timestamp_seconds", "When an agent was heard of last.", "agent")
+	descJobs        = desc("jobs", "Jobs that have not ended.", "kind", "state")
+	descQueueOldest = desc("queue_oldest_seconds", "How long the oldest job has been waiting for its agent; 0 if none does.")
+	descConnected   = desc("bus_connected", "Whether the bus can be used.")
+	instanceLabels  = []string{"instance", "instance_id", "project"}
+	descLast        = desc("backup_last_success_timestamp_seconds", "When the newest completed backup of an instance was finished; 0 if there is none.", instanceLabels...)
+	descLastSize    = desc("backup_last_size_bytes", "Size of that backup, as restored.", instanceLabels...)
+	descLastStored  = desc("backup_last_stored_bytes", "What it added to the repository.", instanceLabels...)
+	descLastTook    = desc("backup_last_duration_seconds", "How long it took.", instanceLabels...)
+	descProved      = desc("restore_test_last_timestamp_seconds", "When a backup of the instance was last restored for a test.", instanceLabels...)
+	descProvedOK    = desc("restore_test_last_success", "Whether that test found the backup sound.", instanceLabels...)
+	descNext        = desc("schedule_next_timestamp_seconds", "When a schedule fires next.", "schedule", "instance", "project")
+	descMissed      = desc("schedule_missed_total", "Firings of a schedule that could not begin in their window.", "schedule", "instance", "project")
+)
+
+func newMetrics(s *Server) *metrics {
+	return &metrics{s: s,
+		outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "slipcover_jobs_ended_total", Help: "Jobs that ended, by outcome."}, []string{"kind", "outcome"}),
+		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "slipcover_job_duration_seconds", Help: "From the request to the end of a job.",
+			Buckets: []float64{1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600}}, []string{"kind"}),
+	}
+}
+
+func (m *metrics) ended(j *job.Job) {
+	m.outcomes.WithLabelValues(string(j.Kind), string(j.State)).Inc()
+	m.took.WithLabelValues(string(j.Kind)).Observe(j.Ended.Sub(j.Created).Seconds())
+}
+
+// Describe implements prometheus.Collector.
+func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descInstances, descBackups, descAgents, descAgentSeen, descJobs, descQueueOldest, descConnected, descLast,
+		descLastSize, descLastStored, descLastTook, descProved, descProvedOK, descNext, descMissed} {
+		ch <- d
+	}
+	m.outcomes.Describe(ch)
+	m.took.Describe(ch)
+}
+
+// Collect implements prometheus.Collector.
+func (m *metrics) Collect(ch chan<- prometheus.Metric) {
+	m.outcomes.Collect(ch)
+	m.took.Collect(ch)
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	gauge(descConnected, number(m.s.cfg.Bus.Connected() == nil))
+	m.collectInstances(gauge)
+	m.collectAgents(gauge)
+	m.collectJobs(gauge)
+	m.s.schedules.all(func(_ string, c *job.Schedule) bool {
+		name := c.Instance
+		if i := m.s.instances.have(c.Instance); i != nil {
+			name = i.Name
+		}
+		if c.Enabled && !c.Next.IsZero() {
+			gauge(descNext, seconds(c.Next), c.Name, name, c.Project)
+		}
+		ch <- prometheus.MustNewConstMetric(descMissed, prometheus.CounterValue, float64(c.Missed), c.Name, name, c.Project)
+		return true
+	})
+}
+
+type gaugeFunc func(d *prometheus.Desc, v float64, labels ...string)
+
+func (m *metrics) collectInstances(gauge gaugeFunc) {
+	statuses := map[job.InstanceStatus]int{job.InstanceActive: 0, job.InstanceBackup: 0, job.InstanceBuild: 0, job.InstanceFailed: 0, job.InstanceError: 0}
+	var list []*job.Instance
+	m.s.instances.all(func(_ string, i *job.Instance) bool {
+		statuses[i.Shown()]++
+		list = append(list, i)
+		return true
+	})
+	for status, n := range statuses {
+		gauge(descInstances, float64(n), string(status))
+	}
+	m.s.backups.mu.RLock()
+	defer m.s.backups.mu.RUnlock()
+	for status, n := range m.s.index.statuses {
+		gauge(descBackups, float64(n), string(status))
+	}
+	for _, i := range list {
+		labels := []string{i.Name, i.ID, i.Project}
+		b := m.s.index.last[i.ID]
+		if b == nil {
+			gauge(descLast, 0, labels...)
+		} else {
+			at := b.Updated
+			if b.Started != nil && b.Finished != nil {
+				at = *b.Finished
+				gauge(descLastTook, b.Finished.Sub(*b.Started).Seconds(), labels...)
+			}
+			gauge(descLast, seconds(at), labels...)
+			gauge(descLastSize, float64(b.Size), labels...)
+			gauge(descLastStored, float64(b.Stored), labels...)
+		}
+		if p := m.s.index.proofs[i.ID]; p != nil {
+			gauge(descProved, seconds(p.Proof.At), labels...)
+			gauge(descProvedOK, number(p.Proof.OK), labels...)
+		}
+	}
+}
+
+func (m *metrics) collectAgents(gauge gaugeFunc) {
+	online, offline := 0, 0
+	for _, a := range m.s.Agents() {
+		if a.Online {
+			online++
+		} else {
+			offline++
+		}
+		if !a.Seen.IsZero() {
+			gauge(descAgentSeen, seconds(a.Seen), a.Name)
+		}
+	}
+	gauge(descAgents, float64(online), "online")
+	gauge(descAgents, float64(offline), "offline")
+}
+
+func (m *metrics) collectJobs(gauge gaugeFunc) {
+	type key struct {
+		kind  job.Kind
+		state job.State
+	}
+	counts := map[key]int{}
+	for _, k := range []job.Kind{job.KindBackup, job.KindCreate, job.KindRestart, job.KindDeleteInstance, job.KindDeleteBackup, job.KindProve, job.KindAdopt} {
+		counts[key{k, job.Queued}], counts[key{k, job.Running}] = 0, 0
+	}
+	oldest := m.s.now()
+	m.s.jobs.all(func(_ string, j *job.Job) bool {
+		if j.State.Ended() {
+			return true
+		}
+		counts[key{j.Kind, j.State}]++
+		if j.State == job.Queued && j.Created.Before(oldest) {
+			oldest = j.Created
+		}
+		return true
+	})
+	for k, n := range counts {
+		gauge(descJobs, float64(n), string(k.kind), string(k.state))
+	}
+	gauge(descQueueOldest, m.s.now().Sub(oldest).Seconds())
+}
+
+func seconds(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }
+
+func number(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,413 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/slipcover/slipcover/internal/access"
+	"github.com/slipcover/slipcover/internal/bus"
+	"github.com/slipcover/slipcover/internal/calendar"
+	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/retention"
+	"github.com/slipcover/slipcover/internal/schedule"
+)
+
+// Outcomes of a firing; others are the sentence of a refusal.
+const (
+	firing  = "starting" // stored before the backup is begun
+	started = "started"
+	skipped = "skipped: the instance was busy"
+)
+
+// Schedules returns the schedules of the caller's project, or of one instance.
+func (s *Server) Schedules(who *access.Caller, instance string) []*job.Schedule {
+	var out []*job.Schedule
+	s.schedules.all(func(_ string, c *job.Schedule) bool {
+		if mine(who, c.Project) && (instance == "" || c.Instance == instance) {
+			out = append(out, c)
+		}
+		return true
+	})
+	slices.SortFunc(out, func(a, b *job.Schedule) int { return strings.Compare(a.ID, b.ID) })
+	return out
+}
+
+// Schedule returns a schedule of the caller's project.
+func (s *Server) Schedule(ctx context.Context, who *access.Caller, id string) (*job.Schedule, error) {
+	c, err := s.schedules.get(ctx, id)
+	if errors.Is(err, bus.ErrNotFound) || err == nil && !mine(who, c.Project) {
+		return nil, notFound(id)
+	}
+	return c, err
+}
+
+// CreateSchedule stores a schedule; its id, project and times are set here.
+func (s *Server) CreateSchedule(ctx context.Context, who *access.Caller, c *job.Schedule) (*job.Schedule, error) {
+	n := *c
+	n.ID, n.Project, n.Created, n.Updated = newID(), who.Project, s.now(), s.now()
+	if err := s.checkSchedule(ctx, who, &n); err != nil {
+		return nil, err
+	}
+	return &n, s.schedules.create(ctx, n.ID, &n)
+}
+
+// UpdateSchedule changes a schedule.
+func (s *Server) UpdateSchedule(ctx context.Context, who *access.Caller, id string, change func(*job.Schedule) error) (*job.Schedule, error) {
+	if _, err := s.Schedule(ctx, who, id); err != nil {
+		return nil, err
+	}
+	return s.schedules.update(ctx, id, func(c *job.Schedule) error {
+		was := *c
+		if err := change(c); err != nil {
+			return err
+		}
+		c.ID, c.Project, c.Created, c.Updated = was.ID, was.Project, was.Created, s.now()
+		if c.Cron == was.Cron && c.TimeZone == was.TimeZone && c.Enabled == was.Enabled && c.ProveCron == was.ProveCron {
+			c.Next, c.ProveNext = was.Next, was.ProveNext
+			return s.checkFields(c)
+		}
+		return s.checkSchedule(ctx, who, c)
+	})
+}
+
+// DeleteSchedule removes a schedule; its backups stay.
+func (s *Server) DeleteSchedule(ctx context.Context, who *access.Caller, id string) error {
+	if _, err := s.Schedule(ctx, who, id); err != nil {
+		return err
+	}
+	return s.schedules.remove(ctx, id)
+}
+
+// dropSchedules removes the schedules of an instance that goes.
+func (s *Server) dropSchedules(ctx context.Context, instance string) error {
+	var ids []string
+	s.schedules.all(func(id string, c *job.Schedule) bool {
+		if c.Instance == instance {
+			ids = append(ids, id)
+		}
+		return true
+	})
+	for _, id := range ids {
+		if err := s.schedules.remove(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkSchedule checks a schedule and sets when it fires next.
+func (s *Server) checkSchedule(ctx context.Context, who *access.Caller, c *job.Schedule) error {
+	if _, err := s.Instance(ctx, who, c.Instance); err != nil {
+		return err
+	}
+	if err := s.checkFields(c); err != nil {
+		return err
+	}
+	spec, err := schedule.Parse(c.Cron, c.TimeZone)
+	if err != nil {
+		return &Error{Invalid, "The schedule's cron line can't be used: " + err.Error() + ".", err}
+	}
+	c.Next, c.ProveNext = spec.Next(s.now()), time.Time{}
+	if c.ProveCron != "" {
+		if spec, err = schedule.Parse(c.ProveCron, c.TimeZone); err != nil {
+			return &Error{Invalid, "The cron line of the restore tests can't be used: " + err.Error() + ".", err}
+		}
+		c.ProveNext = spec.Next(s.now())
+	}
+	return nil
+}
+
+func (s *Server) checkFields(c *job.Schedule) error {
+	if c.Name == "" || len(c.Name) > 200 {
+		return refuse(Invalid, "A schedule needs a name of 1 to 200 characters.")
+	}
+	if c.Jitter < 0 || c.Window < 0 || c.Jitter > 7*24*time.Hour || c.Window > 7*24*time.Hour {
+		return refuse(Invalid, "Jitter and window are times from 0 to 168h.")
+	}
+	if _, err := policyOf(c.Keep); err != nil {
+		return &Error{Invalid, "The retention can't be used: " + err.Error() + ".", err}
+	}
+	if c.Heartbeat != "" {
+		u, err := url.Parse(c.Heartbeat)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			return refuse(Invalid, "The heartbeat must be a URL such as https://hc.example/ping/1234.")
+		}
+	}
+	return nil
+}
+
+// policyOf is a retention as package retention has it.
+func policyOf(k job.Keep) (retention.Policy, error) {
+	p := retention.Policy{KeepLast: k.Last, KeepHourly: k.Hourly, KeepDaily: k.Daily, KeepWeekly: k.Weekly, KeepMonthly: k.Monthly, KeepYearly: k.Yearly}
+	if k.Within != "" {
+		var err error
+		if p.KeepWithin, err = calendar.ParseSpan(k.Within); err != nil {
+			return p, err
+		}
+	}
+	_, err := retention.Decide(p, nil, time.Time{})
+	return p, err
+}
+
+// Tick fires the schedules that are due. Any server may do it: who stores a firing, by
+// revision, begins it.
+func (s *Server) Tick(ctx context.Context) error {
+	var due, unfinished, proofs []*job.Schedule
+	now := s.now()
+	s.schedules.all(func(_ string, c *job.Schedule) bool {
+		if c.Enabled && !c.Next.IsZero() && !c.Next.After(now) {
+			due = append(due, c)
+		}
+		if c.Enabled && !c.ProveNext.IsZero() && !c.ProveNext.After(now) {
+			proofs = append(proofs, c)
+		}
+		if c.Last.Outcome == firing && now.Sub(c.Updated) > acceptFor {
+			unfinished = append(unfinished, c)
+		}
+		return true
+	})
+	var errs []error
+	for _, c := range due {
+		errs = append(errs, s.fire(ctx, c))
+	}
+	for _, c := range unfinished { // by a server that died in between
+		errs = append(errs, s.start(ctx, c))
+	}
+	for _, c := range proofs {
+		errs = append(errs, s.fireProof(ctx, c))
+	}
+	return errors.Join(errs...)
+}
+
+// fire decides about a schedule that may be due, stores the decision, and begins the
+// backup.
+func (s *Server) fire(ctx context.Context, c *job.Schedule) error {
+	spec, err := schedule.Parse(c.Cron, c.TimeZone)
+	if err != nil {
+		return fmt.Errorf("schedule %s: %w", c.ID, err)
+	}
+	plan := schedule.Plan{ID: c.ID, Spec: spec, Jitter: c.Jitter, Window: c.Window, CatchUp: c.CatchUp}
+	i := s.instances.have(c.Instance)
+	busy := i != nil && i.Task != ""
+	read := *c
+	d := plan.Decide(s.now(), c.Next, busy)
+	if !d.Fire && !d.Skipped && d.Missed == 0 && d.Next.Equal(c.Next) {
+		return nil
+	}
+	next, err := s.schedules.update(ctx, c.ID, func(c *job.Schedule) error {
+		if !c.Next.Equal(read.Next) || !c.Enabled {
+			return errOther
+		}
+		c.Next, c.Updated = d.Next, s.now()
+		c.Missed += d.Missed
+		switch {
+		case d.Fire:
+			c.Last = job.Firing{Due: d.Due, Backup: firingID(c.ID, d.Due), Outcome: firing}
+		case d.Skipped:
+			c.Last = job.Firing{Due: d.Due, Outcome: skipped}
+			c.Skipped++
+		}
+		return nil
+	})
+	if errors.Is(err, errOther) || errors.Is(err, bus.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if d.Missed > 0 || d.Skipped {
+		s.log.WarnContext(ctx, "a schedule could not begin a backup", "schedule", c.Name, "instance", c.Instance, "missed", d.Missed, "skipped", d.Skipped)
+	}
+	if !d.Fire {
+		return nil
+	}
+	return s.start(ctx, next)
+}
+
+var errOther = errors.New("another server did it")
+
+// firingID is the id of the backup of a firing, so that one firing makes one backup.
+func firingID(schedule string, due time.Time) string {
+	u := uuid.NewSHA1(namespace, []byte("firing/"+schedule+"/"+due.UTC().Format(time.RFC3339)))
+	ms := due.UnixMilli() // as a UUID of version 7, which sorts by time
+	for i := range 6 {
+		u[i] = byte(ms >> (8 * (5 - i)))
+	}
+	u[6] = u[6]&0x0f | 0x70
+	return u.String()
+}
+
+// start begins the backup of a firing that is stored, and stores what came of it.
+func (s *Server) start(ctx context.Context, c *job.Schedule) error {
+	who := &access.Caller{Project: c.Project, User: "schedule " + c.Name, Role: access.Operator}
+	outcome := started
+	if s.backups.have(c.Last.Backup) == nil {
+		_, err := s.CreateBackup(ctx, who, NewBackup{Name: fmt.Sprintf("%s %s", c.Name, c.Last.Due.UTC().Format("2006-01-02 15:04")),
+			Instance: c.Instance, id: c.Last.Backup, schedule: c.ID})
+		var refusal *Error
+		switch {
+		case errors.As(err, &refusal):
+			outcome = refusal.Message
+			s.log.WarnContext(ctx, "a scheduled backup was refused", "schedule", c.Name, "instance", c.Instance, "err", err)
+			s.heartbeat(ctx, c, false)
+		case err != nil && !errors.Is(err, bus.ErrExists):
+			return err
+		}
+	}
+	_, err := s.schedules.update(ctx, c.ID, func(n *job.Schedule) error {
+		if n.Last.Outcome != firing || n.Last.Backup != c.Last.Backup {
+			return errSame
+		}
+		if n.Last.Outcome = outcome; outcome != started {
+			n.Last.Backup = ""
+		}
+		return nil
+	})
+	if errors.Is(err, bus.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// fireProof begins a restore test of the instance's newest backup.
+func (s *Server) fireProof(ctx context.Context, c *job.Schedule) error {
+	spec, err := schedule.Parse(c.ProveCron, c.TimeZone)
+	if err != nil {
+		return fmt.Errorf("schedule %s: %w", c.ID, err)
+	}
+	at := c.ProveNext
+	_, err = s.schedules.update(ctx, c.ID, func(c *job.Schedule) error {
+		if !c.ProveNext.Equal(at) {
+			return errOther
+		}
+		c.ProveNext = spec.Next(s.now())
+		return nil
+	})
+	if errors.Is(err, errOther) || errors.Is(err, bus.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	b := s.newest(c.Instance)
+	if b == nil {
+		return nil
+	}
+	_, err = s.Prove(ctx, &access.Caller{Project: c.Project, User: "schedule " + c.Name, Role: access.Operator}, b.ID)
+	var refusal *Error
+	if errors.As(err, &refusal) {
+		s.log.WarnContext(ctx, "a scheduled restore test was refused", "schedule", c.Name, "backup", b.ID, "err", err)
+		return nil
+	}
+	return err
+}
+
+// newest returns the newest usable backup of an instance, or nil.
+func (s *Server) newest(instance string) *job.Backup {
+	s.backups.mu.RLock()
+	defer s.backups.mu.RUnlock()
+	return s.index.last[instance]
+}
+
+// afterwards does what a schedule asks for once its backup or restore test has ended.
+func (s *Server) afterwards(ctx context.Context, j *job.Job) {
+	if j.Kind != job.KindBackup && j.Kind != job.KindProve {
+		return
+	}
+	b := s.backups.have(j.Backup)
+	if b == nil || b.Schedule == "" {
+		return
+	}
+	c := s.schedules.have(b.Schedule)
+	if c == nil {
+		return
+	}
+	ok := b.Status.Usable() && (j.Kind != job.KindProve || b.Proof != nil && b.Proof.OK)
+	s.heartbeat(ctx, c, ok)
+	if j.Kind == job.KindBackup && ok {
+		if err := s.retain(ctx, c); err != nil {
+			s.log.WarnContext(ctx, "retention could not be applied; it is again after the next backup", "schedule", c.Name, "err", err)
+		}
+	}
+}
+
+// retain deletes the backups of a schedule that its retention doesn't keep. What others
+// were made of by parent_id is kept with them.
+func (s *Server) retain(ctx context.Context, c *job.Schedule) error {
+	if c.Keep.IsZero() {
+		return nil
+	}
+	policy, err := policyOf(c.Keep)
+	if err != nil {
+		return err
+	}
+	if loc, err := time.LoadLocation(c.TimeZone); err == nil {
+		policy.Location = loc
+	}
+	who := &access.Caller{Project: c.Project, User: "schedule " + c.Name, Role: access.Operator}
+	all, _ := s.Backups(who, BackupFilter{Instance: c.Instance, Schedule: c.ID, Limit: 1 << 30})
+	var list []retention.Backup
+	for _, b := range all {
+		if b.Status.Usable() {
+			list = append(list, retention.Backup{ID: b.ID, Time: b.Created, Full: b.Type == "full", Damaged: b.Damage > 0, Verified: b.Proof != nil && b.Proof.OK})
+		}
+	}
+	decisions, err := retention.Decide(policy, list, s.now())
+	if err != nil {
+		return err
+	}
+	for _, d := range decisions {
+		if d.Keep {
+			continue
+		}
+		b := s.backups.have(d.ID)
+		if b == nil || len(s.family(b)) > 1 {
+			continue
+		}
+		s.log.InfoContext(ctx, "backup goes by retention", "backup", d.ID, "schedule", c.Name, "why", strings.Join(d.Reasons, ", "))
+		if err := s.DeleteBackup(ctx, who, d.ID); err != nil && !isKind(err, NotFound) {
+			return err
+		}
+	}
+	return nil
+}
+
+// heartbeat asks for a schedule's URL, without waiting for the answer.
+func (s *Server) heartbeat(ctx context.Context, c *job.Schedule, ok bool) {
+	if c.Heartbeat == "" {
+		return
+	}
+	u, err := url.Parse(c.Heartbeat)
+	if err != nil {
+		return
+	}
+	if !ok {
+		u = u.JoinPath("fail")
+	}
+	ctx = context.WithoutCancel(ctx)
+	s.background.Go(func() {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+		if err != nil {
+			return
+		}
+		resp, err := s.cfg.Client.Do(req)
+		if err == nil {
+			err = resp.Body.Close()
+		}
+		if err != nil { // the URL may be a secret
+			var ue *url.Error
+			if errors.As(err, &ue) {
+				err = ue.Err
+			}
+			s.log.WarnContext(ctx, "heartbeat was not taken", "schedule", c.Name, "err", err)
+		}
+	})
+}

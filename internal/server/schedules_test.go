@@ -1,0 +1,183 @@
+package server_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/server"
+)
+
+func TestScheduleFiresOnceWithTwoServers(t *testing.T) {
+	b := openBus(t)
+	s1, s2 := start(t, b, server.Config{}), start(t, b, server.Config{})
+	p := join(t, s1, "db1", "p")
+	beats := make(chan string, 100)
+	hc := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { beats <- r.URL.Path }))
+	defer hc.Close()
+	c, err := s1.CreateSchedule(t.Context(), who("p"), &job.Schedule{Name: "hourly", Instance: p.node, Enabled: true, Cron: "@hourly", Heartbeat: hc.URL + "/ping"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the other server knows it", func() bool { return len(s2.Schedules(who("p"), "")) == 1 })
+	tick := func() {
+		p.hello()
+		for _, s := range []*service{s1, s2} {
+			if err := s.Tick(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	both := func(d time.Duration) { s1.pass(d); s2.pass(d) }
+	tick()
+	if page, _ := s1.Backups(who("p"), server.BackupFilter{Limit: 10}); len(page) != 0 {
+		t.Fatal("too early")
+	}
+	both(c.Next.Sub(s1.now()) + time.Second)
+	tick()
+	tick()
+	page, _ := s1.Backups(who("p"), server.BackupFilter{Limit: 10, Schedule: c.ID})
+	if len(page) != 1 {
+		t.Fatalf("%d backups of one firing", len(page))
+	}
+	p.do(job.KindBackup, made("r1"))
+	if got := <-beats; got != "/ping" {
+		t.Errorf("heartbeat: %s", got)
+	}
+	// The next one finds the instance busy, the one after it fails.
+	if _, err := s1.CreateBackup(t.Context(), who("p"), server.NewBackup{Name: "by hand", Instance: p.node}); err != nil {
+		t.Fatal(err)
+	}
+	both(time.Hour)
+	tick()
+	if c, _ := s1.Schedule(t.Context(), who("p"), c.ID); c.Skipped != 1 {
+		t.Errorf("busy instance: %+v", c)
+	}
+	p.do(job.KindBackup, made("r2"))
+	both(time.Hour)
+	tick()
+	p.do(job.KindBackup, job.Report{State: job.Failed, Fault: "no room"})
+	if got := <-beats; got != "/ping/fail" {
+		t.Errorf("heartbeat of a failure: %s", got)
+	}
+	if page, _ := s1.Backups(who("p"), server.BackupFilter{Limit: 10, Schedule: c.ID}); len(page) != 2 {
+		t.Errorf("%d scheduled backups, want 2", len(page))
+	}
+}
+
+func TestScheduleRetentionAndProof(t *testing.T) {
+	s := start(t, openBus(t), server.Config{})
+	p := join(t, s, "db1", "p")
+	byHand := backUp(t, s, p, "p", "hand", server.NewBackup{})
+	c, err := s.CreateSchedule(t.Context(), who("p"), &job.Schedule{Name: "h", Instance: p.node, Enabled: true, Cron: "@hourly", Keep: job.Keep{Last: 2}, ProveCron: "@weekly"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range 4 {
+		c, err := s.Schedule(t.Context(), who("p"), c.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.pass(c.Next.Sub(s.now()) + time.Second)
+		p.hello()
+		if err := s.Tick(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		p.do(job.KindBackup, made([]string{"r0", "r1", "r2", "r3"}[n]))
+		if n >= 2 {
+			p.do(job.KindDeleteBackup, job.Report{State: job.Done})
+		}
+	}
+	page, _ := s.Backups(who("p"), server.BackupFilter{Limit: 10})
+	if len(page) != 3 || page[0].RepoID != "r3" || page[1].RepoID != "r2" || page[2].ID != byHand.ID {
+		t.Errorf("kept: %+v", page)
+	}
+	s.pass(7 * 24 * time.Hour)
+	p.hello()
+	if err := s.Tick(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	backup, proof := 0, 0
+	for range 2 { // in any order
+		d, reply := p.next()
+		r := made("r4")
+		switch reply.Job.Kind {
+		case job.KindBackup:
+			backup++
+		case job.KindProve:
+			proof++
+			r = job.Report{State: job.Done, Proof: &job.Proof{At: s.now(), OK: true, Databases: 3, Documents: 10}}
+		}
+		r.Job = d.Job
+		p.report(r)
+	}
+	if backup != 1 || proof != 1 {
+		t.Errorf("%d backups and %d restore tests, want 1 and 1", backup, proof)
+	}
+	proven := 0
+	page, _ = s.Backups(who("p"), server.BackupFilter{Limit: 10})
+	for _, b := range page {
+		if b.Proof != nil && b.Proof.OK {
+			proven++
+		}
+	}
+	if proven != 1 {
+		t.Errorf("%d proven backups, want 1", proven)
+	}
+}
+
+func TestBadSchedules(t *testing.T) {
+	s := start(t, openBus(t), server.Config{})
+	p := join(t, s, "db1", "p")
+	for what, c := range map[string]job.Schedule{
+		"cron":      {Name: "x", Cron: "every day"},
+		"zone":      {Name: "x", Cron: "@daily", TimeZone: "Mars/Olympus"},
+		"name":      {Cron: "@daily"},
+		"keep":      {Name: "x", Cron: "@daily", Keep: job.Keep{Last: -1}},
+		"within":    {Name: "x", Cron: "@daily", Keep: job.Keep{Within: "soon"}},
+		"heartbeat": {Name: "x", Cron: "@daily", Heartbeat: "file:///etc/passwd"},
+		"window":    {Name: "x", Cron: "@daily", Window: -time.Hour},
+		"proof":     {Name: "x", Cron: "@daily", ProveCron: "61 * * * *"},
+	} {
+		c.Instance = p.node
+		if _, err := s.CreateSchedule(t.Context(), who("p"), &c); kindOf(err) != server.Invalid {
+			t.Errorf("%s: %v, want Invalid", what, err)
+		}
+	}
+}
+
+// A server that dies between storing a firing and beginning its backup loses nothing.
+func TestFiringOfADeadServerIsBegun(t *testing.T) {
+	b := openBus(t)
+	s := start(t, b, server.Config{})
+	p := join(t, s, "db1", "p")
+	c, err := s.CreateSchedule(t.Context(), who("p"), &job.Schedule{Name: "h", Instance: p.node, Enabled: true, Cron: "@hourly"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	due := c.Next
+	table, err := b.Table(t.Context(), "schedules")
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := *c
+	left.Next, left.Last = due.Add(time.Hour), job.Firing{Due: due, Backup: server.FiringID(c.ID, due), Outcome: "starting"}
+	put(t, table, c.ID, left)
+	eventually(t, "the server sees it", func() bool {
+		c, err := s.Schedule(t.Context(), who("p"), c.ID)
+		return err == nil && c.Last.Outcome == "starting"
+	})
+	s.pass(2 * time.Minute)
+	p.hello()
+	for range 3 {
+		if err := s.Tick(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	page, _ := s.Backups(who("p"), server.BackupFilter{Limit: 10})
+	if len(page) != 1 || page[0].ID != left.Last.Backup {
+		t.Errorf("backups: %+v", page)
+	}
+}

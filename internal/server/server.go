@@ -1,0 +1,213 @@
+package server
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/slipcover/slipcover/internal/access"
+	"github.com/slipcover/slipcover/internal/bus"
+	"github.com/slipcover/slipcover/internal/job"
+)
+
+// Config configures a Server. Bus and Log must be there.
+type Config struct {
+	Bus *bus.Bus
+	Log *slog.Logger
+
+	// Quota is what a project may have that has no quota of its own; -1 is no limit.
+	Quota job.Quota
+	// OwnSwift puts backups into the Swift account of whoever asks for them, into
+	// Container, if his token names one. Otherwise they go where the agent's
+	// configuration says.
+	OwnSwift  bool
+	Container string // database_backups if empty
+	// Recipients (age) encrypt repositories that are made in such accounts. Without any,
+	// they are not encrypted.
+	Recipients []string
+	// Version is the datastore version that new instances have by default: 3.5 if empty.
+	Version string
+
+	// Metrics, if not nil, gets the metrics of the catalog.
+	Metrics prometheus.Registerer
+	// Client asks heartbeat URLs; nil is one with a timeout of 10 s.
+	Client *http.Client
+
+	// For tests: the clock, and the lengths of time below.
+	Now     func() time.Time
+	Every   time.Duration // between an agent's hellos: 10 s
+	Offline time.Duration // an agent not heard of for so long is offline: 45 s
+	Lost    time.Duration // a running job whose agent is offline for so long has failed: 6 h
+	Sweep   time.Duration // between two sweeps: 10 s
+}
+
+const defaultVersion = "3.5"
+
+// Server is one of the servers of a service.
+type Server struct {
+	cfg Config
+	log *slog.Logger
+
+	instances  *shelf[job.Instance]
+	backups    *shelf[job.Backup]
+	jobs       *shelf[job.Job]
+	agents     *shelf[job.Agent]
+	schedules  *shelf[job.Schedule]
+	strategies *shelf[job.Strategy]
+	quotas     *shelf[job.Quota]
+
+	index *backupIndex
+	live  *liveAgents
+	met   *metrics
+
+	sweeping   sync.Mutex     // one sweep at a time
+	background sync.WaitGroup // heartbeats that are being sent
+}
+
+// New opens the catalog. Run must be called for it to be filled.
+func New(ctx context.Context, cfg Config) (*Server, error) {
+	cfg.Container = cmp.Or(cfg.Container, "database_backups")
+	cfg.Version = cmp.Or(cfg.Version, defaultVersion)
+	cfg.Every = cmp.Or(cfg.Every, 10*time.Second)
+	cfg.Offline = cmp.Or(cfg.Offline, 45*time.Second)
+	cfg.Lost = cmp.Or(cfg.Lost, 6*time.Hour)
+	cfg.Sweep = cmp.Or(cfg.Sweep, 10*time.Second)
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Client == nil {
+		cfg.Client = &http.Client{Timeout: 10 * time.Second}
+	}
+	s := &Server{cfg: cfg, log: cfg.Log, index: newBackupIndex(), live: newLiveAgents()}
+	s.met = newMetrics(s)
+	var errs [7]error
+	s.instances, errs[0] = openShelf[job.Instance](ctx, cfg.Bus, "instances", cfg.Log, nil)
+	s.backups, errs[1] = openShelf(ctx, cfg.Bus, "backups", cfg.Log, s.index.changed)
+	s.jobs, errs[2] = openShelf[job.Job](ctx, cfg.Bus, "jobs", cfg.Log, nil)
+	s.agents, errs[3] = openShelf[job.Agent](ctx, cfg.Bus, "agents", cfg.Log, nil)
+	s.schedules, errs[4] = openShelf[job.Schedule](ctx, cfg.Bus, "schedules", cfg.Log, nil)
+	s.strategies, errs[5] = openShelf[job.Strategy](ctx, cfg.Bus, "strategies", cfg.Log, nil)
+	s.quotas, errs[6] = openShelf[job.Quota](ctx, cfg.Bus, "quotas", cfg.Log, nil)
+	if err := errors.Join(errs[:]...); err != nil {
+		return nil, err
+	}
+	if cfg.Metrics != nil {
+		if err := cfg.Metrics.Register(s.met); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// Run follows the catalog, answers agents, and does what is due, until ctx ends.
+func (s *Server) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, follow := range []func(context.Context) error{s.instances.follow, s.backups.follow, s.jobs.follow, s.agents.follow,
+		s.schedules.follow, s.strategies.follow, s.quotas.follow} {
+		g.Go(func() error { return follow(ctx) })
+	}
+	g.Go(func() error {
+		if err := s.WaitReady(ctx); err != nil {
+			return err
+		}
+		return s.cfg.Bus.Serve(ctx, s.answer)
+	})
+	g.Go(func() error {
+		if err := s.WaitReady(ctx); err != nil {
+			return err
+		}
+		s.keepBusy(ctx)
+		return nil
+	})
+	err := g.Wait()
+	s.background.Wait()
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return nil
+	}
+	return err
+}
+
+// keepBusy sweeps and fires schedules.
+func (s *Server) keepBusy(ctx context.Context) {
+	sweep, tick := time.NewTicker(s.cfg.Sweep), time.NewTicker(min(time.Second, s.cfg.Sweep))
+	defer sweep.Stop()
+	defer tick.Stop()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return
+		case <-sweep.C:
+			err = s.Sweep(ctx)
+		case <-tick.C:
+			err = s.Tick(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
+			s.log.ErrorContext(ctx, "what was due could not be done, and is tried again", "err", err)
+		}
+	}
+}
+
+// Ready says in an error what the server waits for before it can serve.
+func (s *Server) Ready() error {
+	for _, c := range s.readies() {
+		select {
+		case <-c.ready:
+		default:
+			return fmt.Errorf("the catalog is being read: %s", c.name)
+		}
+	}
+	return s.cfg.Bus.Connected()
+}
+
+// WaitReady returns when the catalog is in memory.
+func (s *Server) WaitReady(ctx context.Context) error {
+	for _, c := range s.readies() {
+		select {
+		case <-c.ready:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+type readiness struct {
+	name  string
+	ready <-chan struct{}
+}
+
+func (s *Server) readies() []readiness {
+	return []readiness{{"instances", s.instances.ready}, {"backups", s.backups.ready}, {"jobs", s.jobs.ready}, {"agents", s.agents.ready},
+		{"schedules", s.schedules.ready}, {"strategies", s.strategies.ready}, {"quotas", s.quotas.ready}}
+}
+
+func (s *Server) now() time.Time { return s.cfg.Now().UTC() }
+
+// newID returns a UUID of version 7: ids sort by the time of their making.
+func newID() string { return uuid.Must(uuid.NewV7()).String() }
+
+// madeAt is when an id was made, by the clock of who made it; zero if it doesn't say.
+func madeAt(id string) time.Time {
+	u, err := uuid.Parse(id)
+	if err != nil || u.Version() != 7 {
+		return time.Time{}
+	}
+	sec, nsec := u.Time().UnixTime()
+	return time.Unix(sec, nsec)
+}
+
+// mine reports whether a document of a project may be seen.
+func mine(who *access.Caller, project string) bool { return project == who.Project }
+
+// discard is a log that nobody reads.
+var discard = slog.New(slog.DiscardHandler)

@@ -1,0 +1,205 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/slipcover/slipcover/internal/bus"
+)
+
+// shelf is a table of documents with a copy in memory, which follows what other
+// servers change. Documents are never changed in place: whoever has one may read it
+// for as long as he likes.
+type shelf[T any] struct {
+	table *bus.Table
+	log   *slog.Logger
+	// changed is told of each change, under the lock: old or now is nil for what comes
+	// or goes.
+	changed func(id string, old, now *T)
+
+	mu    sync.RWMutex
+	docs  map[string]kept[T]
+	gone  map[string]uint64 // revisions of deletions that the watch hasn't told yet
+	ready chan struct{}     // closed once the copy is complete
+}
+
+type kept[T any] struct {
+	rev uint64
+	doc *T
+}
+
+func openShelf[T any](ctx context.Context, b *bus.Bus, name string, log *slog.Logger, changed func(string, *T, *T)) (*shelf[T], error) {
+	table, err := b.Table(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("open table %s: %w", name, err)
+	}
+	s := &shelf[T]{table: table, log: log.With("table", name), changed: changed, docs: map[string]kept[T]{}, gone: map[string]uint64{}, ready: make(chan struct{})}
+	if changed == nil {
+		s.changed = func(string, *T, *T) {}
+	}
+	return s, nil
+}
+
+// get returns a document from memory, or else from the table: another server may have
+// made it just now. It returns bus.ErrNotFound.
+func (s *shelf[T]) get(ctx context.Context, id string) (*T, error) {
+	if doc := s.have(id); doc != nil {
+		return doc, nil
+	}
+	k, err := s.read(ctx, id)
+	return k.doc, err
+}
+
+// have returns the document in memory, or nil.
+func (s *shelf[T]) have(id string) *T {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.docs[id].doc
+}
+
+// all calls fn with each document in memory, in no order, until it returns false.
+func (s *shelf[T]) all(fn func(id string, doc *T) bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for id, k := range s.docs {
+		if !fn(id, k.doc) {
+			return
+		}
+	}
+}
+
+// read returns what the table has.
+func (s *shelf[T]) read(ctx context.Context, id string) (kept[T], error) {
+	b, rev, err := s.table.Get(ctx, id)
+	if err != nil {
+		return kept[T]{}, err
+	}
+	doc := new(T)
+	if err := json.Unmarshal(b, doc); err != nil {
+		return kept[T]{}, fmt.Errorf("document %s: %w", id, err)
+	}
+	s.put(id, doc, rev)
+	return kept[T]{rev, doc}, nil
+}
+
+// create stores a new document. It returns bus.ErrExists.
+func (s *shelf[T]) create(ctx context.Context, id string, doc *T) error {
+	b, err := json.Marshal(doc)
+	if err != nil {
+		return err
+	}
+	rev, err := s.table.Create(ctx, id, b)
+	if err != nil {
+		return err
+	}
+	s.put(id, doc, rev)
+	return nil
+}
+
+// update changes a copy of a document by fn and stores it, again from the start if
+// somebody else changed it meanwhile: fn may run several times. The error of fn is
+// returned as it is and nothing is stored; errSame stores nothing and is no error.
+func (s *shelf[T]) update(ctx context.Context, id string, fn func(*T) error) (*T, error) {
+	s.mu.RLock()
+	k := s.docs[id]
+	s.mu.RUnlock()
+	for try := 0; ; try++ {
+		if k.doc == nil {
+			var err error
+			if k, err = s.read(ctx, id); err != nil {
+				return nil, err
+			}
+		}
+		next := *k.doc
+		if err := fn(&next); errors.Is(err, errSame) {
+			return k.doc, nil
+		} else if err != nil {
+			return nil, err
+		}
+		b, err := json.Marshal(&next)
+		if err != nil {
+			return nil, err
+		}
+		rev, err := s.table.Update(ctx, id, b, k.rev)
+		if err == nil {
+			s.put(id, &next, rev)
+			return &next, nil
+		}
+		if !errors.Is(err, bus.ErrConflict) || try > 100 {
+			return nil, err
+		}
+		k.doc = nil // read it anew
+	}
+}
+
+var errSame = errors.New("nothing to change")
+
+// remove deletes a document; that it is gone already is no error.
+func (s *shelf[T]) remove(ctx context.Context, id string) error {
+	err := s.table.Delete(ctx, id, 0)
+	if err != nil && !errors.Is(err, bus.ErrNotFound) {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if old := s.docs[id]; old.doc != nil {
+		s.gone[id] = old.rev
+		delete(s.docs, id)
+		s.changed(id, old.doc, nil)
+	}
+	return nil
+}
+
+// put takes a revision into memory, unless a newer one is there.
+func (s *shelf[T]) put(id string, doc *T, rev uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.place(id, doc, rev)
+}
+
+// place is put with the lock held.
+func (s *shelf[T]) place(id string, doc *T, rev uint64) {
+	old := s.docs[id]
+	if old.doc != nil && old.rev >= rev || rev <= s.gone[id] {
+		return
+	}
+	delete(s.gone, id)
+	s.docs[id] = kept[T]{rev, doc}
+	s.changed(id, old.doc, doc)
+}
+
+// follow keeps the copy in step with the table until ctx ends.
+func (s *shelf[T]) follow(ctx context.Context) error {
+	return s.table.Watch(ctx, s.told)
+}
+
+// told takes in one thing that the watch says.
+func (s *shelf[T]) told(c bus.Change) {
+	var doc *T
+	switch {
+	case c.Ready:
+		close(s.ready)
+		return
+	case !c.Deleted:
+		doc = new(T)
+		if err := json.Unmarshal(c.Value, doc); err != nil {
+			s.log.Error("a document can't be read and is left out", "id", c.Key, "err", err)
+			return
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if doc != nil {
+		s.place(c.Key, doc, c.Rev)
+		return
+	}
+	delete(s.gone, c.Key)
+	if old := s.docs[c.Key]; old.doc != nil && old.rev < c.Rev {
+		delete(s.docs, c.Key)
+		s.changed(c.Key, old.doc, nil)
+	}
+}

@@ -1,0 +1,116 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/slipcover/slipcover/internal/job"
+)
+
+// Sweep ends what a dead server left half done, and what an agent that doesn't come
+// back left running. Any server may do it at any time, several at once too: each step
+// is a change by revision, or one that may be repeated.
+func (s *Server) Sweep(ctx context.Context) error {
+	s.sweeping.Lock()
+	defer s.sweeping.Unlock()
+	return errors.Join(s.sweepJobs(ctx), s.sweepHolds(ctx), s.sweepBackups(ctx))
+}
+
+// sweepJobs fails jobs whose agent is lost, ends those whose end was not stored whole,
+// and forgets those that ended long ago.
+func (s *Server) sweepJobs(ctx context.Context) error {
+	var lost, old []*job.Job
+	now := s.now()
+	s.jobs.all(func(_ string, j *job.Job) bool {
+		switch {
+		case j.State.Ended():
+			if j.Ended != nil && now.Sub(*j.Ended) > keepEnded {
+				old = append(old, j)
+			}
+		case s.lost(j, now):
+			lost = append(lost, j)
+		}
+		return true
+	})
+	var errs []error
+	for _, j := range lost {
+		errs = append(errs, s.giveUp(ctx, j.ID, "its agent has not been heard of since "+j.Updated.Format(time.RFC3339)))
+	}
+	for _, j := range old {
+		errs = append(errs, s.jobs.remove(ctx, j.ID))
+	}
+	return errors.Join(errs...)
+}
+
+// lost reports whether a job's agent is gone, or silent for so long that nobody waits
+// for it any more.
+func (s *Server) lost(j *job.Job, now time.Time) bool {
+	a := s.agents.have(j.Agent)
+	if a == nil {
+		return now.Sub(j.Created) > acceptFor
+	}
+	_, at := s.lastHeard(a)
+	if at.IsZero() {
+		at = j.Created
+	}
+	return now.Sub(at) > s.cfg.Lost && now.Sub(j.Updated) > s.cfg.Lost
+}
+
+// sweepHolds frees instances from jobs that were never stored or are gone.
+func (s *Server) sweepHolds(ctx context.Context) error {
+	var held []*job.Instance
+	now := s.now()
+	s.instances.all(func(_ string, i *job.Instance) bool {
+		if i.Job != "" && now.Sub(i.Updated) > acceptFor && s.over(i.Job) {
+			held = append(held, i)
+		}
+		return true
+	})
+	var errs []error
+	for _, i := range held {
+		s.log.WarnContext(ctx, "an instance was held by a job that isn't there", "instance", i.ID, "job", i.Job)
+		errs = append(errs, s.free(ctx, &job.Job{ID: i.Job, Instance: i.ID}, func(i *job.Instance) {
+			if i.Status == job.InstanceBuild {
+				i.Status, i.Fault = job.InstanceFailed, &job.Fault{Message: "the server died before the job was handed to an agent", Created: now}
+			}
+		}))
+	}
+	return errors.Join(errs...)
+}
+
+// over reports whether nothing more will come of a job.
+func (s *Server) over(id string) bool {
+	j := s.jobs.have(id)
+	return j == nil || j.State.Ended()
+}
+
+// sweepBackups fails backups that no job makes, and goes on with deletions that no job
+// does.
+func (s *Server) sweepBackups(ctx context.Context) error {
+	var stuck []*job.Backup
+	now := s.now()
+	s.backups.all(func(_ string, b *job.Backup) bool {
+		if (b.Status.Running() || b.Status == job.BackupDeleting) && now.Sub(b.Updated) > acceptFor && s.over(b.Job) {
+			stuck = append(stuck, b)
+		}
+		return true
+	})
+	var errs []error
+	for _, b := range stuck {
+		_, err := s.backups.update(ctx, b.ID, func(b *job.Backup) error {
+			switch {
+			case b.Status.Running():
+				b.Status, b.Fault, b.RepoID = job.BackupFailed, "the server died before the job was handed to an agent", ""
+			case b.Status == job.BackupDeleting:
+				b.Status, b.Fault = job.BackupDeleteFailed, "the server died before the job was handed to an agent: delete it again"
+			default:
+				return errSame
+			}
+			b.Job, b.Updated = "", now
+			return nil
+		})
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
