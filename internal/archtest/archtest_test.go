@@ -82,6 +82,9 @@ var allowed = map[string][]string{
 	// Trove's REST API: requests and documents translated, nothing kept.
 	"internal/trove": {"internal/access", "internal/httpd", "internal/job", "internal/server"},
 
+	// Runs jobs on a node with the engines; the bus brings them.
+	"internal/agent": {"internal/backup", "internal/bus", "internal/durable", "internal/job", "internal/manifest", "internal/node", "internal/repo", "internal/restore"},
+
 	// Wires all the rest together.
 	"internal/cli": {"couchfile", "internal/backup", "internal/calendar", "internal/config", "internal/durable", "internal/manifest", "internal/node",
 		"internal/repo", "internal/restore", "internal/retention", "internal/storage", "internal/storage/drivers", "internal/storage/retry",

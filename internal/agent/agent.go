@@ -1,0 +1,205 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"filippo.io/age"
+
+	"github.com/slipcover/slipcover/internal/backup"
+	"github.com/slipcover/slipcover/internal/bus"
+	"github.com/slipcover/slipcover/internal/durable"
+	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/node"
+	"github.com/slipcover/slipcover/internal/repo"
+)
+
+// Link is what an agent needs of the bus; *bus.Link is one.
+type Link interface {
+	Request(ctx context.Context, verb string, data []byte) ([]byte, error)
+	Jobs(ctx context.Context, fn func(context.Context, *bus.Delivery)) error
+	Answer(ctx context.Context, fn func(context.Context, []byte) ([]byte, error)) error
+	Close()
+}
+
+// Open says which repository a job needs.
+type Open struct {
+	// Repository is that of the job; zero is the one of the agent's configuration.
+	Repository job.Repository
+	// Getenv has the log-in of the job: OS_STORAGE_URL and OS_AUTH_TOKEN and nothing
+	// else. It is nil where the agent's own is to be used.
+	Getenv func(string) string
+	// Make makes the repository, and the place for it, if there is none.
+	Make bool
+}
+
+// Options are the options of Run.
+type Options struct {
+	Link          Link
+	Version       string // of the program: "slipcover 0.1.0"
+	Host, Address string // of this machine, as users shall see them
+	StateDir      string // the agent's own state is below StateDir/agent
+	InstancesDir  string // where new CouchDBs are made, each in a folder named by its id; "" makes none
+	BindAddress   string // of new CouchDBs; 127.0.0.1 if empty
+	Owner         string // USER:GROUP of their files and processes; "" leaves both to who runs the agent
+	CouchDBBin    string // CouchDB's program; "" is found as restore.Create does
+
+	// Locate finds the node that was there before the agent; nil or node.ErrNotFound
+	// if there is none.
+	Locate func(context.Context) (*node.Node, error)
+	// CouchURL is where that node answers; "" if it can't be asked.
+	CouchURL, CouchUser, CouchPassword string
+	// RestartCommand is a command line for sh that restarts that node; "" if it can't be.
+	RestartCommand string
+
+	// OpenRepo opens a repository, and returns how to close it.
+	OpenRepo func(context.Context, Open) (*repo.Repo, func(), error)
+	// RepositoryURL is where the repository of the configuration is, without secrets; ""
+	// if it names none. CanRead says that the configuration has a key that reads.
+	RepositoryURL string
+	CanRead       bool
+	// Backup has the settings of all backups: Indexes, Parallel, Strict, Recipients,
+	// Strategy, Namespace, ProveInterval. What else it says is set for each job.
+	Backup backup.Options
+	// HookBefore and HookAfter are command lines for sh that run before and after each
+	// backup; "" is none. HookTimeout is how long each may take, an hour if 0.
+	HookBefore, HookAfter string
+	HookTimeout           time.Duration
+
+	Parallel int // jobs at once; 2 if 0
+	Log      *slog.Logger
+}
+
+func (o *Options) fill() {
+	o.BindAddress = cmp.Or(o.BindAddress, "127.0.0.1")
+	o.HookTimeout = cmp.Or(o.HookTimeout, time.Hour)
+	o.Parallel = cmp.Or(o.Parallel, 2)
+	if o.Locate == nil {
+		o.Locate = func(context.Context) (*node.Node, error) { return nil, node.ErrNotFound }
+	}
+}
+
+// How long things may take, or how often they happen.
+const (
+	defaultEvery  = 10 * time.Second // between two hellos, if the server doesn't say
+	minEvery      = time.Second
+	maxEvery      = 5 * time.Minute
+	tellNoServer  = time.Minute      // between two lines of the log about no server
+	requestTime   = 10 * time.Second // for an answer of a server
+	firstWait     = 200 * time.Millisecond
+	maxWait       = 30 * time.Second
+	lastWords     = 5 * time.Second // for the last report of a job, when the agent ends
+	noServerLater = 10 * time.Second
+	notYetLater   = time.Second // until a job that is being stored is claimed again
+)
+
+// agent is a running agent.
+type agent struct {
+	o        Options
+	log      *slog.Logger
+	session  string
+	dir      string   // StateDir/agent
+	lock     *os.File // held as long as the agent runs
+	identity *age.X25519Identity
+	made     *instances
+	facts    facts
+	holds    holds
+	slots    chan struct{}
+
+	mu      sync.Mutex
+	reply   job.HelloReply // the last one; guarded by mu, like what follows
+	greeted bool           // there was one
+	works   map[string]*work
+	strange map[string]bool // instances of which the log says that servers don't know them
+}
+
+// Run does jobs until ctx ends. Then it stops those at work, which the next start
+// takes up again, and closes the link. An error says that it can't begin: its state
+// can't be read or written.
+func Run(ctx context.Context, o Options) error {
+	defer o.Link.Close()
+	a, err := newAgent(o)
+	if err != nil {
+		return err
+	}
+	defer a.lock.Close()
+	a.log.InfoContext(ctx, "agent starts", "session", a.session, "version", o.Version)
+	var wait sync.WaitGroup
+	defer wait.Wait()
+	wait.Go(func() { a.startInstances(ctx) })
+	wait.Go(func() { a.findRepository(ctx) })
+	measured := make(chan struct{})
+	wait.Go(func() { a.measures(ctx, sync.OnceFunc(func() { close(measured) })) })
+	select {
+	case <-measured:
+	case <-time.After(firstMeasure):
+	}
+	if !a.greet(ctx) {
+		return nil
+	}
+	wait.Go(func() { a.hellos(ctx) })
+	wait.Go(func() { a.keepOn(ctx, "answer questions", func() error { return a.o.Link.Answer(ctx, a.answer) }) })
+	// More than are done at once, since one may wait for another of its instance.
+	for range 4 * a.o.Parallel {
+		wait.Go(func() { a.keepOn(ctx, "take jobs", func() error { return a.o.Link.Jobs(ctx, a.take) }) })
+	}
+	return nil
+}
+
+func newAgent(o Options) (*agent, error) {
+	o.fill()
+	a := &agent{o: o, log: o.Log, session: rand.Text(), dir: filepath.Join(o.StateDir, "agent"), slots: make(chan struct{}, o.Parallel), works: map[string]*work{}, strange: map[string]bool{}}
+	if err := durable.MkdirAll(a.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the agent's state directory: %w", err)
+	}
+	var err error
+	if a.lock, err = lockFile(filepath.Join(a.dir, "lock")); err != nil {
+		return nil, fmt.Errorf("another agent runs with the state in %s: %w", a.dir, err)
+	}
+	if a.identity, err = loadIdentity(filepath.Join(a.dir, "identity.txt")); err != nil {
+		return nil, err
+	}
+	a.made, err = loadInstances(filepath.Join(a.dir, "instances.json"))
+	return a, err
+}
+
+// keepOn does something that lasts until ctx ends, and again if it ends before.
+func (a *agent) keepOn(ctx context.Context, what string, do func() error) {
+	wait := firstWait
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := do()
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(began) > maxWait {
+			wait = firstWait
+		}
+		a.log.WarnContext(ctx, "the bus ended what was to last: it is tried again", "what", what, "err", err, "wait", wait)
+		pause(ctx, wait)
+		wait = min(2*wait, maxWait)
+	}
+}
+
+// pause waits, and reports whether ctx allowed all of it.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// errStopped is the cause of a job's end that a server asked for.
+var errStopped = errors.New("a server stopped the job")

@@ -1,0 +1,246 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/slipcover/slipcover/internal/backup"
+	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/node"
+	"github.com/slipcover/slipcover/internal/repo"
+)
+
+const (
+	lockPatience = time.Hour // that a job waits for another process's lock
+	lockAgain    = 5 * time.Second
+	// lookedBack bounds how many attempts before are asked for by their ids.
+	lookedBack = 100
+)
+
+// backup makes the backup of a job, unless an attempt before has made it.
+func (a *agent) backup(ctx context.Context, w *work) (*job.Report, error) {
+	r, done, err := a.open(ctx, w, true)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	if in := &w.job.Spec.Repository; in.URL == "" && in.Storage == "" {
+		a.facts.setRepository(r.Config().ID)
+	}
+	var notes []string
+	var rec *manifest.Record
+	if w.job.Attempt > 1 {
+		if rec, err = a.madeBefore(ctx, w, r); err != nil {
+			return nil, err
+		}
+	}
+	if rec == nil {
+		if rec, notes, err = a.makeBackup(ctx, w, r); err != nil {
+			return nil, err
+		}
+	}
+	return &job.Report{Result: resultOf(r, w.job.Spec.Repository, rec, notes), Repository: whereIs(r, w.job.Spec.Repository), CouchDBVersion: rec.CouchDBVersion}, nil
+}
+
+// madeBefore returns what an attempt before has committed, or nil. Taking the lock
+// makes sure that none of them commits any more: its put may have been under way when
+// its process died. The ids of the attempts are asked for one by one, since listings
+// may be late.
+func (a *agent) madeBefore(ctx context.Context, w *work, r *repo.Repo) (*manifest.Record, error) {
+	name := w.job.Spec.RepoName
+	err := a.whenFree(ctx, w, func() error {
+		lock, err := r.Lock(ctx, name, "backup", "")
+		if err != nil {
+			return err
+		}
+		return lock.End(ctx)
+	})
+	if err != nil {
+		return nil, err
+	}
+	for n := max(1, w.job.Attempt-lookedBack); n <= w.job.Attempt; n++ {
+		id := attemptID(w.job.Backup, n)
+		if id == "" {
+			break
+		}
+		rec, err := r.Record(ctx, name, id)
+		if err == nil {
+			return rec, nil
+		}
+		if !errors.Is(err, repo.ErrNoBackup) {
+			return nil, err
+		}
+	}
+	recs, _, err := r.List(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if i := slices.IndexFunc(recs, func(rec *manifest.Record) bool { return rec.Labels[job.LabelBackup] == w.job.Backup }); i >= 0 {
+		return recs[i], nil
+	}
+	return nil, nil
+}
+
+// attemptID is the id of a backup that an attempt makes: of the first one that of the
+// service, of a later one its time, and bits that only the same attempt has, so that
+// a next one can ask for it. It is "" if the service's id is none of a backup.
+func attemptID(id string, attempt int) manifest.BackupID {
+	if !manifest.BackupID(id).Valid() || attempt <= 1 {
+		return cmp.Or(manifest.BackupID(id), "")
+	}
+	u, err := uuid.Parse(id)
+	if err != nil {
+		return ""
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s attempt %d", id, attempt))
+	copy(u[6:], sum[:])
+	u[6] = 0x70 | u[6]&0x0f
+	u[8] = 0x80 | u[8]&0x3f
+	return manifest.BackupID(u.String())
+}
+
+// makeBackup runs the engine between the hooks.
+func (a *agent) makeBackup(ctx context.Context, w *work, r *repo.Repo) (rec *manifest.Record, notes []string, err error) {
+	n, err := a.nodeOf(ctx, w.job.Instance)
+	if err != nil {
+		return nil, nil, err
+	}
+	h := &hooks{o: &a.o, log: a.log.With("job", w.id), env: []string{"SLIPCOVER_BACKUP=" + w.job.Backup, "SLIPCOVER_INSTANCE=" + w.job.Spec.RepoName}}
+	defer func() { notes = append(notes, h.after(ctx, err)...) }()
+	if err := h.before(ctx); err != nil {
+		return nil, nil, err
+	}
+	res, more, err := a.runEngine(ctx, w, r, n)
+	if errors.Is(err, repo.ErrIDUsed) { // this attempt was begun once before
+		if rec, err = a.madeBefore(ctx, w, r); rec != nil || err != nil {
+			return rec, nil, err
+		}
+		w.job.Backup = "" // of the attempt: the label keeps it
+		res, more, err = a.runEngine(ctx, w, r, n)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return res.Record, append(res.Notes, more...), nil
+}
+
+// runEngine makes a backup, once no other process works on the instance. A parent
+// that this node can't build on is not worth failing for: each backup restores alone.
+func (a *agent) runEngine(ctx context.Context, w *work, r *repo.Repo, n *node.Node) (res *backup.Result, notes []string, err error) {
+	o := a.o.Backup
+	spec := &w.job.Spec
+	o.Repo, o.Node, o.Instance, o.StateDir, o.Tool = r, n, spec.RepoName, a.o.StateDir, a.o.Version
+	o.ID, o.Parent, o.Description = attemptID(w.job.Backup, w.job.Attempt), spec.Parent, spec.Description
+	o.Name = cmp.Or(spec.Name, spec.RepoName+"-"+time.Now().UTC().Format("20060102-150405"))
+	o.Labels = maps.Clone(spec.Labels)
+	o.Progress = &backup.Progress{}
+	w.track(func() job.Progress {
+		p := o.Progress
+		return job.Progress{Files: p.Files.Load(), FilesDone: p.FilesDone.Load(), Bytes: p.Bytes.Load(), BytesDone: p.BytesDone.Load(), Stored: p.Stored.Load()}
+	})
+	if spec.Repository.Storage != "" {
+		o.Recipients = spec.Repository.Recipients
+	}
+	run := func() (err error) {
+		res, err = backup.Run(ctx, o)
+		return err
+	}
+	err = a.whenFree(ctx, w, run)
+	if o.Parent != "" && (errors.Is(err, backup.ErrParent) || errors.Is(err, repo.ErrNoBackup)) {
+		notes = append(notes, "built on the newest backup of this node and not on "+o.Parent+", of which the node knows too little")
+		o.Parent = ""
+		err = a.whenFree(ctx, w, run)
+	}
+	return res, notes, err
+}
+
+// whenFree does something again while another process works on the instance's part
+// of the repository, for at most lockPatience.
+func (a *agent) whenFree(ctx context.Context, w *work, do func() error) error {
+	began := time.Now()
+	for tries := 0; ; tries++ {
+		err := do()
+		if !errors.Is(err, repo.ErrLocked) || time.Since(began) >= lockPatience {
+			return err
+		}
+		if tries == 0 {
+			a.log.InfoContext(ctx, "job waits for the lock of the instance in the repository", "job", w.id, "err", faultOf(err))
+		}
+		if !pause(ctx, lockAgain) {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// open opens the repository of a job, and refuses another one in its place.
+func (a *agent) open(ctx context.Context, w *work, makeIt bool) (*repo.Repo, func(), error) {
+	in := w.job.Spec.Repository
+	if !manifest.ValidInstance(w.job.Spec.RepoName) {
+		return nil, nil, fmt.Errorf("the job names no instance in the repository (%q)", w.job.Spec.RepoName)
+	}
+	o := Open{Repository: in, Make: makeIt}
+	if in.Storage != "" {
+		if w.secrets.Token == "" {
+			return nil, nil, errors.New("the job is for the caller's own Swift account and brings no token for it: ask for it again")
+		}
+		o.Getenv = func(name string) string {
+			switch name {
+			case "OS_STORAGE_URL":
+				return in.Storage
+			case "OS_AUTH_TOKEN":
+				return w.secrets.Token
+			}
+			return ""
+		}
+	}
+	r, done, err := a.o.OpenRepo(ctx, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	if id := r.Config().ID; in.ID != "" && id != in.ID {
+		done()
+		return nil, nil, fmt.Errorf("%s holds the repository %s and not %s, which the job is for", r.URL(), id, in.ID)
+	}
+	return r, done, nil
+}
+
+// whereIs says where the open repository is.
+func whereIs(r *repo.Repo, asked job.Repository) *job.Repository {
+	asked.URL, asked.ID = r.URL(), r.Config().ID
+	return &asked
+}
+
+// resultOf is what a record says of its backup.
+func resultOf(r *repo.Repo, in job.Repository, rec *manifest.Record, notes []string) *job.Result {
+	return &job.Result{
+		RepoID: string(rec.ID), Type: string(rec.Type), Size: rec.SizeBytes, Stored: rec.StoredBytes, Databases: rec.DatabaseCount, Damage: rec.DamageCount,
+		Checksum: rec.ManifestSHA256, LocationRef: locationRef(r, in, rec), Started: &rec.Started, Finished: &rec.Finished, Notes: notes,
+	}
+}
+
+// locationRef is the URL of a backup's manifest, without secrets: of the object in
+// Swift if the account is known, else what the storage goes by.
+func locationRef(r *repo.Repo, in job.Repository, rec *manifest.Record) string {
+	key := fmt.Sprintf("backups/%s/%s/manifest.json.zst", rec.Instance, rec.ID)
+	if r.Config().Encrypted() {
+		key += ".age"
+	}
+	base, query, parameters := strings.Cut(r.URL(), "?")
+	if place, ok := strings.CutPrefix(base, "swift://"); ok && in.Storage != "" {
+		return strings.TrimRight(in.Storage, "/") + "/" + place + "/" + key
+	}
+	if parameters {
+		return base + "/" + key + "?" + query
+	}
+	return base + "/" + key
+}

@@ -1,0 +1,189 @@
+package agent_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/slipcover/slipcover/internal/agent"
+	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/restore"
+	"github.com/slipcover/slipcover/internal/testenv"
+)
+
+var databases = []string{"orders", "team/notes"}
+
+// writing starts a CouchDB with databases and writers at work.
+func writing(t *testing.T) (*testenv.Couch, *testenv.Running) {
+	t.Helper()
+	c := testenv.CouchDB(t, testenv.Options{})
+	for _, db := range databases {
+		must(t, c.Put(testenv.DBPath(db)+"?q=2", nil, nil))
+	}
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	load := c.Load(testenv.LoadOptions{Databases: databases, Writers: 2, Duration: 5 * time.Minute, MaxWrites: 3000, Pause: 20 * time.Millisecond, Seed: seed})
+	t.Cleanup(func() { load.Stop() })
+	await(t, func() bool { return len(load.Journal.Writes()) > 100 })
+	return c, load
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// same holds a CouchDB against what was acknowledged before a backup began.
+func same(t *testing.T, c *testenv.Client, load *testenv.Running, cut time.Time) {
+	t.Helper()
+	wrong, err := load.Journal.Compare(cut, c.State)
+	must(t, err)
+	for _, line := range wrong {
+		t.Error(line)
+	}
+}
+
+// withCouch lets an agent ask the node, and restart it by a command.
+func withCouch(c *testenv.Couch) func(*agent.Options) {
+	return func(o *agent.Options) { o.CouchURL, o.CouchUser, o.CouchPassword = c.URL, c.Admin, c.Password }
+}
+
+// A node with writers is backed up, an instance made of the backup, used, restarted,
+// found again by the agent's next start, and deleted.
+func TestCreateFromBackup(t *testing.T) {
+	c, load := writing(t)
+	s, w := newServer(t), newWorld(t)
+	a := s.start(w, c.DataDir, withCouch(c))
+	s.seen(nodeID, func(i job.Seen) bool { return i.Up && strings.HasPrefix(i.Version, "3.") })
+	cut := time.Now()
+	b := s.do(backupJob(t))
+	if b.CouchDBVersion == "" {
+		t.Logf("the backup names no version")
+	}
+	load.Stop()
+
+	id := newID(t)
+	s.mu.Lock()
+	s.reply.Instances = []string{id}
+	s.mu.Unlock()
+	create := job.Job{Kind: job.KindCreate, Instance: id, Spec: job.Spec{Name: "any name", RepoName: nodeName, RepoID: b.Result.RepoID, Repository: *b.Repository,
+		Sealed: s.seal(job.Secrets{Password: "geheim"})}}
+	made := s.do(create)
+	t.Cleanup(func() { remove(t, w, id) })
+	copied := &testenv.Client{URL: made.URL, Admin: "admin", Password: "geheim"}
+	same(t, copied, load, cut)
+	if !strings.HasPrefix(made.CouchDBVersion, "3.") || made.Repository != nil {
+		t.Errorf("got %+v", made)
+	}
+	if again := s.do(create); again.URL != made.URL {
+		t.Errorf("the same job again made %s, not %s", again.URL, made.URL)
+	}
+	s.seen(id, func(i job.Seen) bool { return i.Up && i.CanRestart && i.Databases >= 2 && i.UsedBytes > 0 })
+	for _, instance := range []string{id, nodeID} {
+		if got := s.databases(instance); !contains(got, databases...) {
+			t.Errorf("databases of %s: %q", instance, got)
+		}
+	}
+	// A backup of the new instance has its own name in the repository.
+	own := backupJob(t)
+	own.Instance, own.Spec.RepoName = id, "copy"
+	s.do(own)
+
+	pid, err := restore.Running(filepath.Join(w.path("instances"), id))
+	must(t, err)
+	s.do(job.Job{Kind: job.KindRestart, Instance: id})
+	if now, err := restore.Running(filepath.Join(w.path("instances"), id)); err != nil || now == pid || now == 0 {
+		t.Errorf("process %d, was %d: %v", now, pid, err)
+	}
+	same(t, copied, load, cut)
+
+	// The machine goes down; the next start of the agent starts what ran.
+	a.stop()
+	must(t, restore.Stop(t.Context(), filepath.Join(w.path("instances"), id), 0))
+	a = s.start(w, c.DataDir, withCouch(c))
+	s.seen(id, func(i job.Seen) bool { return i.Up })
+	same(t, copied, load, cut)
+
+	s.fail(job.Job{Kind: job.KindDeleteInstance, Instance: nodeID}, "did not make")
+	for range 2 {
+		s.do(job.Job{Kind: job.KindDeleteInstance, Instance: id})
+	}
+	if _, err := os.Stat(filepath.Join(w.path("instances"), id)); !os.IsNotExist(err) {
+		t.Errorf("got %v", err)
+	}
+	if text := a.said(); strings.Contains(text, "geheim") {
+		t.Error("the log has the password")
+	}
+}
+
+func remove(t *testing.T, w *world, id string) {
+	if err := restore.Remove(t.Context(), filepath.Join(w.path("instances"), id)); err != nil {
+		t.Error(err)
+	}
+}
+
+func contains(list []string, want ...string) bool {
+	have := map[string]bool{}
+	for _, s := range list {
+		have[s] = true
+	}
+	for _, s := range want {
+		if !have[s] {
+			return false
+		}
+	}
+	return true
+}
+
+// An empty instance gets a password of its own, which stays on the machine.
+func TestCreateEmpty(t *testing.T) {
+	if bin, missing := testenv.CouchDBBinary(); bin == "" {
+		testenv.Missing(t, "couchdb", missing)
+	}
+	s, w := newServer(t), newWorld(t)
+	s.start(w, "")
+	id := newID(t)
+	dir := filepath.Join(w.path("instances"), id)
+	t.Cleanup(func() { remove(t, w, id) })
+	r := s.do(job.Job{Kind: job.KindCreate, Instance: id, Spec: job.Spec{Name: "new"}})
+	path := filepath.Join(dir, "admin-password")
+	if len(r.Result.Notes) == 0 || !strings.Contains(r.Result.Notes[len(r.Result.Notes)-1], path) {
+		t.Errorf("notes %q", r.Result.Notes)
+	}
+	info, err := os.Stat(path)
+	must(t, err)
+	if info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v", info.Mode())
+	}
+	c := &testenv.Client{URL: r.URL, Admin: "admin", Password: strings.TrimSpace(read(t, path))}
+	must(t, c.Put("/db", nil, nil))
+	if got := s.databases(id); !contains(got, "db") {
+		t.Errorf("got %q", got)
+	}
+	// What isn't the agent's is not removed.
+	stranger := uuid.NewString()
+	must(t, os.MkdirAll(filepath.Join(w.path("instances"), stranger), 0o700))
+	s.fail(job.Job{Kind: job.KindDeleteInstance, Instance: stranger}, "has not noted")
+	s.fail(job.Job{Kind: job.KindCreate, Instance: stranger}, "did not make")
+	s.fail(job.Job{Kind: job.KindDeleteInstance, Instance: "../x"}, "does not have the instance")
+	s.fail(job.Job{Kind: job.KindCreate, Instance: "../x"}, "not the id of an instance")
+	s.do(job.Job{Kind: job.KindDeleteInstance, Instance: uuid.NewString()})
+	s.do(job.Job{Kind: job.KindDeleteInstance, Instance: id})
+}
+
+func TestRestartOfTheNode(t *testing.T) {
+	c := testenv.CouchDB(t, testenv.Options{})
+	s, w := newServer(t), newWorld(t)
+	out := w.path("restarted")
+	s.start(w, c.DataDir, withCouch(c), func(o *agent.Options) { o.RestartCommand = "echo yes >" + out })
+	s.seen(nodeID, func(i job.Seen) bool { return i.CanRestart })
+	if r := s.do(job.Job{Kind: job.KindRestart, Instance: nodeID}); !strings.HasPrefix(r.CouchDBVersion, "3.") || read(t, out) != "yes\n" {
+		t.Errorf("got %+v", r)
+	}
+}

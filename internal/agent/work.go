@@ -1,0 +1,299 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/slipcover/slipcover/internal/bus"
+	"github.com/slipcover/slipcover/internal/job"
+)
+
+// progressEvery is how often the progress of a job is reported.
+const progressEvery = 2 * time.Second
+
+// work is a job that the agent has.
+type work struct {
+	id       string
+	job      *job.Job    // nil until it was claimed
+	secrets  job.Secrets // of the job
+	hidden   string      // password that the agent made up
+	progress atomic.Pointer[func() job.Progress]
+
+	mu       sync.Mutex
+	delivery *bus.Delivery // the newest of it; guarded by mu
+}
+
+func (w *work) newest() *bus.Delivery {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.delivery
+}
+
+// mine are what no text of the job may show.
+func (w *work) mine() []string { return []string{w.secrets.Token, w.secrets.Password, w.hidden} }
+
+// track makes f what reports of progress say.
+func (w *work) track(f func() job.Progress) { w.progress.Store(&f) }
+
+func (w *work) at() job.Progress {
+	if f := w.progress.Load(); f != nil {
+		return (*f)()
+	}
+	return job.Progress{}
+}
+
+// take does the job of a delivery, and returns when it is acknowledged, or left for
+// another delivery. A delivery of a job at work here only replaces the one before.
+func (a *agent) take(ctx context.Context, d *bus.Delivery) {
+	w := a.begin(d)
+	if w == nil {
+		return
+	}
+	defer a.end(w)
+	var reply job.ClaimReply
+	err := a.ask(ctx, job.VerbClaim, job.Claim{Session: a.session, Job: w.id}, &reply)
+	var e *bus.Error
+	switch {
+	case errors.As(err, &e) && e.Code == job.CodeNotYet:
+		a.told(ctx, w, w.newest().Later(ctx, notYetLater))
+	case err != nil && ctx.Err() == nil:
+		a.log.WarnContext(ctx, "no server takes the claim of a job: it is tried again", "job", w.id, "err", err)
+		a.told(ctx, w, w.newest().Later(ctx, noServerLater))
+	case err != nil:
+	case reply.Verdict == job.Go && reply.Job != nil && reply.Job.ID == w.id:
+		w.job = reply.Job
+		a.work(ctx, w)
+	default:
+		a.log.InfoContext(ctx, "job dropped", "job", w.id)
+		a.told(ctx, w, w.newest().Done(ctx))
+	}
+}
+
+// told logs that the queue could not be told something: it delivers the job again,
+// which is then dropped or found done.
+func (a *agent) told(ctx context.Context, w *work, err error) {
+	if err != nil {
+		a.log.WarnContext(ctx, "the queue could not be told about a job", "job", w.id, "err", err)
+	}
+}
+
+func (a *agent) begin(d *bus.Delivery) *work {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if w := a.works[d.Job]; w != nil {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.delivery = d
+		return nil
+	}
+	w := &work{id: d.Job, delivery: d}
+	a.works[d.Job] = w
+	return w
+}
+
+func (a *agent) end(w *work) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.works, w.id)
+}
+
+// running returns the ids of the jobs that were claimed.
+func (a *agent) running() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	ids := []string{}
+	for id := range a.works {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// work does a claimed job and tells how it ended.
+func (a *agent) work(ctx context.Context, w *work) {
+	log := a.log.With("job", w.id, "kind", w.job.Kind, "attempt", w.job.Attempt)
+	log.InfoContext(ctx, "job begins")
+	began := time.Now()
+	report, err := a.reported(ctx, w)
+	switch {
+	case errors.Is(err, errStopped):
+		log.InfoContext(ctx, "job stopped by a server", "took", time.Since(began))
+		a.told(ctx, w, w.newest().Done(ctx))
+		return
+	case err != nil && ctx.Err() != nil:
+		log.InfoContext(ctx, "job left to the next start", "took", time.Since(began))
+		return
+	case err != nil:
+		log.ErrorContext(ctx, "job failed", "took", time.Since(began), "err", faultOf(err, w.mine()...))
+	default:
+		log.InfoContext(ctx, "job done", "took", time.Since(began))
+	}
+	if a.reportEnd(ctx, w, report, err) {
+		a.told(ctx, w, w.newest().Done(ctx))
+	}
+}
+
+// reported does a job while its progress is reported. The error is errStopped if a
+// server wants that no more is said.
+func (a *agent) reported(ctx context.Context, w *work) (*job.Report, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var reports sync.WaitGroup
+	reports.Go(func() { a.reportProgress(ctx, w, cancel) })
+	report, err := a.do(ctx, w)
+	stopped := errors.Is(context.Cause(ctx), errStopped)
+	cancel(nil)
+	reports.Wait() // so that none comes after the last one
+	if stopped {
+		return nil, errStopped
+	}
+	return report, err
+}
+
+func (a *agent) reportProgress(ctx context.Context, w *work, cancel context.CancelCauseFunc) {
+	for pause(ctx, progressEvery) {
+		var reply job.ReportReply
+		err := a.ask(ctx, job.VerbReport, job.Report{Session: a.session, Job: w.id, State: job.Running, At: w.at()}, &reply)
+		if err == nil && reply.Verdict == job.Stop {
+			cancel(errStopped)
+			return
+		}
+	}
+}
+
+// reportEnd repeats the last report until a server has taken it. When the agent
+// ends it goes on for a moment; false says that it wasn't taken.
+func (a *agent) reportEnd(ctx context.Context, w *work, report *job.Report, fault error) bool {
+	if report == nil {
+		report = &job.Report{}
+	}
+	report.Session, report.Job, report.At, report.State = a.session, w.id, w.at(), job.Done
+	if fault != nil {
+		report.State, report.Fault = job.Failed, faultOf(fault, w.mine()...)
+	}
+	last, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { pause(last, lastWords); cancel() })()
+	for wait := firstWait; ; wait = min(2*wait, maxWait) {
+		var reply job.ReportReply
+		err := a.ask(last, job.VerbReport, report, &reply)
+		if err == nil {
+			return true
+		}
+		if wait > time.Second {
+			a.log.WarnContext(ctx, "no server takes the last report of a job: it is repeated", "job", w.id, "err", err)
+		}
+		if !pause(last, wait) {
+			return false
+		}
+	}
+}
+
+// do waits for what the job needs and does it. The report has what its kind tells.
+func (a *agent) do(ctx context.Context, w *work) (*job.Report, error) {
+	free, err := a.holds.take(ctx, needs(w.job))
+	if err != nil {
+		return nil, err
+	}
+	defer free()
+	select {
+	case a.slots <- struct{}{}:
+		defer func() { <-a.slots }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if w.secrets, err = a.unseal(w.job.Spec.Sealed); err != nil {
+		return nil, err
+	}
+	kinds := map[job.Kind]func(context.Context, *work) (*job.Report, error){
+		job.KindBackup:         a.backup,
+		job.KindCreate:         a.create,
+		job.KindRestart:        a.restart,
+		job.KindDeleteInstance: a.deleteInstance,
+		job.KindDeleteBackup:   a.deleteBackup,
+		job.KindProve:          a.prove,
+		job.KindAdopt:          a.adopt,
+	}
+	run := kinds[w.job.Kind]
+	if run == nil {
+		return nil, fmt.Errorf("this agent (%s) does not know jobs of the kind %q: bring it up to the server's version", a.o.Version, w.job.Kind)
+	}
+	return run(ctx, w)
+}
+
+// ask sends a message to a server and reads the answer.
+func (a *agent) ask(ctx context.Context, verb string, message, answer any) error {
+	data, err := json.Marshal(message)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTime)
+	defer cancel()
+	if data, err = a.o.Link.Request(ctx, verb, data); err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, answer); err != nil {
+		return fmt.Errorf("the answer to %s: %w", verb, err)
+	}
+	return nil
+}
+
+// needs names what a job must have for itself.
+func needs(j *job.Job) []string {
+	var list []string
+	if j.Spec.RepoName != "" {
+		list = append(list, "repository of "+j.Spec.RepoName)
+	}
+	if j.Instance != "" && j.Kind != job.KindDeleteBackup && j.Kind != job.KindProve && j.Kind != job.KindAdopt {
+		list = append(list, instanceNeed(j.Instance))
+	}
+	slices.Sort(list) // in one order, so that two never wait for each other
+	return list
+}
+
+func instanceNeed(id string) string { return "instance " + id }
+
+// holds are things that one job at a time has. The zero value has none taken.
+type holds struct {
+	mu  sync.Mutex
+	all map[string]chan struct{} // full while it is taken; guarded by mu
+}
+
+func (h *holds) of(name string) chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.all == nil {
+		h.all = map[string]chan struct{}{}
+	}
+	if h.all[name] == nil {
+		h.all[name] = make(chan struct{}, 1)
+	}
+	return h.all[name]
+}
+
+// take waits until all of names are free, and returns how to free them.
+func (h *holds) take(ctx context.Context, names []string) (free func(), err error) {
+	var taken []chan struct{}
+	free = func() {
+		for _, c := range taken {
+			<-c
+		}
+	}
+	for _, name := range names {
+		c := h.of(name)
+		select {
+		case c <- struct{}{}:
+			taken = append(taken, c)
+		case <-ctx.Done():
+			free()
+			return nil, ctx.Err()
+		}
+	}
+	return free, nil
+}
