@@ -24,11 +24,14 @@ import (
 	"github.com/slipcover/slipcover/internal/node"
 )
 
+// usualCouchDB is where CouchDB's program is looked for. Tests change it.
+var usualCouchDB = []string{"/opt/couchdb/bin/couchdb", "couchdb"}
+
 // couchBinary finds CouchDB's program, or returns "".
 func couchBinary(given string) string {
 	try := []string{given}
 	if given == "" {
-		try = []string{os.Getenv("COUCHDB_BIN"), "/opt/couchdb/bin/couchdb", "couchdb"}
+		try = append([]string{os.Getenv("COUCHDB_BIN")}, usualCouchDB...)
 	}
 	for _, p := range try {
 		if p == "" {

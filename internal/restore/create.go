@@ -264,8 +264,8 @@ func (c *creation) port() error {
 
 // systemDatabases are those that single_node makes CouchDB create.
 //
-// Source: CouchDB 3.5.0, src/setup/src/setup_sup.erl, init, and setup.erl,
-// cluster_system_dbs; TestCreateEmpty.
+// Source: CouchDB's documentation, couchdb/single_node; which ones, with 3.5.0:
+// TestCreateEmpty.
 var systemDatabases = []string{"_replicator", "_users"}
 
 // answers returns nil when the server is up and lists all databases.

@@ -1,5 +1,6 @@
 // Package restore brings a backup back: as the files of a node (Files), as a new
-// CouchDB instance (Create); and proves that it could (Verify).
+// CouchDB instance (Create, Start, Stop, Running, Remove); and proves that it could, by
+// reading it (Verify) or by serving it (Trial).
 //
 // A restore that isn't finished must not look like one that is. CouchDB serves
 // what its shard map, _dbs.couch, names, and creates each named shard that isn't

@@ -7,3 +7,16 @@ func SetInMemory(n int64) (undo func()) {
 	inMemory = n
 	return func() { inMemory = old }
 }
+
+// SetTrialAltered sets what a Trial calls between its steps, and returns what undoes that.
+func SetTrialAltered(fn func(step, data string)) (undo func()) {
+	trialAltered = fn
+	return func() { trialAltered = nil }
+}
+
+// SetUsualCouchDB hides the CouchDB of this machine, and returns what undoes that.
+func SetUsualCouchDB(paths ...string) (undo func()) {
+	old := usualCouchDB
+	usualCouchDB = paths
+	return func() { usualCouchDB = old }
+}

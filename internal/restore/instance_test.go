@@ -18,9 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/node"
-	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/restore"
 	"github.com/slipcover/slipcover/internal/storage/file"
 	"github.com/slipcover/slipcover/internal/testenv"
@@ -328,29 +326,11 @@ func servers(t *testing.T, dir string) (list []string) {
 	}
 	for _, p := range files {
 		b, err := os.ReadFile(p)
-		if err == nil && strings.Contains(string(b), dir+"/etc/local.ini\x00") {
+		if err == nil && strings.Contains(string(b), dir+"/") && strings.Contains(string(b), "/etc/local.ini\x00") {
 			list = append(list, strings.ReplaceAll(string(b), "\x00", " "))
 		}
 	}
 	return list
-}
-
-func openSpec(s childSpec) (*repo.Repo, *manifest.Record, error) {
-	if s.ID == "" {
-		return nil, nil, nil
-	}
-	store, err := file.Open(s.Repo)
-	if err != nil {
-		return nil, nil, err
-	}
-	ctx, cancel := background()
-	defer cancel()
-	r, err := repo.Open(ctx, store, repo.Options{})
-	if err != nil {
-		return nil, nil, err
-	}
-	rec, err := r.Find(ctx, "", s.ID)
-	return r, rec, err
 }
 
 // A server that was started by hand is not removed from under itself, nor doubled.

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/restore"
 	"github.com/slipcover/slipcover/internal/storage/file"
@@ -64,6 +65,13 @@ func child(spec string) error {
 		}
 		_, err = restore.Create(ctx, restore.CreateOptions{Repo: r, Record: rec, Name: "killed", Dir: s.To, AdminPassword: childPassword, Start: true})
 		return err
+	case "trial":
+		r, rec, err := openSpec(s)
+		if err != nil {
+			return err
+		}
+		_, err = restore.Trial(ctx, restore.TrialOptions{Repo: r, Record: rec, Parent: s.To})
+		return err
 	case "remove":
 		return restore.Remove(ctx, s.To)
 	}
@@ -82,6 +90,24 @@ func child(spec string) error {
 	fmt.Println("go")
 	_, err = restore.Files(ctx, restore.Options{Repo: r, Record: rec, To: s.To, Parallel: 2})
 	return err
+}
+
+func openSpec(s childSpec) (*repo.Repo, *manifest.Record, error) {
+	if s.ID == "" {
+		return nil, nil, nil
+	}
+	store, err := file.Open(s.Repo)
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := background()
+	defer cancel()
+	r, err := repo.Open(ctx, store, repo.Options{})
+	if err != nil {
+		return nil, nil, err
+	}
+	rec, err := r.Find(ctx, "", s.ID)
+	return r, rec, err
 }
 
 // A restore is killed at random moments and run again: at no moment does the

@@ -67,6 +67,13 @@ func Start(ctx context.Context, dir string, opts StartOptions) (pid int, err err
 	return s.start(ctx)
 }
 
+// direct asks servers of this machine, never through a proxy.
+var direct = func() *http.Client {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.Proxy = nil
+	return &http.Client{Transport: t}
+}()
+
 // isUp returns nil if a CouchDB answers, whatever it says: it may want a password, or
 // be in maintenance mode.
 func isUp(ctx context.Context, url string) error {
@@ -76,7 +83,7 @@ func isUp(ctx context.Context, url string) error {
 	if err != nil {
 		return err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := direct.Do(req)
 	if err != nil {
 		return err
 	}
