@@ -45,10 +45,10 @@ type Audit struct {
 }
 
 // OpenAudit opens the audit log, a file for its owner alone, and makes it if need be.
-// What can't be written is logged, and counted as slipcover_audit_errors_total in reg.
+// What can't be written is logged, and counted as slipcover_audit_failures_total in reg.
 func OpenAudit(path string, log *slog.Logger, reg prometheus.Registerer) (*Audit, error) {
 	a := &Audit{path: path, log: log, errors: prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "slipcover_audit_errors_total", Help: "Records that could not be written to the audit log."})}
+		Name: "slipcover_audit_failures_total", Help: "Records that could not be written to the audit log."})}
 	if err := reg.Register(a.errors); err != nil {
 		return nil, fmt.Errorf("open audit log: %w", err)
 	}

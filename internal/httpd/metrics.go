@@ -17,7 +17,7 @@ import (
 //
 //	slipcover_http_requests_total{api,method,code}
 //	slipcover_http_request_duration_seconds{api}    from the header to the end of the answer
-//	slipcover_http_requests_in_flight{api}
+//	slipcover_http_in_flight_requests{api}
 //
 // Nil counts nothing.
 type Metrics struct {
@@ -34,7 +34,7 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "slipcover_http_request_duration_seconds", Help: "Time that requests took.", Buckets: prometheus.DefBuckets}, []string{"api"}),
 		inFlight: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "slipcover_http_requests_in_flight", Help: "Requests under way."}, []string{"api"}),
+			Name: "slipcover_http_in_flight_requests", Help: "Requests under way."}, []string{"api"}),
 	}
 	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.inFlight} {
 		if err := reg.Register(c); err != nil {

@@ -154,8 +154,8 @@ func TestRequest(t *testing.T) {
 		`slipcover_http_requests_total{api="test",code="202",method="POST"} 1`,
 		`slipcover_http_requests_total{api="test",code="405",method="other"} 1`,
 		`slipcover_http_request_duration_seconds_count{api="test"} 6`,
-		`slipcover_http_requests_in_flight{api="test"} 0`,
-		`slipcover_audit_errors_total 0`,
+		`slipcover_http_in_flight_requests{api="test"} 0`,
+		`slipcover_audit_failures_total 0`,
 	} {
 		if !strings.Contains(page, want) {
 			t.Errorf("metrics lack %q:\n%s", want, page)
@@ -410,7 +410,7 @@ func TestAudit(t *testing.T) {
 		t.Fatal(err)
 	}
 	write("emil", 1)
-	if page := scrape(t, httpd.MetricsHandler(reg, "", false)); !strings.Contains(page, "slipcover_audit_errors_total 1") {
+	if page := scrape(t, httpd.MetricsHandler(reg, "", false)); !strings.Contains(page, "slipcover_audit_failures_total 1") {
 		t.Errorf("metrics: %s", page)
 	}
 	if out := log.String(); strings.Count(out, "level=ERROR") != 1 || !strings.Contains(out, "user=emil") {
@@ -439,7 +439,7 @@ func TestAuditFull(t *testing.T) {
 	}
 	defer a.Close()
 	a.Write(t.Context(), httpd.AuditRecord{User: "ann", Action: "x"})
-	if page := scrape(t, httpd.MetricsHandler(reg, "", false)); !strings.Contains(page, "slipcover_audit_errors_total 1") || !strings.Contains(log.String(), "no space") {
+	if page := scrape(t, httpd.MetricsHandler(reg, "", false)); !strings.Contains(page, "slipcover_audit_failures_total 1") || !strings.Contains(log.String(), "no space") {
 		t.Errorf("metrics: %s\nlog: %s", page, log.String())
 	}
 }
