@@ -224,13 +224,13 @@ func whereIs(r *repo.Repo, asked job.Repository) *job.Repository {
 func resultOf(r *repo.Repo, in job.Repository, rec *manifest.Record, notes []string) *job.Result {
 	return &job.Result{
 		RepoID: string(rec.ID), Type: string(rec.Type), Size: rec.SizeBytes, Stored: rec.StoredBytes, Databases: rec.DatabaseCount, Damage: rec.DamageCount,
-		Checksum: rec.ManifestSHA256, LocationRef: locationRef(r, in, rec), Started: &rec.Started, Finished: &rec.Finished, Notes: notes,
+		Checksum: rec.ManifestSHA256, LocationRef: LocationRef(r, in, rec), Started: &rec.Started, Finished: &rec.Finished, Notes: notes,
 	}
 }
 
-// locationRef is the URL of a backup's manifest, without secrets: of the object in
+// LocationRef is the URL of a backup's manifest, without secrets: of the object in
 // Swift if the account is known, else what the storage goes by.
-func locationRef(r *repo.Repo, in job.Repository, rec *manifest.Record) string {
+func LocationRef(r *repo.Repo, in job.Repository, rec *manifest.Record) string {
 	key := fmt.Sprintf("backups/%s/%s/manifest.json.zst", rec.Instance, rec.ID)
 	if r.Config().Encrypted() {
 		key += ".age"

@@ -22,5 +22,5 @@
 //	StateDir/agent/identity.txt    age identity to which servers seal secrets
 //	StateDir/agent/instances.json  the CouchDBs that this agent made
 //	StateDir/agent/secrets/ID      admin password of an instance in the making
-//	StateDir/agent/trials/         restore tests at work
+//	InstancesDir/trials/           restore tests at work; StateDir/agent/trials without it
 package agent

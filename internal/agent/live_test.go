@@ -187,3 +187,49 @@ func TestRestartOfTheNode(t *testing.T) {
 		t.Errorf("got %+v", r)
 	}
 }
+
+// A restore test starts a CouchDB on the backup and compares; what doesn't restore is
+// what the proof says, and the job is done.
+func TestProve(t *testing.T) {
+	c, load := writing(t)
+	s, w := newServer(t), newWorld(t)
+	s.start(w, c.DataDir)
+	b := s.do(backupJob(t))
+	load.Stop()
+	spec := job.Spec{RepoName: nodeName, RepoID: b.Result.RepoID, Repository: *b.Repository}
+	r := s.do(job.Job{Kind: job.KindProve, Instance: nodeID, Spec: spec})
+	if p := r.Proof; !p.OK || !p.Server || p.Databases < 2 || p.Documents < 50 || p.Took <= 0 || p.Problem != "" {
+		t.Errorf("got %+v", p)
+	}
+	marks, err := w.repo(t).Marks(t.Context(), nodeName)
+	must(t, err)
+	if m := marks[onlyBackup(t, w.repo(t), b.Result.RepoID).ID]; m.Verified == nil || m.Verified.Tool != "slipcover test" {
+		t.Errorf("marks %+v", m)
+	}
+	left, err := os.ReadDir(filepath.Join(w.path("instances"), "trials"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	// A segment that is damaged can't be restored.
+	damage(t, filepath.Join(w.path("repo"), "segments", nodeName, b.Result.RepoID))
+	r = s.do(job.Job{Kind: job.KindProve, Instance: nodeID, Spec: spec})
+	if p := r.Proof; p.OK || !strings.Contains(p.Problem, "damaged") {
+		t.Errorf("a damaged backup: got %+v", p)
+	}
+	spec.RepoID = newID(t)
+	s.fail(job.Job{Kind: job.KindProve, Instance: nodeID, Spec: spec}, "no such backup")
+}
+
+// damage changes a byte in the middle of each file below dir.
+func damage(t *testing.T, dir string) {
+	t.Helper()
+	files, err := os.ReadDir(dir)
+	must(t, err)
+	for _, f := range files {
+		path := filepath.Join(dir, f.Name())
+		b, err := os.ReadFile(path)
+		must(t, err)
+		b[len(b)/2] ^= 1
+		must(t, os.WriteFile(path, b, 0o600))
+	}
+}

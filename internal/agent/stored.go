@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/restore"
 )
 
 // deleteBackup removes a backup from its repository. One that is gone is no error.
@@ -53,7 +55,79 @@ func (a *agent) adopt(ctx context.Context, w *work) (*job.Report, error) {
 	return &job.Report{Result: resultOf(r, w.job.Spec.Repository, rec, nil), Repository: whereIs(r, w.job.Spec.Repository), CouchDBVersion: rec.CouchDBVersion}, nil
 }
 
-// prove restores a backup for a test.
+// prove restores a backup for a test. What is wrong with the backup is the proof's to
+// say: the job is done then, too.
 func (a *agent) prove(ctx context.Context, w *work) (*job.Report, error) {
-	return nil, errors.New("this agent does not make restore tests")
+	r, done, err := a.open(ctx, w, false)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	began := time.Now()
+	rec, err := r.Record(ctx, w.job.Spec.RepoName, manifest.BackupID(w.job.Spec.RepoID))
+	if err != nil {
+		return unproven(began, err)
+	}
+	o := restore.TrialOptions{Repo: r, Record: rec, Parent: a.trials(), CouchDBBin: a.o.CouchDBBin, Owner: a.o.Owner, Timeout: startTime,
+		Parallel: a.o.Backup.Parallel, Progress: &restore.Progress{}}
+	w.trackRestore(o.Progress)
+	rep, err := restore.Trial(ctx, o)
+	if err != nil {
+		return unproven(began, err)
+	}
+	p := proofOf(rep)
+	if sound(rep) {
+		if err := r.MarkVerified(ctx, rec, repo.Verified{At: p.At, Tool: a.o.Version}); err != nil { // who may only read can't say it
+			a.log.WarnContext(ctx, "the backup is sound, but that could not be noted beside it", "job", w.id, "err", faultOf(err, w.mine()...))
+		}
+	}
+	return &job.Report{Proof: p, CouchDBVersion: rec.CouchDBVersion}, nil
+}
+
+// unproven tells an error of a restore test. One that says that the backup can't be
+// restored is a proof of that; after others nothing is known of it.
+func unproven(began time.Time, err error) (*job.Report, error) {
+	for _, bad := range []error{repo.ErrCorrupt, repo.ErrSignature, repo.ErrKeyGone, restore.ErrMismatch} {
+		if errors.Is(err, bad) {
+			return &job.Report{Proof: &job.Proof{At: time.Now().UTC(), Took: time.Since(began).Seconds(), Problem: faultOf(err)}}, nil
+		}
+	}
+	return nil, err
+}
+
+// trials is where restore tests are done. CouchDB's user must get there, so it is
+// beside the instances, if the agent makes any.
+func (a *agent) trials() string {
+	if a.o.InstancesDir != "" {
+		return filepath.Join(a.o.InstancesDir, "trials")
+	}
+	return filepath.Join(a.dir, "trials")
+}
+
+func proofOf(rep *restore.TrialReport) *job.Proof {
+	p := &job.Proof{At: time.Now().UTC(), OK: rep.OK(), Server: rep.Server, Databases: rep.Databases, Documents: rep.Docs, Took: rep.Took.Seconds()}
+	var problems []string
+	for _, d := range rep.Differences {
+		if !d.Known {
+			problems = append(problems, fmt.Sprintf("database %q: %s", d.Database, d.What))
+		}
+	}
+	if v := rep.Verify; v != nil {
+		p.Documents = v.Docs
+		for _, f := range v.Findings {
+			if !f.Known {
+				problems = append(problems, fmt.Sprintf("%s at %d: %s", f.Path, f.Offset, f.What))
+			}
+		}
+	}
+	if problems = append(problems, rep.Problems...); len(problems) > 0 {
+		p.Problem = clip(oneLine(problems[0]), maxFault)
+	}
+	return p
+}
+
+// sound says that nothing at all is wrong with a backup, not even what it says itself:
+// retention may rely on it.
+func sound(rep *restore.TrialReport) bool {
+	return rep.OK() && len(rep.Differences)+len(rep.Problems) == 0 && (rep.Verify == nil || rep.Verify.Known == 0)
 }
