@@ -1,0 +1,300 @@
+package trove
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"path"
+	"strings"
+
+	"github.com/slipcover/slipcover/internal/access"
+	"github.com/slipcover/slipcover/internal/httpd"
+	"github.com/slipcover/slipcover/internal/server"
+)
+
+// Options configure the API. Server, Checker and Log must be there.
+type Options struct {
+	Server  *server.Server
+	Checker access.Checker
+	Log     *slog.Logger
+	// Keystone is the URL to which clients without a good token are sent; empty without
+	// Keystone.
+	Keystone string
+	// URL is what links in answers begin with, such as https://db.example.org:8779; empty:
+	// what the request was sent to.
+	URL string
+	// Region of all instances; RegionOne if empty.
+	Region string
+	// Callers limits the requests of each caller, whatever they are; nil doesn't. Limits
+	// of addresses are the business of who stands before.
+	Callers *httpd.Limiter
+}
+
+type api struct {
+	Options
+	mux *http.ServeMux
+}
+
+// call is one request of a caller who is known.
+type call struct {
+	*api
+	w       http.ResponseWriter
+	r       *http.Request
+	who     *access.Caller
+	allowed httpd.Allowance
+	log     *httpd.Request    // what the logs are told
+	kept    *server.Datastore // see datastores
+}
+
+// route is what a method and a path do. do returns the status and the body of the answer;
+// without a body it is empty.
+type route struct {
+	pattern string
+	needs   access.Role
+	action  string // for the audit log; "" of what changes nothing
+	do      func(*call) (status int, body any, err error)
+}
+
+var routes = []route{
+	{"GET /instances", access.Viewer, "", (*call).listInstances},
+	{"GET /instances/detail", access.Viewer, "", (*call).listInstancesDetail},
+	{"POST /instances", access.Operator, "instance.create", (*call).createInstance},
+	{"GET /instances/{id}", access.Viewer, "", (*call).showInstance},
+	{"PUT /instances/{id}", access.Operator, "instance.update", (*call).updateInstance},
+	{"PATCH /instances/{id}", access.Operator, "instance.update", (*call).updateInstance},
+	{"DELETE /instances/{id}", access.Operator, "instance.delete", (*call).deleteInstance},
+	{"POST /instances/{id}/action", access.Operator, "instance.action", (*call).actOnInstance},
+	{"GET /instances/{id}/backups", access.Viewer, "", (*call).listInstanceBackups},
+	{"GET /instances/{id}/databases", access.Viewer, "", (*call).listDatabases},
+
+	{"GET /backups", access.Viewer, "", (*call).listBackups},
+	{"POST /backups", access.Operator, "backup.create", (*call).createBackup},
+	{"GET /backups/{id}", access.Viewer, "", (*call).showBackup},
+	{"DELETE /backups/{id}", access.Operator, "backup.delete", (*call).deleteBackup},
+
+	{"GET /backup_strategies", access.Viewer, "", (*call).listStrategies},
+	{"POST /backup_strategies", access.Operator, "strategy.create", (*call).createStrategy},
+	{"DELETE /backup_strategies", access.Operator, "strategy.delete", (*call).deleteStrategy},
+
+	{"GET /datastores", access.Viewer, "", (*call).listDatastores},
+	{"GET /datastores/{datastore}", access.Viewer, "", (*call).showDatastore},
+	// {datastore}/versions or versions/{version}, which the mux can't tell apart.
+	{"GET /datastores/{a}/{b}", access.Viewer, "", (*call).showVersionsOrVersion},
+	{"GET /datastores/{datastore}/versions/{version}", access.Viewer, "", (*call).showVersion},
+	{"GET /datastores/{datastore}/versions/{version}/flavors", access.Viewer, "", (*call).listVersionFlavors},
+	{"GET /flavors", access.Viewer, "", (*call).listFlavors},
+	{"GET /flavors/{id}", access.Viewer, "", (*call).showFlavor},
+	{"GET /limits", access.Viewer, "", (*call).listLimits},
+
+	{"GET /mgmt/instances", access.Admin, "", (*call).listAllInstances},
+	{"GET /mgmt/instances/{id}", access.Admin, "", (*call).showAnyInstance},
+	{"POST /mgmt/instances/{id}/action", access.Admin, "instance.action", (*call).actOnAnyInstance},
+	{"GET /mgmt/quotas/{project}", access.Admin, "", (*call).showQuotas},
+	{"PUT /mgmt/quotas/{project}", access.Admin, "quota.update", (*call).updateQuotas},
+
+	{"POST /instances/{id}/databases", access.Operator, "database.create", unsupported("Databases are made and deleted in CouchDB itself.")},
+	{"DELETE /instances/{id}/databases/{name}", access.Operator, "database.delete", unsupported("Databases are made and deleted in CouchDB itself.")},
+}
+
+// foreign is what Trove has and we don't, with everything below it.
+var foreign = []struct{ path, message string }{
+	{"/instances/{id}/users", "Users are managed in CouchDB itself."},
+	{"/instances/{id}/root", "Administrators are managed in CouchDB itself."},
+	{"/instances/{id}/configuration", "CouchDB's configuration is managed in CouchDB itself."},
+	{"/instances/{id}/modules", "Modules are not supported."},
+	{"/instances/{id}/log", "Logs of instances are not supported."},
+	{"/instances/{id}/metadata", "Metadata of instances is not supported."},
+	{"/configurations", "Configuration groups are not supported."},
+	{"/clusters", "Clusters are not supported: each node is an instance."},
+	{"/modules", "Modules are not supported."},
+	{"/volume-types", "Volume types are not supported."},
+	{"/security-groups", "Security groups are not supported."},
+	{"/security-group-rules", "Security groups are not supported."},
+	{"/mgmt/instances/{id}/root", "Administrators are managed in CouchDB itself."},
+	{"/mgmt/clusters", "Clusters are not supported: each node is an instance."},
+	{"/mgmt/configurations", "Configuration groups are not supported."},
+	{"/mgmt/datastores", "Datastore versions are what CouchDB's are, and can't be changed."},
+	{"/mgmt/datastore-versions", "Datastore versions are what CouchDB's are, and can't be changed."},
+	{"/mgmt/hosts", "Hosts are not supported."},
+	{"/mgmt/accounts", "Accounts are not supported."},
+	{"/mgmt/storage", "Storage devices are not supported."},
+}
+
+// New returns the API. Its paths are /, /v1.0/... and /auth/v1.0.
+func New(o Options) http.Handler {
+	if o.Region == "" {
+		o.Region = "RegionOne"
+	}
+	o.URL = strings.TrimSuffix(o.URL, "/")
+	a := &api{Options: o, mux: http.NewServeMux()}
+	for _, r := range routes {
+		method, p, _ := strings.Cut(r.pattern, " ")
+		a.mux.HandleFunc(method+" /v1.0/{t}"+p, a.handle(r))
+	}
+	for _, f := range foreign {
+		h := a.handle(route{f.path, access.Viewer, "unsupported", unsupported(f.message)})
+		a.mux.HandleFunc("/v1.0/{t}"+f.path, h)
+		a.mux.HandleFunc("/v1.0/{t}"+f.path+"/{rest...}", h)
+	}
+	return a
+}
+
+// ServeHTTP lets nobody into a project's paths without a token for that project, not
+// even to learn which paths there are.
+func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p := r.URL.EscapedPath()
+	switch {
+	case p != "/" && p != "/v1.0/" && path.Clean(p) != p: // the mux would send clients elsewhere
+		a.fault(w, r, notFound)
+	case p == "/" || p == "/v1.0" || p == "/v1.0/":
+		a.versions(w, r, p == "/")
+	case p == "/auth/v1.0":
+		a.logIn(w, r)
+	case strings.HasPrefix(p, "/v1.0/"):
+		a.project(w, r)
+	default:
+		a.fault(w, r, notFound)
+	}
+}
+
+type callKey struct{}
+
+// project serves the paths of a project.
+func (a *api) project(w http.ResponseWriter, r *http.Request) {
+	who, err := a.Checker.Check(r.Context(), access.TokenOf(r))
+	if err == nil {
+		project, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/v1.0/"), "/")
+		who, err = who.For(project)
+	}
+	if err != nil {
+		a.fault(w, r, err)
+		return
+	}
+	log := httpd.Of(r.Context())
+	log.User, log.UserID, log.Project, log.Role = who.User, who.UserID, who.Project, who.Role.String()
+	allowed := a.Callers.Allow(who.Project + "/" + who.UserID)
+	if !allowed.OK {
+		TooMany(w, r, allowed)
+		return
+	}
+	h, pattern := a.mux.Handler(r)
+	if pattern == "" {
+		a.noRoute(w, r, h)
+		return
+	}
+	r.Pattern = pattern // for the log of whoever passed r on
+	c := &call{api: a, who: who, allowed: allowed, log: log}
+	a.mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callKey{}, c)))
+}
+
+// noRoute says in Trove's form what the mux would say in its own.
+func (a *api) noRoute(w http.ResponseWriter, r *http.Request, h http.Handler) {
+	said := &silent{header: http.Header{}}
+	h.ServeHTTP(said, r)
+	if said.status != http.StatusMethodNotAllowed {
+		a.fault(w, r, notFound)
+		return
+	}
+	w.Header().Set("Allow", said.header.Get("Allow"))
+	a.fault(w, r, &refusal{http.StatusMethodNotAllowed, "The method is not allowed here: use " + said.header.Get("Allow") + "."})
+}
+
+// silent is a ResponseWriter that keeps the header only.
+type silent struct {
+	header http.Header
+	status int
+}
+
+func (s *silent) Header() http.Header         { return s.header }
+func (s *silent) WriteHeader(status int)      { s.status = status }
+func (s *silent) Write(p []byte) (int, error) { return len(p), nil }
+
+// handle is what all routes have in common.
+func (a *api) handle(to route) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		c, ok := r.Context().Value(callKey{}).(*call)
+		if !ok {
+			panic("a route is served without its caller")
+		}
+		c.w, c.r, c.log.Action, c.log.Target = w, r, to.action, r.PathValue("id")
+		changes := r.Method != http.MethodGet && r.Method != http.MethodHead
+		if !c.who.May(to.needs) || changes && !c.who.May(access.Operator) {
+			a.fault(w, r, &refusal{http.StatusForbidden, "The role " + c.who.Role.String() + " does not allow this."})
+			return
+		}
+		status, body, err := to.do(c)
+		if err != nil {
+			a.fault(w, r, err)
+			return
+		}
+		a.answer(w, r, status, body)
+	}
+}
+
+// answer sends a body as JSON, or no body.
+func (a *api) answer(w http.ResponseWriter, r *http.Request, status int, body any) {
+	if body == nil {
+		w.Header().Set("Content-Length", "0")
+		w.WriteHeader(status)
+		return
+	}
+	var text bytes.Buffer
+	e := json.NewEncoder(&text)
+	e.SetEscapeHTML(false) // & in links
+	if err := e.Encode(body); err != nil {
+		a.fault(w, r, err)
+		return
+	}
+	send(w, status, text.Bytes())
+}
+
+func send(w http.ResponseWriter, status int, text []byte) {
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	_, _ = w.Write(text) // a client that went away needs no answer
+}
+
+type link struct {
+	Rel  string `json:"rel"`
+	Href string `json:"href"`
+}
+
+// base is what links begin with.
+func (a *api) base(r *http.Request) string {
+	switch {
+	case a.URL != "":
+		return a.URL
+	case r.TLS != nil:
+		return "https://" + r.Host
+	}
+	return "http://" + r.Host
+}
+
+// links are those of an instance, flavor, datastore or version; Trove's bookmark has no
+// version in its path.
+func (c *call) links(of ...string) []link {
+	p := strings.Join(escape(of), "/")
+	return []link{
+		{"self", c.base(c.r) + "/v1.0/" + url.PathEscape(c.who.Project) + "/" + p},
+		{"bookmark", c.base(c.r) + "/" + p},
+	}
+}
+
+func escape(segments []string) []string {
+	out := make([]string, len(segments))
+	for i, s := range segments {
+		out[i] = url.PathEscape(s)
+	}
+	return out
+}
+
+func unsupported(message string) func(*call) (int, any, error) {
+	return func(*call) (int, any, error) {
+		return 0, nil, &refusal{http.StatusNotImplemented, message}
+	}
+}
