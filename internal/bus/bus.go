@@ -62,7 +62,7 @@ type Options struct {
 	// exists keeps the number it has.
 	Replicas int
 	// AckWait is how long a job is an agent's that shows no sign of life; 0 is 30 s.
-	// It counts for agents that are added from now on.
+	// AddAgent sets it.
 	AckWait time.Duration
 	Log     *slog.Logger // nil: nothing is logged
 }

@@ -64,7 +64,7 @@ func startEmbedded(ctx context.Context, o Options) (_ *embedded, err error) {
 			err = errors.Join(fmt.Errorf("start NATS in %s: %w", o.Dir, err), e.stop())
 		}
 	}()
-	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+	if err := durable.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, err
 	}
 	if e.lock, err = os.OpenFile(filepath.Join(o.Dir, lockName), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
@@ -179,6 +179,7 @@ func operatorOptions(operator, system nkeys.KeyPair, resolver *server.MemAccReso
 		JetStream:              true,
 		SyncAlways:             true,
 		MaxPayload:             MaxPayload + 4096, // headers
+		PingInterval:           20 * time.Second,  // an agent whose host is gone is found out in a minute
 		NoSigs:                 true,
 		DisableJetStreamBanner: true,
 	}, nil
@@ -241,6 +242,24 @@ func (e *embedded) revoke(users []string) error {
 	}
 	e.server.UpdateAccountClaims(account, claims)
 	return nil
+}
+
+// syncStream makes the names of a new stream's folders durable. NATS syncs what is in
+// its files, and leaves the name of a new one to the file system: ext4, XFS and Btrfs
+// keep it with the file's first sync.
+func (e *embedded) syncStream(name string) error {
+	account, err := e.account.PublicKey()
+	if err != nil {
+		return err
+	}
+	path := e.dir
+	for _, next := range []string{stateDir, account, "streams", name, "msgs"} {
+		if err := durable.SyncDir(path); err != nil {
+			return err
+		}
+		path = filepath.Join(path, next)
+	}
+	return durable.SyncDir(path)
 }
 
 func (e *embedded) stop() error {

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,6 +25,10 @@ import (
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("BUS_TEST_WRITE_IN"); dir != "" {
 		fmt.Println(writeForEver(dir, os.Getenv("BUS_TEST_ROUND")))
+		os.Exit(1)
+	}
+	if dir := os.Getenv("BUS_TEST_ENQUEUE_IN"); dir != "" {
+		fmt.Println(enqueueForEver(dir, os.Getenv("BUS_TEST_LISTEN"), os.Getenv("BUS_TEST_ROUND")))
 		os.Exit(1)
 	}
 	if url := os.Getenv("BUS_TEST_LINKS"); url != "" {
@@ -283,10 +288,10 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 		"no credentials":   {bus.Options{URL: taken.ClientURL()}, bus.ErrRefused.Error()},
 		"nobody is there":  {bus.Options{URL: "nats://127.0.0.1:1"}, "no servers"},
 		"not even an URL":  {bus.Options{URL: "nats://%%"}, "URL"},
-		"folder is a file": {bus.Options{Dir: nothing}, "not a directory"},
+		"folder is a file": {bus.Options{Dir: nothing}, "a file has that name"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)
 			defer cancel()
 			_, err := bus.Open(ctx, c.o)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
@@ -355,4 +360,100 @@ func TestConcurrentUpdates(t *testing.T) {
 	if v, _, err := tab.Get(ctx, "n"); err != nil || string(v) != strconv.Itoa(workers*each) || len(slices.Compact(all)) != workers*each {
 		t.Errorf("counted to %s, %v, with %d revisions; want %d", v, err, len(all), workers*each)
 	}
+}
+
+// enqueueForEver prints each job that was acknowledged, until it is killed.
+func enqueueForEver(dir, listen, round string) error {
+	ctx := context.Background()
+	b, err := bus.Open(ctx, bus.Options{Dir: dir, Listen: listen, AckWait: time.Second})
+	if err != nil {
+		return err
+	}
+	if err := b.AddAgent(ctx, "a"); err != nil {
+		return err
+	}
+	for n := 0; ; n++ {
+		job := fmt.Sprintf("%s-%d", round, n)
+		if err := b.Enqueue(ctx, "a", job); err != nil {
+			return err
+		}
+		fmt.Println("job", job)
+		time.Sleep(time.Millisecond) // the agent should keep up
+	}
+}
+
+// TestServerKilledUnderAgent kills the server while an agent runs its jobs: each one
+// that was acknowledged runs, and what the agent is done with doesn't stay.
+func TestServerKilledUnderAgent(t *testing.T) {
+	rounds := 10
+	if testing.Short() {
+		rounds = 2
+	}
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	ctx := t.Context()
+	o := bus.Options{Dir: t.TempDir(), Listen: fmt.Sprint("127.0.0.1:", freePorts(t, 1)[0]), AckWait: time.Second}
+	b := open(t, o)
+	lo := join(t, b, "a")
+	lo.AckWait = o.AckWait
+	l := dial(t, lo)
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	ran := map[string]int{}
+	var notDone atomic.Int64
+	for range 2 {
+		run(t, func(ctx context.Context) error {
+			return l.Jobs(ctx, func(ctx context.Context, d *bus.Delivery) {
+				mu.Lock()
+				ran[d.Job]++
+				mu.Unlock()
+				short, cancel := context.WithTimeout(ctx, 10*time.Second)
+				defer cancel()
+				if err := d.Done(short); err != nil {
+					notDone.Add(1)
+				}
+			})
+		})
+	}
+	acked := map[string]bool{}
+	for round := range rounds {
+		cmd := exec.CommandContext(ctx, os.Args[0])
+		cmd.Env = append(os.Environ(), "BUS_TEST_ENQUEUE_IN="+o.Dir, "BUS_TEST_LISTEN="+o.Listen, "BUS_TEST_ROUND="+strconv.Itoa(round))
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		left := 100 + random.IntN(500)
+		for s := bufio.NewScanner(out); s.Scan(); {
+			job, ok := strings.CutPrefix(s.Text(), "job ")
+			if !ok {
+				t.Fatalf("the child says %q", s.Text())
+			}
+			acked[job] = true
+			if left--; left == 0 {
+				if err := cmd.Process.Kill(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		_ = cmd.Wait()
+	}
+	b = open(t, o)
+	expectEmpty(t, b)
+	mu.Lock()
+	defer mu.Unlock()
+	again := 0
+	for job := range acked {
+		if ran[job] == 0 {
+			t.Errorf("job %s was acknowledged and never ran", job)
+		}
+		again += max(0, ran[job]-1)
+	}
+	t.Logf("%d kills: %d jobs were acknowledged and ran, %d of them again; %d were not confirmed as done", rounds, len(acked), again, notDone.Load())
 }

@@ -72,6 +72,9 @@ func (b *Bus) makeStream(ctx context.Context, c jetstream.StreamConfig) error {
 	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another server made it just now
 		return nil
 	}
+	if err == nil && b.embed != nil {
+		return b.embed.syncStream(c.Name)
+	}
 	return err
 }
 
