@@ -3,6 +3,7 @@
 # make race   the same with the race detector
 # make lint   gofmt, vet, golangci-lint, cross builds, govulncheck
 # make fuzz   each fuzz target for FUZZTIME
+# make packages  a deb and an rpm for this architecture, in build/
 # make bench  side by side with tar, restic and Kopia
 
 GO        ?= go
@@ -14,7 +15,7 @@ TAGS      := -tags=disable_grpc_modules
 TOOL      := $(GO) tool -modfile=internal/devtools/go.mod
 export CGO_ENABLED ?= 0
 
-.PHONY: build demo test race lint fuzz bench clean
+.PHONY: build demo test race lint fuzz bench packages clean
 
 build:
 	$(GO) build $(TAGS) -trimpath -ldflags '-s -w -X github.com/slipcover/slipcover/internal/cli.version=$(VERSION)' -o bin/slipcover ./cmd/slipcover
@@ -56,6 +57,16 @@ fuzz:
 
 bench: build
 	$(GO) run ./internal/bench -slipcover bin/slipcover $(BENCHFLAGS)
+
+# Times in the packages are those of the commit.
+packages: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || date +%s)
+packages: export PACKAGE_ARCH = $(shell $(GO) env GOARCH)
+packages: export PACKAGE_VERSION = $(shell sh packaging/version.sh '$(VERSION)' "$$(git rev-list --count HEAD 2>/dev/null)")
+packages: build
+	@mkdir -p build/package && rm -f build/slipcover*.deb build/slipcover*.rpm
+	bin/slipcover config example > build/package/slipcover.yml
+	$(TOOL) nfpm package -f packaging/nfpm.yaml -p deb -t build/
+	$(TOOL) nfpm package -f packaging/nfpm.yaml -p rpm -t build/
 
 clean:
 	rm -rf bin build
