@@ -1,0 +1,218 @@
+// Package admin is our own REST API beside Trove's, for what that lacks: tokens,
+// agents, schedules, restore tests, and all that is known of a backup. Its paths are
+// under /slipcover/v1/; docs/service-api.md describes its requests and answers, which
+// are stable: fields are added, none changes its meaning.
+package admin
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/slipcover/slipcover/internal/access"
+	"github.com/slipcover/slipcover/internal/httpd"
+	"github.com/slipcover/slipcover/internal/server"
+)
+
+// Options configure the API. Server, Checker, Tokens and Log must be there.
+type Options struct {
+	Server  *server.Server
+	Checker access.Checker
+	// Tokens makes join tokens, and where Auth isn't keystone the tokens of callers.
+	Tokens *access.Tokens
+	Log    *slog.Logger
+	// Auth is the setting: token, keystone or none.
+	Auth string
+	// URL is where clients reach the server; empty if that isn't known here.
+	URL string
+	// NATSURL is where agents reach the bus; a host of 0.0.0.0 or :: stands for the one
+	// that the agent joined at. Empty: no agents of other machines can join.
+	NATSURL string
+	// CA has the certificates in PEM that sign that of the bus; empty: the system knows
+	// them. Fingerprint is that of an authority of the server's own.
+	CA, Fingerprint string
+	// Callers limits the requests of each caller; nil doesn't. Limits of addresses are
+	// the business of who stands before.
+	Callers *httpd.Limiter
+}
+
+const prefix = "/slipcover/v1"
+
+// defaultProject is that of callers who have none and name none, without log-in.
+const defaultProject = "default"
+
+type api struct {
+	Options
+	mux     *http.ServeMux
+	origins *http.CrossOriginProtection
+	joins   joins
+}
+
+// call is one request of a caller who is known.
+type call struct {
+	*api
+	r   *http.Request
+	who *access.Caller // in the project that the request is about
+	// all says that an administrator named no project.
+	all bool
+	log *httpd.Request // what the logs are told
+}
+
+// route is what a method and a path do. do returns the status and the body of the
+// answer; without a body it is empty.
+type route struct {
+	pattern string
+	needs   access.Role
+	action  string // for the audit log; "" of what changes nothing
+	do      func(*call) (status int, body any, err error)
+}
+
+var routes = []route{
+	{"GET /whoami", access.Viewer, "", (*call).whoAmI},
+
+	{"GET /tokens", access.Admin, "", (*call).listTokens},
+	{"POST /tokens", access.Admin, "token.create", (*call).createToken},
+	{"DELETE /tokens/{id}", access.Admin, "token.revoke", (*call).revokeToken},
+	{"GET /join-tokens", access.Operator, "", (*call).listJoinTokens},
+	{"POST /join-tokens", access.Operator, "join_token.create", (*call).createJoinToken},
+	{"DELETE /join-tokens/{id}", access.Operator, "join_token.revoke", (*call).revokeJoinToken},
+
+	{"GET /agents", access.Viewer, "", (*call).listAgents},
+	{"DELETE /agents/{id}", access.Admin, "agent.remove", (*call).removeAgent},
+
+	{"GET /schedules", access.Viewer, "", (*call).listSchedules},
+	{"POST /schedules", access.Operator, "schedule.create", (*call).createSchedule},
+	{"GET /schedules/{id}", access.Viewer, "", (*call).showSchedule},
+	{"PATCH /schedules/{id}", access.Operator, "schedule.update", (*call).updateSchedule},
+	{"DELETE /schedules/{id}", access.Operator, "schedule.delete", (*call).deleteSchedule},
+	{"POST /schedules/{id}/run", access.Operator, "schedule.run", (*call).runSchedule},
+
+	{"GET /backups/{id}", access.Viewer, "", (*call).showBackup},
+	{"POST /backups/{id}/prove", access.Operator, "backup.prove", (*call).prove},
+	{"GET /jobs", access.Viewer, "", (*call).listJobs},
+	{"GET /jobs/{id}", access.Viewer, "", (*call).showJob},
+}
+
+// New returns the API.
+func New(o Options) http.Handler {
+	o.URL = strings.TrimSuffix(o.URL, "/")
+	a := &api{Options: o, mux: http.NewServeMux(), origins: http.NewCrossOriginProtection()}
+	for _, r := range routes {
+		method, p, _ := strings.Cut(r.pattern, " ")
+		a.mux.HandleFunc(method+" "+prefix+p, a.handle(r))
+	}
+	return a
+}
+
+type callKey struct{}
+
+// ServeHTTP lets nobody in without a good token, not even to learn which paths there
+// are, but for an agent that joins.
+func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if err := a.origins.Check(r); err != nil {
+		a.fault(w, r, &refusal{http.StatusForbidden, "Pages of other sites may not send this."})
+		return
+	}
+	p := r.URL.EscapedPath()
+	switch {
+	case path.Clean(p) != p: // the mux would send clients elsewhere
+		a.fault(w, r, errNoPath)
+	case p == prefix+"/join" && r.Method == http.MethodPost:
+		r.Pattern = "POST " + prefix + "/join"
+		a.finish(w, r, func() (int, any, error) { return a.join(w, r) })
+	default:
+		a.serve(w, r)
+	}
+}
+
+func (a *api) serve(w http.ResponseWriter, r *http.Request) {
+	who, err := a.Checker.Check(r.Context(), access.TokenOf(r))
+	if err != nil {
+		a.fault(w, r, err)
+		return
+	}
+	c := &call{api: a, r: r, who: who, log: httpd.Of(r.Context())}
+	c.log.User, c.log.UserID, c.log.Project, c.log.Role = who.User, who.UserID, who.Project, who.Role.String()
+	if allowed := a.Callers.Allow(who.Project + "/" + who.UserID); !allowed.OK {
+		TooMany(w, r, allowed)
+		return
+	}
+	if err := c.chooseProject(); err != nil {
+		a.fault(w, r, err)
+		return
+	}
+	c.log.Project = c.who.Project
+	h, pattern := a.mux.Handler(r)
+	if pattern == "" {
+		a.noRoute(w, r, h)
+		return
+	}
+	r.Pattern = pattern // for the log of whoever passed r on
+	a.mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callKey{}, c)))
+}
+
+// chooseProject finds the project that the request is about: the caller's own, or the
+// one of the query, which only administrators may choose freely.
+func (c *call) chooseProject() error {
+	project := c.r.URL.Query().Get("project")
+	c.all = project == "" && c.who.May(access.Admin)
+	if c.who.Project == "" { // no log-in
+		if project == "" {
+			project = c.r.Header.Get("X-Project-Id")
+		}
+		if project == "" {
+			project = defaultProject
+		}
+	}
+	switch {
+	case project == "" || project == c.who.Project:
+		return nil
+	case !access.ValidProject(project):
+		return invalid("The project's id must be 1 to 64 letters, digits, dots, underscores and hyphens.")
+	case !c.who.May(access.Admin):
+		return &refusal{http.StatusForbidden, "Only administrators may name another project than that of their token."}
+	}
+	d := *c.who
+	d.Project, d.ProjectName = project, project
+	d.Token, d.SwiftURL = "", "" // of the caller's own project
+	c.who = &d
+	return nil
+}
+
+// handle is what all routes have in common.
+func (a *api) handle(to route) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		c, ok := r.Context().Value(callKey{}).(*call)
+		if !ok {
+			panic("a route is served without its caller")
+		}
+		c.r, c.log.Action, c.log.Target = r, to.action, r.PathValue("id")
+		a.finish(w, r, func() (int, any, error) {
+			if !c.who.May(to.needs) {
+				return 0, nil, &refusal{http.StatusForbidden, "The role " + c.who.Role.String() + " does not allow this: it needs " + to.needs.String() + "."}
+			}
+			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+			return to.do(c)
+		})
+	}
+}
+
+// who am I
+
+type whoAmI struct {
+	User    string    `json:"user"`
+	UserID  string    `json:"user_id"`
+	Project string    `json:"project"`
+	Role    string    `json:"role"`
+	Expires time.Time `json:"expires,omitzero"` // of the token
+	TokenID string    `json:"token_id,omitempty"`
+	Auth    string    `json:"auth"`
+}
+
+func (c *call) whoAmI() (int, any, error) {
+	w := c.who
+	return http.StatusOK, whoAmI{w.User, w.UserID, w.Project, w.Role.String(), w.Expires, w.TokenID, c.Auth}, nil
+}

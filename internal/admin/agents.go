@@ -1,0 +1,89 @@
+package admin
+
+import (
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/server"
+)
+
+type agentView struct {
+	ID         string          `json:"id"`
+	Name       string          `json:"name"`
+	Project    string          `json:"project"`
+	Online     bool            `json:"online"`
+	Seen       time.Time       `json:"seen,omitzero"`
+	Version    string          `json:"version,omitempty"`
+	Host       string          `json:"host,omitempty"`
+	Address    string          `json:"address,omitempty"`
+	Repository repositoryView  `json:"repository"`
+	CanRead    bool            `json:"can_read"`
+	CanCreate  bool            `json:"can_create"`
+	FreeBytes  int64           `json:"free_bytes"`
+	Running    int             `json:"running"`
+	Instances  []agentInstance `json:"instances"`
+	Created    time.Time       `json:"created"`
+}
+
+type agentInstance struct {
+	ID        string `json:"id"`
+	Name      string `json:"name"`
+	Project   string `json:"project"`
+	Status    string `json:"status"`
+	Made      bool   `json:"made"`
+	Up        bool   `json:"up"`
+	Version   string `json:"version,omitempty"`
+	UsedBytes int64  `json:"used_bytes"`
+	Databases int    `json:"databases"`
+}
+
+type repositoryView struct {
+	URL     string `json:"url,omitempty"`
+	ID      string `json:"id,omitempty"`
+	Storage string `json:"storage,omitempty"`
+}
+
+func viewRepository(r job.Repository) repositoryView { return repositoryView{r.URL, r.ID, r.Storage} }
+
+func (c *call) listAgents() (int, any, error) {
+	instances := map[string][]agentInstance{}
+	for _, i := range c.Server.Instances(c.who, c.all) {
+		live := c.Server.Live(i)
+		instances[i.Agent] = append(instances[i.Agent], agentInstance{ID: i.ID, Name: i.Name, Project: i.Project, Status: string(i.Shown()), Made: i.Made,
+			Up: live.Up, Version: live.Version, UsedBytes: live.UsedBytes, Databases: live.Databases})
+	}
+	list := []agentView{}
+	for _, a := range c.Server.Agents() {
+		if c.all || a.Project == c.who.Project {
+			list = append(list, viewAgent(a, instances[a.ID]))
+		}
+	}
+	return http.StatusOK, map[string]any{"agents": list}, nil
+}
+
+func viewAgent(a server.AgentInfo, instances []agentInstance) agentView {
+	h := a.Hello
+	return agentView{ID: a.ID, Name: a.Name, Project: a.Project, Online: a.Online, Seen: a.Seen, Version: h.Version, Host: h.Host, Address: h.Address,
+		Repository: viewRepository(h.Repository), CanRead: h.CanRead, CanCreate: h.CanCreate, FreeBytes: h.FreeBytes, Running: len(h.Running),
+		Instances: nonNil(instances), Created: a.Created}
+}
+
+func (c *call) removeAgent() (int, any, error) {
+	id, err := c.id()
+	if err != nil {
+		return 0, nil, err
+	}
+	if !c.all && !slices.ContainsFunc(c.Server.Agents(), func(a server.AgentInfo) bool { return a.ID == id && a.Project == c.who.Project }) {
+		return 0, nil, noResource(id)
+	}
+	return http.StatusNoContent, nil, c.Server.RemoveAgent(c.r.Context(), id)
+}
+
+func nonNil[T any](s []T) []T {
+	if s == nil {
+		return []T{}
+	}
+	return s
+}

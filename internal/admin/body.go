@@ -1,0 +1,135 @@
+package admin
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+
+	"github.com/slipcover/slipcover/internal/calendar"
+)
+
+// maxBody is more than any request needs, in bytes; an agent's hello is the largest.
+const maxBody = 64 << 10
+
+// body reads the body of a request, a JSON object. Its size is limited already.
+func body(r *http.Request) ([]byte, error) {
+	text, err := io.ReadAll(r.Body)
+	if tooBig := (*http.MaxBytesError)(nil); errors.As(err, &tooBig) {
+		return nil, &refusal{http.StatusRequestEntityTooLarge, fmt.Sprintf("The body is larger than %d bytes.", tooBig.Limit)}
+	}
+	if err != nil {
+		return nil, invalid("The body could not be read to its end.")
+	}
+	text = bytes.TrimSpace(text)
+	if len(text) == 0 {
+		return nil, invalid("The request has no body: send a JSON object.")
+	}
+	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
+		return nil, &refusal{http.StatusUnsupportedMediaType, "The body must be JSON, with Content-Type: application/json."}
+	}
+	if !utf8.Valid(text) {
+		return nil, invalid("The body is not UTF-8.")
+	}
+	return text, nil
+}
+
+// decode reads a JSON object into a struct; what the object doesn't name stays. Fields
+// that the struct doesn't have are refused.
+func decode(text []byte, to any) error {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	err := d.Decode(to)
+	if err == nil {
+		if _, err := d.Token(); !errors.Is(err, io.EOF) {
+			return invalid("The body is more than one JSON value.")
+		}
+		if text[0] != '{' {
+			return invalid("The body must be a JSON object.")
+		}
+		return nil
+	}
+	var syntax *json.SyntaxError
+	var kind *json.UnmarshalTypeError
+	var wrong *valueError
+	switch {
+	case errors.As(err, &wrong):
+		return invalid("%s", wrong.Error())
+	case errors.As(err, &kind) && kind.Field == "":
+		return invalid("The body must be a JSON object, not %s.", kind.Value)
+	case errors.As(err, &kind):
+		return invalid("%s can't be %s.", kind.Field, kind.Value)
+	case errors.As(err, &syntax), errors.Is(err, io.ErrUnexpectedEOF):
+		return invalid("The body is not JSON: %s.", err)
+	}
+	return invalid("The body can't be used: %s.", strings.TrimPrefix(err.Error(), "json: "))
+}
+
+// read is body and decode.
+func (c *call) read(to any) error {
+	text, err := body(c.r)
+	if err != nil {
+		return err
+	}
+	return decode(text, to)
+}
+
+// id returns the UUID of the path. What isn't one is the id of nothing.
+func (c *call) id() (string, error) {
+	text := c.r.PathValue("id")
+	id, err := uuid.Parse(text)
+	if err != nil || len(text) != len(id.String()) {
+		return "", noResource(text)
+	}
+	return id.String(), nil
+}
+
+// valueError is of a text that its type can't be read from.
+type valueError struct{ message string }
+
+func (e *valueError) Error() string { return e.message }
+
+// length is a time.Duration as text: 90s, 15m, 1h30m, 12h, 30d, 2w, 1y. In it a day has
+// 24 hours and a year 365 days, and m is minutes.
+type length time.Duration
+
+// String returns the shortest form of hours, minutes and seconds.
+func (l length) String() string {
+	text := time.Duration(l).String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
+}
+
+// MarshalText is String.
+func (l length) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
+
+// UnmarshalText reads a length, which is not negative.
+func (l *length) UnmarshalText(text []byte) error {
+	if !bytes.ContainsAny(text, "ms") { // to a span, m is months
+		if s, err := calendar.ParseSpan(string(text)); err == nil {
+			from := time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC)
+			s.Weeks, s.Days, s.Years = 0, s.Days+7*s.Weeks+365*s.Years, 0
+			*l = length(s.After(from).Sub(from))
+			return nil
+		}
+	}
+	d, err := time.ParseDuration(string(text))
+	if err != nil || d < 0 {
+		return &valueError{fmt.Sprintf("%.40q is no length of time: write it as 15m, 1h30m, 12h, 30d or 1y.", text)}
+	}
+	*l = length(d)
+	return nil
+}

@@ -1,0 +1,177 @@
+package admin
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/google/uuid"
+
+	"github.com/slipcover/slipcover/internal/access"
+	"github.com/slipcover/slipcover/internal/httpd"
+	"github.com/slipcover/slipcover/internal/server"
+)
+
+// refusal is an answer that is an error of who asked.
+type refusal struct {
+	status  int
+	message string
+}
+
+func (e *refusal) Error() string { return e.message }
+
+var errNoPath = &refusal{http.StatusNotFound, "There is nothing at this path."}
+
+func invalid(format string, args ...any) error {
+	return &refusal{http.StatusBadRequest, fmt.Sprintf(format, args...)}
+}
+
+// noResource has the words of package server.
+func noResource(id string) error {
+	return &refusal{http.StatusNotFound, fmt.Sprintf("Resource %.100s cannot be found.", id)}
+}
+
+// statuses are those of refusals of package server; for over quota it is Trove's.
+var statuses = map[server.Kind]int{
+	server.Invalid:     http.StatusBadRequest,
+	server.Forbidden:   http.StatusForbidden,
+	server.NotFound:    http.StatusNotFound,
+	server.Conflict:    http.StatusConflict,
+	server.OverQuota:   http.StatusRequestEntityTooLarge,
+	server.Busy:        http.StatusUnprocessableEntity,
+	server.Unsupported: http.StatusNotImplemented,
+	server.Unavailable: http.StatusServiceUnavailable,
+}
+
+// codes are what programs read.
+var codes = map[int]string{
+	http.StatusBadRequest:            "invalid",
+	http.StatusUnauthorized:          "unauthorized",
+	http.StatusForbidden:             "forbidden",
+	http.StatusNotFound:              "not_found",
+	http.StatusMethodNotAllowed:      "method_not_allowed",
+	http.StatusConflict:              "conflict",
+	http.StatusRequestEntityTooLarge: "over_limit",
+	http.StatusUnsupportedMediaType:  "unsupported_media_type",
+	http.StatusUnprocessableEntity:   "busy",
+	http.StatusTooManyRequests:       "too_many_requests",
+	http.StatusInternalServerError:   "internal",
+	http.StatusNotImplemented:        "unsupported",
+	http.StatusServiceUnavailable:    "unavailable",
+}
+
+type faultBody struct {
+	Error faultError `json:"error"`
+}
+
+type faultError struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+func refuse(w http.ResponseWriter, status int, message string) {
+	text, err := json.Marshal(faultBody{faultError{codes[status], message}})
+	if err != nil { // strings always can be
+		text = []byte("{}")
+	}
+	send(w, status, append(text, '\n'))
+}
+
+func send(w http.ResponseWriter, status int, text []byte) {
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store") // there are tokens among the answers
+	w.WriteHeader(status)
+	_, _ = w.Write(text) // a client that went away needs no answer
+}
+
+// finish answers with what do returns.
+func (a *api) finish(w http.ResponseWriter, r *http.Request, do func() (int, any, error)) {
+	status, body, err := do()
+	if err != nil {
+		a.fault(w, r, err)
+		return
+	}
+	if body == nil {
+		w.WriteHeader(status)
+		return
+	}
+	var text bytes.Buffer
+	e := json.NewEncoder(&text)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(body); err != nil {
+		a.fault(w, r, err)
+		return
+	}
+	send(w, status, text.Bytes())
+}
+
+// TooMany answers that a limit on requests was reached.
+func TooMany(w http.ResponseWriter, _ *http.Request, a httpd.Allowance) {
+	a.SetHeader(w)
+	refuse(w, http.StatusTooManyRequests, fmt.Sprintf("Too many requests: try again in %d s.", int(a.Wait.Seconds())))
+}
+
+// Broken answers in place of a handler that panicked.
+func Broken(w http.ResponseWriter, r *http.Request) {
+	refuse(w, http.StatusInternalServerError, internal(httpd.Of(r.Context()).ID))
+}
+
+func internal(id string) string {
+	return "Internal error. Its cause is in the server's log under " + id + "."
+}
+
+// fault answers with what went wrong. What is no refusal is a fault of ours: it goes to
+// the log under an id, which is all that the client is told.
+func (a *api) fault(w http.ResponseWriter, r *http.Request, err error) {
+	var own *refusal
+	var theirs *server.Error
+	switch {
+	case errors.As(err, &own):
+		refuse(w, own.status, own.message)
+	case errors.As(err, &theirs) && statuses[theirs.Kind] != 0:
+		if theirs.Cause != nil {
+			a.Log.WarnContext(r.Context(), "request refused", "route", r.Pattern, "status", statuses[theirs.Kind], "err", theirs.Cause)
+		}
+		refuse(w, statuses[theirs.Kind], theirs.Message)
+	case errors.Is(err, access.ErrUnauthorized):
+		w.Header().Set("WWW-Authenticate", `Bearer realm="slipcover"`)
+		refuse(w, http.StatusUnauthorized, "The token is missing, unknown, expired or revoked.")
+	case errors.Is(err, access.ErrForbidden):
+		refuse(w, http.StatusForbidden, "The token is good for nothing here: it has no project, or no role that counts.")
+	case errors.Is(err, access.ErrUnavailable), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		a.Log.WarnContext(r.Context(), "request could not be served", "route", r.Pattern, "err", err)
+		refuse(w, http.StatusServiceUnavailable, "The service is not available now: try again later.")
+	default:
+		id := cmp.Or(httpd.Of(r.Context()).ID, uuid.NewString())
+		a.Log.ErrorContext(r.Context(), "request failed", "route", r.Pattern, "fault", id, "err", err)
+		refuse(w, http.StatusInternalServerError, internal(id))
+	}
+}
+
+// noRoute says in our form what the mux would say in its own.
+func (a *api) noRoute(w http.ResponseWriter, r *http.Request, h http.Handler) {
+	said := &silent{header: http.Header{}}
+	h.ServeHTTP(said, r)
+	if said.status != http.StatusMethodNotAllowed {
+		a.fault(w, r, errNoPath)
+		return
+	}
+	w.Header().Set("Allow", said.header.Get("Allow"))
+	refuse(w, http.StatusMethodNotAllowed, "The method is not allowed here: use "+said.header.Get("Allow")+".")
+}
+
+// silent is a ResponseWriter that keeps the header only.
+type silent struct {
+	header http.Header
+	status int
+}
+
+func (s *silent) Header() http.Header         { return s.header }
+func (s *silent) WriteHeader(status int)      { s.status = status }
+func (s *silent) Write(p []byte) (int, error) { return len(p), nil }
