@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
 	"path/filepath"
 	"sync"
@@ -55,7 +56,8 @@ type Options struct {
 	// Locate finds the node that was there before the agent; nil or node.ErrNotFound
 	// if there is none.
 	Locate func(context.Context) (*node.Node, error)
-	// CouchURL is where that node answers; "" if it can't be asked.
+	// CouchURL is where that node answers; "" is what its ini files say. Nothing is asked
+	// that needs the user.
 	CouchURL, CouchUser, CouchPassword string
 	// RestartCommand is a command line for sh that restarts that node; "" if it can't be.
 	RestartCommand string
@@ -79,6 +81,10 @@ type Options struct {
 }
 
 func (o *Options) fill() {
+	if u, err := url.Parse(o.CouchURL); err == nil && u.User != nil {
+		u.User = nil // checking a password takes CouchDB a while
+		o.CouchURL = u.String()
+	}
 	o.BindAddress = cmp.Or(o.BindAddress, "127.0.0.1")
 	o.HookTimeout = cmp.Or(o.HookTimeout, time.Hour)
 	o.Parallel = cmp.Or(o.Parallel, 2)
@@ -164,7 +170,7 @@ func newAgent(o Options) (*agent, error) {
 	if a.lock, err = lockFile(filepath.Join(a.dir, "lock")); err != nil {
 		return nil, fmt.Errorf("another agent runs with the state in %s: %w", a.dir, err)
 	}
-	if a.identity, err = loadIdentity(filepath.Join(a.dir, "identity.txt")); err != nil {
+	if a.identity, err = loadIdentity(filepath.Join(a.dir, identityName)); err != nil {
 		return nil, err
 	}
 	a.made, err = loadInstances(filepath.Join(a.dir, "instances.json"))

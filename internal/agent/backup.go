@@ -95,12 +95,12 @@ func (a *agent) madeBefore(ctx context.Context, w *work, r *repo.Repo) (*manifes
 // service, of a later one its time, and bits that only the same attempt has, so that
 // a next one can ask for it. It is "" if the service's id is none of a backup.
 func attemptID(id string, attempt int) manifest.BackupID {
-	if !manifest.BackupID(id).Valid() || attempt <= 1 {
-		return cmp.Or(manifest.BackupID(id), "")
-	}
 	u, err := uuid.Parse(id)
-	if err != nil {
+	switch {
+	case err != nil || !manifest.BackupID(id).Valid():
 		return ""
+	case attempt <= 1:
+		return manifest.BackupID(id)
 	}
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s attempt %d", id, attempt))
 	copy(u[6:], sum[:])
@@ -115,18 +115,20 @@ func (a *agent) makeBackup(ctx context.Context, w *work, r *repo.Repo) (rec *man
 	if err != nil {
 		return nil, nil, err
 	}
+	if n.Version == "" { // where it is installed isn't known
+		n.Version = a.versionOf(ctx, w.job.Instance, n)
+	}
 	h := &hooks{o: &a.o, log: a.log.With("job", w.id), env: []string{"SLIPCOVER_BACKUP=" + w.job.Backup, "SLIPCOVER_INSTANCE=" + w.job.Spec.RepoName}}
 	defer func() { notes = append(notes, h.after(ctx, err)...) }()
 	if err := h.before(ctx); err != nil {
 		return nil, nil, err
 	}
-	res, more, err := a.runEngine(ctx, w, r, n)
+	res, more, err := a.runEngine(ctx, w, r, n, attemptID(w.job.Backup, w.job.Attempt))
 	if errors.Is(err, repo.ErrIDUsed) { // this attempt was begun once before
 		if rec, err = a.madeBefore(ctx, w, r); rec != nil || err != nil {
 			return rec, nil, err
 		}
-		w.job.Backup = "" // of the attempt: the label keeps it
-		res, more, err = a.runEngine(ctx, w, r, n)
+		res, more, err = a.runEngine(ctx, w, r, n, "")
 	}
 	if err != nil {
 		return nil, nil, err
@@ -134,13 +136,13 @@ func (a *agent) makeBackup(ctx context.Context, w *work, r *repo.Repo) (rec *man
 	return res.Record, append(res.Notes, more...), nil
 }
 
-// runEngine makes a backup, once no other process works on the instance. A parent
+// runEngine makes a backup under an id, "" for a new one, once no other process works on the instance. A parent
 // that this node can't build on is not worth failing for: each backup restores alone.
-func (a *agent) runEngine(ctx context.Context, w *work, r *repo.Repo, n *node.Node) (res *backup.Result, notes []string, err error) {
+func (a *agent) runEngine(ctx context.Context, w *work, r *repo.Repo, n *node.Node, id manifest.BackupID) (res *backup.Result, notes []string, err error) {
 	o := a.o.Backup
 	spec := &w.job.Spec
 	o.Repo, o.Node, o.Instance, o.StateDir, o.Tool = r, n, spec.RepoName, a.o.StateDir, a.o.Version
-	o.ID, o.Parent, o.Description = attemptID(w.job.Backup, w.job.Attempt), spec.Parent, spec.Description
+	o.ID, o.Parent, o.Description = id, spec.Parent, spec.Description
 	o.Name = cmp.Or(spec.Name, spec.RepoName+"-"+time.Now().UTC().Format("20060102-150405"))
 	o.Labels = maps.Clone(spec.Labels)
 	o.Progress = &backup.Progress{}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -77,7 +78,7 @@ func (a *agent) create(ctx context.Context, w *work) (*job.Report, error) {
 		return report, err
 	}
 	a.measure(ctx, id, i.locate)
-	if report.CouchDBVersion, err = askNode(ctx, i.URL, "", ""); err != nil {
+	if report.CouchDBVersion, err = askNode(ctx, i.URL); err != nil {
 		return report, fmt.Errorf("the new CouchDB answers no more: %w", err)
 	}
 	return report, nil
@@ -97,6 +98,9 @@ func (a *agent) makeInstance(ctx context.Context, w *work, o restore.CreateOptio
 	made, err := restore.Create(ctx, o)
 	if err != nil {
 		return made, err
+	}
+	if !made.Running {
+		return made, errors.New("the instance is made and does not run: there is no CouchDB program on this machine; install CouchDB or set couchdb_bin")
 	}
 	if made.Restored != nil && !made.Restored.OK() {
 		what := append(made.Restored.Problems, made.Restored.Damaged...)
@@ -150,7 +154,7 @@ func (a *agent) restart(ctx context.Context, w *work) (*job.Report, error) {
 		if _, err := restore.Start(ctx, i.Dir, restore.StartOptions{CouchDBBin: a.o.CouchDBBin, Timeout: startTime}); err != nil {
 			return nil, err
 		}
-		return a.answers(ctx, i.URL, "", "")
+		return a.answers(ctx, i.URL)
 	}
 	if err := a.isOwn(ctx, id); err != nil {
 		return nil, err
@@ -168,18 +172,22 @@ func (a *agent) restart(ctx context.Context, w *work) (*job.Report, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the command that restarts CouchDB failed: %w: %s", err, out.lastLine())
 	}
-	if a.o.CouchURL == "" {
+	url := a.o.CouchURL
+	if m := a.facts.measured(""); m != nil {
+		url = cmp.Or(url, m.url)
+	}
+	if url == "" {
 		return nil, nil
 	}
-	return a.answers(ctx, a.o.CouchURL, a.o.CouchUser, a.o.CouchPassword)
+	return a.answers(ctx, url)
 }
 
 // answers waits until a CouchDB answers and reports its version.
-func (a *agent) answers(ctx context.Context, url, user, password string) (*job.Report, error) {
+func (a *agent) answers(ctx context.Context, url string) (*job.Report, error) {
 	limited, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	for {
-		version, err := askNode(limited, url, user, password)
+		version, err := askNode(limited, url)
 		if err == nil {
 			return &job.Report{CouchDBVersion: version}, nil
 		}

@@ -3,11 +3,10 @@ package agent
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -119,8 +118,8 @@ func (a *agent) seeOwn(ctx context.Context) *job.Seen {
 		return nil
 	}
 	s := &job.Seen{Instance: a.lastReply().Node, UsedBytes: m.bytes, Databases: m.databases, Version: m.version, CanRestart: a.o.RestartCommand != ""}
-	if a.o.CouchURL != "" {
-		a.askServer(ctx, s, a.o.CouchURL, a.o.CouchUser, a.o.CouchPassword)
+	if url := cmp.Or(a.o.CouchURL, m.url); url != "" {
+		a.askServer(ctx, s, url)
 	}
 	return s
 }
@@ -131,47 +130,76 @@ func (a *agent) seeMade(ctx context.Context, i instance) *job.Seen {
 		s.UsedBytes, s.Databases, s.Version = m.bytes, m.databases, m.version
 	}
 	if i.URL != "" {
-		a.askServer(ctx, s, i.URL, "", "")
+		a.askServer(ctx, s, i.URL)
 	}
 	return s
 }
 
 // askServer completes s with what the server says.
-func (a *agent) askServer(ctx context.Context, s *job.Seen, url, user, password string) {
-	version, err := askNode(ctx, url, user, password)
+func (a *agent) askServer(ctx context.Context, s *job.Seen, url string) {
+	version, err := askNode(ctx, url)
 	if err != nil {
-		a.log.DebugContext(ctx, "CouchDB does not answer", "instance", s.Instance, "err", faultOf(err, password))
+		a.log.DebugContext(ctx, "CouchDB does not answer", "instance", s.Instance, "err", faultOf(err))
 		return
 	}
 	s.Up, s.Version = true, cmp.Or(version, s.Version)
 }
 
-// askNode asks a CouchDB for its version. That needs no admin, and mostly no user: one
-// who may not ask learns that the server is up, and no version.
-func askNode(ctx context.Context, url, user, password string) (string, error) {
+// askNode asks a CouchDB for its version, which is in the header of each answer of it.
+// /_up needs no user and is quick; the welcome at / took seconds in our tests, when the
+// server looked for a search node that isn't there.
+//
+// Source: CouchDB 3.5.0, src/chttpd/src/chttpd_misc.erl, handle_up_req and
+// handle_welcome_req; src/couch/src/couch_httpd.erl, server_header.
+func askNode(ctx context.Context, url string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimRight(url, "/")+"/", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimRight(url, "/")+"/_up", nil)
 	if err != nil {
 		return "", errors.New("the URL of the CouchDB can't be used")
-	}
-	if user != "" {
-		req.SetBasicAuth(user, password)
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return "", err
 	}
-	defer resp.Body.Close()
-	var welcome struct{ CouchDB, Version string }
-	err = json.NewDecoder(io.LimitReader(resp.Body, 1<<16)).Decode(&welcome)
-	switch {
-	case resp.StatusCode == http.StatusUnauthorized:
-		return "", nil
-	case resp.StatusCode != http.StatusOK || err != nil || welcome.CouchDB == "":
-		return "", fmt.Errorf("what answers is not a CouchDB that is up (%s)", resp.Status)
+	_ = resp.Body.Close()
+	name, _, _ := strings.Cut(resp.Header.Get("Server"), " ")
+	version, ok := strings.CutPrefix(name, "CouchDB/")
+	if !ok {
+		return "", fmt.Errorf("what answers is not a CouchDB (%s)", resp.Status)
 	}
-	return welcome.Version, nil
+	return version, nil
+}
+
+// versionOf asks the CouchDB of an instance for its version; "" if it doesn't answer.
+func (a *agent) versionOf(ctx context.Context, id string, n *node.Node) string {
+	url := cmp.Or(a.o.CouchURL, urlOf(n))
+	if i, ok := a.made.get(id); ok {
+		url = i.URL
+	}
+	if url == "" {
+		return ""
+	}
+	version, err := askNode(ctx, url)
+	if err != nil {
+		a.log.DebugContext(ctx, "CouchDB does not answer", "instance", id, "err", faultOf(err))
+	}
+	return version
+}
+
+// urlOf is where a node listens on this machine, by its ini files; "" without any.
+//
+// Source: CouchDB 3.5.0, rel/overlay/etc/default.ini, section chttpd.
+func urlOf(n *node.Node) string {
+	if len(n.IniFiles) == 0 {
+		return ""
+	}
+	port, _ := n.Settings.Get("chttpd", "port")
+	host, _ := n.Settings.Get("chttpd", "bind_address")
+	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "http://" + net.JoinHostPort(host, cmp.Or(port, "5984"))
 }
 
 // measures measures all CouchDBs, again and again. first is called after the first
@@ -197,7 +225,7 @@ func (a *agent) measure(ctx context.Context, id string, locate func(context.Cont
 		return
 	}
 	if a.facts.measured(id) == nil { // the walk may take long
-		a.facts.set(id, measure{version: n.Version})
+		a.facts.set(id, measure{version: n.Version, url: urlOf(n)})
 	}
 	if m, err := measureNode(ctx, n); err == nil {
 		a.facts.set(id, m)
@@ -209,6 +237,7 @@ type measure struct {
 	bytes     int64
 	databases int
 	version   string // may be empty
+	url       string // where it listens on this machine; empty if the files don't say it
 }
 
 // facts are what is not found out anew for each hello.
@@ -257,7 +286,7 @@ func (f *facts) forget(id string) {
 
 // measureNode walks over a node's files. What vanishes meanwhile doesn't count.
 func measureNode(ctx context.Context, n *node.Node) (measure, error) {
-	m := measure{version: n.Version}
+	m := measure{version: n.Version, url: urlOf(n)}
 	dirs := []string{n.DataDir}
 	if rel, err := filepath.Rel(n.DataDir, n.IndexDir); err != nil || !filepath.IsLocal(rel) {
 		dirs = append(dirs, n.IndexDir)

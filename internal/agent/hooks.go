@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 )
@@ -15,6 +16,7 @@ import (
 const (
 	maxHookOutput = 16 << 10 // bytes, the last ones
 	maxHookLine   = 200
+	stoppedHook   = time.Minute // that the hook after a backup may take when the job was stopped
 )
 
 // hooks are the command lines around a backup.
@@ -29,7 +31,7 @@ func (h *hooks) before(ctx context.Context) error {
 	if h.o.HookBefore == "" {
 		return nil
 	}
-	last, err := h.run(ctx, "before", h.o.HookBefore, h.env)
+	last, err := h.run(ctx, "before", h.o.HookBefore, h.o.HookTimeout)
 	switch {
 	case err == nil:
 		return nil
@@ -44,14 +46,14 @@ func (h *hooks) after(ctx context.Context, err error) []string {
 	if h.o.HookAfter == "" {
 		return nil
 	}
-	outcome := "completed"
+	outcome, limit := "completed", h.o.HookTimeout
 	switch {
 	case err != nil && ctx.Err() != nil:
-		outcome = "stopped"
+		outcome, limit = "stopped", min(limit, stoppedHook)
 	case err != nil:
 		outcome = "failed"
 	}
-	last, herr := h.run(context.WithoutCancel(ctx), "after", h.o.HookAfter, append(h.env, "SLIPCOVER_OUTCOME="+outcome))
+	last, herr := h.run(context.WithoutCancel(ctx), "after", h.o.HookAfter, limit, "SLIPCOVER_OUTCOME="+outcome)
 	if herr == nil {
 		return nil
 	}
@@ -60,12 +62,12 @@ func (h *hooks) after(ctx context.Context, err error) []string {
 }
 
 // run runs a command line. It returns the last line that it printed.
-func (h *hooks) run(ctx context.Context, when, line string, env []string) (last string, err error) {
-	limited, cancel := context.WithTimeout(ctx, h.o.HookTimeout)
+func (h *hooks) run(ctx context.Context, when, line string, limit time.Duration, env ...string) (last string, err error) {
+	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	out := &tail{max: maxHookOutput}
 	cmd := shell(limited, line)
-	cmd.Env = append(os.Environ(), env...)
+	cmd.Env = slices.Concat(os.Environ(), h.env, env)
 	cmd.Stdout, cmd.Stderr = out, out
 	began := time.Now()
 	err = cmd.Run()
@@ -78,7 +80,7 @@ func (h *hooks) run(ctx context.Context, when, line string, env []string) (last 
 	case ctx.Err() != nil:
 		return last, context.Cause(ctx)
 	case limited.Err() != nil:
-		return last, fmt.Errorf("it took longer than %s and was ended", h.o.HookTimeout)
+		return last, fmt.Errorf("it took longer than %s and was ended", limit)
 	case errors.As(err, &exit):
 		return last, errors.New(exit.String()) // "exit status 3"
 	}

@@ -10,7 +10,9 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -21,6 +23,7 @@ import (
 	"github.com/slipcover/slipcover/internal/bus"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/testenv"
 )
 
 const childEnv = "SLIPCOVER_TEST_AGENT"
@@ -158,6 +161,60 @@ func TestKilled(t *testing.T) {
 	rep, err := r.Check(t.Context(), repo.CheckOptions{ReadData: true})
 	if err != nil || len(rep.Problems) > 0 || rep.Backups != len(jobs) {
 		t.Errorf("check: %v %+v, want %d backups", err, rep, len(jobs))
+	}
+}
+
+// Agents are killed while they make instances of a backup: each is made once, runs, and
+// has all databases; the password that was made up for it is the one that is noted.
+func TestKilledCreate(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("needs SIGKILL")
+	}
+	rounds := 4
+	if testing.Short() {
+		rounds = 1
+	}
+	c, load := writing(t)
+	s, w := newServer(t), newWorld(t)
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed of the kills %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	last := s.child(w, c.DataDir)
+	defer func() { last.end(syscall.SIGKILL) }()
+	cut := time.Now()
+	b := s.do(backupJob(t))
+	load.Stop()
+	last.end(syscall.SIGTERM)
+	kills := 0
+	for range rounds {
+		id := newID(t)
+		dir := filepath.Join(w.path("instances"), id)
+		t.Cleanup(func() { remove(t, w, id) })
+		work := s.submit(job.Job{Kind: job.KindCreate, Instance: id, Spec: job.Spec{RepoName: nodeName, RepoID: b.Result.RepoID, Repository: *b.Repository}})
+		for n := 1 + rnd.IntN(3); n > 0 && !s.ended(work); n-- {
+			before := s.attempts(work)
+			last = s.child(w, c.DataDir)
+			s.until("a claim", func() bool { return s.jobs[work].Attempt > before || s.jobs[work].State.Ended() })
+			time.Sleep(time.Duration(rnd.Int64N(int64(1200 * time.Millisecond)))) // the moment of the kill
+			last.end(syscall.SIGKILL)
+			kills++
+		}
+		last = s.child(w, c.DataDir)
+		r := s.end(work)
+		if r.State != job.Done {
+			t.Fatalf("%s\n%s", r.Fault, last.out.String())
+		}
+		password := strings.TrimSpace(read(t, filepath.Join(dir, "admin-password")))
+		same(t, &testenv.Client{URL: r.URL, Admin: "admin", Password: password}, load, cut)
+		s.do(job.Job{Kind: job.KindDeleteInstance, Instance: id})
+		last.end(syscall.SIGTERM)
+		if left, err := os.ReadDir(filepath.Join(w.path("state"), "agent", "secrets")); err != nil || len(left) > 0 {
+			t.Errorf("secrets left: %v %v", left, err)
+		}
+	}
+	t.Logf("%d kills in %d rounds", kills, rounds)
+	if left, err := os.ReadDir(w.path("instances")); err != nil || len(left) > 0 {
+		t.Errorf("instances left: %v %v", left, err)
 	}
 }
 

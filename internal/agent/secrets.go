@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"filippo.io/age"
@@ -18,6 +19,22 @@ import (
 
 // maxSealed bounds what is unsealed, in bytes.
 const maxSealed = 64 << 10
+
+// Recipient is what servers seal secrets for the agent of a state directory to. Its
+// identity is made if there is none yet.
+func Recipient(stateDir string) (string, error) {
+	dir := filepath.Join(stateDir, "agent")
+	if err := durable.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	id, err := loadIdentity(filepath.Join(dir, identityName))
+	if err != nil {
+		return "", err
+	}
+	return id.Recipient().String(), nil
+}
+
+const identityName = "identity.txt"
 
 // loadIdentity reads the agent's age identity, and makes it at the first start.
 func loadIdentity(path string) (*age.X25519Identity, error) {

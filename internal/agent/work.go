@@ -103,7 +103,7 @@ func (a *agent) end(w *work) {
 	delete(a.works, w.id)
 }
 
-// running returns the ids of the jobs that were claimed.
+// running returns the ids of the jobs that the agent has.
 func (a *agent) running() []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()

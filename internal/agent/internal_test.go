@@ -1,0 +1,75 @@
+package agent
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/node"
+)
+
+func TestAttemptID(t *testing.T) {
+	const id = "0193516e-0000-7000-8000-000000000001"
+	seen := map[manifest.BackupID]bool{}
+	for n := 1; n <= 50; n++ {
+		got := attemptID(id, n)
+		if !got.Valid() || seen[got] || got != attemptID(id, n) || !got.Time().Equal(manifest.BackupID(id).Time()) {
+			t.Errorf("attempt %d: %s", n, got)
+		}
+		seen[got] = true
+	}
+	if attemptID(id, 1) != id || attemptID("nonsense", 1) != "" || attemptID("nonsense", 2) != "" {
+		t.Error("the first attempt's id, or that of nonsense")
+	}
+}
+
+func TestURLOf(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                                     "http://127.0.0.1:5984",
+		"[chttpd]\nport = 15984\n":             "http://127.0.0.1:15984",
+		"[chttpd]\nbind_address = 0.0.0.0\n":   "http://127.0.0.1:5984",
+		"[chttpd]\nbind_address = ::\n":        "http://127.0.0.1:5984",
+		"[chttpd]\nbind_address = 10.0.0.7\n":  "http://10.0.0.7:5984",
+		"[chttpd]\nbind_address = any:thing\n": "http://127.0.0.1:5984",
+	} {
+		if got := urlOf(&node.Node{IniFiles: []string{"x"}, Settings: node.ParseIni([]byte(text))}); got != want {
+			t.Errorf("%q: got %s, want %s", text, got, want)
+		}
+	}
+	if got := urlOf(&node.Node{}); got != "" {
+		t.Error(got)
+	}
+}
+
+func TestTail(t *testing.T) {
+	out := &tail{max: 10}
+	for range 5 {
+		if _, err := out.Write([]byte("1234567\n")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out.Len() != 10 || out.lastLine() != "1234567" {
+		t.Errorf("%q, %q", out.String(), out.lastLine())
+	}
+}
+
+// Whatever an error says, its fault is one line of bounded length without the secrets.
+func FuzzFaultOf(f *testing.F) {
+	f.Add("open sftp://me:pw@host/x:\nline two\x00", "pw")
+	f.Add(strings.Repeat("ä\n", 2000), "ä")
+	f.Add("\xff\xfe", "")
+	f.Fuzz(func(t *testing.T, text, secret string) {
+		got := faultOf(errors.New(text), secret)
+		if len(got) > maxFault || strings.ContainsAny(got, "\n\r\x00") {
+			t.Errorf("%q", got)
+		}
+		if utf8.ValidString(text) && !utf8.ValidString(got) {
+			t.Errorf("%q is cut inside a character", got)
+		}
+		if secret != "" && !strings.Contains("***", secret) && !strings.Contains(secret, "*") && secret == oneLine(secret) && len(secret) > 3 && !strings.Contains(strings.ReplaceAll(text, secret, "***"), secret) && strings.Contains(got, secret) {
+			t.Errorf("%q shows %q", got, secret)
+		}
+	})
+}
