@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -20,6 +21,9 @@ type KeystoneServer struct {
 	// Vars are what scripts/keystone-up prints: the OS_ variables of the user demo,
 	// who is a member of the project demo, and the identifiers of projects.
 	Vars map[string]string
+	// TrovePort is the port on loopback where its catalog says that the database service
+	// is. Nothing is there until a test listens.
+	TrovePort int
 
 	service *service
 }
@@ -45,9 +49,13 @@ func newKeystone(args ...string) (*KeystoneServer, error) {
 		if port, err = freePort(); err != nil {
 			return nil, err
 		}
+		var trove int
+		if trove, err = freePort(); err != nil {
+			return nil, err
+		}
 		var service *service
-		if service, err = startService("keystone", port, args...); err == nil {
-			return &KeystoneServer{URL: fmt.Sprintf("http://127.0.0.1:%d", port), Vars: service.env, service: service}, nil
+		if service, err = startService("keystone", port, append([]string{"-t", strconv.Itoa(trove)}, args...)...); err == nil {
+			return &KeystoneServer{URL: fmt.Sprintf("http://127.0.0.1:%d", port), Vars: service.env, TrovePort: trove, service: service}, nil
 		}
 		if !portTaken(err) {
 			break
