@@ -91,7 +91,7 @@ var allowed = map[string][]string{
 	// Wires all the rest together.
 	"internal/cli": {"couchfile", "internal/backup", "internal/calendar", "internal/config", "internal/durable", "internal/manifest", "internal/node",
 		"internal/repo", "internal/restore", "internal/retention", "internal/storage", "internal/storage/drivers", "internal/storage/retry",
-		"internal/storage/limit", "internal/storage/cache", "internal/storage/meter", "internal/storage/probe"},
+		"internal/storage/limit", "internal/storage/cache", "internal/storage/meter", "internal/storage/probe", "internal/access", "internal/admin", "internal/agent", "internal/bus", "internal/httpd", "internal/job", "internal/sdnotify", "internal/server", "internal/trove"},
 	"cmd/slipcover": {"internal/cli"},
 
 	// Test support: nothing above may import it.

@@ -32,6 +32,9 @@ type Env struct {
 
 	// json is set by --json: the result, and an error, are JSON.
 	json bool
+	// storageEnv, if not nil, gives storages the variables of their log-in, in place of
+	// the process's own.
+	storageEnv func(string) string
 	// traffic counts what the command asks of its storages, limits bound it; both are
 	// nil until the first is open.
 	traffic *meter.Meter

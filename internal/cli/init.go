@@ -15,7 +15,6 @@ import (
 
 	"github.com/slipcover/slipcover/internal/durable"
 	"github.com/slipcover/slipcover/internal/repo"
-	"github.com/slipcover/slipcover/internal/storage"
 )
 
 // defaultIdentity is where init puts a new identity.
@@ -110,7 +109,7 @@ func runInit(ctx context.Context, env *Env, s *settings, o *initOptions) error {
 	}
 	res := initResult{Passphrase: opts.Passphrase != ""}
 	if !o.noEncryption && (o.identityOut != "" || len(opts.Recipients) == 0 && opts.Passphrase == "") {
-		recipient, err := o.newIdentity(env, store)
+		recipient, err := o.newIdentity(env, store.URL())
 		if err != nil {
 			return err
 		}
@@ -209,7 +208,7 @@ func (o *initOptions) askPassphrase(env *Env, s *settings) (string, error) {
 }
 
 // newIdentity writes a new identity to its file and returns its recipient.
-func (o *initOptions) newIdentity(env *Env, store storage.Store) (string, error) {
+func (o *initOptions) newIdentity(env *Env, what string) (string, error) {
 	if o.identityOut == "" {
 		o.identityOut = defaultIdentity
 	}
@@ -219,7 +218,7 @@ func (o *initOptions) newIdentity(env *Env, store storage.Store) (string, error)
 	}
 	err = durable.WriteNewFile(o.identityOut, 0o600, func(w *os.File) error {
 		_, err := fmt.Fprintf(w, "# Reads the Slipcover repository %s\n# created: %s\n# public key: %s\n%s\n",
-			store.URL(), env.Now().UTC().Format(time.RFC3339), id.Recipient(), id)
+			what, env.Now().UTC().Format(time.RFC3339), id.Recipient(), id)
 		return err
 	})
 	if errors.Is(err, fs.ErrExist) {

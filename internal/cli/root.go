@@ -108,6 +108,7 @@ func newRoot(env *Env) *cobra.Command {
 		&cobra.Group{ID: "make", Title: "Backing up:"},
 		&cobra.Group{ID: "get", Title: "Getting back:"},
 		&cobra.Group{ID: "look", Title: "Looking:"},
+		&cobra.Group{ID: "service", Title: "The service:"},
 		&cobra.Group{ID: "trove", Title: "As Trove spells them:"},
 	)
 	add := func(group string, cmds ...*cobra.Command) {
@@ -119,6 +120,7 @@ func newRoot(env *Env) *cobra.Command {
 	add("make", newInit(env, g), newKey(env, g), newBackup(env, g), newCopy(env, g), newPrune(env, g))
 	add("get", newRestore(env, g), newCreate(env, g))
 	add("look", newCheck(env, g), newInspect(env), newProbe(env, g), newDemo(env))
+	add("service", newServer(env, g), newAgent(env, g), newAgents(env, g), newTokens(env, g), newSchedule(env, g), newJobs(env, g), newProve(env, g))
 	add("trove", newTroveCreate(env, g), newTroveList(env, g), newTroveShow(env, g), newTroveDelete(env, g))
 	root.AddCommand(newConfig(env, g), newVersion(env), newCompletion(env), newExitCodes())
 	root.SetHelpCommand(newHelp(root))

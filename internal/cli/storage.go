@@ -79,7 +79,7 @@ func guard(env *Env, s *settings, store storage.Store) (storage.Store, error) {
 
 // openBare opens the storage at place with no more around it than counts and limits.
 func openBare(ctx context.Context, env *Env, s *settings, place string, create bool) (storage.Store, error) {
-	store, err := drivers.Open(ctx, place, drivers.Options{Create: create})
+	store, err := drivers.Open(ctx, place, drivers.Options{Create: create, Getenv: env.storageEnv})
 	if err != nil && exitOf(err).code == exitError.code {
 		return nil, say(errUsage, "%s", err)
 	}

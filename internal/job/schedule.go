@@ -13,7 +13,7 @@ type Schedule struct {
 
 	Cron     string        `json:"cron"`             // five fields, or @daily and the like
 	TimeZone string        `json:"time_zone"`        // of the time zone database; "" is UTC
-	Jitter   time.Duration `json:"jitter,omitempty"` // at most so much later, the same for each firing
+	Jitter   time.Duration `json:"jitter,omitempty"` // at most so much later, always the same for one firing
 	// Window is for how long after its time a firing may still begin. What could not
 	// begin in it counts as missed. 0 is until the next one.
 	Window time.Duration `json:"window,omitempty"`

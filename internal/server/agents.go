@@ -271,6 +271,11 @@ func (s *Server) greet(ctx context.Context, agent string, h job.Hello) (job.Hell
 	s.live.mu.Lock()
 	s.live.hellos[agent] = heard{h, now}
 	s.live.mu.Unlock()
+	if a.Session != h.Session { // its queue may be gone, if the state of the bus is
+		if err := s.cfg.Bus.AddAgent(ctx, agent); err != nil {
+			return job.HelloReply{}, err
+		}
+	}
 	if a.Session != h.Session || now.Sub(a.Seen) > s.cfg.Offline/3 || !sameInstances(a.Hello.Instances, h.Instances) {
 		if _, err = s.agents.update(ctx, agent, func(a *job.Agent) error {
 			a.Session, a.Hello, a.Seen = h.Session, h, now

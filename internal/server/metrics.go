@@ -40,12 +40,20 @@ var (
 )
 
 func newMetrics(s *Server) *metrics {
-	return &metrics{s: s,
+	m := &metrics{s: s,
 		outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "slipcover_jobs_ended_total", Help: "Jobs that ended, by outcome."}, []string{"kind", "outcome"}),
 		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "slipcover_job_duration_seconds", Help: "From the request to the end of a job.",
 			Buckets: []float64{1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600}}, []string{"kind"}),
 	}
+	for _, k := range kinds { // from 0 on, so that the first failure counts
+		for _, outcome := range []job.State{job.Done, job.Failed} {
+			m.outcomes.WithLabelValues(string(k), string(outcome))
+		}
+	}
+	return m
 }
+
+var kinds = []job.Kind{job.KindBackup, job.KindCreate, job.KindRestart, job.KindDeleteInstance, job.KindDeleteBackup, job.KindProve, job.KindAdopt}
 
 func (m *metrics) ended(j *job.Job) {
 	m.outcomes.WithLabelValues(string(j.Kind), string(j.State)).Inc()
@@ -148,7 +156,7 @@ func (m *metrics) collectJobs(gauge gaugeFunc) {
 		state job.State
 	}
 	counts := map[key]int{}
-	for _, k := range []job.Kind{job.KindBackup, job.KindCreate, job.KindRestart, job.KindDeleteInstance, job.KindDeleteBackup, job.KindProve, job.KindAdopt} {
+	for _, k := range kinds {
 		counts[key{k, job.Queued}], counts[key{k, job.Running}] = 0, 0
 	}
 	oldest := m.s.now()

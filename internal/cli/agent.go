@@ -1,0 +1,375 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"filippo.io/age"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/slipcover/slipcover/internal/agent"
+	"github.com/slipcover/slipcover/internal/backup"
+	"github.com/slipcover/slipcover/internal/bus"
+	"github.com/slipcover/slipcover/internal/durable"
+	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/node"
+	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/sdnotify"
+	"github.com/slipcover/slipcover/internal/storage"
+)
+
+// membership is what an agent keeps of having joined a server.
+type membership struct {
+	AgentID  string `json:"agent_id"`
+	Instance string `json:"instance"` // id of its node
+	Name     string `json:"name"`
+	Project  string `json:"project"`
+	Server   string `json:"server"`   // URL that it joined at
+	Seed     string `json:"seed"`     // of its key for the bus
+	JWT      string `json:"jwt"`      // "" with credentials of the operator's
+	NATSURL  string `json:"nats_url"` // "" in the server's own process
+	NATSCA   string `json:"nats_ca"`  // PEM; "" is the system's
+}
+
+func membershipFile(s *settings) string { return filepath.Join(s.StateDir, "agent", "membership.json") }
+
+// readMembership returns what the agent kept, or nil.
+func readMembership(s *settings) (*membership, error) {
+	b, err := os.ReadFile(membershipFile(s))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	m := &membership{}
+	if err := json.Unmarshal(b, m); err != nil {
+		return nil, fmt.Errorf("%s can't be read: remove it and join again (%w)", membershipFile(s), err)
+	}
+	return m, nil
+}
+
+func (m *membership) write(s *settings) error {
+	if err := durable.MkdirAll(filepath.Dir(membershipFile(s)), 0o700); err != nil {
+		return err
+	}
+	return durable.WriteFile(membershipFile(s), 0o600, func(w *os.File) error { return printJSON(w, m) })
+}
+
+type agentOptions struct {
+	repoOptions
+	join        string
+	fingerprint string
+}
+
+func newAgent(env *Env, g *globalOptions) *cobra.Command {
+	o := &agentOptions{}
+	c := &cobra.Command{
+		Use:   "agent",
+		Short: "Do a server's jobs on this CouchDB node",
+		Long: `Do a server's jobs on this node: back it up, make new CouchDB instances out of backups, test that backups restore.
+The first time, --join takes the one-time token that "slipcover token join" prints on the server; after that the agent
+knows its server. Credentials that it gets allow its own work and nothing else.
+
+It backs up what "slipcover backup create" would, to the same repository, by the same settings; a server whose callers
+have Swift accounts of their own names those instead. Restoring needs a key, so an agent without the setting
+identity_file makes backups and can't read them.
+
+It runs in the foreground until SIGTERM or SIGINT; a job at work is then left to its next start.`,
+		Args: arguments(0, 0, ""),
+		RunE: withSettings(env, g, func(ctx context.Context, s *settings, _ []string) error { return runAgent(ctx, env, s, o) }),
+	}
+	f := c.Flags()
+	o.repoOptions.flags(f, "which this is (default: the name of this machine)")
+	nodeFlags(f)
+	agentFlags(f)
+	f.StringVar(&o.join, "join", "", "the one-time `TOKEN` of a server, to join it")
+	f.StringVar(&o.fingerprint, "ca-fingerprint", "", "with --join: the `SHA256` of the certificate authority of a server that made its own")
+	f.String("server-url", "", "with --join: `URL` of the server")
+	f.String("ca-file", "", "certificates that sign the server's, PEM `FILE`")
+	return c
+}
+
+// agentFlags are those of an agent, also of one in the server's process.
+func agentFlags(f *pflag.FlagSet) {
+	f.String("instances-dir", "", "`DIR` in which new CouchDB instances are made (default: none are)")
+	f.String("restart-command", "", "`COMMAND` that restarts this node's CouchDB")
+	f.String("couchdb-bin", "", "CouchDB's program, `FILE`, for new instances")
+}
+
+func runAgent(ctx context.Context, env *Env, s *settings, o *agentOptions) error {
+	log := newLog(env, s)
+	m, err := readMembership(s)
+	if err != nil {
+		return err
+	}
+	if o.join != "" {
+		if m, err = joinServer(ctx, s, o); err != nil {
+			return err
+		}
+		log.InfoContext(ctx, "joined", "server", m.Server, "name", m.Name, "project", m.Project, "agent", m.AgentID, "instance", m.Instance)
+	}
+	if m == nil {
+		return usage("this agent belongs to no server yet: on the server run \"slipcover token join --name %s\", and here what it prints", s.Instance)
+	}
+	link := bus.LinkOptions{URL: cmp.Or(s.NATSURL, m.NATSURL), Agent: m.AgentID, JWT: m.JWT, Seed: m.Seed, Log: log}
+	if m.JWT == "" {
+		link.Creds = s.NATSCreds
+	}
+	if m.NATSCA != "" {
+		link.CA = x509.NewCertPool()
+		link.CA.AppendCertsFromPEM([]byte(m.NATSCA))
+	}
+	l, err := bus.Dial(ctx, link)
+	if errors.Is(err, bus.ErrRefused) {
+		return say(storage.ErrDenied, "the server has removed this agent, or knows it no more: join again with a new token (%s)", err)
+	}
+	if err != nil {
+		return err
+	}
+	opts, err := agentSetup(ctx, env, s, log)
+	if err != nil {
+		l.Close()
+		return err
+	}
+	opts.Link = l
+	if err := sdnotify.Notify(sdnotify.Ready); err != nil {
+		log.WarnContext(ctx, "systemd was not told", "err", err)
+	}
+	go sdnotify.Watchdog(ctx, lives)
+	return ended(ctx, agent.Run(ctx, opts))
+}
+
+// lives is what a watchdog is told of a process that still runs: whether its bus or
+// storage can be reached is no reason to start it again.
+func lives() bool { return true }
+
+// ended is the error of a process that runs until a signal: none, if that is what
+// ended it.
+func ended(ctx context.Context, err error) error {
+	var sig interrupted
+	if errors.As(context.Cause(ctx), &sig) && (err == nil || errors.Is(err, context.Canceled)) {
+		return nil
+	}
+	return err
+}
+
+// agentSetup is how the agent of this machine works, by the settings.
+func agentSetup(ctx context.Context, env *Env, s *settings, log *slog.Logger) (agent.Options, error) {
+	if err := checkStrategy("backup", s.BackupNamespace, s.BackupStrategy); err != nil {
+		return agent.Options{}, err
+	}
+	if err := checkStrategy("restore", s.RestoreNamespace, s.BackupStrategy); err != nil {
+		return agent.Options{}, err
+	}
+	if err := readyRepository(ctx, env, s, log); err != nil {
+		return agent.Options{}, err
+	}
+	if s.InstancesDir != "" { // which CouchDB's user must be able to enter
+		if err := durable.MkdirAll(s.InstancesDir, 0o755); err != nil {
+			return agent.Options{}, err
+		}
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return agent.Options{}, err
+	}
+	r := &agentRepositories{env: env, settings: s}
+	o := agent.Options{
+		Version: "slipcover " + toolVersion(), Host: host, Address: ownAddress(ctx, s), StateDir: s.StateDir,
+		InstancesDir: s.InstancesDir, BindAddress: s.BindAddress, Owner: s.Owner, CouchDBBin: s.CouchDBBin,
+		CouchURL: s.CouchURL, CouchUser: s.CouchUser, CouchPassword: s.CouchPassword.Reveal(), RestartCommand: s.RestartCommand,
+		Locate: func(ctx context.Context) (*node.Node, error) {
+			return node.Locate(ctx, node.Options{DataDir: s.DataDir, ConfigDir: s.ConfigDir, URL: s.CouchURL, User: s.CouchUser,
+				Password: s.CouchPassword.Reveal(), Getenv: env.getenv})
+		},
+		OpenRepo: r.open, RepositoryURL: mask(s.Repository), CanRead: len(s.identities) > 0 || hasSecret(s.Passphrase),
+		Backup: backup.Options{Strategy: s.BackupStrategy, Namespace: s.BackupNamespace, ProveInterval: s.ProveInterval, Strict: s.Strict,
+			Recipients: s.Recipients, Indexes: s.Indexes, Parallel: s.Parallel, Tool: "slipcover " + toolVersion()},
+		HookBefore: s.HookBefore, HookAfter: s.HookAfter, HookTimeout: s.HookTimeout, Log: log,
+	}
+	return o, nil
+}
+
+// agentRepositories opens repositories for an agent's jobs.
+type agentRepositories struct {
+	env      *Env
+	settings *settings
+}
+
+// open opens the repository of a job, in its own Swift account or by the agent's
+// configuration, and makes it if the job may.
+func (r *agentRepositories) open(ctx context.Context, o agent.Open) (*repo.Repo, func(), error) {
+	s, env := r.settings, *r.env
+	env.Stderr = discardWriter{} // the agent has a log of its own
+	if o.Repository.Storage != "" {
+		s = s.at(o.Repository.URL)
+		env.storageEnv = o.Getenv
+	} else if s.Repository == "" {
+		return nil, nil, usage("this agent has no repository: give it the setting repository")
+	}
+	s.Progress = "none"
+	env.count(s)
+	store, err := openStore(ctx, &env, s, o.Make)
+	if err != nil {
+		return nil, nil, err
+	}
+	opened, err := openIn(ctx, &env, s, store, false)
+	if errors.Is(err, repo.ErrNoRepository) && o.Make {
+		recipients := o.Repository.Recipients
+		if o.Repository.Storage == "" {
+			recipients = s.Recipients
+		}
+		if _, err = repo.Init(ctx, store, repo.InitOptions{Recipients: recipients}); err == nil || errors.Is(err, repo.ErrExists) {
+			opened, err = openIn(ctx, &env, s, store, false)
+		}
+	}
+	if err != nil {
+		_ = store.Close()
+		return nil, nil, err
+	}
+	return opened, func() { _ = store.Close() }, nil
+}
+
+type discardWriter struct{}
+
+func (discardWriter) Write(b []byte) (int, error) { return len(b), nil }
+
+// readyRepository makes the repository of the configuration if there is none, and a key
+// for it if none is named: what is made at a start can be seen there, with where the
+// key is. Storage that can't be reached is left to the first backup.
+func readyRepository(ctx context.Context, env *Env, s *settings, log *slog.Logger) error {
+	if s.Repository == "" {
+		return nil
+	}
+	store, err := openStore(ctx, env, s, true)
+	if errors.Is(err, storage.ErrUnavailable) {
+		log.WarnContext(ctx, "the repository can't be reached now", "err", err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = store.Close() }()
+	_, err = repo.Open(ctx, store, repo.Options{})
+	if !errors.Is(err, repo.ErrNoRepository) {
+		if errors.Is(err, storage.ErrUnavailable) {
+			err = nil
+		}
+		if err == nil {
+			useServiceKey(s)
+		}
+		return err
+	}
+	recipients := s.Recipients
+	if len(recipients) == 0 {
+		recipient, err := serviceKey(ctx, env, s, log)
+		if err != nil {
+			return err
+		}
+		recipients = []string{recipient}
+	}
+	c, err := repo.Init(ctx, store, repo.InitOptions{Recipients: recipients})
+	if errors.Is(err, repo.ErrExists) {
+		return nil
+	}
+	if err == nil {
+		log.InfoContext(ctx, "made the repository", "repository", mask(store.URL()), "id", c.ID)
+	}
+	return err
+}
+
+func serviceKeyFile(s *settings) string { return filepath.Join(s.StateDir, "identity.txt") }
+
+// serviceKey returns the recipient of the key that this machine reads with: the one of
+// identity_file, else one of its own, which it makes.
+func serviceKey(ctx context.Context, env *Env, s *settings, log *slog.Logger) (string, error) {
+	if len(s.identities) == 0 {
+		useServiceKey(s)
+	}
+	if len(s.identities) == 0 {
+		if err := durable.MkdirAll(s.StateDir, 0o700); err != nil {
+			return "", err
+		}
+		o := initOptions{identityOut: serviceKeyFile(s)}
+		if _, err := o.newIdentity(env, "of this service"); err != nil {
+			return "", err
+		}
+		useServiceKey(s)
+		log.WarnContext(ctx, "made the key that reads backups: keep a copy away from this machine, without it nobody can read them", "file", serviceKeyFile(s))
+	}
+	ids, err := readIdentities(s.identities)
+	if err != nil {
+		return "", err
+	}
+	for _, id := range ids {
+		if x, ok := id.(*age.X25519Identity); ok {
+			return x.Recipient().String(), nil
+		}
+	}
+	return "", usage("%s holds no X25519 identity: set recipients too", s.identities[0])
+}
+
+// useServiceKey reads with the key that the service made here, if no other is named.
+func useServiceKey(s *settings) {
+	if _, err := os.Stat(serviceKeyFile(s)); err == nil && len(s.identities) == 0 && !hasSecret(s.Passphrase) {
+		s.identities = []string{serviceKeyFile(s)}
+	}
+}
+
+// ownAddress is the address of this machine by which it reaches its server; nothing is
+// sent to find it.
+func ownAddress(ctx context.Context, s *settings) string {
+	_, hostport, _ := strings.Cut(s.ServerURL, "://")
+	hostport, _, _ = strings.Cut(hostport, "/")
+	if _, _, err := net.SplitHostPort(hostport); err != nil {
+		hostport = net.JoinHostPort(hostport, "443")
+	}
+	c, err := (&net.Dialer{}).DialContext(ctx, "udp", hostport)
+	if err != nil {
+		return ""
+	}
+	defer func() { _ = c.Close() }()
+	host, _, err := net.SplitHostPort(c.LocalAddr().String())
+	if err != nil {
+		return ""
+	}
+	return host
+}
+
+// joinServer spends a one-time token and keeps what the server gives for it.
+func joinServer(ctx context.Context, s *settings, o *agentOptions) (*membership, error) {
+	if !manifest.ValidInstance(s.Instance) {
+		return nil, usage("%q can't name this node: set instance", s.Instance)
+	}
+	recipient, err := agent.Recipient(s.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	seed, public, err := bus.NewKey()
+	if err != nil {
+		return nil, err
+	}
+	client, err := newServiceClient(s, o.fingerprint)
+	if err != nil {
+		return nil, err
+	}
+	m := &membership{Server: s.ServerURL, Seed: seed}
+	hello := job.Hello{Version: "slipcover " + toolVersion(), Host: s.Instance, Address: ownAddress(ctx, s)}
+	if err := client.join(ctx, joinRequest{o.join, public, recipient, hello}, m); err != nil {
+		return nil, err
+	}
+	return m, m.write(s)
+}

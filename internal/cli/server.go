@@ -1,0 +1,477 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/slipcover/slipcover/internal/access"
+	"github.com/slipcover/slipcover/internal/admin"
+	"github.com/slipcover/slipcover/internal/agent"
+	"github.com/slipcover/slipcover/internal/bus"
+	"github.com/slipcover/slipcover/internal/durable"
+	"github.com/slipcover/slipcover/internal/httpd"
+	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/sdnotify"
+	"github.com/slipcover/slipcover/internal/server"
+	"github.com/slipcover/slipcover/internal/trove"
+)
+
+type serverOptions struct {
+	repoOptions
+	withAgent bool
+	project   string
+}
+
+func newServer(env *Env, g *globalOptions) *cobra.Command {
+	o := &serverOptions{}
+	c := &cobra.Command{
+		Use:   "server",
+		Short: "Serve OpenStack Trove's API and direct the agents of CouchDB nodes",
+		Long: `Serve OpenStack Trove's REST API (port 8779) and an API of our own, keep the catalog of instances and backups, and
+direct the agents on the nodes. All state is in state_dir, or in the NATS cluster of nats_url.
+
+With --with-agent this process is the agent of this machine's CouchDB too, and all that is needed:
+
+  slipcover server --with-agent --repo /backups
+
+The first start makes what isn't there: the repository, the key that reads it (identity.txt in state_dir: keep a copy
+elsewhere), and an administrator's token (admin-token in state_dir).
+
+It runs in the foreground until SIGTERM or SIGINT.`,
+		Args: arguments(0, 0, ""),
+		RunE: withSettings(env, g, func(ctx context.Context, s *settings, _ []string) error { return runServer(ctx, env, s, o) }),
+	}
+	f := c.Flags()
+	f.BoolVar(&o.withAgent, "with-agent", false, "be the agent of this machine's CouchDB too")
+	f.StringVar(&o.project, "agent-project", "", "with --with-agent: `ID` of the project that this machine's CouchDB belongs to (default: \"default\", without Keystone)")
+	f.String("listen", "", "`HOST:PORT` of the APIs (default: 127.0.0.1:8779)")
+	f.String("auth", "", "whose tokens count: token, keystone or none")
+	o.repoOptions.flags(f, "with --with-agent: which this machine's is (default: its name)")
+	nodeFlags(f)
+	agentFlags(f)
+	c.AddCommand(newRebuild(env, g))
+	return c
+}
+
+// defaultProject is the project of those who name none, without Keystone.
+const defaultProject = "default"
+
+// service is a server with all that belongs to it, in the order in which it is made.
+type service struct {
+	env      *Env
+	settings *settings
+	log      *slog.Logger
+	registry *prometheus.Registry
+
+	ca     *httpd.CA // nil if there is none of our own
+	cert   string    // files; empty without TLS
+	key    string
+	bus    *bus.Bus
+	tokens *access.Tokens
+	server *server.Server
+	http   *httpd.Server
+	audit  *httpd.Audit
+}
+
+func runServer(ctx context.Context, env *Env, s *settings, o *serverOptions) error {
+	v := &service{env: env, settings: s, log: newLog(env, s), registry: prometheus.NewRegistry()}
+	if err := v.check(o); err != nil {
+		return err
+	}
+	if err := durable.MkdirAll(s.StateDir, 0o700); err != nil {
+		return err
+	}
+	if err := v.certificates(); err != nil {
+		return err
+	}
+	if err := v.openBus(ctx); err != nil {
+		return err
+	}
+	defer func() { _ = v.bus.Close() }()
+	if err := v.build(ctx); err != nil {
+		return err
+	}
+	defer func() { _ = v.audit.Close() }()
+	return v.run(ctx, o)
+}
+
+// check looks at what single settings can't say for themselves.
+func (v *service) check(o *serverOptions) error {
+	s := v.settings
+	switch {
+	case s.Auth == "keystone" && s.KeystoneURL == "":
+		return usage("auth is keystone: keystone_url must say where it is")
+	case s.Auth == "none" && !isLoopback(s.Listen):
+		return usage("auth is none, so whoever reaches %s could do everything: listen on 127.0.0.1, or set auth", s.Listen)
+	case (s.TLSCert == "") != (s.TLSKey == ""):
+		return usage("tls_cert and tls_key go together")
+	case s.NATSURL != "" && s.NATSListen != "":
+		return usage("nats_url and nats_listen are both given: the NATS in this server is not used with a cluster")
+	case o.withAgent && s.Auth == "keystone" && o.project == "":
+		return usage("--with-agent needs --agent-project, the id of the Keystone project that this CouchDB belongs to")
+	case o.withAgent && s.Repository == "" && (s.Auth != "keystone" || !s.OwnSwift):
+		return usage("no repository given: pass --repo, where the backups of this machine's CouchDB go")
+	case o.project != "" && !access.ValidProject(o.project):
+		return usage("%q can't be a project's id", o.project)
+	}
+	return nil
+}
+
+// isLoopback reports whether only this machine reaches an address.
+func isLoopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	ip := net.ParseIP(host)
+	return err == nil && (host == "localhost" || ip != nil && ip.IsLoopback())
+}
+
+// certificates finds the certificate of the APIs and of the port for agents, or makes
+// one where it is needed.
+func (v *service) certificates() error {
+	s := v.settings
+	v.cert, v.key = s.TLSCert, s.TLSKey
+	if v.cert != "" || (isLoopback(s.Listen) || s.InsecureHTTP) && s.NATSListen == "" {
+		return nil
+	}
+	var err error
+	if v.ca, err = httpd.OpenCA(filepath.Join(s.StateDir, "ca")); err != nil {
+		return err
+	}
+	names := []string{"localhost", "127.0.0.1", "::1"}
+	if host, err := os.Hostname(); err == nil {
+		names = append(names, host)
+	}
+	for _, at := range []string{s.Listen, s.NATSListen} {
+		if host, _, err := net.SplitHostPort(at); err == nil && host != "" && !net.ParseIP(host).IsUnspecified() {
+			names = append(names, host)
+		}
+	}
+	if addrs, err := net.InterfaceAddrs(); err == nil {
+		for _, a := range addrs {
+			if n, ok := a.(*net.IPNet); ok && !n.IP.IsLinkLocalUnicast() {
+				names = append(names, n.IP.String())
+			}
+		}
+	}
+	if v.cert, err = v.ca.Certificate(names...); err != nil {
+		return err
+	}
+	v.key = v.cert
+	return durable.WriteFile(filepath.Join(s.StateDir, "ca.crt"), 0o644, func(w *os.File) error { _, err := w.Write(v.ca.PEM()); return err })
+}
+
+func (v *service) openBus(ctx context.Context) (err error) {
+	s := v.settings
+	o := bus.Options{URL: s.NATSURL, Creds: s.NATSCreds, AccountSeed: s.NATSAccountSeed, Dir: filepath.Join(s.StateDir, "nats"),
+		Listen: s.NATSListen, Replicas: s.NATSReplicas, Log: v.log}
+	if s.NATSListen != "" {
+		o.TLS = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			c, err := tls.LoadX509KeyPair(v.cert, v.key)
+			return &c, err
+		}}
+	}
+	if o.CA, err = readCAs(s.CAFile); err != nil {
+		return err
+	}
+	v.bus, err = bus.Open(ctx, o)
+	if errors.Is(err, bus.ErrInUse) {
+		return say(errTarget, "another server runs with the state_dir %s: stop it, or give this one another", s.StateDir)
+	}
+	return err
+}
+
+// readCAs reads certificates of authorities; nil without a file is the system's.
+func readCAs(file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(b) {
+		return nil, usage("%s holds no certificate in PEM", file)
+	}
+	return pool, nil
+}
+
+// build makes the server, its APIs and its listener.
+func (v *service) build(ctx context.Context) error {
+	s := v.settings
+	checker, err := v.checker(ctx)
+	if err != nil {
+		return err
+	}
+	v.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(), certificateExpiry(v.cert))
+	cfg := server.Config{Bus: v.bus, Log: v.log, Quota: job.Quota{Instances: s.QuotaInstances, Backups: s.QuotaBackups, Volumes: s.QuotaVolumes},
+		OwnSwift: s.OwnSwift && s.Auth == "keystone", Container: s.SwiftContainer, Recipients: s.Recipients, Metrics: v.registry}
+	if cfg.OwnSwift && len(cfg.Recipients) == 0 {
+		recipient, err := serviceKey(ctx, v.env, s, v.log)
+		if err != nil {
+			return err
+		}
+		cfg.Recipients = []string{recipient}
+	}
+	if v.server, err = server.New(ctx, cfg); err != nil {
+		return err
+	}
+	if v.audit, err = httpd.OpenAudit(cmp.Or(s.AuditFile, filepath.Join(s.StateDir, "audit.jsonl")), v.log, v.registry); err != nil {
+		return err
+	}
+	handler, err := v.handler(checker)
+	if err != nil {
+		return err
+	}
+	cert, key := v.cert, v.key
+	if v.ca != nil && (isLoopback(s.Listen) || s.InsecureHTTP) { // it was made for the agents
+		cert, key = "", ""
+	}
+	v.http, err = httpd.Listen(ctx, httpd.Options{Address: s.Listen, CertFile: cert, KeyFile: key, AllowPlain: s.InsecureHTTP, Handler: handler, Log: v.log})
+	return err
+}
+
+// checker knows the callers' tokens.
+func (v *service) checker(ctx context.Context) (access.Checker, error) {
+	s := v.settings
+	table, err := v.bus.Table(ctx, "tokens")
+	if err != nil {
+		return nil, err
+	}
+	v.tokens = access.NewTokens(table)
+	switch s.Auth {
+	case "none":
+		return access.None{}, nil
+	case "keystone":
+		return access.NewKeystone(access.KeystoneOptions{URL: s.KeystoneURL, Region: s.Region, CacheFor: s.TokenCache,
+			Service: access.ServiceUser{User: s.KeystoneUser, Password: s.KeystonePassword, Project: s.KeystoneProject, UserDomain: s.KeystoneDomain, ProjectDomain: s.KeystoneDomain}})
+	}
+	return v.tokens, v.firstToken(ctx)
+}
+
+func adminTokenFile(s *settings) string { return filepath.Join(s.StateDir, "admin-token") }
+
+// firstToken makes an administrator's token if there is no token at all.
+func (v *service) firstToken(ctx context.Context) error {
+	list, err := v.tokens.List(ctx, "")
+	if err != nil || len(list) > 0 {
+		return err
+	}
+	_, secret, err := v.tokens.Create(ctx, access.Token{Name: "admin", Role: access.Admin, Project: defaultProject, CreatedBy: "the first start"})
+	if err != nil {
+		return err
+	}
+	file := adminTokenFile(v.settings)
+	if err := durable.WriteFile(file, 0o600, func(w *os.File) error { _, err := fmt.Fprintln(w, secret.Reveal()); return err }); err != nil {
+		return err
+	}
+	v.log.InfoContext(ctx, "made an administrator's token", "file", file)
+	return nil
+}
+
+// handler is all that is served over HTTP.
+func (v *service) handler(checker access.Checker) (http.Handler, error) {
+	s := v.settings
+	metrics, err := httpd.NewMetrics(v.registry)
+	if err != nil {
+		return nil, err
+	}
+	keystone := ""
+	if s.Auth == "keystone" {
+		keystone = s.KeystoneURL
+	}
+	callers := httpd.NewLimiter(s.RateLimit)
+	api := httpd.API{Name: "trove", Log: v.log, Metrics: metrics, Audit: v.audit, Addresses: httpd.NewLimiter(10 * s.RateLimit), Broken: trove.Broken, TooMany: trove.TooMany}
+	troves := api.Handler(trove.New(trove.Options{Server: v.server, Checker: checker, Log: v.log, Keystone: keystone, URL: s.PublicURL, Region: s.Region, Callers: callers}))
+	o := admin.Options{Server: v.server, Checker: checker, Tokens: v.tokens, Log: v.log, Callers: callers, NATSURL: v.natsURL(), Auth: s.Auth}
+	if v.ca != nil {
+		o.CA, o.Fingerprint = string(v.ca.PEM()), v.ca.Fingerprint()
+	} else if v.cert != "" {
+		o.CA = chainOf(v.cert)
+	}
+	api.Name, api.Broken, api.TooMany = "admin", admin.Broken, admin.TooMany
+	mux := http.NewServeMux()
+	mux.Handle("/", troves)
+	mux.Handle("/slipcover/v1/", api.Handler(admin.New(o)))
+	mux.Handle("GET /healthz", httpd.Healthz())
+	mux.Handle("GET /readyz", httpd.Readyz(httpd.Check{Name: "catalog", Run: func(context.Context) error { return v.server.Ready() }}))
+	mux.Handle("GET /metrics", httpd.MetricsHandler(v.registry, s.MetricsToken.Reveal(), true))
+	return mux, nil
+}
+
+// natsURL is where agents of other machines reach the bus; "" if they can't.
+func (v *service) natsURL() string {
+	if v.settings.NATSURL != "" {
+		return v.settings.NATSURL
+	}
+	return v.bus.ClientURL()
+}
+
+// chainOf is the certificates of a file, without keys.
+func chainOf(file string) string {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return ""
+	}
+	var out strings.Builder
+	for block, rest := pem.Decode(b); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type == "CERTIFICATE" {
+			_ = pem.Encode(&out, block) // into memory
+		}
+	}
+	return out.String()
+}
+
+// run runs the service until ctx ends: then the agent's jobs are left to its next start,
+// requests under way are answered, and last the bus is closed.
+func (v *service) run(ctx context.Context, o *serverOptions) error {
+	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	g, inner := errgroup.WithContext(inner)
+	g.Go(func() error { return v.server.Run(inner) })
+	g.Go(func() error { <-ctx.Done(); _ = sdnotify.Notify(sdnotify.Stopping); return nil })
+	front, outer := errgroup.WithContext(ctx)
+	front.Go(func() error { return v.http.Serve(outer) })
+	front.Go(func() error { return v.ready(outer, o) })
+	front.Go(func() error { // what fails inside ends all
+		select {
+		case <-inner.Done():
+			return errors.New("the catalog can't be followed any more")
+		case <-outer.Done():
+			return nil
+		}
+	})
+	front.Go(func() error { v.reopenAudit(outer); return nil })
+	err := front.Wait()
+	v.log.InfoContext(inner, "ending")
+	stop()
+	if ierr := g.Wait(); ierr != nil && !errors.Is(ierr, context.Canceled) {
+		err = ierr
+	}
+	return ended(ctx, err)
+}
+
+// reopenAudit opens the audit log anew at SIGHUP, for those who rotate it.
+func (v *service) reopenAudit(ctx context.Context) {
+	hup := hangUps()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hup:
+			if err := v.audit.Reopen(); err != nil {
+				v.log.ErrorContext(ctx, "the audit log can't be opened anew; the one before stays in use", "err", err)
+			}
+		}
+	}
+}
+
+// ready waits until the catalog is read, tells so, and then is the agent of this machine
+// if it shall be.
+func (v *service) ready(ctx context.Context, o *serverOptions) error {
+	if err := v.server.WaitReady(ctx); err != nil {
+		return err
+	}
+	v.log.InfoContext(ctx, "serving", "url", v.http.URL(), "auth", v.settings.Auth, "agents", v.natsURL())
+	var opts agent.Options
+	if o.withAgent {
+		var err error
+		if opts, err = v.ownAgent(ctx, o); err != nil {
+			return err
+		}
+	}
+	if err := sdnotify.Notify(sdnotify.Ready); err != nil {
+		v.log.WarnContext(ctx, "systemd was not told", "err", err)
+	}
+	go sdnotify.Watchdog(ctx, lives)
+	if o.withAgent {
+		return agent.Run(ctx, opts)
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// ownAgent makes this process the agent of this machine: it joins at the first start,
+// or when the server knows it no more.
+func (v *service) ownAgent(ctx context.Context, o *serverOptions) (agent.Options, error) {
+	s := v.settings
+	opts, err := agentSetup(ctx, v.env, s, v.log)
+	if err != nil {
+		return opts, err
+	}
+	m, err := readMembership(s)
+	if err != nil {
+		return opts, err
+	}
+	project := cmp.Or(o.project, defaultProject)
+	if m == nil || !v.knows(m, s.Instance, project) {
+		seed, public, err := bus.NewKey()
+		if err != nil {
+			return opts, err
+		}
+		j, err := v.server.Join(ctx, server.Joining{Name: s.Instance, Project: project, PublicKey: public,
+			Hello: job.Hello{Version: opts.Version, Host: opts.Host, Address: opts.Address}})
+		if err != nil {
+			return opts, err
+		}
+		m = &membership{AgentID: j.AgentID, Instance: j.Instance, Name: s.Instance, Project: project, Server: "this process", Seed: seed, JWT: j.JWT}
+		if err := m.write(s); err != nil {
+			return opts, err
+		}
+	}
+	link, err := bus.Dial(ctx, bus.LinkOptions{Agent: m.AgentID, InProcess: v.bus, Log: v.log})
+	if err != nil {
+		return opts, err
+	}
+	opts.Link = link
+	v.log.InfoContext(ctx, "this machine's agent", "name", m.Name, "project", m.Project, "instance", m.Instance)
+	return opts, nil
+}
+
+// knows reports whether the server has this agent, by the same name and project.
+func (v *service) knows(m *membership, name, project string) bool {
+	for _, a := range v.server.Agents() {
+		if a.ID == m.AgentID {
+			return a.Name == name && a.Project == project
+		}
+	}
+	return false
+}
+
+func buildInfo() prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "slipcover_build_info", Help: "Always 1; the label is the version.",
+		ConstLabels: prometheus.Labels{"version": toolVersion()}}, func() float64 { return 1 })
+}
+
+// certificateExpiry is when the certificate of a file ends, read at each scrape; 0
+// without one.
+func certificateExpiry(file string) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "slipcover_certificate_expiry_timestamp_seconds",
+		Help: "When the certificate of the APIs ends; 0 without TLS."}, func() float64 {
+		block, _ := pem.Decode([]byte(chainOf(file)))
+		if block == nil {
+			return 0
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return 0
+		}
+		return float64(c.NotAfter.Round(time.Second).Unix())
+	})
+}
