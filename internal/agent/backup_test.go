@@ -255,6 +255,30 @@ func TestLeftToTheNextStart(t *testing.T) {
 	verify(t, w.repo(t), j.Backup)
 }
 
+// A backup that was committed, and whose report no server took before the agent ended,
+// is not made again.
+func TestCommittedAndNotReported(t *testing.T) {
+	s, w := newServer(t), newWorld(t)
+	data := copyFixture(t)
+	a := s.start(w, data, sleepy(w.path("gate")))
+	j := backupJob(t)
+	id := s.submit(j)
+	s.until("a report", func() bool { return s.reports[id] > 0 })
+	s.setAway(true)
+	if err := os.WriteFile(w.path("gate"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() bool { return strings.Contains(a.said(), "job done") })
+	a.stop()
+	s.setAway(false)
+	s.start(w, data)
+	r := s.end(id)
+	if r.State != job.Done || r.Result.RepoID != j.Backup || s.attempts(id) != 2 {
+		t.Errorf("got %s %q %+v after %d attempts", r.State, r.Fault, r.Result, s.attempts(id))
+	}
+	onlyBackup(t, w.repo(t), j.Backup)
+}
+
 // While no server answers, claims wait and the last report is repeated.
 func TestServerAway(t *testing.T) {
 	s, w := newServer(t), newWorld(t)
