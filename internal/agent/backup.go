@@ -136,8 +136,9 @@ func (a *agent) makeBackup(ctx context.Context, w *work, r *repo.Repo) (rec *man
 	return res.Record, append(res.Notes, more...), nil
 }
 
-// runEngine makes a backup under an id, "" for a new one, once no other process works on the instance. A parent
-// that this node can't build on is not worth failing for: each backup restores alone.
+// runEngine makes a backup under an id, "" for a new one, once no other process works on
+// the instance. A parent that this node can't build on is not worth failing for: each
+// backup restores alone.
 func (a *agent) runEngine(ctx context.Context, w *work, r *repo.Repo, n *node.Node, id manifest.BackupID) (res *backup.Result, notes []string, err error) {
 	o := a.o.Backup
 	spec := &w.job.Spec

@@ -2,7 +2,11 @@ package agent
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"unicode/utf8"
 
@@ -22,6 +26,44 @@ func TestAttemptID(t *testing.T) {
 	}
 	if attemptID(id, 1) != id || attemptID("nonsense", 1) != "" || attemptID("nonsense", 2) != "" {
 		t.Error("the first attempt's id, or that of nonsense")
+	}
+}
+
+// Processes that make the identity at once have the same one afterwards.
+func TestIdentityOnce(t *testing.T) {
+	dir := t.TempDir()
+	got := make([]string, 8)
+	var all sync.WaitGroup
+	for i := range got {
+		all.Go(func() {
+			var err error
+			if got[i], err = Recipient(dir); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	for _, r := range got {
+		if r != got[0] || r == "" {
+			t.Errorf("got %q", got)
+		}
+	}
+	info, err := os.Stat(filepath.Join(dir, "agent", identityName))
+	if err != nil || runtime.GOOS != "windows" && info.Mode().Perm() != 0o600 {
+		t.Error(info, err)
+	}
+}
+
+// Without its list of instances an agent doesn't begin.
+func TestDamagedInstances(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "instances.json")
+	for _, text := range []string{"", "{", `{"format":2}`} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := loadInstances(path); err == nil {
+			t.Errorf("%q was taken", text)
+		}
 	}
 }
 

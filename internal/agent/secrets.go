@@ -52,23 +52,31 @@ func loadIdentity(path string) (*age.X25519Identity, error) {
 	return id, nil
 }
 
+// makeIdentity makes the identity. Of two processes that do, one wins.
 func makeIdentity(path string) (*age.X25519Identity, error) {
 	id, err := age.GenerateX25519Identity()
 	if err != nil {
 		return nil, err
 	}
-	if err := writeSecret(path, id.String()); err != nil {
+	err = durable.WriteNewFile(path, 0o600, line(id.String()))
+	if errors.Is(err, fs.ErrExist) {
+		return loadIdentity(path)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("store the agent's identity: %w", err)
 	}
 	return id, nil
 }
 
 // writeSecret writes a line that only the agent's user may read.
-func writeSecret(path, text string) error {
-	return durable.WriteFile(path, 0o600, func(f *os.File) error {
+func writeSecret(path, text string) error { return durable.WriteFile(path, 0o600, line(text)) }
+
+// line writes a line into a file.
+func line(text string) func(*os.File) error {
+	return func(f *os.File) error {
 		_, err := io.WriteString(f, text+"\n")
 		return err
-	})
+	}
 }
 
 // unseal opens the secrets of a job; there are none in nil.
