@@ -2,6 +2,7 @@ package admin
 
 import (
 	"cmp"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -140,7 +141,7 @@ func (c *call) findInstance(ref string) (string, error) {
 	if found != "" {
 		return found, nil
 	}
-	return "", noResource(ref)
+	return "", &refusal{http.StatusNotFound, fmt.Sprintf("There is no instance %.100q in project %s.", ref, c.who.Project)}
 }
 
 // schedule returns the one of the path.
