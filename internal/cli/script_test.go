@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,6 +64,8 @@ func TestScripts(t *testing.T) {
 			"readonly":  readOnly,
 			"exitcode":  exitCode,
 			"same":      same,
+			"freeport":  setFreePort,
+			"ready":     ready,
 		},
 	})
 }
@@ -246,6 +249,25 @@ func tree(ts *testscript.TestScript, dir string) map[string]string {
 		return err
 	}))
 	return out
+}
+
+// setFreePort sets a variable to a port of loopback that was free just now: freeport NAME.
+func setFreePort(ts *testscript.TestScript, _ bool, args []string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	defer l.Close()
+	ts.Setenv(args[0], strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
+}
+
+// ready waits until a command succeeds and prints what matches: ready PATTERN slipcover ….
+func ready(ts *testscript.TestScript, _ bool, args []string) {
+	re := regexp.MustCompile(args[0])
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if ts.Exec(args[1], args[2:]...) == nil && re.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+	}
+	ts.Fatalf("not within 30 s: %s", args[0])
 }
 
 // stopWhen is a program: stopwhen SIGNAL REPO N COMMAND…. It starts the command,
