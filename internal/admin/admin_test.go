@@ -1,10 +1,12 @@
 package admin_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -264,10 +266,14 @@ func TestOneJoinWins(t *testing.T) {
 	token := w.joinToken(w.token(project, access.Operator), "db1")
 	nodes := make([]*node, 8)
 	answers := make([]answer, len(nodes))
+	second := world{t: t} // another process of the service
+	second.api = httptest.NewServer(admin.New(admin.Options{Server: w.server, Checker: w.tokens, Tokens: w.tokens, NATSURL: w.bus.ClientURL(), Log: discard}))
+	defer second.api.Close()
+	at := []*world{w, &second}
 	var done sync.WaitGroup
 	for i := range nodes {
 		nodes[i] = newNode(t)
-		done.Go(func() { answers[i] = w.do("POST", "/join", "", nodes[i].request(token)) })
+		done.Go(func() { answers[i] = at[i%2].do("POST", "/join", "", nodes[i].request(token)) })
 	}
 	done.Wait()
 	won := slices.IndexFunc(answers, func(a answer) bool { return a.status == 201 })
@@ -279,7 +285,7 @@ func TestOneJoinWins(t *testing.T) {
 			w.refused(a, 401, "unauthorized", "used already")
 		}
 	}
-	if again := w.do("POST", "/join", "", nodes[won].request(token)); again.status != 201 || again.body != answers[won].body {
+	if again := at[won%2].do("POST", "/join", "", nodes[won].request(token)); again.status != 201 || again.body != answers[won].body {
 		t.Errorf("again: %d %s, want %s", again.status, again.body, answers[won].body)
 	}
 	if n := len(w.server.Agents()); n != 1 {
@@ -298,6 +304,22 @@ func TestOneJoinWins(t *testing.T) {
 	if n.Instance != first.Instance || n.AgentID == first.AgentID || len(w.server.Agents()) != 1 {
 		t.Errorf("joined again as %+v, before %+v; %d agents", n, first, len(w.server.Agents()))
 	}
+}
+
+// TestJoinGoesOn: a client that hangs up doesn't stop a join halfway.
+func TestJoinGoesOn(t *testing.T) {
+	w := newWorld(t)
+	n := newNode(t)
+	request := n.request(w.joinToken(w.token(project, access.Operator), "db1"))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	r := httptest.NewRequestWithContext(ctx, "POST", "/slipcover/v1/join", strings.NewReader(request))
+	r.Header.Set("Content-Type", "application/json")
+	w.api.Config.Handler.ServeHTTP(httptest.NewRecorder(), r)
+	if agents := w.server.Agents(); len(agents) != 1 || agents[0].PublicKey != n.public {
+		t.Fatalf("agents: %+v", agents)
+	}
+	w.into(w.do("POST", "/join", "", request), 201, "", n)
 }
 
 // TestNATSAddress: a server that listens everywhere is reached where the agent found it.
