@@ -104,7 +104,6 @@ const (
 	maxWait       = 30 * time.Second
 	lastWords     = 5 * time.Second // for the last report of a job, when the agent ends
 	noServerLater = 10 * time.Second
-	notYetLater   = time.Second // until a job that is being stored is claimed again
 )
 
 // agent is a running agent.

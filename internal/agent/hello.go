@@ -89,7 +89,7 @@ func (a *agent) hello(ctx context.Context) error {
 func (a *agent) sayHello(ctx context.Context) job.Hello {
 	h := job.Hello{
 		Session: a.session, Version: a.o.Version, Host: a.o.Host, Address: a.o.Address, Recipient: a.identity.Recipient().String(),
-		Repository: job.Repository{URL: a.o.RepositoryURL, ID: a.facts.repository()}, CanRead: a.o.CanRead, CanCreate: a.o.InstancesDir != "",
+		Repository: job.Repository{URL: a.o.RepositoryURL, ID: a.facts.repository()}, CanRead: a.o.CanRead, CanCreate: a.o.InstancesDir != "" && restore.CouchDBBinary(a.o.CouchDBBin) != "",
 		Instances: []job.Seen{}, Running: a.running(),
 	}
 	if h.CanCreate {

@@ -58,10 +58,7 @@ func (a *agent) take(ctx context.Context, d *bus.Delivery) {
 	defer a.end(w)
 	var reply job.ClaimReply
 	err := a.ask(ctx, job.VerbClaim, job.Claim{Session: a.session, Job: w.id}, &reply)
-	var e *bus.Error
 	switch {
-	case errors.As(err, &e) && e.Code == job.CodeNotYet:
-		a.told(ctx, w, w.newest().Later(ctx, notYetLater))
 	case err != nil && ctx.Err() == nil:
 		a.log.WarnContext(ctx, "no server takes the claim of a job: it is tried again", "job", w.id, "err", err)
 		a.told(ctx, w, w.newest().Later(ctx, noServerLater))

@@ -104,7 +104,7 @@ It runs in the foreground until SIGTERM or SIGINT; a job at work is then left to
 
 // agentFlags are those of an agent, also of one in the server's process.
 func agentFlags(f *pflag.FlagSet) {
-	f.String("instances-dir", "", "`DIR` in which new CouchDB instances are made (default: none are)")
+	f.String("instances-dir", "", "`DIR` in which new CouchDB instances are made (default: that of the state, with -instances behind its name)")
 	f.String("restart-command", "", "`COMMAND` that restarts this node's CouchDB")
 	f.String("couchdb-bin", "", "CouchDB's program, `FILE`, for new instances")
 }
@@ -177,10 +177,12 @@ func agentSetup(ctx context.Context, env *Env, s *settings, log *slog.Logger) (a
 	if err := readyRepository(ctx, env, s, log); err != nil {
 		return agent.Options{}, err
 	}
-	if s.InstancesDir != "" { // which CouchDB's user must be able to enter
-		if err := durable.MkdirAll(s.InstancesDir, 0o755); err != nil {
-			return agent.Options{}, err
-		}
+	if s.InstancesDir == "" {
+		s.InstancesDir = strings.TrimRight(s.StateDir, "/") + "-instances"
+	}
+	// CouchDB's user must be able to enter it.
+	if err := durable.MkdirAll(s.InstancesDir, 0o755); err != nil {
+		return agent.Options{}, err
 	}
 	host, err := os.Hostname()
 	if err != nil {
@@ -219,6 +221,8 @@ func (r *agentRepositories) open(ctx context.Context, o agent.Open) (*repo.Repo,
 		env.storageEnv = o.Getenv
 	} else if s.Repository == "" {
 		return nil, nil, usage("this agent has no repository: give it the setting repository")
+	} else if o.Repository.URL != "" && !o.Make { // the one of the settings may have been another
+		s = s.at(o.Repository.URL)
 	}
 	s.Progress = "none"
 	env.count(s)

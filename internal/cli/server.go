@@ -11,8 +11,11 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -72,6 +75,10 @@ It runs in the foreground until SIGTERM or SIGINT.`,
 
 // defaultProject is the project of those who name none, without Keystone.
 const defaultProject = "default"
+
+// spareMemory is what a server may have, in bytes, beside its living memory and a
+// quarter of that.
+const spareMemory = 12 << 20
 
 // service is a server with all that belongs to it, in the order in which it is made.
 type service struct {
@@ -315,12 +322,17 @@ func (v *service) handler(checker access.Checker) (http.Handler, error) {
 	return mux, nil
 }
 
-// natsURL is where agents of other machines reach the bus; "" if they can't.
+// natsURL is where agents of other machines reach the bus, without the service's own
+// user and password; "" if they can't.
 func (v *service) natsURL() string {
-	if v.settings.NATSURL != "" {
-		return v.settings.NATSURL
+	var urls []string
+	for part := range strings.SplitSeq(cmp.Or(v.settings.NATSURL, v.bus.ClientURL()), ",") {
+		if u, err := url.Parse(strings.TrimSpace(part)); err == nil && u.Host != "" {
+			u.User = nil
+			urls = append(urls, u.String())
+		}
 	}
-	return v.bus.ClientURL()
+	return strings.Join(urls, ",")
 }
 
 // chainOf is the certificates of a file, without keys.
@@ -382,11 +394,34 @@ func (v *service) reopenAudit(ctx context.Context) {
 	}
 }
 
+// keepSmall keeps the memory of this process near to what it needs, which is the
+// catalog: bursts, such as reading it or a thousand agents that connect at once, leave
+// room behind that is given back, and the limit follows what lives.
+func keepSmall(ctx context.Context) {
+	t := time.NewTicker(time.Minute)
+	defer t.Stop()
+	for {
+		debug.FreeOSMemory()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		live := int64(m.HeapAlloc)
+		debug.SetMemoryLimit(live + live/4 + int64(m.StackInuse) + spareMemory)
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
+
 // ready waits until the catalog is read, tells so, and then is the agent of this machine
 // if it shall be.
 func (v *service) ready(ctx context.Context, o *serverOptions) error {
 	if err := v.server.WaitReady(ctx); err != nil {
 		return err
+	}
+	if v.env.getenv("GOMEMLIMIT") == "" {
+		go keepSmall(ctx)
 	}
 	v.log.InfoContext(ctx, "serving", "url", v.http.URL(), "auth", v.settings.Auth, "agents", v.natsURL())
 	var opts agent.Options

@@ -106,7 +106,7 @@ type Config struct {
 	CAFile         string        `yaml:"ca_file" kind:"path" example:"/etc/slipcover/ca.crt" doc:"Agent, and the commands that speak to a server: certificates that sign the server's, PEM, if the system doesn't know them."`
 	Token          Secret        `yaml:"token" example:"slc_…" doc:"The token of the commands that speak to a server. The one that a new server makes is in admin-token in its state_dir."`
 	TokenFile      string        `yaml:"token_file" kind:"path" example:"/root/.slipcover-token" doc:"A file with that token, instead of token."`
-	InstancesDir   string        `yaml:"instances_dir" kind:"path" example:"/srv/couchdb-instances" doc:"Agent: where it makes new CouchDB instances, each in a directory of its own. Without it, it makes none."`
+	InstancesDir   string        `yaml:"instances_dir" kind:"path" example:"/srv/couchdb-instances" doc:"Agent: where it makes new CouchDB instances, each in a directory of its own, and tests that backups restore. CouchDB's user must be able to enter it. Without it, state_dir with -instances behind its name."`
 	BindAddress    string        `yaml:"bind_address" default:"127.0.0.1" doc:"Agent: the address on which those instances listen."`
 	CouchDBBin     string        `yaml:"couchdb_bin" kind:"path" example:"/opt/couchdb/bin/couchdb" doc:"Agent: CouchDB's program for those instances. Without it: COUCHDB_BIN, /opt/couchdb/bin/couchdb, or couchdb in PATH."`
 	RestartCommand string        `yaml:"restart_command" example:"systemctl restart couchdb" doc:"Agent: what restarts the CouchDB of this node, run by a shell. Without it, that node can't be restarted through the service."`

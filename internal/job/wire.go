@@ -65,10 +65,6 @@ const (
 	Stop Verdict = "stop" // stop working on it and report nothing more
 )
 
-// CodeNotYet is the code of the error that answers the claim of a job whose server is
-// still storing it: the agent asks again a second later.
-const CodeNotYet = "not_yet"
-
 // ClaimReply answers Claim. Job is there with Go.
 type ClaimReply struct {
 	Verdict Verdict `json:"verdict"`

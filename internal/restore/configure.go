@@ -27,8 +27,8 @@ import (
 // usualCouchDB is where CouchDB's program is looked for. Tests change it.
 var usualCouchDB = []string{"/opt/couchdb/bin/couchdb", "couchdb"}
 
-// couchBinary finds CouchDB's program, or returns "".
-func couchBinary(given string) string {
+// CouchDBBinary finds CouchDB's program, or returns "".
+func CouchDBBinary(given string) string {
 	try := []string{given}
 	if given == "" {
 		try = append([]string{os.Getenv("COUCHDB_BIN")}, usualCouchDB...)

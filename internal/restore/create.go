@@ -94,7 +94,7 @@ func Create(ctx context.Context, opts CreateOptions) (*Created, error) {
 	if err := c.opts.check(); err != nil {
 		return nil, err
 	}
-	if c.bin = couchBinary(opts.CouchDBBin); opts.CouchDBBin != "" && c.bin == "" {
+	if c.bin = CouchDBBinary(opts.CouchDBBin); opts.CouchDBBin != "" && c.bin == "" {
 		return nil, fmt.Errorf("%w: there is no CouchDB program %s", ErrOptions, opts.CouchDBBin)
 	}
 	in, err := claim(c.opts.Dir, c.opts.card())

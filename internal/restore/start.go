@@ -43,7 +43,7 @@ func Start(ctx context.Context, dir string, opts StartOptions) (pid int, err err
 	if err != nil {
 		return 0, err
 	}
-	bin := couchBinary(opts.CouchDBBin)
+	bin := CouchDBBinary(opts.CouchDBBin)
 	if bin == "" {
 		return 0, fmt.Errorf("%w: there is no CouchDB program on this machine: install CouchDB, or set COUCHDB_BIN", ErrStart)
 	}

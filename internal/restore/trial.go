@@ -125,7 +125,7 @@ func (r *TrialReport) run(ctx context.Context, opts TrialOptions) error {
 	if err := removeTrials(ctx, parent); err != nil {
 		return fmt.Errorf("remove what an earlier trial left: %w", err)
 	}
-	bin := couchBinary(opts.CouchDBBin)
+	bin := CouchDBBinary(opts.CouchDBBin)
 	switch {
 	case bin == "" && opts.CouchDBBin != "":
 		return fmt.Errorf("%w: there is no CouchDB program %s", ErrOptions, opts.CouchDBBin)

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/slipcover/slipcover/internal/bus"
 	"github.com/slipcover/slipcover/internal/job"
 )
@@ -111,32 +113,35 @@ type Joined struct {
 // project that was there before is replaced, with its instance and backups kept: its
 // old credentials are worth nothing any more.
 func (s *Server) Join(ctx context.Context, n Joining) (*Joined, error) {
+	there, err := s.nodeOf(n)
+	if err != nil {
+		return nil, err
+	}
 	id := newID()
 	jwt, err := s.cfg.Bus.Issue(ctx, id, n.PublicKey)
 	if err != nil && !errors.Is(err, bus.ErrNoIssuer) {
 		return nil, err
 	}
-	now := s.now()
-	a := &job.Agent{ID: id, Name: n.Name, Project: n.Project, PublicKey: n.PublicKey, Recipient: n.Recipient, Hello: n.Hello, Created: now}
+	a := &job.Agent{ID: id, Name: n.Name, Project: n.Project, PublicKey: n.PublicKey, Recipient: n.Recipient, Hello: n.Hello, Created: s.now()}
 	if err := s.cfg.Bus.AddAgent(ctx, id); err != nil {
 		return nil, fmt.Errorf("make the agent's queue: %w", err)
 	}
 	if err := s.agents.create(ctx, id, a); err != nil {
 		return nil, err
 	}
-	var older []*job.Agent
+	var older []string
 	s.agents.all(func(_ string, o *job.Agent) bool {
 		if o.ID != id && o.Name == n.Name && o.Project == n.Project {
-			older = append(older, o)
+			older = append(older, o.ID)
 		}
 		return true
 	})
-	instance, err := s.nodeOf(ctx, a, older)
+	instance, err := s.giveNode(ctx, a, there)
 	if err != nil {
 		return nil, err
 	}
 	for _, o := range older {
-		if err := s.removeAgent(ctx, o.ID, id); err != nil {
+		if err := s.removeAgent(ctx, o, id); err != nil {
 			return nil, err
 		}
 	}
@@ -144,39 +149,43 @@ func (s *Server) Join(ctx context.Context, n Joining) (*Joined, error) {
 	return &Joined{AgentID: id, Instance: instance, JWT: jwt}, nil
 }
 
-// nodeOf gives an agent its node's instance: the one that was there under that name in
-// repositories, or a new one.
-func (s *Server) nodeOf(ctx context.Context, a *job.Agent, older []*job.Agent) (string, error) {
-	var there *job.Instance
-	taken := false
+// nodeOf returns the id of the instance that was there for the node of an agent that
+// joins, or "". Its name in repositories must not be another node's.
+func (s *Server) nodeOf(n Joining) (id string, err error) {
 	s.instances.all(func(_ string, i *job.Instance) bool {
-		if i.Made || i.RepoName != a.Name {
-			return true
+		switch {
+		case i.Made || i.RepoName != n.Name:
+		case i.Project == n.Project:
+			id = i.ID
+		default:
+			err = refuse(Conflict, "There is a node %q already: give this one another name by its setting instance.", n.Name)
 		}
-		if i.Project == a.Project && (i.Agent == "" || slices.ContainsFunc(older, func(o *job.Agent) bool { return o.ID == i.Agent })) {
-			there = i
-		} else {
-			taken = true
-		}
-		return true
+		return err == nil
 	})
-	if there == nil && taken {
-		return "", refuse(Conflict, "There is a node %q already: give this one another name by its setting instance.", a.Name)
+	return id, err
+}
+
+// giveNode makes an agent's node an instance, or gives it the one that was there. The
+// id is made of project and name, so that two joins at once make one.
+func (s *Server) giveNode(ctx context.Context, a *job.Agent, id string) (string, error) {
+	if id == "" {
+		id = uuid.NewSHA1(namespace, []byte("node/"+a.Project+"/"+a.Name)).String()
+		now := s.now()
+		i := &job.Instance{ID: id, Name: a.Name, Project: a.Project, Agent: a.ID, RepoName: a.Name, Status: job.InstanceActive,
+			Flavor: defaultFlavor, Address: a.Hello.Address, CouchDBVersion: s.cfg.Version, Created: now, Updated: now}
+		for _, seen := range a.Hello.Instances {
+			i.CouchDBVersion = cmp.Or(seen.Version, i.CouchDBVersion)
+		}
+		err := s.instances.create(ctx, id, i)
+		if !errors.Is(err, bus.ErrExists) {
+			return id, err
+		}
 	}
-	if there != nil {
-		_, err := s.instances.update(ctx, there.ID, func(i *job.Instance) error {
-			i.Agent, i.Updated = a.ID, s.now()
-			return nil
-		})
-		return there.ID, err
-	}
-	now := s.now()
-	i := &job.Instance{ID: newID(), Name: a.Name, Project: a.Project, Agent: a.ID, RepoName: a.Name, Status: job.InstanceActive,
-		Flavor: defaultFlavor, Address: a.Hello.Address, CouchDBVersion: s.cfg.Version, Created: now, Updated: now}
-	for _, seen := range a.Hello.Instances {
-		i.CouchDBVersion = cmp.Or(seen.Version, i.CouchDBVersion)
-	}
-	return i.ID, s.instances.create(ctx, i.ID, i)
+	_, err := s.instances.update(ctx, id, func(i *job.Instance) error {
+		i.Agent, i.Updated = a.ID, s.now()
+		return nil
+	})
+	return id, err
 }
 
 // RemoveAgent takes an agent out of the service: its credentials are worth nothing from
@@ -276,7 +285,7 @@ func (s *Server) greet(ctx context.Context, agent string, h job.Hello) (job.Hell
 			return job.HelloReply{}, err
 		}
 	}
-	if a.Session != h.Session || now.Sub(a.Seen) > s.cfg.Offline/3 || !sameInstances(a.Hello.Instances, h.Instances) {
+	if a.Session != h.Session || now.Sub(a.Seen) > s.cfg.Offline/2 || !sameInstances(a.Hello.Instances, h.Instances) {
 		if _, err = s.agents.update(ctx, agent, func(a *job.Agent) error {
 			a.Session, a.Hello, a.Seen = h.Session, h, now
 			a.Recipient = cmp.Or(h.Recipient, a.Recipient)

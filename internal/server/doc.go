@@ -10,10 +10,11 @@
 // # What is written, in which order
 //
 // Starting a job holds its instance (Task and Job of the instance), stores the backup,
-// puts the job's id into the agent's queue, and stores the job last. A server that dies
-// on the way leaves an instance held by a job that isn't there, a backup that is NEW
-// without a job, or a queued id without a job: nobody was told that it had been
-// accepted, and the sweep clears it. Once the job is stored it will be done.
+// stores the job, and puts its id into the agent's queue. A server that dies on the way
+// before the job is stored leaves an instance held by a job that isn't there, or a
+// backup that is NEW without a job: nobody was told that it had been accepted, and the
+// sweep clears it. Once the job is stored it will be done: the sweep puts the id of a job
+// that nothing is heard of into the queue again, which changes nothing if it is there.
 //
 // Ending a job changes the backup, lets the instance go, and marks the job as ended,
 // each of which may be repeated. The agent repeats its last report until all three are

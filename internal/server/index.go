@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+	"unique"
 
 	"github.com/slipcover/slipcover/internal/job"
 )
@@ -86,4 +87,17 @@ func (x *backupIndex) page(fits func(*job.Backup) bool, offset, limit int) (page
 		page = append(page, b)
 	}
 	return page, false
+}
+
+// shareStrings lets a backup use the strings that there are already: with 100,000 of
+// them that is a third of the memory.
+func shareStrings(id string, b *job.Backup) {
+	if b.RepoID == b.ID { // as it is if the first attempt made it
+		b.RepoID = id
+	}
+	b.ID = id
+	for _, s := range []*string{&b.Project, &b.Instance, &b.Schedule, &b.RepoName, &b.CouchDBVersion, &b.Description, &b.Type,
+		&b.Repository.URL, &b.Repository.ID, &b.Repository.Storage, (*string)(&b.Status)} {
+		*s = unique.Make(*s).Value()
+	}
 }

@@ -91,14 +91,17 @@ func (s *Server) free(ctx context.Context, j *job.Job, also func(*job.Instance))
 	return err
 }
 
-// enqueue puts a job's id into the queue and then stores the job: one that is stored
-// will be done. An agent that asks in between is told to come back.
+// enqueue stores a job, which from then on will be done, and puts it into the queue of
+// its agent.
 func (s *Server) enqueue(ctx context.Context, j *job.Job) error {
 	j.State, j.Created, j.Updated = job.Queued, s.now(), s.now()
-	if err := s.cfg.Bus.Enqueue(ctx, j.Agent, j.ID); err != nil {
-		return &Error{Unavailable, "The job can't be handed to its agent now; try again later.", err}
+	if err := s.jobs.create(ctx, j.ID, j); err != nil {
+		return &Error{Unavailable, "The job can't be stored now; try again later.", err}
 	}
-	return s.jobs.create(ctx, j.ID, j)
+	if err := s.cfg.Bus.Enqueue(ctx, j.Agent, j.ID); err != nil {
+		s.log.WarnContext(ctx, "a job could not be put into the queue; the sweep will", "job", j.ID, "err", err)
+	}
+	return nil
 }
 
 // seal encrypts secrets to an agent; nil if there are none.
@@ -131,7 +134,9 @@ func (s *Server) Jobs(who *access.Caller) []*job.Job {
 	var out []*job.Job
 	s.jobs.all(func(_ string, j *job.Job) bool {
 		if mine(who, j.Project) {
-			out = append(out, j)
+			shown := *j
+			shown.At = s.live.progressOf(j)
+			out = append(out, &shown)
 		}
 		return true
 	})
@@ -145,8 +150,14 @@ func (s *Server) claim(ctx context.Context, agent string, c job.Claim) (job.Clai
 	if err != nil {
 		return job.ClaimReply{}, err
 	}
-	if a.Session != c.Session {
-		return job.ClaimReply{Verdict: job.Drop}, nil
+	if a.Session != c.Session { // another server may have heard its hello just now
+		k, err := s.agents.read(ctx, agent)
+		if err != nil {
+			return job.ClaimReply{}, err
+		}
+		if k.doc.Session != c.Session {
+			return job.ClaimReply{Verdict: job.Drop}, nil
+		}
 	}
 	j, err := s.jobs.update(ctx, c.Job, func(j *job.Job) error {
 		switch {
@@ -160,12 +171,7 @@ func (s *Server) claim(ctx context.Context, agent string, c job.Claim) (job.Clai
 		return nil
 	})
 	switch {
-	case errors.Is(err, errDrop):
-		return job.ClaimReply{Verdict: job.Drop}, nil
-	case errors.Is(err, bus.ErrNotFound):
-		if s.now().Sub(madeAt(c.Job)) < acceptFor {
-			return job.ClaimReply{}, errNotYet
-		}
+	case errors.Is(err, errDrop), errors.Is(err, bus.ErrNotFound):
 		return job.ClaimReply{Verdict: job.Drop}, nil
 	case err != nil:
 		return job.ClaimReply{}, err
@@ -190,10 +196,7 @@ func (s *Server) claim(ctx context.Context, agent string, c job.Claim) (job.Clai
 	return job.ClaimReply{Verdict: job.Go, Job: j}, nil
 }
 
-var (
-	errDrop   = errors.New("drop")
-	errNotYet = &bus.Error{Code: job.CodeNotYet, Text: "the job is not stored yet; claim it again in a moment"}
-)
+var errDrop = errors.New("drop")
 
 // report takes in what an agent says of a job.
 func (s *Server) report(ctx context.Context, agent string, r job.Report) (job.ReportReply, error) {

@@ -45,7 +45,7 @@ type Config struct {
 	// For tests: the clock, and the lengths of time below.
 	Now     func() time.Time
 	Every   time.Duration // between an agent's hellos: 10 s
-	Offline time.Duration // an agent not heard of for so long is offline: 45 s
+	Offline time.Duration // an agent not heard of for so long is offline: 90 s
 	Lost    time.Duration // a running job whose agent is offline for so long has failed: 6 h
 	Sweep   time.Duration // between two sweeps: 10 s
 }
@@ -70,6 +70,7 @@ type Server struct {
 	met   *metrics
 
 	sweeping   sync.Mutex     // one sweep at a time
+	requeued   time.Time      // when jobs were last put into the queue again; guarded by sweeping
 	background sync.WaitGroup // heartbeats that are being sent
 }
 
@@ -78,7 +79,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	cfg.Container = cmp.Or(cfg.Container, "database_backups")
 	cfg.Version = cmp.Or(cfg.Version, defaultVersion)
 	cfg.Every = cmp.Or(cfg.Every, 10*time.Second)
-	cfg.Offline = cmp.Or(cfg.Offline, 45*time.Second)
+	cfg.Offline = cmp.Or(cfg.Offline, 90*time.Second)
 	cfg.Lost = cmp.Or(cfg.Lost, 6*time.Hour)
 	cfg.Sweep = cmp.Or(cfg.Sweep, 10*time.Second)
 	if cfg.Now == nil {
@@ -100,6 +101,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
+	s.backups.share = shareStrings
 	if cfg.Metrics != nil {
 		if err := cfg.Metrics.Register(s.met); err != nil {
 			return nil, err
@@ -195,16 +197,6 @@ func (s *Server) now() time.Time { return s.cfg.Now().UTC() }
 
 // newID returns a UUID of version 7: ids sort by the time of their making.
 func newID() string { return uuid.Must(uuid.NewV7()).String() }
-
-// madeAt is when an id was made, by the clock of who made it; zero if it doesn't say.
-func madeAt(id string) time.Time {
-	u, err := uuid.Parse(id)
-	if err != nil || u.Version() != 7 {
-		return time.Time{}
-	}
-	sec, nsec := u.Time().UnixTime()
-	return time.Unix(sec, nsec)
-}
 
 // mine reports whether a document of a project may be seen.
 func mine(who *access.Caller, project string) bool { return project == who.Project }

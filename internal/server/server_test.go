@@ -148,9 +148,8 @@ func ask[T any](p *player, verb string, what any) (out T) {
 	}
 	for try := 0; ; try++ {
 		answer, err := p.link.Request(p.t.Context(), verb, b)
-		var e *bus.Error
-		if try < 50 && (errors.Is(err, bus.ErrNoServer) || errors.As(err, &e) && e.Code == job.CodeNotYet) {
-			time.Sleep(20 * time.Millisecond) // the server is about to listen, or to store the job
+		if try < 50 && errors.Is(err, bus.ErrNoServer) {
+			time.Sleep(20 * time.Millisecond) // the server is about to listen
 			continue
 		}
 		if err != nil {

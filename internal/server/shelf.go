@@ -20,6 +20,9 @@ type shelf[T any] struct {
 	// changed is told of each change, under the lock: old or now is nil for what comes
 	// or goes.
 	changed func(id string, old, now *T)
+	// share lets a document that was just read use strings that there are already: its
+	// key, and what others have too.
+	share func(id string, doc *T)
 
 	mu    sync.RWMutex
 	docs  map[string]kept[T]
@@ -41,6 +44,7 @@ func openShelf[T any](ctx context.Context, b *bus.Bus, name string, log *slog.Lo
 	if changed == nil {
 		s.changed = func(string, *T, *T) {}
 	}
+	s.share = func(string, *T) {}
 	return s, nil
 }
 
@@ -82,6 +86,7 @@ func (s *shelf[T]) read(ctx context.Context, id string) (kept[T], error) {
 	if err := json.Unmarshal(b, doc); err != nil {
 		return kept[T]{}, fmt.Errorf("document %s: %w", id, err)
 	}
+	s.share(id, doc)
 	s.put(id, doc, rev)
 	return kept[T]{rev, doc}, nil
 }
@@ -190,6 +195,7 @@ func (s *shelf[T]) told(c bus.Change) {
 			s.log.Error("a document can't be read and is left out", "id", c.Key, "err", err)
 			return
 		}
+		s.share(c.Key, doc)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

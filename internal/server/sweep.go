@@ -17,10 +17,12 @@ func (s *Server) Sweep(ctx context.Context) error {
 	return errors.Join(s.sweepJobs(ctx), s.sweepHolds(ctx), s.sweepBackups(ctx))
 }
 
-// sweepJobs fails jobs whose agent is lost, ends those whose end was not stored whole,
-// and forgets those that ended long ago.
+// sweepJobs fails jobs whose agent is lost, forgets those that ended long ago, and puts
+// those that nothing is heard of into the queue again, which changes nothing for one
+// that is still in there: it was taken out if two processes ran as one agent, and the
+// one whose claim didn't count was served it.
 func (s *Server) sweepJobs(ctx context.Context) error {
-	var lost, old []*job.Job
+	var lost, old, quiet []*job.Job
 	now := s.now()
 	s.jobs.all(func(_ string, j *job.Job) bool {
 		switch {
@@ -30,6 +32,8 @@ func (s *Server) sweepJobs(ctx context.Context) error {
 			}
 		case s.lost(j, now):
 			lost = append(lost, j)
+		case now.Sub(j.Updated) > acceptFor:
+			quiet = append(quiet, j)
 		}
 		return true
 	})
@@ -39,6 +43,12 @@ func (s *Server) sweepJobs(ctx context.Context) error {
 	}
 	for _, j := range old {
 		errs = append(errs, s.jobs.remove(ctx, j.ID))
+	}
+	if now.Sub(s.requeued) > acceptFor {
+		s.requeued = now
+		for _, j := range quiet {
+			errs = append(errs, s.cfg.Bus.Enqueue(ctx, j.Agent, j.ID))
+		}
 	}
 	return errors.Join(errs...)
 }

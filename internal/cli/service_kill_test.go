@@ -1,0 +1,370 @@
+package cli_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	nats "github.com/nats-io/nats-server/v2/server"
+
+	"github.com/slipcover/slipcover/internal/couchgen"
+	wire "github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/storage/drivers"
+)
+
+// TestServiceKilled kills servers, agents and members of the NATS cluster at random
+// moments while backups are asked for. In the end each backup that was accepted is
+// complete, once, in the catalog and in the repository alike, and no job ran twice.
+// SLIPCOVER_ROUNDS sets the number of kills.
+func TestServiceKilled(t *testing.T) {
+	if testing.Short() {
+		t.Skip("kills processes for a while")
+	}
+	rounds := 10
+	if n, err := strconv.Atoi(os.Getenv("SLIPCOVER_ROUNDS")); err == nil {
+		rounds = n
+	}
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d, %d rounds", seed, rounds)
+	f := startFleet(t, 3, rand.New(rand.NewPCG(seed, 0)))
+	for n := range rounds {
+		f.round(n)
+	}
+	f.settle()
+	f.compare()
+}
+
+// fleet is two servers and some agents on a NATS cluster of three.
+type fleet struct {
+	t        *testing.T
+	rng      *rand.Rand
+	repo     string
+	cluster  *natsCluster
+	servers  []*process
+	agents   []*node
+	accepted []string // ids of backups
+	kills    map[string]int
+}
+
+// node is an agent with the CouchDB data that it backs up.
+type node struct {
+	*process
+	name, data, instance string
+}
+
+func startFleet(t *testing.T, agents int, rng *rand.Rand) *fleet {
+	t.Helper()
+	dir := t.TempDir()
+	f := &fleet{t: t, rng: rng, repo: filepath.Join(dir, "repo"), cluster: startNATS(t, 3), kills: map[string]int{}}
+	env := []string{"SLIPCOVER_NATS_URL=" + f.cluster.url(), "SLIPCOVER_NATS_REPLICAS=3"}
+	for n := range 2 {
+		s := serverOf(filepath.Join(dir, fmt.Sprintf("server%d", n)))
+		s.env = slices.Clone(env)
+		f.servers = append(f.servers, startServer(t, s, "--state-dir", s.state))
+	}
+	api := f.servers[0].client(t)
+	for n := range agents {
+		name := fmt.Sprintf("node%d", n)
+		d := &node{name: name, data: filepath.Join(dir, name)}
+		if _, err := couchgen.DataDir(d.data, couchgen.OneShard(2<<20)); err != nil {
+			t.Fatal(err)
+		}
+		var token struct{ Secret string }
+		if _, err := api.do(http.MethodPost, "/slipcover/v1/join-tokens", map[string]any{"name": name}, &token); err != nil {
+			t.Fatal(err)
+		}
+		d.process = startAgent(t, append(slices.Clone(env), "SLIPCOVER_REPOSITORY="+f.repo, "SLIPCOVER_DATA_DIR="+d.data, "SLIPCOVER_INSTANCE="+name, "SLIPCOVER_OWNER="),
+			"--state-dir", filepath.Join(dir, "agent"+name), "--server-url", f.servers[0].url, "--join", token.Secret)
+		file := filepath.Join(dir, "agent"+name, "agent", "membership.json")
+		var m struct{ Instance string }
+		eventually(t, time.Minute, name+" joins", func() bool {
+			b, err := os.ReadFile(file)
+			return err == nil && json.Unmarshal(b, &m) == nil && m.Instance != ""
+		})
+		d.instance = m.Instance
+		d.args = slices.DeleteFunc(d.args, func(a string) bool { return a == "--join" || a == token.Secret })
+		f.agents = append(f.agents, d)
+	}
+	return f
+}
+
+// round asks for backups and kills something meanwhile.
+func (f *fleet) round(n int) {
+	for _, d := range f.agents {
+		if f.rng.IntN(3) > 0 {
+			f.grow(d, n)
+			f.ask(d, n)
+		}
+	}
+	time.Sleep(time.Duration(f.rng.IntN(300)) * time.Millisecond) // to kill at any moment
+	switch k := f.rng.IntN(8); {
+	case k < 3:
+		f.kills["server"]++
+		s := f.servers[f.rng.IntN(len(f.servers))]
+		s.kill()
+		s.start()
+	case k < 7:
+		f.kills["agent"]++
+		a := f.agents[f.rng.IntN(len(f.agents))]
+		a.kill()
+		a.start()
+	default:
+		f.kills["NATS member"]++
+		f.cluster.cut(f.rng.IntN(3))
+		time.Sleep(time.Duration(f.rng.IntN(1000)) * time.Millisecond)
+		for _, d := range f.agents { // while it is away
+			f.ask(d, n)
+		}
+		f.cluster.mend()
+	}
+}
+
+// grow gives a node something new to back up.
+func (f *fleet) grow(d *node, n int) {
+	f.t.Helper()
+	shards, err := filepath.Glob(filepath.Join(d.data, "shards", "*", "*.couch"))
+	if err != nil || len(shards) == 0 {
+		f.t.Fatalf("no shards: %v", err)
+	}
+	b, err := os.ReadFile(shards[0])
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	name := filepath.Join(filepath.Dir(shards[0]), fmt.Sprintf("more%d.1700000000.couch", n))
+	if err := os.WriteFile(name, b, 0o600); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// ask asks one of the servers for a backup. It may be busy, or dead.
+func (f *fleet) ask(d *node, n int) {
+	s := f.servers[f.rng.IntN(len(f.servers))]
+	b, err := os.ReadFile(filepath.Join(f.servers[0].state, "admin-token"))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	api := &client{t: f.t, url: s.url, token: strings.TrimSpace(string(b))}
+	var got struct{ Backup struct{ ID string } }
+	status, err := api.do(http.MethodPost, "/v1.0/default/backups", map[string]any{"backup": map[string]any{"name": fmt.Sprintf("round %d", n), "instance": d.instance, "incremental": 0}}, &got)
+	switch {
+	case err == nil && status == http.StatusAccepted:
+		f.accepted = append(f.accepted, got.Backup.ID)
+	case status == 0, status == http.StatusUnprocessableEntity, status >= 500: // no answer, busy, or without its bus
+	default:
+		f.t.Errorf("POST /backups: %d, %v", status, err)
+	}
+}
+
+type shownBackup struct {
+	ID, Status string
+	InstanceID string `json:"instance_id"`
+}
+
+// settle waits until nothing is under way.
+func (f *fleet) settle() {
+	f.t.Helper()
+	f.cluster.mend()
+	for _, s := range f.servers {
+		s.waitReady()
+	}
+	eventually(f.t, 3*time.Minute, "all backups have ended", func() bool {
+		return !slices.ContainsFunc(f.list(), func(b shownBackup) bool { return b.Status == "NEW" || b.Status == "BUILDING" })
+	})
+}
+
+func (f *fleet) list() []shownBackup {
+	f.t.Helper()
+	var all []shownBackup
+	api := f.servers[0].client(f.t)
+	for {
+		var page struct{ Backups []shownBackup }
+		api.get(fmt.Sprintf("/v1.0/default/backups?limit=100&marker=%d", len(all)), &page)
+		all = append(all, page.Backups...)
+		if len(page.Backups) < 100 {
+			return all
+		}
+	}
+}
+
+var doneLine = regexp.MustCompile(`msg="job done" job=(\S+)`)
+
+// compare holds the catalog, the repository and what the agents did against each other.
+func (f *fleet) compare() {
+	f.t.Helper()
+	status := map[string]string{}
+	for _, b := range f.list() {
+		if status[b.ID] != "" {
+			f.t.Errorf("backup %s is listed twice", b.ID)
+		}
+		status[b.ID] = b.Status
+	}
+	for _, id := range f.accepted {
+		if status[id] != "COMPLETED" {
+			f.t.Errorf("backup %s was accepted and is %q", id, status[id])
+		}
+	}
+	store, err := drivers.Open(f.t.Context(), f.repo, drivers.Options{})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer store.Close()
+	r, err := repo.Open(f.t.Context(), store, repo.Options{})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	recs, bad, err := r.List(f.t.Context(), "")
+	if err != nil || len(bad) > 0 {
+		f.t.Fatalf("list: %v, %v", err, bad)
+	}
+	stored := map[string]*manifest.Record{}
+	for _, rec := range recs {
+		id := rec.Labels[wire.LabelBackup]
+		if other := stored[id]; other != nil {
+			f.t.Errorf("backup %s is stored twice: %s and %s", id, other.ID, rec.ID)
+		}
+		stored[id] = rec
+		if status[id] != "COMPLETED" {
+			f.t.Errorf("backup %s is stored as %s and in the catalog %q", id, rec.ID, status[id])
+		}
+	}
+	completed := 0
+	for id, s := range status {
+		if s == "COMPLETED" {
+			completed++
+			if stored[id] == nil {
+				f.t.Errorf("backup %s is COMPLETED and not stored", id)
+			}
+		}
+	}
+	report, err := r.Check(f.t.Context(), repo.CheckOptions{})
+	if err != nil || len(report.Problems) > 0 {
+		f.t.Errorf("check: %v, %+v", err, report.Problems)
+	}
+	begun, twice := f.doneJobs()
+	if twice > 0 {
+		f.t.Errorf("%d jobs were done twice", twice)
+	}
+	f.t.Logf("%d kills (%s); %d backups accepted, %d completed, %d failed, %d stored; %d jobs begun, %d done twice",
+		sum(f.kills), killsText(f.kills), len(f.accepted), completed, len(status)-completed, len(recs), begun, twice)
+}
+
+// doneJobs counts in the agents' logs how often a job began, and which were done twice.
+func (f *fleet) doneJobs() (begun, twice int) {
+	for _, a := range f.agents {
+		b, err := os.ReadFile(a.log)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		begun += strings.Count(string(b), `msg="job begins"`)
+		done := map[string]int{}
+		for _, m := range doneLine.FindAllStringSubmatch(string(b), -1) {
+			if done[m[1]]++; done[m[1]] == 2 {
+				twice++
+			}
+		}
+	}
+	return begun, twice
+}
+
+func sum(m map[string]int) (n int) {
+	for _, v := range m {
+		n += v
+	}
+	return n
+}
+
+func killsText(m map[string]int) string {
+	var parts []string
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		parts = append(parts, fmt.Sprintf("%s %d", k, m[k]))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// natsCluster is three NATS servers with JetStream, as an operator may run them.
+type natsCluster struct {
+	t       *testing.T
+	opts    []*nats.Options
+	servers []*nats.Server
+}
+
+func startNATS(t *testing.T, n int) *natsCluster {
+	t.Helper()
+	c := &natsCluster{t: t, servers: make([]*nats.Server, n)}
+	var routes []*url.URL
+	var ports []int
+	for range n {
+		p := freePort(t)
+		ports = append(ports, p)
+		routes = append(routes, &url.URL{Scheme: "nats", Host: fmt.Sprintf("127.0.0.1:%d", p)})
+	}
+	for i := range n {
+		c.opts = append(c.opts, &nats.Options{ServerName: fmt.Sprintf("n%d", i), Host: "127.0.0.1", Port: freePort(t), Username: "slipcover", Password: "secret",
+			JetStream: true, StoreDir: filepath.Join(t.TempDir(), fmt.Sprintf("n%d", i)), NoLog: true, NoSigs: true,
+			Cluster: nats.ClusterOpts{Name: "c", Host: "127.0.0.1", Port: ports[i]}, Routes: routes})
+		c.start(i)
+	}
+	t.Cleanup(func() {
+		for i := range n {
+			c.stop(i)
+		}
+	})
+	eventually(t, time.Minute, "the cluster has a leader", func() bool {
+		return slices.ContainsFunc(c.servers, func(s *nats.Server) bool { return s.JetStreamIsLeader() })
+	})
+	return c
+}
+
+func (c *natsCluster) url() string {
+	var list []string
+	for _, o := range c.opts {
+		list = append(list, fmt.Sprintf("nats://slipcover:secret@127.0.0.1:%d", o.Port))
+	}
+	return strings.Join(list, ",")
+}
+
+func (c *natsCluster) start(i int) {
+	c.t.Helper()
+	s, err := nats.NewServer(c.opts[i].Clone())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	s.Start()
+	c.servers[i] = s
+}
+
+func (c *natsCluster) stop(i int) {
+	if c.servers[i] != nil {
+		c.servers[i].Shutdown()
+		c.servers[i].WaitForShutdown()
+		c.servers[i] = nil
+	}
+}
+
+// cut takes a member away.
+func (c *natsCluster) cut(i int) { c.stop(i) }
+
+// mend brings back who is away, and waits until it has caught up.
+func (c *natsCluster) mend() {
+	c.t.Helper()
+	for i, s := range c.servers {
+		if s != nil {
+			continue
+		}
+		c.start(i)
+		eventually(c.t, time.Minute, "the member is back", func() bool { return c.servers[i].JetStreamIsCurrent() })
+	}
+}
