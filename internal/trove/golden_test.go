@@ -144,7 +144,8 @@ func TestAnswers(t *testing.T) {
 	tr.do("POST", root+"/instances/"+p.instance+"/action", operator, `{"restart": {}}`)
 	w.idle(p.instance, operator)
 
-	tr.do("GET", "/v1.0/ops/mgmt/instances?deleted=False&include_clustered=False&limit=1", admin, "")
+	tr.do("GET", "/v1.0/ops/mgmt/instances?deleted=True&include_clustered=False", admin, "")
+	tr.do("GET", "/v1.0/ops/mgmt/instances/"+p.instance, admin, "")
 	tr.do("POST", "/v1.0/ops/mgmt/instances/"+p.instance+"/action", admin, `{"reset-task-status": {}}`)
 	tr.do("GET", "/v1.0/ops/backups?all_projects=True&limit=1", admin, "")
 	tr.do("GET", "/v1.0/ops/mgmt/quotas/"+project, admin, "")

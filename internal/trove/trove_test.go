@@ -158,6 +158,10 @@ func TestPages(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if list := w.do("GET", "/v1.0/ops/mgmt/instances?limit=2&deleted=False", w.token("ops", access.Admin), ""); !strings.Contains(list.body, `"tenant_id":"`+project+`"`) ||
+		!strings.Contains(list.body, `/v1.0/ops/mgmt/instances?deleted=False&limit=2&marker=`) {
+		t.Errorf("an administrator's list: %s", list.body)
+	}
 	for query, want := range map[string][]int{"": {20, 3}, "?limit=100": {20, 3}, "?limit=10": {10, 10, 3}, "?limit=23&include_clustered=False": {20, 3}, "/detail?limit=20": {20, 3}} {
 		ids, sizes := w.follow(root+"/instances"+query, "instances", token)
 		if !slices.Equal(sizes, want) || !slices.IsSorted(ids) || len(slices.Compact(ids)) != 23 {
