@@ -125,7 +125,10 @@ func seal(a *job.Agent, secrets job.Secrets) ([]byte, error) {
 	if _, err := w.Write(b); err != nil {
 		return nil, err
 	}
-	return out.Bytes(), w.Close()
+	if err := w.Close(); err != nil { // which writes the end
+		return nil, err
+	}
+	return out.Bytes(), nil
 }
 
 // Jobs returns the jobs of a project that have not ended, and those that ended within
