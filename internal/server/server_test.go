@@ -21,8 +21,9 @@ import (
 // service is a server over an embedded bus, with a clock that tests may set.
 type service struct {
 	*server.Server
-	t   *testing.T
-	bus *bus.Bus
+	t    *testing.T
+	bus  *bus.Bus
+	stop func() // ends Run; what is asked for then is done all the same
 
 	mu  sync.Mutex
 	off time.Duration // of the clock; guarded by mu
@@ -56,6 +57,12 @@ func openBus(t *testing.T) *bus.Bus {
 // start starts a server that does what is due only when the test says so.
 func start(t *testing.T, b *bus.Bus, cfg server.Config) *service {
 	t.Helper()
+	return startOver(t, b, cfg, func(_ string, t server.Table) server.Table { return t })
+}
+
+// startOver is start with something around the tables.
+func startOver(t *testing.T, b *bus.Bus, cfg server.Config, wrap func(name string, t server.Table) server.Table) *service {
+	t.Helper()
 	s := &service{t: t, bus: b}
 	cfg.Bus, cfg.Log, cfg.Now = b, slog.New(slog.DiscardHandler), s.now
 	if cfg.Quota == (job.Quota{}) {
@@ -68,15 +75,17 @@ func start(t *testing.T, b *bus.Bus, cfg server.Config) *service {
 	if s.Server, err = server.New(t.Context(), cfg); err != nil {
 		t.Fatal(err)
 	}
+	server.WrapTables(s.Server, wrap)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
-	t.Cleanup(func() {
+	s.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("run: %v", err)
 		}
 	})
+	t.Cleanup(s.stop)
 	if err := s.WaitReady(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -492,6 +501,22 @@ func put(t *testing.T, table *bus.Table, id string, doc any) {
 		t.Fatal(err)
 	}
 	if _, err := table.Put(t.Context(), id, v); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// get reads what a table has.
+func get(t *testing.T, b *bus.Bus, table, id string, doc any) {
+	t.Helper()
+	tab, err := b.Table(t.Context(), table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, _, err := tab.Get(t.Context(), id)
+	if err == nil {
+		err = json.Unmarshal(v, doc)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 }

@@ -15,7 +15,7 @@ import (
 // servers change. Documents are never changed in place: whoever has one may read it
 // for as long as he likes.
 type shelf[T any] struct {
-	table *bus.Table
+	table table
 	log   *slog.Logger
 	// changed is told of each change, under the lock: old or now is nil for what comes
 	// or goes.
@@ -28,6 +28,15 @@ type shelf[T any] struct {
 	docs  map[string]kept[T]
 	gone  map[string]uint64 // revisions of deletions that the watch hasn't told yet
 	ready chan struct{}     // closed once the copy is complete
+}
+
+// table is what a shelf needs of a *bus.Table.
+type table interface {
+	Get(ctx context.Context, key string) ([]byte, uint64, error)
+	Create(ctx context.Context, key string, value []byte) (uint64, error)
+	Update(ctx context.Context, key string, value []byte, rev uint64) (uint64, error)
+	Delete(ctx context.Context, key string, rev uint64) error
+	Watch(ctx context.Context, fn func(bus.Change)) error
 }
 
 type kept[T any] struct {
@@ -107,22 +116,28 @@ func (s *shelf[T]) create(ctx context.Context, id string, doc *T) error {
 
 // update changes a copy of a document by fn and stores it, again from the start if
 // somebody else changed it meanwhile: fn may run several times. The error of fn is
-// returned as it is and nothing is stored; errSame stores nothing and is no error.
+// returned as it is and nothing is stored; errSame stores nothing and is no error. Both
+// are what fn says of the table, and not of a copy in memory that may lag behind it.
 func (s *shelf[T]) update(ctx context.Context, id string, fn func(*T) error) (*T, error) {
 	s.mu.RLock()
 	k := s.docs[id]
 	s.mu.RUnlock()
 	for try := 0; ; try++ {
-		if k.doc == nil {
+		fresh := k.doc == nil
+		if fresh {
 			var err error
 			if k, err = s.read(ctx, id); err != nil {
 				return nil, err
 			}
 		}
 		next := *k.doc
-		if err := fn(&next); errors.Is(err, errSame) {
+		switch err := fn(&next); {
+		case err != nil && !fresh:
+			k.doc = nil
+			continue
+		case errors.Is(err, errSame):
 			return k.doc, nil
-		} else if err != nil {
+		case err != nil:
 			return nil, err
 		}
 		b, err := json.Marshal(&next)

@@ -1,0 +1,69 @@
+package server_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+
+	"github.com/slipcover/slipcover/internal/bus"
+	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/server"
+)
+
+// lags are tables whose changes are told when the test says so.
+type lags struct{ mu sync.RWMutex }
+
+type lag struct {
+	server.Table
+	all *lags
+}
+
+func (l *lags) wrap(_ string, t server.Table) server.Table { return lag{t, l} }
+
+func (l lag) Watch(ctx context.Context, fn func(bus.Change)) error {
+	return l.Table.Watch(ctx, func(c bus.Change) {
+		l.all.mu.RLock()
+		defer l.all.mu.RUnlock()
+		fn(c)
+	})
+}
+
+// hold lets a server know nothing of what others write, until the test ends or release
+// is called.
+func (l *lags) hold(t *testing.T) (release func()) {
+	l.mu.Lock()
+	release = sync.OnceFunc(l.mu.Unlock)
+	t.Cleanup(release)
+	return release
+}
+
+// Two servers: the first accepts, the second, which hears of it late, answers the agent.
+func acceptedByOneAnsweredByAnother(t *testing.T) (front, back *service, p *player) {
+	t.Helper()
+	b := openBus(t)
+	var l lags
+	front = start(t, b, server.Config{})
+	p = join(t, front, "db1", "p")
+	i, err := front.Instance(t.Context(), who("p"), p.node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the agent is online", func() bool { return front.Live(i).Online })
+	back = startOver(t, b, server.Config{}, l.wrap)
+	front.stop()
+	l.hold(t)
+	return front, back, p
+}
+
+func TestAnInstanceIsLetGoByAServerThatLags(t *testing.T) {
+	front, _, p := acceptedByOneAnsweredByAnother(t)
+	if _, err := front.CreateBackup(t.Context(), who("p"), server.NewBackup{Name: "n", Instance: p.node}); err != nil {
+		t.Fatal(err)
+	}
+	p.do(job.KindBackup, made("r1"))
+	var i job.Instance
+	get(t, front.bus, "instances", p.node, &i)
+	if i.Task != "" || i.Job != "" {
+		t.Errorf("held after the end of the job: %+v", i)
+	}
+}
