@@ -34,8 +34,8 @@ func (a *agent) backup(ctx context.Context, w *work) (*job.Report, error) {
 		return nil, err
 	}
 	defer done()
-	if in := &w.job.Spec.Repository; in.URL == "" && in.Storage == "" {
-		a.facts.setRepository(r.Config().ID)
+	if in := &w.job.Spec.Repository; in.URL == "" && in.Storage == "" && a.facts.setRepository(r.Config().ID) {
+		a.tellNews(ctx)
 	}
 	var notes []string
 	var rec *manifest.Record

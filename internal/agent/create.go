@@ -81,6 +81,7 @@ func (a *agent) create(ctx context.Context, w *work) (*job.Report, error) {
 	if report.CouchDBVersion, err = askNode(ctx, i.URL); err != nil {
 		return report, fmt.Errorf("the new CouchDB answers no more: %w", err)
 	}
+	a.tellNews(ctx)
 	return report, nil
 }
 

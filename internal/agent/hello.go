@@ -85,6 +85,15 @@ func (a *agent) hello(ctx context.Context) error {
 	return nil
 }
 
+// tellNews says hello out of turn, before a server hears that the job is done that made
+// the news: what is asked for next may depend on them. If none answers, the next hello
+// tells them.
+func (a *agent) tellNews(ctx context.Context) {
+	if err := a.hello(ctx); err != nil {
+		a.log.DebugContext(ctx, "no server hears the news", "err", err)
+	}
+}
+
 // sayHello asks each CouchDB how it is, all at once.
 func (a *agent) sayHello(ctx context.Context) job.Hello {
 	h := job.Hello{
@@ -253,10 +262,13 @@ func (f *facts) repository() string {
 	return f.repoID
 }
 
-func (f *facts) setRepository(id string) {
+// setRepository reports whether that is news.
+func (f *facts) setRepository(id string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	news := f.repoID != id
 	f.repoID = id
+	return news
 }
 
 // measured returns the measure of an instance; nil if there is none.
@@ -324,8 +336,11 @@ func (a *agent) findRepository(ctx context.Context) {
 		r, done, err := a.o.OpenRepo(ctx, Open{})
 		switch {
 		case err == nil:
-			a.facts.setRepository(r.Config().ID)
+			id := r.Config().ID
 			done()
+			if a.facts.setRepository(id) {
+				a.tellNews(ctx)
+			}
 			return
 		case ctx.Err() == nil && !errors.Is(err, repo.ErrNoRepository):
 			a.log.InfoContext(ctx, "the repository of the configuration can't be opened yet", "err", faultOf(err))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,6 +54,31 @@ func same(t *testing.T, c *testenv.Client, load *testenv.Running, cut time.Time)
 // withCouch lets an agent ask the node, and restart it by a command.
 func withCouch(c *testenv.Couch) func(*agent.Options) {
 	return func(o *agent.Options) { o.CouchURL, o.CouchUser, o.CouchPassword = c.URL, c.Admin, c.Password }
+}
+
+// What a job has changed is told before its end is, not with the next hello in turn: who
+// hears of the end may ask at once for what depends on it.
+func TestNews(t *testing.T) {
+	s, w := newServer(t), newWorld(t)
+	s.reply.Every = time.Hour
+	s.start(w, copyFixture(t))
+	b := s.do(backupJob(t))
+	s.mu.Lock()
+	if s.hello.Repository.ID != b.Repository.ID {
+		t.Errorf("the backup is done, and the repository %q, want %q", s.hello.Repository.ID, b.Repository.ID)
+	}
+	s.mu.Unlock()
+	if _, missing := testenv.CouchDBBinary(); missing != "" {
+		testenv.Missing(t, "couchdb", missing)
+	}
+	id := newID(t)
+	t.Cleanup(func() { remove(t, w, id) })
+	s.do(job.Job{Kind: job.KindCreate, Instance: id, Spec: job.Spec{RepoName: nodeName, RepoID: b.Result.RepoID, Repository: *b.Repository}})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !slices.ContainsFunc(s.hello.Instances, func(i job.Seen) bool { return i.Instance == id && i.Up }) {
+		t.Errorf("the instance is made, and not up: %+v", s.hello.Instances)
+	}
 }
 
 // A node with writers is backed up, an instance made of the backup, used, restarted,

@@ -191,6 +191,7 @@ func (s *Server) giveNode(ctx context.Context, a *job.Agent, id string) (string,
 // RemoveAgent takes an agent out of the service: its credentials are worth nothing from
 // now on, and its instances are let go, with their backups kept.
 func (s *Server) RemoveAgent(ctx context.Context, id string) error {
+	ctx = whole(ctx)
 	if _, err := s.agents.get(ctx, id); errors.Is(err, bus.ErrNotFound) {
 		return notFound(id)
 	} else if err != nil {
@@ -285,7 +286,7 @@ func (s *Server) greet(ctx context.Context, agent string, h job.Hello) (job.Hell
 			return job.HelloReply{}, err
 		}
 	}
-	if a.Session != h.Session || now.Sub(a.Seen) > s.cfg.Offline/2 || !sameInstances(a.Hello.Instances, h.Instances) {
+	if a.Session != h.Session || now.Sub(a.Seen) > s.cfg.Offline/2 || !sameInstances(a.Hello.Instances, h.Instances) || a.Hello.Repository.ID != h.Repository.ID {
 		if _, err = s.agents.update(ctx, agent, func(a *job.Agent) error {
 			a.Session, a.Hello, a.Seen = h.Session, h, now
 			a.Recipient = cmp.Or(h.Recipient, a.Recipient)
