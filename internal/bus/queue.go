@@ -49,7 +49,10 @@ func (b *Bus) Enqueue(ctx context.Context, agent, job string) error {
 	if err := checkJob(agent, job); err != nil {
 		return err
 	}
-	_, err := b.js.Publish(ctx, jobsSubject+agent+"."+job, nil, jetstream.WithExpectLastSequencePerSubject(0))
+	_, err := write(ctx, func() (uint64, error) {
+		_, err := b.js.Publish(ctx, jobsSubject+agent+"."+job, nil, jetstream.WithExpectLastSequencePerSubject(0))
+		return 0, err
+	})
 	if err != nil && !wrongRevision(err) {
 		return fmt.Errorf("put job %s into the queue of agent %s: %w", job, agent, err)
 	}
@@ -70,12 +73,15 @@ func (b *Bus) AddAgent(ctx context.Context, agent string) error {
 	if err := checkName("agent", agent); err != nil {
 		return err
 	}
-	_, err := b.js.CreateOrUpdateConsumer(ctx, jobsStream, jetstream.ConsumerConfig{
-		Durable:       agent,
-		FilterSubject: jobsSubject + agent + ".*",
-		AckPolicy:     jetstream.AckExplicitPolicy,
-		AckWait:       b.opts.AckWait,
-		MaxDeliver:    -1,
+	err := patiently(ctx, leaderWait, func() error {
+		_, err := b.js.CreateOrUpdateConsumer(ctx, jobsStream, jetstream.ConsumerConfig{
+			Durable:       agent,
+			FilterSubject: jobsSubject + agent + ".*",
+			AckPolicy:     jetstream.AckExplicitPolicy,
+			AckWait:       b.opts.AckWait,
+			MaxDeliver:    -1,
+		})
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("add agent %s: %w", agent, err)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -16,6 +17,11 @@ const (
 	// lookInterval is after how long without a message a watch looks whether it has
 	// missed one.
 	lookInterval = 15 * time.Second
+	// startWait is how long what is needed at a start is waited for, and leaderWait a
+	// stream's leader for a write, of a cluster that has lost a member.
+	startWait      = time.Minute
+	leaderWait     = 10 * time.Second
+	leaderlessWait = 200 * time.Millisecond // between two tries
 )
 
 // Table maps keys to values. Each change of an entry gives it a higher revision
@@ -52,7 +58,10 @@ func (b *Bus) Table(ctx context.Context, name string) (*Table, error) {
 		AllowMsgTTL:       true,
 	})
 	if err == nil {
-		t.kv, err = b.js.KeyValue(ctx, bucket)
+		err = patiently(ctx, startWait, func() (err error) {
+			t.kv, err = b.js.KeyValue(ctx, bucket)
+			return err
+		})
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open table %s: %w", name, err)
@@ -60,8 +69,13 @@ func (b *Bus) Table(ctx context.Context, name string) (*Table, error) {
 	return t, nil
 }
 
-// makeStream makes a stream unless there is one of that name.
+// makeStream makes a stream unless there is one of that name. It waits for a cluster
+// that has lost a member just now and chooses who leads.
 func (b *Bus) makeStream(ctx context.Context, c jetstream.StreamConfig) error {
+	return patiently(ctx, startWait, func() error { return b.makeStreamNow(ctx, c) })
+}
+
+func (b *Bus) makeStreamNow(ctx context.Context, c jetstream.StreamConfig) error {
 	_, err := b.js.Stream(ctx, c.Name)
 	if !errors.Is(err, jetstream.ErrStreamNotFound) {
 		return err
@@ -78,6 +92,47 @@ func (b *Bus) makeStream(ctx context.Context, c jetstream.StreamConfig) error {
 	return err
 }
 
+// patiently does something again while the cluster has nobody who answers, for a time.
+// What it does must be harmless to repeat.
+func patiently(ctx context.Context, within time.Duration, do func() error) error {
+	for end := time.Now().Add(within); ; {
+		err := do()
+		if err == nil || ctx.Err() != nil || !unanswered(err) || time.Now().After(end) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(leaderlessWait):
+		}
+	}
+}
+
+// unanswered says that nobody took a request, or that nobody can answer it now.
+func unanswered(err error) bool {
+	var e *jetstream.APIError
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) || untaken(err) || errors.As(err, &e) && e.Code == 503
+}
+
+// untaken says that nobody took a write, so it was certainly not made.
+func untaken(err error) bool {
+	return errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders)
+}
+
+// write makes a change, again while the table's stream has no leader to take it.
+func write(ctx context.Context, do func() (uint64, error)) (rev uint64, err error) {
+	for end := time.Now().Add(leaderWait); ; {
+		if rev, err = do(); !untaken(err) || time.Now().After(end) {
+			return rev, err
+		}
+		select {
+		case <-ctx.Done():
+			return rev, err
+		case <-time.After(leaderlessWait):
+		}
+	}
+}
+
 // Get returns an entry and its revision, or ErrNotFound.
 func (t *Table) Get(ctx context.Context, key string) ([]byte, uint64, error) {
 	e, err := t.kv.Get(ctx, key)
@@ -89,7 +144,7 @@ func (t *Table) Get(ctx context.Context, key string) ([]byte, uint64, error) {
 
 // Create makes an entry. If there is one the error is ErrExists.
 func (t *Table) Create(ctx context.Context, key string, value []byte) (uint64, error) {
-	rev, err := t.kv.Create(ctx, key, value)
+	rev, err := write(ctx, func() (uint64, error) { return t.kv.Create(ctx, key, value) })
 	if wrongRevision(err) {
 		err = ErrExists
 	}
@@ -98,14 +153,14 @@ func (t *Table) Create(ctx context.Context, key string, value []byte) (uint64, e
 
 // Put makes or replaces an entry, whatever is there.
 func (t *Table) Put(ctx context.Context, key string, value []byte) (uint64, error) {
-	rev, err := t.kv.Put(ctx, key, value)
+	rev, err := write(ctx, func() (uint64, error) { return t.kv.Put(ctx, key, value) })
 	return rev, t.fail("write", key, err)
 }
 
 // Update replaces the entry of revision rev. If it has another one by now, or is
 // gone, the error is ErrConflict.
 func (t *Table) Update(ctx context.Context, key string, value []byte, rev uint64) (uint64, error) {
-	next, err := t.kv.Update(ctx, key, value, rev)
+	next, err := write(ctx, func() (uint64, error) { return t.kv.Update(ctx, key, value, rev) })
 	if wrongRevision(err) {
 		err = ErrConflict
 	}
@@ -119,7 +174,7 @@ func (t *Table) Delete(ctx context.Context, key string, rev uint64) error {
 	if rev != 0 {
 		o = append(o, jetstream.LastRevision(rev))
 	}
-	err := t.kv.Purge(ctx, key, o...)
+	_, err := write(ctx, func() (uint64, error) { return 0, t.kv.Purge(ctx, key, o...) })
 	if wrongRevision(err) {
 		err = ErrConflict
 	}
