@@ -266,8 +266,12 @@ func (v *service) checker(ctx context.Context) (access.Checker, error) {
 	case "none":
 		return access.None{}, nil
 	case "keystone":
+		domain := s.KeystoneDomain
+		if domain == "Default" { // its name; what is needed is its identifier
+			domain = "default"
+		}
 		return access.NewKeystone(access.KeystoneOptions{URL: s.KeystoneURL, Region: s.Region, CacheFor: s.TokenCache,
-			Service: access.ServiceUser{User: s.KeystoneUser, Password: s.KeystonePassword, Project: s.KeystoneProject, UserDomain: s.KeystoneDomain, ProjectDomain: s.KeystoneDomain}})
+			Service: access.ServiceUser{User: s.KeystoneUser, Password: s.KeystonePassword, Project: s.KeystoneProject, UserDomain: domain, ProjectDomain: domain}})
 	}
 	return v.tokens, v.firstToken(ctx)
 }

@@ -56,6 +56,7 @@ type fleet struct {
 	servers  []*process
 	agents   []*node
 	accepted []string // ids of backups
+	busy     int      // refused, since the backup before was under way
 	kills    map[string]int
 }
 
@@ -79,7 +80,7 @@ func startFleet(t *testing.T, agents int, rng *rand.Rand) *fleet {
 	for n := range agents {
 		name := fmt.Sprintf("node%d", n)
 		d := &node{name: name, data: filepath.Join(dir, name)}
-		if _, err := couchgen.DataDir(d.data, couchgen.OneShard(2<<20)); err != nil {
+		if _, err := couchgen.DataDir(d.data, couchgen.OneShard(12<<20)); err != nil {
 			t.Fatal(err)
 		}
 		var token struct{ Secret string }
@@ -103,13 +104,14 @@ func startFleet(t *testing.T, agents int, rng *rand.Rand) *fleet {
 
 // round asks for backups and kills something meanwhile.
 func (f *fleet) round(n int) {
+	victim := f.agents[f.rng.IntN(len(f.agents))]
 	for _, d := range f.agents {
-		if f.rng.IntN(3) > 0 {
+		if d == victim || f.rng.IntN(2) > 0 {
 			f.grow(d, n)
 			f.ask(d, n)
 		}
 	}
-	time.Sleep(time.Duration(f.rng.IntN(300)) * time.Millisecond) // to kill at any moment
+	time.Sleep(time.Duration(f.rng.IntN(250)) * time.Millisecond) // to kill at any moment
 	switch k := f.rng.IntN(8); {
 	case k < 3:
 		f.kills["server"]++
@@ -118,9 +120,8 @@ func (f *fleet) round(n int) {
 		s.start()
 	case k < 7:
 		f.kills["agent"]++
-		a := f.agents[f.rng.IntN(len(f.agents))]
-		a.kill()
-		a.start()
+		victim.kill()
+		victim.start()
 	default:
 		f.kills["NATS member"]++
 		f.cluster.cut(f.rng.IntN(3))
@@ -149,23 +150,34 @@ func (f *fleet) grow(d *node, n int) {
 	}
 }
 
-// ask asks one of the servers for a backup. It may be busy, or dead.
+// ask asks for a backup, one server or the other until one of them answers.
 func (f *fleet) ask(d *node, n int) {
-	s := f.servers[f.rng.IntN(len(f.servers))]
+	f.t.Helper()
 	b, err := os.ReadFile(filepath.Join(f.servers[0].state, "admin-token"))
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	api := &client{t: f.t, url: s.url, token: strings.TrimSpace(string(b))}
-	var got struct{ Backup struct{ ID string } }
-	status, err := api.do(http.MethodPost, "/v1.0/default/backups", map[string]any{"backup": map[string]any{"name": fmt.Sprintf("round %d", n), "instance": d.instance, "incremental": 0}}, &got)
-	switch {
-	case err == nil && status == http.StatusAccepted:
-		f.accepted = append(f.accepted, got.Backup.ID)
-	case status == 0, status == http.StatusUnprocessableEntity, status >= 500: // no answer, busy, or without its bus
-	default:
-		f.t.Errorf("POST /backups: %d, %v", status, err)
+	body := map[string]any{"backup": map[string]any{"name": fmt.Sprintf("round %d", n), "instance": d.instance, "incremental": 0}}
+	first := f.rng.IntN(2)
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); first++ {
+		api := &client{t: f.t, url: f.servers[first%2].url, token: strings.TrimSpace(string(b))}
+		var got struct{ Backup struct{ ID string } }
+		status, err := api.do(http.MethodPost, "/v1.0/default/backups", body, &got)
+		switch {
+		case err == nil && status == http.StatusAccepted:
+			f.accepted = append(f.accepted, got.Backup.ID)
+			return
+		case status == http.StatusUnprocessableEntity: // the one before is under way
+			f.busy++
+			return
+		case status == 0, status >= 500: // dead, or without its bus
+			time.Sleep(50 * time.Millisecond)
+		default:
+			f.t.Errorf("POST /backups: %d, %v", status, err)
+			return
+		}
 	}
+	f.t.Error("no server answered for a minute")
 }
 
 type shownBackup struct {
@@ -198,8 +210,6 @@ func (f *fleet) list() []shownBackup {
 		}
 	}
 }
-
-var doneLine = regexp.MustCompile(`msg="job done" job=(\S+)`)
 
 // compare holds the catalog, the repository and what the agents did against each other.
 func (f *fleet) compare() {
@@ -253,30 +263,46 @@ func (f *fleet) compare() {
 	if err != nil || len(report.Problems) > 0 {
 		f.t.Errorf("check: %v, %+v", err, report.Problems)
 	}
-	begun, twice := f.doneJobs()
-	if twice > 0 {
-		f.t.Errorf("%d jobs were done twice", twice)
+	begun := f.count(agentsOf(f), jobBegins)
+	again, twice := 0, 0
+	for _, n := range begun {
+		again += n - 1
 	}
-	f.t.Logf("%d kills (%s); %d backups accepted, %d completed, %d failed, %d stored; %d jobs begun, %d done twice",
-		sum(f.kills), killsText(f.kills), len(f.accepted), completed, len(status)-completed, len(recs), begun, twice)
+	for id, n := range f.count(f.servers, jobEnded) {
+		if n > 1 {
+			twice++
+			f.t.Errorf("job %s ended %d times", id, n)
+		}
+	}
+	f.t.Logf("%d kills (%s); %d backups accepted, %d refused as busy, %d completed, %d failed, %d stored; %d jobs, which %d starts of agents took up again, %d ended twice",
+		sum(f.kills), killsText(f.kills), len(f.accepted), f.busy, completed, len(status)-completed, len(recs), len(begun), again, twice)
 }
 
-// doneJobs counts in the agents' logs how often a job began, and which were done twice.
-func (f *fleet) doneJobs() (begun, twice int) {
+var (
+	jobBegins = regexp.MustCompile(`msg="job begins" job=(\S+)`)
+	jobEnded  = regexp.MustCompile(`msg="job ended" job=(\S+)`)
+)
+
+func agentsOf(f *fleet) (out []*process) {
 	for _, a := range f.agents {
-		b, err := os.ReadFile(a.log)
+		out = append(out, a.process)
+	}
+	return out
+}
+
+// count counts for each job how often the logs of processes say a thing of it.
+func (f *fleet) count(of []*process, line *regexp.Regexp) map[string]int {
+	counts := map[string]int{}
+	for _, p := range of {
+		b, err := os.ReadFile(p.log)
 		if err != nil {
 			f.t.Fatal(err)
 		}
-		begun += strings.Count(string(b), `msg="job begins"`)
-		done := map[string]int{}
-		for _, m := range doneLine.FindAllStringSubmatch(string(b), -1) {
-			if done[m[1]]++; done[m[1]] == 2 {
-				twice++
-			}
+		for _, m := range line.FindAllStringSubmatch(string(b), -1) {
+			counts[m[1]]++
 		}
 	}
-	return begun, twice
+	return counts
 }
 
 func sum(m map[string]int) (n int) {

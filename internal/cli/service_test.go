@@ -90,12 +90,12 @@ func (p *process) stop() {
 	case <-p.gone:
 	case <-time.After(30 * time.Second):
 		p.t.Errorf("%v does not end", p.args)
-		p.kill()
+		_ = p.cmd.Process.Signal(syscall.SIGQUIT) // writes what it waits for into the log
+		<-p.gone
 	}
 	if p.t.Failed() {
 		b, _ := os.ReadFile(p.log)
-		lines := strings.Split(string(b), "\n")
-		p.t.Logf("log of %v:\n%s", p.args, strings.Join(lines[max(0, len(lines)-40):], "\n"))
+		p.t.Logf("log of %v:\n%s", p.args, b[max(0, len(b)-40_000):])
 	}
 }
 
