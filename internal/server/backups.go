@@ -75,6 +75,7 @@ type NewBackup struct {
 
 // CreateBackup begins a backup. The checks come in the order of Trove's.
 func (s *Server) CreateBackup(ctx context.Context, who *access.Caller, n NewBackup) (*job.Backup, error) {
+	ctx = whole(ctx)
 	if err := s.room(who.Project, "backups", 1); err != nil {
 		return nil, err
 	}
@@ -117,7 +118,9 @@ func (s *Server) CreateBackup(ctx context.Context, who *access.Caller, n NewBack
 		s.letGo(ctx, j, nil)
 		return nil, err
 	}
-	if err := s.enqueue(ctx, j); err != nil {
+	if err := s.enqueue(ctx, j); errors.Is(err, errOpen) {
+		return nil, err
+	} else if err != nil {
 		s.letGo(ctx, j, nil)
 		return nil, errors.Join(err, s.backups.remove(ctx, b.ID))
 	}
@@ -197,6 +200,7 @@ func (s *Server) reach(who *access.Caller, r *job.Repository, secrets *job.Secre
 // DeleteBackup deletes a backup and those that were made on it. They are gone for users
 // at once; their objects are removed by an agent.
 func (s *Server) DeleteBackup(ctx context.Context, who *access.Caller, id string) error {
+	ctx = whole(ctx)
 	b, err := s.Backup(ctx, who, id)
 	if err != nil {
 		return err
@@ -311,6 +315,7 @@ type Adoption struct {
 
 // AdoptBackup begins to take a stored backup into the catalog.
 func (s *Server) AdoptBackup(ctx context.Context, who *access.Caller, a Adoption) (*job.Backup, error) {
+	ctx = whole(ctx)
 	if err := s.room(who.Project, "backups", 1); err != nil {
 		return nil, err
 	}

@@ -15,6 +15,9 @@
 // backup that is NEW without a job: nobody was told that it had been accepted, and the
 // sweep clears it. Once the job is stored it will be done: the sweep puts the id of a job
 // that nothing is heard of into the queue again, which changes nothing if it is there.
+// What is begun is ended even if whoever asked hangs up. When the bus doesn't say whether
+// it stored a job, another one that has failed is stored in its place: one of the two is
+// there then, and the answer goes by which.
 //
 // Ending a job changes the backup, lets the instance go, and marks the job as ended,
 // each of which may be repeated. The agent repeats its last report until all three are

@@ -48,6 +48,7 @@ type NewInstance struct {
 
 // CreateInstance begins to make an instance.
 func (s *Server) CreateInstance(ctx context.Context, who *access.Caller, n NewInstance) (*job.Instance, error) {
+	ctx = whole(ctx)
 	if err := s.checkDatastore(n.Datastore, n.Version); err != nil {
 		return nil, err
 	}
@@ -95,7 +96,9 @@ func (s *Server) CreateInstance(ctx context.Context, who *access.Caller, n NewIn
 	if err := s.instances.create(ctx, id, i); err != nil {
 		return nil, err
 	}
-	if err := s.enqueue(ctx, j); err != nil {
+	if err := s.enqueue(ctx, j); errors.Is(err, errOpen) {
+		return nil, err
+	} else if err != nil {
 		s.letGo(ctx, j, func(i *job.Instance) { i.Status = job.InstanceFailed })
 		return nil, err
 	}
@@ -150,6 +153,7 @@ func (s *Server) RenameInstance(ctx context.Context, who *access.Caller, id, nam
 
 // Restart begins to restart an instance's CouchDB.
 func (s *Server) Restart(ctx context.Context, who *access.Caller, id string) error {
+	ctx = whole(ctx)
 	i, err := s.actable(ctx, who, id)
 	if err != nil {
 		return err
@@ -163,6 +167,7 @@ func (s *Server) Restart(ctx context.Context, who *access.Caller, id string) err
 // DeleteInstance lets an instance go: one that Slipcover made is removed, one that was
 // there before only isn't looked after any more. Its backups stay.
 func (s *Server) DeleteInstance(ctx context.Context, who *access.Caller, id string) error {
+	ctx = whole(ctx)
 	i, err := s.Instance(ctx, who, id)
 	if err != nil {
 		return err
@@ -191,6 +196,7 @@ func (s *Server) DeleteInstance(ctx context.Context, who *access.Caller, id stri
 
 // ResetStatus frees an instance of what occupies it: a running backup fails.
 func (s *Server) ResetStatus(ctx context.Context, who *access.Caller, id string) error {
+	ctx = whole(ctx)
 	i, err := s.Instance(ctx, who, id)
 	if err != nil {
 		return err

@@ -37,11 +37,17 @@ func (s *Server) begin(ctx context.Context, j *job.Job, also func(*job.Instance)
 		return err
 	}
 	if err := s.enqueue(ctx, j); err != nil {
-		s.letGo(ctx, j, nil)
+		if !errors.Is(err, errOpen) {
+			s.letGo(ctx, j, nil)
+		}
 		return err
 	}
 	return nil
 }
+
+// whole is a context that goes on when whoever asked hangs up: several writes that
+// belong together are all made. Each has its own limit of time.
+func whole(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }
 
 // hold makes a job the one that occupies its instance. It refuses if another one does.
 func (s *Server) hold(ctx context.Context, j *job.Job, also func(*job.Instance)) error {
@@ -92,16 +98,39 @@ func (s *Server) free(ctx context.Context, j *job.Job, also func(*job.Instance))
 }
 
 // enqueue stores a job, which from then on will be done, and puts it into the queue of
-// its agent.
+// its agent. After errOpen it isn't known whether it will: what was written for it is
+// left to the sweep then, which looks again.
 func (s *Server) enqueue(ctx context.Context, j *job.Job) error {
 	j.State, j.Created, j.Updated = job.Queued, s.now(), s.now()
 	if err := s.jobs.create(ctx, j.ID, j); err != nil {
-		return &Error{Unavailable, "The job can't be stored now; try again later.", err}
+		if err = s.settle(ctx, j, err); err != nil {
+			return &Error{Unavailable, "The job can't be stored now; try again later.", err}
+		}
 	}
 	if err := s.cfg.Bus.Enqueue(ctx, j.Agent, j.ID); err != nil {
 		s.log.WarnContext(ctx, "a job could not be put into the queue; the sweep will", "job", j.ID, "err", err)
 	}
 	return nil
+}
+
+// errOpen says that a job may have been stored, or not.
+var errOpen = errors.New("whether the job was stored is not known")
+
+// settle finds out whether a job was stored whose storing ended in an error: nil if it
+// was. Otherwise it takes its place as a job that has failed, so that the write can't
+// succeed later.
+func (s *Server) settle(ctx context.Context, j *job.Job, cause error) error {
+	now := s.now()
+	dead := *j
+	dead.State, dead.Fault, dead.Ended, dead.Spec.Sealed = job.Failed, "it could not be stored", &now, nil
+	err := s.jobs.create(ctx, j.ID, &dead)
+	switch {
+	case errors.Is(err, bus.ErrExists):
+		return nil
+	case err != nil:
+		return errors.Join(errOpen, cause, err)
+	}
+	return cause
 }
 
 // seal encrypts secrets to an agent; nil if there are none.
@@ -371,6 +400,7 @@ func (s *Server) giveUp(ctx context.Context, id, why string) error {
 
 // Prove begins a restore test of a backup and returns the id of its job.
 func (s *Server) Prove(ctx context.Context, who *access.Caller, id string) (string, error) {
+	ctx = whole(ctx)
 	b, err := s.Backup(ctx, who, id)
 	if err != nil {
 		return "", err
