@@ -268,11 +268,14 @@ func (s *Server) deleteOne(ctx context.Context, b *job.Backup, secrets job.Secre
 	}
 	_, err = s.backups.update(ctx, b.ID, func(b *job.Backup) error {
 		if b.Status == job.BackupDeleting {
-			return errSame
+			return errOther
 		}
 		b.Status, b.Job, b.Updated = job.BackupDeleting, j.ID, s.now()
 		return nil
 	})
+	if errors.Is(err, errOther) || errors.Is(err, bus.ErrNotFound) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -10,10 +10,19 @@ import (
 	"github.com/slipcover/slipcover/internal/server"
 )
 
-// faulty is a table whose next creations end in errors, stored or not.
+// faulty is a table in whose writes a test interferes.
 type faulty struct {
 	server.Table
-	create func(store func() error) error // nil: as the table
+	create  func(store func() error) error // nil: as the table
+	updated func()                         // after an update; may be nil
+}
+
+func (f *faulty) Update(ctx context.Context, key string, value []byte, rev uint64) (uint64, error) {
+	rev, err := f.Table.Update(ctx, key, value, rev)
+	if err == nil && f.updated != nil {
+		f.updated()
+	}
+	return rev, err
 }
 
 func (f *faulty) Create(ctx context.Context, key string, value []byte) (rev uint64, err error) {

@@ -194,21 +194,28 @@ func (s *Server) DeleteInstance(ctx context.Context, who *access.Caller, id stri
 	return s.begin(ctx, j, func(i *job.Instance) { i.Status = job.InstanceShutdown })
 }
 
-// ResetStatus frees an instance of what occupies it: a running backup fails.
+// ResetStatus frees an instance of what occupies it: a running backup fails, unless it
+// turns out to have been made.
 func (s *Server) ResetStatus(ctx context.Context, who *access.Caller, id string) error {
 	ctx = whole(ctx)
-	i, err := s.Instance(ctx, who, id)
+	if _, err := s.Instance(ctx, who, id); err != nil {
+		return err
+	}
+	k, err := s.instances.read(ctx, id) // what occupies it by now
+	if errors.Is(err, bus.ErrNotFound) {
+		return notFound(id)
+	}
 	if err != nil {
 		return err
 	}
-	if i.Job != "" {
-		if err := s.giveUp(ctx, i.Job, "its status was reset"); err != nil {
+	if k.doc.Job != "" {
+		if err := s.giveUp(ctx, k.doc.Job, "its status was reset"); err != nil {
 			return err
 		}
 	}
 	_, err = s.instances.update(ctx, id, func(i *job.Instance) error {
-		if i.Task == "" && i.Status == job.InstanceActive {
-			return errSame
+		if i.Job != "" && i.Job != k.doc.Job || i.Task == "" && i.Status == job.InstanceActive {
+			return errSame // another one may have begun something
 		}
 		i.Task, i.Job, i.Updated = "", "", s.now()
 		if i.Status == job.InstanceBuild {
@@ -274,6 +281,16 @@ func (s *Server) actable(ctx context.Context, who *access.Caller, id string) (*j
 	i, err := s.Instance(ctx, who, id)
 	if err != nil {
 		return nil, err
+	}
+	if i.Task != "" || i.Status != job.InstanceActive { // or was a moment ago
+		k, err := s.instances.read(ctx, id)
+		if errors.Is(err, bus.ErrNotFound) {
+			return nil, notFound(id)
+		}
+		if err != nil {
+			return nil, err
+		}
+		i = k.doc
 	}
 	if i.Task != "" || i.Status != job.InstanceActive {
 		return nil, s.busy(i)

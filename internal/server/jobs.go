@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"filippo.io/age"
+	"github.com/google/uuid"
 
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/bus"
@@ -232,20 +233,39 @@ var errDrop = errors.New("drop")
 
 // report takes in what an agent says of a job.
 func (s *Server) report(ctx context.Context, agent string, r job.Report) (job.ReportReply, error) {
+	stop := job.ReportReply{Verdict: job.Stop}
 	j, err := s.jobs.get(ctx, r.Job)
-	if errors.Is(err, bus.ErrNotFound) || err == nil && (j.Agent != agent || j.State.Ended() || j.Session != r.Session) {
-		if err == nil { // another server may have changed it just now
-			if k, rerr := s.jobs.read(ctx, r.Job); rerr == nil && k.doc.Agent == agent && !k.doc.State.Ended() && k.doc.Session == r.Session {
-				return s.take(ctx, k.doc, r)
-			}
-		}
-		s.live.forget(r.Job)
-		return job.ReportReply{Verdict: job.Stop}, nil
+	its := func() bool { return j.Agent == agent && !j.State.Ended() && j.Session == r.Session }
+	if err == nil && !its() { // another server may have changed it just now
+		var k kept[job.Job]
+		k, err = s.jobs.read(ctx, r.Job)
+		j = k.doc
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, bus.ErrNotFound):
+		return stop, nil
+	case err != nil:
 		return job.ReportReply{}, err
+	case its():
+		return s.take(ctx, j, r)
+	case j.Agent == agent && j.State.Ended() && j.Kind == job.KindBackup && r.State == job.Done:
+		return stop, s.late(ctx, j, r)
 	}
-	return s.take(ctx, j, r)
+	return stop, nil
+}
+
+// late takes in a backup that was made although its job had been given up: it is stored,
+// so it counts.
+func (s *Server) late(ctx context.Context, j *job.Job, r job.Report) error {
+	was := s.backups.have(j.Backup)
+	if err := s.endBackup(ctx, j, r); err != nil {
+		return err
+	}
+	if b := s.backups.have(j.Backup); b != nil && b.Status == job.BackupCompleted && was != nil && was.Status != b.Status {
+		s.log.InfoContext(ctx, "a backup was made though its job had been given up", "backup", b.ID, "job", j.ID)
+		s.afterwards(ctx, j)
+	}
+	return nil
 }
 
 func (s *Server) take(ctx context.Context, j *job.Job, r job.Report) (job.ReportReply, error) {
@@ -327,19 +347,22 @@ func (s *Server) end(ctx context.Context, j *job.Job, r job.Report) error {
 	return err
 }
 
-// endBackup records what a backup turned out to be.
+// endBackup records what a backup turned out to be. One that was made counts, even if it
+// had been given up.
 func (s *Server) endBackup(ctx context.Context, j *job.Job, r job.Report) error {
+	made := r.State == job.Done && r.Result != nil
 	_, err := s.backups.update(ctx, j.Backup, func(b *job.Backup) error {
-		if !b.Status.Running() {
+		late := made && j.Kind == job.KindBackup && b.Status == job.BackupFailed
+		if !b.Status.Running() && !late {
 			return errSame // it was told before, or given up
 		}
 		b.Updated, b.Job = s.now(), ""
-		if r.State != job.Done || r.Result == nil {
+		if !made {
 			b.Status, b.Fault = job.BackupFailed, cmp.Or(r.Fault, "the agent did not say what it made")
 			b.RepoID = ""
 			return nil
 		}
-		b.Status, b.Result = job.BackupCompleted, *r.Result
+		b.Status, b.Fault, b.Result = job.BackupCompleted, "", *r.Result
 		b.CouchDBVersion = cmp.Or(r.CouchDBVersion, b.CouchDBVersion)
 		if j.Kind == job.KindAdopt {
 			b.Status = job.BackupRestored
@@ -350,9 +373,25 @@ func (s *Server) endBackup(ctx context.Context, j *job.Job, r job.Report) error 
 		return nil
 	})
 	if errors.Is(err, bus.ErrNotFound) {
+		if made && j.Kind == job.KindBackup {
+			return s.discard(ctx, j, r.Result.RepoID)
+		}
 		return nil
 	}
 	return err
+}
+
+// discard begins to remove what a job made of a backup that was deleted meanwhile. It
+// can be repeated: the id of the job is made of the first one's.
+func (s *Server) discard(ctx context.Context, of *job.Job, repoID string) error {
+	if of.Spec.Repository.Storage != "" { // the token for it is gone
+		s.log.WarnContext(ctx, "a backup was made after it had been deleted, and stays where it is stored", "backup", of.Backup,
+			"repository", of.Spec.Repository.Storage, "in_repository", of.Spec.RepoName+"/"+repoID)
+		return nil
+	}
+	j := &job.Job{ID: uuid.NewSHA1(namespace, []byte("discard/"+of.ID)).String(), Kind: job.KindDeleteBackup, Agent: of.Agent, Project: of.Project,
+		Backup: of.Backup, Spec: job.Spec{RepoName: of.Spec.RepoName, RepoID: repoID, Repository: of.Spec.Repository}}
+	return s.enqueue(ctx, j)
 }
 
 // endDelete removes a backup from the catalog, or says why its objects remain.
@@ -361,6 +400,9 @@ func (s *Server) endDelete(ctx context.Context, j *job.Job, r job.Report) error 
 		return s.backups.remove(ctx, j.Backup)
 	}
 	_, err := s.backups.update(ctx, j.Backup, func(b *job.Backup) error {
+		if b.Job != j.ID {
+			return errSame // it was told before
+		}
 		b.Status, b.Fault, b.Job, b.Updated = job.BackupDeleteFailed, r.Fault, "", s.now()
 		return nil
 	})
@@ -388,14 +430,14 @@ func (s *Server) endProve(ctx context.Context, j *job.Job, r job.Report) error {
 
 // giveUp ends a job without its agent, which is told at its next report.
 func (s *Server) giveUp(ctx context.Context, id, why string) error {
-	j, err := s.jobs.get(ctx, id)
+	k, err := s.jobs.read(ctx, id)
 	if errors.Is(err, bus.ErrNotFound) {
 		return nil
 	}
-	if err != nil || j.State.Ended() {
+	if err != nil || k.doc.State.Ended() {
 		return err
 	}
-	return s.end(ctx, j, job.Report{State: job.Failed, Fault: why, At: j.At})
+	return s.end(ctx, k.doc, job.Report{State: job.Failed, Fault: why, At: k.doc.At})
 }
 
 // Prove begins a restore test of a backup and returns the id of its job.
