@@ -52,6 +52,7 @@ type server struct {
 	ends     map[string][]job.Report // accepted last reports
 	reports  map[string]int          // others
 	stop     map[string]bool         // jobs that are to be stopped
+	stopped  []job.Report            // that were answered by stop
 }
 
 func newServer(t testing.TB) *server {
@@ -133,6 +134,7 @@ func (s *server) claimed(c *job.Claim) job.ClaimReply {
 func (s *server) reported(r *job.Report) job.ReportReply {
 	j := s.jobs[r.Job]
 	if j == nil || r.Session != s.session || r.Session != j.Session || j.State.Ended() || s.stop[r.Job] {
+		s.stopped = append(s.stopped, *r)
 		return job.ReportReply{Verdict: job.Stop}
 	}
 	j.At = r.At

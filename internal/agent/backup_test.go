@@ -228,6 +228,31 @@ func TestStop(t *testing.T) {
 	}
 }
 
+// A server stops a job whose backup is stored already: it is told.
+func TestStoppedTooLate(t *testing.T) {
+	s, w := newServer(t), newWorld(t)
+	began, gate := w.path("began"), w.path("gate")
+	s.start(w, copyFixture(t), func(o *agent.Options) {
+		o.HookAfter = "touch " + began + "; until [ -e " + gate + " ]; do sleep 0.05; done"
+	})
+	j := backupJob(t)
+	id := s.submit(j)
+	await(t, func() bool { _, err := os.Stat(began); return err == nil })
+	s.mu.Lock()
+	s.stop[id] = true
+	s.mu.Unlock()
+	s.until("a report that is answered by stop", func() bool { return len(s.stopped) > 0 })
+	if err := os.WriteFile(gate, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.until("the last report", func() bool {
+		last := s.stopped[len(s.stopped)-1]
+		return last.State == job.Done && last.Result != nil
+	})
+	s.until("the job's end", func() bool { return len(s.hello.Running) == 0 })
+	verify(t, w.repo(t), j.Backup)
+}
+
 // An agent that ends in the middle of a job says nothing; the next one does it.
 func TestLeftToTheNextStart(t *testing.T) {
 	s, w := newServer(t), newWorld(t)

@@ -137,7 +137,8 @@ func (a *agent) work(ctx context.Context, w *work) {
 }
 
 // reported does a job while its progress is reported. The error is errStopped if a
-// server wants that no more is said.
+// server wants that no more is said, and the job was not done by then: what is made is
+// told all the same.
 func (a *agent) reported(ctx context.Context, w *work) (*job.Report, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -147,7 +148,7 @@ func (a *agent) reported(ctx context.Context, w *work) (*job.Report, error) {
 	stopped := errors.Is(context.Cause(ctx), errStopped)
 	cancel(nil)
 	reports.Wait() // so that none comes after the last one
-	if stopped {
+	if stopped && err != nil {
 		return nil, errStopped
 	}
 	return report, err
