@@ -5,6 +5,16 @@
 //
 //	cmd/slipcover      main only: arguments in, exit code out
 //	internal/cli       a file per command; flags, output, exit codes
+//	internal/trove     OpenStack Trove's REST API over server
+//	internal/admin     our own REST API, for what Trove's lacks
+//	internal/httpd     listener, TLS, and what stands around handlers
+//	internal/server    catalog, who does which job, schedules, quotas
+//	internal/agent     does the jobs of a node with the engines
+//	internal/access    who asks: Keystone's tokens or our own
+//	internal/bus       NATS: tables with revisions, queues, requests between agents and servers
+//	internal/schedule  when a schedule fires, and what to do about it
+//	internal/job       documents of the service, and what agents and servers say
+//	internal/sdnotify  tells systemd how a service is doing
 //	internal/backup    full and incremental backups of a node
 //	internal/restore   a backup back to files, to a new instance, or verified
 //	internal/repo      the repository format: segments, manifests, keys, locks, prune, check, copies
