@@ -117,6 +117,7 @@ func (s *Server) Join(ctx context.Context, n Joining) (*Joined, error) {
 	if err != nil {
 		return nil, err
 	}
+	tidyHello(&n.Hello)
 	id := newID()
 	jwt, err := s.cfg.Bus.Issue(ctx, id, n.PublicKey)
 	if err != nil && !errors.Is(err, bus.ErrNoIssuer) {
@@ -277,6 +278,7 @@ func (s *Server) greet(ctx context.Context, agent string, h job.Hello) (job.Hell
 	if err != nil {
 		return job.HelloReply{}, err
 	}
+	tidyHello(&h)
 	now := s.now()
 	s.live.mu.Lock()
 	s.live.hellos[agent] = heard{h, now}

@@ -242,9 +242,10 @@ func (s *Server) Databases(ctx context.Context, who *access.Caller, id string) (
 	}
 	var a job.Answer
 	if err := json.Unmarshal(b, &a); err != nil {
-		return nil, err
+		return nil, &Error{Unavailable, "The agent of the instance does not answer as it should.", err}
 	}
 	if a.Fault != "" {
+		tidy(maxSentence, &a.Fault)
 		return nil, refuse(Unavailable, "The databases can't be listed: %s.", a.Fault)
 	}
 	return a.Databases, nil

@@ -179,6 +179,7 @@ func (s *Server) Jobs(who *access.Caller) []*job.Job {
 
 // claim decides whether an agent's process does a job.
 func (s *Server) claim(ctx context.Context, agent string, c job.Claim) (job.ClaimReply, error) {
+	tidy(maxName, &c.Session) // as that of the hello
 	a, err := s.agents.get(ctx, agent)
 	if err != nil {
 		return job.ClaimReply{}, err
@@ -233,6 +234,8 @@ var errDrop = errors.New("drop")
 
 // report takes in what an agent says of a job.
 func (s *Server) report(ctx context.Context, agent string, r job.Report) (job.ReportReply, error) {
+	tidy(maxName, &r.Session) // as that of the hello
+	tidyReport(&r)
 	stop := job.ReportReply{Verdict: job.Stop}
 	j, err := s.jobs.get(ctx, r.Job)
 	its := func() bool { return j.Agent == agent && !j.State.Ended() && j.Session == r.Session }

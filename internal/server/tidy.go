@@ -1,0 +1,106 @@
+package server
+
+import (
+	"math"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"filippo.io/age"
+
+	"github.com/slipcover/slipcover/internal/job"
+)
+
+// What an agent says is stored, shown and counted, so it is brought into bounds first:
+// an agent may be anybody who stole one's credentials.
+const (
+	maxSentence = 1000 // bytes
+	maxPlace    = 4096 // bytes of a URL
+	maxName     = 255  // bytes
+	maxNotes    = 50   // notes of a backup
+	maxSeen     = 1000 // instances, and jobs, of an agent
+)
+
+func tidyHello(h *job.Hello) {
+	tidy(maxName, &h.Session, &h.Version, &h.Host, &h.Address)
+	tidyRepository(&h.Repository)
+	if _, err := age.ParseX25519Recipient(h.Recipient); err != nil {
+		h.Recipient = ""
+	}
+	h.FreeBytes = max(h.FreeBytes, 0)
+	h.Instances, h.Running = h.Instances[:min(len(h.Instances), maxSeen)], h.Running[:min(len(h.Running), maxSeen)]
+	for i := range h.Instances {
+		seen := &h.Instances[i]
+		tidy(maxName, &seen.Instance)
+		tidyVersion(&seen.Version)
+		seen.UsedBytes, seen.Databases = max(seen.UsedBytes, 0), max(seen.Databases, 0)
+	}
+	for i := range h.Running {
+		tidy(maxName, &h.Running[i])
+	}
+}
+
+func tidyReport(r *job.Report) {
+	tidy(maxSentence, &r.Fault)
+	tidy(maxPlace, &r.URL)
+	tidyVersion(&r.CouchDBVersion)
+	tidyNumbers(&r.At.Files, &r.At.FilesDone, &r.At.Bytes, &r.At.BytesDone, &r.At.Stored)
+	if r.Repository != nil {
+		tidyRepository(r.Repository)
+	}
+	if v := r.Result; v != nil {
+		tidy(maxName, &v.RepoID, &v.Type, &v.Checksum)
+		tidy(maxPlace, &v.LocationRef)
+		tidyNumbers(&v.Size, &v.Stored)
+		v.Databases, v.Damage = max(v.Databases, 0), max(v.Damage, 0)
+		v.Notes = v.Notes[:min(len(v.Notes), maxNotes)]
+		for i := range v.Notes {
+			tidy(maxSentence, &v.Notes[i])
+		}
+	}
+	if p := r.Proof; p != nil {
+		tidy(maxSentence, &p.Problem)
+		p.Databases, p.Took = max(p.Databases, 0), max(p.Took, 0)
+	}
+}
+
+func tidyRepository(r *job.Repository) {
+	tidy(maxPlace, &r.URL)
+	tidy(maxName, &r.ID)
+	r.Storage, r.Recipients = "", nil // which only servers say
+}
+
+func tidyNumbers(numbers ...*int64) {
+	for _, n := range numbers {
+		*n = min(max(*n, 0), math.MaxInt64/2) // so that they can be rounded up
+	}
+}
+
+// tidyVersion leaves nothing of what can't be the version of a CouchDB.
+func tidyVersion(version *string) {
+	if len(*version) > 40 || strings.ContainsFunc(*version, func(r rune) bool {
+		return !(r < utf8.RuneSelf && (unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune(".+-_", r)))
+	}) {
+		*version = ""
+	}
+}
+
+// tidy makes texts one line each of what can be printed, of at most so many bytes.
+func tidy(most int, texts ...*string) {
+	for _, text := range texts {
+		t := *text
+		if len(t) > most {
+			end := most - len("…")
+			for !utf8.RuneStart(t[end]) {
+				end--
+			}
+			t = t[:end] + "…"
+		}
+		*text = strings.Map(func(r rune) rune {
+			if !unicode.IsPrint(r) {
+				return ' '
+			}
+			return r
+		}, t)
+	}
+}
