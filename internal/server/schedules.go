@@ -69,7 +69,7 @@ func (s *Server) UpdateSchedule(ctx context.Context, who *access.Caller, id stri
 		if err := change(c); err != nil {
 			return err
 		}
-		c.ID, c.Project, c.Created, c.Updated = was.ID, was.Project, was.Created, s.now()
+		c.ID, c.Project, c.Instance, c.Created, c.Updated = was.ID, was.Project, was.Instance, was.Created, s.now()
 		if c.Cron == was.Cron && c.TimeZone == was.TimeZone && c.Enabled == was.Enabled && c.ProveCron == was.ProveCron {
 			c.Next, c.ProveNext = was.Next, was.ProveNext
 			return s.checkFields(c)
@@ -169,7 +169,8 @@ func (s *Server) Tick(ctx context.Context) error {
 		if c.Enabled && !c.ProveNext.IsZero() && !c.ProveNext.After(now) {
 			proofs = append(proofs, c)
 		}
-		if c.Last.Outcome == firing && now.Sub(c.Updated) > acceptFor {
+		// Later than the sweep, which lets go the instance that a dead server held for it.
+		if c.Last.Outcome == firing && now.Sub(c.Updated) > 2*acceptFor {
 			unfinished = append(unfinished, c)
 		}
 		return true
@@ -254,6 +255,8 @@ func (s *Server) start(ctx context.Context, c *job.Schedule) error {
 			Instance: c.Instance, id: c.Last.Backup, schedule: c.ID})
 		var refusal *Error
 		switch {
+		case isKind(err, Unavailable): // not refused: it is tried again
+			return err
 		case errors.As(err, &refusal):
 			outcome = refusal.Message
 			s.log.WarnContext(ctx, "a scheduled backup was refused", "schedule", c.Name, "instance", c.Instance, "err", err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/slipcover/slipcover/internal/bus"
 	"github.com/slipcover/slipcover/internal/job"
 )
 
@@ -72,27 +73,46 @@ func (s *Server) sweepHolds(ctx context.Context) error {
 	var held []*job.Instance
 	now := s.now()
 	s.instances.all(func(_ string, i *job.Instance) bool {
-		if i.Job != "" && now.Sub(i.Updated) > acceptFor && s.over(i.Job) {
+		if i.Job != "" && now.Sub(i.Updated) > acceptFor && s.seemsOver(i.Job) {
 			held = append(held, i)
 		}
 		return true
 	})
 	var errs []error
 	for _, i := range held {
+		if over, err := s.over(ctx, i.Job); err != nil || !over {
+			errs = append(errs, err)
+			continue
+		}
 		s.log.WarnContext(ctx, "an instance was held by a job that isn't there", "instance", i.ID, "job", i.Job)
 		errs = append(errs, s.free(ctx, &job.Job{ID: i.Job, Instance: i.ID}, func(i *job.Instance) {
-			if i.Status == job.InstanceBuild {
+			switch i.Status {
+			case job.InstanceBuild:
 				i.Status, i.Fault = job.InstanceFailed, &job.Fault{Message: "the server died before the job was handed to an agent", Created: now}
+			case job.InstanceShutdown:
+				i.Status, i.Fault = job.InstanceError, &job.Fault{Message: "the server died before the job was handed to an agent: delete it again", Created: now}
 			}
 		}))
 	}
 	return errors.Join(errs...)
 }
 
-// over reports whether nothing more will come of a job.
-func (s *Server) over(id string) bool {
+// seemsOver reports whether nothing more will come of a job, as far as is known here.
+func (s *Server) seemsOver(id string) bool {
 	j := s.jobs.have(id)
 	return j == nil || j.State.Ended()
+}
+
+// over is seemsOver by the table, since this server may not have heard of a job yet.
+func (s *Server) over(ctx context.Context, id string) (bool, error) {
+	if id == "" {
+		return true, nil
+	}
+	k, err := s.jobs.read(ctx, id)
+	if errors.Is(err, bus.ErrNotFound) {
+		return true, nil
+	}
+	return err == nil && k.doc.State.Ended(), err
 }
 
 // sweepBackups fails backups that no job makes, and goes on with deletions that no job
@@ -101,15 +121,22 @@ func (s *Server) sweepBackups(ctx context.Context) error {
 	var stuck []*job.Backup
 	now := s.now()
 	s.backups.all(func(_ string, b *job.Backup) bool {
-		if (b.Status.Running() || b.Status == job.BackupDeleting) && now.Sub(b.Updated) > acceptFor && s.over(b.Job) {
+		if (b.Status.Running() || b.Status == job.BackupDeleting) && now.Sub(b.Updated) > acceptFor && s.seemsOver(b.Job) {
 			stuck = append(stuck, b)
 		}
 		return true
 	})
 	var errs []error
 	for _, b := range stuck {
+		was := b.Job
+		if over, err := s.over(ctx, b.Job); err != nil || !over {
+			errs = append(errs, err)
+			continue
+		}
 		_, err := s.backups.update(ctx, b.ID, func(b *job.Backup) error {
 			switch {
+			case b.Job != was:
+				return errSame // it has another job by now
 			case b.Status.Running():
 				b.Status, b.Fault, b.RepoID = job.BackupFailed, "the server died before the job was handed to an agent", ""
 			case b.Status == job.BackupDeleting:
@@ -120,7 +147,9 @@ func (s *Server) sweepBackups(ctx context.Context) error {
 			b.Job, b.Updated = "", now
 			return nil
 		})
-		errs = append(errs, err)
+		if !errors.Is(err, bus.ErrNotFound) {
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }
