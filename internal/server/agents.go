@@ -138,6 +138,9 @@ func (s *Server) Join(ctx context.Context, n Joining) (*Joined, error) {
 		return true
 	})
 	instance, err := s.giveNode(ctx, a, there)
+	if isKind(err, Conflict) { // it is nobody's
+		return nil, errors.Join(err, s.removeAgent(ctx, id, ""))
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -151,26 +154,39 @@ func (s *Server) Join(ctx context.Context, n Joining) (*Joined, error) {
 }
 
 // nodeOf returns the id of the instance that was there for the node of an agent that
-// joins, or "". Its name in repositories must not be another node's.
+// joins, or "". Its name in repositories must not be another project's, nor have been
+// as long as that has backups: who has a name can take in and remove what is stored
+// under it.
 func (s *Server) nodeOf(n Joining) (id string, err error) {
 	s.instances.all(func(_ string, i *job.Instance) bool {
 		switch {
-		case i.Made || i.RepoName != n.Name:
-		case i.Project == n.Project:
+		case i.RepoName != n.Name:
+		case i.Project == n.Project && !i.Made:
 			id = i.ID
 		default:
-			err = refuse(Conflict, "There is a node %q already: give this one another name by its setting instance.", n.Name)
+			err = nameTaken(n.Name)
+		}
+		return err == nil
+	})
+	s.backups.all(func(_ string, b *job.Backup) bool {
+		if b.RepoName == n.Name && b.Project != n.Project {
+			err = nameTaken(n.Name)
 		}
 		return err == nil
 	})
 	return id, err
 }
 
+func nameTaken(name string) error {
+	return refuse(Conflict, "There is a node %q already, or there are backups of one: give this one another name by its setting instance.", name)
+}
+
 // giveNode makes an agent's node an instance, or gives it the one that was there. The
-// id is made of project and name, so that two joins at once make one.
+// id is made of the name, so that of two joins at once, of one project or two, one
+// makes it.
 func (s *Server) giveNode(ctx context.Context, a *job.Agent, id string) (string, error) {
 	if id == "" {
-		id = uuid.NewSHA1(namespace, []byte("node/"+a.Project+"/"+a.Name)).String()
+		id = uuid.NewSHA1(namespace, []byte("node/"+a.Name)).String()
 		now := s.now()
 		i := &job.Instance{ID: id, Name: a.Name, Project: a.Project, Agent: a.ID, RepoName: a.Name, Status: job.InstanceActive,
 			Flavor: defaultFlavor, Address: a.Hello.Address, CouchDBVersion: s.cfg.Version, Created: now, Updated: now}
@@ -183,6 +199,9 @@ func (s *Server) giveNode(ctx context.Context, a *job.Agent, id string) (string,
 		}
 	}
 	_, err := s.instances.update(ctx, id, func(i *job.Instance) error {
+		if i.Project != a.Project {
+			return nameTaken(a.Name)
+		}
 		i.Agent, i.Updated = a.ID, s.now()
 		return nil
 	})

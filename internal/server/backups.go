@@ -8,6 +8,7 @@ import (
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/bus"
 	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/manifest"
 )
 
 // BackupFilter says which backups to list. The zero value is the first page of the
@@ -326,11 +327,18 @@ func (s *Server) AdoptBackup(ctx context.Context, who *access.Caller, a Adoption
 	if !ok {
 		return nil, refuse(Invalid, "The location must be the one that a backup of Slipcover shows, …/backups/INSTANCE/ID/manifest.json.zst.age.")
 	}
+	own := s.cfg.OwnSwift && who.SwiftURL != "" && strings.HasPrefix(place, who.SwiftURL+"/")
+	if own && strings.Contains(place, "?") {
+		return nil, refuse(Invalid, "The location of a backup in Swift has no parameters.")
+	}
+	if err := s.adoptable(who, repoName, repoID, own); err != nil {
+		return nil, err
+	}
 	now := s.now()
 	b := &job.Backup{ID: newID(), Name: a.Name, Description: a.Description, Project: who.Project, Status: job.BackupNew, RepoName: repoName, Created: now, Updated: now}
 	b.RepoID = repoID
 	var secrets job.Secrets
-	if s.cfg.OwnSwift && who.SwiftURL != "" && strings.HasPrefix(place, who.SwiftURL+"/") {
+	if own {
 		b.Repository = job.Repository{URL: "swift://" + strings.TrimPrefix(place, who.SwiftURL+"/"), Storage: who.SwiftURL}
 		secrets.Token = who.Token.Reveal()
 	} else if who.Token != "" && s.cfg.OwnSwift {
@@ -352,6 +360,30 @@ func (s *Server) AdoptBackup(ctx context.Context, who *access.Caller, a Adoption
 		return nil, err
 	}
 	return b, s.enqueue(ctx, j)
+}
+
+// adoptable refuses a stored backup that is in the catalog already, since deleting one of
+// the two would empty the other, and one of another project's node: agents of several
+// projects may share a repository. What is in the caller's own Swift account is his.
+func (s *Server) adoptable(who *access.Caller, repoName, repoID string, own bool) (err error) {
+	other := refuse(NotFound, "Project %s has no backup at that location.", who.Project)
+	s.instances.all(func(_ string, i *job.Instance) bool {
+		if !own && i.RepoName == repoName && i.Project != who.Project {
+			err = other
+		}
+		return err == nil
+	})
+	s.backups.all(func(_ string, b *job.Backup) bool {
+		switch {
+		case b.RepoName != repoName:
+		case b.Project != who.Project && !own:
+			err = other
+		case b.Project == who.Project && b.RepoID == repoID:
+			err = refuse(Conflict, "The backup at that location is there already, as %s.", b.ID)
+		}
+		return err == nil
+	})
+	return err
 }
 
 // adopterOf returns an agent of the project that can read a place.
@@ -380,7 +412,8 @@ func splitLocation(location string) (place, repoName, repoID string, ok bool) {
 	if parameters {
 		place += "?" + query
 	}
-	return place, parts[n-3], parts[n-2], true
+	repoName, repoID = parts[n-3], parts[n-2]
+	return place, repoName, repoID, manifest.ValidInstance(repoName) && manifest.BackupID(repoID).Valid()
 }
 
 // majorMinor is the datastore version of a CouchDB version: 3.5 of 3.5.0.

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/slipcover/slipcover/internal/bus"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/server"
 )
@@ -57,4 +58,58 @@ func TestAnAgentThatLies(t *testing.T) {
 		len(got.LocationRef) > 4096, got.CouchDBVersion != i.CouchDBVersion && got.CouchDBVersion != "3.5.0", got.Repository.Storage != "":
 		t.Errorf("stored of a report: %+v", got)
 	}
+}
+
+// What is stored under a name is of the project whose node has or had it.
+func TestStoredBackupsOfOtherProjects(t *testing.T) {
+	b := openBus(t)
+	s := start(t, b, server.Config{})
+	p := join(t, s, "db1", "p")
+	join(t, s, "db2", "q")
+	const id = "0199aaaa-0000-7000-8000-000000000001"
+	ctx := t.Context()
+	adoption := server.Adoption{Name: "n", Location: "file:///backups/backups/db1/" + id + "/manifest.json.zst.age"}
+	if _, err := s.AdoptBackup(ctx, who("q"), adoption); kindOf(err) != server.NotFound {
+		t.Errorf("a backup of another project's node: %v, want NotFound", err)
+	}
+	mine := backUp(t, s, p, "p", id, server.NewBackup{})
+	if _, err := s.AdoptBackup(ctx, who("p"), adoption); kindOf(err) != server.Conflict {
+		t.Errorf("a backup that is in the catalog: %v, want Conflict", err)
+	}
+	if err := s.DeleteInstance(ctx, who("p"), p.node); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.AdoptBackup(ctx, who("q"), adoption); kindOf(err) != server.NotFound {
+		t.Errorf("a backup of another project: %v, want NotFound", err)
+	}
+	if _, err := s.Join(ctx, server.Joining{Name: "db1", Project: "q", PublicKey: "UX"}); kindOf(err) != server.Conflict {
+		t.Errorf("a node by the name of another project's backups: %v, want Conflict", err)
+	}
+	if err := s.DeleteBackup(ctx, who("p"), mine.ID); err != nil {
+		t.Fatal(err)
+	}
+	p.do(job.KindDeleteBackup, job.Report{State: job.Done})
+	for _, bad := range []string{"../db1/" + id, "db9/../db1/" + id, "db1/r1", "db1/" + strings.ToUpper(id)} {
+		adoption.Location = "file:///backups/backups/" + bad + "/manifest.json.zst"
+		if _, err := s.AdoptBackup(ctx, who("q"), adoption); kindOf(err) != server.Invalid {
+			t.Errorf("%s: %v, want Invalid", bad, err)
+		}
+	}
+}
+
+// Of two projects that join a node by one name at once, at two servers, one gets it.
+func TestOneNameForTwoProjects(t *testing.T) {
+	b := openBus(t)
+	var late lags
+	s1, s2 := start(t, b, server.Config{}), startOver(t, b, server.Config{}, late.wrap)
+	late.hold(t)
+	_, public, err := bus.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	join(t, s1, "db1", "p")
+	if _, err := s2.Join(t.Context(), server.Joining{Name: "db1", Project: "q", PublicKey: public}); kindOf(err) != server.Conflict {
+		t.Errorf("%v, want Conflict", err)
+	}
+	eventually(t, "no agent is left", func() bool { return len(s1.Agents()) == 1 })
 }
