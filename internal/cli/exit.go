@@ -39,7 +39,7 @@ var (
 	exitKey         = exit{7, "key", "the key that reads is missing, gone or not the right one, or the repository's recipients are not the accepted ones"}
 	exitDenied      = exit{8, "denied", "permission denied"}
 	exitFull        = exit{9, "full", "no room left in the storage or at the target"}
-	exitUnavailable = exit{10, "unavailable", "the storage cannot be reached"}
+	exitUnavailable = exit{10, "unavailable", "the storage, or the server of the service, cannot be reached"}
 	exitRefused     = exit{11, "target", "the target refuses: not empty, in use, or there already; a backup is pinned or protected"}
 	exitInterrupt   = exit{130, "interrupted", "stopped by SIGINT (Ctrl-C)"}
 	exitTerminate   = exit{143, "terminated", "stopped by SIGTERM"}
@@ -105,7 +105,7 @@ func exitOf(err error) exit {
 			return exitTerminate
 		}
 		return exitInterrupt
-	case is(errUsage, node.ErrNotFound, repo.ErrAmbiguous, repo.ErrNotRecipient, repo.ErrLastRecipient, repo.ErrNotEncrypted, restore.ErrOptions):
+	case is(errUsage, node.ErrNotFound, repo.ErrAmbiguous, repo.ErrNotRecipient, repo.ErrLastRecipient, repo.ErrNotEncrypted, restore.ErrOptions, backup.ErrOptions):
 		return exitUsage
 	case is(errDamaged, backup.ErrDamaged):
 		return exitDamaged
@@ -113,7 +113,7 @@ func exitOf(err error) exit {
 		return exitKey
 	case is(repo.ErrLocked, repo.ErrLockLost):
 		return exitLocked
-	case is(errTarget, repo.ErrExists, restore.ErrNotEmpty, restore.ErrUnfinished, restore.ErrInUse, repo.ErrPinned, storage.ErrRetained):
+	case is(errTarget, repo.ErrExists, repo.ErrIDUsed, restore.ErrNotEmpty, restore.ErrUnfinished, restore.ErrInUse, repo.ErrPinned, storage.ErrRetained):
 		return exitRefused
 	case is(storage.ErrFull) || isDiskFull(err):
 		return exitFull
@@ -125,7 +125,7 @@ func exitOf(err error) exit {
 		return exitProblem
 	case is(couchfile.ErrCorrupt, couchfile.ErrNoHeader, couchfile.ErrNotDatabase, couchfile.ErrUnsupportedVersion, couchfile.ErrMissing):
 		return exitProblem
-	case is(errMissing, repo.ErrNoRepository, repo.ErrNoBackup, node.ErrNoData, backup.ErrNothing, restore.ErrNoSuchDB, couchfile.ErrNotFound, couchfile.ErrDeleted, fs.ErrNotExist):
+	case is(errMissing, repo.ErrNoRepository, repo.ErrNoBackup, restore.ErrNoInstance, node.ErrNoData, backup.ErrNothing, restore.ErrNoSuchDB, couchfile.ErrNotFound, couchfile.ErrDeleted, fs.ErrNotExist):
 		return exitNotFound
 	}
 	return exitError

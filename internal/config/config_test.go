@@ -81,6 +81,13 @@ func TestExampleIsTheDefaults(t *testing.T) {
 	}
 }
 
+func TestEmptyText(t *testing.T) {
+	c, err := load(Options{File: write(t, "owner: ''\ninstance: \"\"\n")})
+	if err != nil || c.Owner != "" || c.Instance != "db1" {
+		t.Errorf("%+v, %v", c, err)
+	}
+}
+
 // Each commented setting of the example, uncommented, must load as well.
 func TestExampleValuesLoad(t *testing.T) {
 	for _, k := range Keys() {

@@ -100,7 +100,7 @@ func (f *yamlFile) add(s *ast.MappingValueNode) error {
 func scalar(n ast.Node) (text string, ok bool) {
 	switch n := n.(type) {
 	case *ast.StringNode:
-		text = n.Value
+		return n.Value, true // '' is a text too
 	case *ast.LiteralNode:
 		text = n.Value.Value
 	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.InfinityNode, *ast.NanNode:

@@ -385,6 +385,9 @@ func (s *strand) limits(args ...string) {
 // real agents, a real CouchDB, Swift and Keystone behind it. What came of each command is
 // testdata/clients.txt.
 func TestStockClients(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs clients that take seconds each")
+	}
 	troveBin, openstackBin := testenv.Tool(t, "trove"), testenv.Tool(t, "openstack")
 	swift, keystone := testenv.SwiftKeystone(t)
 	couch := testenv.CouchDB(t, testenv.Options{})
