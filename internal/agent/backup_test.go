@@ -344,7 +344,8 @@ func TestDeleteAndAdopt(t *testing.T) {
 	j := backupJob(t)
 	made := s.do(j)
 	spec := job.Spec{RepoName: nodeName, RepoID: made.Result.RepoID, Repository: *made.Repository}
-	adopted := s.do(job.Job{Kind: job.KindAdopt, Spec: spec})
+	adopted := s.do(job.Job{Kind: job.KindAdopt, Project: "p", Spec: spec})
+	s.fail(job.Job{Kind: job.KindAdopt, Project: "q", Spec: spec}, "another project")
 	if adopted.Result.Checksum != made.Result.Checksum || adopted.Result.LocationRef != made.Result.LocationRef || adopted.Repository.ID != made.Repository.ID {
 		t.Errorf("got %+v, want %+v", adopted.Result, made.Result)
 	}

@@ -52,6 +52,11 @@ func (a *agent) adopt(ctx context.Context, w *work) (*job.Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	// The agents of several projects may share a repository; who has a Swift account has
+	// what is in it.
+	if of := rec.Labels[job.LabelProject]; of != "" && of != w.job.Project && w.job.Spec.Repository.Storage == "" {
+		return nil, errors.New("the backup is another project's")
+	}
 	return &job.Report{Result: resultOf(r, w.job.Spec.Repository, rec, nil), Repository: whereIs(r, w.job.Spec.Repository), CouchDBVersion: rec.CouchDBVersion}, nil
 }
 
