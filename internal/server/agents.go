@@ -40,10 +40,22 @@ func (l *liveAgents) set(id string, p job.Progress) {
 	l.progress[id] = p
 }
 
-func (l *liveAgents) forget(id string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.progress, id)
+// jobChanged forgets a job that has ended, whichever server ended it.
+func (l *liveAgents) jobChanged(id string, _, now *job.Job) {
+	if now == nil || now.State.Ended() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.progress, id)
+	}
+}
+
+// agentChanged forgets an agent that is gone.
+func (l *liveAgents) agentChanged(id string, _, now *job.Agent) {
+	if now == nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.hellos, id)
+	}
 }
 
 func (l *liveAgents) progressOf(j *job.Job) job.Progress {

@@ -16,3 +16,10 @@ func WrapTables(s *Server, wrap func(name string, t Table) Table) {
 		*t = wrap(name, *t)
 	}
 }
+
+// Remembered counts what a server remembers of agents and of running jobs.
+func Remembered(s *Server) (agents, jobs int) {
+	s.live.mu.Lock()
+	defer s.live.mu.Unlock()
+	return len(s.live.hellos), len(s.live.progress)
+}

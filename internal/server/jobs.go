@@ -338,7 +338,6 @@ func (s *Server) end(ctx context.Context, j *job.Job, r job.Report) error {
 		ended = j
 		return nil
 	})
-	s.live.forget(j.ID)
 	if errors.Is(err, bus.ErrNotFound) {
 		return nil
 	}

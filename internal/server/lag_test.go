@@ -67,3 +67,30 @@ func TestAnInstanceIsLetGoByAServerThatLags(t *testing.T) {
 		t.Errorf("held after the end of the job: %+v", i)
 	}
 }
+
+// What a server heard of a job or an agent goes when another one ends it.
+func TestNothingIsRememberedForEver(t *testing.T) {
+	b := openBus(t)
+	s := start(t, b, server.Config{})
+	p := join(t, s, "db1", "p")
+	bk, err := s.CreateBackup(t.Context(), who("p"), server.NewBackup{Name: "n", Instance: p.node})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bk.Created != bk.Created.Round(0) {
+		t.Error("a stored time has what the table doesn't keep")
+	}
+	d, _ := p.next()
+	p.report(job.Report{Job: d.Job, State: job.Running, At: job.Progress{Bytes: 1}})
+	if agents, jobs := server.Remembered(s.Server); agents != 1 || jobs != 1 {
+		t.Fatalf("remembered: %d agents, %d jobs", agents, jobs)
+	}
+	other := start(t, b, server.Config{})
+	if err := other.RemoveAgent(t.Context(), p.id); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "all is forgotten", func() bool {
+		agents, jobs := server.Remembered(s.Server)
+		return agents+jobs == 0
+	})
+}

@@ -93,8 +93,8 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	var errs [7]error
 	s.instances, errs[0] = openShelf[job.Instance](ctx, cfg.Bus, "instances", cfg.Log, nil)
 	s.backups, errs[1] = openShelf(ctx, cfg.Bus, "backups", cfg.Log, s.index.changed)
-	s.jobs, errs[2] = openShelf[job.Job](ctx, cfg.Bus, "jobs", cfg.Log, nil)
-	s.agents, errs[3] = openShelf[job.Agent](ctx, cfg.Bus, "agents", cfg.Log, nil)
+	s.jobs, errs[2] = openShelf(ctx, cfg.Bus, "jobs", cfg.Log, s.live.jobChanged)
+	s.agents, errs[3] = openShelf(ctx, cfg.Bus, "agents", cfg.Log, s.live.agentChanged)
 	s.schedules, errs[4] = openShelf[job.Schedule](ctx, cfg.Bus, "schedules", cfg.Log, nil)
 	s.strategies, errs[5] = openShelf[job.Strategy](ctx, cfg.Bus, "strategies", cfg.Log, nil)
 	s.quotas, errs[6] = openShelf[job.Quota](ctx, cfg.Bus, "quotas", cfg.Log, nil)
@@ -193,7 +193,10 @@ func (s *Server) readies() []readiness {
 		{"schedules", s.schedules.ready}, {"strategies", s.strategies.ready}, {"quotas", s.quotas.ready}}
 }
 
-func (s *Server) now() time.Time { return s.cfg.Now().UTC() }
+// now is without the reading of the monotonic clock, which the table doesn't keep: with
+// it times would be in one order here and in another one read back, once the clock was
+// set.
+func (s *Server) now() time.Time { return s.cfg.Now().UTC().Round(0) }
 
 // newID returns a UUID of version 7: ids sort by the time of their making.
 func newID() string { return uuid.Must(uuid.NewV7()).String() }
