@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nuid"
@@ -13,6 +14,9 @@ import (
 
 // failed is the header of an answer that is an Error, as JSON.
 const failed = "Slipcover-Error"
+
+// lastAnswers is how long the answers may take that are under way when all ends.
+const lastAnswers = 5 * time.Second
 
 // Serve answers the requests of agents until ctx ends, and returns when the last
 // answer was sent. Of the servers that serve, one gets each request. The agent is the one
@@ -32,16 +36,19 @@ func (b *Bus) Serve(ctx context.Context, fn func(ctx context.Context, agent, ver
 }
 
 // serve calls fn with each message on a subject until ctx ends, then with those
-// that have come already.
+// that have come already. What isn't done lastAnswers later is cut off: who asked asks
+// again.
 func serve(ctx context.Context, nc *nats.Conn, subject, queue string, fn func(context.Context, *nats.Msg)) error {
 	var running sync.WaitGroup
 	slots := make(chan struct{}, handlers)
 	done := make(chan struct{})
+	all, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
 	handle := func(m *nats.Msg) {
 		slots <- struct{}{}
 		running.Go(func() {
 			defer func() { <-slots }()
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
+			ctx, cancel := context.WithTimeout(all, requestTimeout)
 			defer cancel()
 			fn(ctx, m)
 		})
@@ -58,8 +65,13 @@ func serve(ctx context.Context, nc *nats.Conn, subject, queue string, fn func(co
 	}
 	sub.SetClosedHandler(func(string) { close(done) })
 	<-ctx.Done()
+	defer time.AfterFunc(lastAnswers, cut).Stop()
 	if err := sub.Drain(); err == nil {
-		<-done
+		select {
+		case <-done:
+		case <-all.Done():
+			_ = sub.Unsubscribe() // it is being drained, so it may be gone
+		}
 	}
 	running.Wait()
 	return nil
