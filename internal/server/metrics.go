@@ -81,17 +81,33 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.collectInstances(gauge)
 	m.collectAgents(gauge)
 	m.collectJobs(gauge)
+	m.collectSchedules(gauge, func(v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(descMissed, prometheus.CounterValue, v, labels...)
+	})
+}
+
+// collectSchedules gives schedules of one name and instance as one: two metrics with the
+// same labels would spoil the whole answer.
+func (m *metrics) collectSchedules(gauge gaugeFunc, missed func(v float64, labels ...string)) {
+	type key struct{ schedule, instance, project string }
+	nexts, misses := map[key]time.Time{}, map[key]int{}
 	m.s.schedules.all(func(_ string, c *job.Schedule) bool {
-		name := c.Instance
+		k := key{c.Name, c.Instance, c.Project}
 		if i := m.s.instances.have(c.Instance); i != nil {
-			name = i.Name
+			k.instance = i.Name
 		}
-		if c.Enabled && !c.Next.IsZero() {
-			gauge(descNext, seconds(c.Next), c.Name, name, c.Project)
+		if at, ok := nexts[k]; c.Enabled && !c.Next.IsZero() && (!ok || c.Next.Before(at)) {
+			nexts[k] = c.Next
 		}
-		ch <- prometheus.MustNewConstMetric(descMissed, prometheus.CounterValue, float64(c.Missed), c.Name, name, c.Project)
+		misses[k] += c.Missed
 		return true
 	})
+	for k, at := range nexts {
+		gauge(descNext, seconds(at), k.schedule, k.instance, k.project)
+	}
+	for k, n := range misses {
+		missed(float64(n), k.schedule, k.instance, k.project)
+	}
 }
 
 type gaugeFunc func(d *prometheus.Desc, v float64, labels ...string)
@@ -136,15 +152,19 @@ func (m *metrics) collectInstances(gauge gaugeFunc) {
 
 func (m *metrics) collectAgents(gauge gaugeFunc) {
 	online, offline := 0, 0
+	seen := map[string]time.Time{} // by name, which two may have: when one replaces the other, or in two projects
 	for _, a := range m.s.Agents() {
 		if a.Online {
 			online++
 		} else {
 			offline++
 		}
-		if !a.Seen.IsZero() {
-			gauge(descAgentSeen, seconds(a.Seen), a.Name)
+		if a.Seen.After(seen[a.Name]) {
+			seen[a.Name] = a.Seen
 		}
+	}
+	for name, at := range seen {
+		gauge(descAgentSeen, seconds(at), name)
 	}
 	gauge(descAgents, float64(online), "online")
 	gauge(descAgents, float64(offline), "offline")
