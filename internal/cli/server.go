@@ -228,7 +228,8 @@ func (v *service) build(ctx context.Context) error {
 	}
 	v.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(), certificateExpiry(v.cert))
 	cfg := server.Config{Bus: v.bus, Log: v.log, Quota: job.Quota{Instances: s.QuotaInstances, Backups: s.QuotaBackups, Volumes: s.QuotaVolumes},
-		OwnSwift: s.OwnSwift && s.Auth == "keystone", Container: s.SwiftContainer, Recipients: s.Recipients, Metrics: v.registry}
+		OwnSwift: s.OwnSwift && s.Auth == "keystone", Container: s.SwiftContainer, Recipients: s.Recipients, Metrics: v.registry,
+		LocalHeartbeats: s.Auth != "keystone"} // whose callers run this machine
 	if cfg.OwnSwift && len(cfg.Recipients) == 0 {
 		recipient, err := serviceKey(ctx, v.env, s, v.log)
 		if err != nil {

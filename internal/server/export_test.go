@@ -23,3 +23,9 @@ func Remembered(s *Server) (agents, jobs int) {
 	defer s.live.mu.Unlock()
 	return len(s.live.hellos), len(s.live.progress)
 }
+
+// MayBeat and HeartbeatClient are mayBeat and heartbeatClient.
+var (
+	MayBeat         = mayBeat
+	HeartbeatClient = heartbeatClient
+)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -381,36 +380,4 @@ func (s *Server) retain(ctx context.Context, c *job.Schedule) error {
 		}
 	}
 	return nil
-}
-
-// heartbeat asks for a schedule's URL, without waiting for the answer.
-func (s *Server) heartbeat(ctx context.Context, c *job.Schedule, ok bool) {
-	if c.Heartbeat == "" {
-		return
-	}
-	u, err := url.Parse(c.Heartbeat)
-	if err != nil {
-		return
-	}
-	if !ok {
-		u = u.JoinPath("fail")
-	}
-	ctx = context.WithoutCancel(ctx)
-	s.background.Go(func() {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
-		if err != nil {
-			return
-		}
-		resp, err := s.cfg.Client.Do(req)
-		if err == nil {
-			err = resp.Body.Close()
-		}
-		if err != nil { // the URL may be a secret
-			var ue *url.Error
-			if errors.As(err, &ue) {
-				err = ue.Err
-			}
-			s.log.WarnContext(ctx, "heartbeat was not taken", "schedule", c.Name, "err", err)
-		}
-	})
 }

@@ -3,6 +3,8 @@ package server_test
 import (
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,7 +14,7 @@ import (
 
 func TestScheduleFiresOnceWithTwoServers(t *testing.T) {
 	b := openBus(t)
-	s1, s2 := start(t, b, server.Config{}), start(t, b, server.Config{})
+	s1, s2 := start(t, b, server.Config{LocalHeartbeats: true}), start(t, b, server.Config{LocalHeartbeats: true})
 	p := join(t, s1, "db1", "p")
 	beats := make(chan string, 100)
 	hc := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { beats <- r.URL.Path }))
@@ -179,5 +181,42 @@ func TestFiringOfADeadServerIsBegun(t *testing.T) {
 	page, _ := s.Backups(who("p"), server.BackupFilter{Limit: 10})
 	if len(page) != 1 || page[0].ID != left.Last.Backup {
 		t.Errorf("backups: %+v", page)
+	}
+}
+
+func TestWhereHeartbeatsMayGo(t *testing.T) {
+	for address, want := range map[string][2]bool{ // of a service for others, and of one for who runs it
+		"93.184.216.34": {true, true}, "10.0.0.5": {true, true}, "192.168.1.1": {true, true}, "2001:db8::1": {true, true}, "fd12::1": {true, true},
+		"127.0.0.1": {false, true}, "::1": {false, true}, "::ffff:127.0.0.1": {false, true},
+		"169.254.169.254": {}, "::ffff:169.254.169.254": {}, "fe80::1%eth0": {}, "fd00:ec2::254": {}, "100.100.100.200": {}, "168.63.129.16": {},
+		"192.0.0.192": {}, "0.0.0.0": {}, "::": {}, "224.0.0.1": {}, "ff02::1": {},
+	} {
+		a := netip.MustParseAddr(address)
+		if got := [2]bool{server.MayBeat(a, false), server.MayBeat(a, true)}; got != want {
+			t.Errorf("%s: %v, want %v", address, got, want)
+		}
+	}
+}
+
+// The address counts at which a name ends up, and redirects aren't followed.
+func TestHeartbeatsStayAwayFromTheMachine(t *testing.T) {
+	asked := make(chan string, 10)
+	hc := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.URL.Path
+		http.Redirect(w, r, "/elsewhere", http.StatusFound)
+	}))
+	defer hc.Close()
+	url := strings.Replace(hc.URL, "127.0.0.1", "localhost", 1)
+	if resp, err := server.HeartbeatClient(false).Get(url); err == nil {
+		resp.Body.Close()
+		t.Error("this machine was asked")
+	}
+	resp, err := server.HeartbeatClient(true).Get(url + "/ping")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if got := <-asked; got != "/ping" || len(asked) > 0 {
+		t.Errorf("asked for %s, and %d more", got, len(asked))
 	}
 }

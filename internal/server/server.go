@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -39,7 +40,11 @@ type Config struct {
 
 	// Metrics, if not nil, gets the metrics of the catalog.
 	Metrics prometheus.Registerer
-	// Client asks heartbeat URLs; nil is one with a timeout of 10 s.
+	// LocalHeartbeats lets schedules ask URLs of this machine: where whoever makes them is
+	// who runs it.
+	LocalHeartbeats bool
+	// Client asks heartbeat URLs; nil is one with a timeout of 10 s that asks nothing of
+	// the link.
 	Client *http.Client
 
 	// For tests: the clock, and the lengths of time below.
@@ -69,6 +74,8 @@ type Server struct {
 	live  *liveAgents
 	met   *metrics
 
+	seed       maphash.Seed
+	makings    [64]sync.Mutex // see making
 	sweeping   sync.Mutex     // one sweep at a time
 	requeued   time.Time      // when jobs were last put into the queue again; guarded by sweeping
 	background sync.WaitGroup // heartbeats that are being sent
@@ -86,9 +93,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		cfg.Now = time.Now
 	}
 	if cfg.Client == nil {
-		cfg.Client = &http.Client{Timeout: 10 * time.Second}
+		cfg.Client = heartbeatClient(cfg.LocalHeartbeats)
 	}
-	s := &Server{cfg: cfg, log: cfg.Log, index: newBackupIndex(), live: newLiveAgents()}
+	s := &Server{cfg: cfg, log: cfg.Log, index: newBackupIndex(), live: newLiveAgents(), seed: maphash.MakeSeed()}
 	s.met = newMetrics(s)
 	var errs [7]error
 	s.instances, errs[0] = openShelf[job.Instance](ctx, cfg.Bus, "instances", cfg.Log, nil)
