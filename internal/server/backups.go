@@ -77,6 +77,7 @@ type NewBackup struct {
 // CreateBackup begins a backup. The checks come in the order of Trove's.
 func (s *Server) CreateBackup(ctx context.Context, who *access.Caller, n NewBackup) (*job.Backup, error) {
 	ctx = whole(ctx)
+	defer s.making(who.Project)()
 	if err := s.room(who.Project, "backups", 1); err != nil {
 		return nil, err
 	}
@@ -320,6 +321,7 @@ type Adoption struct {
 // AdoptBackup begins to take a stored backup into the catalog.
 func (s *Server) AdoptBackup(ctx context.Context, who *access.Caller, a Adoption) (*job.Backup, error) {
 	ctx = whole(ctx)
+	defer s.making(who.Project)()
 	if err := s.room(who.Project, "backups", 1); err != nil {
 		return nil, err
 	}

@@ -55,6 +55,7 @@ func (s *Server) CreateInstance(ctx context.Context, who *access.Caller, n NewIn
 	if !slices.ContainsFunc(s.Flavors(), func(f Flavor) bool { return f.Text() == n.Flavor }) {
 		return nil, refuse(Invalid, "Flavor %s cannot be found.", n.Flavor)
 	}
+	defer s.making(who.Project)()
 	if err := s.room(who.Project, "instances", 1); err != nil {
 		return nil, err
 	}

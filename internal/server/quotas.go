@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"hash/maphash"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,10 +24,7 @@ type QuotaUse struct {
 
 // Quotas returns what a project may have and has.
 func (s *Server) Quotas(project string) []QuotaUse {
-	q := s.quotas.have(quotaKey(project))
-	if q == nil {
-		q = &s.cfg.Quota
-	}
+	q := s.quotaOf(project)
 	out := []QuotaUse{{Resource: "instances", Limit: q.Instances}, {Resource: "backups", Limit: q.Backups}, {Resource: "volumes", Limit: q.Volumes}}
 	s.instances.all(func(_ string, i *job.Instance) bool {
 		if i.Project == project {
@@ -45,7 +43,8 @@ func (s *Server) Quotas(project string) []QuotaUse {
 	return out
 }
 
-// room refuses what would go over a quota.
+// room refuses what would go over a quota. Requests at one moment at several servers may
+// take the same room; at one server making keeps them from it.
 func (s *Server) room(project, resource string, more int) error {
 	for _, q := range s.Quotas(project) {
 		if q.Resource == resource && q.Limit >= 0 && more > 0 && q.InUse+more > q.Limit {
@@ -53,6 +52,24 @@ func (s *Server) room(project, resource string, more int) error {
 		}
 	}
 	return nil
+}
+
+// making is called before room, and what it returns once that for which room was asked
+// is stored: one at a time of a project that has a limit. Projects share locks.
+func (s *Server) making(project string) (done func()) {
+	if q := s.quotaOf(project); q.Instances < 0 && q.Backups < 0 && q.Volumes < 0 {
+		return func() {}
+	}
+	lock := &s.makings[maphash.String(s.seed, project)%uint64(len(s.makings))]
+	lock.Lock()
+	return lock.Unlock
+}
+
+func (s *Server) quotaOf(project string) *job.Quota {
+	if q := s.quotas.have(quotaKey(project)); q != nil {
+		return q
+	}
+	return &s.cfg.Quota
 }
 
 // SetQuota changes what a project may have of a resource.

@@ -693,3 +693,21 @@ func TestQuotas(t *testing.T) {
 		t.Errorf("unknown resource: %v", err)
 	}
 }
+
+// Requests at one moment don't take the same room.
+func TestQuotaOfManyAtOnce(t *testing.T) {
+	s := start(t, openBus(t), server.Config{Quota: job.Quota{Instances: 3, Backups: -1, Volumes: -1}})
+	join(t, s, "db1", "p") // its node is one
+	var all sync.WaitGroup
+	for range 10 {
+		all.Go(func() {
+			if _, err := s.CreateInstance(t.Context(), who("p"), server.NewInstance{Name: "x", Flavor: "1"}); err != nil && kindOf(err) != server.OverQuota {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if n := len(s.Instances(who("p"), false)); n != 3 {
+		t.Errorf("%d instances, want 3", n)
+	}
+}
