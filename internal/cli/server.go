@@ -324,6 +324,13 @@ func (v *service) handler(checker access.Checker) (http.Handler, error) {
 	mux.Handle("GET /healthz", httpd.Healthz())
 	mux.Handle("GET /readyz", httpd.Readyz(httpd.Check{Name: "catalog", Run: func(context.Context) error { return v.server.Ready() }}))
 	mux.Handle("GET /metrics", httpd.MetricsHandler(v.registry, s.MetricsToken.Reveal(), true))
+	if s.Auth == "none" {
+		var names []string
+		if u, err := url.Parse(s.PublicURL); err == nil && u.Hostname() != "" {
+			names = append(names, strings.ToLower(u.Hostname()))
+		}
+		return httpd.OwnHost(mux, names...), nil
+	}
 	return mux, nil
 }
 
