@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"unicode"
 
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/bus"
@@ -105,6 +106,9 @@ func (s *Server) CreateBackup(ctx context.Context, who *access.Caller, n NewBack
 	}
 	spec.Repository, spec.Labels = b.Repository, labels(b, i)
 	agent, err := s.agents.get(ctx, i.Agent)
+	if errors.Is(err, bus.ErrNotFound) { // it was removed just now
+		return nil, s.busy(i)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +149,7 @@ func labels(b *job.Backup, i *job.Instance) map[string]string {
 // parentOf finds the backup to record as parent; nil if there is none.
 func (s *Server) parentOf(ctx context.Context, who *access.Caller, i *job.Instance, n NewBackup) (*job.Backup, error) {
 	if n.Parent != "" {
-		p, err := s.Backup(ctx, who, n.Parent)
+		p, err := s.usable(ctx, who, n.Parent)
 		switch {
 		case err != nil:
 			return nil, err
@@ -179,11 +183,17 @@ func (s *Server) repositoryFor(who *access.Caller, i *job.Instance, container st
 	if container == "" {
 		container = s.containerFor(i)
 	}
-	if container == "" || len(container) > 256 || strings.ContainsAny(container, "/?#\x00") {
+	if !validContainer(container) {
 		return job.Repository{}, refuse(Invalid, "%q can't name a Swift container.", container)
 	}
 	secrets.Token = who.Token.Reveal()
 	return job.Repository{URL: "swift://" + container, Storage: who.SwiftURL, Recipients: s.cfg.Recipients}, nil
+}
+
+// validContainer refuses what can't be a container, or becomes something else in a URL.
+func validContainer(name string) bool {
+	return name != "" && name != "." && name != ".." && len(name) <= 256 && !strings.ContainsAny(name, "/?#%\\") &&
+		!strings.ContainsFunc(name, unicode.IsControl)
 }
 
 // reach puts what an agent needs to reach a repository into secrets: the caller's token,
@@ -208,9 +218,13 @@ func (s *Server) DeleteBackup(ctx context.Context, who *access.Caller, id string
 		return err
 	}
 	family := s.family(b)
-	for _, m := range family {
-		if m.Status.Running() {
+	for n, m := range family {
+		if m, err = s.lately(ctx, m, m.Status.Running()); err != nil && !isKind(err, NotFound) {
+			return err
+		} else if err == nil && m.Status.Running() {
 			return refuse(Busy, "Backup %s is running and can't be deleted.", m.ID)
+		} else if err == nil {
+			family[n] = m
 		}
 	}
 	for _, m := range family {
@@ -223,6 +237,28 @@ func (s *Server) DeleteBackup(ctx context.Context, who *access.Caller, id string
 		}
 	}
 	return nil
+}
+
+// lately returns a backup as the table has it, if there is doubt: another server may have
+// changed it just now.
+func (s *Server) lately(ctx context.Context, b *job.Backup, doubt bool) (*job.Backup, error) {
+	if !doubt {
+		return b, nil
+	}
+	k, err := s.backups.read(ctx, b.ID)
+	if errors.Is(err, bus.ErrNotFound) {
+		return nil, notFound(b.ID)
+	}
+	return k.doc, err
+}
+
+// usable returns a backup that can be restored, or else as it is.
+func (s *Server) usable(ctx context.Context, who *access.Caller, id string) (*job.Backup, error) {
+	b, err := s.Backup(ctx, who, id)
+	if err != nil {
+		return nil, err
+	}
+	return s.lately(ctx, b, !b.Status.Usable())
 }
 
 // family returns a backup's children, their children and so on, and last the backup
@@ -255,6 +291,13 @@ func (s *Server) family(b *job.Backup) []*job.Backup {
 
 // deleteOne marks a backup as deleted and gives an agent the job to remove its objects.
 func (s *Server) deleteOne(ctx context.Context, b *job.Backup, secrets job.Secrets) error {
+	b, err := s.lately(ctx, b, b.RepoID == "")
+	if isKind(err, NotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
 	if b.RepoID == "" { // nothing was made
 		return s.backups.remove(ctx, b.ID)
 	}
@@ -264,7 +307,6 @@ func (s *Server) deleteOne(ctx context.Context, b *job.Backup, secrets job.Secre
 	}
 	j := &job.Job{ID: newID(), Kind: job.KindDeleteBackup, Agent: agent.ID, Project: b.Project, Backup: b.ID,
 		Spec: job.Spec{RepoName: b.RepoName, RepoID: b.RepoID, Repository: b.Repository}}
-	var err error
 	if j.Spec.Sealed, err = seal(agent, secrets); err != nil {
 		return err
 	}

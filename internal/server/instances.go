@@ -65,7 +65,7 @@ func (s *Server) CreateInstance(ctx context.Context, who *access.Caller, n NewIn
 	spec := job.Spec{Name: n.Name}
 	var secrets job.Secrets
 	if n.Backup != "" {
-		b, err := s.Backup(ctx, who, n.Backup)
+		b, err := s.usable(ctx, who, n.Backup)
 		if err != nil {
 			return nil, err
 		}

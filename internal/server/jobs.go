@@ -445,7 +445,7 @@ func (s *Server) giveUp(ctx context.Context, id, why string) error {
 // Prove begins a restore test of a backup and returns the id of its job.
 func (s *Server) Prove(ctx context.Context, who *access.Caller, id string) (string, error) {
 	ctx = whole(ctx)
-	b, err := s.Backup(ctx, who, id)
+	b, err := s.usable(ctx, who, id)
 	if err != nil {
 		return "", err
 	}

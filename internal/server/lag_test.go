@@ -68,6 +68,31 @@ func TestAnInstanceIsLetGoByAServerThatLags(t *testing.T) {
 	}
 }
 
+// What another server ended just now is not refused as running.
+func TestNothingIsRefusedByACopyThatLags(t *testing.T) {
+	front, _, p := acceptedByOneAnsweredByAnother(t)
+	ctx, me := t.Context(), who("p")
+	b, err := front.CreateBackup(ctx, me, server.NewBackup{Name: "n", Instance: p.node})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.do(job.KindBackup, made("r1"))
+	if _, err = front.CreateBackup(ctx, me, server.NewBackup{Name: "n", Instance: p.node, Parent: b.ID}); err != nil {
+		t.Errorf("a child: %v", err)
+	}
+	p.do(job.KindBackup, job.Report{State: job.Failed, Fault: "x"})
+	if _, err := front.Prove(ctx, me, b.ID); err != nil {
+		t.Errorf("a restore test: %v", err)
+	}
+	p.do(job.KindProve, job.Report{State: job.Done, Proof: &job.Proof{OK: true}})
+	if err := front.DeleteBackup(ctx, me, b.ID); err != nil {
+		t.Errorf("a deletion: %v", err)
+	}
+	if j := p.do(job.KindDeleteBackup, job.Report{State: job.Done}); j.Spec.RepoID != "r1" {
+		t.Errorf("deleted: %+v", j.Spec)
+	}
+}
+
 // What a server heard of a job or an agent goes when another one ends it.
 func TestNothingIsRememberedForEver(t *testing.T) {
 	b := openBus(t)

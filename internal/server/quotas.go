@@ -133,6 +133,9 @@ func (s *Server) SetStrategy(ctx context.Context, who *access.Caller, instance, 
 	if !s.cfg.OwnSwift {
 		return nil, refuse(Unsupported, "Backups are stored where the agents' configuration says: there is no container to choose.")
 	}
+	if !validContainer(container) {
+		return nil, refuse(Invalid, "%q can't name a Swift container.", container)
+	}
 	t := &job.Strategy{Project: who.Project, Instance: instance, Container: container, Created: s.now()}
 	key := strategyKey(who.Project, instance)
 	for {
