@@ -52,7 +52,7 @@ func (l *jobListJSON) print(env *Env) error {
 	var rows [][]string
 	for _, j := range l.Jobs {
 		done := ""
-		if j.Progress.Bytes > 0 {
+		if j.Progress.Bytes > 0 && !j.State.Ended() {
 			done = size(j.Progress.BytesDone) + " of " + size(j.Progress.Bytes)
 		}
 		rows = append(rows, []string{j.ID, j.Kind, string(j.State), cmp.Or(j.Name, j.Backup, j.Instance), when(j.Created), done, j.Fault})
@@ -139,7 +139,7 @@ func (r *proveResult) print(env *Env) error {
 	}
 	outcome := "restores"
 	if !p.OK {
-		outcome = "does not restore"
+		outcome = "the test failed"
 	}
 	return facts(env.Stdout, []fact{{"backup", r.Backup}, {"outcome", outcome}, {"tested", how}, {"databases", fmt.Sprint(p.Databases)}, {"documents", fmt.Sprint(p.Documents)},
 		{"took", took(time.Duration(p.Took * float64(time.Second)))}, {"problem", p.Problem}})

@@ -158,7 +158,7 @@ func removeTrial(ctx context.Context, in *instance) error {
 func removeTrials(ctx context.Context, parent string) error {
 	entries, err := os.ReadDir(parent)
 	if errors.Is(err, fs.ErrNotExist) {
-		return durable.MkdirAll(parent, folderMode)
+		return durable.MkdirAll(parent, 0o711) // CouchDB's user must get through
 	}
 	if err != nil {
 		return err
