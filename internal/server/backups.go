@@ -298,7 +298,7 @@ func (s *Server) deleteOne(ctx context.Context, b *job.Backup, secrets job.Secre
 	if err != nil {
 		return err
 	}
-	if b.RepoID == "" { // nothing was made
+	if b.RepoID == "" || s.shared(b) { // nothing was made, or it is needed
 		return s.backups.remove(ctx, b.ID)
 	}
 	agent := s.removerOf(b)
@@ -375,8 +375,8 @@ func (s *Server) AdoptBackup(ctx context.Context, who *access.Caller, a Adoption
 	if own && strings.Contains(place, "?") {
 		return nil, refuse(Invalid, "The location of a backup in Swift has no parameters.")
 	}
-	if err := s.adoptable(who, repoName, repoID, own); err != nil {
-		return nil, err
+	if !own && s.anothers(who, repoName) {
+		return nil, refuse(NotFound, "Project %s has no backup at that location.", who.Project)
 	}
 	now := s.now()
 	b := &job.Backup{ID: newID(), Name: a.Name, Description: a.Description, Project: who.Project, Status: job.BackupNew, RepoName: repoName, Created: now, Updated: now}
@@ -406,28 +406,32 @@ func (s *Server) AdoptBackup(ctx context.Context, who *access.Caller, a Adoption
 	return b, s.enqueue(ctx, j)
 }
 
-// adoptable refuses a stored backup that is in the catalog already, since deleting one of
-// the two would empty the other, and one of another project's node: agents of several
-// projects may share a repository. What is in the caller's own Swift account is his.
-func (s *Server) adoptable(who *access.Caller, repoName, repoID string, own bool) (err error) {
-	other := refuse(NotFound, "Project %s has no backup at that location.", who.Project)
+// anothers reports whether a name in repositories is of another project's node, or has
+// been: agents of several projects may share a repository.
+func (s *Server) anothers(who *access.Caller, repoName string) (yes bool) {
 	s.instances.all(func(_ string, i *job.Instance) bool {
-		if !own && i.RepoName == repoName && i.Project != who.Project {
-			err = other
-		}
-		return err == nil
+		yes = i.RepoName == repoName && i.Project != who.Project
+		return !yes
 	})
+	if yes {
+		return true
+	}
 	s.backups.all(func(_ string, b *job.Backup) bool {
-		switch {
-		case b.RepoName != repoName:
-		case b.Project != who.Project && !own:
-			err = other
-		case b.Project == who.Project && b.RepoID == repoID:
-			err = refuse(Conflict, "The backup at that location is there already, as %s.", b.ID)
-		}
-		return err == nil
+		yes = b.RepoName == repoName && b.Project != who.Project
+		return !yes
 	})
-	return err
+	return yes
+}
+
+// shared reports whether what is stored of a backup is that of another one too, which was
+// taken in from there.
+func (s *Server) shared(b *job.Backup) (yes bool) {
+	s.backups.all(func(_ string, o *job.Backup) bool {
+		yes = o.ID != b.ID && o.RepoID == b.RepoID && o.RepoName == b.RepoName && o.Repository.Storage == b.Repository.Storage &&
+			(o.Repository.ID == b.Repository.ID || o.Repository.ID == "") && o.Status != job.BackupDeleting
+		return !yes
+	})
+	return yes
 }
 
 // adopterOf returns an agent of the project that can read a place.
