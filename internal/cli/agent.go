@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -221,8 +222,11 @@ func (r *agentRepositories) open(ctx context.Context, o agent.Open) (*repo.Repo,
 		env.storageEnv = o.Getenv
 	} else if s.Repository == "" {
 		return nil, nil, usage("this agent has no repository: give it the setting repository")
-	} else if o.Repository.URL != "" && !o.Make { // the one of the settings may have been another
-		s = s.at(o.Repository.URL)
+	} else if asked := o.Repository.URL; asked != "" && !o.Make && asked != mask(s.Repository) { // the one of the settings may have been another
+		if !sameLogIn(s.Repository, asked) {
+			return nil, nil, usage("the backup is in %s, for which the log-in of this agent's repository is not: set its repository to that place", mask(asked))
+		}
+		s = s.at(asked)
 	}
 	s.Progress = "none"
 	env.count(s)
@@ -245,6 +249,30 @@ func (r *agentRepositories) open(ctx context.Context, o agent.Open) (*repo.Repo,
 		return nil, nil, err
 	}
 	return opened, func() { _ = store.Close() }, nil
+}
+
+// sameLogIn reports whether the log-in for one repository goes to the same host for another
+// one: of a URL that others name, nothing but bucket and path may differ from that of the
+// settings, so that nobody has the agent log in where he listens.
+func sameLogIn(own, asked string) bool {
+	if !strings.Contains(own, "://") {
+		own = "file://" + own // a path
+	}
+	a, err := url.Parse(own)
+	if err != nil {
+		return false
+	}
+	b, err := url.Parse(asked)
+	if err != nil || a.Scheme != b.Scheme {
+		return false
+	}
+	// A query that isn't well formed could be read otherwise elsewhere.
+	ours, err := url.ParseQuery(a.RawQuery)
+	theirs, terr := url.ParseQuery(b.RawQuery)
+	if a.RawQuery != b.RawQuery && (err != nil || terr != nil || ours.Encode() != theirs.Encode()) {
+		return false
+	}
+	return a.Scheme != "sftp" || a.Host == b.Host && a.User.Username() == b.User.Username()
 }
 
 type discardWriter struct{}
