@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -279,17 +280,30 @@ func (v *service) checker(ctx context.Context) (access.Checker, error) {
 
 func adminTokenFile(s *settings) string { return filepath.Join(s.StateDir, "admin-token") }
 
-// firstToken makes an administrator's token if there is no token at all.
+// firstStart is who made the first token.
+const firstStart = "the first start"
+
+// firstToken makes an administrator's token if there is no token at all, or none but of
+// first starts and never used: one that was cut short has not written its text down, and
+// nobody could get in.
 func (v *service) firstToken(ctx context.Context) error {
+	file := adminTokenFile(v.settings)
 	list, err := v.tokens.List(ctx, "")
-	if err != nil || len(list) > 0 {
-		return err
-	}
-	_, secret, err := v.tokens.Create(ctx, access.Token{Name: "admin", Role: access.Admin, Project: defaultProject, CreatedBy: "the first start"})
 	if err != nil {
 		return err
 	}
-	file := adminTokenFile(v.settings)
+	if _, err := os.Stat(file); len(list) > 0 && !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, k := range list {
+		if k.CreatedBy != firstStart || !k.LastUsed.IsZero() {
+			return nil
+		}
+	}
+	_, secret, err := v.tokens.Create(ctx, access.Token{Name: "admin", Role: access.Admin, Project: defaultProject, CreatedBy: firstStart})
+	if err != nil {
+		return err
+	}
 	if err := durable.WriteFile(file, 0o600, func(w *os.File) error { _, err := fmt.Fprintln(w, secret.Reveal()); return err }); err != nil {
 		return err
 	}
