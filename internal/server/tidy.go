@@ -79,7 +79,7 @@ func tidyNumbers(numbers ...*int64) {
 // tidyVersion leaves nothing of what can't be the version of a CouchDB.
 func tidyVersion(version *string) {
 	if len(*version) > 40 || strings.ContainsFunc(*version, func(r rune) bool {
-		return !(r < utf8.RuneSelf && (unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune(".+-_", r)))
+		return r >= utf8.RuneSelf || !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune(".+-_", r)
 	}) {
 		*version = ""
 	}
