@@ -118,6 +118,7 @@ type agent struct {
 	facts    facts
 	holds    holds
 	slots    chan struct{}
+	saying   sync.Mutex // held while a hello is said
 
 	mu      sync.Mutex
 	reply   job.HelloReply // the last one; guarded by mu, like what follows

@@ -69,7 +69,10 @@ func (a *agent) lastReply() job.HelloReply {
 	return a.reply
 }
 
+// hello says one hello at a time, so that none that is older comes after it.
 func (a *agent) hello(ctx context.Context) error {
+	a.saying.Lock()
+	defer a.saying.Unlock()
 	var reply job.HelloReply
 	if err := a.ask(ctx, job.VerbHello, a.sayHello(ctx), &reply); err != nil {
 		return err

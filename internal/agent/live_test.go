@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -78,6 +79,50 @@ func TestNews(t *testing.T) {
 	defer s.mu.Unlock()
 	if !slices.ContainsFunc(s.hello.Instances, func(i job.Seen) bool { return i.Instance == id && i.Up }) {
 		t.Errorf("the instance is made, and not up: %+v", s.hello.Instances)
+	}
+}
+
+// oneHello is a link that looks whether hellos overlap.
+type oneHello struct {
+	agent.Link
+	saying chan struct{} // full while one is said
+	lapped atomic.Int32
+}
+
+func (l *oneHello) Request(ctx context.Context, verb string, data []byte) ([]byte, error) {
+	if verb != job.VerbHello {
+		return l.Link.Request(ctx, verb, data)
+	}
+	select {
+	case l.saying <- struct{}{}:
+		defer func() { <-l.saying }()
+		select { // time for another one to come
+		case <-ctx.Done():
+		case <-time.After(50 * time.Millisecond):
+		}
+	default:
+		l.lapped.Add(1)
+	}
+	return l.Link.Request(ctx, verb, data)
+}
+
+// News of the repository that come while the first hello is said don't overtake it: the
+// server would take the older one for what is.
+func TestHellosInOrder(t *testing.T) {
+	s, w := newServer(t), newWorld(t)
+	a := s.start(w, copyFixture(t))
+	b := s.do(backupJob(t))
+	a.stop()
+	s.mu.Lock()
+	s.hello, s.hellos = job.Hello{}, 0
+	s.reply.Every = time.Hour
+	s.mu.Unlock()
+	l := &oneHello{saying: make(chan struct{}, 1)}
+	s.start(w, copyFixture(t), func(o *agent.Options) { l.Link, o.Link = o.Link, l })
+	s.until("two hellos", func() bool { return s.hellos >= 2 })
+	s.until("the repository in the last hello", func() bool { return s.hello.Repository.ID == b.Repository.ID })
+	if n := l.lapped.Load(); n > 0 {
+		t.Errorf("%d hellos were said beside another one", n)
 	}
 }
 
