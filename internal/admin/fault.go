@@ -156,22 +156,11 @@ func (a *api) fault(w http.ResponseWriter, r *http.Request, err error) {
 
 // noRoute says in our form what the mux would say in its own.
 func (a *api) noRoute(w http.ResponseWriter, r *http.Request, h http.Handler) {
-	said := &silent{header: http.Header{}}
-	h.ServeHTTP(said, r)
-	if said.status != http.StatusMethodNotAllowed {
+	allowed := httpd.Allowed(h, r)
+	if allowed == "" {
 		a.fault(w, r, errNoPath)
 		return
 	}
-	w.Header().Set("Allow", said.header.Get("Allow"))
-	refuse(w, http.StatusMethodNotAllowed, "The method is not allowed here: use "+said.header.Get("Allow")+".")
+	w.Header().Set("Allow", allowed)
+	refuse(w, http.StatusMethodNotAllowed, "The method is not allowed here: use "+allowed+".")
 }
-
-// silent is a ResponseWriter that keeps the header only.
-type silent struct {
-	header http.Header
-	status int
-}
-
-func (s *silent) Header() http.Header         { return s.header }
-func (s *silent) WriteHeader(status int)      { s.status = status }
-func (s *silent) Write(p []byte) (int, error) { return len(p), nil }

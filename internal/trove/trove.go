@@ -192,25 +192,14 @@ func (a *api) project(w http.ResponseWriter, r *http.Request) {
 
 // noRoute says in Trove's form what the mux would say in its own.
 func (a *api) noRoute(w http.ResponseWriter, r *http.Request, h http.Handler) {
-	said := &silent{header: http.Header{}}
-	h.ServeHTTP(said, r)
-	if said.status != http.StatusMethodNotAllowed {
+	allowed := httpd.Allowed(h, r)
+	if allowed == "" {
 		a.fault(w, r, notFound)
 		return
 	}
-	w.Header().Set("Allow", said.header.Get("Allow"))
-	a.fault(w, r, &refusal{http.StatusMethodNotAllowed, "The method is not allowed here: use " + said.header.Get("Allow") + "."})
+	w.Header().Set("Allow", allowed)
+	a.fault(w, r, &refusal{http.StatusMethodNotAllowed, "The method is not allowed here: use " + allowed + "."})
 }
-
-// silent is a ResponseWriter that keeps the header only.
-type silent struct {
-	header http.Header
-	status int
-}
-
-func (s *silent) Header() http.Header         { return s.header }
-func (s *silent) WriteHeader(status int)      { s.status = status }
-func (s *silent) Write(p []byte) (int, error) { return len(p), nil }
 
 // handle is what all routes have in common.
 func (a *api) handle(to route) http.HandlerFunc {
