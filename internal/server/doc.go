@@ -21,5 +21,7 @@
 //
 // Ending a job changes the backup, lets the instance go, and marks the job as ended,
 // each of which may be repeated. The agent repeats its last report until all three are
-// stored.
+// stored. A backup that was made counts even if its job was given up meanwhile: a late
+// report completes it, or, if it was deleted, has it removed from where it is stored.
+// What an agent stores that then dies without a word stays there, for server rebuild.
 package server
