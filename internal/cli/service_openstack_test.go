@@ -45,6 +45,7 @@ func TestServiceKeystone(t *testing.T) {
 	c.demo.findNode()
 
 	parent, child, cut := c.ownSwift(t)
+	c.killed(t, &child)
 	c.unlimited(c.demo)
 	c.tenants(t, &parent)
 	c.revoked(t)
@@ -115,6 +116,22 @@ func (c *cloud) ownSwift(t *testing.T) (parent, child stored, cut time.Time) {
 		}
 	}
 	return parent, child, cut
+}
+
+// killed kills the server in the middle of a backup. The next start has the caller's token
+// only as it was sealed for the agent.
+func (c *cloud) killed(t *testing.T, parent *stored) {
+	t.Helper()
+	c.grow(4)
+	id, _ := c.demo.back(map[string]any{"incremental": 1})
+	c.demo.halfway(id)
+	c.server.kill()
+	began := time.Now()
+	c.begin(c.demo)
+	if b := c.demo.done(id, "COMPLETED"); b.Parent != parent.ID {
+		t.Errorf("backup %+v, want a child of %s", b, parent.ID)
+	}
+	t.Logf("killed, and complete %v after the next start", time.Since(began).Round(time.Millisecond))
 }
 
 // tenants looks at the backup as those who may not: a user of another project, and one of
