@@ -80,6 +80,7 @@ var routes = []route{
 	{"POST /join-tokens", access.Operator, "join_token.create", (*call).createJoinToken},
 	{"DELETE /join-tokens/{id}", access.Operator, "join_token.revoke", (*call).revokeJoinToken},
 
+	{"GET /instances", access.Viewer, "", (*call).listInstances},
 	{"GET /agents", access.Viewer, "", (*call).listAgents},
 	{"DELETE /agents/{id}", access.Admin, "agent.remove", (*call).removeAgent},
 

@@ -10,33 +10,39 @@ import (
 )
 
 type agentView struct {
-	ID         string          `json:"id"`
-	Name       string          `json:"name"`
-	Project    string          `json:"project"`
-	Online     bool            `json:"online"`
-	Seen       time.Time       `json:"seen,omitzero"`
-	Version    string          `json:"version,omitempty"`
-	Host       string          `json:"host,omitempty"`
-	Address    string          `json:"address,omitempty"`
-	Repository repositoryView  `json:"repository"`
-	CanRead    bool            `json:"can_read"`
-	CanCreate  bool            `json:"can_create"`
-	FreeBytes  int64           `json:"free_bytes"`
-	Running    int             `json:"running"`
-	Instances  []agentInstance `json:"instances"`
-	Created    time.Time       `json:"created"`
+	ID         string         `json:"id"`
+	Name       string         `json:"name"`
+	Project    string         `json:"project"`
+	Online     bool           `json:"online"`
+	Seen       time.Time      `json:"seen,omitzero"`
+	Version    string         `json:"version,omitempty"`
+	Host       string         `json:"host,omitempty"`
+	Address    string         `json:"address,omitempty"`
+	Repository repositoryView `json:"repository"`
+	CanRead    bool           `json:"can_read"`
+	CanCreate  bool           `json:"can_create"`
+	FreeBytes  int64          `json:"free_bytes"`
+	Running    int            `json:"running"`
+	Instances  []instanceView `json:"instances"`
+	Created    time.Time      `json:"created"`
 }
 
-type agentInstance struct {
-	ID        string `json:"id"`
-	Name      string `json:"name"`
-	Project   string `json:"project"`
-	Status    string `json:"status"`
-	Made      bool   `json:"made"`
-	Up        bool   `json:"up"`
-	Version   string `json:"version,omitempty"`
-	UsedBytes int64  `json:"used_bytes"`
-	Databases int    `json:"databases"`
+type instanceView struct {
+	ID           string    `json:"id"`
+	Name         string    `json:"name"`
+	Project      string    `json:"project"`
+	Agent        string    `json:"agent,omitempty"`
+	Status       string    `json:"status"`
+	Made         bool      `json:"made"`
+	Up           bool      `json:"up"`
+	URL          string    `json:"url,omitempty"`
+	Address      string    `json:"address,omitempty"`
+	Version      string    `json:"version,omitempty"`
+	UsedBytes    int64     `json:"used_bytes"`
+	Databases    int       `json:"databases"`
+	RestoredFrom string    `json:"restored_from,omitempty"`
+	Fault        string    `json:"fault,omitempty"`
+	Created      time.Time `json:"created"`
 }
 
 type repositoryView struct {
@@ -48,11 +54,9 @@ type repositoryView struct {
 func viewRepository(r job.Repository) repositoryView { return repositoryView{r.URL, r.ID, r.Storage} }
 
 func (c *call) listAgents() (int, any, error) {
-	instances := map[string][]agentInstance{}
+	instances := map[string][]instanceView{}
 	for _, i := range c.Server.Instances(c.who, c.all) {
-		live := c.Server.Live(i)
-		instances[i.Agent] = append(instances[i.Agent], agentInstance{ID: i.ID, Name: i.Name, Project: i.Project, Status: string(i.Shown()), Made: i.Made,
-			Up: live.Up, Version: live.Version, UsedBytes: live.UsedBytes, Databases: live.Databases})
+		instances[i.Agent] = append(instances[i.Agent], c.viewInstance(i))
 	}
 	list := []agentView{}
 	for _, a := range c.Server.Agents() {
@@ -63,7 +67,25 @@ func (c *call) listAgents() (int, any, error) {
 	return http.StatusOK, map[string]any{"agents": list}, nil
 }
 
-func viewAgent(a server.AgentInfo, instances []agentInstance) agentView {
+func (c *call) listInstances() (int, any, error) {
+	list := []instanceView{}
+	for _, i := range c.Server.Instances(c.who, c.all) {
+		list = append(list, c.viewInstance(i))
+	}
+	return http.StatusOK, map[string]any{"instances": list}, nil
+}
+
+func (c *call) viewInstance(i *job.Instance) instanceView {
+	live := c.Server.Live(i)
+	v := instanceView{ID: i.ID, Name: i.Name, Project: i.Project, Agent: i.Agent, Status: string(i.Shown()), Made: i.Made, Up: live.Up, URL: i.URL, Address: i.Address,
+		Version: live.Version, UsedBytes: live.UsedBytes, Databases: live.Databases, RestoredFrom: i.RestoredFrom, Created: i.Created}
+	if i.Fault != nil {
+		v.Fault = i.Fault.Message
+	}
+	return v
+}
+
+func viewAgent(a server.AgentInfo, instances []instanceView) agentView {
 	h := a.Hello
 	return agentView{ID: a.ID, Name: a.Name, Project: a.Project, Online: a.Online, Seen: a.Seen, Version: h.Version, Host: h.Host, Address: h.Address,
 		Repository: viewRepository(h.Repository), CanRead: h.CanRead, CanCreate: h.CanCreate, FreeBytes: h.FreeBytes, Running: len(h.Running),

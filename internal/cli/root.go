@@ -120,7 +120,7 @@ func newRoot(env *Env) *cobra.Command {
 	add("make", newInit(env, g), newKey(env, g), newBackup(env, g), newCopy(env, g), newPrune(env, g))
 	add("get", newRestore(env, g), newCreate(env, g))
 	add("look", newCheck(env, g), newInspect(env), newProbe(env, g), newDemo(env))
-	add("service", newServer(env, g), newAgent(env, g), newAgents(env, g), newTokens(env, g), newSchedule(env, g), newJobs(env, g), newProve(env, g))
+	add("service", newServer(env, g), newAgent(env, g), newAgents(env, g), newInstances(env, g), newTokens(env, g), newSchedule(env, g), newJobs(env, g), newProve(env, g))
 	add("trove", newTroveCreate(env, g), newTroveList(env, g), newTroveShow(env, g), newTroveDelete(env, g))
 	root.AddCommand(newConfig(env, g), newVersion(env), newCompletion(env), newExitCodes())
 	root.SetHelpCommand(newHelp(root))

@@ -268,12 +268,8 @@ func (v *service) checker(ctx context.Context) (access.Checker, error) {
 	case "none":
 		return access.None{}, nil
 	case "keystone":
-		domain := s.KeystoneDomain
-		if domain == "Default" { // its name; what is needed is its identifier
-			domain = "default"
-		}
 		return access.NewKeystone(access.KeystoneOptions{URL: s.KeystoneURL, Region: s.Region, CacheFor: s.TokenCache,
-			Service: access.ServiceUser{User: s.KeystoneUser, Password: s.KeystonePassword, Project: s.KeystoneProject, UserDomain: domain, ProjectDomain: domain}})
+			Service: access.ServiceUser{User: s.KeystoneUser, Password: s.KeystonePassword, Project: s.KeystoneProject, UserDomain: s.KeystoneDomain, ProjectDomain: s.KeystoneDomain}})
 	}
 	return v.tokens, v.firstToken(ctx)
 }

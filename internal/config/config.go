@@ -82,7 +82,7 @@ type Config struct {
 	KeystoneUser     string        `yaml:"keystone_user" example:"trove" doc:"Server: the service user who checks tokens, with the role admin or service. Without one, each token is asked about in its own name."`
 	KeystonePassword Secret        `yaml:"keystone_password" example:"secret" doc:"Server: that user's password."`
 	KeystoneProject  string        `yaml:"keystone_project" default:"service" doc:"Server: that user's project."`
-	KeystoneDomain   string        `yaml:"keystone_domain" default:"Default" doc:"Server: the domain of that user and project."`
+	KeystoneDomain   string        `yaml:"keystone_domain" default:"default" doc:"Server: the identifier (not the name) of the domain of that user and project."`
 	Region           string        `yaml:"region" example:"RegionOne" doc:"Server: the region whose object store is used, of those in a token's catalog; and the region that instances show."`
 	TokenCache       time.Duration `yaml:"token_cache" default:"30s" doc:"Server: for how long an answer of Keystone is believed: a revoked token may go on for so long."`
 	OwnSwift         bool          `yaml:"own_swift" default:"true" doc:"Server with Keystone: backups go to the Swift account of whoever asks for them, as in Trove. Otherwise, and always without Keystone, they go to the repository of the agent's configuration."`

@@ -58,7 +58,7 @@ func TestDefaults(t *testing.T) {
 		BackupStrategy:   "CouchDBBackup",
 		BackupNamespace:  "trove.guestagent.strategies.backup.experimental.couchdb_impl",
 		RestoreNamespace: "trove.guestagent.strategies.restore.experimental.couchdb_impl",
-		Listen:           "127.0.0.1:8779", Auth: "token", KeystoneProject: "service", KeystoneDomain: "Default", TokenCache: 30 * time.Second,
+		Listen:           "127.0.0.1:8779", Auth: "token", KeystoneProject: "service", KeystoneDomain: "default", TokenCache: 30 * time.Second,
 		OwnSwift: true, SwiftContainer: "database_backups", QuotaInstances: -1, QuotaBackups: -1, QuotaVolumes: -1, RateLimit: 600, NATSReplicas: 1, LogLevel: "info", LogFormat: "text",
 		ServerURL: "http://127.0.0.1:8779", BindAddress: "127.0.0.1", HookTimeout: 10 * time.Minute,
 	}
