@@ -5,6 +5,7 @@ import (
 
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/server"
+	"github.com/slipcover/slipcover/internal/server/servertest"
 )
 
 // Which repository an agent has is known to all servers at once, not only to the one that
@@ -18,7 +19,7 @@ func TestRepositoryIsShared(t *testing.T) {
 	ask[job.HelloReply](p, job.VerbHello, job.Hello{Session: p.session, Repository: job.Repository{ID: "repo-2"},
 		Instances: []job.Seen{{Instance: p.node, Up: true, Version: "3.5.0", CanRestart: true}}})
 	for _, s := range []*service{first, second} {
-		eventually(t, "the repository is known", func() bool {
+		servertest.Eventually(t, "the repository is known", func() bool {
 			l := s.Agents()
 			return len(l) == 1 && l[0].Hello.Repository.ID == "repo-2"
 		})

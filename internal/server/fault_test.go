@@ -8,6 +8,7 @@ import (
 
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/server"
+	"github.com/slipcover/slipcover/internal/server/servertest"
 )
 
 // faulty is a table in whose writes a test interferes.
@@ -89,7 +90,7 @@ func TestAJobMayHaveBeenStoredThoughItWasSaidNot(t *testing.T) {
 		t.Errorf("a job of which nothing is known: %v, want Unavailable", err)
 	}
 	jobs.create = nil
-	eventually(t, "the job is known", func() bool { return s.Jobs(who("p"))[0].State == job.Queued })
+	servertest.Eventually(t, "the job is known", func() bool { return s.Jobs(who("p"))[0].State == job.Queued })
 	p.hello()
 	s.pass(2 * time.Minute)
 	if err := s.Sweep(t.Context()); err != nil {

@@ -8,6 +8,7 @@ import (
 	"github.com/slipcover/slipcover/internal/bus"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/server"
+	"github.com/slipcover/slipcover/internal/server/servertest"
 )
 
 // lags are tables whose changes are told when the test says so.
@@ -48,7 +49,7 @@ func acceptedByOneAnsweredByAnother(t *testing.T) (front, back *service, p *play
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the agent is online", func() bool { return front.Live(i).Online })
+	servertest.Eventually(t, "the agent is online", func() bool { return front.Live(i).Online })
 	back = startOver(t, b, server.Config{}, l.wrap)
 	front.stop()
 	l.hold(t)
@@ -114,7 +115,7 @@ func TestNothingIsRememberedForEver(t *testing.T) {
 	if err := other.RemoveAgent(t.Context(), p.id); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "all is forgotten", func() bool {
+	servertest.Eventually(t, "all is forgotten", func() bool {
 		agents, jobs := server.Remembered(s.Server)
 		return agents+jobs == 0
 	})

@@ -8,6 +8,7 @@ import (
 	"github.com/slipcover/slipcover/internal/bus"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/server"
+	"github.com/slipcover/slipcover/internal/server/servertest"
 )
 
 // What an agent says is kept in bounds.
@@ -121,5 +122,5 @@ func TestOneNameForTwoProjects(t *testing.T) {
 	if _, err := s2.Join(t.Context(), server.Joining{Name: "db1", Project: "q", PublicKey: public}); kindOf(err) != server.Conflict {
 		t.Errorf("%v, want Conflict", err)
 	}
-	eventually(t, "no agent is left", func() bool { return len(s1.Agents()) == 1 })
+	servertest.Eventually(t, "no agent is left", func() bool { return len(s1.Agents()) == 1 })
 }

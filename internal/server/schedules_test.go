@@ -10,6 +10,7 @@ import (
 
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/server"
+	"github.com/slipcover/slipcover/internal/server/servertest"
 )
 
 func TestScheduleFiresOnceWithTwoServers(t *testing.T) {
@@ -23,7 +24,7 @@ func TestScheduleFiresOnceWithTwoServers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the other server knows it", func() bool { return len(s2.Schedules(who("p"), "")) == 1 })
+	servertest.Eventually(t, "the other server knows it", func() bool { return len(s2.Schedules(who("p"), "")) == 1 })
 	tick := func() {
 		p.hello()
 		for _, s := range []*service{s1, s2} {
@@ -167,7 +168,7 @@ func TestFiringOfADeadServerIsBegun(t *testing.T) {
 	left := *c
 	left.Next, left.Last = due.Add(time.Hour), job.Firing{Due: due, Backup: server.FiringID(c.ID, due), Outcome: "starting"}
 	put(t, table, c.ID, left)
-	eventually(t, "the server sees it", func() bool {
+	servertest.Eventually(t, "the server sees it", func() bool {
 		c, err := s.Schedule(t.Context(), who("p"), c.ID)
 		return err == nil && c.Last.Outcome == "starting"
 	})

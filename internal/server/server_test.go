@@ -16,6 +16,7 @@ import (
 	"github.com/slipcover/slipcover/internal/bus"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/server"
+	"github.com/slipcover/slipcover/internal/server/servertest"
 )
 
 // service is a server over an embedded bus, with a clock that tests may set.
@@ -46,12 +47,7 @@ var unlimited = job.Quota{Instances: -1, Backups: -1, Volumes: -1}
 
 func openBus(t *testing.T) *bus.Bus {
 	t.Helper()
-	b, err := bus.Open(t.Context(), bus.Options{Dir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = b.Close() })
-	return b
+	return servertest.OpenBus(t, bus.Options{})
 }
 
 // start starts a server that does what is due only when the test says so.
@@ -76,16 +72,7 @@ func startOver(t *testing.T, b *bus.Bus, cfg server.Config, wrap func(name strin
 		t.Fatal(err)
 	}
 	server.WrapTables(s.Server, wrap)
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx) }()
-	s.stop = sync.OnceFunc(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("run: %v", err)
-		}
-	})
-	t.Cleanup(s.stop)
+	s.stop = servertest.Background(t, s.Run)
 	if err := s.WaitReady(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -105,19 +92,12 @@ type player struct {
 
 func join(t *testing.T, s *service, name, project string) *player {
 	t.Helper()
-	key, err := age.GenerateX25519Identity()
+	keys := servertest.NewKeys(t)
+	j, err := s.Join(t.Context(), server.Joining{Name: name, Project: project, PublicKey: keys.Public, Recipient: keys.Recipient()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, public, err := bus.NewKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	j, err := s.Join(t.Context(), server.Joining{Name: name, Project: project, PublicKey: public, Recipient: key.Recipient().String()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &player{t: t, id: j.AgentID, node: j.Instance, key: key}
+	p := &player{t: t, id: j.AgentID, node: j.Instance, key: keys.Identity}
 	p.start(s.bus, "s1")
 	return p
 }
@@ -126,11 +106,7 @@ func join(t *testing.T, s *service, name, project string) *player {
 func (p *player) start(b *bus.Bus, session string) {
 	p.t.Helper()
 	p.session = session
-	var err error
-	if p.link, err = bus.Dial(p.t.Context(), bus.LinkOptions{Agent: p.id, InProcess: b}); err != nil {
-		p.t.Fatal(err)
-	}
-	p.t.Cleanup(p.link.Close)
+	p.link = servertest.Dial(p.t, bus.LinkOptions{Agent: p.id, InProcess: b})
 	p.hello()
 	p.jobs = make(chan *bus.Delivery, 100)
 	ctx, cancel := context.WithCancel(p.t.Context())
@@ -151,21 +127,14 @@ func (p *player) hello() job.HelloReply {
 
 func ask[T any](p *player, verb string, what any) (out T) {
 	p.t.Helper()
-	b, err := json.Marshal(what)
-	if err != nil {
-		p.t.Fatal(err)
-	}
 	for try := 0; ; try++ {
-		answer, err := p.link.Request(p.t.Context(), verb, b)
+		err := servertest.Ask(p.t.Context(), p.link, verb, what, &out)
 		if try < 50 && errors.Is(err, bus.ErrNoServer) {
 			time.Sleep(20 * time.Millisecond) // the server is about to listen
 			continue
 		}
 		if err != nil {
 			p.t.Fatalf("%s: %v", verb, err)
-		}
-		if err := json.Unmarshal(answer, &out); err != nil {
-			p.t.Fatal(err)
 		}
 		return out
 	}
@@ -221,17 +190,6 @@ func kindOf(err error) server.Kind {
 		return e.Kind
 	}
 	return 0
-}
-
-// eventually waits for what another goroutine brings about.
-func eventually(t *testing.T, what string, fn func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		if fn() {
-			return
-		}
-	}
-	t.Fatalf("never: %s", what)
 }
 
 func TestBackupFromRequestToDeletion(t *testing.T) {
@@ -542,7 +500,7 @@ func TestSweepEndsWhatADeadServerLeft(t *testing.T) {
 	held.Task, held.Job, held.Updated = job.KindBackup, "0199aaaa-0000-7000-8000-000000000001", s.now()
 	table("instances", held.ID, held)
 	table("backups", "0199aaaa-0000-7000-8000-000000000002", job.Backup{ID: "0199aaaa-0000-7000-8000-000000000002", Name: "n", Project: "p", Instance: p.node, Status: job.BackupNew, Job: held.Job, Updated: s.now()})
-	eventually(t, "the server sees it", func() bool {
+	servertest.Eventually(t, "the server sees it", func() bool {
 		i, err := s.Instance(ctx, me, p.node)
 		page, _ := s.Backups(me, server.BackupFilter{Limit: 10})
 		return err == nil && i.Task != "" && len(page) == 1

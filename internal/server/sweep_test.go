@@ -6,6 +6,7 @@ import (
 
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/server"
+	"github.com/slipcover/slipcover/internal/server/servertest"
 )
 
 // A server that hears of others late takes nothing of theirs for left behind.
@@ -25,7 +26,7 @@ func TestSweepOfAServerThatLags(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the other server knows the backup", func() bool {
+	servertest.Eventually(t, "the other server knows the backup", func() bool {
 		page, _ := lagging.Backups(who("p"), server.BackupFilter{Limit: 1})
 		i, err := lagging.Instance(t.Context(), who("p"), p.node)
 		return len(page) == 1 && err == nil && i.Task != ""
@@ -71,7 +72,7 @@ func TestFiringOfADeadServerThatHeldTheInstance(t *testing.T) {
 		}
 		put(t, tab, id, doc)
 	}
-	eventually(t, "the server sees it", func() bool {
+	servertest.Eventually(t, "the server sees it", func() bool {
 		c, err := s.Schedule(t.Context(), who("p"), c.ID)
 		i, ierr := s.Instance(t.Context(), who("p"), p.node)
 		return err == nil && ierr == nil && c.Last.Outcome == "starting" && i.Task != ""
