@@ -17,6 +17,7 @@ import (
 	"github.com/slipcover/slipcover/internal/admin"
 	"github.com/slipcover/slipcover/internal/httpd"
 	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/server/servertest"
 )
 
 var discard = slog.New(slog.DiscardHandler)
@@ -30,7 +31,7 @@ func TestRoles(t *testing.T) {
 	roles := []access.Role{access.Viewer, access.Operator, access.Admin}
 	tokens := map[access.Role]string{}
 	for _, r := range roles {
-		tokens[r] = w.token(project, r)
+		tokens[r] = w.Token(project, r)
 	}
 	for pattern, needs := range admin.Needs() {
 		method, path, _ := strings.Cut(pattern, " ")
@@ -40,11 +41,11 @@ func TestRoles(t *testing.T) {
 		}
 		for _, r := range roles {
 			a := w.do(method, path, tokens[r], "")
-			if refused := a.status == 403; refused != (r < needs) {
-				t.Errorf("%s as %s: got %d, needs %s", pattern, r, a.status, needs)
+			if refused := a.Status == 403; refused != (r < needs) {
+				t.Errorf("%s as %s: got %d, needs %s", pattern, r, a.Status, needs)
 			}
-			if a.status >= 500 {
-				t.Errorf("%s as %s: %s", pattern, r, a.body)
+			if a.Status >= 500 {
+				t.Errorf("%s as %s: %s", pattern, r, a.Body)
 			}
 		}
 		w.refused(w.do(method, path, "", ""), 401, "unauthorized", "")
@@ -54,10 +55,10 @@ func TestRoles(t *testing.T) {
 
 func TestForms(t *testing.T) {
 	w := newWorld(t)
-	token := w.token(project, access.Admin)
+	token := w.Token(project, access.Admin)
 	for _, test := range []struct {
 		name         string
-		a            answer
+		a            servertest.Answer
 		status       int
 		code, phrase string
 	}{
@@ -82,14 +83,14 @@ func TestForms(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) { w.refused(test.a, test.status, test.code, test.phrase) })
 	}
 	a := w.do("GET", "/whoami", token, "")
-	if a.header.Get("Cache-Control") != "no-store" || a.header.Get(httpd.RequestIDHeader) == "" {
-		t.Errorf("header: %v", a.header)
+	if a.Header.Get("Cache-Control") != "no-store" || a.Header.Get(httpd.RequestIDHeader) == "" {
+		t.Errorf("header: %v", a.Header)
 	}
 }
 
 func TestTokens(t *testing.T) {
 	w := newWorld(t)
-	root := w.token(project, access.Admin)
+	root := w.Token(project, access.Admin)
 	var made struct {
 		Token struct {
 			ID, Name, Role, Project string
@@ -112,13 +113,13 @@ func TestTokens(t *testing.T) {
 		t.Errorf("who am I: %+v", who)
 	}
 	list := w.do("GET", "/tokens?project=shop", root, "")
-	if !strings.Contains(list.body, k.ID) || strings.Contains(list.body, made.Secret[16:]) || strings.Contains(list.body, project) {
-		t.Errorf("list: %s", list.body)
+	if !strings.Contains(list.Body, k.ID) || strings.Contains(list.Body, made.Secret[16:]) || strings.Contains(list.Body, project) {
+		t.Errorf("list: %s", list.Body)
 	}
 	w.refused(w.do("DELETE", "/tokens/"+k.ID+"?project=other", root, ""), 404, "not_found", "")
 	w.refused(w.do("DELETE", "/tokens/"+nobody, root, ""), 404, "not_found", "")
-	if a := w.do("DELETE", "/tokens/"+k.ID, root, ""); a.status != 204 || a.body != "" {
-		t.Errorf("revoke: %d %s", a.status, a.body)
+	if a := w.do("DELETE", "/tokens/"+k.ID, root, ""); a.Status != 204 || a.Body != "" {
+		t.Errorf("revoke: %d %s", a.Status, a.Body)
 	}
 	w.refused(w.do("GET", "/whoami", made.Secret, ""), 401, "unauthorized", "revoked")
 
@@ -132,20 +133,20 @@ func TestTokens(t *testing.T) {
 	} {
 		w.refused(w.do("POST", "/tokens", root, body), 400, "invalid", want)
 	}
-	lines := strings.Split(strings.TrimSpace(w.audited()), "\n")
+	lines := strings.Split(strings.TrimSpace(w.Audited()), "\n")
 	var first httpd.AuditRecord
 	if err := json.Unmarshal([]byte(lines[0]), &first); err != nil || first.Action != "token.create" || first.Target != k.ID || first.User != "test" || first.Outcome != "ok" {
 		t.Errorf("audit: %s, %v", lines[0], err)
 	}
-	if strings.Contains(w.audited()+w.logged.String(), made.Secret[16:]) {
+	if strings.Contains(w.Audited()+w.Logged(), made.Secret[16:]) {
 		t.Error("a token is in a log")
 	}
 }
 
 func TestKeystonesTokensAreKeystones(t *testing.T) {
 	w := newWorld(t, func(o *admin.Options) { o.Auth = "keystone" })
-	root := w.token(project, access.Admin)
-	for _, a := range []answer{w.do("GET", "/tokens", root, ""), w.do("POST", "/tokens", root, "{}"), w.do("DELETE", "/tokens/x", root, "")} {
+	root := w.Token(project, access.Admin)
+	for _, a := range []servertest.Answer{w.do("GET", "/tokens", root, ""), w.do("POST", "/tokens", root, "{}"), w.do("DELETE", "/tokens/x", root, "")} {
 		w.refused(a, 501, "unsupported", "Keystone")
 	}
 	w.joinToken(root, "db1") // these are ours all the same
@@ -153,7 +154,7 @@ func TestKeystonesTokensAreKeystones(t *testing.T) {
 
 func TestNoLogIn(t *testing.T) {
 	w := newWorld(t, func(o *admin.Options) { o.Checker, o.Auth = access.None{}, "none" })
-	for want, a := range map[string]answer{"default": w.do("GET", "/whoami", "", ""), "shop": w.do("GET", "/whoami?project=shop", "", ""),
+	for want, a := range map[string]servertest.Answer{"default": w.do("GET", "/whoami", "", ""), "shop": w.do("GET", "/whoami?project=shop", "", ""),
 		"header": w.do("GET", "/whoami", "", "", "X-Project-Id", "header")} {
 		var who struct{ Project, Role string }
 		if w.into(a, 200, "", &who); who.Project != want || who.Role != "admin" {
@@ -164,9 +165,9 @@ func TestNoLogIn(t *testing.T) {
 
 func TestJoin(t *testing.T) {
 	w := newWorld(t)
-	operator := w.token(project, access.Operator)
+	operator := w.Token(project, access.Operator)
 	p := w.play(operator, "db1") // dials with what it got
-	if p.Name != "db1" || p.Project != project || p.NATSURL != w.bus.ClientURL() {
+	if p.Name != "db1" || p.Project != project || p.NATSURL != w.Bus.ClientURL() {
 		t.Errorf("joined as %+v", p.node)
 	}
 	var agents []struct {
@@ -180,32 +181,32 @@ func TestJoin(t *testing.T) {
 	list := w.do("GET", "/agents", operator, "")
 	w.into(list, 200, "agents", &agents)
 	if len(agents) != 1 || agents[0].ID != p.AgentID || !agents[0].Online || len(agents[0].Instances) != 1 || agents[0].Instances[0].ID != p.Instance || !agents[0].Instances[0].Up {
-		t.Errorf("agents: %s", list.body)
+		t.Errorf("agents: %s", list.Body)
 	}
-	if strings.Contains(list.body, p.public) {
+	if strings.Contains(list.Body, p.Public) {
 		t.Error("the list shows an agent's key")
 	}
-	if w.into(w.do("GET", "/agents", w.token("other", access.Operator), ""), 200, "agents", &agents); len(agents) != 0 {
+	if w.into(w.do("GET", "/agents", w.Token("other", access.Operator), ""), 200, "agents", &agents); len(agents) != 0 {
 		t.Errorf("another project sees %+v", agents)
 	}
-	root := w.token("other", access.Admin)
+	root := w.Token("other", access.Admin)
 	if w.into(w.do("GET", "/agents", root, ""), 200, "agents", &agents); len(agents) != 1 {
 		t.Errorf("an administrator sees %+v", agents)
 	}
 	w.refused(w.do("DELETE", "/agents/"+p.AgentID+"?project=third", root, ""), 404, "not_found", "")
-	if a := w.do("DELETE", "/agents/"+p.AgentID, root, ""); a.status != 204 {
-		t.Errorf("remove: %d %s", a.status, a.body)
+	if a := w.do("DELETE", "/agents/"+p.AgentID, root, ""); a.Status != 204 {
+		t.Errorf("remove: %d %s", a.Status, a.Body)
 	}
 	w.refused(w.do("DELETE", "/agents/"+p.AgentID, root, ""), 404, "not_found", "")
-	p.eventually("its credentials are worth nothing", func() bool { return p.greet() != nil })
-	if !strings.Contains(w.audited(), `"agent.join","target":"`+p.AgentID) {
-		t.Errorf("audit: %s", w.audited())
+	servertest.Eventually(t, "its credentials are worth nothing", func() bool { return p.greet() != nil })
+	if !strings.Contains(w.Audited(), `"agent.join","target":"`+p.AgentID) {
+		t.Errorf("audit: %s", w.Audited())
 	}
 }
 
 func TestJoinTokens(t *testing.T) {
 	w := newWorld(t)
-	operator, root := w.token(project, access.Operator), w.token("root", access.Admin)
+	operator, root := w.Token(project, access.Operator), w.Token("root", access.Admin)
 	w.refused(w.do("POST", "/join-tokens", operator, `{"name":"db1","project":"other"}`), 403, "forbidden", "Only administrators")
 	for _, name := range []string{"", "a/b", "-x", strings.Repeat("a", 64)} {
 		w.refused(w.do("POST", "/join-tokens", operator, fmt.Sprintf(`{"name":%q}`, name)), 400, "invalid", "needs a name")
@@ -221,12 +222,12 @@ func TestJoinTokens(t *testing.T) {
 	if k := made.Token; k.Agent != "db1" || k.Project != project || k.Expires.Sub(k.Created).Round(time.Minute) != 30*time.Minute {
 		t.Errorf("made %+v", made)
 	}
-	if a := w.do("GET", "/join-tokens", operator, ""); !strings.Contains(a.body, made.Token.ID) || strings.Contains(a.body, made.Secret[16:]) {
-		t.Errorf("list: %s", a.body)
+	if a := w.do("GET", "/join-tokens", operator, ""); !strings.Contains(a.Body, made.Token.ID) || strings.Contains(a.Body, made.Secret[16:]) {
+		t.Errorf("list: %s", a.Body)
 	}
-	w.refused(w.do("DELETE", "/join-tokens/"+made.Token.ID, w.token("other", access.Operator), ""), 404, "not_found", "")
-	if a := w.do("DELETE", "/join-tokens/"+made.Token.ID, operator, ""); a.status != 204 {
-		t.Errorf("revoke: %d %s", a.status, a.body)
+	w.refused(w.do("DELETE", "/join-tokens/"+made.Token.ID, w.Token("other", access.Operator), ""), 404, "not_found", "")
+	if a := w.do("DELETE", "/join-tokens/"+made.Token.ID, operator, ""); a.Status != 204 {
+		t.Errorf("revoke: %d %s", a.Status, a.Body)
 	}
 	w.refused(w.do("POST", "/join", "", newNode(t).request(made.Secret)), 401, "unauthorized", "make a new one")
 }
@@ -234,9 +235,9 @@ func TestJoinTokens(t *testing.T) {
 // TestJoinRefusesBeforeTheTokenIsUsed: what can't succeed doesn't cost a token.
 func TestJoinRefusesBeforeTheTokenIsUsed(t *testing.T) {
 	w := newWorld(t)
-	token := w.joinToken(w.token(project, access.Operator), "db1")
+	token := w.joinToken(w.Token(project, access.Operator), "db1")
 	good := newNode(t)
-	key, recipient := good.public, good.identity.Recipient().String()
+	key, recipient := good.Public, good.Recipient()
 	for body, want := range map[string]string{
 		`{"public_key":"` + key + `","recipient":"` + recipient + `"}`:                                    "token is missing",
 		`{"token":"` + token + `","recipient":"` + recipient + `"}`:                                       "public_key must be",
@@ -249,13 +250,13 @@ func TestJoinRefusesBeforeTheTokenIsUsed(t *testing.T) {
 	w.refused(w.do("GET", "/join", "", ""), 401, "unauthorized", "")
 	w.into(w.do("POST", "/join", "", good.request(token)), 201, "", good)
 	again := newNode(t)
-	again.public = good.public
-	w.refused(w.do("POST", "/join", "", again.request(w.joinToken(w.token(project, access.Operator), "db2"))), 409, "conflict", "make a new key")
+	again.Public = good.Public
+	w.refused(w.do("POST", "/join", "", again.request(w.joinToken(w.Token(project, access.Operator), "db2"))), 409, "conflict", "make a new key")
 }
 
 func TestJoinWhereTheBusIsClosed(t *testing.T) {
 	w := newWorld(t, func(o *admin.Options) { o.NATSURL = "" })
-	w.refused(w.do("POST", "/join-tokens", w.token(project, access.Operator), `{"name":"db1"}`), 409, "conflict", "nats_listen")
+	w.refused(w.do("POST", "/join-tokens", w.Token(project, access.Operator), `{"name":"db1"}`), 409, "conflict", "nats_listen")
 	w.refused(w.do("POST", "/join", "", newNode(t).request("slj_x_y")), 409, "conflict", "nats_listen")
 }
 
@@ -263,12 +264,12 @@ func TestJoinWhereTheBusIsClosed(t *testing.T) {
 // its key gets the same answer, as if the first had been lost.
 func TestOneJoinWins(t *testing.T) {
 	w := newWorld(t)
-	token := w.joinToken(w.token(project, access.Operator), "db1")
+	token := w.joinToken(w.Token(project, access.Operator), "db1")
 	nodes := make([]*node, 8)
-	answers := make([]answer, len(nodes))
-	second := world{t: t} // another process of the service
-	second.api = httptest.NewServer(admin.New(admin.Options{Server: w.server, Checker: w.tokens, Tokens: w.tokens, NATSURL: w.bus.ClientURL(), Log: discard}))
-	defer second.api.Close()
+	answers := make([]servertest.Answer, len(nodes))
+	second := world{World: &servertest.World{}, t: t} // another process of the service
+	second.HTTP = httptest.NewServer(admin.New(admin.Options{Server: w.Server, Checker: w.Tokens, Tokens: w.Tokens, NATSURL: w.Bus.ClientURL(), Log: discard}))
+	defer second.HTTP.Close()
 	at := []*world{w, &second}
 	var done sync.WaitGroup
 	for i := range nodes {
@@ -276,7 +277,7 @@ func TestOneJoinWins(t *testing.T) {
 		done.Go(func() { answers[i] = at[i%2].do("POST", "/join", "", nodes[i].request(token)) })
 	}
 	done.Wait()
-	won := slices.IndexFunc(answers, func(a answer) bool { return a.status == 201 })
+	won := slices.IndexFunc(answers, func(a servertest.Answer) bool { return a.Status == 201 })
 	if won < 0 {
 		t.Fatalf("none won: %+v", answers)
 	}
@@ -285,24 +286,24 @@ func TestOneJoinWins(t *testing.T) {
 			w.refused(a, 401, "unauthorized", "used already")
 		}
 	}
-	if again := at[won%2].do("POST", "/join", "", nodes[won].request(token)); again.status != 201 || again.body != answers[won].body {
-		t.Errorf("again: %d %s, want %s", again.status, again.body, answers[won].body)
+	if again := at[won%2].do("POST", "/join", "", nodes[won].request(token)); again.Status != 201 || again.Body != answers[won].Body {
+		t.Errorf("again: %d %s, want %s", again.Status, again.Body, answers[won].Body)
 	}
-	if n := len(w.server.Agents()); n != 1 {
+	if n := len(w.Server.Agents()); n != 1 {
 		t.Errorf("%d agents", n)
 	}
 	// Of a server that was started anew the answer is lost, and it says so.
-	fresh := admin.New(admin.Options{Server: w.server, Checker: w.tokens, Tokens: w.tokens, NATSURL: "nats://h:1", Log: discard})
-	w.api.Config.Handler = fresh
+	fresh := admin.New(admin.Options{Server: w.Server, Checker: w.Tokens, Tokens: w.Tokens, NATSURL: "nats://h:1", Log: discard})
+	w.HTTP.Config.Handler = fresh
 	w.refused(w.do("POST", "/join", "", newNode(t).request(token)), 401, "unauthorized", "used already")
 	w.refused(w.do("POST", "/join", "", nodes[won].request(token)), 409, "conflict", "make a new key")
 	// A new token and key replace the agent that nobody became, with its instance kept.
 	n := newNode(t)
-	w.into(w.do("POST", "/join", "", n.request(w.joinToken(w.token(project, access.Operator), "db1"))), 201, "", n)
+	w.into(w.do("POST", "/join", "", n.request(w.joinToken(w.Token(project, access.Operator), "db1"))), 201, "", n)
 	var first node
 	w.into(answers[won], 201, "", &first)
-	if n.Instance != first.Instance || n.AgentID == first.AgentID || len(w.server.Agents()) != 1 {
-		t.Errorf("joined again as %+v, before %+v; %d agents", n, first, len(w.server.Agents()))
+	if n.Instance != first.Instance || n.AgentID == first.AgentID || len(w.Server.Agents()) != 1 {
+		t.Errorf("joined again as %+v, before %+v; %d agents", n, first, len(w.Server.Agents()))
 	}
 }
 
@@ -310,13 +311,13 @@ func TestOneJoinWins(t *testing.T) {
 func TestJoinGoesOn(t *testing.T) {
 	w := newWorld(t)
 	n := newNode(t)
-	request := n.request(w.joinToken(w.token(project, access.Operator), "db1"))
+	request := n.request(w.joinToken(w.Token(project, access.Operator), "db1"))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	r := httptest.NewRequestWithContext(ctx, "POST", "/slipcover/v1/join", strings.NewReader(request))
 	r.Header.Set("Content-Type", "application/json")
-	w.api.Config.Handler.ServeHTTP(httptest.NewRecorder(), r)
-	if agents := w.server.Agents(); len(agents) != 1 || agents[0].PublicKey != n.public {
+	w.HTTP.Config.Handler.ServeHTTP(httptest.NewRecorder(), r)
+	if agents := w.Server.Agents(); len(agents) != 1 || agents[0].PublicKey != n.Public {
 		t.Fatalf("agents: %+v", agents)
 	}
 	w.into(w.do("POST", "/join", "", request), 201, "", n)
@@ -331,7 +332,7 @@ func TestNATSAddress(t *testing.T) {
 	} {
 		w := newWorld(t, func(o *admin.Options) { o.NATSURL, o.URL, o.CA = test.nats, test.url, "PEM" })
 		n := newNode(t)
-		w.into(w.do("POST", "/join", "", n.request(w.joinToken(w.token(project, access.Operator), "db1"))), 201, "", n)
+		w.into(w.do("POST", "/join", "", n.request(w.joinToken(w.Token(project, access.Operator), "db1"))), 201, "", n)
 		if n.NATSURL != test.want || n.NATSCA != "PEM" {
 			t.Errorf("%s: got %s, want %s", test.nats, n.NATSURL, test.want)
 		}
@@ -351,7 +352,7 @@ type schedule struct {
 
 func TestSchedules(t *testing.T) {
 	w := newWorld(t)
-	operator := w.token(project, access.Operator)
+	operator := w.Token(project, access.Operator)
 	p := w.play(operator, "db1")
 	var s schedule
 	w.into(w.do("POST", "/schedules", operator, `{"instance":"db1","name":"nightly","cron":"30 2 * * *","time_zone":"Europe/Berlin","jitter":"15m","window":"1h30m",
@@ -365,7 +366,7 @@ func TestSchedules(t *testing.T) {
 	if changed.Keep != (job.Keep{Last: 7, Daily: 14, Within: "30d"}) || changed.Window != "0s" || changed.Enabled || !changed.Next.IsZero() || changed.Cron != s.Cron || changed.Jitter != "15m" {
 		t.Errorf("changed to %+v", changed)
 	}
-	w.into(w.do("GET", path, w.token(project, access.Viewer), ""), 200, "schedule", &changed)
+	w.into(w.do("GET", path, w.Token(project, access.Viewer), ""), 200, "schedule", &changed)
 	if changed.Heartbeat != "***" {
 		t.Errorf("a viewer sees the heartbeat %s", changed.Heartbeat)
 	}
@@ -394,7 +395,7 @@ func TestSchedules(t *testing.T) {
 	w.refused(w.do("POST", "/schedules", operator, `{"instance":"db9","name":"x","cron":"@daily"}`), 404, "not_found", "db9")
 
 	// What is another project's isn't there, whatever is asked.
-	other := w.token("other", access.Operator)
+	other := w.Token("other", access.Operator)
 	w.refused(w.do("POST", "/schedules", other, `{"instance":"`+p.Instance+`","name":"x","cron":"@daily"}`), 404, "not_found", "")
 	for _, method := range []string{"GET", "PATCH", "DELETE"} {
 		w.refused(w.do(method, path, other, `{"name":"x"}`), 404, "not_found", s.ID)
@@ -404,21 +405,21 @@ func TestSchedules(t *testing.T) {
 	if w.into(w.do("GET", "/schedules", other, ""), 200, "schedules", &list); list == nil || len(list) != 0 {
 		t.Errorf("another project sees %+v", list)
 	}
-	root := w.token("other", access.Admin)
+	root := w.Token("other", access.Admin)
 	if w.into(w.do("GET", "/schedules?project=acme&instance=db1", root, ""), 200, "schedules", &list); len(list) != 1 {
 		t.Errorf("an administrator sees %+v", list)
 	}
 	w.refused(w.do("GET", "/schedules?instance=nosuch", operator, ""), 404, "not_found", "nosuch")
 
-	if a := w.do("DELETE", path, operator, ""); a.status != 204 {
-		t.Errorf("delete: %d %s", a.status, a.body)
+	if a := w.do("DELETE", path, operator, ""); a.Status != 204 {
+		t.Errorf("delete: %d %s", a.Status, a.Body)
 	}
 	w.refused(w.do("GET", path, operator, ""), 404, "not_found", "")
 }
 
 func TestBackups(t *testing.T) {
 	w := newWorld(t)
-	operator, viewer, other := w.token(project, access.Operator), w.token(project, access.Viewer), w.token("other", access.Admin)
+	operator, viewer, other := w.Token(project, access.Operator), w.Token(project, access.Viewer), w.Token("other", access.Admin)
 	p := w.play(operator, "db1")
 	var s schedule
 	w.into(w.do("POST", "/schedules", operator, `{"instance":"db1","name":"nightly","cron":"@daily"}`), 201, "schedule", &s)
@@ -442,7 +443,7 @@ func TestBackups(t *testing.T) {
 	w.refused(w.do("POST", "/schedules/"+s.ID+"/run", operator, ""), 422, "busy", "")
 	w.refused(w.do("POST", "/backups/"+b.ID+"/prove", operator, ""), 409, "conflict", "")
 	path := "/backups/" + b.ID
-	p.eventually("progress is shown", func() bool {
+	servertest.Eventually(t, "progress is shown", func() bool {
 		w.into(w.do("GET", path, viewer, ""), 200, "backup", &b)
 		return b.Progress != nil && b.Progress.BytesDone == 40 && b.Progress.StoredBytes == 10
 	})
@@ -454,11 +455,11 @@ func TestBackups(t *testing.T) {
 	}
 	list := w.do("GET", "/jobs", viewer, "")
 	w.into(list, 200, "jobs", &jobs)
-	if len(jobs) != 1 || jobs[0].ID != b.Job || jobs[0].Kind != "backup" || jobs[0].State != "running" || jobs[0].Progress.BytesDone != 40 || strings.Contains(list.body, "spec") {
-		t.Errorf("jobs: %s", list.body)
+	if len(jobs) != 1 || jobs[0].ID != b.Job || jobs[0].Kind != "backup" || jobs[0].State != "running" || jobs[0].Progress.BytesDone != 40 || strings.Contains(list.Body, "spec") {
+		t.Errorf("jobs: %s", list.Body)
 	}
 	p.free <- job.Report{State: job.Done, Result: &job.Result{RepoID: "r-1", Size: 1000, Stored: 300, Notes: []string{"n"}}, Repository: &job.Repository{ID: "r1", URL: "file:///backups"}}
-	p.eventually("the backup is complete", func() bool {
+	servertest.Eventually(t, "the backup is complete", func() bool {
 		b = backup{}
 		w.into(w.do("GET", path, viewer, ""), 200, "backup", &b)
 		return b.Status == "COMPLETED"
@@ -470,7 +471,7 @@ func TestBackups(t *testing.T) {
 	w.into(w.do("POST", path+"/prove", operator, ""), 202, "job", &id)
 	p.free <- job.Report{State: job.Failed, Fault: "it doesn't", Proof: &job.Proof{At: time.Now(), Problem: "it doesn't", Documents: 7}}
 	var j struct{ State, Fault string }
-	p.eventually("the test has ended", func() bool {
+	servertest.Eventually(t, "the test has ended", func() bool {
 		w.into(w.do("GET", "/jobs/"+id, viewer, ""), 200, "job", &j)
 		return j.State == "failed"
 	})
@@ -487,14 +488,14 @@ func TestBackups(t *testing.T) {
 
 func TestRateLimit(t *testing.T) {
 	w := newWorld(t, func(o *admin.Options) { o.Callers = httpd.NewLimiter(2) })
-	token := w.token(project, access.Viewer)
+	token := w.Token(project, access.Viewer)
 	for range 2 {
 		w.do("GET", "/whoami", token, "")
 	}
 	a := w.do("GET", "/whoami", token, "")
 	w.refused(a, http.StatusTooManyRequests, "too_many_requests", "try again")
-	if a.header.Get("Retry-After") == "" {
-		t.Errorf("header: %v", a.header)
+	if a.Header.Get("Retry-After") == "" {
+		t.Errorf("header: %v", a.Header)
 	}
 }
 

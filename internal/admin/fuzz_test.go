@@ -18,13 +18,13 @@ import (
 // form, and the fault is never ours.
 func FuzzRequest(f *testing.F) {
 	w := newWorld(f)
-	tokens := []string{w.token(project, access.Admin), w.token(project, access.Operator), w.token(project, access.Viewer), ""}
+	tokens := []string{w.Token(project, access.Admin), w.Token(project, access.Operator), w.Token(project, access.Viewer), ""}
 	n := newNode(f)
 	w.into(w.do("POST", "/join", "", n.request(w.joinToken(tokens[0], "db1"))), 201, "", n)
 	var s schedule
 	w.into(w.do("POST", "/schedules", tokens[1], `{"instance":"db1","name":"nightly","cron":"@daily"}`), 201, "schedule", &s)
 	ids := strings.NewReplacer("AGENT", n.AgentID, "INSTANCE", n.Instance, "SCHEDULE", s.ID)
-	handler := w.api.Config.Handler
+	handler := w.HTTP.Config.Handler
 
 	for pattern := range admin.Needs() {
 		method, path, _ := strings.Cut(pattern, " ")
