@@ -11,28 +11,29 @@ import (
 	"github.com/slipcover/slipcover/internal/httpd"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/server"
+	"github.com/slipcover/slipcover/internal/server/servertest"
 	"github.com/slipcover/slipcover/internal/trove"
 )
 
 // isFault checks that an answer is one fault in Trove's form, and returns its key and
 // message.
-func isFault(t testing.TB, a answer) (key, message string) {
+func isFault(t testing.TB, a servertest.Answer) (key, message string) {
 	t.Helper()
 	var body map[string]map[string]any
-	if err := json.Unmarshal([]byte(a.body), &body); err != nil || len(body) != 1 {
-		t.Fatalf("no fault: %d %q (%v)", a.status, a.body, err)
+	if err := json.Unmarshal([]byte(a.Body), &body); err != nil || len(body) != 1 {
+		t.Fatalf("no fault: %d %q (%v)", a.Status, a.Body, err)
 	}
-	if got := a.header.Get("Content-Type"); got != "application/json" {
+	if got := a.Header.Get("Content-Type"); got != "application/json" {
 		t.Errorf("a fault of type %q", got)
 	}
 	for k, fault := range body {
 		key = k
 		message, _ = fault["message"].(string)
-		if code, ok := fault["code"].(float64); !ok || int(code) != a.status {
-			t.Errorf("code %v in a fault with status %d", fault["code"], a.status)
+		if code, ok := fault["code"].(float64); !ok || int(code) != a.Status {
+			t.Errorf("code %v in a fault with status %d", fault["code"], a.Status)
 		}
 		if message == "" {
-			t.Errorf("a fault without a message: %s", a.body)
+			t.Errorf("a fault without a message: %s", a.Body)
 		}
 	}
 	return key, message
@@ -51,8 +52,8 @@ func TestFaults(t *testing.T) {
 	p, other := w.join("db1", project), w.join("db9", "other")
 	p.size = 3 << 30
 	tokens := map[string]string{
-		"operator": w.token(project, access.Operator), "viewer": w.token(project, access.Viewer),
-		"admin": w.token(project, access.Admin), "other": w.token("other", access.Operator), "none": "", "bad": "slc_nonsense",
+		"operator": w.Token(project, access.Operator), "viewer": w.Token(project, access.Viewer),
+		"admin": w.Token(project, access.Admin), "other": w.Token("other", access.Operator), "none": "", "bad": "slc_nonsense",
 	}
 	const root = "/v1.0/" + project
 
@@ -142,8 +143,8 @@ func TestFaults(t *testing.T) {
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
 			a := w.do(row.method, row.path, tokens[row.token], row.body)
-			if a.status != row.status {
-				t.Fatalf("got %d, want %d: %s", a.status, row.status, a.body)
+			if a.Status != row.status {
+				t.Fatalf("got %d, want %d: %s", a.Status, row.status, a.Body)
 			}
 			key, message := isFault(t, a)
 			if key != row.key || !strings.Contains(message, row.message) {
@@ -155,36 +156,36 @@ func TestFaults(t *testing.T) {
 	t.Run("quota of instances", func(t *testing.T) {
 		w.into(w.do("PUT", root+"/mgmt/quotas/"+project, tokens["admin"], `{"quotas": {"instances": 1}}`), 200, "", nil)
 		a := w.do("POST", root+"/instances", tokens["operator"], instance(""))
-		if key, message := isFault(t, a); a.status != 413 || key != "overLimit" || !strings.Contains(message, "'instances'") {
-			t.Errorf("got %d %s", a.status, a.body)
+		if key, message := isFault(t, a); a.Status != 413 || key != "overLimit" || !strings.Contains(message, "'instances'") {
+			t.Errorf("got %d %s", a.Status, a.Body)
 		}
 		w.into(w.do("PUT", root+"/mgmt/quotas/"+project, tokens["admin"], `{"quotas": {"instances": 5, "backups": 10}}`), 200, "", nil)
 	})
 	t.Run("backup of another project's instance", func(t *testing.T) {
 		a := w.do("POST", root+"/backups", tokens["operator"], `{"backup": {"name": "n", "instance": "`+other.instance+`"}}`)
-		if key, message := isFault(t, a); a.status != 404 || key != "itemNotFound" || !strings.Contains(message, other.instance) {
-			t.Errorf("got %d %s", a.status, a.body)
+		if key, message := isFault(t, a); a.Status != 404 || key != "itemNotFound" || !strings.Contains(message, other.instance) {
+			t.Errorf("got %d %s", a.Status, a.Body)
 		}
 	})
 	t.Run("busy with a backup, and nothing else in the way", func(t *testing.T) {
 		a := w.do("POST", root+"/backups", tokens["operator"], `{"backup": {"name": "n", "instance": "`+p.instance+`"}}`)
-		if key, _ := isFault(t, a); a.status != 422 || key != "unprocessableEntity" {
-			t.Errorf("got %d %s", a.status, a.body)
+		if key, _ := isFault(t, a); a.Status != 422 || key != "unprocessableEntity" {
+			t.Errorf("got %d %s", a.Status, a.Body)
 		}
 	})
 	t.Run("another project's parent", func(t *testing.T) {
 		w.into(w.do("POST", root+"/instances/"+p.instance+"/action", tokens["operator"], `{"reset_status": {}}`), 202, "", nil)
 		w.idle(p.instance, tokens["operator"])
 		a := w.do("POST", root+"/backups", tokens["operator"], `{"backup": {"name": "n", "instance": "`+p.instance+`", "parent_id": "`+foreign+`"}}`)
-		if key, message := isFault(t, a); a.status != 404 || key != "itemNotFound" || !strings.Contains(message, foreign) {
-			t.Errorf("got %d %s", a.status, a.body)
+		if key, message := isFault(t, a); a.Status != 404 || key != "itemNotFound" || !strings.Contains(message, foreign) {
+			t.Errorf("got %d %s", a.Status, a.Body)
 		}
 	})
 	t.Run("deleted", func(t *testing.T) {
 		w.into(w.do("DELETE", root+"/backups/"+backup, tokens["operator"], ""), 202, "", nil)
 		for _, method := range []string{"GET", "DELETE"} {
-			if a := w.do(method, root+"/backups/"+backup, tokens["operator"], ""); a.status != 404 {
-				t.Errorf("%s: got %d %s", method, a.status, a.body)
+			if a := w.do(method, root+"/backups/"+backup, tokens["operator"], ""); a.Status != 404 {
+				t.Errorf("%s: got %d %s", method, a.Status, a.Body)
 			}
 		}
 	})
@@ -192,8 +193,8 @@ func TestFaults(t *testing.T) {
 		w.gate.set(access.ErrUnavailable)
 		defer w.gate.set(nil)
 		a := w.do("GET", root+"/backups", tokens["operator"], "")
-		if key, _ := isFault(t, a); a.status != 503 || key != "serviceUnavailable" {
-			t.Errorf("got %d %s", a.status, a.body)
+		if key, _ := isFault(t, a); a.Status != 503 || key != "serviceUnavailable" {
+			t.Errorf("got %d %s", a.Status, a.Body)
 		}
 	})
 	t.Run("anything else", func(t *testing.T) {
@@ -201,23 +202,23 @@ func TestFaults(t *testing.T) {
 		defer w.gate.set(nil)
 		a := w.do("GET", root+"/backups", tokens["operator"], "")
 		key, message := isFault(t, a)
-		if a.status != 500 || key != "instanceFault" || !strings.Contains(message, a.header.Get(httpd.RequestIDHeader)) || strings.Contains(a.body, "cheese") {
-			t.Errorf("got %d %s", a.status, a.body)
+		if a.Status != 500 || key != "instanceFault" || !strings.Contains(message, a.Header.Get(httpd.RequestIDHeader)) || strings.Contains(a.Body, "cheese") {
+			t.Errorf("got %d %s", a.Status, a.Body)
 		}
-		if log := w.logged.String(); !strings.Contains(log, "cheese") || !strings.Contains(log, a.header.Get(httpd.RequestIDHeader)) {
+		if log := w.Logged(); !strings.Contains(log, "cheese") || !strings.Contains(log, a.Header.Get(httpd.RequestIDHeader)) {
 			t.Errorf("the log has no cause: %s", log)
 		}
 	})
 	t.Run("content type", func(t *testing.T) {
 		a := w.do("POST", root+"/backups", tokens["operator"], `{"backup": {}}`, "Content-Type", "text/plain")
-		if key, _ := isFault(t, a); a.status != 415 || key != "badMediaType" {
-			t.Errorf("got %d %s", a.status, a.body)
+		if key, _ := isFault(t, a); a.Status != 415 || key != "badMediaType" {
+			t.Errorf("got %d %s", a.Status, a.Body)
 		}
 	})
 	t.Run("large body", func(t *testing.T) {
 		a := w.do("POST", root+"/backups", tokens["operator"], strings.Repeat(" ", 1<<20)+"{}")
-		if key, _ := isFault(t, a); a.status != 413 || key != "overLimit" {
-			t.Errorf("got %d %s", a.status, a.body)
+		if key, _ := isFault(t, a); a.Status != 413 || key != "overLimit" {
+			t.Errorf("got %d %s", a.Status, a.Body)
 		}
 	})
 }
@@ -230,8 +231,8 @@ func TestNoSwift(t *testing.T) {
 	p := w.join("db1", project)
 	w.gate.be(who)
 	a := w.do("POST", "/v1.0/"+project+"/backups", "t", `{"backup": {"name": "n", "instance": "`+p.instance+`"}}`)
-	if key, message := isFault(t, a); a.status != 404 || key != "itemNotFound" || !strings.Contains(message, "object store") {
-		t.Errorf("got %d %s", a.status, a.body)
+	if key, message := isFault(t, a); a.Status != 404 || key != "itemNotFound" || !strings.Contains(message, "object store") {
+		t.Errorf("got %d %s", a.Status, a.Body)
 	}
 }
 
@@ -239,8 +240,8 @@ func TestNoSwift(t *testing.T) {
 func TestUnauthorized(t *testing.T) {
 	w := newWorld(t, func(_ *server.Config, o *trove.Options) { o.Keystone = "http://keystone.example:5000/v3" })
 	a := w.do("GET", "/v1.0/"+project+"/instances", "", "")
-	if want := `Keystone uri="http://keystone.example:5000/v3"`; a.status != 401 || a.header.Get("WWW-Authenticate") != want {
-		t.Errorf("got %d with %q, want 401 with %q", a.status, a.header.Get("WWW-Authenticate"), want)
+	if want := `Keystone uri="http://keystone.example:5000/v3"`; a.Status != 401 || a.Header.Get("WWW-Authenticate") != want {
+		t.Errorf("got %d with %q, want 401 with %q", a.Status, a.Header.Get("WWW-Authenticate"), want)
 	}
 	var body struct {
 		Error struct {
@@ -248,8 +249,8 @@ func TestUnauthorized(t *testing.T) {
 			Title, Message string
 		}
 	}
-	if err := json.Unmarshal([]byte(a.body), &body); err != nil || body.Error.Title != "Unauthorized" || body.Error.Code != 401 {
-		t.Errorf("got %s (%v)", a.body, err)
+	if err := json.Unmarshal([]byte(a.Body), &body); err != nil || body.Error.Title != "Unauthorized" || body.Error.Code != 401 {
+		t.Errorf("got %s (%v)", a.Body, err)
 	}
 }
 
@@ -257,7 +258,7 @@ func TestUnauthorized(t *testing.T) {
 // many are left.
 func TestRateLimit(t *testing.T) {
 	w := newWorld(t, func(_ *server.Config, o *trove.Options) { o.Callers = httpd.NewLimiter(3) })
-	token := w.token(project, access.Viewer)
+	token := w.Token(project, access.Viewer)
 	var limits []struct {
 		Verb             string
 		Value, Remaining int
@@ -267,15 +268,15 @@ func TestRateLimit(t *testing.T) {
 	if len(limits) < 2 || limits[0].Verb != "ABSOLUTE" || limits[1].Value != 3 || limits[1].Remaining != 2 || limits[1].Unit != "MINUTE" {
 		t.Errorf("got %+v", limits)
 	}
-	var a answer
+	var a servertest.Answer
 	for range 3 {
 		a = w.do("GET", "/v1.0/"+project+"/limits", token, "")
 	}
-	if key, _ := isFault(t, a); a.status != http.StatusRequestEntityTooLarge || key != "overLimit" || a.header.Get("Retry-After") == "" ||
-		!strings.Contains(a.body, `"retryAfter":"`+a.header.Get("Retry-After")+`"`) || !strings.Contains(a.body, `"details":`) {
-		t.Errorf("got %d %v %s", a.status, a.header, a.body)
+	if key, _ := isFault(t, a); a.Status != http.StatusRequestEntityTooLarge || key != "overLimit" || a.Header.Get("Retry-After") == "" ||
+		!strings.Contains(a.Body, `"retryAfter":"`+a.Header.Get("Retry-After")+`"`) || !strings.Contains(a.Body, `"details":`) {
+		t.Errorf("got %d %v %s", a.Status, a.Header, a.Body)
 	}
-	if a := w.do("GET", "/v1.0/"+project+"/limits", w.token(project, access.Viewer), ""); a.status != 200 {
-		t.Errorf("another caller: got %d", a.status)
+	if a := w.do("GET", "/v1.0/"+project+"/limits", w.Token(project, access.Viewer), ""); a.Status != 200 {
+		t.Errorf("another caller: got %d", a.Status)
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/server"
+	"github.com/slipcover/slipcover/internal/server/servertest"
 	"github.com/slipcover/slipcover/internal/trove"
 )
 
@@ -22,8 +23,8 @@ func FuzzRequest(f *testing.F) {
 	w := newWorld(f, func(_ *server.Config, o *trove.Options) { o.URL = "" })
 	p := w.join("db1", project)
 	close(p.free)
-	tokens := []string{w.token(project, access.Admin), w.token(project, access.Operator), w.token(project, access.Viewer), ""}
-	handler = w.api.Config.Handler
+	tokens := []string{w.Token(project, access.Admin), w.Token(project, access.Operator), w.Token(project, access.Viewer), ""}
+	handler = w.HTTP.Config.Handler
 	var b struct{ ID string }
 	w.into(w.do("POST", "/v1.0/"+project+"/backups", tokens[1], `{"backup": {"name": "n", "instance": "`+p.instance+`"}}`), 202, "backup", &b)
 	ids := strings.NewReplacer("INSTANCE", p.instance, "BACKUP", b.ID)
@@ -72,14 +73,14 @@ func FuzzRequest(f *testing.F) {
 		r.RemoteAddr = "127.0.0.1:1"
 		got := httptest.NewRecorder()
 		handler.ServeHTTP(got, r)
-		a := answer{got.Code, got.Header(), got.Body.String()}
+		a := servertest.Answer{Status: got.Code, Header: got.Header(), Body: got.Body.String()}
 		switch {
-		case a.status >= 500 && a.status != 501 && a.status != 503:
-			t.Fatalf("%s %q %q: got %d %s", method, target, body, a.status, a.body)
-		case a.status >= 300:
+		case a.Status >= 500 && a.Status != 501 && a.Status != 503:
+			t.Fatalf("%s %q %q: got %d %s", method, target, body, a.Status, a.Body)
+		case a.Status >= 300:
 			isFault(t, a)
-		case a.body != "" && !json.Valid([]byte(a.body)):
-			t.Fatalf("%s %q: not JSON: %d %q", method, target, a.status, a.body)
+		case a.Body != "" && !json.Valid([]byte(a.Body)):
+			t.Fatalf("%s %q: not JSON: %d %q", method, target, a.Status, a.Body)
 		}
 	})
 }

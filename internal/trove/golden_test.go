@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/slipcover/slipcover/internal/access"
+	"github.com/slipcover/slipcover/internal/server/servertest"
 )
 
 var update = flag.Bool("update", false, "write golden files anew")
@@ -42,18 +43,18 @@ func (tr *transcript) plain(text string) string {
 	})
 }
 
-func (tr *transcript) do(method, path, token, body string) answer {
+func (tr *transcript) do(method, path, token, body string) servertest.Answer {
 	a := tr.w.do(method, path, token, body)
-	fmt.Fprintf(&tr.text, "%s %s %s\n%d", method, tr.plain(path), tr.plain(body), a.status)
+	fmt.Fprintf(&tr.text, "%s %s %s\n%d", method, tr.plain(path), tr.plain(body), a.Status)
 	for _, name := range []string{"Content-Type", "Www-Authenticate", "Allow"} {
-		if v := a.header.Get(name); v != "" {
+		if v := a.Header.Get(name); v != "" {
 			fmt.Fprintf(&tr.text, "  %s: %s", name, v)
 		}
 	}
-	if a.body != "" {
+	if a.Body != "" {
 		var out bytes.Buffer
-		if err := json.Indent(&out, []byte(strings.TrimSpace(a.body)), "", "  "); err != nil {
-			tr.w.t.Fatalf("%s %s: %v in %q", method, path, err, a.body)
+		if err := json.Indent(&out, []byte(strings.TrimSpace(a.Body)), "", "  "); err != nil {
+			tr.w.t.Fatalf("%s %s: %v in %q", method, path, err, a.Body)
 		}
 		tr.text.WriteString("\n" + tr.plain(out.String()))
 	}
@@ -92,7 +93,7 @@ func golden(t *testing.T, name, got string) {
 func TestAnswers(t *testing.T) {
 	w := newWorld(t)
 	p := w.join("db1", project)
-	operator, admin := w.token(project, access.Operator), w.token("ops", access.Admin)
+	operator, admin := w.Token(project, access.Operator), w.Token("ops", access.Admin)
 	const root = "/v1.0/" + project
 	tr := &transcript{w: w}
 
@@ -107,7 +108,7 @@ func TestAnswers(t *testing.T) {
 
 	var b struct{ ID, Status string }
 	w.into(tr.do("POST", root+"/backups", operator, `{"backup": {"name": "nightly", "instance": "`+p.instance+`", "incremental": 0}}`), 202, "backup", &b)
-	w.eventually("the agent has begun", func() bool {
+	servertest.Eventually(w.t, "the agent has begun", func() bool {
 		w.into(w.do("GET", root+"/backups/"+b.ID, operator, ""), 200, "backup", &b)
 		return b.Status == "BUILDING"
 	})
@@ -116,7 +117,7 @@ func TestAnswers(t *testing.T) {
 	tr.do("POST", root+"/backups", operator, `{"backup": {"name": "again", "instance": "`+p.instance+`"}}`)
 	tr.do("DELETE", root+"/backups/"+b.ID, operator, "")
 	close(p.free)
-	w.eventually("the backup is done", func() bool {
+	servertest.Eventually(w.t, "the backup is done", func() bool {
 		w.into(w.do("GET", root+"/backups/"+b.ID, operator, ""), 200, "backup", &b)
 		return b.Status == "COMPLETED"
 	})
@@ -126,7 +127,7 @@ func TestAnswers(t *testing.T) {
 
 	var child struct{ ID, Status string }
 	w.into(tr.do("POST", root+"/backups", operator, `{"backup": {"name": "noon", "description": "before the move", "instance": "`+p.instance+`", "parent_id": "`+b.ID+`"}}`), 202, "backup", &child)
-	w.eventually("the second backup is done", func() bool {
+	servertest.Eventually(w.t, "the second backup is done", func() bool {
 		w.into(w.do("GET", root+"/backups/"+child.ID, operator, ""), 200, "backup", &child)
 		return child.Status == "COMPLETED"
 	})
@@ -135,7 +136,7 @@ func TestAnswers(t *testing.T) {
 	var i struct{ ID, Status string }
 	w.into(tr.do("POST", root+"/instances", operator, `{"instance": {"name": "copy", "flavorRef": 1, "volume": {"size": 2, "type": null},
 		"restorePoint": {"backupRef": "`+b.ID+`"}, "datastore": {"type": "couchdb", "version": "3.5"}, "access": {"is_public": false}}}`), 200, "instance", &i)
-	w.eventually("the instance is made", func() bool {
+	servertest.Eventually(w.t, "the instance is made", func() bool {
 		w.into(w.do("GET", root+"/instances/"+i.ID, operator, ""), 200, "instance", &i)
 		return i.Status == "ACTIVE"
 	})

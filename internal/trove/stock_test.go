@@ -30,6 +30,7 @@ import (
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/restore"
 	"github.com/slipcover/slipcover/internal/server"
+	"github.com/slipcover/slipcover/internal/server/servertest"
 	"github.com/slipcover/slipcover/internal/storage"
 	"github.com/slipcover/slipcover/internal/storage/drivers"
 	"github.com/slipcover/slipcover/internal/testenv"
@@ -56,12 +57,12 @@ func (w *world) machine(name, project string, couch *testenv.Couch, reader *age.
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	joined, err := w.server.Join(w.t.Context(), server.Joining{Name: name, Project: project, PublicKey: public, Hello: job.Hello{Session: "none", Address: "127.0.0.1"}})
+	joined, err := w.Server.Join(w.t.Context(), server.Joining{Name: name, Project: project, PublicKey: public, Hello: job.Hello{Session: "none", Address: "127.0.0.1"}})
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	m.id = joined.Instance
-	link, err := bus.Dial(w.t.Context(), bus.LinkOptions{InProcess: w.bus, Agent: joined.AgentID, JWT: joined.JWT, Seed: seed})
+	link, err := bus.Dial(w.t.Context(), bus.LinkOptions{InProcess: w.Bus, Agent: joined.AgentID, JWT: joined.JWT, Seed: seed})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -76,19 +77,19 @@ func (w *world) machine(name, project string, couch *testenv.Couch, reader *age.
 			}
 		}
 	})
-	w.background(func(ctx context.Context) error {
+	servertest.Background(w.t, func(ctx context.Context) error {
 		return agent.Run(ctx, agent.Options{
 			Link: link, Version: "slipcover test", Host: name, Address: "127.0.0.1", StateDir: filepath.Join(m.dir, "state"), InstancesDir: filepath.Join(m.dir, "instances"),
 			Locate: func(ctx context.Context) (*node.Node, error) {
 				return node.Locate(ctx, node.Options{DataDir: couch.DataDir})
 			},
 			CouchURL: couch.URL, CouchUser: couch.Admin, CouchPassword: couch.Password, RestartCommand: "touch " + m.restarted,
-			OpenRepo: m.open(repository), RepositoryURL: repository, CanRead: true, Backup: backup.Options{Parallel: 2}, Log: w.slog,
+			OpenRepo: m.open(repository), RepositoryURL: repository, CanRead: true, Backup: backup.Options{Parallel: 2}, Log: w.Log,
 		})
 	})
-	w.eventually("the agent sees its node", func() bool {
-		i, err := w.server.Instance(w.t.Context(), &access.Caller{Project: project}, m.id)
-		return err == nil && w.server.Live(i).Up && w.server.Live(i).UsedBytes > 0
+	servertest.Eventually(w.t, "the agent sees its node", func() bool {
+		i, err := w.Server.Instance(w.t.Context(), &access.Caller{Project: project}, m.id)
+		return err == nil && w.Server.Live(i).Up && w.Server.Live(i).UsedBytes > 0
 	})
 	return m
 }
@@ -132,13 +133,13 @@ func (m *machine) backed(t *testing.T, id string) *job.Backup {
 	t.Helper()
 	var b *job.Backup
 	await(t, "the backup is done", func() (err error) {
-		if b, err = m.w.server.Backup(t.Context(), m.caller(), id); err != nil {
+		if b, err = m.w.Server.Backup(t.Context(), m.caller(), id); err != nil {
 			return err
 		}
 		if b.Status.Running() {
 			return errors.New("it is " + string(b.Status))
 		}
-		i, err := m.w.server.Instance(t.Context(), m.caller(), b.Instance)
+		i, err := m.w.Server.Instance(t.Context(), m.caller(), b.Instance)
 		if err == nil && i.Task != "" {
 			err = fmt.Errorf("busy with %s", i.Task)
 		}
@@ -149,7 +150,7 @@ func (m *machine) backed(t *testing.T, id string) *job.Backup {
 	}
 	if b.Repository.Storage == "" { // a repository that was made just now
 		await(t, "the agent tells its repository", func() error {
-			for _, a := range m.w.server.Agents() {
+			for _, a := range m.w.Server.Agents() {
 				if a.Name == m.name && a.Hello.Repository.ID == b.Repository.ID {
 					return nil
 				}
@@ -165,7 +166,7 @@ func (m *machine) active(t *testing.T, id string) *job.Instance {
 	t.Helper()
 	var i *job.Instance
 	await(t, "the instance is active", func() (err error) {
-		if i, err = m.w.server.Instance(t.Context(), m.caller(), id); err != nil {
+		if i, err = m.w.Server.Instance(t.Context(), m.caller(), id); err != nil {
 			return err
 		}
 		if i.Status == job.InstanceFailed {
@@ -174,7 +175,7 @@ func (m *machine) active(t *testing.T, id string) *job.Instance {
 		if i.Shown() != job.InstanceActive {
 			return errors.New("it is " + string(i.Shown()))
 		}
-		if l := m.w.server.Live(i); !l.Up || !l.CanRestart {
+		if l := m.w.Server.Live(i); !l.Up || !l.CanRestart {
 			return errors.New("the agent doesn't say so yet")
 		}
 		return nil
@@ -186,7 +187,7 @@ func (m *machine) active(t *testing.T, id string) *job.Instance {
 func (m *machine) gone(t *testing.T, id string) {
 	t.Helper()
 	await(t, "the instance is gone", func() error {
-		if i, err := m.w.server.Instance(t.Context(), m.caller(), id); err == nil {
+		if i, err := m.w.Server.Instance(t.Context(), m.caller(), id); err == nil {
 			return errors.New("it is " + string(i.Shown()))
 		}
 		return nil
@@ -406,11 +407,11 @@ func TestStockClients(t *testing.T) {
 		c.OwnSwift, c.Recipients, c.Quota = true, []string{reader.Recipient().String()}, quota
 		o.Checker, o.Keystone, o.URL, o.Callers = checker, keystone.URL+"/v3", "", httpd.NewLimiter(6000)
 	})
-	cloud.listen(fmt.Sprintf("127.0.0.1:%d", keystone.TrovePort), cloud.api.Config.Handler)
+	cloud.listen(fmt.Sprintf("127.0.0.1:%d", keystone.TrovePort), cloud.HTTP.Config.Handler)
 	alone := newWorld(t, func(c *server.Config, o *trove.Options) {
 		c.Quota, o.URL, o.Callers = quota, "", httpd.NewLimiter(6000)
 	})
-	open := httptest.NewServer(trove.New(trove.Options{Server: alone.server, Checker: access.None{}, Log: alone.slog}))
+	open := httptest.NewServer(trove.New(trove.Options{Server: alone.Server, Checker: access.None{}, Log: alone.Log}))
 	t.Cleanup(open.Close)
 	repository := "file://" + filepath.Join(t.TempDir(), "repo")
 
@@ -422,8 +423,8 @@ func TestStockClients(t *testing.T) {
 		}
 		return env
 	}
-	own := alone.token(project, access.Operator)
-	endpoint := alone.api.URL + "/v1.0/" + project
+	own := alone.Token(project, access.Operator)
+	endpoint := alone.HTTP.URL + "/v1.0/" + project
 	type client struct {
 		s    *strand
 		run  func(*strand, *machine)
@@ -440,7 +441,7 @@ func TestStockClients(t *testing.T) {
 			func(s *strand, m *machine) { gophercloudRun(s, m, keystoneService(s.t, keystone)) },
 			func() *machine { return cloud.machine("go-db", demo, couch, reader, "") }},
 		{&strand{title: "trove, with a token of our own and the log-in of version 1", program: []string{troveBin, "--json"}, shown: "trove",
-			env: []string{"OS_AUTH_URL=" + alone.api.URL + "/auth/v1.0", "OS_USERNAME=joe", "OS_PASSWORD=" + own, "OS_PROJECT_NAME=" + project, "TROVE_BYPASS_URL=" + endpoint}},
+			env: []string{"OS_AUTH_URL=" + alone.HTTP.URL + "/auth/v1.0", "OS_USERNAME=joe", "OS_PASSWORD=" + own, "OS_PROJECT_NAME=" + project, "TROVE_BYPASS_URL=" + endpoint}},
 			troveAlone, func() *machine { return alone.machine("trove1-db", project, couch, reader, repository) }},
 		{&strand{title: "openstack, with a token of our own", program: []string{openstackBin}, shown: "openstack",
 			env: []string{"OS_AUTH_TYPE=admin_token", "OS_ENDPOINT=" + endpoint, "OS_TOKEN=" + own}},

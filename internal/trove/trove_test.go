@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -23,7 +22,7 @@ func TestRoles(t *testing.T) {
 	roles := []access.Role{access.Viewer, access.Operator, access.Admin}
 	tokens := map[access.Role]string{}
 	for _, r := range roles {
-		tokens[r] = w.token(project, r)
+		tokens[r] = w.Token(project, r)
 	}
 	for pattern, needs := range trove.Needs() {
 		method, path, _ := strings.Cut(pattern, " ")
@@ -38,20 +37,20 @@ func TestRoles(t *testing.T) {
 		}
 		for _, r := range roles {
 			a := w.do(method, path, tokens[r], "")
-			if refused := a.status == 403; refused != (r < needs) {
-				t.Errorf("%s as %s: got %d, needs %s", pattern, r, a.status, needs)
+			if refused := a.Status == 403; refused != (r < needs) {
+				t.Errorf("%s as %s: got %d, needs %s", pattern, r, a.Status, needs)
 			}
 		}
-		if a := w.do(method, path, "", ""); a.status != 401 {
-			t.Errorf("%s without a token: got %d", pattern, a.status)
+		if a := w.do(method, path, "", ""); a.Status != 401 {
+			t.Errorf("%s without a token: got %d", pattern, a.Status)
 		}
-		if a := w.do(method, strings.Replace(path, project, "other", 1), tokens[access.Admin], ""); a.status != 403 {
-			t.Errorf("%s in another project: got %d", pattern, a.status)
+		if a := w.do(method, strings.Replace(path, project, "other", 1), tokens[access.Admin], ""); a.Status != 403 {
+			t.Errorf("%s in another project: got %d", pattern, a.Status)
 		}
 	}
 	for _, method := range []string{"POST", "PUT", "PATCH", "DELETE"} { // what isn't ours
-		if a := w.do(method, "/v1.0/"+project+"/clusters", tokens[access.Viewer], ""); a.status != 403 {
-			t.Errorf("%s by a viewer: got %d", method, a.status)
+		if a := w.do(method, "/v1.0/"+project+"/clusters", tokens[access.Viewer], ""); a.Status != 403 {
+			t.Errorf("%s by a viewer: got %d", method, a.Status)
 		}
 	}
 }
@@ -59,19 +58,19 @@ func TestRoles(t *testing.T) {
 // TestLogIn is Swift's log-in with tokens of our own.
 func TestLogIn(t *testing.T) {
 	w := newWorld(t)
-	token := w.token(project, access.Operator)
+	token := w.Token(project, access.Operator)
 	a := w.do("GET", "/auth/v1.0", "", "", "X-Auth-User", "joe", "X-Auth-Key", token, "X-Auth-Project-Id", project)
-	if a.status != 204 || a.header.Get("X-Auth-Token") != token || a.header.Get("X-Server-Management-Url") != "https://db.example.org:8779/v1.0/"+project {
-		t.Errorf("got %d with %v", a.status, a.header)
+	if a.Status != 204 || a.Header.Get("X-Auth-Token") != token || a.Header.Get("X-Server-Management-Url") != "https://db.example.org:8779/v1.0/"+project {
+		t.Errorf("got %d with %v", a.Status, a.Header)
 	}
 	for name, header := range map[string][]string{"no key": {"X-Auth-User", "joe"}, "wrong key": {"X-Auth-User", "joe", "X-Auth-Key", "secret"}} {
 		a := w.do("GET", "/auth/v1.0", "", "", header...)
-		if key, _ := isFault(t, a); a.status != 401 || key != "error" {
-			t.Errorf("%s: got %d %s", name, a.status, a.body)
+		if key, _ := isFault(t, a); a.Status != 401 || key != "error" {
+			t.Errorf("%s: got %d %s", name, a.Status, a.Body)
 		}
 	}
-	if a := w.do("POST", "/auth/v1.0", "", "{}"); a.status != 405 {
-		t.Errorf("POST: got %d", a.status)
+	if a := w.do("POST", "/auth/v1.0", "", "{}"); a.Status != 405 {
+		t.Errorf("POST: got %d", a.Status)
 	}
 }
 
@@ -79,8 +78,8 @@ func TestLogIn(t *testing.T) {
 func TestNobodyAsked(t *testing.T) {
 	w := newWorld(t, func(_ *server.Config, o *trove.Options) { o.Checker, o.URL = access.None{}, "" })
 	a := w.do("GET", "/auth/v1.0", "", "", "X-Auth-User", "joe", "X-Auth-Key", "any", "X-Auth-Project-Id", "mine")
-	if a.status != 204 || a.header.Get("X-Server-Management-Url") != w.api.URL+"/v1.0/mine" {
-		t.Errorf("got %d with %v, want links to the host that was asked", a.status, a.header)
+	if a.Status != 204 || a.Header.Get("X-Server-Management-Url") != w.HTTP.URL+"/v1.0/mine" {
+		t.Errorf("got %d with %v, want links to the host that was asked", a.Status, a.Header)
 	}
 	p := w.join("db1", "mine")
 	for project, want := range map[string]int{"mine": 1, "yours": 0} {
@@ -90,11 +89,11 @@ func TestNobodyAsked(t *testing.T) {
 			t.Errorf("project %s has %v", project, list)
 		}
 	}
-	if a := w.do("GET", "/v1.0/yours/instances/"+p.instance, "", ""); a.status != 404 {
-		t.Errorf("another project's instance: got %d", a.status)
+	if a := w.do("GET", "/v1.0/yours/instances/"+p.instance, "", ""); a.Status != 404 {
+		t.Errorf("another project's instance: got %d", a.Status)
 	}
-	if a := w.do("GET", "/v1.0/b%20d/instances", "", ""); a.status != 403 {
-		t.Errorf("a project that can't be: got %d", a.status)
+	if a := w.do("GET", "/v1.0/b%20d/instances", "", ""); a.Status != 403 {
+		t.Errorf("a project that can't be: got %d", a.Status)
 	}
 }
 
@@ -110,7 +109,7 @@ func (w *world) follow(path, key, token string) (ids []string, sizes []int) {
 		}
 		sizes = append(sizes, len(list))
 		var body struct{ Links []struct{ Rel, Href string } }
-		if err := json.Unmarshal([]byte(a.body), &body); err != nil {
+		if err := json.Unmarshal([]byte(a.Body), &body); err != nil {
 			w.t.Fatal(err)
 		}
 		if len(body.Links) == 0 {
@@ -128,7 +127,7 @@ func TestPages(t *testing.T) {
 	w := newWorld(t)
 	p := w.join("db1", project)
 	close(p.free)
-	token := w.token(project, access.Operator)
+	token := w.Token(project, access.Operator)
 	const root = "/v1.0/" + project
 	var made []string
 	for n := range 21 {
@@ -154,13 +153,13 @@ func TestPages(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := w.server.Join(t.Context(), server.Joining{Name: name, Project: project, PublicKey: public, Hello: job.Hello{Session: name}}); err != nil {
+		if _, err := w.Server.Join(t.Context(), server.Joining{Name: name, Project: project, PublicKey: public, Hello: job.Hello{Session: name}}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if list := w.do("GET", "/v1.0/ops/mgmt/instances?limit=2&deleted=False", w.token("ops", access.Admin), ""); !strings.Contains(list.body, `"tenant_id":"`+project+`"`) ||
-		!strings.Contains(list.body, `/v1.0/ops/mgmt/instances?deleted=False&limit=2&marker=`) {
-		t.Errorf("an administrator's list: %s", list.body)
+	if list := w.do("GET", "/v1.0/ops/mgmt/instances?limit=2&deleted=False", w.Token("ops", access.Admin), ""); !strings.Contains(list.Body, `"tenant_id":"`+project+`"`) ||
+		!strings.Contains(list.Body, `/v1.0/ops/mgmt/instances?deleted=False&limit=2&marker=`) {
+		t.Errorf("an administrator's list: %s", list.Body)
 	}
 	for query, want := range map[string][]int{"": {20, 3}, "?limit=100": {20, 3}, "?limit=10": {10, 10, 3}, "?limit=23&include_clustered=False": {20, 3}, "/detail?limit=20": {20, 3}} {
 		ids, sizes := w.follow(root+"/instances"+query, "instances", token)
@@ -169,8 +168,8 @@ func TestPages(t *testing.T) {
 		}
 	}
 	for _, query := range []string{"/backups?limit=0", "/backups?limit=-1", "/backups?marker=-1", "/backups?limit=1e3", "/backups?limit=99999999999999999999", "/backups?marker=1.5", "/instances?limit=many"} {
-		if a := w.do("GET", root+query, token, ""); a.status != 400 {
-			t.Errorf("%s: got %d", query, a.status)
+		if a := w.do("GET", root+query, token, ""); a.Status != 400 {
+			t.Errorf("%s: got %d", query, a.Status)
 		}
 	}
 }
@@ -181,7 +180,7 @@ func TestBodies(t *testing.T) {
 	w := newWorld(t)
 	p := w.join("db1", project)
 	close(p.free)
-	token := w.token(project, access.Operator)
+	token := w.Token(project, access.Operator)
 	const root = "/v1.0/" + project
 	id := p.instance
 	long := strings.Repeat("é", 255)
@@ -220,12 +219,12 @@ func TestBodies(t *testing.T) {
 		{"/backup_strategies", `{"backup_strategy": {}}`, "Validation error: backup_strategy.swift_container is required"},
 	} {
 		a := w.do("POST", root+c.path, token, c.body)
-		if _, message := isFault(t, a); a.status != 400 || message != c.message {
-			t.Errorf("%s %s: got %d %q, want %q", c.path, c.body, a.status, message, c.message)
+		if _, message := isFault(t, a); a.Status != 400 || message != c.message {
+			t.Errorf("%s %s: got %d %q, want %q", c.path, c.body, a.Status, message, c.message)
 		}
 	}
-	if a := w.do("POST", root+"/backups", token, strings.Repeat(`{"backup":`, 100000)); a.status != 400 {
-		t.Errorf("deep nesting: got %d", a.status)
+	if a := w.do("POST", root+"/backups", token, strings.Repeat(`{"backup":`, 100000)); a.Status != 400 {
+		t.Errorf("deep nesting: got %d", a.Status)
 	}
 	for _, body := range []string{
 		`{"ships": [], "backup": {"name": "` + long + `", "instance": "` + strings.ToUpper(id) + `", "incremental": true, "storage_driver": 5}}`,
@@ -240,8 +239,8 @@ func TestBodies(t *testing.T) {
 	} {
 		w.into(w.do("POST", root+"/instances", token, body), 200, "", nil)
 	}
-	if a := w.do("POST", root+"/instances", token, `{"instance": {"name": "c", "flavorRef": 1, "availability_zone": "nowhere"}}`); a.status != 400 || !strings.Contains(a.body, "nowhere") {
-		t.Errorf("an agent that isn't there: got %d %s", a.status, a.body)
+	if a := w.do("POST", root+"/instances", token, `{"instance": {"name": "c", "flavorRef": 1, "availability_zone": "nowhere"}}`); a.Status != 400 || !strings.Contains(a.Body, "nowhere") {
+		t.Errorf("an agent that isn't there: got %d %s", a.Status, a.Body)
 	}
 	for _, method := range []string{"PUT", "PATCH"} {
 		w.into(w.do(method, root+"/instances/"+id, token, `{"instance": {"name": "by `+method+`"}}`), 202, "", nil)
@@ -257,19 +256,16 @@ func TestAudit(t *testing.T) {
 	w := newWorld(t)
 	p := w.join("db1", project)
 	close(p.free)
-	operator, viewer := w.token(project, access.Operator), w.token(project, access.Viewer)
+	operator, viewer := w.Token(project, access.Operator), w.Token(project, access.Viewer)
 	const root = "/v1.0/" + project
 	w.do("GET", root+"/instances", operator, "")
 	var b struct{ ID string }
 	w.into(w.do("POST", root+"/backups", operator, `{"backup": {"name": "n", "instance": "`+p.instance+`"}}`), 202, "backup", &b)
 	w.do("POST", root+"/instances/"+p.instance+"/action", viewer, `{"restart": {}}`)
 	w.do("POST", root+"/instances/"+p.instance+"/action", operator, `{"reset_status": {}}`)
-	text, err := os.ReadFile(w.audit)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := w.Audited()
 	var got []string
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(text) {
 		var r struct {
 			Project, Role, Action, Target, Outcome string
 			Status                                 int
@@ -284,7 +280,7 @@ func TestAudit(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	for _, secret := range []string{operator, viewer} {
-		if strings.Contains(string(text), secret) {
+		if strings.Contains(text, secret) {
 			t.Error("a token is in the audit log")
 		}
 	}
