@@ -53,6 +53,7 @@ type Config struct {
 	Offline time.Duration // an agent not heard of for so long is offline: 90 s
 	Lost    time.Duration // a running job whose agent is offline for so long has failed: 6 h
 	Sweep   time.Duration // between two sweeps: 10 s
+	Tick    time.Duration // between two looks at the schedules: 1 s
 }
 
 const defaultVersion = "3.5"
@@ -89,6 +90,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	cfg.Offline = cmp.Or(cfg.Offline, 90*time.Second)
 	cfg.Lost = cmp.Or(cfg.Lost, 6*time.Hour)
 	cfg.Sweep = cmp.Or(cfg.Sweep, 10*time.Second)
+	cfg.Tick = cmp.Or(cfg.Tick, time.Second)
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -147,7 +149,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 // keepBusy sweeps and fires schedules.
 func (s *Server) keepBusy(ctx context.Context) {
-	sweep, tick := time.NewTicker(s.cfg.Sweep), time.NewTicker(min(time.Second, s.cfg.Sweep))
+	sweep, tick := time.NewTicker(s.cfg.Sweep), time.NewTicker(s.cfg.Tick)
 	defer sweep.Stop()
 	defer tick.Stop()
 	for {

@@ -65,7 +65,7 @@ func startOver(t *testing.T, b *bus.Bus, cfg server.Config, wrap func(name strin
 		cfg.Quota = unlimited
 	}
 	if cfg.Sweep == 0 {
-		cfg.Sweep = time.Hour
+		cfg.Sweep, cfg.Tick = time.Hour, time.Hour
 	}
 	var err error
 	if s.Server, err = server.New(t.Context(), cfg); err != nil {
