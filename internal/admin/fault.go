@@ -35,18 +35,6 @@ func noResource(id string) error {
 	return &refusal{http.StatusNotFound, fmt.Sprintf("Resource %.100s cannot be found.", id)}
 }
 
-// statuses are those of refusals of package server; for over quota it is Trove's.
-var statuses = map[server.Kind]int{
-	server.Invalid:     http.StatusBadRequest,
-	server.Forbidden:   http.StatusForbidden,
-	server.NotFound:    http.StatusNotFound,
-	server.Conflict:    http.StatusConflict,
-	server.OverQuota:   http.StatusRequestEntityTooLarge,
-	server.Busy:        http.StatusUnprocessableEntity,
-	server.Unsupported: http.StatusNotImplemented,
-	server.Unavailable: http.StatusServiceUnavailable,
-}
-
 // codes are what programs read.
 var codes = map[int]string{
 	http.StatusBadRequest:            "invalid",
@@ -134,11 +122,11 @@ func (a *api) fault(w http.ResponseWriter, r *http.Request, err error) {
 	switch {
 	case errors.As(err, &own):
 		refuse(w, own.status, own.message)
-	case errors.As(err, &theirs) && statuses[theirs.Kind] != 0:
+	case errors.As(err, &theirs) && theirs.Kind.Status() != 0:
 		if theirs.Cause != nil {
-			a.Log.WarnContext(r.Context(), "request refused", "route", r.Pattern, "status", statuses[theirs.Kind], "err", theirs.Cause)
+			a.Log.WarnContext(r.Context(), "request refused", "route", r.Pattern, "status", theirs.Kind.Status(), "err", theirs.Cause)
 		}
-		refuse(w, statuses[theirs.Kind], theirs.Message)
+		refuse(w, theirs.Kind.Status(), theirs.Message)
 	case errors.Is(err, access.ErrUnauthorized):
 		w.Header().Set("WWW-Authenticate", `Bearer realm="slipcover"`)
 		refuse(w, http.StatusUnauthorized, "The token is missing, unknown, expired or revoked.")

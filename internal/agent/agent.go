@@ -58,7 +58,7 @@ type Options struct {
 	Locate func(context.Context) (*node.Node, error)
 	// CouchURL is where that node answers; "" is what its ini files say. Nothing is asked
 	// that needs the user.
-	CouchURL, CouchUser, CouchPassword string
+	CouchURL string
 	// RestartCommand is a command line for sh that restarts that node; "" if it can't be.
 	RestartCommand string
 

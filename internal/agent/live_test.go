@@ -54,7 +54,7 @@ func same(t *testing.T, c *testenv.Client, load *testenv.Running, cut time.Time)
 
 // withCouch lets an agent ask the node, and restart it by a command.
 func withCouch(c *testenv.Couch) func(*agent.Options) {
-	return func(o *agent.Options) { o.CouchURL, o.CouchUser, o.CouchPassword = c.URL, c.Admin, c.Password }
+	return func(o *agent.Options) { o.CouchURL = c.URL }
 }
 
 // What a job has changed is told before its end is, not with the next hello in turn: who

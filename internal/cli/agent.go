@@ -193,12 +193,12 @@ func agentSetup(ctx context.Context, env *Env, s *settings, log *slog.Logger) (a
 	o := agent.Options{
 		Version: "slipcover " + toolVersion(), Host: host, Address: ownAddress(ctx, s), StateDir: s.StateDir,
 		InstancesDir: s.InstancesDir, BindAddress: s.BindAddress, Owner: s.Owner, CouchDBBin: s.CouchDBBin,
-		CouchURL: s.CouchURL, CouchUser: s.CouchUser, CouchPassword: s.CouchPassword.Reveal(), RestartCommand: s.RestartCommand,
+		CouchURL: s.CouchURL, RestartCommand: s.RestartCommand,
 		Locate: func(ctx context.Context) (*node.Node, error) {
 			return node.Locate(ctx, node.Options{DataDir: s.DataDir, ConfigDir: s.ConfigDir, URL: s.CouchURL, User: s.CouchUser,
 				Password: s.CouchPassword.Reveal(), Getenv: env.getenv})
 		},
-		OpenRepo: r.open, RepositoryURL: mask(s.Repository), CanRead: len(s.identities) > 0 || hasSecret(s.Passphrase),
+		OpenRepo: r.open, RepositoryURL: mask(s.Repository), CanRead: len(s.identities) > 0 || s.Passphrase != "",
 		Backup: backup.Options{Strategy: s.BackupStrategy, Namespace: s.BackupNamespace, ProveInterval: s.ProveInterval, Strict: s.Strict,
 			Recipients: s.Recipients, Indexes: s.Indexes, Parallel: s.Parallel, Tool: "slipcover " + toolVersion()},
 		HookBefore: s.HookBefore, HookAfter: s.HookAfter, HookTimeout: s.HookTimeout, Log: log,
@@ -356,7 +356,7 @@ func serviceKey(ctx context.Context, env *Env, s *settings, log *slog.Logger) (s
 
 // useServiceKey reads with the key that the service made here, if no other is named.
 func useServiceKey(s *settings) {
-	if _, err := os.Stat(serviceKeyFile(s)); err == nil && len(s.identities) == 0 && !hasSecret(s.Passphrase) {
+	if _, err := os.Stat(serviceKeyFile(s)); err == nil && len(s.identities) == 0 && s.Passphrase == "" {
 		s.identities = []string{serviceKeyFile(s)}
 	}
 }

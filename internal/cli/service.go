@@ -135,7 +135,7 @@ func callerToken(env *Env, s *settings) (config.Secret, error) {
 	if err != nil {
 		return "", err
 	}
-	if hasSecret(s.Token) {
+	if s.Token != "" {
 		if u.Scheme == "http" && !onThisMachine(u) {
 			fmt.Fprintf(env.Stderr, "slipcover: warning: the token goes to %s in the clear; use https\n", u.Host)
 		}

@@ -1,10 +1,6 @@
 package cli
 
-import (
-	"log/slog"
-
-	"github.com/slipcover/slipcover/internal/config"
-)
+import "log/slog"
 
 // newLog is the log of a process that goes on: server or agent.
 func newLog(env *Env, s *settings) *slog.Logger {
@@ -20,6 +16,3 @@ func newLog(env *Env, s *settings) *slog.Logger {
 	}
 	return slog.New(slog.NewTextHandler(env.Stderr, opts))
 }
-
-// hasSecret reports whether a secret was set.
-func hasSecret(s config.Secret) bool { return s != "" }

@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"fmt"
+	"net/http"
 )
 
 // Kind says what kind of refusal an Error is.
@@ -19,6 +20,29 @@ const (
 	Unsupported                 // 501
 	Unavailable                 // 503
 )
+
+// Status is that HTTP status; 0 of what is none of them.
+func (k Kind) Status() int {
+	switch k {
+	case Invalid:
+		return http.StatusBadRequest
+	case Forbidden:
+		return http.StatusForbidden
+	case NotFound:
+		return http.StatusNotFound
+	case Conflict:
+		return http.StatusConflict
+	case OverQuota:
+		return http.StatusRequestEntityTooLarge
+	case Busy:
+		return http.StatusUnprocessableEntity
+	case Unsupported:
+		return http.StatusNotImplemented
+	case Unavailable:
+		return http.StatusServiceUnavailable
+	}
+	return 0
+}
 
 // Error is a refusal, in a sentence for whoever asked. The cause is for the log.
 type Error struct {

@@ -35,17 +35,6 @@ func badRequest(format string, args ...any) error {
 	return &refusal{http.StatusBadRequest, fmt.Sprintf(format, args...)}
 }
 
-var kinds = map[server.Kind]int{
-	server.Invalid:     http.StatusBadRequest,
-	server.Forbidden:   http.StatusForbidden,
-	server.NotFound:    http.StatusNotFound,
-	server.Conflict:    http.StatusConflict,
-	server.OverQuota:   http.StatusRequestEntityTooLarge,
-	server.Busy:        http.StatusUnprocessableEntity,
-	server.Unsupported: http.StatusNotImplemented,
-	server.Unavailable: http.StatusServiceUnavailable,
-}
-
 // keys are Trove's names of the statuses.
 var keys = map[int]string{
 	http.StatusBadRequest:            "badRequest",
@@ -115,7 +104,7 @@ func (a *api) fault(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.As(err, &own):
 		status = own.status
 	case errors.As(err, &theirs):
-		status = kinds[theirs.Kind]
+		status = theirs.Kind.Status()
 		if theirs.Cause != nil {
 			a.Log.WarnContext(r.Context(), "request refused", "method", r.Method, "path", r.URL.Path, "status", status, "err", theirs.Cause)
 		}

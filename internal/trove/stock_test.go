@@ -83,7 +83,7 @@ func (w *world) machine(name, project string, couch *testenv.Couch, reader *age.
 			Locate: func(ctx context.Context) (*node.Node, error) {
 				return node.Locate(ctx, node.Options{DataDir: couch.DataDir})
 			},
-			CouchURL: couch.URL, CouchUser: couch.Admin, CouchPassword: couch.Password, RestartCommand: "touch " + m.restarted,
+			CouchURL: couch.URL, RestartCommand: "touch " + m.restarted,
 			OpenRepo: m.open(repository), RepositoryURL: repository, CanRead: true, Backup: backup.Options{Parallel: 2}, Log: w.Log,
 		})
 	})
