@@ -5,10 +5,8 @@
 package admin
 
 import (
-	"context"
 	"log/slog"
 	"net/http"
-	"path"
 	"strings"
 	"time"
 
@@ -46,7 +44,7 @@ const defaultProject = "default"
 
 type api struct {
 	Options
-	mux     *http.ServeMux
+	routes  httpd.Routes[*call]
 	origins *http.CrossOriginProtection
 	joins   joins
 }
@@ -100,36 +98,27 @@ var routes = []route{
 // New returns the API.
 func New(o Options) http.Handler {
 	o.URL = strings.TrimSuffix(o.URL, "/")
-	a := &api{Options: o, mux: http.NewServeMux(), origins: http.NewCrossOriginProtection()}
+	a := &api{Options: o, routes: httpd.Routes[*call]{Refuse: refuse}, origins: http.NewCrossOriginProtection()}
 	for _, r := range routes {
 		method, p, _ := strings.Cut(r.pattern, " ")
-		a.mux.HandleFunc(method+" "+prefix+p, a.handle(r))
+		a.routes.Handle(method+" "+prefix+p, r.serve)
 	}
 	return a
 }
-
-type callKey struct{}
 
 // ServeHTTP lets nobody in without a good token, not even to learn which paths there
 // are, but for an agent that joins.
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := a.origins.Check(r); err != nil {
-		a.fault(w, r, &refusal{http.StatusForbidden, "Pages of other sites may not send this."})
+		refuse(w, http.StatusForbidden, "Pages of other sites may not send this.")
 		return
 	}
-	p := r.URL.EscapedPath()
-	switch {
-	case path.Clean(p) != p: // the mux would send clients elsewhere
-		a.fault(w, r, errNoPath)
-	case p == prefix+"/join" && r.Method == http.MethodPost:
+	if r.URL.EscapedPath() == prefix+"/join" && r.Method == http.MethodPost {
 		r.Pattern = "POST " + prefix + "/join"
-		a.finish(w, r, func() (int, any, error) { return a.join(w, r) })
-	default:
-		a.serve(w, r)
+		status, body, err := a.join(r)
+		a.answer(w, r, status, body, err)
+		return
 	}
-}
-
-func (a *api) serve(w http.ResponseWriter, r *http.Request) {
 	who, err := a.Checker.Check(r.Context(), access.TokenOf(r))
 	if err != nil {
 		a.fault(w, r, err)
@@ -146,13 +135,7 @@ func (a *api) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c.log.Project = c.who.Project
-	h, pattern := a.mux.Handler(r)
-	if pattern == "" {
-		a.noRoute(w, r, h)
-		return
-	}
-	r.Pattern = pattern // for the log of whoever passed r on
-	a.mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callKey{}, c)))
+	a.routes.Serve(w, r, c)
 }
 
 // chooseProject finds the project that the request is about: the caller's own, or the
@@ -183,21 +166,23 @@ func (c *call) chooseProject() error {
 	return nil
 }
 
-// handle is what all routes have in common.
-func (a *api) handle(to route) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		c, ok := r.Context().Value(callKey{}).(*call)
-		if !ok {
-			panic("a route is served without its caller")
-		}
-		c.r, c.log.Action, c.log.Target = r, to.action, r.PathValue("id")
-		a.finish(w, r, func() (int, any, error) {
-			if !c.who.May(to.needs) {
-				return 0, nil, &refusal{http.StatusForbidden, "The role " + c.who.Role.String() + " does not allow this: it needs " + to.needs.String() + "."}
-			}
-			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-			return to.do(c)
-		})
+// serve is what all routes have in common.
+func (to route) serve(w http.ResponseWriter, r *http.Request, c *call) {
+	c.r, c.log.Action, c.log.Target = r, to.action, r.PathValue("id")
+	if !c.who.May(to.needs) {
+		refuse(w, http.StatusForbidden, "The role "+c.who.Role.String()+" does not allow this: it needs "+to.needs.String()+".")
+		return
+	}
+	status, body, err := to.do(c)
+	c.answer(w, r, status, body, err)
+}
+
+func (a *api) answer(w http.ResponseWriter, r *http.Request, status int, body any, err error) {
+	if err == nil {
+		err = httpd.SendJSON(w, status, body)
+	}
+	if err != nil {
+		a.fault(w, r, err)
 	}
 }
 

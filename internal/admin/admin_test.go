@@ -62,7 +62,7 @@ func TestForms(t *testing.T) {
 		status       int
 		code, phrase string
 	}{
-		{"no path", w.do("GET", "/nothing", token, ""), 404, "not_found", "nothing at this path"},
+		{"no path", w.do("GET", "/nothing", token, ""), 404, "not_found", "could not be found"},
 		{"no path without a token", w.do("GET", "/nothing", "", ""), 401, "unauthorized", ""},
 		{"an unclean path", w.do("GET", "//whoami", token, ""), 404, "not_found", ""},
 		{"method", w.do("PUT", "/tokens", token, "{}"), 405, "method_not_allowed", "GET, HEAD, POST"},

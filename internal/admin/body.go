@@ -6,41 +6,21 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/google/uuid"
 
 	"github.com/slipcover/slipcover/internal/calendar"
+	"github.com/slipcover/slipcover/internal/httpd"
 )
 
 // maxBody is more than any request needs, in bytes; an agent's hello is the largest.
 const maxBody = 64 << 10
 
-// body reads the body of a request, a JSON object. Its size is limited already.
-func body(r *http.Request) ([]byte, error) {
-	text, err := io.ReadAll(r.Body)
-	if tooBig := (*http.MaxBytesError)(nil); errors.As(err, &tooBig) {
-		return nil, &refusal{http.StatusRequestEntityTooLarge, fmt.Sprintf("The body is larger than %d bytes.", tooBig.Limit)}
-	}
-	if err != nil {
-		return nil, invalid("The body could not be read to its end.")
-	}
-	text = bytes.TrimSpace(text)
-	if len(text) == 0 {
-		return nil, invalid("The request has no body: send a JSON object.")
-	}
-	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
-		return nil, &refusal{http.StatusUnsupportedMediaType, "The body must be JSON, with Content-Type: application/json."}
-	}
-	if !utf8.Valid(text) {
-		return nil, invalid("The body is not UTF-8.")
-	}
-	return text, nil
-}
+// body reads the body of a request, a JSON object.
+func body(r *http.Request) ([]byte, error) { return httpd.ReadJSON(r, maxBody, refused) }
 
 // decode reads a JSON object into a struct; what the object doesn't name stays. Fields
 // that the struct doesn't have are refused.

@@ -1,10 +1,8 @@
 package admin
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -24,7 +22,7 @@ type refusal struct {
 
 func (e *refusal) Error() string { return e.message }
 
-var errNoPath = &refusal{http.StatusNotFound, "There is nothing at this path."}
+func refused(status int, message string) error { return &refusal{status, message} }
 
 func invalid(format string, args ...any) error {
 	return &refusal{http.StatusBadRequest, fmt.Sprintf(format, args...)}
@@ -62,41 +60,7 @@ type faultError struct {
 }
 
 func refuse(w http.ResponseWriter, status int, message string) {
-	text, err := json.Marshal(faultBody{faultError{codes[status], message}})
-	if err != nil { // strings always can be
-		text = []byte("{}")
-	}
-	send(w, status, append(text, '\n'))
-}
-
-func send(w http.ResponseWriter, status int, text []byte) {
-	h := w.Header()
-	h.Set("Content-Type", "application/json")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Cache-Control", "no-store") // there are tokens among the answers
-	w.WriteHeader(status)
-	_, _ = w.Write(text) // a client that went away needs no answer
-}
-
-// finish answers with what do returns.
-func (a *api) finish(w http.ResponseWriter, r *http.Request, do func() (int, any, error)) {
-	status, body, err := do()
-	if err != nil {
-		a.fault(w, r, err)
-		return
-	}
-	if body == nil {
-		w.WriteHeader(status)
-		return
-	}
-	var text bytes.Buffer
-	e := json.NewEncoder(&text)
-	e.SetEscapeHTML(false)
-	if err := e.Encode(body); err != nil {
-		a.fault(w, r, err)
-		return
-	}
-	send(w, status, text.Bytes())
+	_ = httpd.SendJSON(w, status, faultBody{faultError{codes[status], message}}) // strings always can be sent
 }
 
 // TooMany answers that a limit on requests was reached.
@@ -140,15 +104,4 @@ func (a *api) fault(w http.ResponseWriter, r *http.Request, err error) {
 		a.Log.ErrorContext(r.Context(), "request failed", "route", r.Pattern, "fault", id, "err", err)
 		refuse(w, http.StatusInternalServerError, internal(id))
 	}
-}
-
-// noRoute says in our form what the mux would say in its own.
-func (a *api) noRoute(w http.ResponseWriter, r *http.Request, h http.Handler) {
-	allowed := httpd.Allowed(h, r)
-	if allowed == "" {
-		a.fault(w, r, errNoPath)
-		return
-	}
-	w.Header().Set("Allow", allowed)
-	refuse(w, http.StatusMethodNotAllowed, "The method is not allowed here: use "+allowed+".")
 }

@@ -67,10 +67,9 @@ type joined struct {
 	NATSCA   string `json:"nats_ca"`
 }
 
-func (a *api) join(w http.ResponseWriter, r *http.Request) (int, any, error) {
+func (a *api) join(r *http.Request) (int, any, error) {
 	log := httpd.Of(r.Context())
 	log.Action = "agent.join"
-	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	text, err := body(r)
 	if err != nil {
 		return 0, nil, err

@@ -3,7 +3,6 @@ package httpd
 import (
 	"cmp"
 	"context"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -23,8 +22,8 @@ const (
 	// statusNone stands in logs for a request that a handler gave up without an answer.
 	statusNone = 499
 
-	defaultMaxBody = 1 << 20
-	maxTarget      = 1024 // bytes of a path that the audit log takes
+	maxBody   = 1 << 20 // bytes of a request's body
+	maxTarget = 1024    // bytes of a path that the audit log takes
 )
 
 // Request is what is known of a request beside its text. A handler that finds out who
@@ -38,9 +37,6 @@ type Request struct {
 	// Action and Target are for the audit log; by default the pattern of the route and
 	// the path of the URL.
 	Action, Target string
-
-	body   io.ReadCloser // without a limit
-	writer http.ResponseWriter
 }
 
 type requestKey struct{}
@@ -51,14 +47,6 @@ func Of(ctx context.Context) *Request {
 		return r
 	}
 	return &Request{}
-}
-
-// MaxBody sets how many bytes of its body a request may have, in place of the API's
-// limit. Who reads more gets a *http.MaxBytesError.
-func MaxBody(r *http.Request, bytes int64) {
-	if q := Of(r.Context()); q.body != nil {
-		r.Body = http.MaxBytesReader(q.writer, q.body, bytes)
-	}
 }
 
 // API is what the handlers of one API have around them. All but Log, Broken and
@@ -72,9 +60,6 @@ type API struct {
 	Addresses *Limiter
 	// Proxies are whom to believe what X-Forwarded-For says of the client.
 	Proxies []netip.Prefix
-	// MaxBody is how many bytes the body of a request may have; 1 MiB if 0. Who reads
-	// more gets a *http.MaxBytesError.
-	MaxBody int64
 	// Broken answers, with status 500, in place of a handler that panicked.
 	Broken func(http.ResponseWriter, *http.Request)
 	// TooMany answers a request that goes over a limit. Retry-After is set already.
@@ -83,23 +68,24 @@ type API struct {
 
 // Handler puts all of it around a handler, of which a ServeMux is one.
 //
+// The body of a request may have 1 MiB: who reads more gets a *http.MaxBytesError.
+//
 // Each request is logged when it ends, by its route and never by its URL, whose query
 // may hold secrets. One that may change something, which is any but GET, HEAD and
 // OPTIONS, is in the audit log before its answer begins, if it is known who asks.
 func (a API) Handler(next http.Handler) http.Handler {
-	a.MaxBody = cmp.Or(a.MaxBody, defaultMaxBody)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { a.serve(w, r, next) })
 }
 
 func (a *API) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	begin := time.Now()
-	q := &Request{ID: "req-" + uuid.NewString(), Address: a.address(r), body: r.Body, writer: w}
+	q := &Request{ID: "req-" + uuid.NewString(), Address: a.address(r)}
 	r = r.WithContext(context.WithValue(r.Context(), requestKey{}, q))
 	ctx := r.Context()
 	answer := &answer{ResponseWriter: w}
 	answer.before = func() { a.audit(ctx, r, q, answer.status) }
 	answer.Header().Set(RequestIDHeader, q.ID)
-	MaxBody(r, a.MaxBody)
+	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	allowed := a.Addresses.Allow(AddressKey(q.Address))
 	a.Metrics.begin(a.Name)
 	defer func() {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"net/url"
 	"path"
@@ -17,6 +16,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/uuid"
+
+	"github.com/slipcover/slipcover/internal/httpd"
 )
 
 // maxBody is far more than any request needs, in bytes.
@@ -34,22 +35,9 @@ type object struct {
 func (c *call) body(key string) (object, error) {
 	var bad error
 	whole := object{bad: &bad}
-	text, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, maxBody))
-	if tooBig := (*http.MaxBytesError)(nil); errors.As(err, &tooBig) {
-		return whole, &refusal{http.StatusRequestEntityTooLarge, fmt.Sprintf("The body is larger than %d bytes.", tooBig.Limit)}
-	}
+	text, err := httpd.ReadJSON(c.r, maxBody, refused)
 	if err != nil {
-		return whole, badRequest("The body could not be read to its end.")
-	}
-	if len(bytes.TrimSpace(text)) == 0 {
-		return whole, badRequest("The request has no body: send one in JSON.")
-	}
-	// Not only for clarity: a page in a browser can't send this type to other sites.
-	if kind, _, err := mime.ParseMediaType(c.r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
-		return whole, &refusal{http.StatusUnsupportedMediaType, "The body must be JSON, with Content-Type: application/json."}
-	}
-	if !utf8.Valid(text) {
-		return whole, badRequest("The body is not UTF-8.")
+		return whole, err
 	}
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.UseNumber()

@@ -3,7 +3,6 @@ package trove
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -30,6 +29,8 @@ var notFound = &refusal{http.StatusNotFound, "The resource could not be found."}
 func noResource(id string) error {
 	return &refusal{http.StatusNotFound, fmt.Sprintf("Resource %s cannot be found.", id)}
 }
+
+func refused(status int, message string) error { return &refusal{status, message} }
 
 func badRequest(format string, args ...any) error {
 	return &refusal{http.StatusBadRequest, fmt.Sprintf(format, args...)}
@@ -87,15 +88,11 @@ func refuse(w http.ResponseWriter, status int, message string) {
 }
 
 func writeFault(w http.ResponseWriter, key string, body faultBody) {
-	text, err := json.Marshal(map[string]faultBody{key: body})
-	if err != nil { // strings and numbers always can be
-		text = []byte("{}")
-	}
-	send(w, body.Code, text)
+	_ = httpd.SendJSON(w, body.Code, map[string]faultBody{key: body}) // strings and numbers always can be sent
 }
 
-// fault answers with what went wrong. What is no refusal is a
-// fault of ours: it goes to the log under an id, which is all that the client is told.
+// fault answers with what went wrong. What is no refusal is a fault of ours: it goes to
+// the log under an id, which is all that the client is told.
 func (a *api) fault(w http.ResponseWriter, r *http.Request, err error) {
 	status, message := 0, err.Error()
 	var own *refusal

@@ -1,13 +1,9 @@
 package trove
 
 import (
-	"bytes"
-	"context"
-	"encoding/json"
 	"log/slog"
 	"net/http"
 	"net/url"
-	"path"
 	"strings"
 
 	"github.com/slipcover/slipcover/internal/access"
@@ -35,13 +31,12 @@ type Options struct {
 
 type api struct {
 	Options
-	mux *http.ServeMux
+	routes httpd.Routes[*call]
 }
 
 // call is one request of a caller who is known.
 type call struct {
 	*api
-	w       http.ResponseWriter
 	r       *http.Request
 	who     *access.Caller
 	allowed httpd.Allowance
@@ -129,15 +124,15 @@ func New(o Options) http.Handler {
 		o.Region = "RegionOne"
 	}
 	o.URL = strings.TrimSuffix(o.URL, "/")
-	a := &api{Options: o, mux: http.NewServeMux()}
+	a := &api{Options: o, routes: httpd.Routes[*call]{Refuse: refuse}}
 	for _, r := range routes {
 		method, p, _ := strings.Cut(r.pattern, " ")
-		a.mux.HandleFunc(method+" /v1.0/{t}"+p, a.handle(r))
+		a.routes.Handle(method+" /v1.0/{t}"+p, r.serve)
 	}
 	for _, f := range foreign {
-		h := a.handle(route{f.path, access.Viewer, "unsupported", unsupported(f.message)})
-		a.mux.HandleFunc("/v1.0/{t}"+f.path, h)
-		a.mux.HandleFunc("/v1.0/{t}"+f.path+"/{rest...}", h)
+		to := route{f.path, access.Viewer, "unsupported", unsupported(f.message)}
+		a.routes.Handle("/v1.0/{t}"+f.path, to.serve)
+		a.routes.Handle("/v1.0/{t}"+f.path+"/{rest...}", to.serve)
 	}
 	return a
 }
@@ -147,8 +142,6 @@ func New(o Options) http.Handler {
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p := r.URL.EscapedPath()
 	switch {
-	case p != "/" && p != "/v1.0/" && path.Clean(p) != p: // the mux would send clients elsewhere
-		a.fault(w, r, notFound)
 	case p == "/" || p == "/v1.0" || p == "/v1.0/":
 		a.versions(w, r, p == "/")
 	case p == "/auth/v1.0":
@@ -159,8 +152,6 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.fault(w, r, notFound)
 	}
 }
-
-type callKey struct{}
 
 // project serves the paths of a project.
 func (a *api) project(w http.ResponseWriter, r *http.Request) {
@@ -180,72 +171,24 @@ func (a *api) project(w http.ResponseWriter, r *http.Request) {
 		TooMany(w, r, allowed)
 		return
 	}
-	h, pattern := a.mux.Handler(r)
-	if pattern == "" {
-		a.noRoute(w, r, h)
-		return
-	}
-	r.Pattern = pattern // for the log of whoever passed r on
-	c := &call{api: a, who: who, allowed: allowed, log: log}
-	a.mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callKey{}, c)))
+	a.routes.Serve(w, r, &call{api: a, who: who, allowed: allowed, log: log})
 }
 
-// noRoute says in Trove's form what the mux would say in its own.
-func (a *api) noRoute(w http.ResponseWriter, r *http.Request, h http.Handler) {
-	allowed := httpd.Allowed(h, r)
-	if allowed == "" {
-		a.fault(w, r, notFound)
+// serve is what all routes have in common.
+func (to route) serve(w http.ResponseWriter, r *http.Request, c *call) {
+	c.r, c.log.Action, c.log.Target = r, to.action, r.PathValue("id")
+	changes := r.Method != http.MethodGet && r.Method != http.MethodHead
+	if !c.who.May(to.needs) || changes && !c.who.May(access.Operator) {
+		refuse(w, http.StatusForbidden, "The role "+c.who.Role.String()+" does not allow this.")
 		return
 	}
-	w.Header().Set("Allow", allowed)
-	a.fault(w, r, &refusal{http.StatusMethodNotAllowed, "The method is not allowed here: use " + allowed + "."})
-}
-
-// handle is what all routes have in common.
-func (a *api) handle(to route) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		c, ok := r.Context().Value(callKey{}).(*call)
-		if !ok {
-			panic("a route is served without its caller")
-		}
-		c.w, c.r, c.log.Action, c.log.Target = w, r, to.action, r.PathValue("id")
-		changes := r.Method != http.MethodGet && r.Method != http.MethodHead
-		if !c.who.May(to.needs) || changes && !c.who.May(access.Operator) {
-			a.fault(w, r, &refusal{http.StatusForbidden, "The role " + c.who.Role.String() + " does not allow this."})
-			return
-		}
-		status, body, err := to.do(c)
-		if err != nil {
-			a.fault(w, r, err)
-			return
-		}
-		a.answer(w, r, status, body)
+	status, body, err := to.do(c)
+	if err == nil {
+		err = httpd.SendJSON(w, status, body)
 	}
-}
-
-// answer sends a body as JSON, or no body.
-func (a *api) answer(w http.ResponseWriter, r *http.Request, status int, body any) {
-	if body == nil {
-		w.Header().Set("Content-Length", "0")
-		w.WriteHeader(status)
-		return
+	if err != nil {
+		c.fault(w, r, err)
 	}
-	var text bytes.Buffer
-	e := json.NewEncoder(&text)
-	e.SetEscapeHTML(false) // & in links
-	if err := e.Encode(body); err != nil {
-		a.fault(w, r, err)
-		return
-	}
-	send(w, status, text.Bytes())
-}
-
-func send(w http.ResponseWriter, status int, text []byte) {
-	h := w.Header()
-	h.Set("Content-Type", "application/json")
-	h.Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(status)
-	_, _ = w.Write(text) // a client that went away needs no answer
 }
 
 type link struct {

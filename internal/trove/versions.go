@@ -5,6 +5,7 @@ import (
 	"net/url"
 
 	"github.com/slipcover/slipcover/internal/access"
+	"github.com/slipcover/slipcover/internal/httpd"
 )
 
 type apiVersion struct {
@@ -17,15 +18,15 @@ type apiVersion struct {
 // versions tells everybody which version of the API there is.
 func (a *api) versions(w http.ResponseWriter, r *http.Request, list bool) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		a.onlyGet(w, r)
+		onlyGet(w)
 		return
 	}
 	v := apiVersion{"v1.0", "CURRENT", "2012-08-01T00:00:00Z", []link{{"self", a.base(r) + "/v1.0/"}}}
 	if list {
-		a.answer(w, r, http.StatusOK, map[string]any{"versions": []apiVersion{v}})
+		_ = httpd.SendJSON(w, http.StatusOK, map[string]any{"versions": []apiVersion{v}}) // strings always can be sent
 		return
 	}
-	a.answer(w, r, http.StatusOK, map[string]any{"version": v})
+	_ = httpd.SendJSON(w, http.StatusOK, map[string]any{"version": v})
 }
 
 // logIn is Swift's log-in of version 1, which the trove command makes when it has no
@@ -33,7 +34,7 @@ func (a *api) versions(w http.ResponseWriter, r *http.Request, list bool) {
 // given.
 func (a *api) logIn(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		a.onlyGet(w, r)
+		onlyGet(w)
 		return
 	}
 	who, token, err := access.LogIn(r, a.Checker)
@@ -52,7 +53,7 @@ func (a *api) logIn(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-func (a *api) onlyGet(w http.ResponseWriter, r *http.Request) {
+func onlyGet(w http.ResponseWriter) {
 	w.Header().Set("Allow", "GET, HEAD")
-	a.fault(w, r, &refusal{http.StatusMethodNotAllowed, "The method is not allowed here: use GET."})
+	refuse(w, http.StatusMethodNotAllowed, "The method is not allowed here: use GET.")
 }
