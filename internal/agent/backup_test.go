@@ -49,6 +49,23 @@ func verify(t *testing.T, r *repo.Repo, id string) {
 	}
 }
 
+// Files that are looked at again, because their databases lack some, or that grow: what is
+// done never is more than there is.
+func TestProgressIsNoMoreThanAll(t *testing.T) {
+	s, w := newServer(t), newWorld(t)
+	data := copyFixture(t)
+	shards, err := filepath.Glob(filepath.Join(data, "shards", "*", "*.couch"))
+	if err != nil || len(shards) == 0 {
+		t.Fatal(shards, err)
+	}
+	must(t, os.Remove(shards[0]))
+	s.start(w, data)
+	r := s.do(backupJob(t))
+	if p := r.At; r.Result.Damage == 0 || p.Files == 0 || p.FilesDone > p.Files || p.BytesDone == 0 || p.BytesDone > p.Bytes {
+		t.Errorf("%+v with %d damaged", p, r.Result.Damage)
+	}
+}
+
 // A parent that is gone, or that the node knows too little of, costs no backup.
 func TestParentGone(t *testing.T) {
 	s, w := newServer(t), newWorld(t)

@@ -41,11 +41,16 @@ func (w *work) mine() []string { return []string{w.secrets.Token, w.secrets.Pass
 // track makes f what reports of progress say.
 func (w *work) track(f func() job.Progress) { w.progress.Store(&f) }
 
+// at is how far the job is. Files may grow, turn up later, or be read twice, after the
+// engine has said how much there is: then there is as much as is done.
 func (w *work) at() job.Progress {
-	if f := w.progress.Load(); f != nil {
-		return (*f)()
+	f := w.progress.Load()
+	if f == nil {
+		return job.Progress{}
 	}
-	return job.Progress{}
+	p := (*f)()
+	p.Files, p.Bytes = max(p.Files, p.FilesDone), max(p.Bytes, p.BytesDone)
+	return p
 }
 
 // take does the job of a delivery, and returns when it is acknowledged, or left for
