@@ -3,6 +3,7 @@ package config
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
@@ -447,23 +448,39 @@ func TestSecretsStayHidden(t *testing.T) {
 		t.Fatalf("the secrets are %q and %q", c.CouchPassword.Reveal(), c.Passphrase.Reveal())
 	}
 	var b bytes.Buffer
-	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%10s"} {
-		fmt.Fprintf(&b, verb+"\n", c.Passphrase)
-		fmt.Fprintf(&b, verb+"\n", c)
-		fmt.Fprintf(&b, verb+"\n", *c)
-	}
-	slog.New(slog.NewTextHandler(&b, nil)).Info("m", "secret", c.Passphrase, "config", c)
-	slog.New(slog.NewJSONHandler(&b, nil)).Info("m", "secret", c.Passphrase, "config", c)
-	for _, marshal := range []func(any) ([]byte, error){json.Marshal, func(v any) ([]byte, error) { return yaml.Marshal(v) }} {
-		out, err := marshal(c)
-		if err != nil {
-			t.Fatal(err)
+	holder := struct {
+		One  Secret
+		By   *Secret
+		List []Secret
+		Of   map[string]Secret
+		Any  any
+		In   struct{ Deep [1]Secret }
+	}{c.Passphrase, &c.Passphrase, []Secret{c.Passphrase}, map[string]Secret{"a": c.Passphrase}, c.Passphrase, struct{ Deep [1]Secret }{[1]Secret{c.Passphrase}}}
+	for verb := 'A'; verb <= 'z'; verb++ {
+		if verb == 'p' || verb == 'w' { // see Secret
+			continue
 		}
-		b.Write(out)
+		for _, flags := range []string{"", "+", "-", "#", " ", "0", "+#", "# ", "3", "-40.2", ".1", "#20.30"} {
+			for _, v := range []any{c.Passphrase, &c.Passphrase, c, *c, holder, &holder, []any{c.Passphrase, holder}, [2]Secret{"", c.Passphrase}, map[Secret]Secret{c.Passphrase: c.Passphrase}} {
+				fmt.Fprintf(&b, "%"+flags+string(verb)+"\n", v)
+			}
+		}
 	}
-	for _, leak := range []string{"hunter2", fmt.Sprintf("%x", "hunter2"), fmt.Sprintf("%X", "hunter2"), "104 117"} {
-		if strings.Contains(b.String(), leak) {
-			t.Errorf("%q shows in\n%s", leak, b.String())
+	fmt.Fprintln(&b, c.Passphrase, holder, fmt.Errorf("wrong: %v", c.Passphrase), errors.New(fmt.Sprint(c)))
+	slog.New(slog.NewTextHandler(&b, nil)).Info("m", "secret", c.Passphrase, "config", c, "holder", holder)
+	slog.New(slog.NewJSONHandler(&b, nil)).Info("m", "secret", c.Passphrase, "config", c, "holder", &holder)
+	for _, marshal := range []func(any) ([]byte, error){json.Marshal, func(v any) ([]byte, error) { return yaml.Marshal(v) }} {
+		for _, v := range []any{c, holder, &holder} {
+			out, err := marshal(v)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.Write(out)
+		}
+	}
+	for _, leak := range []string{"hunter2", fmt.Sprintf("%x", "hunter2"), fmt.Sprintf("%X", "hunter2"), fmt.Sprintf("% x", "hunter2"), fmt.Sprintf("% X", "hunter2"), "104 117"} {
+		if i := strings.Index(b.String(), leak); i >= 0 {
+			t.Errorf("%q shows in %q", leak, b.String()[max(0, i-200):i+20])
 		}
 	}
 	if !strings.Contains(b.String(), "***") {

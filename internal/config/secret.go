@@ -8,8 +8,11 @@ import (
 // Secret is a password or passphrase. Whatever prints, logs or encodes it shows
 // "***", or nothing if it is empty; only Reveal returns it.
 //
-// Keep it in exported fields: package fmt can't call the methods of a value that
-// it reaches through an unexported one, and would print what is in it.
+// Package fmt doesn't call the methods of a value that it reaches through an unexported
+// field, nor of what it prints to say that a verb is wrong: %p or %w of a Secret, or
+// anything but %v and %+v of a struct with a pointer to a struct with one. So keep it in
+// exported fields, and give what holds one and is passed on by pointer a Format of its
+// own, as access.Caller has. It is no key of a map that becomes JSON.
 type Secret string
 
 const hidden = "***"
