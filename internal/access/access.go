@@ -30,6 +30,9 @@ var (
 	// ErrUnavailable is the answer when it can't be found out now whether a token is
 	// good.
 	ErrUnavailable = errors.New("tokens can't be checked now")
+	// ErrNoTrust is of a trust that Keystone doesn't honour: it was deleted, or whoever gave
+	// it was disabled or has lost one of his roles.
+	ErrNoTrust = errors.New("Keystone doesn't honour the trust")
 	// ErrNoToken is of an id that no token has, or one of another project.
 	ErrNoToken = errors.New("no such token")
 )

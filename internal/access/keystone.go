@@ -71,8 +71,12 @@ type Keystone struct {
 	// Bad tokens have a cache of their own, so that they can't push out the good ones.
 	bad cache[error]
 
+	// trusted are the tokens by which the service user acts for others, by trust.
+	trusted cache[config.Secret]
+
 	mu      sync.Mutex
 	own     string    // token of the service user; guarded by mu
+	ownID   string    // of the service user, as long as own; guarded by mu
 	refused error     // of the last log-in; guarded by mu
 	until   time.Time // refused is the answer until then; guarded by mu
 }
@@ -173,39 +177,57 @@ type answer struct {
 	Catalog []tokens.CatalogEntry `json:"catalog"`
 }
 
-// ask asks Keystone, in the name of the service user or of the token itself.
+// ask asks Keystone who a token is of.
 func (k *Keystone) ask(ctx context.Context, token string) (*Caller, error) {
+	a, err := k.about(ctx, token)
+	if err != nil {
+		return nil, err
+	}
+	return k.caller(a, token)
+}
+
+// about asks Keystone about a token, in the name of the service user or of the token
+// itself.
+func (k *Keystone) about(ctx context.Context, token string) (a *answer, err error) {
+	status := 0
+	get := func(own string) (int, error) {
+		a, status, err = k.get(ctx, own, token)
+		return status, err
+	}
 	if !k.hasService() {
-		a, status, err := k.get(ctx, token, token)
+		_, err = get(token)
 		switch status {
-		case http.StatusOK:
-			return k.caller(a, token)
 		case http.StatusUnauthorized, http.StatusNotFound:
 			return nil, ErrUnauthorized
 		case http.StatusForbidden:
 			return nil, fmt.Errorf("%w: Keystone doesn't let a token ask about itself; give the server a service user", ErrUnavailable)
 		}
-		return nil, err
+		return a, err
 	}
-	ended := "" // the service user's token that Keystone doesn't take any more
+	err = k.asService(ctx, get)
+	switch status {
+	case http.StatusNotFound:
+		return nil, ErrUnauthorized
+	case http.StatusForbidden:
+		return nil, fmt.Errorf("%w: Keystone doesn't let the service user check tokens; give it the role admin or service in its project", ErrUnavailable)
+	}
+	return a, err
+}
+
+// asService does something with the service user's token, and again with a new one if
+// Keystone doesn't take that any more. do returns the status of Keystone's answer too.
+func (k *Keystone) asService(ctx context.Context, do func(own string) (status int, err error)) error {
+	ended := ""
 	for {
 		own, err := k.logIn(ctx, ended)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		a, status, err := k.get(ctx, own, token)
-		switch {
-		case status == http.StatusOK:
-			return k.caller(a, token)
-		case status == http.StatusNotFound:
-			return nil, ErrUnauthorized
-		case status == http.StatusUnauthorized && ended == "":
-			ended = own
-		case status == http.StatusForbidden:
-			return nil, fmt.Errorf("%w: Keystone doesn't let the service user check tokens; give it the role admin or service in its project", ErrUnavailable)
-		default:
-			return nil, err
+		status, err := do(own)
+		if status != http.StatusUnauthorized || ended != "" {
+			return err
 		}
+		ended = own
 	}
 }
 
@@ -219,14 +241,23 @@ func (k *Keystone) get(ctx context.Context, own, token string) (*answer, int, er
 		status, err := failure(r.Err)
 		return nil, status, err
 	}
-	a := &answer{}
-	if err := r.ExtractInto(a); err != nil {
-		return nil, 0, fmt.Errorf("%w: read Keystone's answer: %w", ErrUnavailable, err)
-	}
-	if a.User.ID == "" || a.Expires.IsZero() {
-		return nil, 0, fmt.Errorf("%w: what answers at %s is no Keystone", ErrUnavailable, k.o.URL)
+	a, err := k.read(r)
+	if err != nil {
+		return nil, 0, err
 	}
 	return a, http.StatusOK, nil
+}
+
+// read reads what Keystone says of a token. An error is ErrUnavailable.
+func (k *Keystone) read(r interface{ ExtractInto(any) error }) (*answer, error) {
+	a := &answer{}
+	if err := r.ExtractInto(a); err != nil {
+		return nil, fmt.Errorf("%w: read Keystone's answer: %w", ErrUnavailable, err)
+	}
+	if a.User.ID == "" || a.Expires.IsZero() {
+		return nil, fmt.Errorf("%w: what answers at %s is no Keystone", ErrUnavailable, k.o.URL)
+	}
+	return a, nil
 }
 
 func (k *Keystone) client(token string) *gophercloud.ServiceClient {
@@ -261,23 +292,38 @@ func (k *Keystone) logIn(ctx context.Context, ended string) (string, error) {
 	o := &tokens.AuthOptions{ApplicationCredentialID: s.CredentialID, ApplicationCredentialSecret: s.CredentialSecret.Reveal()}
 	if s.CredentialID == "" {
 		// Scope takes a project's name with the domain's identifier.
-		o = &tokens.AuthOptions{Username: s.User, DomainID: s.UserDomain, Password: s.Password.Reveal(),
-			Scope: tokens.Scope{ProjectName: s.Project, DomainID: s.ProjectDomain}}
+		o = k.password(tokens.Scope{ProjectName: s.Project, DomainID: s.ProjectDomain})
 	}
-	r := tokens.Create(ctx, k.client(""), o)
-	if r.Err != nil {
-		status, err := failure(r.Err)
+	own, a, status, err := k.newToken(ctx, o)
+	if err != nil {
 		if status == http.StatusUnauthorized || status == http.StatusForbidden {
 			err = fmt.Errorf("%w: Keystone refuses the service user's log-in (%d); its name, password, project or domain is wrong", ErrUnavailable, status)
 			k.refused, k.until = err, time.Now().Add(loginPause)
 		}
 		return "", err
 	}
-	k.own = r.Header.Get("X-Subject-Token")
-	if k.own == "" {
-		return "", fmt.Errorf("%w: Keystone's answer to the log-in has no token", ErrUnavailable)
-	}
+	k.own, k.ownID = own, a.User.ID
 	return k.own, nil
+}
+
+// password is the service user's log-in with a password.
+func (k *Keystone) password(scope tokens.Scope) *tokens.AuthOptions {
+	s := k.o.Service
+	return &tokens.AuthOptions{Username: s.User, DomainID: s.UserDomain, Password: s.Password.Reveal(), Scope: scope}
+}
+
+// newToken logs in. An error and the status are as those of failure.
+func (k *Keystone) newToken(ctx context.Context, o *tokens.AuthOptions) (token string, a *answer, status int, err error) {
+	r := tokens.Create(ctx, k.client(""), o)
+	if r.Err != nil {
+		status, err = failure(r.Err)
+		return "", nil, status, err
+	}
+	if token = r.Header.Get("X-Subject-Token"); token == "" {
+		return "", nil, 0, fmt.Errorf("%w: Keystone's answer to the log-in has no token", ErrUnavailable)
+	}
+	a, err = k.read(r)
+	return token, a, 0, err
 }
 
 func (k *Keystone) caller(a *answer, token string) (*Caller, error) {

@@ -128,6 +128,38 @@ func (k *KeystoneServer) ApplicationCredential(t TB, vars map[string]string, nam
 	}
 }
 
+// NewUser makes a user who is a member of a project, and returns the variables of a
+// log-in and the user's identifier. It is for tests that do harm to a user.
+func (k *KeystoneServer) NewUser(t TB, project string) (vars map[string]string, id string) {
+	t.Helper()
+	vars = maps.Clone(k.Vars)
+	name := "user-" + strconv.FormatInt(time.Now().UnixNano(), 36)
+	vars["OS_USERNAME"], vars["OS_PASSWORD"], vars["OS_PROJECT_NAME"] = name, name+"-key", project
+	var made struct{ User struct{ ID string } }
+	k.Admin(t, http.MethodPost, "/users", map[string]any{"user": map[string]any{"name": name, "domain_id": "default", "password": name + "-key"}}, &made)
+	k.Admin(t, http.MethodPut, "/projects/"+k.Vars[strings.ToUpper(project)+"_PROJECT_ID"]+"/users/"+made.User.ID+"/roles/"+k.Role(t, "member"), nil, nil)
+	return vars, made.User.ID
+}
+
+// Role returns the identifier of a role.
+func (k *KeystoneServer) Role(t TB, name string) string {
+	t.Helper()
+	var list struct{ Roles []struct{ ID string } }
+	k.Admin(t, http.MethodGet, "/roles?name="+name, nil, &list)
+	if len(list.Roles) != 1 {
+		t.Fatalf("%d roles have the name %s", len(list.Roles), name)
+	}
+	return list.Roles[0].ID
+}
+
+// Admin sends a request to the Identity API as its administrator, and reads the answer
+// into what into points to, if not nil.
+func (k *KeystoneServer) Admin(t TB, method, path string, body, into any) {
+	t.Helper()
+	token, _ := k.Token(t, k.User("admin", "admin"))
+	k.call(t, method, path, http.Header{"X-Auth-Token": {token}}, body, into)
+}
+
 // call sends one request to the Identity API and returns the headers of the answer.
 func (k *KeystoneServer) call(t TB, method, path string, header http.Header, body, into any) http.Header {
 	t.Helper()
