@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -17,14 +16,13 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/slipcover/slipcover/internal/agent"
+	"github.com/slipcover/slipcover/internal/agent/agenttest"
 	"github.com/slipcover/slipcover/internal/backup"
 	"github.com/slipcover/slipcover/internal/bus"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/node"
 	"github.com/slipcover/slipcover/internal/repo"
-	"github.com/slipcover/slipcover/internal/storage"
-	"github.com/slipcover/slipcover/internal/storage/drivers"
 )
 
 const (
@@ -122,7 +120,7 @@ func (s *server) helloed(h *job.Hello) job.HelloReply {
 
 func (s *server) claimed(c *job.Claim) job.ClaimReply {
 	j := s.jobs[c.Job]
-	if c.Session != s.session || j == nil || j.State.Ended() {
+	if c.Session != s.session || j == nil || j.State.Ended() || s.stop[c.Job] {
 		return job.ClaimReply{Verdict: job.Drop}
 	}
 	j.Session, j.State = c.Session, job.Running
@@ -308,43 +306,14 @@ func (w *world) options(link agent.Link, dataDir string, log *slog.Logger) agent
 			}
 			return node.Locate(ctx, node.Options{DataDir: dataDir})
 		},
-		OpenRepo: w.open, RepositoryURL: w.url(), CanRead: true, Backup: backup.Options{Indexes: true, Parallel: 2},
+		OpenRepo: agenttest.Opener(w.url(), w.identity), RepositoryURL: w.url(), CanRead: true, Backup: backup.Options{Indexes: true, Parallel: 2},
 	}
-}
-
-// open opens a repository as the command line does.
-func (w *world) open(ctx context.Context, o agent.Open) (*repo.Repo, func(), error) {
-	url, recipients := o.Repository.URL, o.Repository.Recipients
-	if url == "" {
-		url = w.url()
-	}
-	if o.Repository.Storage == "" {
-		recipients = []string{w.identity.Recipient().String()}
-	}
-	store, err := drivers.Open(ctx, url, drivers.Options{Create: o.Make, Getenv: o.Getenv})
-	if errors.Is(err, storage.ErrNotExist) || err != nil && !o.Make && strings.Contains(err.Error(), "no such file") {
-		err = fmt.Errorf("%w: %w", repo.ErrNoRepository, err)
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	opts := repo.Options{Identities: []age.Identity{w.identity}}
-	r, err := repo.Open(ctx, store, opts)
-	if errors.Is(err, repo.ErrNoRepository) && o.Make {
-		if _, err = repo.Init(ctx, store, repo.InitOptions{Recipients: recipients}); err == nil || errors.Is(err, repo.ErrExists) {
-			r, err = repo.Open(ctx, store, opts)
-		}
-	}
-	if err != nil {
-		return nil, nil, errors.Join(err, store.Close())
-	}
-	return r, func() { _ = store.Close() }, nil
 }
 
 // repo opens the repository for the test.
 func (w *world) repo(t testing.TB) *repo.Repo {
 	t.Helper()
-	r, done, err := w.open(context.Background(), agent.Open{})
+	r, done, err := agenttest.Opener(w.url(), w.identity)(context.Background(), agent.Open{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -97,6 +97,7 @@ var allowed = map[string][]string{
 	// Test support: nothing above may import it.
 	"internal/couchgen":            {},
 	"internal/testenv":             {},
+	"internal/agent/agenttest":     {"internal/agent", "internal/repo", "internal/storage", "internal/storage/drivers"},
 	"internal/testenv/skipsummary": {"internal/testenv"},
 	"internal/bench":               {"internal/couchgen"},
 	"internal/archtest":            {},

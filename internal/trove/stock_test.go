@@ -22,17 +22,15 @@ import (
 
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/agent"
+	"github.com/slipcover/slipcover/internal/agent/agenttest"
 	"github.com/slipcover/slipcover/internal/backup"
 	"github.com/slipcover/slipcover/internal/bus"
 	"github.com/slipcover/slipcover/internal/httpd"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/node"
-	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/restore"
 	"github.com/slipcover/slipcover/internal/server"
 	"github.com/slipcover/slipcover/internal/server/servertest"
-	"github.com/slipcover/slipcover/internal/storage"
-	"github.com/slipcover/slipcover/internal/storage/drivers"
 	"github.com/slipcover/slipcover/internal/testenv"
 	"github.com/slipcover/slipcover/internal/trove"
 )
@@ -42,7 +40,6 @@ type machine struct {
 	w         *world
 	dir       string
 	couch     *testenv.Couch
-	reader    *age.X25519Identity // of the repositories
 	project   string
 	name, id  string // of the node's instance
 	restarted string // a file that is there after a restart of the node
@@ -51,7 +48,7 @@ type machine struct {
 // machine starts an agent for the CouchDB, whose node has the name.
 func (w *world) machine(name, project string, couch *testenv.Couch, reader *age.X25519Identity, repository string) *machine {
 	w.t.Helper()
-	m := &machine{w: w, dir: w.t.TempDir(), couch: couch, reader: reader, project: project, name: name}
+	m := &machine{w: w, dir: w.t.TempDir(), couch: couch, project: project, name: name}
 	m.restarted = filepath.Join(m.dir, "restarted")
 	seed, public, err := bus.NewKey()
 	if err != nil {
@@ -84,7 +81,7 @@ func (w *world) machine(name, project string, couch *testenv.Couch, reader *age.
 				return node.Locate(ctx, node.Options{DataDir: couch.DataDir})
 			},
 			CouchURL: couch.URL, RestartCommand: "touch " + m.restarted,
-			OpenRepo: m.open(repository), RepositoryURL: repository, CanRead: true, Backup: backup.Options{Parallel: 2}, Log: w.Log,
+			OpenRepo: agenttest.Opener(repository, reader), RepositoryURL: repository, CanRead: true, Backup: backup.Options{Parallel: 2}, Log: w.Log,
 		})
 	})
 	servertest.Eventually(w.t, "the agent sees its node", func() bool {
@@ -92,37 +89,6 @@ func (w *world) machine(name, project string, couch *testenv.Couch, reader *age.
 		return err == nil && w.Server.Live(i).Up && w.Server.Live(i).UsedBytes > 0
 	})
 	return m
-}
-
-// open opens repositories as the command line does.
-func (m *machine) open(own string) func(context.Context, agent.Open) (*repo.Repo, func(), error) {
-	return func(ctx context.Context, o agent.Open) (*repo.Repo, func(), error) {
-		url, recipients := o.Repository.URL, o.Repository.Recipients
-		if o.Repository.Storage == "" {
-			url, recipients = own, []string{m.reader.Recipient().String()}
-		}
-		if url == "" {
-			return nil, nil, repo.ErrNoRepository
-		}
-		store, err := drivers.Open(ctx, url, drivers.Options{Create: o.Make, Getenv: o.Getenv})
-		if errors.Is(err, storage.ErrNotExist) {
-			err = fmt.Errorf("%w: %w", repo.ErrNoRepository, err)
-		}
-		if err != nil {
-			return nil, nil, err
-		}
-		opts := repo.Options{Identities: []age.Identity{m.reader}}
-		r, err := repo.Open(ctx, store, opts)
-		if errors.Is(err, repo.ErrNoRepository) && o.Make {
-			if _, err = repo.Init(ctx, store, repo.InitOptions{Recipients: recipients}); err == nil || errors.Is(err, repo.ErrExists) {
-				r, err = repo.Open(ctx, store, opts)
-			}
-		}
-		if err != nil {
-			return nil, nil, errors.Join(err, store.Close())
-		}
-		return r, func() { _ = store.Close() }, nil
-	}
 }
 
 // caller is for asking the server itself.
