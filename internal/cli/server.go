@@ -231,6 +231,9 @@ func (v *service) build(ctx context.Context) error {
 	cfg := server.Config{Bus: v.bus, Log: v.log, Quota: job.Quota{Instances: s.QuotaInstances, Backups: s.QuotaBackups, Volumes: s.QuotaVolumes},
 		OwnSwift: s.OwnSwift && s.Auth == "keystone", Container: s.SwiftContainer, Recipients: s.Recipients, Metrics: v.registry,
 		LocalHeartbeats: s.Auth != "keystone"} // whose callers run this machine
+	if k, ok := checker.(*access.Keystone); ok && s.OwnSwift && s.KeystoneUser != "" {
+		cfg.Keystone = k
+	}
 	if cfg.OwnSwift && len(cfg.Recipients) == 0 {
 		recipient, err := serviceKey(ctx, v.env, s, v.log)
 		if err != nil {

@@ -79,7 +79,7 @@ type Config struct {
 	PublicURL        string        `yaml:"public_url" example:"https://backup.example:8779" doc:"Server: where clients reach it, as it stands in links. Without it, what the client asked for."`
 	Auth             string        `yaml:"auth" default:"token" enum:"token|keystone|none" doc:"Server: whose tokens count: its own (token), those of OpenStack Keystone, or nobody's: then whoever reaches it may do everything, and it must listen on this machine only."`
 	KeystoneURL      string        `yaml:"keystone_url" example:"https://keystone.example:5000/v3" doc:"Server: the Identity API v3 that checks tokens."`
-	KeystoneUser     string        `yaml:"keystone_user" example:"trove" doc:"Server: the service user who checks tokens, with the role admin or service. Without one, each token is asked about in its own name."`
+	KeystoneUser     string        `yaml:"keystone_user" example:"trove" doc:"Server: the service user who checks tokens, with the role admin or service, and acts for whoever makes schedules. Without one, each token is asked about in its own name, and scheduled backups go to the repository of the agent's configuration."`
 	KeystonePassword Secret        `yaml:"keystone_password" example:"secret" doc:"Server: that user's password."`
 	KeystoneProject  string        `yaml:"keystone_project" default:"service" doc:"Server: that user's project."`
 	KeystoneDomain   string        `yaml:"keystone_domain" default:"default" doc:"Server: the identifier (not the name) of the domain of that user and project."`

@@ -27,6 +27,10 @@ type Schedule struct {
 	// after each failure.
 	Heartbeat string `json:"heartbeat,omitempty"`
 
+	// Trust is the id of the trust of Keystone's by which the server acts for whoever made
+	// the schedule; "" without one. It is no secret: it is good for the server alone.
+	Trust string `json:"trust,omitempty"`
+
 	// Next is when it fires next, and ProveNext the same of the restore tests.
 	Next      time.Time `json:"next"`
 	ProveNext time.Time `json:"prove_next"`

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/bus"
 	"github.com/slipcover/slipcover/internal/job"
 )
@@ -256,7 +257,7 @@ func (s *Server) removeAgent(ctx context.Context, id, heir string) error {
 	})
 	for _, i := range instances {
 		if heir == "" {
-			if err := s.dropSchedules(ctx, i.ID); err != nil {
+			if err := s.dropSchedules(ctx, &access.Caller{}, i.ID); err != nil {
 				return err
 			}
 			if err := s.instances.remove(ctx, i.ID); err != nil {

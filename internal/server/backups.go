@@ -178,7 +178,7 @@ func (s *Server) repositoryFor(who *access.Caller, i *job.Instance, container st
 		return job.Repository{}, nil
 	}
 	if who.SwiftURL == "" {
-		return job.Repository{}, refuse(NotFound, "The service catalog of project %s has no object store to keep backups in.", who.Project)
+		return job.Repository{}, noStore(who)
 	}
 	if container == "" {
 		container = s.containerFor(i)
@@ -188,6 +188,10 @@ func (s *Server) repositoryFor(who *access.Caller, i *job.Instance, container st
 	}
 	secrets.Token = who.Token.Reveal()
 	return job.Repository{URL: "swift://" + container, Storage: who.SwiftURL, Recipients: s.cfg.Recipients}, nil
+}
+
+func noStore(who *access.Caller) error {
+	return refuse(NotFound, "The service catalog of project %s has no object store to keep backups in.", who.Project)
 }
 
 // validContainer refuses what can't be a container, or becomes something else in a URL.
@@ -466,9 +470,7 @@ func splitLocation(location string) (place, repoName, repoID string, ok bool) {
 
 // majorMinor is the datastore version of a CouchDB version: 3.5 of 3.5.0.
 func majorMinor(version string) string {
-	parts := strings.SplitN(version, ".", 3)
-	if len(parts) < 2 {
-		return version
-	}
-	return parts[0] + "." + parts[1]
+	major, rest, _ := strings.Cut(version, ".")
+	minor, _, _ := strings.Cut(rest, ".")
+	return version[:min(len(major)+len(".")+len(minor), len(version))]
 }

@@ -184,7 +184,7 @@ func (s *Server) DeleteInstance(ctx context.Context, who *access.Caller, id stri
 			return err
 		}
 	}
-	if err := s.dropSchedules(ctx, id); err != nil {
+	if err := s.dropSchedules(ctx, who, id); err != nil {
 		return err
 	}
 	agent := s.agents.have(i.Agent)

@@ -24,6 +24,7 @@ const (
 	firing  = "starting" // stored before the backup is begun
 	started = "started"
 	skipped = "skipped: the instance was busy"
+	missed  = "missed: it could not begin in its window"
 )
 
 // Schedules returns the schedules of the caller's project, or of one instance.
@@ -48,54 +49,91 @@ func (s *Server) Schedule(ctx context.Context, who *access.Caller, id string) (*
 	return c, err
 }
 
-// CreateSchedule stores a schedule; its id, project and times are set here.
+// CreateSchedule stores a schedule; its id, project, trust and times are set here.
 func (s *Server) CreateSchedule(ctx context.Context, who *access.Caller, c *job.Schedule) (*job.Schedule, error) {
 	n := *c
 	n.ID, n.Project, n.Created, n.Updated = newID(), who.Project, s.now(), s.now()
-	if err := s.checkSchedule(ctx, who, &n); err != nil {
+	err := s.checkSchedule(ctx, who, &n)
+	if err != nil {
 		return nil, err
 	}
-	return &n, s.schedules.create(ctx, n.ID, &n)
+	if n.Trust, err = s.giveTrust(ctx, who); err != nil {
+		return nil, err
+	}
+	return &n, s.schedules.create(whole(ctx), n.ID, &n)
 }
 
-// UpdateSchedule changes a schedule.
+// UpdateSchedule changes a schedule by change, which may be called several times. Of one
+// whose trust Keystone doesn't honour, the caller's takes the place.
 func (s *Server) UpdateSchedule(ctx context.Context, who *access.Caller, id string, change func(*job.Schedule) error) (*job.Schedule, error) {
-	if _, err := s.Schedule(ctx, who, id); err != nil {
+	was, err := s.Schedule(ctx, who, id)
+	if err != nil {
 		return nil, err
 	}
-	return s.schedules.update(ctx, id, func(c *job.Schedule) error {
-		was := *c
-		if err := change(c); err != nil {
-			return err
+	n := *was
+	if err := s.changeSchedule(ctx, who, &n, change); err != nil {
+		return nil, err
+	}
+	trust := ""
+	if n.Enabled {
+		if trust, err = s.newTrust(ctx, who, was); err != nil {
+			return nil, err
 		}
-		c.ID, c.Project, c.Instance, c.Created, c.Updated = was.ID, was.Project, was.Instance, was.Created, s.now()
-		if c.Cron == was.Cron && c.TimeZone == was.TimeZone && c.Enabled == was.Enabled && c.ProveCron == was.ProveCron {
-			c.Next, c.ProveNext = was.Next, was.ProveNext
-			return s.checkFields(c)
+	}
+	ctx = whole(ctx)
+	done, err := s.schedules.update(ctx, id, func(c *job.Schedule) error {
+		if trust != "" {
+			c.Trust = trust
 		}
-		return s.checkSchedule(ctx, who, c)
+		return s.changeSchedule(ctx, who, c, change)
 	})
+	if err == nil && trust != "" {
+		s.endTrust(ctx, who, was)
+	}
+	return done, err
+}
+
+func (s *Server) changeSchedule(ctx context.Context, who *access.Caller, c *job.Schedule, change func(*job.Schedule) error) error {
+	was := *c
+	if err := change(c); err != nil {
+		return err
+	}
+	c.ID, c.Project, c.Instance, c.Trust, c.Created, c.Updated = was.ID, was.Project, was.Instance, was.Trust, was.Created, s.now()
+	if c.Cron == was.Cron && c.TimeZone == was.TimeZone && c.Enabled == was.Enabled && c.ProveCron == was.ProveCron {
+		c.Next, c.ProveNext = was.Next, was.ProveNext
+		return s.checkFields(c)
+	}
+	return s.checkSchedule(ctx, who, c)
 }
 
 // DeleteSchedule removes a schedule; its backups stay.
 func (s *Server) DeleteSchedule(ctx context.Context, who *access.Caller, id string) error {
-	if _, err := s.Schedule(ctx, who, id); err != nil {
+	c, err := s.Schedule(ctx, who, id)
+	if err != nil {
 		return err
 	}
-	return s.schedules.remove(ctx, id)
+	return s.dropSchedule(ctx, who, c)
+}
+
+func (s *Server) dropSchedule(ctx context.Context, who *access.Caller, c *job.Schedule) error {
+	if err := s.schedules.remove(ctx, c.ID); err != nil {
+		return err
+	}
+	s.endTrust(ctx, who, c)
+	return nil
 }
 
 // dropSchedules removes the schedules of an instance that goes.
-func (s *Server) dropSchedules(ctx context.Context, instance string) error {
-	var ids []string
-	s.schedules.all(func(id string, c *job.Schedule) bool {
+func (s *Server) dropSchedules(ctx context.Context, who *access.Caller, instance string) error {
+	var list []*job.Schedule
+	s.schedules.all(func(_ string, c *job.Schedule) bool {
 		if c.Instance == instance {
-			ids = append(ids, id)
+			list = append(list, c)
 		}
 		return true
 	})
-	for _, id := range ids {
-		if err := s.schedules.remove(ctx, id); err != nil {
+	for _, c := range list {
+		if err := s.dropSchedule(ctx, who, c); err != nil {
 			return err
 		}
 	}
@@ -175,15 +213,20 @@ func (s *Server) Tick(ctx context.Context) error {
 		return true
 	})
 	var errs []error
-	for _, c := range due {
-		errs = append(errs, s.fire(ctx, c))
+	down := false // Keystone, which may take long to be: it is asked again next time
+	each := func(list []*job.Schedule, do func(context.Context, *job.Schedule) error) {
+		for _, c := range list {
+			if down && c.Trust != "" {
+				continue
+			}
+			err := do(ctx, c)
+			down = down || c.Trust != "" && isKind(err, Unavailable)
+			errs = append(errs, err)
+		}
 	}
-	for _, c := range unfinished { // by a server that died in between
-		errs = append(errs, s.start(ctx, c))
-	}
-	for _, c := range proofs {
-		errs = append(errs, s.fireProof(ctx, c))
-	}
+	each(due, s.fire)
+	each(unfinished, s.start) // by a server that died in between, or when something was down
+	each(proofs, s.fireProof)
 	return errors.Join(errs...)
 }
 
@@ -208,6 +251,9 @@ func (s *Server) fire(ctx context.Context, c *job.Schedule) error {
 		}
 		c.Next, c.Updated = d.Next, s.now()
 		c.Missed += d.Missed
+		if c.Last.Outcome == firing && s.backups.have(c.Last.Backup) == nil {
+			c.Missed++ // it was tried until now
+		}
 		switch {
 		case d.Fire:
 			c.Last = job.Firing{Due: d.Due, Backup: firingID(c.ID, d.Due), Outcome: firing}
@@ -247,33 +293,63 @@ func firingID(schedule string, due time.Time) string {
 
 // start begins the backup of a firing that is stored, and stores what came of it.
 func (s *Server) start(ctx context.Context, c *job.Schedule) error {
-	who := &access.Caller{Project: c.Project, User: "schedule " + c.Name, Role: access.Operator}
-	outcome := started
-	if s.backups.have(c.Last.Backup) == nil {
-		_, err := s.CreateBackup(ctx, who, NewBackup{Name: fmt.Sprintf("%s %s", c.Name, c.Last.Due.UTC().Format("2006-01-02 15:04")),
-			Instance: c.Instance, id: c.Last.Backup, schedule: c.ID})
-		var refusal *Error
-		switch {
-		case isKind(err, Unavailable): // not refused: it is tried again
-			return err
-		case errors.As(err, &refusal):
-			outcome = refusal.Message
-			s.log.WarnContext(ctx, "a scheduled backup was refused", "schedule", c.Name, "instance", c.Instance, "err", err)
-			s.heartbeat(ctx, c, false)
-		case err != nil && !errors.Is(err, bus.ErrExists):
-			return err
-		}
+	if n := s.schedules.have(c.ID); n == nil || n.Last.Backup != c.Last.Backup {
+		return nil // the next one has begun
 	}
-	_, err := s.schedules.update(ctx, c.ID, func(n *job.Schedule) error {
+	outcome := started
+	err := s.backUp(ctx, c)
+	again := isKind(err, Unavailable) // not refused
+	var refusal *Error
+	switch {
+	case again:
+		outcome = firing
+	case errors.As(err, &refusal):
+		outcome = refusal.Message
+		s.log.WarnContext(ctx, "a scheduled backup was refused", "schedule", c.Name, "instance", c.Instance, "err", err)
+		s.heartbeat(ctx, c, false)
+	case err != nil:
+		return err
+	}
+	_, stored := s.schedules.update(ctx, c.ID, func(n *job.Schedule) error {
 		if n.Last.Outcome != firing || n.Last.Backup != c.Last.Backup {
 			return errSame
 		}
-		if n.Last.Outcome = outcome; outcome != started {
+		switch n.Last.Outcome = outcome; outcome {
+		case started:
+		case firing:
+			n.Updated = s.now() // from when on it counts until it is tried again
+		case missed:
+			n.Missed++
+			fallthrough
+		default:
 			n.Last.Backup = ""
 		}
 		return nil
 	})
-	if errors.Is(err, bus.ErrNotFound) {
+	if errors.Is(stored, bus.ErrNotFound) {
+		stored = nil
+	}
+	if again {
+		return errors.Join(err, stored)
+	}
+	return stored
+}
+
+// backUp begins the backup of a firing, unless it has begun.
+func (s *Server) backUp(ctx context.Context, c *job.Schedule) error {
+	if s.backups.have(c.Last.Backup) != nil {
+		return nil
+	}
+	if c.Window > 0 && !c.CatchUp && s.now().After(c.Last.Due.Add(c.Jitter+c.Window)) { // it was tried until now
+		return refuse(Busy, missed)
+	}
+	who, err := s.actor(ctx, c)
+	if err != nil {
+		return err
+	}
+	_, err = s.CreateBackup(ctx, who, NewBackup{Name: fmt.Sprintf("%s %s", c.Name, c.Last.Due.UTC().Format("2006-01-02 15:04")),
+		Instance: c.Instance, id: c.Last.Backup, schedule: c.ID})
+	if errors.Is(err, bus.ErrExists) {
 		return nil
 	}
 	return err
@@ -285,31 +361,38 @@ func (s *Server) fireProof(ctx context.Context, c *job.Schedule) error {
 	if err != nil {
 		return fmt.Errorf("schedule %s: %w", c.ID, err)
 	}
+	who, refused := s.actor(ctx, c)
+	later := isKind(refused, Unavailable)
 	at := c.ProveNext
 	_, err = s.schedules.update(ctx, c.ID, func(c *job.Schedule) error {
 		if !c.ProveNext.Equal(at) {
 			return errOther
 		}
 		c.ProveNext = spec.Next(s.now())
+		if again := s.now().Add(2 * acceptFor); later && again.Before(c.ProveNext) {
+			c.ProveNext = again
+		}
 		return nil
 	})
 	if errors.Is(err, errOther) || errors.Is(err, bus.ErrNotFound) {
 		return nil
 	}
-	if err != nil {
-		return err
+	if err != nil || later {
+		return errors.Join(err, refused)
 	}
 	b := s.newest(c.Instance)
 	if b == nil {
 		return nil
 	}
-	_, err = s.Prove(ctx, &access.Caller{Project: c.Project, User: "schedule " + c.Name, Role: access.Operator}, b.ID)
+	if refused == nil {
+		_, refused = s.Prove(ctx, who, b.ID)
+	}
 	var refusal *Error
-	if errors.As(err, &refusal) {
-		s.log.WarnContext(ctx, "a scheduled restore test was refused", "schedule", c.Name, "backup", b.ID, "err", err)
+	if errors.As(refused, &refusal) {
+		s.log.WarnContext(ctx, "a scheduled restore test was refused", "schedule", c.Name, "backup", b.ID, "err", refused)
 		return nil
 	}
-	return err
+	return refused
 }
 
 // newest returns the newest usable backup of an instance, or nil.
@@ -354,7 +437,10 @@ func (s *Server) retain(ctx context.Context, c *job.Schedule) error {
 	if loc, err := time.LoadLocation(c.TimeZone); err == nil {
 		policy.Location = loc
 	}
-	who := &access.Caller{Project: c.Project, User: "schedule " + c.Name, Role: access.Operator}
+	who, err := s.actor(ctx, c)
+	if err != nil {
+		return err
+	}
 	all, _ := s.Backups(who, BackupFilter{Instance: c.Instance, Schedule: c.ID, Limit: 1 << 30})
 	var list []retention.Backup
 	for _, b := range all {

@@ -32,6 +32,10 @@ type Config struct {
 	// configuration says.
 	OwnSwift  bool
 	Container string // database_backups if empty
+	// Keystone makes the trusts by which schedules act for whoever made them, with
+	// OwnSwift. Its service user must have a password. Without it, scheduled backups go
+	// where the agent's configuration says.
+	Keystone *access.Keystone
 	// Recipients (age) encrypt repositories that are made in such accounts. Without any,
 	// they are not encrypted.
 	Recipients []string
@@ -79,7 +83,7 @@ type Server struct {
 	makings    [64]sync.Mutex // see making
 	sweeping   sync.Mutex     // one sweep at a time
 	requeued   time.Time      // when jobs were last put into the queue again; guarded by sweeping
-	background sync.WaitGroup // heartbeats that are being sent
+	background sync.WaitGroup // heartbeats that are being sent, trusts that are being ended
 }
 
 // New opens the catalog. Run must be called for it to be filled.
