@@ -51,6 +51,7 @@ func TestServiceKeystone(t *testing.T) {
 	c.revoked(t)
 	c.copies(t, &child, cut)
 	c.strategies(t)
+	c.scheduled(t)
 	c.deleted(t, &parent, &child)
 	c.disaster(t)
 	c.noSecrets()
@@ -276,6 +277,60 @@ func (c *cloud) strategies(t *testing.T) {
 			t.Errorf("segments are left in %s: %v", container, left)
 		}
 	}
+}
+
+// scheduled lets a schedule fire, whose maker isn't there: its backup and its restore test,
+// of the newest backup of before, have to do with the project's account.
+func (c *cloud) scheduled(t *testing.T) {
+	t.Helper()
+	before := c.demo.list()
+	newest := before[len(before)-1] // ids sort by time
+	maker := c.as("demo", "demo")
+	var made struct{ Schedule struct{ ID string } }
+	maker.ask(http.MethodPost, "/slipcover/v1/schedules", map[string]any{"instance": c.node, "name": "each minute", "cron": "* * * * *", "prove_cron": "* * * * *"},
+		http.StatusCreated, &made)
+	schedule := "/slipcover/v1/schedules/" + made.Schedule.ID
+	c.keystone.Revoke(t, maker.token)
+	var fired struct {
+		Schedule struct {
+			Last struct{ Backup, Outcome string }
+		}
+	}
+	eventually(t, 3*time.Minute, "the schedule fires", func() bool {
+		c.demo.ask(http.MethodGet, schedule, nil, http.StatusOK, &fired)
+		return fired.Schedule.Last.Outcome != "" && fired.Schedule.Last.Outcome != "starting"
+	})
+	c.demo.ask(http.MethodPatch, schedule, map[string]any{"enabled": false}, http.StatusOK, nil)
+	if fired.Schedule.Last.Outcome != "started" {
+		t.Fatalf("the schedule: %+v", fired)
+	}
+	b := c.demo.done(fired.Schedule.Last.Backup, "COMPLETED")
+	if want := c.account(c.demo) + "/database_backups/backups/node1/" + b.RepoID + "/"; !strings.HasPrefix(b.LocationRef, want) {
+		t.Errorf("locationRef: %q, want %s…", b.LocationRef, want)
+	}
+	if status, _ := fetch(t, b.LocationRef, c.demo.token); status != http.StatusOK {
+		t.Errorf("%s: %d", b.LocationRef, status)
+	}
+	c.settled()
+	var tested struct {
+		Backup struct {
+			Proof struct {
+				OK      bool
+				Problem string
+			}
+		}
+	}
+	c.demo.ask(http.MethodGet, "/slipcover/v1/backups/"+newest, nil, http.StatusOK, &tested)
+	if !tested.Backup.Proof.OK {
+		t.Errorf("the restore test of the newest backup: %+v", tested)
+	}
+	c.demo.ask(http.MethodDelete, schedule, nil, http.StatusNoContent, nil)
+	for _, id := range c.demo.list() { // it may have fired twice
+		if !slices.Contains(before, id) {
+			c.demo.ask(http.MethodDelete, "/backups/"+id, nil, http.StatusAccepted, nil)
+		}
+	}
+	c.settled()
 }
 
 // deleted deletes a backup, and with it the one on it.
