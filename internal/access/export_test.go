@@ -9,6 +9,8 @@ var Parse = parse
 
 func (t *Tokens) SetNow(now func() time.Time) { t.now = now }
 
+func (k *Keystone) SetNow(now func() time.Time) { k.now = now }
+
 const MaxCached = maxCached
 
 type Cache = cache[int]

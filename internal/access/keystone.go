@@ -66,6 +66,7 @@ func DefaultRoles() map[string]Role {
 type Keystone struct {
 	o      KeystoneOptions
 	http   http.Client
+	now    func() time.Time
 	flight singleflight.Group
 	good   cache[*Caller]
 	// Bad tokens have a cache of their own, so that they can't push out the good ones.
@@ -111,7 +112,7 @@ func NewKeystone(o KeystoneOptions) (*Keystone, error) {
 	}
 	o.Roles = roles
 	o.CacheFor = cmp.Or(o.CacheFor, 30*time.Second)
-	return &Keystone{o: o, http: http.Client{
+	return &Keystone{o: o, now: time.Now, http: http.Client{
 		Timeout:   keystoneTimeout,
 		Transport: o.Transport,
 		// A redirect would carry tokens to where nobody configured that they go.
@@ -126,7 +127,7 @@ func (k *Keystone) Check(ctx context.Context, token string) (*Caller, error) {
 	if !plausible(token) {
 		return nil, ErrUnauthorized
 	}
-	key, now := hash(sha256.Sum256([]byte(token))), time.Now()
+	key, now := hash(sha256.Sum256([]byte(token))), k.now()
 	if c, ok := k.good.get(key, now); ok {
 		return c, nil
 	}
@@ -137,6 +138,9 @@ func (k *Keystone) Check(ctx context.Context, token string) (*Caller, error) {
 	answer := k.flight.DoChan(string(key[:]), func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keystoneTimeout)
 		defer cancel()
+		if c, ok := k.good.get(key, k.now()); ok { // since it was looked for
+			return c, nil
+		}
 		return k.check(ctx, key, token)
 	})
 	select {
@@ -153,9 +157,9 @@ func (k *Keystone) Check(ctx context.Context, token string) (*Caller, error) {
 // check asks and remembers. Answers are kept from the moment at which they were asked
 // for, so none is older than CacheFor.
 func (k *Keystone) check(ctx context.Context, key hash, token string) (*Caller, error) {
-	asked := time.Now()
+	asked := k.now()
 	c, err := k.ask(ctx, token)
-	switch now := time.Now(); {
+	switch now := k.now(); {
 	case errors.Is(err, ErrUnauthorized), errors.Is(err, ErrForbidden):
 		k.bad.put(key, err, now.Add(refusedFor), now)
 	case err == nil && k.o.CacheFor > 0:
@@ -285,7 +289,7 @@ func (k *Keystone) logIn(ctx context.Context, ended string) (string, error) {
 	if k.own != "" && k.own != ended {
 		return k.own, nil
 	}
-	if time.Now().Before(k.until) {
+	if k.now().Before(k.until) {
 		return "", k.refused
 	}
 	s := k.o.Service
@@ -298,7 +302,7 @@ func (k *Keystone) logIn(ctx context.Context, ended string) (string, error) {
 	if err != nil {
 		if status == http.StatusUnauthorized || status == http.StatusForbidden {
 			err = fmt.Errorf("%w: Keystone refuses the service user's log-in (%d); its name, password, project or domain is wrong", ErrUnavailable, status)
-			k.refused, k.until = err, time.Now().Add(loginPause)
+			k.refused, k.until = err, k.now().Add(loginPause)
 		}
 		return "", err
 	}
@@ -327,7 +331,7 @@ func (k *Keystone) newToken(ctx context.Context, o *tokens.AuthOptions) (token s
 }
 
 func (k *Keystone) caller(a *answer, token string) (*Caller, error) {
-	if !time.Now().Before(a.Expires) {
+	if !k.now().Before(a.Expires) {
 		return nil, ErrUnauthorized
 	}
 	if a.Project.ID == "" {

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"net/http"
-	"time"
 
 	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/tokens"
 	"github.com/gophercloud/gophercloud/v2/openstack/identity/v3/trusts"
@@ -61,7 +60,7 @@ func (k *Keystone) ByTrust(ctx context.Context, id string) (*Caller, error) {
 	ctx, cancel := context.WithTimeout(ctx, keystoneTimeout)
 	defer cancel()
 	key := hash(sha256.Sum256([]byte(id)))
-	if token, ok := k.trusted.get(key, time.Now()); ok {
+	if token, ok := k.trusted.get(key, k.now()); ok {
 		if c, err := k.Check(ctx, token.Reveal()); err == nil {
 			return operator(c), nil
 		} // else the log-in says why
@@ -83,7 +82,7 @@ func (k *Keystone) ByTrust(ctx context.Context, id string) (*Caller, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoTrust, err)
 	}
-	now := time.Now()
+	now := k.now()
 	k.trusted.put(key, config.Secret(token), now.Add(c.Expires.Sub(now)/4), now)
 	return operator(c), nil
 }

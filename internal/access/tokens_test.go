@@ -29,7 +29,7 @@ func tables(t testing.TB) (connect func() *bus.Table, srv *server.Server) {
 	}
 	srv.Start()
 	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
-	if !srv.ReadyForConnections(10 * time.Second) {
+	if !srv.ReadyForConnections(time.Minute) {
 		t.Fatal("NATS doesn't start")
 	}
 	return func() *bus.Table {
