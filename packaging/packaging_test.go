@@ -177,6 +177,34 @@ func TestUnits(t *testing.T) {
 	}
 }
 
+// A panic in the test below, as a bug would be.
+func init() {
+	if os.Getenv("SLIPCOVER_TEST_PANIC") != "" {
+		panic("asked for")
+	}
+}
+
+// TestUnitsRestart holds that a panic isn't taken for wrong settings: exit code 2 is
+// both, and after wrong settings there is no restart.
+func TestUnitsRestart(t *testing.T) {
+	for _, unit := range []string{"slipcover-server", "slipcover-agent"} {
+		text := read(t, unit+".service")
+		if !strings.Contains(text, "\nRestartPreventExitStatus=2\n") || !strings.Contains(text, "\nLimitCORE=0\n") {
+			t.Errorf("%s: wrong settings or cores are treated otherwise", unit)
+		}
+		c := exec.CommandContext(t.Context(), "sh", "-c", `ulimit -c 0 && exec "$0"`, os.Args[0])
+		c.Env = append(os.Environ(), "SLIPCOVER_TEST_PANIC=1")
+		for _, m := range regexp.MustCompile(`(?m)^Environment=(GOTRACEBACK=.*)$`).FindAllStringSubmatch(text, -1) {
+			c.Env = append(c.Env, m[1])
+		}
+		out, err := c.CombinedOutput()
+		// -1: by a signal.
+		if err == nil || !strings.Contains(string(out), "asked for") || c.ProcessState.ExitCode() != -1 {
+			t.Errorf("%s: a panic ends with %v, not by a signal: %s", unit, err, out)
+		}
+	}
+}
+
 func TestScriptsParse(t *testing.T) {
 	for _, name := range []string{"version.sh", "scripts/postinstall.sh", "scripts/preremove.sh", "scripts/postremove.sh"} {
 		run(t, "sh", "-n", name)
