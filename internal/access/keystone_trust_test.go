@@ -57,6 +57,7 @@ func (w *trustWorld) trust(c *access.Caller) string {
 
 func TestTrust(t *testing.T) {
 	w := newTrustWorld(t, access.KeystoneOptions{})
+	clock := newClock(w.Keystone)
 	for _, who := range []struct{ user, project string }{{"demo", "demo"}, {"backup-only", "demo"}, {"admin", "admin"}} {
 		giver := w.caller(w.real.User(who.user, who.project))
 		id := w.trust(giver)
@@ -78,6 +79,24 @@ func TestTrust(t *testing.T) {
 			t.Errorf("%s: asked %d times and logged in %d times, want at most 1 and 1", who.user, gets, posts)
 		}
 		hides(t, first.Token.Reveal(), first)
+
+		// It is asked about as callers' are, and another one comes when a quarter of its day
+		// is over.
+		for _, after := range []struct {
+			time        time.Duration
+			gets, posts int
+		}{{5 * time.Hour, 1, 0}, {2 * time.Hour, 0, 1}} {
+			clock.add(after.time)
+			w.front.Set(nil)
+			c, err := w.ByTrust(t.Context(), id)
+			if err != nil {
+				t.Fatalf("%s: %v later: %v", who.user, after.time, err)
+			}
+			if gets, posts := asked(w.front); gets != after.gets || posts != after.posts || (c.Token == first.Token) != (posts == 0) {
+				t.Errorf("%s: %v later: asked %d times and logged in %d times, want %d and %d", who.user, after.time, gets, posts, after.gets, after.posts)
+			}
+		}
+		clock.add(-7 * time.Hour)
 
 		// Its giver ends it.
 		if err := w.Untrust(t.Context(), giver, id); err != nil {
