@@ -198,7 +198,7 @@ func TestJoin(t *testing.T) {
 		t.Errorf("remove: %d %s", a.Status, a.Body)
 	}
 	w.refused(w.do("DELETE", "/agents/"+p.AgentID, root, ""), 404, "not_found", "")
-	servertest.Eventually(t, "its credentials are worth nothing", func() bool { return p.greet() != nil })
+	servertest.Eventually(t, "its credentials are worth nothing", func() bool { return p.greet(t.Context()) != nil })
 	if !strings.Contains(w.Audited(), `"agent.join","target":"`+p.AgentID) {
 		t.Errorf("audit: %s", w.Audited())
 	}
@@ -489,10 +489,13 @@ func TestBackups(t *testing.T) {
 func TestRateLimit(t *testing.T) {
 	w := newWorld(t, func(o *admin.Options) { o.Callers = httpd.NewLimiter(2) })
 	token := w.Token(project, access.Viewer)
-	for range 2 {
-		w.do("GET", "/whoami", token, "")
-	}
 	a := w.do("GET", "/whoami", token, "")
+	if a.Status != 200 {
+		t.Errorf("within the limit: got %d", a.Status)
+	}
+	for n := 0; a.Status == 200 && n < 100; n++ { // each 30 s that this takes allow one more
+		a = w.do("GET", "/whoami", token, "")
+	}
 	w.refused(a, http.StatusTooManyRequests, "too_many_requests", "try again")
 	if a.Header.Get("Retry-After") == "" {
 		t.Errorf("header: %v", a.Header)

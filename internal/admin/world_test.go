@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/slipcover/slipcover/internal/admin"
 	"github.com/slipcover/slipcover/internal/bus"
@@ -104,13 +105,23 @@ func (w *world) play(token, name string) *player {
 	p := &player{node: newNode(w.t), w: w, free: make(chan job.Report, 10)}
 	w.into(w.do("POST", "/join", "", p.request(w.joinToken(token, name))), 201, "", p.node)
 	p.link = servertest.Dial(w.t, bus.LinkOptions{URL: p.NATSURL, Agent: p.AgentID, JWT: p.JWT, Seed: p.Seed})
-	servertest.Eventually(w.t, "a hello is answered", func() bool { return p.greet() == nil })
+	servertest.Eventually(w.t, "a hello is answered", func() bool { return p.greet(w.t.Context()) == nil })
+	servertest.Background(w.t, func(ctx context.Context) error { // else it is offline before long
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(2 * time.Second):
+				_ = p.greet(ctx) // an agent that was removed gets no answer
+			}
+		}
+	})
 	servertest.Work(w.t, p.link, session, p.work)
 	return p
 }
 
-func (p *player) greet() error {
-	return p.ask(p.w.t.Context(), job.VerbHello, job.Hello{Session: session, Version: "slipcover test", Host: "h", Recipient: p.Recipient(),
+func (p *player) greet(ctx context.Context) error {
+	return p.ask(ctx, job.VerbHello, job.Hello{Session: session, Version: "slipcover test", Host: "h", Recipient: p.Recipient(),
 		Repository: job.Repository{URL: "file:///backups", ID: "r1"}, CanRead: true,
 		Instances: []job.Seen{{Up: true, Version: "3.5.0", UsedBytes: 1 << 20, Databases: 3}}}, nil)
 }
