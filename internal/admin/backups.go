@@ -54,7 +54,7 @@ func viewProgress(p job.Progress) progressView {
 func (c *call) viewBackup(b *job.Backup) backupView {
 	v := backupView{ID: b.ID, Name: b.Name, Description: b.Description, Project: b.Project, Instance: b.Instance, Parent: b.Parent, Schedule: b.Schedule,
 		Status: string(b.Status), Fault: b.Fault, Job: b.Job, Type: b.Type, CouchDBVersion: b.CouchDBVersion, SizeBytes: b.Size, StoredBytes: b.Stored,
-		Databases: b.Databases, Damage: b.Damage, Checksum: b.Checksum, Location: b.LocationRef, Repository: viewRepository(b.Repository),
+		Databases: b.Databases, Damage: b.Damage, Checksum: b.Checksum, Location: b.Location(), Repository: viewRepository(b.Repository),
 		RepoName: b.RepoName, RepoID: b.RepoID, Notes: nonNil(b.Notes), Proof: b.Proof, Started: b.Started, Finished: b.Finished,
 		Created: b.Created, Updated: b.Updated}
 	if at, ok := c.Server.Progress(b); ok {

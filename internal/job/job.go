@@ -1,6 +1,7 @@
 package job
 
 import (
+	"strings"
 	"time"
 )
 
@@ -114,6 +115,31 @@ type Backup struct {
 	Updated time.Time `json:"updated"`
 }
 
+// Location is the URL of the backup's manifest, without secrets; "" if it has none.
+func (b *Backup) Location() string {
+	if strings.HasPrefix(b.LocationRef, "/") {
+		return b.folder() + b.LocationRef
+	}
+	return b.LocationRef
+}
+
+// ShortenLocation leaves of LocationRef what the backup's other fields don't say, most
+// often /manifest.json.zst.age, which all backups of a repository have.
+func (b *Backup) ShortenLocation() {
+	if name, ok := strings.CutPrefix(b.LocationRef, b.folder()); ok && strings.HasPrefix(name, "/") {
+		b.LocationRef = name
+	}
+}
+
+// folder is where a backup is in its repository, as a URL.
+func (b *Backup) folder() string {
+	place := b.Repository.URL
+	if container, ok := strings.CutPrefix(place, "swift://"); ok && b.Repository.Storage != "" {
+		place = strings.TrimRight(b.Repository.Storage, "/") + "/" + container
+	}
+	return place + "/backups/" + b.RepoName + "/" + b.RepoID
+}
+
 // Repository says where backups are. The zero value is what the agent's own
 // configuration says.
 type Repository struct {
@@ -133,11 +159,11 @@ type Result struct {
 	Size        int64      `json:"size,omitempty"`
 	Stored      int64      `json:"stored,omitempty"`
 	Databases   int        `json:"databases,omitempty"`
-	Damage      int        `json:"damage,omitempty"`   // findings in the source
-	Checksum    string     `json:"checksum,omitempty"` // SHA-256 of the manifest object, hex
-	LocationRef string     `json:"location_ref,omitempty"`
-	Started     *time.Time `json:"started,omitempty"`  // of the run that made it
-	Finished    *time.Time `json:"finished,omitempty"` // of that run
+	Damage      int        `json:"damage,omitempty"`       // findings in the source
+	Checksum    string     `json:"checksum,omitempty"`     // SHA-256 of the manifest object, hex
+	LocationRef string     `json:"location_ref,omitempty"` // Backup.Location says where
+	Started     *time.Time `json:"started,omitempty"`      // of the run that made it
+	Finished    *time.Time `json:"finished,omitempty"`     // of that run
 	Notes       []string   `json:"notes,omitempty"`
 }
 

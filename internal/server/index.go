@@ -90,7 +90,7 @@ func (x *backupIndex) page(fits func(*job.Backup) bool, offset, limit int) (page
 }
 
 // shareStrings lets a backup use the strings that there are already: with 100,000 of
-// them that is a third of the memory.
+// them that is half of the memory.
 func shareStrings(id string, b *job.Backup) {
 	if b.RepoID == b.ID { // as it is if the first attempt made it
 		b.RepoID = id
@@ -99,5 +99,8 @@ func shareStrings(id string, b *job.Backup) {
 	for _, s := range []*string{&b.Project, &b.Instance, &b.Schedule, &b.RepoName, &b.CouchDBVersion, &b.Description, &b.Type,
 		&b.Repository.URL, &b.Repository.ID, &b.Repository.Storage, (*string)(&b.Status)} {
 		*s = unique.Make(*s).Value()
+	}
+	if b.ShortenLocation(); strings.HasPrefix(b.LocationRef, "/") {
+		b.LocationRef = unique.Make(b.LocationRef).Value()
 	}
 }

@@ -20,8 +20,8 @@ type shelf[T any] struct {
 	// changed is told of each change, under the lock: old or now is nil for what comes
 	// or goes.
 	changed func(id string, old, now *T)
-	// share lets a document that was just read use strings that there are already: its
-	// key, and what others have too.
+	// share lets a new document use strings that there are already: its key, and what
+	// others have too.
 	share func(id string, doc *T)
 
 	mu    sync.RWMutex
@@ -110,6 +110,7 @@ func (s *shelf[T]) create(ctx context.Context, id string, doc *T) error {
 	if err != nil {
 		return err
 	}
+	s.share(id, doc)
 	s.put(id, doc, rev)
 	return nil
 }
@@ -146,6 +147,7 @@ func (s *shelf[T]) update(ctx context.Context, id string, fn func(*T) error) (*T
 		}
 		rev, err := s.table.Update(ctx, id, b, k.rev)
 		if err == nil {
+			s.share(id, &next)
 			s.put(id, &next, rev)
 			return &next, nil
 		}

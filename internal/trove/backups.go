@@ -34,7 +34,7 @@ type backupDatastore struct {
 
 func (c *call) backup(b *job.Backup) backup {
 	return backup{
-		ID: b.ID, Name: b.Name, Description: orNull(b.Description), InstanceID: b.Instance, LocationRef: orNull(b.LocationRef),
+		ID: b.ID, Name: b.Name, Description: orNull(b.Description), InstanceID: b.Instance, LocationRef: orNull(b.Location()),
 		Size: gigabytes(b.Size), Status: string(b.Status), ParentID: orNull(b.Parent), Created: stamp(b.Created), Updated: stamp(b.Updated),
 		Datastore: backupDatastore{c.datastores().Name, versionName(b.CouchDBVersion), c.Server.VersionID(b.CouchDBVersion)}, ProjectID: b.Project,
 	}
