@@ -98,6 +98,7 @@ var allowed = map[string][]string{
 	"internal/couchgen":            {},
 	"internal/testenv":             {},
 	"internal/agent/agenttest":     {"internal/agent", "internal/repo", "internal/storage", "internal/storage/drivers"},
+	"internal/bus/bustest":         {"internal/testenv"},
 	"internal/testenv/skipsummary": {"internal/testenv"},
 	"internal/bench":               {"internal/couchgen"},
 	"internal/archtest":            {},

@@ -79,6 +79,8 @@ type Bus struct {
 	embed   *embedded // nil on an existing cluster
 	issued  *Table    // "<agent>.<public key>" of each user that was signed
 	dial    []nats.Option
+	health  *health
+	stop    context.CancelFunc // ends health; nil before it has begun
 
 	mu    sync.Mutex
 	again map[*func()]bool // guarded by mu; called at each reconnection
@@ -133,8 +135,17 @@ func (b *Bus) open(ctx context.Context) error {
 	if err := b.openQueue(ctx); err != nil {
 		return err
 	}
-	b.issued, err = b.Table(ctx, "issued")
-	return err
+	if b.issued, err = b.Table(ctx, "issued"); err != nil {
+		return err
+	}
+	b.health = &health{nc: b.nc, log: b.log, every: checkInterval, well: time.Now(), ask: func(ctx context.Context) (*nats.Msg, error) {
+		// For a message that isn't there, as tables are read. STREAM.INFO is answered
+		// without a leader too.
+		return b.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+jobsStream, []byte(`{"last_by_subj":"`+jobsSubject+`none"}`))
+	}}
+	ctx, b.stop = context.WithCancel(context.WithoutCancel(ctx))
+	go b.health.watch(ctx)
+	return nil
 }
 
 // readAccount reads the key that signs users on an existing cluster.
@@ -267,6 +278,9 @@ func temporary(err error) bool {
 // Close ends the connection and the embedded server, whose state is then all on
 // disk. What Serve and Watch do must be ended before, by their contexts.
 func (b *Bus) Close() error {
+	if b.stop != nil {
+		b.stop()
+	}
 	if b.nc != nil {
 		b.nc.Close()
 	}
@@ -276,13 +290,9 @@ func (b *Bus) Close() error {
 	return nil
 }
 
-// Connected returns why the bus can't be used now; nil if it can.
-func (b *Bus) Connected() error {
-	if s := b.nc.Status(); s != nats.CONNECTED {
-		return fmt.Errorf("the connection to NATS is %s", strings.ToLower(s.String()))
-	}
-	return nil
-}
+// Connected returns why the bus can't be used now; nil if it can. When NATS stops to
+// answer over a connection that stands, that is seen within some 20 seconds.
+func (b *Bus) Connected() error { return b.health.connected() }
 
 // ClientURL is where agents reach the embedded server, nats:// or tls:// and the
 // address it listens on; of an existing cluster it is Options.URL, and empty if

@@ -72,9 +72,9 @@ func run(t *testing.T, fn func(context.Context) error) (stop func()) {
 // eventually waits for a condition.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(40 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(4 * time.Minute); !ok(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("not in 40 s: %s", what)
+			t.Fatalf("not in 4 minutes: %s", what)
 		}
 	}
 }

@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"math/rand/v2"
-	"net"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,55 +17,37 @@ import (
 
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
 
 	"github.com/slipcover/slipcover/internal/bus"
+	"github.com/slipcover/slipcover/internal/bus/bustest"
 )
 
 // cluster is a NATS cluster as an operator has it: one account for Slipcover.
 type cluster struct {
+	*bustest.Cluster
 	t       *testing.T
-	opts    []*server.Options
-	servers []*server.Server // nil: shut down
 	account nkeys.KeyPair
 	dir     string
 }
 
 func startCluster(t *testing.T, n int) *cluster {
 	t.Helper()
-	c := &cluster{t: t, servers: make([]*server.Server, n), dir: t.TempDir()}
+	c := &cluster{t: t, dir: t.TempDir(), account: must[nkeys.KeyPair](t)(nkeys.CreateAccount())}
 	operator := must[nkeys.KeyPair](t)(nkeys.CreateOperator())
 	system := must[nkeys.KeyPair](t)(nkeys.CreateAccount())
-	c.account = must[nkeys.KeyPair](t)(nkeys.CreateAccount())
-	ports := freePorts(t, 2*n)
-	for i := range n {
+	c.Cluster = bustest.Start(t, n, func(_ int, o *server.Options) {
 		resolver := &server.MemAccResolver{}
-		o := must[*server.Options](t)(bus.OperatorOptions(operator, system, resolver))
+		from := must[*server.Options](t)(bus.OperatorOptions(operator, system, resolver))
 		claims := must[*jwt.AccountClaims](t)(bus.AccountClaims(c.account, nil))
 		token := must[string](t)(claims.Encode(operator))
 		if err := resolver.Store(claims.Subject, token); err != nil {
 			t.Fatal(err)
 		}
-		o.ServerName = fmt.Sprint("n", i)
-		o.Host, o.Port = "127.0.0.1", ports[i]
-		o.StoreDir = filepath.Join(c.dir, o.ServerName)
-		o.SyncAlways = n == 1
-		if n > 1 {
-			o.Cluster = server.ClusterOpts{Name: "c", Host: "127.0.0.1", Port: ports[n+i]}
-			for j := range n {
-				o.Routes = append(o.Routes, &url.URL{Scheme: "nats", Host: fmt.Sprint("127.0.0.1:", ports[n+j])})
-			}
-		}
-		c.opts = append(c.opts, o)
-	}
-	for i := range n {
-		c.start(i)
-	}
-	t.Cleanup(func() {
-		for i := range n {
-			c.stop(i)
-		}
+		o.TrustedOperators, o.SystemAccount, o.AccountResolver = from.TrustedOperators, from.SystemAccount, from.AccountResolver
+		o.MaxPayload, o.SyncAlways = from.MaxPayload, n == 1
 	})
 	return c
 }
@@ -81,50 +60,6 @@ func must[T any](t *testing.T) func(T, error) T {
 		}
 		return v
 	}
-}
-
-// freePorts returns ports that nobody listens on now, below those that outgoing
-// connections take.
-func freePorts(t *testing.T, n int) (ports []int) {
-	t.Helper()
-	for len(ports) < n {
-		p := 15000 + rand.IntN(15000)
-		l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", p))
-		if err == nil && !slices.Contains(ports, p) {
-			ports = append(ports, p)
-			defer l.Close()
-		}
-	}
-	return ports
-}
-
-func (c *cluster) start(i int) {
-	c.t.Helper()
-	s, err := server.NewServer(c.opts[i].Clone())
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	go s.Start()
-	if !s.ReadyForConnections(20 * time.Second) {
-		c.t.Fatal("a NATS server doesn't start")
-	}
-	c.servers[i] = s
-}
-
-func (c *cluster) stop(i int) {
-	if s := c.servers[i]; s != nil {
-		s.Shutdown()
-		s.WaitForShutdown()
-		c.servers[i] = nil
-	}
-}
-
-func (c *cluster) url() string {
-	var urls []string
-	for _, o := range c.opts {
-		urls = append(urls, fmt.Sprint("nats://127.0.0.1:", o.Port))
-	}
-	return strings.Join(urls, ",")
 }
 
 // seed writes the account's seed into a file.
@@ -159,17 +94,17 @@ func (c *cluster) creds(key nkeys.KeyPair, account string, allow func(*jwt.UserC
 func retry(t *testing.T, what string, fn func() error) {
 	t.Helper()
 	var last error
-	for end := time.Now().Add(40 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		if last = fn(); last == nil {
 			return
 		}
 	}
-	t.Fatalf("%s: not in 40 s: %v", what, last)
+	t.Fatalf("%s: not in 2 minutes: %v", what, last)
 }
 
 func (c *cluster) open(o bus.Options) *bus.Bus {
 	c.t.Helper()
-	o.URL = c.url()
+	o.URL = c.URL()
 	var b *bus.Bus
 	retry(c.t, "open", func() (err error) {
 		ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
@@ -181,139 +116,275 @@ func (c *cluster) open(o bus.Options) *bus.Bus {
 	return b
 }
 
-// TestClusterMemberCutOff writes and runs jobs on three servers while each in turn
-// is shut down and comes back.
-func TestClusterMemberCutOff(t *testing.T) {
-	c := startCluster(t, 3)
-	ctx := t.Context()
-	o := bus.Options{AccountSeed: c.seed(), Replicas: 3, AckWait: 2 * time.Second}
-	a, b := c.open(o), c.open(o)
-	tab := must[*bus.Table](t)(a.Table(ctx, "things"))
-	other := must[*bus.Table](t)(b.Table(ctx, "things"))
+// load is two servers that write into a table and enqueue jobs, and two agents that run
+// them, on a cluster of three.
+type load struct {
+	t      *testing.T
+	c      *cluster
+	buses  [2]*bus.Bus
+	tables [2]*bus.Table
+	links  [2]*bus.Link
 
-	// Two agents, with credentials signed by the account's key.
-	var mu sync.Mutex
-	ran := map[string]int{}
-	for _, agent := range []string{"n1", "n2"} {
-		lo := join(t, a, agent)
+	written  [2]atomic.Int64 // writes that were acknowledged, of each server
+	open     atomic.Int64    // writes without an answer
+	enqueued atomic.Int64
+	acked    sync.Map // key or job to value
+	end      chan struct{}
+	writers  sync.WaitGroup
+
+	mu      sync.Mutex
+	ran     map[string]int    // guarded by mu; jobs
+	watched map[string]string // guarded by mu; what the second server sees
+}
+
+func startLoad(t *testing.T, c *cluster) *load {
+	t.Helper()
+	w := &load{t: t, c: c, end: make(chan struct{}), ran: map[string]int{}, watched: map[string]string{}}
+	o := bus.Options{AccountSeed: c.seed(), Replicas: 3, AckWait: 2 * time.Second}
+	for n := range w.buses {
+		w.buses[n] = c.open(o)
+		w.tables[n] = must[*bus.Table](t)(w.buses[n].Table(t.Context(), "things"))
+	}
+	for n := range w.links { // with credentials signed by the account's key
+		lo := join(t, w.buses[0], fmt.Sprint("n", n))
 		lo.AckWait = o.AckWait
-		l := dial(t, lo)
+		w.links[n] = dial(t, lo)
 		run(t, func(ctx context.Context) error {
-			return l.Jobs(ctx, func(ctx context.Context, d *bus.Delivery) {
-				mu.Lock()
-				ran[d.Job]++
-				mu.Unlock()
+			return w.links[n].Jobs(ctx, func(ctx context.Context, d *bus.Delivery) {
+				w.mu.Lock()
+				w.ran[d.Job]++
+				w.mu.Unlock()
 				if err := d.Done(ctx); err != nil && ctx.Err() == nil {
 					t.Logf("done %s: %v", d.Job, err)
 				}
 			})
 		})
 	}
-	// A watch in the other server.
-	watched := map[string]string{}
 	run(t, func(ctx context.Context) error {
-		return other.Watch(ctx, func(ch bus.Change) {
-			mu.Lock()
-			defer mu.Unlock()
+		return w.tables[1].Watch(ctx, func(ch bus.Change) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
 			if ch.Deleted {
-				delete(watched, ch.Key)
+				delete(w.watched, ch.Key)
 			} else if !ch.Ready {
-				watched[ch.Key] = string(ch.Value)
+				w.watched[ch.Key] = string(ch.Value)
 			}
 		})
 	})
+	for n := range w.buses {
+		w.writers.Go(func() { w.write(n) })
+	}
+	return w
+}
 
-	var acked sync.Map // key or job to value
-	var writes, failures atomic.Int64
-	var jobs atomic.Int64
-	stopWriting := make(chan struct{})
-	var writers sync.WaitGroup
-	for w, t1 := range []*bus.Table{tab, other} {
-		from := []*bus.Bus{a, b}[w]
-		writers.Go(func() {
-			for n := 0; ; n++ {
-				select {
-				case <-stopWriting:
-					return
-				default:
-				}
-				key := fmt.Sprintf("%d-%d", w, n)
-				short, cancel := context.WithTimeout(ctx, 2*time.Second)
-				if rev, err := t1.Create(short, key, []byte("v")); err != nil {
-					failures.Add(1)
-				} else if acked.Store(key, "v"); n%3 == 0 {
-					if _, err := t1.Update(short, key, []byte("w"), rev); err != nil {
-						acked.Delete(key) // open which of the two it is
-						failures.Add(1)
-					} else {
-						acked.Store(key, "w")
-					}
-				}
-				writes.Add(1)
-				if n%5 == 0 {
-					if err := from.Enqueue(short, fmt.Sprint("n", 1+n%2), "job-"+key); err == nil {
-						acked.Store("job-"+key, "")
-						jobs.Add(1)
-					}
-				}
-				cancel()
+// write writes as one of the servers until the end.
+func (w *load) write(server int) {
+	b, table := w.buses[server], w.tables[server]
+	pace := time.NewTicker(10 * time.Millisecond) // so that agents keep up
+	defer pace.Stop()
+	for n := 0; ; n++ {
+		select {
+		case <-w.end:
+			return
+		case <-pace.C:
+		}
+		key := fmt.Sprintf("%d-%d", server, n)
+		ctx, cancel := context.WithTimeout(w.t.Context(), 2*time.Second)
+		if rev, err := table.Create(ctx, key, []byte("v")); err != nil {
+			w.open.Add(1)
+		} else if w.acked.Store(key, "v"); n%3 == 0 {
+			if _, err := table.Update(ctx, key, []byte("w"), rev); err != nil {
+				w.acked.Delete(key) // open which of the two it is
+				w.open.Add(1)
+			} else {
+				w.acked.Store(key, "w")
+				w.written[server].Add(1)
 			}
-		})
+		} else {
+			w.written[server].Add(1)
+		}
+		if n%5 == 0 {
+			if err := b.Enqueue(ctx, fmt.Sprint("n", n%2), "job-"+key); err == nil {
+				w.acked.Store("job-"+key, "")
+				w.enqueued.Add(1)
+			}
+		}
+		cancel()
 	}
-	more := func(n int64) {
-		t.Helper()
-		before := writes.Load() - failures.Load()
-		eventually(t, "more writes", func() bool { return writes.Load()-failures.Load() >= before+n })
+}
+
+// more waits until each server has written so much more.
+func (w *load) more(n int64) {
+	w.t.Helper()
+	for s := range w.written {
+		before := w.written[s].Load()
+		eventually(w.t, fmt.Sprintf("more writes of server %d", s), func() bool { return w.written[s].Load() >= before+n })
 	}
-	more(50)
-	for i := range 3 {
-		c.stop(i)
-		more(100)
-		c.start(i)
-		more(100)
-		// The next one may only go when this one is up to date.
-		eventually(t, "the member to be current", func() bool {
-			for _, s := range c.servers {
-				if z := s.JetStreamIsStreamCurrent(must[string](t)(c.account.PublicKey()), "KV_slipcover_things"); !z {
+}
+
+// current waits until all members have what was written: then another one may go.
+func (w *load) current() {
+	w.t.Helper()
+	account := must[string](w.t)(w.c.account.PublicKey())
+	eventually(w.t, "the members to be current", func() bool {
+		for _, s := range w.c.Servers {
+			for _, stream := range []string{"KV_slipcover_things", "KV_slipcover_issued", "SLIPCOVER_JOBS"} {
+				if !s.JetStreamIsCurrent() || !s.JetStreamIsStreamCurrent(account, stream) {
 					return false
 				}
 			}
-			return true
-		})
-	}
-	close(stopWriting)
-	writers.Wait()
+		}
+		return true
+	})
+}
 
+// finish ends the writing, and looks for what was acknowledged.
+func (w *load) finish() {
+	w.t.Helper()
+	close(w.end)
+	w.writers.Wait()
+	ctx := w.t.Context()
 	n := 0
-	acked.Range(func(k, v any) bool {
+	w.acked.Range(func(k, v any) bool {
 		key := k.(string)
 		n++
 		if strings.HasPrefix(key, "job-") {
-			eventually(t, key+" to run", func() bool { mu.Lock(); defer mu.Unlock(); return ran[key] > 0 })
+			eventually(w.t, key+" to run", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return w.ran[key] > 0 })
 			return true
 		}
-		got, _, err := tab.Get(ctx, key)
+		got, _, err := w.tables[0].Get(ctx, key)
 		if err != nil || string(got) != v {
-			t.Errorf("%s: got %q, %v; acknowledged was %q", key, got, err, v)
+			w.t.Errorf("%s: got %q, %v; acknowledged was %q", key, got, err, v)
 		}
-		eventually(t, key+" to be watched", func() bool { mu.Lock(); defer mu.Unlock(); return watched[key] == v })
+		eventually(w.t, key+" to be watched", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return w.watched[key] == v })
 		return true
 	})
 	// A key that was written is there for the watch, and nothing else is.
-	eventually(t, "the watch to see just what is there", func() bool {
-		js := must[jetstream.JetStream](t)(jetstream.New(a.Conn()))
+	eventually(w.t, "the watch to see just what is there", func() bool {
+		js := must[jetstream.JetStream](w.t)(jetstream.New(w.buses[0].Conn()))
 		s, err := js.Stream(ctx, "KV_slipcover_things")
-		mu.Lock()
-		defer mu.Unlock()
-		return err == nil && len(watched) == int(s.CachedInfo().State.Msgs)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return err == nil && len(w.watched) == int(s.CachedInfo().State.Msgs)
 	})
-	mu.Lock()
-	defer mu.Unlock()
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	again := 0
-	for _, times := range ran {
+	for _, times := range w.ran {
 		again += times - 1
 	}
-	t.Logf("%d writes, %d without an answer; %d acknowledged entries and jobs are there; of %d jobs %d were delivered again", writes.Load(), failures.Load(), n, jobs.Load(), again)
+	w.t.Logf("%d writes acknowledged, %d without an answer; %d entries and jobs are there; of %d jobs %d were delivered again",
+		w.written[0].Load()+w.written[1].Load(), w.open.Load(), n, w.enqueued.Load(), again)
+}
+
+// TestClusterMemberStopped writes and runs jobs on three servers while each in turn is
+// shut down and comes back.
+func TestClusterMemberStopped(t *testing.T) {
+	c := startCluster(t, 3)
+	w := startLoad(t, c)
+	w.more(25)
+	for i := range 3 {
+		c.Stop(i)
+		w.more(50)
+		c.Start(i)
+		w.more(50)
+		w.current()
+	}
+	w.finish()
+}
+
+// TestClusterMemberCutOff has a server and an agent on a member that is cut off from the
+// other two, and goes on to listen to both: each moves to another member, and nothing is
+// acknowledged that isn't there in the end. The last time the member is whole, and
+// clients don't reach it.
+func TestClusterMemberCutOff(t *testing.T) {
+	c := startCluster(t, 3)
+	w := startLoad(t, c)
+	w.more(25)
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	rounds := random.Perm(3)
+	if testing.Short() {
+		rounds = rounds[:1]
+	}
+	ways := []bustest.State{bustest.Cut, bustest.Held}
+	first := random.IntN(2)
+	for n, i := range rounds {
+		way := ways[(first+n)%2]
+		c.moveTo(i, w.buses[0].Conn(), w.links[0].Conn())
+		begin := time.Now()
+		c.Routes(i, way)
+		stop := c.expectNothing(i)
+		w.moved(i, begin, fmt.Sprintf("member %d was %s from the others", i, way))
+		stop()
+		c.Routes(i, bustest.Open)
+		w.current()
+	}
+	i := random.IntN(3)
+	c.moveTo(i, w.buses[0].Conn(), w.links[0].Conn())
+	begin := time.Now()
+	c.Clients(i, bustest.Held)
+	w.moved(i, begin, fmt.Sprintf("clients of member %d were held", i))
+	c.Clients(i, bustest.Open)
+	w.current()
+	w.finish()
+}
+
+// moveTo has clients connected to a member.
+func (c *cluster) moveTo(i int, conns ...*nats.Conn) {
+	c.t.Helper()
+	for _, nc := range conns {
+		eventually(c.t, "a client to be at another member", func() bool {
+			if nc.IsConnected() && nc.ConnectedUrl() != c.URL(i) {
+				if err := nc.ForceReconnect(); err != nil {
+					c.t.Fatal(err)
+				}
+			}
+			return nc.IsConnected() && nc.ConnectedUrl() == c.URL(i)
+		})
+	}
+}
+
+// expectNothing writes through a member that is alone, until it is told to stop: it
+// acknowledges nothing.
+func (c *cluster) expectNothing(i int) (stop func()) {
+	c.t.Helper()
+	user := must[nkeys.KeyPair](c.t)(nkeys.CreateUser())
+	token := must[string](c.t)(jwt.NewUserClaims(must[string](c.t)(user.PublicKey())).Encode(c.account))
+	nc := must[*nats.Conn](c.t)(nats.Connect(c.URL(i), nats.UserJWTAndSeed(token, string(must[[]byte](c.t)(user.Seed()))), nats.IgnoreDiscoveredServers()))
+	js := must[jetstream.JetStream](c.t)(jetstream.New(nc))
+	end := run(c.t, func(ctx context.Context) error {
+		for n := 0; ctx.Err() == nil; n++ {
+			short, cancel := context.WithTimeout(ctx, time.Second)
+			_, err := js.Publish(short, fmt.Sprintf("$KV.slipcover_things.alone-%d-%d", i, n), nil)
+			cancel()
+			if err == nil {
+				c.t.Errorf("member %d is alone and acknowledged a write", i)
+			}
+		}
+		return nil
+	})
+	return func() { end(); nc.Close() }
+}
+
+// moved waits until the first server and the first agent work, on another member than
+// they were on.
+func (w *load) moved(from int, begin time.Time, what string) {
+	w.t.Helper()
+	took := [2]time.Duration{}
+	for n, nc := range []*nats.Conn{w.buses[0].Conn(), w.links[0].Conn()} {
+		eventually(w.t, what+": a client to leave it", func() bool { return nc.IsConnected() && nc.ConnectedUrl() != w.c.URL(from) })
+		took[n] = time.Since(begin)
+	}
+	eventually(w.t, "the server to be ready", func() bool { return w.buses[0].Connected() == nil })
+	ready := time.Since(begin)
+	w.more(50)
+	job := fmt.Sprint("after-", begin.UnixNano())
+	retry(w.t, "enqueue", func() error { return w.buses[0].Enqueue(w.t.Context(), "n0", job) })
+	eventually(w.t, "a job to run after it", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return w.ran[job] > 0 })
+	w.t.Logf("%s: the server left it after %v and was ready after %v, the agent left after %v; a job ran by %v", what,
+		took[0].Round(time.Second/10), ready.Round(time.Second/10), took[1].Round(time.Second/10), time.Since(begin).Round(time.Second/10))
 }
 
 // TestStolenAgentOnCluster is TestStolenAgent with the users of an operator.
@@ -399,7 +470,7 @@ func TestCredentialsOnCluster(t *testing.T) {
 		u.Sub.Allow.Add("slipcover.to.a.>")
 	})
 	for name, o := range map[string]bus.LinkOptions{
-		"by hand":        {URL: c.url(), Agent: "a", Creds: agent},
+		"by hand":        {URL: c.URL(), Agent: "a", Creds: agent},
 		"in the process": {Agent: "a", InProcess: b},
 		"issued":         join(t, c.open(bus.Options{Creds: creds, AccountSeed: c.seed()}), "a"),
 	} {
@@ -424,58 +495,6 @@ func TestCredentialsOnCluster(t *testing.T) {
 	if err := b.RemoveAgent(ctx, "a"); err != nil {
 		t.Error(err)
 	}
-}
-
-// proxy stands between a client and a NATS server, and can be cut.
-type proxy struct {
-	listener net.Listener
-	to       string
-	mu       sync.Mutex
-	off      bool        // guarded by mu
-	conns    []io.Closer // guarded by mu
-}
-
-func startProxy(t *testing.T, to string) *proxy {
-	t.Helper()
-	p := &proxy{listener: must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0")), to: to}
-	t.Cleanup(func() { p.listener.Close(); p.cut(true) })
-	go func() {
-		for {
-			in, err := p.listener.Accept()
-			if err != nil {
-				return
-			}
-			out, err := net.Dial("tcp", p.to)
-			p.mu.Lock()
-			if p.off || err != nil {
-				in.Close()
-				if out != nil {
-					out.Close()
-				}
-			} else {
-				p.conns = append(p.conns, in, out)
-				for _, c := range [][2]net.Conn{{in, out}, {out, in}} {
-					go func() {
-						_, _ = io.Copy(c[0], c[1])
-						c[0].Close()
-					}()
-				}
-			}
-			p.mu.Unlock()
-		}
-	}()
-	return p
-}
-
-// cut closes all connections, and all to come until it is called with false.
-func (p *proxy) cut(off bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.off = off
-	for _, c := range p.conns {
-		c.Close()
-	}
-	p.conns = nil
 }
 
 // TestWatchThroughRestart changes a table while the watch's server is away.
@@ -530,12 +549,12 @@ func TestWatchThroughRestart(t *testing.T) {
 	}
 	expect("changed=2", "-deleted")
 	for round := range 3 {
-		c.stop(0)
+		c.Stop(0)
 		eventually(t, "the loss to be seen", func() bool { return b.Connected() != nil })
 		if _, err := tab.Put(ctx, "x", nil); err == nil {
 			t.Error("a write without a server succeeded")
 		}
-		c.start(0)
+		c.Start(0)
 		retry(t, "write", func() error { _, err := tab.Put(ctx, "kept", []byte(fmt.Sprint("r", round))); return err })
 		if round == 1 {
 			if err := tab.Delete(ctx, "changed", 0); err != nil {
@@ -554,8 +573,8 @@ func TestWatchThroughCut(t *testing.T) {
 	ctx := t.Context()
 	seed := c.seed()
 	direct := c.open(bus.Options{AccountSeed: seed})
-	p := startProxy(t, strings.TrimPrefix(c.url(), "nats://"))
-	far := must[*bus.Bus](t)(bus.Open(ctx, bus.Options{URL: "nats://" + p.listener.Addr().String(), AccountSeed: seed}))
+	p := bustest.Forward(t, strings.TrimPrefix(c.URL(), "nats://"))
+	far := must[*bus.Bus](t)(bus.Open(ctx, bus.Options{URL: "nats://" + p.Addr, AccountSeed: seed}))
 	t.Cleanup(func() { far.Close() })
 	tab := must[*bus.Table](t)(direct.Table(ctx, "things"))
 	watched := must[*bus.Table](t)(far.Table(ctx, "things"))
@@ -588,7 +607,7 @@ func TestWatchThroughCut(t *testing.T) {
 	random := rand.New(rand.NewPCG(s, 0))
 	for round := range 10 {
 		if round%2 == 1 {
-			p.cut(true)
+			p.Set(bustest.Cut)
 		}
 		for n := range 50 {
 			key := fmt.Sprint("k", random.IntN(30))
@@ -603,10 +622,11 @@ func TestWatchThroughCut(t *testing.T) {
 				want[key] = value
 			}
 			if round%2 == 0 && n == 25 {
-				p.cut(false) // lost for a moment, among changes
+				p.Set(bustest.Cut) // lost for a moment, among changes
+				p.Set(bustest.Open)
 			}
 		}
-		p.cut(false)
+		p.Set(bustest.Open)
 		eventually(t, "the watch to see what is there", func() bool { mu.Lock(); defer mu.Unlock(); return maps.Equal(got, want) && ready == 1 })
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/slipcover/slipcover/internal/bus"
+	"github.com/slipcover/slipcover/internal/bus/bustest"
 )
 
 func TestMain(m *testing.M) {
@@ -393,7 +394,7 @@ func TestServerKilledUnderAgent(t *testing.T) {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	ctx := t.Context()
-	o := bus.Options{Dir: t.TempDir(), Listen: fmt.Sprint("127.0.0.1:", freePorts(t, 1)[0]), AckWait: time.Second}
+	o := bus.Options{Dir: t.TempDir(), Listen: fmt.Sprint("127.0.0.1:", bustest.FreePorts(t, 1)[0]), AckWait: time.Second}
 	b := open(t, o)
 	lo := join(t, b, "a")
 	lo.AckWait = o.AckWait

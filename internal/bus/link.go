@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -39,6 +38,8 @@ type Link struct {
 	agent string
 	wait  time.Duration // AckWait
 	log   *slog.Logger
+
+	stop context.CancelFunc // ends what watches the connection
 
 	begin sync.Once
 	mu    sync.Mutex
@@ -93,18 +94,21 @@ func Dial(ctx context.Context, o LinkOptions) (*Link, error) {
 	if l.nc, err = connect(ctx, o.URL, o.Log, opts...); err != nil {
 		return nil, err
 	}
+	h := &health{nc: l.nc, log: l.log, every: linkCheckInterval, ask: func(ctx context.Context) (*nats.Msg, error) {
+		if len(l.nc.Servers()) < 2 { // there is nowhere to go
+			return &nats.Msg{Data: []byte("{}")}, nil
+		}
+		return l.nc.RequestWithContext(ctx, l.from("queue", "check"), nil)
+	}}
+	ctx, l.stop = context.WithCancel(context.WithoutCancel(ctx))
+	go h.watch(ctx)
 	return l, nil
 }
 
 // Close ends the link. Jobs and Answer must be ended before, by their contexts.
-func (l *Link) Close() { l.nc.Close() }
-
-// Connected returns why the link can't be used now; nil if it can.
-func (l *Link) Connected() error {
-	if s := l.nc.Status(); s != nats.CONNECTED {
-		return fmt.Errorf("the connection to NATS is %s", strings.ToLower(s.String()))
-	}
-	return nil
+func (l *Link) Close() {
+	l.stop()
+	l.nc.Close()
 }
 
 // Request asks the servers. If none listens, or the connection is down, the error is
@@ -301,7 +305,8 @@ func (l *Link) ask(ctx context.Context, w word) error {
 		if err == nil {
 			return nil
 		}
-		if errors.Is(err, nats.ErrConnectionClosed) {
+		l.log.DebugContext(ctx, "tell NATS about a job", "say", w.Say, "err", err)
+		if l.nc.IsClosed() { // ErrConnectionClosed is also said when another member is tried
 			return err
 		}
 		select {

@@ -135,6 +135,8 @@ func (b *Bus) passOn(m *nats.Msg) {
 	case "next":
 		subject = "$JS.API.CONSUMER.MSG.NEXT." + jobsStream + "." + agent
 		data = fmt.Appendf(nil, `{"batch":1,"expires":%d}`, pullWait)
+	case "check":
+		subject = "$JS.API.CONSUMER.INFO." + jobsStream + "." + agent
 	case "begin":
 		subject = "$JS.API.CONSUMER.RESET." + jobsStream + "." + agent
 	case "say":

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -18,6 +17,7 @@ import (
 
 	nats "github.com/nats-io/nats-server/v2/server"
 
+	"github.com/slipcover/slipcover/internal/bus/bustest"
 	"github.com/slipcover/slipcover/internal/couchgen"
 	wire "github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/manifest"
@@ -25,8 +25,8 @@ import (
 	"github.com/slipcover/slipcover/internal/storage/drivers"
 )
 
-// TestServiceKilled kills servers, agents and members of the NATS cluster at random
-// moments while backups are asked for. In the end each backup that was accepted is
+// TestServiceKilled kills servers, agents and members of the NATS cluster, and cuts
+// members off, at random moments while backups are asked for. In the end each backup that was accepted is
 // complete, once, in the catalog and in the repository alike, and no job ran twice.
 // SLIPCOVER_ROUNDS sets the number of kills.
 func TestServiceKilled(t *testing.T) {
@@ -52,7 +52,7 @@ type fleet struct {
 	t        *testing.T
 	rng      *rand.Rand
 	repo     string
-	cluster  *natsCluster
+	cluster  *bustest.Cluster
 	servers  []*process
 	agents   []*node
 	accepted []string // ids of backups
@@ -69,8 +69,10 @@ type node struct {
 func startFleet(t *testing.T, agents int, rng *rand.Rand) *fleet {
 	t.Helper()
 	dir := t.TempDir()
-	f := &fleet{t: t, rng: rng, repo: filepath.Join(dir, "repo"), cluster: startNATS(t, 3), kills: map[string]int{}}
-	env := []string{"SLIPCOVER_NATS_URL=" + f.cluster.url(), "SLIPCOVER_NATS_REPLICAS=3"}
+	f := &fleet{t: t, rng: rng, repo: filepath.Join(dir, "repo"), kills: map[string]int{}}
+	f.cluster = bustest.Start(t, 3, func(_ int, o *nats.Options) { o.Username, o.Password = "slipcover", "secret" })
+	f.current()
+	env := []string{"SLIPCOVER_NATS_URL=" + f.cluster.URL(), "SLIPCOVER_NATS_REPLICAS=3"}
 	for n := range 2 {
 		s := serverOf(filepath.Join(dir, fmt.Sprintf("server%d", n)))
 		s.env = slices.Clone(env)
@@ -112,25 +114,55 @@ func (f *fleet) round(n int) {
 		}
 	}
 	time.Sleep(time.Duration(f.rng.IntN(250)) * time.Millisecond) // to kill at any moment
-	switch k := f.rng.IntN(8); {
-	case k < 3:
+	switch k := f.rng.IntN(10); {
+	case k < 4:
 		f.kills["server"]++
 		s := f.servers[f.rng.IntN(len(f.servers))]
 		s.kill()
 		s.start()
-	case k < 7:
+	case k < 8:
 		f.kills["agent"]++
 		victim.kill()
 		victim.start()
-	default:
+	case k < 9:
 		f.kills["NATS member"]++
-		f.cluster.cut(f.rng.IntN(3))
-		time.Sleep(time.Duration(f.rng.IntN(1000)) * time.Millisecond)
-		for _, d := range f.agents { // while it is away
-			f.ask(d, n)
-		}
-		f.cluster.mend()
+		i := f.rng.IntN(3)
+		f.cluster.Stop(i)
+		f.without(n, time.Second)
+		f.cluster.Start(i)
+		f.current()
+	default:
+		i, way := f.rng.IntN(3), []bustest.State{bustest.Cut, bustest.Held}[f.rng.IntN(2)]
+		f.kills["NATS member "+way.String()]++
+		f.cluster.Routes(i, way)
+		f.without(n, time.Minute) // until after servers and agents have left it, or not
+		f.cluster.Routes(i, bustest.Open)
+		f.current()
 	}
+}
+
+// without asks for backups while a NATS member is away, for so long at most.
+func (f *fleet) without(n int, long time.Duration) {
+	f.t.Helper()
+	time.Sleep(time.Duration(f.rng.Int64N(int64(long)))) // to come back at any moment
+	for _, d := range f.agents {
+		f.ask(d, n)
+	}
+}
+
+// current waits until all NATS members have what was written.
+func (f *fleet) current() {
+	f.t.Helper()
+	eventually(f.t, 2*time.Minute, "the NATS cluster is whole", func() bool {
+		leader := false
+		for _, s := range f.cluster.Servers {
+			leader = leader || s.JetStreamIsLeader()
+			if !s.JetStreamIsCurrent() {
+				return false
+			}
+		}
+		return leader
+	})
 }
 
 // grow gives a node something new to back up.
@@ -159,7 +191,7 @@ func (f *fleet) ask(d *node, n int) {
 	}
 	body := map[string]any{"backup": map[string]any{"name": fmt.Sprintf("round %d", n), "instance": d.instance, "incremental": 0}}
 	first := f.rng.IntN(2)
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); first++ {
+	for end := time.Now().Add(3 * time.Minute); time.Now().Before(end); first++ {
 		api := &client{t: f.t, url: f.servers[first%2].url, token: strings.TrimSpace(string(b))}
 		var got struct{ Backup struct{ ID string } }
 		status, err := api.do(http.MethodPost, "/v1.0/default/backups", body, &got)
@@ -177,7 +209,7 @@ func (f *fleet) ask(d *node, n int) {
 			return
 		}
 	}
-	f.t.Error("no server answered for a minute")
+	f.t.Error("no server answered for 3 minutes")
 }
 
 type shownBackup struct {
@@ -188,11 +220,10 @@ type shownBackup struct {
 // settle waits until nothing is under way.
 func (f *fleet) settle() {
 	f.t.Helper()
-	f.cluster.mend()
 	for _, s := range f.servers {
 		s.waitReady()
 	}
-	eventually(f.t, 3*time.Minute, "all backups have ended", func() bool {
+	eventually(f.t, 5*time.Minute, "all backups have ended", func() bool {
 		return !slices.ContainsFunc(f.list(), func(b shownBackup) bool { return b.Status == "NEW" || b.Status == "BUILDING" })
 	})
 }
@@ -318,79 +349,4 @@ func killsText(m map[string]int) string {
 		parts = append(parts, fmt.Sprintf("%s %d", k, m[k]))
 	}
 	return strings.Join(parts, ", ")
-}
-
-// natsCluster is three NATS servers with JetStream, as an operator may run them.
-type natsCluster struct {
-	t       *testing.T
-	opts    []*nats.Options
-	servers []*nats.Server
-}
-
-func startNATS(t *testing.T, n int) *natsCluster {
-	t.Helper()
-	c := &natsCluster{t: t, servers: make([]*nats.Server, n)}
-	var routes []*url.URL
-	var ports []int
-	for range n {
-		p := freePort(t)
-		ports = append(ports, p)
-		routes = append(routes, &url.URL{Scheme: "nats", Host: fmt.Sprintf("127.0.0.1:%d", p)})
-	}
-	for i := range n {
-		c.opts = append(c.opts, &nats.Options{ServerName: fmt.Sprintf("n%d", i), Host: "127.0.0.1", Port: freePort(t), Username: "slipcover", Password: "secret",
-			JetStream: true, StoreDir: filepath.Join(t.TempDir(), fmt.Sprintf("n%d", i)), NoLog: true, NoSigs: true,
-			Cluster: nats.ClusterOpts{Name: "c", Host: "127.0.0.1", Port: ports[i]}, Routes: routes})
-		c.start(i)
-	}
-	t.Cleanup(func() {
-		for i := range n {
-			c.stop(i)
-		}
-	})
-	eventually(t, time.Minute, "the cluster has a leader", func() bool {
-		return slices.ContainsFunc(c.servers, func(s *nats.Server) bool { return s.JetStreamIsLeader() })
-	})
-	return c
-}
-
-func (c *natsCluster) url() string {
-	var list []string
-	for _, o := range c.opts {
-		list = append(list, fmt.Sprintf("nats://slipcover:secret@127.0.0.1:%d", o.Port))
-	}
-	return strings.Join(list, ",")
-}
-
-func (c *natsCluster) start(i int) {
-	c.t.Helper()
-	s, err := nats.NewServer(c.opts[i].Clone())
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	s.Start()
-	c.servers[i] = s
-}
-
-func (c *natsCluster) stop(i int) {
-	if c.servers[i] != nil {
-		c.servers[i].Shutdown()
-		c.servers[i].WaitForShutdown()
-		c.servers[i] = nil
-	}
-}
-
-// cut takes a member away.
-func (c *natsCluster) cut(i int) { c.stop(i) }
-
-// mend brings back who is away, and waits until it has caught up.
-func (c *natsCluster) mend() {
-	c.t.Helper()
-	for i, s := range c.servers {
-		if s != nil {
-			continue
-		}
-		c.start(i)
-		eventually(c.t, time.Minute, "the member is back", func() bool { return c.servers[i].JetStreamIsCurrent() })
-	}
 }

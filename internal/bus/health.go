@@ -1,0 +1,119 @@
+package bus
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+const (
+	// How often a server looks, and an agent, of which there can be a thousand.
+	checkInterval     = 3 * time.Second
+	linkCheckInterval = 10 * time.Second
+	checkTimeout      = 5 * time.Second
+	// unwellAfter is how long a check may fail before Connected says so. A cluster that
+	// has lost a member chooses who leads within some 10 seconds.
+	unwellAfter = 10 * time.Second
+	// leaveAfter is how long before another member is tried; each further time in a
+	// row it takes twice as long, up to leaveAtMost, since then it isn't the member.
+	leaveAfter  = 15 * time.Second
+	leaveAtMost = 4 * time.Minute
+)
+
+// health looks whether NATS does its work. That a connection stands doesn't say so: a
+// member of a cluster that is cut off from the others keeps its connections, and
+// answers their pings.
+type health struct {
+	nc  *nats.Conn
+	log *slog.Logger
+	// every is how often is asked.
+	every time.Duration
+	// ask sends a request which only a part of the cluster answers that has a leader.
+	ask func(context.Context) (*nats.Msg, error)
+
+	mu   sync.Mutex
+	well time.Time // guarded by mu; the last good answer, or the start
+	err  error     // guarded by mu; of the last check
+}
+
+// watch looks until ctx ends, and moves to another member from one that doesn't answer.
+func (h *health) watch(ctx context.Context) {
+	var bad time.Time // the first bad check in a row; zero: the last was good
+	patience := leaveAfter
+	tick := time.NewTicker(h.every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if h.nc.Status() != nats.CONNECTED { // the connection sees to itself
+			bad = time.Time{}
+			continue
+		}
+		begin := time.Now()
+		err := h.check(ctx)
+		if err == nil {
+			bad, patience = time.Time{}, leaveAfter
+			continue
+		}
+		member := h.nc.ConnectedUrlRedacted()
+		h.log.DebugContext(ctx, "NATS doesn't answer", "member", member, "err", err)
+		if bad.IsZero() {
+			bad = begin
+		}
+		if time.Since(bad) < patience || len(h.nc.Servers()) < 2 || h.nc.Status() != nats.CONNECTED {
+			continue
+		}
+		h.log.WarnContext(ctx, "this member of the NATS cluster doesn't answer; trying another", "member", member, "err", err)
+		if err := h.nc.ForceReconnect(); err != nil {
+			h.log.DebugContext(ctx, "try another member", "err", err)
+		}
+		bad, patience = time.Time{}, min(2*patience, leaveAtMost)
+	}
+}
+
+func (h *health) check(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	m, err := h.ask(ctx)
+	if err == nil {
+		var answer struct {
+			Error struct {
+				Code int
+				Text string `json:"description"`
+			}
+		}
+		// Any answer but "not now" comes from who can tell.
+		if err = json.Unmarshal(m.Data, &answer); err == nil && answer.Error.Code >= 500 {
+			err = errors.New(answer.Error.Text)
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.err = err; err == nil {
+		h.well = time.Now()
+	}
+	return err
+}
+
+// connected returns why NATS can't be used now; nil if it can.
+func (h *health) connected() error {
+	if s := h.nc.Status(); s != nats.CONNECTED {
+		return fmt.Errorf("the connection to NATS is %s", strings.ToLower(s.String()))
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if quiet := time.Since(h.well); h.err != nil && quiet >= unwellAfter {
+		return fmt.Errorf("NATS has not answered for %v: %w", quiet.Round(time.Second), h.err)
+	}
+	return nil
+}
