@@ -33,6 +33,9 @@ const (
 	// handlers is how many requests Serve and Answer each work on at a time; more
 	// wait.
 	handlers = 64
+	// handlersOfOne is how many of those Serve has for one agent; more are refused. An
+	// agent that works has less than a dozen requests under way.
+	handlersOfOne = 16
 )
 
 // Options say which NATS is used. The zero value with Dir set embeds a server

@@ -3,6 +3,8 @@ package bus_test
 import (
 	"context"
 	"errors"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -183,6 +185,51 @@ func TestJobsAndRequests(t *testing.T) {
 		}
 		if got := <-jobs; got != job {
 			t.Errorf("got job %s, want %s", got, job)
+		}
+	}
+}
+
+// TestFloodingAgent has an agent ask far more than a server works on at a time, of what
+// takes for ever: others are still served, and so is it when it has come to its senses.
+func TestFloodingAgent(t *testing.T) {
+	ctx := t.Context()
+	b := open(t, bus.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0"})
+	mad, sane := dial(t, join(t, b, "mad")), dial(t, join(t, b, "sane"))
+	ending := make(chan struct{})
+	var working atomic.Int64
+	run(t, func(ctx context.Context) error {
+		return b.Serve(ctx, func(_ context.Context, agent, _ string, _ []byte) ([]byte, error) {
+			if agent == "mad" {
+				working.Add(1)
+				<-ending
+			}
+			return nil, nil
+		})
+	})
+	eventually(t, "the server to serve", func() bool { _, err := sane.Request(ctx, "x", nil); return err == nil })
+	var asking sync.WaitGroup
+	var refused atomic.Int64
+	for range 300 {
+		asking.Go(func() {
+			var e *bus.Error
+			if _, err := mad.Request(ctx, "x", nil); errors.As(err, &e) && e.Code == "busy" {
+				refused.Add(1)
+			} else if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	eventually(t, "the flood to be refused", func() bool { return working.Load() == 16 && refused.Load() == 284 })
+	for range 20 {
+		if _, err := sane.Request(ctx, "x", nil); err != nil {
+			t.Errorf("while another agent floods: %v", err)
+		}
+	}
+	close(ending)
+	asking.Wait()
+	for range 20 {
+		if _, err := mad.Request(ctx, "x", nil); err != nil {
+			t.Errorf("after the flood: %v", err)
 		}
 	}
 }

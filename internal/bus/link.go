@@ -138,13 +138,15 @@ func (l *Link) from(kind, what string) string {
 // Answer answers what servers ask until ctx ends, and returns when the last answer
 // was sent. Each call has a minute. Up to 64 run at a time.
 func (l *Link) Answer(ctx context.Context, fn func(ctx context.Context, data []byte) ([]byte, error)) error {
-	return serve(ctx, l.nc, "slipcover.to."+l.agent+".ask", "", func(ctx context.Context, m *nats.Msg) {
+	return serve(ctx, l.nc, "slipcover.to."+l.agent+".ask", "", func(m *nats.Msg) func(context.Context) {
 		if !strings.HasPrefix(m.Reply, l.from("answer", "")) {
-			return
+			return nil
 		}
-		data, err := fn(ctx, m.Data)
-		if err := l.nc.PublishMsg(answer(m.Reply, data, err)); err != nil {
-			l.log.DebugContext(ctx, "answer", "err", err)
+		return func(ctx context.Context) {
+			data, err := fn(ctx, m.Data)
+			if err := l.nc.PublishMsg(answer(m.Reply, data, err)); err != nil {
+				l.log.DebugContext(ctx, "answer", "err", err)
+			}
 		}
 	})
 }

@@ -21,36 +21,79 @@ const lastAnswers = 5 * time.Second
 // Serve answers the requests of agents until ctx ends, and returns when the last
 // answer was sent. Of the servers that serve, one gets each request. The agent is the one
 // that NATS let in; whether it is still known here fn must check. Each call has a
-// minute. Up to 64 run at a time.
+// minute. Up to 64 run at a time, and 16 for one agent, so that none can keep the others
+// waiting: what it asks beyond that is refused at once.
 func (b *Bus) Serve(ctx context.Context, fn func(ctx context.Context, agent, verb string, data []byte) ([]byte, error)) error {
-	return serve(ctx, b.nc, "slipcover.from.*.request.*", group, func(ctx context.Context, m *nats.Msg) {
+	s := shares{taken: map[string]int{}}
+	return serve(ctx, b.nc, "slipcover.from.*.request.*", group, func(m *nats.Msg) func(context.Context) {
 		agent, verb, ok := sender(m, "request")
 		if !ok {
-			return
+			return nil
 		}
-		data, err := fn(ctx, agent, verb, m.Data)
-		if err := b.nc.PublishMsg(answer(m.Reply, data, err)); err != nil {
-			b.log.DebugContext(ctx, "answer", "agent", agent, "verb", verb, "err", err)
+		reply := func(ctx context.Context, data []byte, err error) {
+			if err := b.nc.PublishMsg(answer(m.Reply, data, err)); err != nil {
+				b.log.DebugContext(ctx, "answer", "agent", agent, "verb", verb, "err", err)
+			}
+		}
+		if !s.take(agent) {
+			b.log.DebugContext(ctx, "refused a request of an agent that asks too much at once", "agent", agent, "verb", verb)
+			reply(ctx, nil, errBusy)
+			return nil
+		}
+		return func(ctx context.Context) {
+			defer s.give(agent)
+			data, err := fn(ctx, agent, verb, m.Data)
+			reply(ctx, data, err)
 		}
 	})
 }
 
-// serve calls fn with each message on a subject until ctx ends, then with those
-// that have come already. What isn't done lastAnswers later is cut off: who asked asks
-// again.
-func serve(ctx context.Context, nc *nats.Conn, subject, queue string, fn func(context.Context, *nats.Msg)) error {
+var errBusy = &Error{Code: "busy", Text: fmt.Sprintf("%d requests of this agent are being worked on: try again later", handlersOfOne)}
+
+// shares counts what is worked on for each agent.
+type shares struct {
+	mu    sync.Mutex
+	taken map[string]int // guarded by mu; none is 0
+}
+
+func (s *shares) take(agent string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.taken[agent] >= handlersOfOne {
+		return false
+	}
+	s.taken[agent]++
+	return true
+}
+
+func (s *shares) give(agent string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.taken[agent]--; s.taken[agent] == 0 {
+		delete(s.taken, agent)
+	}
+}
+
+// serve calls fn with each message on a subject until ctx ends, then with those that
+// have come already, and works on what it returns, if anything. What isn't done
+// lastAnswers later is cut off: who asked asks again.
+func serve(ctx context.Context, nc *nats.Conn, subject, queue string, fn func(*nats.Msg) func(context.Context)) error {
 	var running sync.WaitGroup
 	slots := make(chan struct{}, handlers)
 	done := make(chan struct{})
 	all, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	handle := func(m *nats.Msg) {
+		work := fn(m)
+		if work == nil {
+			return
+		}
 		slots <- struct{}{}
 		running.Go(func() {
 			defer func() { <-slots }()
 			ctx, cancel := context.WithTimeout(all, requestTimeout)
 			defer cancel()
-			fn(ctx, m)
+			work(ctx)
 		})
 	}
 	subscribe := nc.Subscribe
