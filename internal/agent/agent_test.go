@@ -29,7 +29,7 @@ const (
 	agentID  = "agent1"
 	nodeID   = "0190a000-0000-7000-8000-000000000001" // the instance of the node that was there before
 	nodeName = "node1"                                // its name in repositories
-	patience = 2 * time.Minute
+	patience = 5 * time.Minute
 )
 
 // server is the other end of the protocol, over a real NATS: it keeps jobs as the

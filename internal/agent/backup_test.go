@@ -152,12 +152,19 @@ func TestHookBeforeFails(t *testing.T) {
 func TestHookTimeout(t *testing.T) {
 	s, w := newServer(t), newWorld(t)
 	pid := w.path("pid")
-	s.start(w, copyFixture(t), func(o *agent.Options) {
-		o.HookBefore = "sleep 600 & echo $! >" + pid + "; wait"
-		o.HookTimeout = time.Second
-	})
-	s.fail(backupJob(t), "longer than 1s")
-	gone(t, strings.TrimSpace(read(t, pid)))
+	data := copyFixture(t)
+	for limit := time.Second; ; limit *= 2 {
+		a := s.start(w, data, func(o *agent.Options) {
+			o.HookBefore = "sleep 600 & echo $! >" + pid + "; wait"
+			o.HookTimeout = limit
+		})
+		s.fail(backupJob(t), "longer than "+limit.String())
+		a.stop()
+		if text, err := os.ReadFile(pid); err == nil && len(text) > 0 {
+			gone(t, strings.TrimSpace(string(text)))
+			return
+		} // else the hook did not even begin in that time
+	}
 }
 
 // gone waits until a process has ended.

@@ -26,7 +26,7 @@ const passwordName = "admin-password"
 
 const (
 	restartTime = 5 * time.Minute // for the command that restarts a node
-	answerTime  = 2 * time.Minute // for the node to answer after that
+	answerTime  = 2 * time.Minute // for a CouchDB to answer that was started
 	startTime   = 2 * time.Minute // for a new CouchDB to answer
 )
 
@@ -78,9 +78,11 @@ func (a *agent) create(ctx context.Context, w *work) (*job.Report, error) {
 		return report, err
 	}
 	a.measure(ctx, id, i.locate)
-	if report.CouchDBVersion, err = askNode(ctx, i.URL); err != nil {
-		return report, fmt.Errorf("the new CouchDB answers no more: %w", err)
+	up, err := a.answers(ctx, i.URL)
+	if err != nil {
+		return report, err
 	}
+	report.CouchDBVersion = up.CouchDBVersion
 	a.tellNews(ctx)
 	return report, nil
 }
@@ -193,7 +195,7 @@ func (a *agent) answers(ctx context.Context, url string) (*job.Report, error) {
 			return &job.Report{CouchDBVersion: version}, nil
 		}
 		if !pause(limited, firstWait) {
-			return nil, fmt.Errorf("CouchDB was restarted and does not answer: %w", err)
+			return nil, fmt.Errorf("CouchDB was started and does not answer: %w", err)
 		}
 	}
 }

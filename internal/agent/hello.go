@@ -22,7 +22,7 @@ import (
 const (
 	measureEvery    = time.Minute     // that files are counted, which takes a walk
 	firstMeasure    = 5 * time.Second // that the first hello waits for it
-	askTime         = 2 * time.Second
+	askTime         = 5 * time.Second // for an answer of a CouchDB
 	repositoryEvery = 5 * time.Minute // that the repository is looked for while it isn't known
 )
 

@@ -162,13 +162,13 @@ func (m *machine) gone(t *testing.T, id string) {
 
 func await(t *testing.T, what string, not func() error) {
 	t.Helper()
-	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(5 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		err := not()
 		if err == nil {
 			return
 		}
 		if time.Now().After(end) {
-			t.Fatalf("not in 2 minutes: %s: %v", what, err)
+			t.Fatalf("not in 5 minutes: %s: %v", what, err)
 		}
 	}
 }
@@ -233,7 +233,7 @@ func (s *strand) note(args []string, outcome string) {
 
 func (s *strand) run(args ...string) (stdout, stderr string, err error) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(s.t.Context(), 5*time.Minute)
 	defer cancel()
 	argv := append(slices.Clone(s.program), args...)
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
