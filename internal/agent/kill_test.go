@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 }
 
 // childSpec is what an agent in a process of its own must know.
-type childSpec struct{ URL, JWT, Seed, Dir, Identity, Data string }
+type childSpec struct{ URL, JWT, Seed, Dir, Identity, Data, HookBefore string }
 
 func runChild(text string) error {
 	var c childSpec
@@ -60,7 +60,9 @@ func runChild(text string) error {
 		return err
 	}
 	w := &world{c.Dir, id}
-	return agent.Run(ctx, w.options(link, c.Data, log))
+	o := w.options(link, c.Data, log)
+	o.HookBefore = c.HookBefore
+	return agent.Run(ctx, o)
 }
 
 // child is an agent in a process of its own.
@@ -69,7 +71,7 @@ type child struct {
 	out bytes.Buffer
 }
 
-func (s *server) child(w *world, dataDir string) *child {
+func (s *server) child(w *world, dataDir string, hookBefore ...string) *child {
 	s.t.Helper()
 	seed, public, err := bus.NewKey()
 	if err != nil {
@@ -79,7 +81,7 @@ func (s *server) child(w *world, dataDir string) *child {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	spec, err := json.Marshal(childSpec{s.bus.ClientURL(), jwt, seed, w.dir, w.identity.String(), dataDir})
+	spec, err := json.Marshal(childSpec{s.bus.ClientURL(), jwt, seed, w.dir, w.identity.String(), dataDir, strings.Join(hookBefore, "")})
 	if err != nil {
 		s.t.Fatal(err)
 	}

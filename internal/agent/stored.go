@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/slipcover/slipcover/internal/job"
@@ -13,13 +14,18 @@ import (
 	"github.com/slipcover/slipcover/internal/restore"
 )
 
-// deleteBackup removes a backup from its repository. One that is gone is no error.
+// deleteBackup removes a backup from its repository. One that is gone is no error. A
+// job without RepoID is for a backup that was given up: it removes what its attempts
+// have committed, which may be nothing.
 func (a *agent) deleteBackup(ctx context.Context, w *work) (*job.Report, error) {
 	id := manifest.BackupID(w.job.Spec.RepoID)
-	if !id.Valid() {
-		return nil, fmt.Errorf("the job names no backup in the repository (%q)", w.job.Spec.RepoID)
+	if id != "" && !id.Valid() || id == "" && w.job.Backup == "" {
+		return nil, fmt.Errorf("the job names no backup in the repository (%q)", id)
 	}
 	r, done, err := a.open(ctx, w, false)
+	if id == "" && errors.Is(err, repo.ErrNoRepository) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -29,7 +35,13 @@ func (a *agent) deleteBackup(ctx context.Context, w *work) (*job.Report, error) 
 		if err != nil {
 			return err
 		}
-		_, err = r.Prune(ctx, lock, repo.PruneOptions{Remove: []manifest.BackupID{id}, Now: time.Now()})
+		ids := []manifest.BackupID{id}
+		if id == "" { // with the lock, so that no attempt commits any more
+			ids, err = madeOf(ctx, r, w.job)
+		}
+		if err == nil && len(ids) > 0 {
+			_, err = r.Prune(ctx, lock, repo.PruneOptions{Remove: ids, Now: time.Now()})
+		}
 		if rerr := lock.End(ctx); rerr != nil { // it is free when this process ends
 			a.log.WarnContext(ctx, "a lock could not be released", "job", w.id, "err", faultOf(rerr))
 		}
@@ -39,6 +51,33 @@ func (a *agent) deleteBackup(ctx context.Context, w *work) (*job.Report, error) 
 		err = nil
 	}
 	return nil, err
+}
+
+// madeOf returns the ids of all that attempts at the backup of a job have committed.
+// Listings may be late, so the ids are asked for, too.
+func madeOf(ctx context.Context, r *repo.Repo, j *job.Job) (ids []manifest.BackupID, err error) {
+	recs, _, err := r.List(ctx, j.Spec.RepoName)
+	if err != nil {
+		return nil, err
+	}
+	for _, rec := range recs {
+		if rec.Labels[job.LabelBackup] == j.Backup && !slices.Contains(j.Spec.Keep, string(rec.ID)) {
+			ids = append(ids, rec.ID)
+		}
+	}
+	for n := 1; n <= job.MaxAttempts; n++ {
+		id := attemptID(j.Backup, n)
+		if id == "" || slices.Contains(ids, id) || slices.Contains(j.Spec.Keep, string(id)) {
+			continue
+		}
+		switch _, err := r.Record(ctx, j.Spec.RepoName, id); {
+		case err == nil:
+			ids = append(ids, id)
+		case !errors.Is(err, repo.ErrNoBackup):
+			return nil, err
+		}
+	}
+	return ids, nil
 }
 
 // adopt reads what a stored backup is.

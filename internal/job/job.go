@@ -102,7 +102,10 @@ type Backup struct {
 	Schedule string       `json:"schedule,omitempty"` // id of the one that asked for it
 	Status   BackupStatus `json:"status"`
 	Fault    string       `json:"fault,omitempty"` // why it failed
-	Job      string       `json:"job,omitempty"`   // id of the one that works on it
+	// MayBeStored says that its job was given up when an agent had begun it: it may have been
+	// made, and nobody could say so.
+	MayBeStored bool   `json:"may_be_stored,omitempty"`
+	Job         string `json:"job,omitempty"` // id of the one that works on it
 
 	CouchDBVersion string `json:"couchdb_version,omitempty"`
 	Result
@@ -206,6 +209,9 @@ const (
 // Ended says that nothing more will happen.
 func (s State) Ended() bool { return s == Done || s == Failed }
 
+// MaxAttempts is how many of an agent's processes may begin a job.
+const MaxAttempts = 10
+
 // Job is work for an agent.
 type Job struct {
 	ID       string `json:"id"` // UUID of version 7
@@ -230,13 +236,16 @@ type Job struct {
 // Spec is what an agent must know to do a job, beside what its own configuration
 // says. It holds no secret in clear.
 type Spec struct {
-	RepoName    string            `json:"repo_name,omitempty"` // of the instance whose backup it is
-	Name        string            `json:"name,omitempty"`      // of the backup, or of the instance to make
-	Description string            `json:"description,omitempty"`
-	Parent      string            `json:"parent,omitempty"` // RepoID of the backup to build on; "" is the newest
-	Repository  Repository        `json:"repository"`
-	RepoID      string            `json:"repo_id,omitempty"` // of the backup to restore, prove or delete
-	Labels      map[string]string `json:"labels,omitempty"`  // of the backup's record
+	RepoName    string     `json:"repo_name,omitempty"` // of the instance whose backup it is
+	Name        string     `json:"name,omitempty"`      // of the backup, or of the instance to make
+	Description string     `json:"description,omitempty"`
+	Parent      string     `json:"parent,omitempty"` // RepoID of the backup to build on; "" is the newest
+	Repository  Repository `json:"repository"`
+	// RepoID is of the backup to restore, prove or delete. To delete without it is to
+	// delete whatever the repository has with the label of the job's backup, but for Keep.
+	RepoID string            `json:"repo_id,omitempty"`
+	Keep   []string          `json:"keep,omitempty"`   // RepoIDs of backups that were taken in
+	Labels map[string]string `json:"labels,omitempty"` // of the backup's record
 	// Sealed is a Secrets as JSON, encrypted to the agent's age recipient.
 	Sealed []byte `json:"sealed,omitempty"`
 }

@@ -302,15 +302,22 @@ func (s *Server) deleteOne(ctx context.Context, b *job.Backup, secrets job.Secre
 	if err != nil {
 		return err
 	}
-	if b.RepoID == "" || s.shared(b) { // nothing was made, or it is needed
+	if b.RepoID == "" && !b.MayBeStored || b.RepoID != "" && s.shared(b) { // nothing was made, or it is needed
 		return s.backups.remove(ctx, b.ID)
 	}
 	agent := s.removerOf(b)
+	if agent == nil && b.RepoID == "" {
+		s.log.WarnContext(ctx, "a backup was given up and nobody can look whether it was made: if so, it stays where it is stored", "backup", b.ID, "in_repository", b.RepoName)
+		return s.backups.remove(ctx, b.ID)
+	}
 	if agent == nil {
 		return refuse(Busy, "Backup %s can't be deleted now: no agent has its repository.", b.ID)
 	}
 	j := &job.Job{ID: newID(), Kind: job.KindDeleteBackup, Agent: agent.ID, Project: b.Project, Backup: b.ID,
 		Spec: job.Spec{RepoName: b.RepoName, RepoID: b.RepoID, Repository: b.Repository}}
+	if b.RepoID == "" {
+		j.Spec.Keep = s.takenIn(b.RepoName)
+	}
 	if j.Spec.Sealed, err = seal(agent, secrets); err != nil {
 		return err
 	}
@@ -342,7 +349,7 @@ func (s *Server) removerOf(b *job.Backup) *job.Agent {
 	var best *job.Agent
 	s.agents.all(func(_ string, a *job.Agent) bool {
 		hello, online := s.hello(a)
-		if b.Repository.Storage == "" && hello.Repository.ID != b.Repository.ID || a.Project != b.Project && a.Project != "" {
+		if b.Repository.Storage == "" && (b.Repository.ID == "" || hello.Repository.ID != b.Repository.ID) || a.Project != b.Project && a.Project != "" {
 			return true
 		}
 		if online {
@@ -436,6 +443,18 @@ func (s *Server) shared(b *job.Backup) (yes bool) {
 		return !yes
 	})
 	return yes
+}
+
+// takenIn returns the ids in repositories of backups of a node that were taken in from
+// there, and of those that were not made at the first attempt.
+func (s *Server) takenIn(repoName string) (ids []string) {
+	s.backups.all(func(_ string, b *job.Backup) bool {
+		if b.RepoName == repoName && b.RepoID != "" && b.RepoID != b.ID {
+			ids = append(ids, b.RepoID)
+		}
+		return true
+	})
+	return ids
 }
 
 // adopterOf returns an agent of the project that can read a place.

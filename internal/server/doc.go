@@ -23,5 +23,6 @@
 // each of which may be repeated. The agent repeats its last report until all three are
 // stored. A backup that was made counts even if its job was given up meanwhile: a late
 // report completes it, or, if it was deleted, has it removed from where it is stored.
-// What an agent stores that then dies without a word stays there, for server rebuild.
+// What an agent stores that then dies without a word stays there until the backup is
+// deleted, which has failed by then: an agent removes all that has its label.
 package server

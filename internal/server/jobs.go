@@ -23,8 +23,6 @@ const (
 	// acceptFor is how long a server has from holding an instance to storing the job; an
 	// instance that is held by no job for longer was left by one that died.
 	acceptFor = time.Minute
-	// maxAttempts is how many of an agent's processes may die of a job.
-	maxAttempts = 10
 	// keepEnded is how long an ended job stays, for people to look at.
 	keepEnded = time.Hour
 	// saveProgress is how often the progress of a running job is stored, for other
@@ -210,8 +208,8 @@ func (s *Server) claim(ctx context.Context, agent string, c job.Claim) (job.Clai
 	case err != nil:
 		return job.ClaimReply{}, err
 	}
-	if j.Attempt > maxAttempts {
-		err := s.end(ctx, j, job.Report{State: job.Failed, Fault: fmt.Sprintf("the agent died %d times while it did this", maxAttempts)})
+	if j.Attempt > job.MaxAttempts {
+		err := s.end(ctx, j, job.Report{State: job.Failed, Fault: fmt.Sprintf("the agent died %d times while it did this", job.MaxAttempts)})
 		return job.ClaimReply{Verdict: job.Drop}, err
 	}
 	if j.Kind == job.KindBackup {
@@ -362,9 +360,10 @@ func (s *Server) endBackup(ctx context.Context, j *job.Job, r job.Report) error 
 		if !made {
 			b.Status, b.Fault = job.BackupFailed, cmp.Or(r.Fault, "the agent did not say what it made")
 			b.RepoID = ""
+			b.MayBeStored = j.Kind == job.KindBackup && j.Attempt > 0 && r.Session == "" // no agent says so
 			return nil
 		}
-		b.Status, b.Fault, b.Result = job.BackupCompleted, "", *r.Result
+		b.Status, b.Fault, b.MayBeStored, b.Result = job.BackupCompleted, "", false, *r.Result
 		b.CouchDBVersion = cmp.Or(r.CouchDBVersion, b.CouchDBVersion)
 		if j.Kind == job.KindAdopt {
 			b.Status = job.BackupRestored
