@@ -196,8 +196,10 @@ func accountClaims(account nkeys.KeyPair, revoked map[string]int64) (*jwt.Accoun
 	claims.Limits.JetStreamLimits = jwt.JetStreamLimits{
 		MemoryStorage: jwt.NoLimit, DiskStorage: jwt.NoLimit, Streams: jwt.NoLimit, Consumer: jwt.NoLimit, MaxAckPending: jwt.NoLimit,
 	}
-	for user, at := range revoked {
-		claims.RevokeAt(user, time.Unix(at, 0))
+	// NATS refuses users that were signed before a time. Ours are refused whenever they
+	// were: by the clock of the removal that can be after it.
+	for user := range revoked {
+		claims.RevokeAt(user, time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC))
 	}
 	return claims, nil
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -265,6 +266,35 @@ func TestRestart(t *testing.T) {
 	}
 	if _, err := bus.Open(ctx, o); err == nil || !strings.Contains(err.Error(), "keys.json") {
 		t.Errorf("open without the keys: got %v", err)
+	}
+}
+
+// TestRemovedStaysOut removes an agent by a clock that is behind the one that its user
+// was signed by.
+func TestRemovedStaysOut(t *testing.T) {
+	ctx := t.Context()
+	o := bus.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0"}
+	b := open(t, o)
+	bad := join(t, b, "bad")
+	if err := b.RemoveAgent(ctx, "bad"); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(o.Dir, "revoked.json")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = regexp.MustCompile(`:\d+`).ReplaceAll(text, []byte(":1000000000"))
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b = open(t, o)
+	bad.URL = b.ClientURL()
+	if _, err := bus.Dial(ctx, bad); !errors.Is(err, bus.ErrRefused) {
+		t.Errorf("dial of a removed agent: got %v, want ErrRefused", err)
 	}
 }
 
