@@ -147,8 +147,8 @@ func TestChosenDatabasesIntoARunningServer(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	time.Sleep(100 * time.Millisecond) // the shard cache follows a feed
 	for _, db := range res.Databases {
+		known(t, &c.Client, db)
 		sameDatabase(t, &c.Client, db, url.QueryEscape(db))
 	}
 	// Beside the original, under a new name.
@@ -166,8 +166,20 @@ func TestChosenDatabasesIntoARunningServer(t *testing.T) {
 	if err := c.Do(t.Context(), "PUT", "/_node/_local/_dbs/"+"viewed%2Fbefore", b, nil); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(100 * time.Millisecond)
+	known(t, &c.Client, "viewed/before")
 	sameDatabase(t, &c.Client, "viewed/before", "viewed")
+}
+
+// known waits until a server knows a database: its shard cache follows a feed.
+func known(t *testing.T, c *testenv.Client, db string) {
+	t.Helper()
+	var err error
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if err = c.Get(testenv.DBPath(db), nil); err == nil {
+			return
+		}
+	}
+	t.Fatalf("%s is not known: %v", db, err)
 }
 
 func copyInto(from, to string) error {
@@ -269,7 +281,7 @@ func TestCreate(t *testing.T) {
 		t.Errorf("restored configuration: %v\n%s", err, b)
 	}
 	dir := filepath.Join(t.TempDir(), "copy")
-	made, err := restore.Create(t.Context(), restore.CreateOptions{Repo: r, Record: rec, Name: "copy", Dir: dir, Start: true, Timeout: time.Minute})
+	made, err := restore.Create(t.Context(), restore.CreateOptions{Repo: r, Record: rec, Name: "copy", Dir: dir, Start: true, Timeout: patience})
 	if err != nil {
 		t.Fatal(err)
 	}

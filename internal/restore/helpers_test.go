@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"filippo.io/age"
 
@@ -86,6 +87,9 @@ func takeNode(t testing.TB, r *repo.Repo, n *node.Node, state string) *manifest.
 
 // fixtureBackup returns a backup of the fixture, in memory, that tests share: none
 // may change the repository.
+// patience is for how long tests wait for what comes: a machine may be slow, or busy.
+const patience = 5 * time.Minute
+
 func fixtureBackup(t testing.TB) (*repo.Repo, *manifest.Record) {
 	t.Helper()
 	shared.Do(func() {

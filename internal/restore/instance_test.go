@@ -51,7 +51,7 @@ func newDir(t *testing.T) string {
 
 func create(t *testing.T, o restore.CreateOptions) (*restore.Created, *testenv.Client) {
 	t.Helper()
-	o.Start, o.Timeout = true, time.Minute
+	o.Start, o.Timeout = true, patience
 	made, err := restore.Create(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -127,7 +127,7 @@ func stopAndStart(t *testing.T, dir string, pid int) {
 		t.Errorf("start of a running one: %d, %v, want %d", got, err, pid)
 	}
 	for range 2 {
-		if err := restore.Stop(t.Context(), dir, time.Minute); err != nil {
+		if err := restore.Stop(t.Context(), dir, patience); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -137,7 +137,7 @@ func stopAndStart(t *testing.T, dir string, pid int) {
 	if left := groupOf(t, pid); len(left) > 0 {
 		t.Errorf("left of its group: %q", left)
 	}
-	got, err := restore.Start(t.Context(), dir, restore.StartOptions{Timeout: time.Minute})
+	got, err := restore.Start(t.Context(), dir, restore.StartOptions{Timeout: patience})
 	if err != nil || got == 0 || got != running(t, dir) {
 		t.Fatalf("start: %d, %v, running %d", got, err, running(t, dir))
 	}
@@ -148,7 +148,7 @@ func stopAndStart(t *testing.T, dir string, pid int) {
 	for running(t, dir) != 0 {
 		time.Sleep(time.Millisecond)
 	}
-	if _, err := restore.Start(t.Context(), dir, restore.StartOptions{Timeout: time.Minute}); err != nil {
+	if _, err := restore.Start(t.Context(), dir, restore.StartOptions{Timeout: patience}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -211,7 +211,7 @@ func TestStopSparesOthers(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "couchdb.pid"), fmt.Appendf(nil, "%d\n%s\n%s\n", pid, start, boot), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := restore.Stop(t.Context(), dir, time.Minute); err != nil {
+	if err := restore.Stop(t.Context(), dir, patience); err != nil {
 		t.Error(err)
 	}
 	if err := cmd.Wait(); err == nil {
@@ -391,7 +391,7 @@ func TestCreateForAnotherUser(t *testing.T) {
 	if err := restore.Stop(t.Context(), dir, 0); err != nil {
 		t.Fatal(err)
 	}
-	pid, err := restore.Start(t.Context(), dir, restore.StartOptions{Timeout: time.Minute})
+	pid, err := restore.Start(t.Context(), dir, restore.StartOptions{Timeout: patience})
 	if err != nil {
 		t.Fatal(err)
 	}

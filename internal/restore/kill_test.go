@@ -42,7 +42,7 @@ type childSpec struct {
 const childPassword = "child"
 
 func background() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.Background(), time.Minute)
+	return context.WithTimeout(context.Background(), patience)
 }
 
 func removeNow(dir string) error {

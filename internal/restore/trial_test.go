@@ -22,7 +22,7 @@ import (
 
 func trial(t *testing.T, o restore.TrialOptions) *restore.TrialReport {
 	t.Helper()
-	o.Timeout = time.Minute
+	o.Timeout = patience
 	if o.Parent == "" {
 		o.Parent = t.TempDir()
 	}
@@ -54,7 +54,7 @@ func TestTrialOfALiveServer(t *testing.T) {
 	if err := c.Put("/many?q=4", nil, nil); err != nil {
 		t.Fatal(err)
 	}
-	c.Load(testenv.LoadOptions{Databases: []string{"many"}, MaxWrites: 400, Deletes: 20, Duration: time.Minute, Seed: 7}).Wait()
+	c.Load(testenv.LoadOptions{Databases: []string{"many"}, MaxWrites: 400, Deletes: 20, Duration: patience, Seed: 7}).Wait()
 	var docs []any
 	for i := range 4500 {
 		docs = append(docs, map[string]any{"_id": fmt.Sprintf("doc%d", i), "_rev": "1-ab"})

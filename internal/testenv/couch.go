@@ -88,7 +88,7 @@ func CouchDB(t TB, opts Options) *Couch {
 	c.Admin, c.Password = cmp.Or(opts.Admin, "admin"), cmp.Or(opts.Password, "secret")
 	c.DataDir = cmp.Or(opts.DataDir, filepath.Join(c.dir, "data"))
 	c.LogFile = filepath.Join(c.dir, "couchdb.log")
-	c.HTTP = &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
+	c.HTTP = &http.Client{Timeout: 5 * time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
 	dataDir, err := filepath.Abs(c.DataDir)
 	if err == nil {
 		c.DataDir = dataDir

@@ -262,7 +262,7 @@ func (w *writer) settle(i int, next Write, ok bool) bool {
 
 // send is not cancelled with the load: a write under way gets its answer.
 func (w *writer) send(next *Write, method, path string, body any) bool {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	next.Sent = time.Now()
 	var answer struct{ Rev string }

@@ -19,15 +19,19 @@ func TestLoad(t *testing.T) {
 		}
 	}
 	load := c.Load(testenv.LoadOptions{
-		Databases: []string{"one", "two"}, Writers: 3, Duration: 20 * time.Second, MaxWrites: 400,
+		Databases: []string{"one", "two"}, Writers: 3, Duration: 10 * time.Minute,
 		Seed: 7, Updates: 40, Deletes: 10, Attachments: 15,
 	})
-	for len(load.Journal.Writes()) < 100 {
-		time.Sleep(10 * time.Millisecond)
+	grown := func(by int) {
+		for n := len(load.Journal.Writes()); len(load.Journal.Writes()) < n+by; {
+			time.Sleep(10 * time.Millisecond)
+		}
 	}
-	c.Kill()
+	grown(200)
+	c.Kill() // its writers are at work
 	c.Start()
-	journal := load.Wait()
+	grown(200)
+	journal := load.Stop()
 	writes := journal.Writes()
 	kinds := map[string]int{}
 	for _, w := range writes {

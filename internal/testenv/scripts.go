@@ -132,7 +132,7 @@ func allFree(first, n int) bool {
 // startTries bounds how often a server is started whose port another one took.
 const startTries = 3
 
-const askTimeout = 10 * time.Second
+const askTimeout = time.Minute
 
 func portTaken(err error) bool {
 	return strings.Contains(err.Error(), "is in use") || strings.Contains(err.Error(), "Could not bind")

@@ -152,7 +152,7 @@ func (s *SSHDServer) waitUp() error {
 		if err == nil {
 			return c.Close()
 		}
-		if time.Since(began) > 20*time.Second {
+		if time.Since(began) > 2*time.Minute {
 			return err
 		}
 		select {

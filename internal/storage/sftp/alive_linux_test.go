@@ -20,9 +20,9 @@ func TestKeepAlive(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	go s.conn.keepAlive(100 * time.Millisecond) // sooner than the one that runs
 	began := time.Now()
 	d.Freeze()
+	go s.conn.keepAlive(100 * time.Millisecond) // sooner than the one that runs; before the freeze a slow answer would end it
 	if _, err := s.Stat(t.Context(), "a"); !errors.Is(err, storage.ErrUnavailable) {
 		t.Errorf("stat on a server that hangs: got %v, want ErrUnavailable", err)
 	}

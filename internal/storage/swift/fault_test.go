@@ -292,7 +292,7 @@ func (w flipWriter) Write(p []byte) (int, error) {
 
 func TestStall(t *testing.T) {
 	f, vars := newFront(t)
-	s := open(t, newContainer()+"?timeout=1s", vars)
+	s := open(t, newContainer()+"?timeout=4s", vars)
 	put(t, s, "a", "body")
 	release := make(chan struct{})
 	defer close(release)
@@ -315,7 +315,7 @@ func TestStall(t *testing.T) {
 	}
 }
 
-// slowReader gives 1 MiB each 150 ms.
+// slowReader gives 1 MiB each 300 ms.
 type slowReader struct {
 	r    io.Reader
 	left int
@@ -323,7 +323,7 @@ type slowReader struct {
 
 func (s *slowReader) Read(p []byte) (int, error) {
 	if s.left <= 0 {
-		time.Sleep(150 * time.Millisecond) // a slow server is what is tested
+		time.Sleep(300 * time.Millisecond) // a slow server is what is tested
 		s.left = 1 << 20
 	}
 	n, err := s.r.Read(p)

@@ -1,4 +1,4 @@
-package web_test
+package web
 
 import (
 	"errors"
@@ -7,9 +7,8 @@ import (
 	"net/http"
 	"os"
 	"testing"
+	"testing/synctest"
 	"time"
-
-	"github.com/slipcover/slipcover/internal/storage/web"
 )
 
 func TestRetryAfter(t *testing.T) {
@@ -27,7 +26,7 @@ func TestRetryAfter(t *testing.T) {
 		h := http.Header{}
 		h.Set("Retry-After", tt.after)
 		h.Set("Date", tt.date)
-		if got := web.RetryAfter(h); got != tt.want {
+		if got := RetryAfter(h); got != tt.want {
 			t.Errorf("Retry-After: %s at %s: got %v, want %v", tt.after, tt.date, got, tt.want)
 		}
 	}
@@ -36,34 +35,47 @@ func TestRetryAfter(t *testing.T) {
 // A connection on which nothing comes fails after the stall, and one on which
 // something comes now and then does not.
 func TestStall(t *testing.T) {
-	const stall = 200 * time.Millisecond
+	synctest.Test(t, func(t *testing.T) {
+		const stall = time.Minute
+		near, far := net.Pipe()
+		defer far.Close()
+		go func() {
+			for range 6 {
+				time.Sleep(stall - time.Second)
+				_, _ = far.Write([]byte("x"))
+			}
+		}()
+		began := time.Now()
+		c := &conn{near, stall}
+		defer c.Close()
+		got, err := io.ReadAll(c)
+		if len(got) != 6 || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("got %q and %v, want 6 bytes and a timeout", got, err)
+		}
+		if took, want := time.Since(began), 6*(stall-time.Second)+stall; took != want {
+			t.Errorf("gave up after %v, want %v", took, want)
+		}
+		// What is written gives the reader time too; a write that nobody takes fails.
+		began = time.Now()
+		if _, err := c.Write([]byte("x")); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) != stall {
+			t.Errorf("a write failed after %v with %v", time.Since(began), err)
+		}
+	})
+}
+
+// The connections of a Dialer are such.
+func TestDialer(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		c, err := l.Accept()
-		if err != nil {
-			return
-		}
-		defer c.Close()
-		for range 6 {
-			time.Sleep(stall / 4)
-			_, _ = c.Write([]byte("x"))
-		}
-		_, _ = io.ReadAll(c) // until the other side gives up
-	}()
-	c, err := web.Dialer(stall)(t.Context(), "tcp", l.Addr().String())
+	defer l.Close() // the kernel accepts, and nothing comes
+	c, err := Dialer(time.Second)(t.Context(), "tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := io.ReadAll(c)
-	if len(got) != 6 || !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("got %q and %v, want 6 bytes and a timeout", got, err)
+	defer c.Close()
+	if got, err := io.ReadAll(c); len(got) != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("got %q and %v, want a timeout", got, err)
 	}
-	c.Close()
-	<-served
 }
