@@ -17,6 +17,9 @@ const (
 	// lookInterval is after how long without a message a watch looks whether it has
 	// missed one.
 	lookInterval = 15 * time.Second
+	// firstLook is that for the first message. In a cluster the request for it can be
+	// lost: the answer that made the consumer comes before the word where it is.
+	firstLook = time.Second
 	// startWait is how long what is needed at a start is waited for, and leaderWait a
 	// stream's leader for a write, of a cluster that has lost a member.
 	startWait      = time.Minute
@@ -221,7 +224,7 @@ type Change struct {
 // their revisions. A deletion that it found in this way has the revision at which
 // it was found.
 func (t *Table) Watch(ctx context.Context, fn func(Change)) error {
-	w := watch{t: t, fn: fn, known: map[string]uint64{}}
+	w := watch{t: t, fn: fn, known: map[string]uint64{}, look: firstLook}
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		w.settled = false
 		err := w.run(ctx)
@@ -229,8 +232,9 @@ func (t *Table) Watch(ctx context.Context, fn func(Change)) error {
 			return ctx.Err()
 		}
 		t.b.log.DebugContext(ctx, "watch again from the beginning", "table", t.kv.Bucket(), "err", err)
+		w.look = min(2*w.look, lookInterval) // it may just be slow
 		if w.settled {
-			wait = 100 * time.Millisecond
+			wait, w.look = 100*time.Millisecond, firstLook
 		}
 		select {
 		case <-ctx.Done():
@@ -243,6 +247,7 @@ func (t *Table) Watch(ctx context.Context, fn func(Change)) error {
 type watch struct {
 	t       *Table
 	fn      func(Change)
+	look    time.Duration     // how long the first message of the next run is waited for
 	known   map[string]uint64 // revisions of the entries that fn was told
 	created time.Time         // of the stream whose revisions these are
 	settled bool              // the last run has told all entries
@@ -291,8 +296,10 @@ func (w *watch) run(ctx context.Context) error {
 		w.settle(fresh, last)
 		fresh = nil
 	}
+	look := w.look
 	for told := uint64(0); ; {
-		msg, err := next(ctx, msgs)
+		msg, err := next(ctx, msgs, look)
+		look = lookInterval
 		if errors.Is(err, context.DeadlineExceeded) {
 			// Nothing came for a while. Had something been sent, and lost on its way?
 			i, err := cons.Info(ctx)
@@ -322,9 +329,9 @@ func (w *watch) run(ctx context.Context) error {
 	}
 }
 
-// next waits for a message for lookInterval.
-func next(ctx context.Context, msgs jetstream.MessagesContext) (jetstream.Msg, error) {
-	short, cancel := context.WithTimeout(ctx, lookInterval)
+// next waits for a message for some time.
+func next(ctx context.Context, msgs jetstream.MessagesContext, within time.Duration) (jetstream.Msg, error) {
+	short, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	msg, err := msgs.Next(jetstream.NextContext(short))
 	if err != nil && ctx.Err() != nil {
