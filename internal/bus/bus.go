@@ -83,7 +83,7 @@ type Bus struct {
 	issued  *Table    // "<agent>.<public key>" of each user that was signed
 	dial    []nats.Option
 	health  *health
-	stop    context.CancelFunc // ends health; nil before it has begun
+	stop    func() // ends health; nil before it has begun
 
 	mu    sync.Mutex
 	again map[*func()]bool // guarded by mu; called at each reconnection
@@ -141,13 +141,12 @@ func (b *Bus) open(ctx context.Context) error {
 	if b.issued, err = b.Table(ctx, "issued"); err != nil {
 		return err
 	}
-	b.health = &health{nc: b.nc, log: b.log, every: checkInterval, well: time.Now(), ask: func(ctx context.Context) (*nats.Msg, error) {
+	b.health = &health{nc: b.nc, log: b.log, embed: b.embed, every: checkInterval, well: time.Now(), ask: func(ctx context.Context) (*nats.Msg, error) {
 		// For a message that isn't there, as tables are read. STREAM.INFO is answered
 		// without a leader too.
 		return b.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+jobsStream, []byte(`{"last_by_subj":"`+jobsSubject+`none"}`))
 	}}
-	ctx, b.stop = context.WithCancel(context.WithoutCancel(ctx))
-	go b.health.watch(ctx)
+	b.stop = b.health.start(ctx)
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,6 +34,10 @@ const (
 	lockName    = "lock"
 	stateDir    = "jetstream"
 )
+
+// maxStore bounds nothing but what the disk does. Without it NATS takes three quarters of
+// what is free when it starts, which is next to nothing after a full disk.
+const maxStore = 1 << 60
 
 // keys are the seeds of an embedded server.
 type keys struct {
@@ -177,6 +182,7 @@ func operatorOptions(operator, system nkeys.KeyPair, resolver *server.MemAccReso
 		SystemAccount:          claims.SystemAccount,
 		AccountResolver:        resolver,
 		JetStream:              true,
+		JetStreamMaxStore:      maxStore,
 		SyncAlways:             true,
 		MaxPayload:             MaxPayload + 4096, // headers
 		PingInterval:           20 * time.Second,  // an agent whose host is gone is found out in a minute
@@ -262,6 +268,26 @@ func (e *embedded) syncStream(name string) error {
 		path = filepath.Join(path, next)
 	}
 	return durable.SyncDir(path)
+}
+
+// healthy says why the server can't write; nil if it can. After one write that failed,
+// as on a full disk, NATS refuses all others to that stream, whatever room there is.
+func (e *embedded) healthy() error {
+	for _, fault := range e.server.Healthz(&server.HealthzOptions{Details: true}).Errors {
+		// Not of a stream that can't be read: that stays so, and may be one of no use.
+		if fault.Type != server.HealthzErrorStream || strings.Contains(fault.Error, "write error") {
+			return errors.New(fault.Error)
+		}
+	}
+	return nil
+}
+
+// renew starts JetStream anew from what is on disk. Connections stay.
+func (e *embedded) renew() error {
+	if err := e.server.ShutdownJetStream(); err != nil {
+		return err
+	}
+	return e.server.EnableJetStream(&server.JetStreamConfig{StoreDir: e.dir, MaxStore: maxStore, SyncAlways: true, Strict: true})
 }
 
 func (e *embedded) stop() error {

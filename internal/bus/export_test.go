@@ -11,6 +11,9 @@ func (l *Link) Conn() *nats.Conn { return l.nc }
 // AccountSeedOf returns the seed of the embedded server's account.
 func (b *Bus) AccountSeedOf() ([]byte, error) { return b.embed.account.Seed() }
 
+// MaxStoreOf returns the most bytes that the embedded server stores.
+func (b *Bus) MaxStoreOf() int64 { return b.embed.server.JetStreamConfig().MaxStore }
+
 var (
 	AckOf           = ackOf
 	ValidName       = validName

@@ -21,7 +21,7 @@ const (
 	// unwellAfter is how long a check may fail before Connected says so. A cluster that
 	// has lost a member chooses who leads within some 10 seconds.
 	unwellAfter = 10 * time.Second
-	// leaveAfter is how long before another member is tried; each further time in a
+	// leaveAfter is how long before another member is tried, or a new start; each further time in a
 	// row it takes twice as long, up to leaveAtMost, since then it isn't the member.
 	leaveAfter  = 15 * time.Second
 	leaveAtMost = 4 * time.Minute
@@ -37,13 +37,28 @@ type health struct {
 	every time.Duration
 	// ask sends a request which only a part of the cluster answers that has a leader.
 	ask func(context.Context) (*nats.Msg, error)
+	// embed is asked too; nil on an existing cluster.
+	embed *embedded
 
 	mu   sync.Mutex
 	well time.Time // guarded by mu; the last good answer, or the start
 	err  error     // guarded by mu; of the last check
 }
 
-// watch looks until ctx ends, and moves to another member from one that doesn't answer.
+// start watches until stop is called, which waits for the end of that: JetStream must not
+// be started anew in a folder that is another's.
+func (h *health) start(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var watching sync.WaitGroup
+	watching.Go(func() { h.watch(ctx) })
+	return func() {
+		cancel()
+		watching.Wait()
+	}
+}
+
+// watch looks until ctx ends. It moves to another member from one that doesn't answer,
+// and starts the JetStream of an embedded server anew that can't write.
 func (h *health) watch(ctx context.Context) {
 	var bad time.Time // the first bad check in a row; zero: the last was good
 	patience := leaveAfter
@@ -70,12 +85,22 @@ func (h *health) watch(ctx context.Context) {
 		if bad.IsZero() {
 			bad = begin
 		}
-		if time.Since(bad) < patience || len(h.nc.Servers()) < 2 || h.nc.Status() != nats.CONNECTED {
+		if time.Since(bad) < patience || h.nc.Status() != nats.CONNECTED {
 			continue
 		}
-		h.log.WarnContext(ctx, "this member of the NATS cluster doesn't answer; trying another", "member", member, "err", err)
-		if err := h.nc.ForceReconnect(); err != nil {
-			h.log.DebugContext(ctx, "try another member", "err", err)
+		switch {
+		case h.embed != nil && h.embed.healthy() != nil:
+			h.log.WarnContext(ctx, "NATS can't write any more; starting its JetStream anew", "err", err)
+			if err := h.embed.renew(); err != nil {
+				h.log.WarnContext(ctx, "JetStream doesn't start; it is tried again", "err", err)
+			}
+		case len(h.nc.Servers()) > 1:
+			h.log.WarnContext(ctx, "this member of the NATS cluster doesn't answer; trying another", "member", member, "err", err)
+			if err := h.nc.ForceReconnect(); err != nil {
+				h.log.DebugContext(ctx, "try another member", "err", err)
+			}
+		default:
+			continue
 		}
 		bad, patience = time.Time{}, min(2*patience, leaveAtMost)
 	}
@@ -96,6 +121,9 @@ func (h *health) check(ctx context.Context) error {
 		if err = json.Unmarshal(m.Data, &answer); err == nil && answer.Error.Code >= 500 {
 			err = errors.New(answer.Error.Text)
 		}
+	}
+	if err == nil && h.embed != nil {
+		err = h.embed.healthy()
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()

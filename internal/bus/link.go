@@ -100,8 +100,7 @@ func Dial(ctx context.Context, o LinkOptions) (*Link, error) {
 		}
 		return l.nc.RequestWithContext(ctx, l.from("queue", "check"), nil)
 	}}
-	ctx, l.stop = context.WithCancel(context.WithoutCancel(ctx))
-	go h.watch(ctx)
+	l.stop = h.start(ctx)
 	return l, nil
 }
 
@@ -307,7 +306,6 @@ func (l *Link) ask(ctx context.Context, w word) error {
 		if err == nil {
 			return nil
 		}
-		l.log.DebugContext(ctx, "tell NATS about a job", "say", w.Say, "err", err)
 		if l.nc.IsClosed() { // ErrConnectionClosed is also said when another member is tried
 			return err
 		}

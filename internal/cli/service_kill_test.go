@@ -114,7 +114,14 @@ func (f *fleet) round(n int) {
 		}
 	}
 	time.Sleep(time.Duration(f.rng.IntN(250)) * time.Millisecond) // to kill at any moment
-	switch k := f.rng.IntN(10); {
+	switch k := f.rng.IntN(9); {
+	case n%10 == 5: // as often as that, since it takes longest
+		i, way := f.rng.IntN(3), []bustest.State{bustest.Cut, bustest.Held}[f.rng.IntN(2)]
+		f.kills["NATS member "+way.String()]++
+		f.cluster.Routes(i, way)
+		f.without(n, time.Minute) // until after servers and agents have left it, or not
+		f.cluster.Routes(i, bustest.Open)
+		f.current()
 	case k < 4:
 		f.kills["server"]++
 		s := f.servers[f.rng.IntN(len(f.servers))]
@@ -124,19 +131,12 @@ func (f *fleet) round(n int) {
 		f.kills["agent"]++
 		victim.kill()
 		victim.start()
-	case k < 9:
+	default:
 		f.kills["NATS member"]++
 		i := f.rng.IntN(3)
 		f.cluster.Stop(i)
 		f.without(n, time.Second)
 		f.cluster.Start(i)
-		f.current()
-	default:
-		i, way := f.rng.IntN(3), []bustest.State{bustest.Cut, bustest.Held}[f.rng.IntN(2)]
-		f.kills["NATS member "+way.String()]++
-		f.cluster.Routes(i, way)
-		f.without(n, time.Minute) // until after servers and agents have left it, or not
-		f.cluster.Routes(i, bustest.Open)
 		f.current()
 	}
 }
