@@ -107,10 +107,15 @@ func New(o Options) http.Handler {
 }
 
 // ServeHTTP lets nobody in without a good token, not even to learn which paths there
-// are, but for an agent that joins.
+// are, but for an agent that joins, and nobody at all before the catalog is read.
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := a.origins.Check(r); err != nil {
 		refuse(w, http.StatusForbidden, "Pages of other sites may not send this.")
+		return
+	}
+	if err := a.Server.Loaded(); err != nil {
+		w.Header().Set("Retry-After", "1")
+		a.fault(w, r, err)
 		return
 	}
 	if r.URL.EscapedPath() == prefix+"/join" && r.Method == http.MethodPost {

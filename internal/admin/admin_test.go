@@ -17,6 +17,7 @@ import (
 	"github.com/slipcover/slipcover/internal/admin"
 	"github.com/slipcover/slipcover/internal/httpd"
 	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/server"
 	"github.com/slipcover/slipcover/internal/server/servertest"
 )
 
@@ -520,4 +521,34 @@ func TestLength(t *testing.T) {
 			t.Errorf("%q reads as %s", text, l)
 		}
 	}
+}
+
+// An agent that joined by half of a catalog could get another project's name.
+func TestNothingIsAnsweredBeforeTheCatalogIsRead(t *testing.T) {
+	w := newWorld(t)
+	token := w.Token(project, access.Admin)
+	n := newNode(t)
+	join := n.request(w.joinToken(token, "db1"))
+	unread, err := server.New(t.Context(), server.Config{Bus: w.Bus, Log: w.Log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Serve(httpd.API{Name: "admin", Broken: admin.Broken, TooMany: admin.TooMany}, admin.New(admin.Options{Server: unread, Checker: w.Tokens, Tokens: w.Tokens, Log: w.Log, NATSURL: w.Bus.ClientURL()}))
+	for _, r := range []struct{ method, path, body string }{
+		{"GET", "/agents", ""},
+		{"POST", "/join", join},
+		{"DELETE", "/schedules/x", ""},
+	} {
+		a := w.do(r.method, r.path, token, r.body)
+		w.refused(a, 503, "unavailable", "reading its catalog")
+		if a.Header.Get("Retry-After") != "1" {
+			t.Errorf("%s %s: %v", r.method, r.path, a.Header)
+		}
+	}
+	servertest.Background(t, unread.Run)
+	if err := unread.WaitReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.into(w.do("GET", "/agents", token, ""), 200, "", nil)
+	w.into(w.do("POST", "/join", "", join), 201, "", n) // the token is good still
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"hash/maphash"
 	"log/slog"
 	"net/http"
@@ -174,14 +173,24 @@ func (s *Server) keepBusy(ctx context.Context) {
 
 // Ready says in an error what the server waits for before it can serve.
 func (s *Server) Ready() error {
+	if err := s.Loaded(); err != nil {
+		return err
+	}
+	return s.cfg.Bus.Connected()
+}
+
+// Loaded refuses as Unavailable until the catalog is in memory. Until then no request may
+// be answered: of half of the catalog, lists are short, quotas free, and the children of
+// a backup that is deleted unknown.
+func (s *Server) Loaded() error {
 	for _, c := range s.readies() {
 		select {
 		case <-c.ready:
 		default:
-			return fmt.Errorf("the catalog is being read: %s", c.name)
+			return refuse(Unavailable, "The server has just started and is reading its catalog (%s): try again in a moment.", c.name)
 		}
 	}
-	return s.cfg.Bus.Connected()
+	return nil
 }
 
 // WaitReady returns when the catalog is in memory.

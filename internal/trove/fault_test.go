@@ -280,3 +280,39 @@ func TestRateLimit(t *testing.T) {
 		t.Errorf("another caller: got %d", a.Status)
 	}
 }
+
+// Half of a catalog is no answer, and what is deleted by it may be needed.
+func TestNothingIsAnsweredBeforeTheCatalogIsRead(t *testing.T) {
+	w := newWorld(t)
+	p := w.join("db1", project)
+	token := w.Token(project, access.Operator)
+	unread, err := server.New(t.Context(), server.Config{Bus: w.Bus, Log: w.Log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Serve(httpd.API{Name: "trove", Broken: trove.Broken, TooMany: trove.TooMany}, trove.New(trove.Options{Server: unread, Checker: w.Tokens, Log: w.Log}))
+	for _, r := range []struct{ method, path, body string }{
+		{"GET", "/v1.0/" + project + "/instances", ""},
+		{"GET", "/v1.0/" + project + "/backups", ""},
+		{"POST", "/v1.0/" + project + "/backups", `{"backup": {"name": "n", "instance": "` + p.instance + `"}}`},
+		{"DELETE", "/v1.0/" + project + "/instances/" + p.instance, ""},
+		{"GET", "/auth/v1.0", ""},
+	} {
+		a := w.do(r.method, r.path, token, r.body)
+		var fault struct{ Message string }
+		w.into(a, 503, "serviceUnavailable", &fault)
+		if a.Header.Get("Retry-After") != "1" || !strings.Contains(fault.Message, "reading its catalog") {
+			t.Errorf("%s %s: %v %s", r.method, r.path, a.Header, a.Body)
+		}
+	}
+	w.into(w.do("GET", "/", "", ""), 200, "", nil)
+
+	servertest.Background(t, unread.Run)
+	if err := unread.WaitReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var list []any
+	if w.into(w.do("GET", "/v1.0/"+project+"/instances", token, ""), 200, "instances", &list); len(list) != 1 {
+		t.Errorf("then it lists %v", list)
+	}
+}

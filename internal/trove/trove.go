@@ -138,12 +138,19 @@ func New(o Options) http.Handler {
 }
 
 // ServeHTTP lets nobody into a project's paths without a token for that project, not
-// even to learn which paths there are.
+// even to learn which paths there are, and nobody at all before the catalog is read.
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p := r.URL.EscapedPath()
-	switch {
-	case p == "/" || p == "/v1.0" || p == "/v1.0/":
+	if p == "/" || p == "/v1.0" || p == "/v1.0/" {
 		a.versions(w, r, p == "/")
+		return
+	}
+	if err := a.Server.Loaded(); err != nil {
+		w.Header().Set("Retry-After", "1")
+		a.fault(w, r, err)
+		return
+	}
+	switch {
 	case p == "/auth/v1.0":
 		a.logIn(w, r)
 	case strings.HasPrefix(p, "/v1.0/"):
