@@ -375,7 +375,9 @@ func TestDeleteAndAdopt(t *testing.T) {
 	}
 	r := w.repo(t)
 	pin(t, r, made.Result.RepoID)
-	s.fail(job.Job{Kind: job.KindDeleteBackup, Instance: nodeID, Spec: spec}, "pinned")
+	if got := s.fail(job.Job{Kind: job.KindDeleteBackup, Instance: nodeID, Spec: spec}, "pinned"); !got.Kept {
+		t.Error("it is not said that all of the backup is still there")
+	}
 	unpin(t, r, made.Result.RepoID)
 	for range 2 { // gone already is no error
 		s.do(job.Job{Kind: job.KindDeleteBackup, Instance: nodeID, Spec: spec})

@@ -12,10 +12,11 @@ import (
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/restore"
+	"github.com/slipcover/slipcover/internal/storage"
 )
 
-// deleteBackup removes a backup from its repository. One that is gone is no error. A
-// job without RepoID is for a backup that was given up: it removes what its attempts
+// deleteBackup removes a backup from its repository. One that is gone is no error; of one
+// that is pinned or protected the report says that all of it is still there. A job without RepoID is for a backup that was given up: it removes what its attempts
 // have committed, which may be nothing.
 func (a *agent) deleteBackup(ctx context.Context, w *work) (*job.Report, error) {
 	id := manifest.BackupID(w.job.Spec.RepoID)
@@ -30,6 +31,7 @@ func (a *agent) deleteBackup(ctx context.Context, w *work) (*job.Report, error) 
 		return nil, err
 	}
 	defer done()
+	report := &job.Report{}
 	err = a.whenFree(ctx, w, func() error {
 		lock, err := r.Lock(ctx, w.job.Spec.RepoName, "prune", "")
 		if err != nil {
@@ -41,6 +43,7 @@ func (a *agent) deleteBackup(ctx context.Context, w *work) (*job.Report, error) 
 		}
 		if err == nil && len(ids) > 0 {
 			_, err = r.Prune(ctx, lock, repo.PruneOptions{Remove: ids, Now: time.Now()})
+			report.Kept = errors.Is(err, repo.ErrPinned) || errors.Is(err, storage.ErrRetained)
 		}
 		if rerr := lock.End(ctx); rerr != nil { // it is free when this process ends
 			a.log.WarnContext(ctx, "a lock could not be released", "job", w.id, "err", faultOf(rerr))
@@ -50,7 +53,7 @@ func (a *agent) deleteBackup(ctx context.Context, w *work) (*job.Report, error) 
 	if errors.Is(err, repo.ErrNoBackup) {
 		err = nil
 	}
-	return nil, err
+	return report, err
 }
 
 // madeOf returns the ids of all that attempts at the backup of a job have committed.

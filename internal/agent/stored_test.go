@@ -8,11 +8,13 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/slipcover/slipcover/internal/agent"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/storage/mem"
 )
 
 // An agent is killed when it has stored a backup and could not say so, and its job is given
@@ -82,6 +84,27 @@ func TestDeleteWithoutRepository(t *testing.T) {
 	s.do(job.Job{Kind: job.KindDeleteBackup, Backup: newID(t), Spec: spec})
 	spec.RepoID = newID(t)
 	s.fail(job.Job{Kind: job.KindDeleteBackup, Backup: newID(t), Spec: spec}, "no repository")
+}
+
+// A deletion that the storage refuses until a date has removed nothing, and says so.
+func TestDeleteProtected(t *testing.T) {
+	s, w := newServer(t), newWorld(t)
+	store := mem.NewRetaining()
+	if _, err := repo.Init(t.Context(), store, repo.InitOptions{Recipients: []string{w.identity.Recipient().String()}}); err != nil {
+		t.Fatal(err)
+	}
+	s.start(w, copyFixture(t), func(o *agent.Options) {
+		o.OpenRepo = func(ctx context.Context, _ agent.Open) (*repo.Repo, func(), error) {
+			r, err := repo.Open(ctx, store, repo.Options{RetainUntil: time.Now().Add(time.Hour)})
+			return r, func() {}, err
+		}
+	})
+	j := backupJob(t)
+	s.do(j)
+	r := s.fail(job.Job{Kind: job.KindDeleteBackup, Backup: j.Backup, Spec: job.Spec{RepoName: nodeName, RepoID: j.Backup}}, "protects the object until")
+	if !r.Kept {
+		t.Error("it is not said that all of the backup is still there")
+	}
 }
 
 func records(t *testing.T, w *world) []*manifest.Record {

@@ -86,7 +86,7 @@ var allowed = map[string][]string{
 	"internal/admin": {"internal/access", "internal/calendar", "internal/httpd", "internal/job", "internal/manifest", "internal/server"},
 
 	// Runs jobs on a node with the engines; the bus brings them.
-	"internal/agent": {"internal/backup", "internal/bus", "internal/durable", "internal/job", "internal/manifest", "internal/node", "internal/repo", "internal/restore"},
+	"internal/agent": {"internal/backup", "internal/bus", "internal/durable", "internal/job", "internal/manifest", "internal/node", "internal/repo", "internal/restore", "internal/storage"},
 
 	// Wires all the rest together.
 	"internal/cli": {"couchfile", "internal/backup", "internal/calendar", "internal/config", "internal/durable", "internal/manifest", "internal/node",

@@ -106,6 +106,8 @@ type Backup struct {
 	// made, and nobody could say so.
 	MayBeStored bool   `json:"may_be_stored,omitempty"`
 	Job         string `json:"job,omitempty"` // id of the one that works on it
+	// Was is the status that it had, as a usable one, when its deletion was asked for.
+	Was BackupStatus `json:"was,omitempty"`
 
 	CouchDBVersion string `json:"couchdb_version,omitempty"`
 	Result

@@ -80,6 +80,10 @@ type Report struct {
 	At      Progress `json:"progress"`
 	Fault   string   `json:"fault,omitempty"` // one sentence
 
+	// Kept says of a deletion that failed that it has removed nothing: the backup is
+	// pinned, or its storage protects it.
+	Kept bool `json:"kept,omitempty"`
+
 	Result         *Result     `json:"result,omitempty"`     // of a backup
 	Repository     *Repository `json:"repository,omitempty"` // where it was made
 	Proof          *Proof      `json:"proof,omitempty"`      // of a restore test

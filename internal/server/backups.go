@@ -325,6 +325,9 @@ func (s *Server) deleteOne(ctx context.Context, b *job.Backup, secrets job.Secre
 		if b.Status == job.BackupDeleting {
 			return errOther
 		}
+		if b.Status.Usable() {
+			b.Was = b.Status
+		}
 		b.Status, b.Job, b.Updated = job.BackupDeleting, j.ID, s.now()
 		return nil
 	})

@@ -395,7 +395,8 @@ func (s *Server) discard(ctx context.Context, of *job.Job, repoID string) error 
 	return s.enqueue(ctx, j)
 }
 
-// endDelete removes a backup from the catalog, or says why its objects remain.
+// endDelete removes a backup from the catalog, or says why its objects remain. One of
+// which nothing was removed is as good as before.
 func (s *Server) endDelete(ctx context.Context, j *job.Job, r job.Report) error {
 	if r.State == job.Done {
 		return s.backups.remove(ctx, j.Backup)
@@ -405,6 +406,9 @@ func (s *Server) endDelete(ctx context.Context, j *job.Job, r job.Report) error 
 			return errSame // it was told before
 		}
 		b.Status, b.Fault, b.Job, b.Updated = job.BackupDeleteFailed, r.Fault, "", s.now()
+		if r.Kept && b.RepoID != "" {
+			b.Status, b.Was = cmp.Or(b.Was, job.BackupCompleted), ""
+		}
 		return nil
 	})
 	if errors.Is(err, bus.ErrNotFound) {
