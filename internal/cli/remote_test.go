@@ -326,23 +326,23 @@ func writes(r *http.Request) bool {
 const far = 40 << 10 // into a segment, in bytes
 
 var faults = []fault{
-	{name: "burst", retryFor: "20s", harm: from(1, 4, anything, testenv.Answer(503))},
-	{name: "burst in the middle", retryFor: "20s", harm: from(6, 4, anything, testenv.Answer(500))},
+	{name: "burst", retryFor: "5m", harm: from(1, 4, anything, testenv.Answer(503))},
+	{name: "burst in the middle", retryFor: "5m", harm: from(6, 4, anything, testenv.Answer(500))},
 	{name: "503 from the start", harm: from(1, forever, anything, testenv.Answer(503)), code: 10, says: "503"},
 	{name: "503 from the middle", harm: from(6, forever, anything, testenv.Answer(503)), code: 10, says: "503"},
-	{name: "429 with Retry-After", retryFor: "20s", harm: from(5, 2, anything, testenv.RetryAfter(429, time.Second))},
+	{name: "429 with Retry-After", retryFor: "5m", harm: from(5, 2, anything, testenv.RetryAfter(429, time.Second))},
 	{name: "503 for an hour", harm: from(5, forever, anything, testenv.RetryAfter(503, time.Hour)), code: 10, says: "503"},
-	{name: "hangs up", retryFor: "20s", harm: from(5, 3, anything, testenv.HangUp)},
-	{name: "answers get lost", retryFor: "20s", harm: every(4, testenv.LoseAnswer)},
-	{name: "upload is cut", retryFor: "20s", harm: from(1, 2, segmentUpload, testenv.CutUpload(far)), only: sends},
+	{name: "hangs up", retryFor: "5m", harm: from(5, 3, anything, testenv.HangUp)},
+	{name: "answers get lost", retryFor: "5m", harm: every(4, testenv.LoseAnswer)},
+	{name: "upload is cut", retryFor: "5m", harm: from(1, 2, segmentUpload, testenv.CutUpload(far)), only: sends},
 	{name: "uploads are cut", harm: from(1, forever, segmentUpload, testenv.CutUpload(far)), code: 10, only: sends},
-	{name: "upload stalls", retryFor: "20s", harm: from(1, 1, segmentUpload, testenv.StallUpload(far)), only: sends},
+	{name: "upload stalls", retryFor: "5m", harm: from(1, 1, segmentUpload, testenv.StallUpload(far)), only: sends},
 	{name: "uploads stall", harm: from(1, forever, segmentUpload, testenv.StallUpload(far)), code: 10, only: sends},
-	{name: "download is cut", retryFor: "20s", harm: from(1, 2, segmentDownload, testenv.CutDownload(far)), only: reads},
+	{name: "download is cut", retryFor: "5m", harm: from(1, 2, segmentDownload, testenv.CutDownload(far)), only: reads},
 	{name: "downloads are cut", harm: from(1, forever, segmentDownload, testenv.CutDownload(far)), code: 10, only: reads},
-	{name: "download stalls", retryFor: "20s", harm: from(1, 1, segmentDownload, testenv.StallDownload(far)), only: reads},
+	{name: "download stalls", retryFor: "5m", harm: from(1, 1, segmentDownload, testenv.StallDownload(far)), only: reads},
 	{name: "downloads stall", harm: from(1, forever, segmentDownload, testenv.StallDownload(far)), code: 10, only: reads},
-	{name: "wrong bit once", retryFor: "20s", harm: from(1, 1, segmentDownload, testenv.FlipBit(far)), only: reads},
+	{name: "wrong bit once", retryFor: "5m", harm: from(1, 1, segmentDownload, testenv.FlipBit(far)), only: reads},
 	{name: "wrong bits", harm: from(1, forever, segmentDownload, testenv.FlipBit(far)), code: 10, only: reads},
 	{name: "full", harm: from(1, forever, writes, testenv.Answer(507)), code: 9, only: writesAll, says: "full"},
 	{name: "denied", harm: from(5, forever, anything, testenv.Answer(403)), code: 8},
@@ -438,7 +438,7 @@ func swiftFaults(t *testing.T, k *kind, s *source) {
 			end:   func(tr *trial) { tr.repo = k.url(tr.front.URL, tr.container, "") }},
 		{name: "refused", code: 10, says: "refused",
 			begin: func(tr *trial) { tr.front.Down() }, end: func(tr *trial) { tr.front.Up() }},
-		{name: "restarted", retryFor: "20s", begin: func(tr *trial) {
+		{name: "restarted", retryFor: "5m", begin: func(tr *trial) {
 			tr.front.Set(from(8, 1, anything, func(http.ResponseWriter, *http.Request, http.Handler) {
 				time.AfterFunc(300*time.Millisecond, tr.front.Up)
 				tr.front.Down()

@@ -262,12 +262,12 @@ func setFreePort(ts *testscript.TestScript, _ bool, args []string) {
 // ready waits until a command succeeds and prints what matches: ready PATTERN slipcover ….
 func ready(ts *testscript.TestScript, _ bool, args []string) {
 	re := regexp.MustCompile(args[0])
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if ts.Exec(args[1], args[2:]...) == nil && re.MatchString(ts.ReadFile("stdout")) {
 			return
 		}
 	}
-	ts.Fatalf("not within 30 s: %s", args[0])
+	ts.Fatalf("not within %v: %s", patience, args[0])
 }
 
 // stopWhen is a program: stopwhen SIGNAL REPO N COMMAND…. It starts the command,
@@ -311,7 +311,7 @@ func stopWhen() {
 	<-ended
 	w := bufio.NewWriter(os.Stdout)
 	fmt.Fprintf(w, "ended with code %d\n", cmd.ProcessState.ExitCode())
-	if time.Since(began) < 5*time.Second { // on an idle machine it is a tenth of a second
+	if time.Since(began) < time.Minute { // on an idle machine it is a tenth of a second
 		fmt.Fprintln(w, "soon")
 	}
 	_ = w.Flush()

@@ -42,8 +42,8 @@ type onehost struct {
 
 var liveDatabases = []string{"orders", "team/notes"}
 
-// startHost starts the CouchDB and its writers. Backups are stored at 1 MB/s, so that
-// there is a middle in which to look at them.
+// startHost starts the CouchDB and its writers. Backups are stored at 0.5 MB/s, so that
+// there is a middle in which to look at them, some ten seconds long.
 func startHost(t *testing.T) *onehost {
 	t.Helper()
 	h := &onehost{t: t, secrets: map[string]string{}, instances: filepath.Join(t.TempDir(), "instances")}
@@ -81,7 +81,7 @@ func (h *onehost) grow(megabytes int) {
 // environ is the setting of the node, besides what is on the command line.
 func (h *onehost) environ() []string {
 	return []string{"SLIPCOVER_COUCH_URL=" + h.couch.URL, "SLIPCOVER_COUCH_USER=" + h.couch.Admin, "SLIPCOVER_COUCH_PASSWORD=" + h.couch.Password,
-		fmt.Sprintf("SLIPCOVER_OWNER=%d:%d", os.Getuid(), os.Getgid()), "SLIPCOVER_LIMIT_UPLOAD=1MB/s", "SLIPCOVER_LOG_LEVEL=debug"}
+		fmt.Sprintf("SLIPCOVER_OWNER=%d:%d", os.Getuid(), os.Getgid()), "SLIPCOVER_LIMIT_UPLOAD=500KB/s", "SLIPCOVER_LOG_LEVEL=debug"}
 }
 
 // serve starts the server.
@@ -113,8 +113,8 @@ func (h *onehost) end() {
 	}
 	select {
 	case <-h.server.gone:
-	case <-time.After(10 * time.Second):
-		h.t.Fatal("the server doesn't end within 10 s of SIGTERM")
+	case <-time.After(patience):
+		h.t.Fatalf("the server doesn't end within %v of SIGTERM", patience)
 	}
 	if code := h.server.cmd.ProcessState.ExitCode(); code != 0 {
 		h.t.Errorf("the server ended with code %d", code)
@@ -309,7 +309,7 @@ func (c *caller) backup(id string) stored {
 // done waits until a backup has ended, and well.
 func (c *caller) done(id, status string) (b stored) {
 	c.t.Helper()
-	eventually(c.t, 90*time.Second, "the backup ends", func() bool {
+	eventually(c.t, patience, "the backup ends", func() bool {
 		b = c.backup(id)
 		return b.Status != "NEW" && b.Status != "BUILDING"
 	})
@@ -322,7 +322,7 @@ func (c *caller) done(id, status string) (b stored) {
 // halfway waits until a backup is in its middle, and returns it as it is then.
 func (c *caller) halfway(id string) (b stored) {
 	c.t.Helper()
-	eventually(c.t, time.Minute, "progress is seen", func() bool {
+	eventually(c.t, patience, "progress is seen", func() bool {
 		if b = c.backup(id); b.Status != "NEW" && b.Status != "BUILDING" {
 			c.t.Fatalf("backup %s is %s before it was seen at work: %s", id, b.Status, b.Fault)
 		}
@@ -334,7 +334,7 @@ func (c *caller) halfway(id string) (b stored) {
 // findNode waits until the agent is online, and notes the id of the CouchDB.
 func (c *caller) findNode() {
 	c.t.Helper()
-	eventually(c.t, time.Minute, "the agent is online", func() bool {
+	eventually(c.t, patience, "the agent is online", func() bool {
 		var got struct {
 			Agents []struct {
 				Online    bool
@@ -379,7 +379,7 @@ func (c *caller) create(backup string) *made {
 			Fault  struct{ Message string }
 		}
 	}
-	eventually(c.t, time.Minute, "the instance is made", func() bool {
+	eventually(c.t, patience, "the instance is made", func() bool {
 		c.ask(http.MethodGet, "/instances/"+m.id, nil, http.StatusOK, &shown)
 		if shown.Instance.Status == "FAILED" || shown.Instance.Status == "ERROR" {
 			c.t.Fatalf("instance %s: %s: %s", m.id, shown.Instance.Status, shown.Instance.Fault.Message)
@@ -441,7 +441,7 @@ func (h *onehost) has(m *made, cut time.Time) {
 func (c *caller) free(m *made) {
 	c.t.Helper()
 	c.ask(http.MethodDelete, "/instances/"+m.id, nil, http.StatusAccepted, nil)
-	eventually(c.t, time.Minute, "the instance is gone", func() bool {
+	eventually(c.t, patience, "the instance is gone", func() bool {
 		status, _ := c.try(http.MethodGet, "/instances/"+m.id, nil, nil)
 		return status == http.StatusNotFound
 	})

@@ -88,7 +88,7 @@ func (p *process) stop() {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-p.gone:
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		p.t.Errorf("%v does not end", p.args)
 		_ = p.cmd.Process.Signal(syscall.SIGQUIT) // writes what it waits for into the log
 		<-p.gone
@@ -102,7 +102,7 @@ func (p *process) stop() {
 func (p *process) waitReady() {
 	p.t.Helper()
 	c := &client{t: p.t, url: p.url}
-	eventually(p.t, time.Minute, "the server is ready", func() bool {
+	eventually(p.t, patience, "the server is ready", func() bool {
 		select {
 		case <-p.gone:
 			b, _ := os.ReadFile(p.log)
@@ -134,6 +134,9 @@ func freePort(t *testing.T) int {
 	defer l.Close()
 	return l.Addr().(*net.TCPAddr).Port
 }
+
+// patience is for how long tests wait for what comes: a machine may be slow, or busy.
+const patience = 5 * time.Minute
 
 // eventually waits for what other processes bring about.
 func eventually(t *testing.T, within time.Duration, what string, fn func() bool) {
