@@ -19,7 +19,11 @@ import (
 	"github.com/slipcover/slipcover/internal/server/servertest"
 )
 
-// service is a server over an embedded bus, with a clock that tests may set.
+// began is when all clocks of servers began.
+var began = time.Now()
+
+// service is a server over an embedded bus, with a clock that only tests set: it goes on
+// by a microsecond with each look, however long a test takes.
 type service struct {
 	*server.Server
 	t    *testing.T
@@ -33,7 +37,8 @@ type service struct {
 func (s *service) now() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return time.Now().Add(s.off)
+	s.off += time.Microsecond
+	return began.Add(s.off)
 }
 
 // pass lets time pass.
@@ -127,17 +132,15 @@ func (p *player) hello() job.HelloReply {
 
 func ask[T any](p *player, verb string, what any) (out T) {
 	p.t.Helper()
-	for try := 0; ; try++ {
-		err := servertest.Ask(p.t.Context(), p.link, verb, what, &out)
-		if try < 50 && errors.Is(err, bus.ErrNoServer) {
-			time.Sleep(20 * time.Millisecond) // the server is about to listen
-			continue
-		}
-		if err != nil {
-			p.t.Fatalf("%s: %v", verb, err)
-		}
-		return out
+	var err error
+	servertest.Eventually(p.t, "the server listens", func() bool {
+		err = servertest.Ask(p.t.Context(), p.link, verb, what, &out)
+		return !errors.Is(err, bus.ErrNoServer)
+	})
+	if err != nil {
+		p.t.Fatalf("%s: %v", verb, err)
 	}
+	return out
 }
 
 // next waits for a job in the queue and claims it.
@@ -146,7 +149,7 @@ func (p *player) next() (*bus.Delivery, job.ClaimReply) {
 	select {
 	case d := <-p.jobs:
 		return d, ask[job.ClaimReply](p, job.VerbClaim, job.Claim{Session: p.session, Job: d.Job})
-	case <-time.After(20 * time.Second):
+	case <-time.After(servertest.Patience):
 		p.t.Fatal("no job came")
 		return nil, job.ClaimReply{}
 	}

@@ -63,12 +63,15 @@ func Background(t TB, run func(context.Context) error) (stop func()) {
 	return stop
 }
 
+// Patience is how long tests wait for what must come, on a machine of any speed.
+const Patience = 5 * time.Minute
+
 // Eventually waits for what another goroutine or process brings about.
 func Eventually(t TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(Patience); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("not in 30 s: %s", what)
+			t.Fatalf("not in %v: %s", Patience, what)
 		}
 	}
 }
