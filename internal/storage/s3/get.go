@@ -130,6 +130,11 @@ func (r *reader) Read(p []byte) (int, error) {
 	if r.err != nil {
 		return 0, r.err
 	}
+	// The connection ends some time after ctx, and until then there may be all the rest.
+	if err := r.ctx.Err(); err != nil {
+		r.err = fmt.Errorf("%s: %w", r.op, err)
+		return 0, r.err
+	}
 	if r.left == 0 {
 		return 0, r.end()
 	}
