@@ -375,14 +375,14 @@ func chainOf(file string) string {
 	return out.String()
 }
 
-// run runs the service until ctx ends: then the agent's jobs are left to its next start,
-// requests under way are answered, and last the bus is closed.
+// run runs the service until ctx ends, or something in it fails: then the agent's jobs are
+// left to its next start, requests under way are answered, and last the bus is closed.
 func (v *service) run(ctx context.Context, o *serverOptions) error {
+	defer context.AfterFunc(ctx, func() { _ = sdnotify.Notify(sdnotify.Stopping) })()
 	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	g, inner := errgroup.WithContext(inner)
 	g.Go(func() error { return v.server.Run(inner) })
-	g.Go(func() error { <-ctx.Done(); _ = sdnotify.Notify(sdnotify.Stopping); return nil })
 	front, outer := errgroup.WithContext(ctx)
 	front.Go(func() error { return v.http.Serve(outer) })
 	front.Go(func() error { return v.ready(outer, o) })
