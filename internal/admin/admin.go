@@ -30,8 +30,11 @@ type Options struct {
 	// that the agent joined at. Empty: no agents of other machines can join.
 	NATSURL string
 	// CA has the certificates in PEM that sign that of the bus; empty: the system knows
-	// them. Fingerprint is that of an authority of the server's own.
-	CA, Fingerprint string
+	// them, or the bus speaks no TLS.
+	CA string
+	// Fingerprint is that of the authority which the server made for its APIs; empty
+	// without one.
+	Fingerprint string
 	// Callers limits the requests of each caller; nil doesn't. Limits of addresses are
 	// the business of who stands before.
 	Callers *httpd.Limiter

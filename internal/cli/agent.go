@@ -129,9 +129,8 @@ func runAgent(ctx context.Context, env *Env, s *settings, o *agentOptions) error
 	if m.JWT == "" {
 		link.Creds = s.NATSCreds
 	}
-	if m.NATSCA != "" {
-		link.CA = x509.NewCertPool()
-		link.CA.AppendCertsFromPEM([]byte(m.NATSCA))
+	if link.CA, err = natsAuthorities(s, m, link.URL); err != nil {
+		return err
 	}
 	l, err := bus.Dial(ctx, link)
 	if errors.Is(err, bus.ErrRefused) {
@@ -151,6 +150,24 @@ func runAgent(ctx context.Context, env *Env, s *settings, o *agentOptions) error
 	}
 	go sdnotify.Watchdog(ctx, lives)
 	return ended(ctx, agent.Run(ctx, opts))
+}
+
+// natsAuthorities are those by which an agent knows NATS at a URL: what its server gave it
+// and ca_file, or else what the system knows and, if the URL demands TLS, ca_file. Nil is
+// the system's; with any other NATS must speak TLS.
+func natsAuthorities(s *settings, m *membership, at string) (pool *x509.CertPool, err error) {
+	switch {
+	case m.NATSCA != "":
+		pool = x509.NewCertPool()
+		pool.AppendCertsFromPEM([]byte(m.NATSCA))
+	case s.CAFile == "" || !strings.Contains(at, "tls://"): // it is that of the API alone
+		return nil, nil
+	default:
+		if pool, err = x509.SystemCertPool(); err != nil {
+			pool = x509.NewCertPool()
+		}
+	}
+	return pool, addCAs(pool, s.CAFile)
 }
 
 // lives is what a watchdog is told of a process that still runs: whether its bus or

@@ -194,8 +194,10 @@ func (v *service) openBus(ctx context.Context) (err error) {
 			return &c, err
 		}}
 	}
-	if o.CA, err = readCAs(s.CAFile); err != nil {
-		return err
+	if s.NATSURL != "" {
+		if o.CA, err = readCAs(s.CAFile); err != nil {
+			return err
+		}
 	}
 	v.bus, err = bus.Open(ctx, o)
 	if errors.Is(err, bus.ErrInUse) {
@@ -209,15 +211,23 @@ func readCAs(file string) (*x509.CertPool, error) {
 	if file == "" {
 		return nil, nil
 	}
+	pool := x509.NewCertPool()
+	return pool, addCAs(pool, file)
+}
+
+// addCAs adds the certificates of a file, if one is named.
+func addCAs(pool *x509.CertPool, file string) error {
+	if file == "" {
+		return nil
+	}
 	b, err := os.ReadFile(file)
 	if err != nil {
-		return nil, err
+		return usage("ca_file: %s", err)
 	}
-	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(b) {
-		return nil, usage("%s holds no certificate in PEM", file)
+		return usage("ca_file: %s holds no certificate in PEM", file)
 	}
-	return pool, nil
+	return nil
 }
 
 // build makes the server, its APIs and its listener.
@@ -324,11 +334,9 @@ func (v *service) handler(checker access.Checker) (http.Handler, error) {
 	callers := httpd.NewLimiter(s.RateLimit)
 	api := httpd.API{Name: "trove", Log: v.log, Metrics: metrics, Audit: v.audit, Addresses: httpd.NewLimiter(10 * s.RateLimit), Broken: trove.Broken, TooMany: trove.TooMany}
 	troves := api.Handler(trove.New(trove.Options{Server: v.server, Checker: checker, Log: v.log, Keystone: keystone, URL: s.PublicURL, Region: s.Region, Callers: callers}))
-	o := admin.Options{Server: v.server, Checker: checker, Tokens: v.tokens, Log: v.log, Callers: callers, NATSURL: v.natsURL(), Auth: s.Auth}
+	o := admin.Options{Server: v.server, Checker: checker, Tokens: v.tokens, Log: v.log, Callers: callers, NATSURL: v.natsURL(), CA: v.natsCA(), Auth: s.Auth}
 	if v.ca != nil {
-		o.CA, o.Fingerprint = string(v.ca.PEM()), v.ca.Fingerprint()
-	} else if v.cert != "" {
-		o.CA = chainOf(v.cert)
+		o.Fingerprint = v.ca.Fingerprint()
 	}
 	api.Name, api.Broken, api.TooMany = "admin", admin.Broken, admin.TooMany
 	mux := http.NewServeMux()
@@ -360,7 +368,19 @@ func (v *service) natsURL() string {
 	return strings.Join(urls, ",")
 }
 
-// chainOf is the certificates of a file, without keys.
+// natsCA is what agents check the certificate of natsURL with, in PEM; "" is what their
+// systems know, or that NATS speaks no TLS. The authority of our own is none of a cluster's.
+func (v *service) natsCA() string {
+	switch {
+	case v.settings.NATSURL != "":
+		return chainOf(v.settings.CAFile)
+	case v.ca != nil:
+		return string(v.ca.PEM())
+	}
+	return chainOf(v.cert)
+}
+
+// chainOf is the certificates of a file, without keys; "" if it can't be read.
 func chainOf(file string) string {
 	b, err := os.ReadFile(file)
 	if err != nil {

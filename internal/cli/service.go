@@ -69,19 +69,21 @@ func newServiceClient(s *settings, fingerprint string) (*serviceClient, error) {
 	}}, nil
 }
 
-// serviceCAs are the authorities of ca_file, or else, if the server may be the one of
-// this state_dir, those of the system and its own; nil is the system's.
+// serviceCAs are the authorities of ca_file, or else those of the system; and if the server
+// may be the one of this state_dir, its own. Nil is the system's.
 func serviceCAs(s *settings, u *url.URL) (*x509.CertPool, error) {
-	if s.CAFile != "" || !onThisMachine(u) {
-		return readCAs(s.CAFile)
+	pool, err := readCAs(s.CAFile)
+	if err != nil || !onThisMachine(u) {
+		return pool, err
 	}
 	own, err := os.ReadFile(filepath.Join(s.StateDir, "ca.crt"))
 	if err != nil {
-		return nil, nil //nolint:nilerror // there is none, or it is another user's
+		return pool, nil //nolint:nilerror // there is none, or it is another user's
 	}
-	pool, err := x509.SystemCertPool()
-	if err != nil {
-		pool = x509.NewCertPool()
+	if pool == nil {
+		if pool, err = x509.SystemCertPool(); err != nil {
+			pool = x509.NewCertPool()
+		}
 	}
 	pool.AppendCertsFromPEM(own)
 	return pool, nil

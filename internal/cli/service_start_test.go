@@ -1,12 +1,22 @@
 package cli_test
 
 import (
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	nats "github.com/nats-io/nats-server/v2/server"
+
+	"github.com/slipcover/slipcover/internal/bus/bustest"
+	"github.com/slipcover/slipcover/internal/httpd"
+	"github.com/slipcover/slipcover/internal/testenv"
 )
 
 // ended waits until a process ends by itself, and returns its exit code and its log.
@@ -39,5 +49,107 @@ func TestServerEndsWhenItsAgentCannotStart(t *testing.T) {
 	code, log := p.ended()
 	if code <= 0 || !strings.Contains(log, "serving") || !strings.Contains(log, "slipcover: ") || !strings.Contains(log, filepath.Join(file, "repo")) {
 		t.Errorf("it ended with code %d:\n%s", code, log)
+	}
+}
+
+// slipcover runs a command as an operator would, and returns what it prints, first its
+// standard output.
+func slipcover(t *testing.T, env []string, args ...string) (out, errs string, code int) {
+	t.Helper()
+	cmd := exec.Command("slipcover", args...)
+	cmd.Env = append(testenv.Environ(), append([]string{"SLIPCOVER_CONFIG=" + os.DevNull}, env...)...)
+	var o, e strings.Builder
+	cmd.Stdout, cmd.Stderr = &o, &e
+	var bad *exec.ExitError
+	if err := cmd.Run(); err != nil && !errors.As(err, &bad) {
+		t.Fatal(err)
+	}
+	return o.String(), e.String(), cmd.ProcessState.ExitCode()
+}
+
+// authority makes one in a folder, and a certificate of this machine that it has signed.
+func authority(t *testing.T, dir string) (ca, cert string) {
+	t.Helper()
+	a, err := httpd.OpenCA(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cert, err = a.Certificate("127.0.0.1", "localhost"); err != nil {
+		t.Fatal(err)
+	}
+	ca = filepath.Join(dir, "authority.pem")
+	if err := os.WriteFile(ca, a.PEM(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return ca, cert
+}
+
+// TestAgentOfNATSCluster: with a NATS cluster, an agent connects by the certificate of the
+// cluster, or by none, whatever that of the API is.
+func TestAgentOfNATSCluster(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		t.Run(fmt.Sprintf("tls=%v", secure), func(t *testing.T) {
+			dir := t.TempDir()
+			apiCA, apiCert := authority(t, filepath.Join(dir, "api"))
+			port := freePort(t)
+			env := []string{"SLIPCOVER_STATE_DIR=" + filepath.Join(dir, "state"), "SLIPCOVER_TLS_CERT=" + apiCert, "SLIPCOVER_TLS_KEY=" + apiCert}
+			natsCA, natsCert := authority(t, filepath.Join(dir, "nats"))
+			cluster := bustest.Start(t, 1, func(_ int, o *nats.Options) {
+				if pair, err := tls.LoadX509KeyPair(natsCert, natsCert); err != nil {
+					t.Fatal(err)
+				} else if secure {
+					o.TLSConfig = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+				}
+			})
+			env = append(env, "SLIPCOVER_NATS_URL="+cluster.URL())
+			if secure {
+				env = append(env, "SLIPCOVER_CA_FILE="+natsCA)
+			}
+			p := &process{t: t, log: filepath.Join(dir, "log"), env: env, args: []string{"server", "--listen", fmt.Sprintf("127.0.0.1:%d", port)}}
+			p.start()
+			t.Cleanup(p.stop)
+			agent := p.join(fmt.Sprintf("https://127.0.0.1:%d", port), apiCA, filepath.Join(dir, "agent"))
+			agent.says("a server answers")
+		})
+	}
+}
+
+// join starts an agent by what "token join" prints, once the server can be asked.
+func (p *process) join(url, ca, dir string) *process {
+	p.t.Helper()
+	var command string
+	eventually(p.t, patience, "a join token is made", func() bool {
+		p.lives()
+		var code int
+		command, _, code = slipcover(p.t, append(p.env, "SLIPCOVER_SERVER_URL="+url, "SLIPCOVER_CA_FILE="+ca), "token", "join", "--name", "db1")
+		return code == 0
+	})
+	words := strings.Fields(command)
+	if i := slices.Index(words, "ca.crt"); i > 0 {
+		words[i] = ca
+	}
+	return startAgent(p.t, []string{"SLIPCOVER_STATE_DIR=" + dir, "SLIPCOVER_INSTANCE=db1", "SLIPCOVER_REPOSITORY=file://" + filepath.Join(dir, "repo"), "SLIPCOVER_DATA_DIR=" + dir}, words[2:]...)
+}
+
+// says waits until a process has written something to its log.
+func (p *process) says(what string) {
+	p.t.Helper()
+	eventually(p.t, patience, fmt.Sprintf("%v says %q", p.args, what), func() bool {
+		b, err := os.ReadFile(p.log)
+		if err == nil && strings.Contains(string(b), what) {
+			return true
+		}
+		p.lives()
+		return false
+	})
+}
+
+// lives fails the test if a process has ended.
+func (p *process) lives() {
+	p.t.Helper()
+	select {
+	case <-p.gone:
+		p.t.Fatalf("%v ended with code %d", p.args, p.cmd.ProcessState.ExitCode())
+	default:
 	}
 }

@@ -103,7 +103,7 @@ type Config struct {
 
 	// Of slipcover agent.
 	ServerURL      string        `yaml:"server_url" default:"http://127.0.0.1:8779" doc:"Agent, and the commands that speak to a server: where its APIs are."`
-	CAFile         string        `yaml:"ca_file" kind:"path" example:"/etc/slipcover/ca.crt" doc:"Agent, and the commands that speak to a server: certificates that sign the server's, PEM, if the system doesn't know them."`
+	CAFile         string        `yaml:"ca_file" kind:"path" example:"/etc/slipcover/ca.crt" doc:"Certificates that sign those of others, PEM, if the system doesn't know them. Agent, and the commands that speak to a server: the server's, and that of NATS. Server: those of the NATS cluster at nats_url, which must speak TLS then; agents that join get them."`
 	Token          Secret        `yaml:"token" example:"slc_…" doc:"The token of the commands that speak to a server. The one that a new server makes is in admin-token in its state_dir."`
 	TokenFile      string        `yaml:"token_file" kind:"path" example:"/root/.slipcover-token" doc:"A file with that token, instead of token."`
 	InstancesDir   string        `yaml:"instances_dir" kind:"path" example:"/srv/couchdb-instances" doc:"Agent: where it makes new CouchDB instances, each in a directory of its own, and tests that backups restore. CouchDB's user must be able to enter it. Without it, state_dir with -instances behind its name."`
