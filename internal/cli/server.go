@@ -132,6 +132,8 @@ func (v *service) check(o *serverOptions) error {
 		return usage("tls_cert and tls_key go together")
 	case s.NATSURL != "" && s.NATSListen != "":
 		return usage("nats_url and nats_listen are both given: the NATS in this server is not used with a cluster")
+	case s.Auth == "keystone" && s.OwnSwift && s.NATSURL != "" && len(s.Recipients) == 0:
+		return usage("with nats_url several servers may be one service, and each would make a key of its own: give all of them the same recipients, as docs/service.md says, or own_swift: false")
 	case o.withAgent && s.Auth == "keystone" && o.project == "":
 		return usage("--with-agent needs --agent-project, the id of the Keystone project that this CouchDB belongs to")
 	case o.withAgent && s.Repository == "" && (s.Auth != "keystone" || !s.OwnSwift):

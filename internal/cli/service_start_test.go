@@ -153,3 +153,22 @@ func (p *process) lives() {
 	default:
 	}
 }
+
+// TestServersNeedOneKey: where several servers may be one service, backups in callers'
+// accounts must not depend on which of them is asked.
+func TestServersNeedOneKey(t *testing.T) {
+	refused(t, "recipients", "SLIPCOVER_AUTH=keystone", "SLIPCOVER_KEYSTONE_URL=http://127.0.0.1:1/v3", "SLIPCOVER_NATS_URL=nats://127.0.0.1:1")
+}
+
+// refused expects a server to end with exit code 2 and a sentence that names a setting.
+func refused(t *testing.T, setting string, env ...string) {
+	t.Helper()
+	dir := t.TempDir()
+	p := &process{t: t, log: filepath.Join(dir, "log"), args: []string{"server"},
+		env: append([]string{"SLIPCOVER_STATE_DIR=" + filepath.Join(dir, "state"), "SLIPCOVER_LISTEN=127.0.0.1:0"}, env...)}
+	p.start()
+	code, log := p.ended()
+	if code != 2 || !strings.Contains(log, setting) || strings.Count(log, "\n") != 1 {
+		t.Errorf("with %v it ended with code %d:\n%s", env, code, log)
+	}
+}
