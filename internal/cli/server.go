@@ -341,20 +341,32 @@ func (v *service) handler(checker access.Checker) (http.Handler, error) {
 		o.Fingerprint = v.ca.Fingerprint()
 	}
 	api.Name, api.Broken, api.TooMany = "admin", admin.Broken, admin.TooMany
-	mux := http.NewServeMux()
-	mux.Handle("/", troves)
-	mux.Handle("/slipcover/v1/", api.Handler(admin.New(o)))
-	mux.Handle("GET /healthz", httpd.Healthz())
-	mux.Handle("GET /readyz", httpd.Readyz(httpd.Check{Name: "catalog", Run: func(context.Context) error { return v.server.Ready() }}))
-	mux.Handle("GET /metrics", httpd.MetricsHandler(v.registry, s.MetricsToken.Reveal(), true))
+	admins := api.Handler(admin.New(o))
+	probes := map[string]http.Handler{
+		"/healthz": httpd.Healthz(),
+		"/readyz":  httpd.Readyz(httpd.Check{Name: "catalog", Run: func(context.Context) error { return v.server.Ready() }}),
+		"/metrics": httpd.MetricsHandler(v.registry, s.MetricsToken.Reveal(), true),
+	}
+	// No ServeMux: it would answer for the APIs what is not in its shortest form.
+	all := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		probe := probes[r.URL.Path]
+		switch {
+		case probe != nil && (r.Method == http.MethodGet || r.Method == http.MethodHead):
+			probe.ServeHTTP(w, r)
+		case strings.HasPrefix(r.URL.Path, "/slipcover/"):
+			admins.ServeHTTP(w, r)
+		default:
+			troves.ServeHTTP(w, r)
+		}
+	}))
 	if s.Auth == "none" {
 		var names []string
 		if u, err := url.Parse(s.PublicURL); err == nil && u.Hostname() != "" {
 			names = append(names, strings.ToLower(u.Hostname()))
 		}
-		return httpd.OwnHost(mux, names...), nil
+		return httpd.OwnHost(all, names...), nil
 	}
-	return mux, nil
+	return all, nil
 }
 
 // natsURL is where agents of other machines reach the bus, without the service's own

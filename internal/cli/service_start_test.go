@@ -4,6 +4,8 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -170,5 +172,53 @@ func refused(t *testing.T, setting string, env ...string) {
 	code, log := p.ended()
 	if code != 2 || !strings.Contains(log, setting) || strings.Count(log, "\n") != 1 {
 		t.Errorf("with %v it ended with code %d:\n%s", env, code, log)
+	}
+}
+
+// TestServerWithoutTLS looks at what a server serves that has no certificate.
+func TestServerWithoutTLS(t *testing.T) {
+	dir, at := t.TempDir(), fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	p := &process{t: t, log: filepath.Join(dir, "log"), url: "http://" + at, state: dir, args: []string{"server", "--listen", at}, env: []string{"SLIPCOVER_STATE_DIR=" + dir}}
+	p.start()
+	t.Cleanup(p.stop)
+	p.waitReady()
+	token := p.client(t).token
+	get := func(path string) (status int, header http.Header, body string) {
+		t.Helper()
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.url+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("X-Auth-Token", token)
+		resp, err := http.DefaultTransport.RoundTrip(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, resp.Header, string(b)
+	}
+	for path, says := range map[string]string{
+		"/v1.0/default//backups":      "itemNotFound",
+		"/v1.0/default/./backups":     "itemNotFound",
+		"//v1.0/default/backups":      "itemNotFound",
+		"//healthz":                   "itemNotFound",
+		"/slipcover/v1//agents":       "not_found",
+		"/slipcover/v1/agents/../me/": "not_found",
+		"/slipcover/v1":               "not_found",
+	} {
+		if status, header, body := get(path); status != http.StatusNotFound || header.Get(httpd.RequestIDHeader) == "" || !strings.Contains(body, says) {
+			t.Errorf("%s: %d, %v, %s", path, status, header, body)
+		}
+	}
+	for path, says := range map[string]string{
+		"/v1.0/default/backups": "backups", "/slipcover/v1/agents": "agents", "/healthz": "ok", "/readyz": "ready", "/metrics": "slipcover_build_info",
+	} {
+		if status, _, body := get(path); status != http.StatusOK || !strings.Contains(body, says) {
+			t.Errorf("%s: %d, %s", path, status, body)
+		}
 	}
 }
