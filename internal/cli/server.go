@@ -167,6 +167,9 @@ func (v *service) certificates() error {
 	if host, err := os.Hostname(); err == nil {
 		names = append(names, host)
 	}
+	if u, err := url.Parse(s.PublicURL); err == nil && u.Hostname() != "" {
+		names = append(names, u.Hostname())
+	}
 	for _, at := range []string{s.Listen, s.NATSListen} {
 		if host, _, err := net.SplitHostPort(at); err == nil && host != "" && !net.ParseIP(host).IsUnspecified() {
 			names = append(names, host)
@@ -336,7 +339,7 @@ func (v *service) handler(checker access.Checker) (http.Handler, error) {
 	callers := httpd.NewLimiter(s.RateLimit)
 	api := httpd.API{Name: "trove", Log: v.log, Metrics: metrics, Audit: v.audit, Addresses: httpd.NewLimiter(10 * s.RateLimit), Broken: trove.Broken, TooMany: trove.TooMany}
 	troves := api.Handler(trove.New(trove.Options{Server: v.server, Checker: checker, Log: v.log, Keystone: keystone, URL: s.PublicURL, Region: s.Region, Callers: callers}))
-	o := admin.Options{Server: v.server, Checker: checker, Tokens: v.tokens, Log: v.log, Callers: callers, NATSURL: v.natsURL(), CA: v.natsCA(), Auth: s.Auth}
+	o := admin.Options{Server: v.server, Checker: checker, Tokens: v.tokens, Log: v.log, Callers: callers, URL: s.PublicURL, NATSURL: v.natsURL(), CA: v.natsCA(), Auth: s.Auth}
 	if v.ca != nil {
 		o.Fingerprint = v.ca.Fingerprint()
 	}

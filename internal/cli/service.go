@@ -213,6 +213,9 @@ func (c *serviceClient) refusal(status int, text []byte) error {
 		Error struct{ Code, Message string }
 	}
 	if err := json.Unmarshal(text, &e); err != nil || e.Error.Code == "" || e.Error.Message == "" {
+		if status == http.StatusBadRequest && bytes.Contains(text, []byte("HTTP request to an HTTPS server")) { // net/http's
+			return usage("%s speaks TLS: server_url must begin with https://", c.base)
+		}
 		kind := errors.New("not a server of ours")
 		if status == http.StatusBadGateway || status == http.StatusServiceUnavailable || status == http.StatusGatewayTimeout {
 			kind = storage.ErrUnavailable

@@ -39,6 +39,7 @@ func TestServiceAnswers(t *testing.T) {
 		{"down", 503, `{"error":{"code":"unavailable","message":"Later."}}`, 10, "later"},
 		{"a proxy", 502, `<html>`, 10, "is server_url right?"},
 		{"Trove", 404, `{"itemNotFound":{"message":"x"}}`, 1, "is server_url right?"},
+		{"TLS", 400, "Client sent an HTTP request to an HTTPS server.\n", 2, "server_url must begin with https://"},
 		{"a redirect", 302, ``, 1, "is server_url right?"},
 		{"not JSON", 200, `hello`, 1, "doesn't answer as a Slipcover server"},
 		{"control characters", 400, `{"error":{"code":"invalid","message":"A\u001b[31mb"}}`, 2, `\x1b[31m`},

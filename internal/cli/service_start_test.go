@@ -94,7 +94,8 @@ func TestAgentOfNATSCluster(t *testing.T) {
 			dir := t.TempDir()
 			apiCA, apiCert := authority(t, filepath.Join(dir, "api"))
 			port := freePort(t)
-			env := []string{"SLIPCOVER_STATE_DIR=" + filepath.Join(dir, "state"), "SLIPCOVER_TLS_CERT=" + apiCert, "SLIPCOVER_TLS_KEY=" + apiCert}
+			env := []string{"SLIPCOVER_STATE_DIR=" + filepath.Join(dir, "state"), "SLIPCOVER_TLS_CERT=" + apiCert, "SLIPCOVER_TLS_KEY=" + apiCert,
+				fmt.Sprintf("SLIPCOVER_PUBLIC_URL=https://localhost:%d", port)}
 			natsCA, natsCert := authority(t, filepath.Join(dir, "nats"))
 			cluster := bustest.Start(t, 1, func(_ int, o *nats.Options) {
 				if pair, err := tls.LoadX509KeyPair(natsCert, natsCert); err != nil {
@@ -116,7 +117,8 @@ func TestAgentOfNATSCluster(t *testing.T) {
 	}
 }
 
-// join starts an agent by what "token join" prints, once the server can be asked.
+// join starts an agent by what "token join" prints, once the server can be asked. The
+// server's public_url has localhost where url has its address.
 func (p *process) join(url, ca, dir string) *process {
 	p.t.Helper()
 	var command string
@@ -127,6 +129,9 @@ func (p *process) join(url, ca, dir string) *process {
 		return code == 0
 	})
 	words := strings.Fields(command)
+	if !slices.Contains(words, strings.Replace(url, "127.0.0.1", "localhost", 1)) {
+		p.t.Errorf("public_url is not where the node is sent to: %s", command[:strings.Index(command, "--join")])
+	}
 	if i := slices.Index(words, "ca.crt"); i > 0 {
 		words[i] = ca
 	}
