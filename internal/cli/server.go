@@ -242,7 +242,10 @@ func (v *service) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	v.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(), certificateExpiry(v.cert))
+	v.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
+	if v.cert != "" {
+		v.registry.MustRegister(certificateExpiry(v.cert))
+	}
 	cfg := server.Config{Bus: v.bus, Log: v.log, Quota: job.Quota{Instances: s.QuotaInstances, Backups: s.QuotaBackups, Volumes: s.QuotaVolumes},
 		OwnSwift: s.OwnSwift && s.Auth == "keystone", Container: s.SwiftContainer, Recipients: s.Recipients, Metrics: v.registry,
 		LocalHeartbeats: s.Auth != "keystone"} // whose callers run this machine
@@ -556,11 +559,11 @@ func buildInfo() prometheus.Collector {
 		ConstLabels: prometheus.Labels{"version": toolVersion()}}, func() float64 { return 1 })
 }
 
-// certificateExpiry is when the certificate of a file ends, read at each scrape; 0
-// without one.
+// certificateExpiry is when the certificate of a file ends, read at each scrape; 0 if it
+// can't be read.
 func certificateExpiry(file string) prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "slipcover_certificate_expiry_timestamp_seconds",
-		Help: "When the certificate of the APIs ends; 0 without TLS."}, func() float64 {
+		Help: "When the certificate of the APIs and of the port for agents ends; missing without TLS."}, func() float64 {
 		block, _ := pem.Decode([]byte(chainOf(file)))
 		if block == nil {
 			return 0

@@ -226,4 +226,7 @@ func TestServerWithoutTLS(t *testing.T) {
 			t.Errorf("%s: %d, %s", path, status, body)
 		}
 	}
+	if _, _, body := get("/metrics"); strings.Contains(body, "slipcover_certificate_expiry") {
+		t.Error("a certificate that isn't there has an end, which an alert would tell of for ever")
+	}
 }
