@@ -7,6 +7,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/bus"
@@ -227,6 +228,9 @@ func (s *Server) ResetStatus(ctx context.Context, who *access.Caller, id string)
 	return err
 }
 
+// databasesWait is for how long an agent may be silent: less than the APIs have to answer.
+const databasesWait = 20 * time.Second
+
 // Databases asks the agent which databases an instance has.
 func (s *Server) Databases(ctx context.Context, who *access.Caller, id string) ([]string, error) {
 	i, err := s.Instance(ctx, who, id)
@@ -237,6 +241,8 @@ func (s *Server) Databases(ctx context.Context, who *access.Caller, id string) (
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, databasesWait)
+	defer cancel()
 	b, err := s.cfg.Bus.Ask(ctx, i.Agent, q)
 	if err != nil {
 		return nil, &Error{Unavailable, "The agent of the instance does not answer; try again later.", err}

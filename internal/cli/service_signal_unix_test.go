@@ -1,0 +1,34 @@
+//go:build unix
+
+package cli_test
+
+import (
+	"net/http"
+	"path/filepath"
+	"syscall"
+	"testing"
+)
+
+// TestHungAgentIsTold: a request that an agent must answer ends with an answer, before the
+// server cuts the connection.
+func TestHungAgentIsTold(t *testing.T) {
+	dir := t.TempDir()
+	p := serverOf(filepath.Join(dir, "state"))
+	p.env = []string{"SLIPCOVER_STATE_DIR=" + p.state}
+	startServer(t, p)
+	agent := p.join(p.url, "", filepath.Join(dir, "agent"))
+	agent.says("a server answers")
+	c := p.client(t)
+	var list struct{ Instances []struct{ ID string } }
+	c.get("/v1.0/default/instances", &list)
+	if len(list.Instances) != 1 {
+		t.Fatalf("%+v", list)
+	}
+	if err := agent.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = agent.cmd.Process.Signal(syscall.SIGCONT) }()
+	if status, err := c.do(http.MethodGet, "/v1.0/default/instances/"+list.Instances[0].ID+"/databases", nil, nil); status != http.StatusServiceUnavailable {
+		t.Errorf("%d, %v", status, err)
+	}
+}
