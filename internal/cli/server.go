@@ -130,6 +130,8 @@ func (v *service) check(o *serverOptions) error {
 		return usage("auth is none, so whoever reaches %s could do everything: listen on 127.0.0.1, or set auth", s.Listen)
 	case (s.TLSCert == "") != (s.TLSKey == ""):
 		return usage("tls_cert and tls_key go together")
+	case s.TLSCert != "" && badPair(s) != nil:
+		return usage("tls_cert and tls_key can't be used: %s", badPair(s))
 	case s.NATSURL != "" && s.NATSListen != "":
 		return usage("nats_url and nats_listen are both given: the NATS in this server is not used with a cluster")
 	case s.Auth == "keystone" && s.OwnSwift && s.NATSURL != "" && len(s.Recipients) == 0:
@@ -141,7 +143,20 @@ func (v *service) check(o *serverOptions) error {
 	case o.project != "" && !access.ValidProject(o.project):
 		return usage("%q can't be a project's id", o.project)
 	}
+	for _, f := range []struct{ key, file string }{{"nats_creds", s.NATSCreds}, {"nats_account_seed", s.NATSAccountSeed}} {
+		if s.NATSURL == "" || f.file == "" {
+			continue
+		}
+		if _, err := os.ReadFile(f.file); err != nil {
+			return usage("%s: %s", f.key, err)
+		}
+	}
 	return nil
+}
+
+func badPair(s *settings) error {
+	_, err := tls.LoadX509KeyPair(s.TLSCert, s.TLSKey)
+	return err
 }
 
 // isLoopback reports whether only this machine reaches an address.

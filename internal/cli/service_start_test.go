@@ -166,6 +166,16 @@ func TestServersNeedOneKey(t *testing.T) {
 	refused(t, "recipients", "SLIPCOVER_AUTH=keystone", "SLIPCOVER_KEYSTONE_URL=http://127.0.0.1:1/v3", "SLIPCOVER_NATS_URL=nats://127.0.0.1:1")
 }
 
+// TestServerWithoutItsFiles: settings that name files which aren't there are for a person to
+// correct, and systemd is not to start the server again.
+func TestServerWithoutItsFiles(t *testing.T) {
+	none := filepath.Join(t.TempDir(), "none")
+	refused(t, "tls_cert", "SLIPCOVER_TLS_CERT="+none, "SLIPCOVER_TLS_KEY="+none)
+	for _, key := range []string{"ca_file", "nats_creds", "nats_account_seed"} {
+		refused(t, key, "SLIPCOVER_NATS_URL=nats://127.0.0.1:1", "SLIPCOVER_"+strings.ToUpper(key)+"="+none)
+	}
+}
+
 // refused expects a server to end with exit code 2 and a sentence that names a setting.
 func refused(t *testing.T, setting string, env ...string) {
 	t.Helper()

@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/slipcover/slipcover/internal/words"
@@ -368,7 +370,46 @@ func (c *Config) check() error {
 			return fmt.Errorf("%s: recipients must be age recipients (age1…)", c.Origin("recipients")) // without the value: it may be an identity
 		}
 	}
+	if err := c.checkService(); err != nil {
+		return err
+	}
 	return c.checkRepositories()
+}
+
+// checkService looks at the settings of server and agent. Of URLs it prints nothing: they
+// may hold a password.
+func (c *Config) checkService() error {
+	for _, s := range []struct{ key, at string }{{"listen", c.Listen}, {"nats_listen", c.NATSListen}} {
+		if !hostPort(s.at) && (s.key == "listen" || s.at != "") {
+			return fmt.Errorf("%s: %s is %q, and must be HOST:PORT such as 127.0.0.1:8779, with a port from 0 to 65535", c.Origin(s.key), s.key, s.at)
+		}
+	}
+	for _, s := range []struct{ key, at string }{{"public_url", c.PublicURL}, {"keystone_url", c.KeystoneURL}} {
+		u, err := url.Parse(s.at)
+		if s.at != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "") {
+			return fmt.Errorf("%s: %s must look like https://backup.example:8779, without a user", c.Origin(s.key), s.key)
+		}
+	}
+	for at := range strings.SplitSeq(c.NATSURL, ",") {
+		u, err := url.Parse(strings.TrimSpace(at))
+		if c.NATSURL != "" && (err != nil || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) || u.Hostname() == "") {
+			return fmt.Errorf("%s: nats_url must look like nats://n1:4222,nats://n2:4222, or tls:// to demand TLS", c.Origin("nats_url"))
+		}
+	}
+	if n := c.SwiftContainer; n == "" || len(n) > 256 || strings.Contains(n, "/") {
+		return fmt.Errorf("%s: swift_container is %q, and must be the name of a container: at most 256 bytes, and no slash", c.Origin("swift_container"), n)
+	}
+	return nil
+}
+
+// hostPort says whether a text is one, with a number for the port; the host may be empty.
+func hostPort(at string) bool {
+	_, port, err := net.SplitHostPort(at)
+	if err != nil {
+		return false
+	}
+	_, err = strconv.ParseUint(port, 10, 16)
+	return err == nil
 }
 
 func (c *Config) checkRepositories() error {
