@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"time"
 
@@ -100,8 +101,12 @@ func (s *settings) level() repo.Level {
 	return repo.Default
 }
 
+// whoLogsIn is all that stands before the host of a URL: NATS takes a token there, without
+// a colon.
+var whoLogsIn = regexp.MustCompile(`://[^/\s,]*@`)
+
 // values returns the settings by key, as they are printed: secrets hide
-// themselves, and a duration is text.
+// themselves, a duration is text, and the URLs of servers have nobody who logs in.
 func (s *settings) values() map[string]any {
 	out := map[string]any{}
 	v := reflect.ValueOf(*s.Config)
@@ -113,6 +118,9 @@ func (s *settings) values() map[string]any {
 		out[key] = v.Field(i).Interface()
 		if d, ok := out[key].(time.Duration); ok {
 			out[key] = d.String()
+		}
+		if at, ok := out[key].(string); ok && strings.HasSuffix(key, "_url") {
+			out[key] = whoLogsIn.ReplaceAllString(at, "://***@")
 		}
 	}
 	return out
