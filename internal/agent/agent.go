@@ -42,6 +42,13 @@ type Open struct {
 	Make bool
 }
 
+// Place is a further repository of the configuration.
+type Place struct {
+	URL  string // without secrets
+	Repo *repo.Repo
+	Err  error // why it can't be used; Repo is nil then
+}
+
 // Options are the options of Run.
 type Options struct {
 	Link          Link
@@ -68,6 +75,9 @@ type Options struct {
 	// if it names none. CanRead says that the configuration has a key that reads.
 	RepositoryURL string
 	CanRead       bool
+	// OpenCopies opens the further repositories of the configuration, to which each backup
+	// in the first one is copied, and returns how to close them; nil if there are none.
+	OpenCopies func(ctx context.Context, first *repo.Repo) ([]Place, func())
 	// Backup has the settings of all backups: Indexes, Parallel, Strict, Recipients,
 	// Strategy, Namespace, ProveInterval. What else it says is set for each job.
 	Backup backup.Options

@@ -37,6 +37,12 @@ func (a *agent) backup(ctx context.Context, w *work) (*job.Report, error) {
 	if in := &w.job.Spec.Repository; in.URL == "" && in.Storage == "" && a.facts.setRepository(r.Config().ID) {
 		a.tellNews(ctx)
 	}
+	var copies []Place
+	if w.job.Spec.Repository.Storage == "" && a.o.OpenCopies != nil {
+		var closeCopies func()
+		copies, closeCopies = a.o.OpenCopies(ctx, r)
+		defer closeCopies()
+	}
 	var notes []string
 	var rec *manifest.Record
 	if w.job.Attempt > 1 {
@@ -45,11 +51,17 @@ func (a *agent) backup(ctx context.Context, w *work) (*job.Report, error) {
 		}
 	}
 	if rec == nil {
-		if rec, notes, err = a.makeBackup(ctx, w, r); err != nil {
+		if rec, notes, err = a.makeBackup(ctx, w, r, copies); err != nil {
 			return nil, err
 		}
 	}
-	return &job.Report{Result: resultOf(r, w.job.Spec.Repository, rec, notes), Repository: whereIs(r, w.job.Spec.Repository), CouchDBVersion: rec.CouchDBVersion}, nil
+	missing, more, err := a.copyOn(ctx, w, r, rec, copies)
+	if err != nil {
+		return nil, err
+	}
+	result := resultOf(r, w.job.Spec.Repository, rec, append(notes, more...))
+	result.Uncopied = missing
+	return &job.Report{Result: result, Repository: whereIs(r, w.job.Spec.Repository), CouchDBVersion: rec.CouchDBVersion}, nil
 }
 
 // madeBefore returns what an attempt before has committed, or nil. Taking the lock
@@ -110,7 +122,7 @@ func attemptID(id string, attempt int) manifest.BackupID {
 }
 
 // makeBackup runs the engine between the hooks.
-func (a *agent) makeBackup(ctx context.Context, w *work, r *repo.Repo) (rec *manifest.Record, notes []string, err error) {
+func (a *agent) makeBackup(ctx context.Context, w *work, r *repo.Repo, copies []Place) (rec *manifest.Record, notes []string, err error) {
 	n, err := a.nodeOf(ctx, w.job.Instance)
 	if err != nil {
 		return nil, nil, err
@@ -123,12 +135,12 @@ func (a *agent) makeBackup(ctx context.Context, w *work, r *repo.Repo) (rec *man
 	if err := h.before(ctx); err != nil {
 		return nil, nil, err
 	}
-	res, more, err := a.runEngine(ctx, w, r, n, attemptID(w.job.Backup, w.job.Attempt))
+	res, more, err := a.runEngine(ctx, w, r, n, copies, attemptID(w.job.Backup, w.job.Attempt))
 	if errors.Is(err, repo.ErrIDUsed) { // this attempt was begun once before
 		if rec, err = a.madeBefore(ctx, w, r); rec != nil || err != nil {
 			return rec, nil, err
 		}
-		res, more, err = a.runEngine(ctx, w, r, n, "")
+		res, more, err = a.runEngine(ctx, w, r, n, copies, "")
 	}
 	if err != nil {
 		return nil, nil, err
@@ -139,13 +151,19 @@ func (a *agent) makeBackup(ctx context.Context, w *work, r *repo.Repo) (rec *man
 // runEngine makes a backup under an id, "" for a new one, once no other process works on
 // the instance. A parent that this node can't build on is not worth failing for: each
 // backup restores alone.
-func (a *agent) runEngine(ctx context.Context, w *work, r *repo.Repo, n *node.Node, id manifest.BackupID) (res *backup.Result, notes []string, err error) {
+func (a *agent) runEngine(ctx context.Context, w *work, r *repo.Repo, n *node.Node, copies []Place, id manifest.BackupID) (res *backup.Result, notes []string, err error) {
 	o := a.o.Backup
 	spec := &w.job.Spec
 	o.Repo, o.Node, o.Instance, o.StateDir, o.Tool = r, n, spec.RepoName, a.o.StateDir, a.o.Version
 	o.ID, o.Parent, o.Description = id, spec.Parent, spec.Description
 	o.Name = cmp.Or(spec.Name, spec.RepoName+"-"+time.Now().UTC().Format("20060102-150405"))
 	o.Labels = maps.Clone(spec.Labels)
+	o.Copies = nil
+	for _, c := range copies {
+		if c.Err == nil {
+			o.Copies = append(o.Copies, c.Repo)
+		}
+	}
 	o.Progress = &backup.Progress{}
 	w.track(func() job.Progress {
 		p := o.Progress
@@ -165,6 +183,34 @@ func (a *agent) runEngine(ctx context.Context, w *work, r *repo.Repo, n *node.No
 		err = a.whenFree(ctx, w, run)
 	}
 	return res, notes, err
+}
+
+// copyOn copies a backup to the further repositories of the configuration, with what else
+// they lack since their newest. One that fails is noted and counted: the backup is made,
+// and the next one makes up for it. The error is that of an agent that ends: its next start
+// goes on.
+func (a *agent) copyOn(ctx context.Context, w *work, r *repo.Repo, rec *manifest.Record, copies []Place) (missing int, notes []string, err error) {
+	for _, p := range copies {
+		err := p.Err
+		if err == nil {
+			to := a.o.Backup.Recipients
+			c := &backup.Copier{From: r, To: p.Repo, StateDir: a.o.StateDir, Recipients: to, Copy: repo.CopyOptions{Readers: to}}
+			err = c.Newer(ctx, rec.Instance, rec.ID)
+			notes = append(notes, c.Notes...)
+		}
+		switch {
+		case err == nil:
+			a.log.InfoContext(ctx, "backup copied", "job", w.id, "to", p.URL)
+			continue
+		case ctx.Err() != nil && !errors.Is(context.Cause(ctx), errStopped):
+			return 0, nil, context.Cause(ctx)
+		}
+		why := faultOf(err, w.mine()...)
+		a.log.WarnContext(ctx, "the backup was made and could not be copied: the next one is copied with it", "job", w.id, "to", p.URL, "err", why)
+		missing++
+		notes = append(notes, fmt.Sprintf("it could not be copied to %s: %s; the next backup tries again", p.URL, why))
+	}
+	return missing, notes, nil
 }
 
 // whenFree does something again while another process works on the instance's part

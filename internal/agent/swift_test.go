@@ -22,7 +22,8 @@ func TestSwiftToken(t *testing.T) {
 	must(t, err)
 	s, w := newServer(t), newWorld(t)
 	w.identity = reader
-	a := s.start(w, copyFixture(t), func(o *agent.Options) { o.RepositoryURL = "" })
+	c := newCopies(t, w, "far")
+	a := s.start(w, copyFixture(t), c.options, func(o *agent.Options) { o.RepositoryURL = "" })
 	j := backupJob(t)
 	j.Spec.Sealed = s.seal(job.Secrets{Token: token})
 	j.Spec.Repository = job.Repository{URL: "swift://agent-" + strings.ToLower(j.Backup) + "/couch", Storage: account, Recipients: []string{reader.Recipient().String()}}
@@ -30,6 +31,9 @@ func TestSwiftToken(t *testing.T) {
 	want := account + "/agent-" + j.Backup + "/couch/backups/node1/" + j.Backup + "/manifest.json.zst.age"
 	if r.Result.LocationRef != want || r.Repository.Storage != account || r.Repository.ID == "" {
 		t.Errorf("got %q, want %q; %+v", r.Result.LocationRef, want, r.Repository)
+	}
+	if c.opened.Load() > 0 || len(c.ids("far")) > 0 {
+		t.Error("a backup in a caller's own account was copied")
 	}
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, r.Result.LocationRef, nil)
 	must(t, err)

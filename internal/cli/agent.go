@@ -84,9 +84,9 @@ func newAgent(env *Env, g *globalOptions) *cobra.Command {
 The first time, --join takes the one-time token that "slipcover token join" prints on the server; after that the agent
 knows its server. Credentials that it gets allow its own work and nothing else.
 
-It backs up what "slipcover backup create" would, to the same repository, by the same settings; a server whose callers
-have Swift accounts of their own names those instead. Restoring needs a key, so an agent without the setting
-identity_file makes backups and can't read them.
+It backs up what "slipcover backup create" would, to the same repository, by the same settings, and copies it to those of
+the setting repositories; a server whose callers have Swift accounts of their own names those instead, without copies.
+Restoring needs a key, so an agent without the setting identity_file makes backups and can't read them.
 
 It runs in the foreground until SIGTERM or SIGINT; a job at work is then left to its next start.`,
 		Args: arguments(0, 0, ""),
@@ -215,7 +215,7 @@ func agentSetup(ctx context.Context, env *Env, s *settings, log *slog.Logger) (a
 			return node.Locate(ctx, node.Options{DataDir: s.DataDir, ConfigDir: s.ConfigDir, URL: s.CouchURL, User: s.CouchUser,
 				Password: s.CouchPassword.Reveal(), Getenv: env.getenv})
 		},
-		OpenRepo: r.open, RepositoryURL: mask(s.Repository), CanRead: len(s.identities) > 0 || s.Passphrase != "",
+		OpenRepo: r.open, OpenCopies: r.openCopies, RepositoryURL: mask(s.Repository), CanRead: len(s.identities) > 0 || s.Passphrase != "",
 		Backup: backup.Options{Strategy: s.BackupStrategy, Namespace: s.BackupNamespace, ProveInterval: s.ProveInterval, Strict: s.Strict,
 			Recipients: s.Recipients, Indexes: s.Indexes, Parallel: s.Parallel, Tool: "slipcover " + toolVersion()},
 		HookBefore: s.HookBefore, HookAfter: s.HookAfter, HookTimeout: s.HookTimeout, Log: log,
@@ -266,6 +266,34 @@ func (r *agentRepositories) open(ctx context.Context, o agent.Open) (*repo.Repo,
 		return nil, nil, err
 	}
 	return opened, func() { _ = store.Close() }, nil
+}
+
+// openCopies opens the repositories of the setting repositories as `backup create` does.
+func (r *agentRepositories) openCopies(ctx context.Context, first *repo.Repo) (list []agent.Place, closeAll func()) {
+	env := *r.env
+	env.Stderr = discardWriter{}
+	all := &places{}
+	seen := map[string]bool{first.Config().ID: true}
+	for _, name := range r.settings.Repositories {
+		url, err := repositoryURL(name)
+		if err != nil {
+			list = append(list, agent.Place{URL: mask(name), Err: err})
+			continue
+		}
+		s := r.settings.at(url)
+		s.Progress = "none"
+		q := placeOf(ctx, &env, s, seen)
+		if q == nil {
+			continue
+		}
+		all.list = append(all.list, q)
+		p := agent.Place{URL: q.url, Err: q.err}
+		if q.err == nil {
+			p.Repo = q.Repo
+		}
+		list = append(list, p)
+	}
+	return list, all.close
 }
 
 // sameLogIn reports whether the log-in for one repository goes to the same host for another

@@ -76,18 +76,18 @@ func runCopy(ctx context.Context, env *Env, s *settings, o *copyOptions, refs []
 	p := &repo.CopyProgress{}
 	stop := showCopying(env, s.Progress, p)
 	defer stop()
-	w := &copying{src: src.Repo, dst: dst.Repo, stateDir: s.StateDir, recipients: s.Recipients,
-		opts: repo.CopyOptions{Readers: slices.Concat(o.recipients, s.Recipients), Progress: p}}
-	failed := w.copyAll(ctx, todo)
+	c := &backup.Copier{From: src.Repo, To: dst.Repo, StateDir: s.StateDir, Recipients: s.Recipients,
+		Copy: repo.CopyOptions{Readers: slices.Concat(o.recipients, s.Recipients), Progress: p}}
+	failed := explainCopy(c.All(ctx, todo))
 	stop()
-	out.Backups, out.Already = w.done, out.Already+w.already
-	if len(w.done) == 0 && failed != nil {
+	out.Backups, out.Already = copiesJSON(c.Done), out.Already+c.Already
+	if len(c.Done) == 0 && failed != nil {
 		return failed
 	}
 	if err := out.print(env); err != nil {
 		return err
 	}
-	for _, n := range w.notes {
+	for _, n := range c.Notes {
 		fmt.Fprintf(env.Stderr, "slipcover: warning: %s\n", clean(n))
 	}
 	return failed
@@ -140,27 +140,19 @@ func (o *copyOptions) open(ctx context.Context, env *Env, s *settings) (src, dst
 	return src, dst, nil
 }
 
-// wanted is a backup to be copied; bad says that its record can't be used.
-type wanted struct {
-	instance string
-	id       manifest.BackupID
-	rec      *manifest.Record
-	bad      error
-}
-
 // choose returns the backups to copy, oldest first, and how many others are in dst.
-func (o *copyOptions) choose(ctx context.Context, src, dst *repo.Repo, refs []string) (todo []wanted, already int, err error) {
+func (o *copyOptions) choose(ctx context.Context, src, dst *repo.Repo, refs []string) (todo []backup.ToCopy, already int, err error) {
 	if len(refs) > 0 {
 		for _, ref := range refs {
 			rec, err := src.Find(ctx, o.instance, ref)
 			if err != nil {
 				return nil, 0, err
 			}
-			if !slices.ContainsFunc(todo, func(w wanted) bool { return w.id == rec.ID }) {
-				todo = append(todo, wanted{rec.Instance, rec.ID, rec, nil})
+			if !slices.ContainsFunc(todo, func(b backup.ToCopy) bool { return b.ID == rec.ID }) {
+				todo = append(todo, backup.ToCopy{Instance: rec.Instance, ID: rec.ID, Record: rec})
 			}
 		}
-		slices.SortFunc(todo, func(a, b wanted) int { return a.rec.Started.Compare(b.rec.Started) })
+		slices.SortFunc(todo, func(a, b backup.ToCopy) int { return a.Record.Started.Compare(b.Record.Started) })
 		return todo, 0, nil
 	}
 	recs, bad, err := src.List(ctx, o.instance)
@@ -183,11 +175,11 @@ func (o *copyOptions) choose(ctx context.Context, src, dst *repo.Repo, refs []st
 			already++
 			continue
 		}
-		todo = append(todo, wanted{rec.Instance, rec.ID, rec, nil})
+		todo = append(todo, backup.ToCopy{Instance: rec.Instance, ID: rec.ID, Record: rec})
 	}
 	for _, b := range bad {
 		if o.last == 0 {
-			todo = append(todo, wanted{b.Instance, b.ID, nil, b.Err})
+			todo = append(todo, backup.ToCopy{Instance: b.Instance, ID: b.ID, Err: b.Err})
 		}
 	}
 	return todo, already, nil
@@ -207,66 +199,6 @@ func newest(recs []*manifest.Record, n int) []*manifest.Record {
 	}
 	slices.Reverse(out)
 	return out
-}
-
-// copying copies backups from one repository to another.
-type copying struct {
-	src, dst   *repo.Repo
-	opts       repo.CopyOptions
-	stateDir   string
-	recipients []string
-
-	done    []copiedJSON // those that were sent, or could not be
-	already int
-	notes   []string
-}
-
-// copyAll copies backups. What is wrong with one doesn't stop the next, since each
-// restores alone; what is wrong with a repository does.
-func (w *copying) copyAll(ctx context.Context, list []wanted) error {
-	w.done = []copiedJSON{}
-	var first error
-	failed := 0
-	for _, b := range list {
-		err := w.copyOne(ctx, b)
-		switch {
-		case err == nil:
-			continue
-		case !errors.Is(err, repo.ErrCorrupt) && !errors.Is(err, repo.ErrSignature) && !errors.Is(err, repo.ErrFormat) && !errors.Is(err, repo.ErrNoBackup):
-			return explainCopy(err)
-		}
-		if failed++; first == nil {
-			first = err
-		}
-	}
-	if failed > 1 {
-		return fmt.Errorf("%s were not copied, the first for this reason: %w", count(failed, "backup"), first)
-	}
-	return first
-}
-
-func (w *copying) copyOne(ctx context.Context, b wanted) error {
-	out := copiedJSON{Instance: b.instance, ID: b.id}
-	err := b.bad
-	if err == nil {
-		out.Name = b.rec.Name
-		out.CopyResult, err = repo.Copy(ctx, w.dst, w.src, b.rec, w.opts)
-	}
-	if err != nil {
-		out.Error = mask(oneLine(err.Error()))
-		w.done = append(w.done, out)
-		return fmt.Errorf("backup %s was not copied: %w", b.id, err)
-	}
-	if out.Already {
-		w.already++
-	} else {
-		w.done = append(w.done, out)
-	}
-	err = backup.Adopt(ctx, backup.AdoptOptions{StateDir: w.stateDir, From: w.src, To: w.dst, Record: b.rec, Recipients: w.recipients})
-	if err != nil {
-		w.notes = append(w.notes, fmt.Sprintf("backup %s was copied, but this node's next backup in %s will be larger than it need be: %v", b.id, w.dst.URL(), err))
-	}
-	return nil
 }
 
 // explainCopy says what to do where that takes this program's flags.
@@ -295,6 +227,18 @@ type copiedJSON struct {
 	Name     string            `json:"name"`
 	repo.CopyResult
 	Error string `json:"error,omitempty"`
+}
+
+func copiesJSON(list []backup.Copied) []copiedJSON {
+	out := []copiedJSON{}
+	for _, c := range list {
+		j := copiedJSON{Instance: c.Instance, ID: c.ID, Name: c.Name, CopyResult: c.CopyResult}
+		if c.Err != nil {
+			j.Error = mask(oneLine(c.Err.Error()))
+		}
+		out = append(out, j)
+	}
+	return out
 }
 
 func (c *copiedJSON) text() string {

@@ -42,24 +42,15 @@ func openPlaces(ctx context.Context, env *Env, s *settings) (*places, error) {
 				return nil, err
 			}
 		}
-		if seen[url] {
+		q := placeOf(ctx, env, s.at(url), seen)
+		if q == nil {
 			continue
 		}
-		seen[url] = true
-		r, err := openRepo(ctx, env, s.at(url), false)
-		if err != nil && (ctx.Err() != nil || i == 0 && (len(s.Repositories) == 0 || !errors.Is(err, storage.ErrUnavailable))) {
+		if q.err != nil && (ctx.Err() != nil || i == 0 && (len(s.Repositories) == 0 || !errors.Is(q.err, storage.ErrUnavailable))) {
 			p.close()
-			return nil, err
+			return nil, q.err
 		}
-		if err == nil {
-			url = r.URL()
-			if id := r.Config().ID; seen[id] { // by another name
-				r.close()
-				continue
-			}
-			seen[r.Config().ID] = true
-		}
-		p.list = append(p.list, &place{mask(url), r, err})
+		p.list = append(p.list, q)
 	}
 	for _, q := range p.list {
 		if q.err == nil {
@@ -67,6 +58,26 @@ func openPlaces(ctx context.Context, env *Env, s *settings) (*places, error) {
 		}
 	}
 	return nil, p.list[0].err
+}
+
+// placeOf opens the repository of settings; nil if its URL or its id was seen before.
+func placeOf(ctx context.Context, env *Env, s *settings, seen map[string]bool) *place {
+	url := s.Repository
+	if seen[url] {
+		return nil
+	}
+	seen[url] = true
+	r, err := openRepo(ctx, env, s, false)
+	if err != nil {
+		return &place{mask(url), nil, err}
+	}
+	id := r.Config().ID
+	if seen[id] { // by another name
+		r.close()
+		return nil
+	}
+	seen[id] = true
+	return &place{mask(r.URL()), r, nil}
 }
 
 func (p *places) close() {
@@ -127,36 +138,13 @@ func (p *places) catchUp(ctx context.Context, q *place) {
 	}
 }
 
-// copyNewer copies the backups of the instance that were made after the newest
-// that is in to, and in any case the one of id must. What is older and not there,
-// the retention of to may have removed.
+// copyNewer copies what to lacks, see Copier.Newer.
 func (p *places) copyNewer(ctx context.Context, from, to *place, must manifest.BackupID) ([]copiedJSON, error) {
 	s := p.settings
-	there, err := to.IDs(ctx, s.Instance)
-	if err != nil {
-		return nil, err
-	}
-	ids := []manifest.BackupID{must}
-	if len(there) > 0 || must == "" {
-		if ids, err = from.IDs(ctx, s.Instance); err != nil {
-			return nil, err
-		}
-	}
-	var todo []wanted
-	for _, id := range ids {
-		if id != must && (len(there) == 0 || id <= there[len(there)-1]) {
-			continue
-		}
-		rec, err := from.Record(ctx, s.Instance, id)
-		if errors.Is(err, repo.ErrNoBackup) && id != must { // deleted since it was listed
-			continue
-		}
-		todo = append(todo, wanted{s.Instance, id, rec, err})
-	}
-	w := &copying{src: from.Repo, dst: to.Repo, stateDir: s.StateDir, recipients: s.Recipients, opts: repo.CopyOptions{Readers: s.Recipients, Progress: &p.progress}}
-	err = w.copyAll(ctx, todo)
-	p.notes = append(p.notes, w.notes...)
-	return w.done, err
+	c := &backup.Copier{From: from.Repo, To: to.Repo, StateDir: s.StateDir, Recipients: s.Recipients, Copy: repo.CopyOptions{Readers: s.Recipients, Progress: &p.progress}}
+	err := explainCopy(c.Newer(ctx, s.Instance, must))
+	p.notes = append(p.notes, c.Notes...)
+	return copiesJSON(c.Done), err
 }
 
 // copy copies a backup that was made to all other repositories, tells about it in

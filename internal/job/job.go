@@ -169,7 +169,9 @@ type Result struct {
 	LocationRef string     `json:"location_ref,omitempty"` // Backup.Location says where
 	Started     *time.Time `json:"started,omitempty"`      // of the run that made it
 	Finished    *time.Time `json:"finished,omitempty"`     // of that run
-	Notes       []string   `json:"notes,omitempty"`
+	// Uncopied counts the further repositories of its agent that could not be given it.
+	Uncopied int      `json:"uncopied,omitempty"`
+	Notes    []string `json:"notes,omitempty"`
 }
 
 // Proof is the outcome of a restore test.

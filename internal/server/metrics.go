@@ -33,6 +33,7 @@ var (
 	descLastSize    = desc("backup_last_size_bytes", "Size of that backup, as restored.", instanceLabels...)
 	descLastStored  = desc("backup_last_stored_bytes", "What it added to the repository.", instanceLabels...)
 	descLastTook    = desc("backup_last_duration_seconds", "How long it took.", instanceLabels...)
+	descUncopied    = desc("backup_last_missing_copies", "How many further repositories of its agent could not be given it.", instanceLabels...)
 	descProved      = desc("restore_test_last_timestamp_seconds", "When a backup of the instance was last restored for a test.", instanceLabels...)
 	descProvedOK    = desc("restore_test_last_success", "Whether that test found the backup sound.", instanceLabels...)
 	descNext        = desc("schedule_next_timestamp_seconds", "When a schedule fires next.", "schedule", "instance", "project")
@@ -63,7 +64,7 @@ func (m *metrics) ended(j *job.Job) {
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descInstances, descBackups, descAgents, descAgentSeen, descJobs, descQueueOldest, descConnected, descLast,
-		descLastSize, descLastStored, descLastTook, descProved, descProvedOK, descNext, descMissed} {
+		descLastSize, descLastStored, descLastTook, descUncopied, descProved, descProvedOK, descNext, descMissed} {
 		ch <- d
 	}
 	m.outcomes.Describe(ch)
@@ -142,6 +143,7 @@ func (m *metrics) collectInstances(gauge gaugeFunc) {
 			gauge(descLast, seconds(at), labels...)
 			gauge(descLastSize, float64(b.Size), labels...)
 			gauge(descLastStored, float64(b.Stored), labels...)
+			gauge(descUncopied, float64(b.Uncopied), labels...)
 		}
 		if p := m.s.index.proofs[i.ID]; p != nil {
 			gauge(descProved, seconds(p.Proof.At), labels...)

@@ -52,7 +52,7 @@ func tidyReport(r *job.Report) {
 		tidy(maxName, &v.RepoID, &v.Type, &v.Checksum)
 		tidy(maxPlace, &v.LocationRef)
 		tidyNumbers(&v.Size, &v.Stored)
-		v.Databases, v.Damage = max(v.Databases, 0), max(v.Damage, 0)
+		v.Databases, v.Damage, v.Uncopied = max(v.Databases, 0), max(v.Damage, 0), max(v.Uncopied, 0)
 		v.Notes = v.Notes[:min(len(v.Notes), maxNotes)]
 		for i := range v.Notes {
 			tidy(maxSentence, &v.Notes[i])
