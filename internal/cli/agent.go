@@ -331,6 +331,7 @@ func readyRepository(ctx context.Context, env *Env, s *settings, log *slog.Logge
 	if s.Repository == "" {
 		return nil
 	}
+	useServiceKey(s)
 	store, err := openStore(ctx, env, s, true)
 	if errors.Is(err, storage.ErrUnavailable) {
 		log.WarnContext(ctx, "the repository can't be reached now", "err", err)
@@ -344,9 +345,6 @@ func readyRepository(ctx context.Context, env *Env, s *settings, log *slog.Logge
 	if !errors.Is(err, repo.ErrNoRepository) {
 		if errors.Is(err, storage.ErrUnavailable) {
 			err = nil
-		}
-		if err == nil {
-			useServiceKey(s)
 		}
 		return err
 	}
@@ -373,9 +371,7 @@ func serviceKeyFile(s *settings) string { return filepath.Join(s.StateDir, "iden
 // serviceKey returns the recipient of the key that this machine reads with: the one of
 // identity_file, else one of its own, which it makes.
 func serviceKey(ctx context.Context, env *Env, s *settings, log *slog.Logger) (string, error) {
-	if len(s.identities) == 0 {
-		useServiceKey(s)
-	}
+	useServiceKey(s)
 	if len(s.identities) == 0 {
 		if err := durable.MkdirAll(s.StateDir, 0o700); err != nil {
 			return "", err

@@ -1,6 +1,36 @@
 package cli
 
-import "testing"
+import (
+	"log/slog"
+	"os"
+	"testing"
+
+	"github.com/slipcover/slipcover/internal/config"
+)
+
+// TestKeyWithoutStorage: an agent that starts while the storage is away reads with the key
+// that it made before, once the storage is back.
+func TestKeyWithoutStorage(t *testing.T) {
+	env, _, _ := testEnv(t)
+	t.Setenv("AWS_ACCESS_KEY_ID", "x")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "y")
+	c, err := config.Load(config.Options{File: os.DevNull, Environ: []string{"HOME=" + t.TempDir()},
+		Flags: map[string]string{"repository": "s3://bucket?endpoint=http://127.0.0.1:1", "retry_for": "0", "state_dir": t.TempDir()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, log := &settings{Config: c}, slog.New(slog.DiscardHandler)
+	if _, err := serviceKey(t.Context(), env, s, log); err != nil {
+		t.Fatal(err)
+	}
+	s.identities = nil // as after a new start
+	if err := readyRepository(t.Context(), env, s, log); err != nil {
+		t.Fatal(err)
+	}
+	if len(s.identities) != 1 || s.identities[0] != serviceKeyFile(s) {
+		t.Errorf("it reads with %q", s.identities)
+	}
+}
 
 func TestSameLogIn(t *testing.T) {
 	for _, test := range []struct {
