@@ -12,8 +12,10 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"filippo.io/age"
 	"github.com/spf13/cobra"
@@ -111,6 +113,8 @@ func agentFlags(f *pflag.FlagSet) {
 }
 
 func runAgent(ctx context.Context, env *Env, s *settings, o *agentOptions) error {
+	ctx, stop := untilHangUp(ctx)
+	defer stop()
 	log := newLog(env, s)
 	m, err := readMembership(s)
 	if err != nil {
@@ -133,6 +137,9 @@ func runAgent(ctx context.Context, env *Env, s *settings, o *agentOptions) error
 		return err
 	}
 	l, err := bus.Dial(ctx, link)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	if errors.Is(err, bus.ErrRefused) {
 		return say(storage.ErrDenied, "the server has removed this agent, or knows it no more: join again with a new token (%s)", err)
 	}
@@ -168,6 +175,23 @@ func natsAuthorities(s *settings, m *membership, at string) (pool *x509.CertPool
 		}
 	}
 	return pool, addCAs(pool, s.CAFile)
+}
+
+// untilHangUp ends a context at SIGHUP too, as when a terminal is closed: in order, and not
+// where the process stands. One that is ignored, as below nohup, stays so.
+func untilHangUp(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	if !signal.Ignored(syscall.SIGHUP) {
+		hup := hangUps()
+		go func() {
+			select {
+			case s := <-hup:
+				cancel(interrupted{s})
+			case <-ctx.Done():
+			}
+		}()
+	}
+	return ctx, func() { cancel(nil) }
 }
 
 // lives is what a watchdog is told of a process that still runs: whether its bus or

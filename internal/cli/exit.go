@@ -80,8 +80,11 @@ type interrupted struct{ signal os.Signal }
 func (i interrupted) Error() string { return "stopped by " + signalName(i.signal) }
 
 func signalName(s os.Signal) string {
-	if s == syscall.SIGTERM {
+	switch s {
+	case syscall.SIGTERM:
 		return "SIGTERM"
+	case syscall.SIGHUP:
+		return "SIGHUP"
 	}
 	return "SIGINT"
 }

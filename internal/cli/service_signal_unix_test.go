@@ -32,3 +32,19 @@ func TestHungAgentIsTold(t *testing.T) {
 		t.Errorf("%d, %v", status, err)
 	}
 }
+
+// TestAgentHangsUp: SIGHUP ends an agent in order, as SIGTERM does.
+func TestAgentHangsUp(t *testing.T) {
+	dir := t.TempDir()
+	p := serverOf(filepath.Join(dir, "state"))
+	p.env = []string{"SLIPCOVER_STATE_DIR=" + p.state}
+	startServer(t, p)
+	agent := p.join(p.url, "", filepath.Join(dir, "agent"))
+	agent.says("a server answers")
+	if err := agent.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	if code, log := agent.ended(); code != 0 {
+		t.Errorf("it ended with code %d:\n%s", code, log)
+	}
+}
