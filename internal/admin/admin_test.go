@@ -13,8 +13,12 @@ import (
 	"testing"
 	"time"
 
+	nats "github.com/nats-io/nats-server/v2/server"
+
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/admin"
+	"github.com/slipcover/slipcover/internal/bus"
+	"github.com/slipcover/slipcover/internal/bus/bustest"
 	"github.com/slipcover/slipcover/internal/httpd"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/server"
@@ -551,4 +555,13 @@ func TestNothingIsAnsweredBeforeTheCatalogIsRead(t *testing.T) {
 	}
 	w.into(w.do("GET", "/agents", token, ""), 200, "", nil)
 	w.into(w.do("POST", "/join", "", join), 201, "", n) // the token is good still
+}
+
+// TestWithoutNATS: what can't be looked up or stored now can be asked for later.
+func TestWithoutNATS(t *testing.T) {
+	cluster := bustest.Start(t, 1, func(int, *nats.Options) {})
+	w := &world{World: servertest.New(t, bus.Options{URL: cluster.URL()}, server.Config{}), t: t}
+	w.Serve(httpd.API{Name: "admin", Broken: admin.Broken, TooMany: admin.TooMany}, admin.New(admin.Options{Server: w.Server, Checker: access.None{}, Tokens: w.Tokens, Log: w.Log}))
+	cluster.Stop(0)
+	w.refused(w.do("POST", "/tokens", "", `{"name": "ci", "role": "viewer"}`), 503, "unavailable", "try again later")
 }

@@ -96,7 +96,7 @@ func (a *api) fault(w http.ResponseWriter, r *http.Request, err error) {
 		refuse(w, http.StatusUnauthorized, "The token is missing, unknown, expired or revoked.")
 	case errors.Is(err, access.ErrForbidden):
 		refuse(w, http.StatusForbidden, "The token is good for nothing here: it has no project, or no role that counts.")
-	case errors.Is(err, access.ErrUnavailable), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, access.ErrUnavailable), errors.Is(err, server.ErrUnavailable), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		a.Log.WarnContext(r.Context(), "request could not be served", "route", r.Pattern, "err", err)
 		refuse(w, http.StatusServiceUnavailable, "The service is not available now: try again later.")
 	default:

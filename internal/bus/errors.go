@@ -18,6 +18,8 @@ var (
 	ErrNoAgent = errors.New("the agent is not connected")
 	// ErrNoServer says that no server listens, or that the connection is down.
 	ErrNoServer = errors.New("no server is listening")
+	// ErrUnavailable says that NATS can't be used now, or that it has lost a table.
+	ErrUnavailable = errors.New("NATS is not available")
 	// ErrRefused says that NATS doesn't accept the credentials.
 	ErrRefused = errors.New("NATS refuses the credentials")
 	// ErrInUse says that another process uses the folder.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 const (
@@ -26,6 +27,10 @@ const (
 	leaveAfter  = 15 * time.Second
 	leaveAtMost = 4 * time.Minute
 )
+
+// errLost is of a NATS that was started over an empty folder: what it says is true, and
+// nothing can be stored there.
+var errLost = errors.New("NATS has lost what was stored: bring its state back, or start this server anew to begin with nothing")
 
 // health looks whether NATS does its work. That a connection stands doesn't say so: a
 // member of a cluster that is cut off from the others keeps its connections, and
@@ -76,7 +81,7 @@ func (h *health) watch(ctx context.Context) {
 		}
 		begin := time.Now()
 		err := h.check(ctx)
-		if err == nil {
+		if err == nil || errors.Is(err, errLost) { // no other member has it
 			bad, patience = time.Time{}, leaveAfter
 			continue
 		}
@@ -113,12 +118,15 @@ func (h *health) check(ctx context.Context) error {
 	if err == nil {
 		var answer struct {
 			Error struct {
-				Code int
-				Text string `json:"description"`
+				Code    int
+				ErrCode jetstream.ErrorCode `json:"err_code"`
+				Text    string              `json:"description"`
 			}
 		}
 		// Any answer but "not now" comes from who can tell.
-		if err = json.Unmarshal(m.Data, &answer); err == nil && answer.Error.Code >= 500 {
+		if err = json.Unmarshal(m.Data, &answer); err == nil && answer.Error.ErrCode == jetstream.JSErrCodeStreamNotFound {
+			err = errLost
+		} else if err == nil && answer.Error.Code >= 500 {
 			err = errors.New(answer.Error.Text)
 		}
 	}
@@ -140,6 +148,9 @@ func (h *health) connected() error {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if errors.Is(h.err, errLost) {
+		return h.err
+	}
 	if quiet := time.Since(h.well); h.err != nil && quiet >= unwellAfter {
 		return fmt.Errorf("NATS has not answered for %v: %w", quiet.Round(time.Second), h.err)
 	}

@@ -192,6 +192,8 @@ func (t *Table) fail(what, key string, err error) error {
 		err = ErrNotFound
 	case errors.Is(err, jetstream.ErrInvalidKey):
 		return fmt.Errorf("key %.140q: use letters, digits and -_./=, with no dot at either end", key)
+	case unanswered(err), down(err), errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, jetstream.ErrStreamNotFound):
+		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	return fmt.Errorf("%s %s of %s: %w", what, key, t.kv.Bucket(), err)
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+
+	"github.com/slipcover/slipcover/internal/bus"
 )
 
 // Kind says what kind of refusal an Error is.
@@ -43,6 +45,9 @@ func (k Kind) Status() int {
 	}
 	return 0
 }
+
+// ErrUnavailable is of what could not be stored or read now; as an Unavailable it is 503.
+var ErrUnavailable = bus.ErrUnavailable
 
 // Error is a refusal, in a sentence for whoever asked. The cause is for the log.
 type Error struct {

@@ -110,7 +110,7 @@ func (a *api) fault(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	case errors.Is(err, access.ErrForbidden):
 		status, message = http.StatusForbidden, sentence(message)
-	case errors.Is(err, access.ErrUnavailable), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, access.ErrUnavailable), errors.Is(err, server.ErrUnavailable), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		a.Log.WarnContext(r.Context(), "request could not be served", "method", r.Method, "path", r.URL.Path, "err", err)
 		status, message = http.StatusServiceUnavailable, "The service is not available now. Try again later."
 	}

@@ -7,7 +7,11 @@ import (
 	"strings"
 	"testing"
 
+	nats "github.com/nats-io/nats-server/v2/server"
+
 	"github.com/slipcover/slipcover/internal/access"
+	"github.com/slipcover/slipcover/internal/bus"
+	"github.com/slipcover/slipcover/internal/bus/bustest"
 	"github.com/slipcover/slipcover/internal/httpd"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/server"
@@ -314,5 +318,16 @@ func TestNothingIsAnsweredBeforeTheCatalogIsRead(t *testing.T) {
 	var list []any
 	if w.into(w.do("GET", "/v1.0/"+project+"/instances", token, ""), 200, "instances", &list); len(list) != 1 {
 		t.Errorf("then it lists %v", list)
+	}
+}
+
+// TestWithoutNATS: what can't be looked up or stored now can be asked for later.
+func TestWithoutNATS(t *testing.T) {
+	cluster := bustest.Start(t, 1, func(int, *nats.Options) {})
+	w := servertest.New(t, bus.Options{URL: cluster.URL()}, server.Config{})
+	w.Serve(httpd.API{Name: "trove", Broken: trove.Broken, TooMany: trove.TooMany}, trove.New(trove.Options{Server: w.Server, Checker: access.None{}, Log: w.Log}))
+	cluster.Stop(0)
+	if a := servertest.Do(t, "PUT", w.HTTP.URL+"/v1.0/default/mgmt/quotas/acme", "", `{"quotas": {"backups": 1}}`); a.Status != 503 {
+		t.Errorf("%d, %s", a.Status, a.Body)
 	}
 }
