@@ -226,8 +226,11 @@ func (b *Bus) dialOptions() ([]nats.Option, error) {
 	return o, nil
 }
 
-// connect connects, trying until ctx ends unless the credentials are refused. The
-// connection comes back by itself, for ever; while it is down nothing is buffered,
+// warnEvery is how often is told that NATS can't be reached yet.
+const warnEvery = time.Minute
+
+// connect connects, trying until ctx ends unless the credentials are refused. That it
+// can't is told at once, and then once a minute. The connection comes back by itself, for ever; while it is down nothing is buffered,
 // and what is sent fails.
 func connect(ctx context.Context, url string, log *slog.Logger, opts ...nats.Option) (*nats.Conn, error) {
 	opts = append([]nats.Option{
@@ -250,6 +253,7 @@ func connect(ctx context.Context, url string, log *slog.Logger, opts ...nats.Opt
 			log.DebugContext(ctx, "NATS", "err", err)
 		}),
 	}, opts...)
+	var warned time.Time
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		nc, err := nats.Connect(url, opts...)
 		if err == nil {
@@ -261,7 +265,10 @@ func connect(ctx context.Context, url string, log *slog.Logger, opts ...nats.Opt
 		if !temporary(err) {
 			return nil, fmt.Errorf("connect to NATS: %w", err)
 		}
-		log.DebugContext(ctx, "connect to NATS", "err", err)
+		if time.Since(warned) >= warnEvery {
+			log.WarnContext(ctx, "NATS can't be reached; it is tried again", "err", err)
+			warned = time.Now()
+		}
 		select {
 		case <-ctx.Done():
 			return nil, fmt.Errorf("connect to NATS: %w", errors.Join(err, ctx.Err()))

@@ -1,9 +1,12 @@
 package bus_test
 
 import (
+	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -42,4 +45,50 @@ func TestLostStreams(t *testing.T) {
 	if _, err := table.Put(t.Context(), "a", nil); !errors.Is(err, bus.ErrUnavailable) {
 		t.Errorf("write: %v", err)
 	}
+}
+
+// TestNATSAwayAtTheStart: that nobody answers is told, also to who doesn't ask for more.
+func TestNATSAwayAtTheStart(t *testing.T) {
+	for name, start := range map[string]func(context.Context, *slog.Logger) error{
+		"server": func(ctx context.Context, log *slog.Logger) error {
+			_, err := bus.Open(ctx, bus.Options{URL: "nats://127.0.0.1:1", Log: log})
+			return err
+		},
+		"agent": func(ctx context.Context, log *slog.Logger) error {
+			_, err := bus.Dial(ctx, bus.LinkOptions{URL: "nats://127.0.0.1:1", Agent: "a", Log: log})
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			said := make(chan string, 1)
+			log := slog.New(slog.NewTextHandler(firstLine(said), &slog.HandlerOptions{Level: slog.LevelWarn}))
+			ended := make(chan error, 1)
+			go func() { ended <- start(ctx, log) }()
+			select {
+			case line := <-said:
+				if !strings.Contains(line, "can't be reached") {
+					t.Error(line)
+				}
+			case <-time.After(time.Minute):
+				t.Error("nothing is told")
+			}
+			cancel()
+			if err := <-ended; !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// firstLine gets what is written first.
+type firstLine chan string
+
+func (f firstLine) Write(p []byte) (int, error) {
+	select {
+	case f <- string(p):
+	default:
+	}
+	return len(p), nil
 }
