@@ -86,7 +86,7 @@ type Options struct {
 	HookBefore, HookAfter string
 	HookTimeout           time.Duration
 
-	Parallel int // jobs at once; 2 if 0
+	Parallel int // jobs at once, and beside them as many restores and restore tests; 2 if 0
 	Log      *slog.Logger
 }
 
@@ -114,6 +114,7 @@ const (
 	maxWait       = 30 * time.Second
 	lastWords     = 5 * time.Second // for the last report of a job, when the agent ends
 	noServerLater = 10 * time.Second
+	busyLater     = 5 * time.Second // until a job is taken again for which too many wait already
 )
 
 // agent is a running agent.
@@ -127,8 +128,8 @@ type agent struct {
 	made     *instances
 	facts    facts
 	holds    holds
-	slots    chan struct{}
-	saying   sync.Mutex // held while a hello is said
+	waiting  chan struct{} // jobs that wait for holds
+	saying   sync.Mutex    // held while a hello is said
 
 	mu      sync.Mutex
 	reply   job.HelloReply // the last one; guarded by mu, like what follows
@@ -163,7 +164,8 @@ func Run(ctx context.Context, o Options) error {
 	}
 	wait.Go(func() { a.hellos(ctx) })
 	wait.Go(func() { a.keepOn(ctx, "answer questions", func() error { return a.o.Link.Answer(ctx, a.answer) }) })
-	// More than are done at once, since one may wait for another of its instance.
+	// As many jobs as are done at once and as may wait: so that there is one who takes the
+	// next job as long as anything more can be done at once.
 	for range 4 * a.o.Parallel {
 		wait.Go(func() { a.keepOn(ctx, "take jobs", func() error { return a.o.Link.Jobs(ctx, a.take) }) })
 	}
@@ -172,7 +174,7 @@ func Run(ctx context.Context, o Options) error {
 
 func newAgent(o Options) (*agent, error) {
 	o.fill()
-	a := &agent{o: o, log: o.Log, session: rand.Text(), dir: filepath.Join(o.StateDir, "agent"), slots: make(chan struct{}, o.Parallel), works: map[string]*work{}, strange: map[string]bool{}}
+	a := &agent{o: o, log: o.Log, session: rand.Text(), dir: filepath.Join(o.StateDir, "agent"), waiting: make(chan struct{}, 2*o.Parallel), works: map[string]*work{}, strange: map[string]bool{}}
 	if err := durable.MkdirAll(a.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the agent's state directory: %w", err)
 	}
@@ -216,6 +218,9 @@ func pause(ctx context.Context, d time.Duration) bool {
 		return true
 	}
 }
+
+// errLater says that a job has to wait, and is to be given back for that.
+var errLater = errors.New("others have what the job needs")
 
 // errStopped is the cause of a job's end that a server asked for.
 var errStopped = errors.New("a server stopped the job")

@@ -123,8 +123,10 @@ func (s *server) claimed(c *job.Claim) job.ClaimReply {
 	if c.Session != s.session || j == nil || j.State.Ended() || s.stop[c.Job] {
 		return job.ClaimReply{Verdict: job.Drop}
 	}
+	if j.State != job.Running || j.Session != c.Session { // else it was given back
+		j.Attempt++
+	}
 	j.Session, j.State = c.Session, job.Running
-	j.Attempt++
 	was := *j
 	return job.ClaimReply{Verdict: job.Go, Job: &was}
 }

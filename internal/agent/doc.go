@@ -5,7 +5,8 @@
 //
 // A delivery of the queue names a job. The agent claims it; the server says Go, or
 // Drop. Then the job waits until nothing else is at work on what it needs (the part of
-// the repository, the instance, one of few places at once), is done, and its last
+// the repository that it writes, the instance, one of few places at once), or is given
+// back for a while if others wait already. It is done, and its last
 // report is repeated until a server has taken it. Only then the delivery is
 // acknowledged: a job whose agent dies at any moment before goes to the next start.
 //

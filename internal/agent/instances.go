@@ -163,7 +163,7 @@ func (a *agent) startInstances(ctx context.Context) {
 }
 
 func (a *agent) startInstance(ctx context.Context, id string) {
-	free, err := a.holds.take(ctx, []string{instanceNeed(id)})
+	free, err := a.holds.take(ctx, []need{instanceNeed(id)})
 	if err != nil {
 		return
 	}

@@ -120,10 +120,13 @@ func (a *agent) running() []string {
 // work does a claimed job and tells how it ended.
 func (a *agent) work(ctx context.Context, w *work) {
 	log := a.log.With("job", w.id, "kind", w.job.Kind, "attempt", w.job.Attempt)
-	log.InfoContext(ctx, "job begins")
 	began := time.Now()
 	report, err := a.reported(ctx, w)
 	switch {
+	case errors.Is(err, errLater):
+		log.DebugContext(ctx, "job given back until others have ended")
+		a.told(ctx, w, w.newest().Later(ctx, busyLater))
+		return
 	case errors.Is(err, errStopped):
 		log.InfoContext(ctx, "job stopped by a server", "took", time.Since(began))
 		a.told(ctx, w, w.newest().Done(ctx))
@@ -198,19 +201,30 @@ func (a *agent) reportEnd(ctx context.Context, w *work, report *job.Report, faul
 	}
 }
 
+// reserve gets what a job needs. If it has to wait, and enough others do, it is errLater:
+// not all that take jobs may wait, or none would be left for those that need not.
+func (a *agent) reserve(ctx context.Context, w *work) (free func(), err error) {
+	list := needs(w.job, a.o.Parallel)
+	if free, _ := a.holds.try(list); free != nil {
+		return free, nil
+	}
+	select {
+	case a.waiting <- struct{}{}:
+		defer func() { <-a.waiting }()
+		return a.holds.take(ctx, list)
+	default:
+		return nil, errLater
+	}
+}
+
 // do waits for what the job needs and does it. The report has what its kind tells.
 func (a *agent) do(ctx context.Context, w *work) (*job.Report, error) {
-	free, err := a.holds.take(ctx, needs(w.job))
+	free, err := a.reserve(ctx, w)
 	if err != nil {
 		return nil, err
 	}
 	defer free()
-	select {
-	case a.slots <- struct{}{}:
-		defer func() { <-a.slots }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+	a.log.InfoContext(ctx, "job begins", "job", w.id, "kind", w.job.Kind, "attempt", w.job.Attempt)
 	if w.secrets, err = a.unseal(w.job.Spec.Sealed); err != nil {
 		return nil, err
 	}
@@ -247,56 +261,95 @@ func (a *agent) ask(ctx context.Context, verb string, message, answer any) error
 	return nil
 }
 
-// needs names what a job must have for itself.
-func needs(j *job.Job) []string {
-	var list []string
-	if j.Spec.RepoName != "" {
-		list = append(list, "repository of "+j.Spec.RepoName)
+// need is so many of the places of a thing.
+type need struct {
+	name    string
+	n, most int
+}
+
+// everybody is more than the places that can be taken of anything.
+const everybody = 1 << 30
+
+// needs are what a job must have while it works, on an agent that does so many at once.
+// Restores and their tests, which may take hours, have places of their own: they hold off
+// nothing but the deletion of the very backup that they read. What else is deleted takes
+// nothing from it, since each backup restores alone. Who writes in an instance's part of
+// the repository is alone there, as its lock wants it.
+func needs(j *job.Job, parallel int) []need {
+	place, writes, reads := "job", false, false
+	switch j.Kind {
+	case job.KindBackup, job.KindDeleteBackup:
+		writes = true
+	case job.KindCreate, job.KindProve:
+		place, reads = "restore", true
+	case job.KindAdopt:
+		reads = true
+	}
+	list := []need{{place, 1, parallel}}
+	if writes {
+		list = append(list, need{"repository of " + j.Spec.RepoName, 1, 1})
+	}
+	if stored := "backup " + j.Spec.RepoID; j.Spec.RepoID != "" && reads {
+		list = append(list, need{stored, 1, everybody})
+	} else if j.Spec.RepoID != "" && writes {
+		list = append(list, need{stored, everybody, everybody})
 	}
 	if j.Instance != "" && j.Kind != job.KindDeleteBackup && j.Kind != job.KindProve && j.Kind != job.KindAdopt {
 		list = append(list, instanceNeed(j.Instance))
 	}
-	slices.Sort(list) // in one order, so that two never wait for each other
 	return list
 }
 
-func instanceNeed(id string) string { return "instance " + id }
+func instanceNeed(id string) need { return need{"instance " + id, 1, 1} }
 
-// holds are things that one job at a time has. The zero value has none taken.
+// holds are the places that are taken. The zero value has none.
 type holds struct {
-	mu  sync.Mutex
-	all map[string]chan struct{} // full while it is taken; guarded by mu
+	mu    sync.Mutex
+	taken map[string]int // guarded by mu, like freed
+	freed chan struct{}  // closed when some are free again
 }
 
-func (h *holds) of(name string) chan struct{} {
+// try takes all that is needed and returns how to free it; or nothing, and what is closed
+// when it may be tried again.
+func (h *holds) try(list []need) (free func(), freed <-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.all == nil {
-		h.all = map[string]chan struct{}{}
+	if h.taken == nil {
+		h.taken, h.freed = map[string]int{}, make(chan struct{})
 	}
-	if h.all[name] == nil {
-		h.all[name] = make(chan struct{}, 1)
-	}
-	return h.all[name]
-}
-
-// take waits until all of names are free, and returns how to free them.
-func (h *holds) take(ctx context.Context, names []string) (free func(), err error) {
-	var taken []chan struct{}
-	free = func() {
-		for _, c := range taken {
-			<-c
+	for _, d := range list {
+		if h.taken[d.name]+d.n > d.most {
+			return nil, h.freed
 		}
 	}
-	for _, name := range names {
-		c := h.of(name)
+	for _, d := range list {
+		h.taken[d.name] += d.n
+	}
+	return func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		for _, d := range list {
+			if h.taken[d.name] -= d.n; h.taken[d.name] == 0 {
+				delete(h.taken, d.name)
+			}
+		}
+		close(h.freed)
+		h.freed = make(chan struct{})
+	}, nil
+}
+
+// take waits until it has all that is needed, and returns how to free it. It takes nothing
+// before, so who waits is in nobody's way.
+func (h *holds) take(ctx context.Context, list []need) (free func(), err error) {
+	for {
+		free, freed := h.try(list)
+		if free != nil {
+			return free, nil
+		}
 		select {
-		case c <- struct{}{}:
-			taken = append(taken, c)
+		case <-freed:
 		case <-ctx.Done():
-			free()
 			return nil, ctx.Err()
 		}
 	}
-	return free, nil
 }
