@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -129,6 +130,31 @@ func TestHooks(t *testing.T) {
 	}
 	if len(r.Result.Notes) != 1 || r.Result.Notes[0] != "the hook after the backup failed: exit status 3: went wrong" {
 		t.Errorf("notes %q", r.Result.Notes)
+	}
+}
+
+// A hook, or the command that restarts CouchDB, that leaves something running has not
+// failed.
+func TestCommandsThatStartSomething(t *testing.T) {
+	s, w := newServer(t), newWorld(t)
+	pids := w.path("pids")
+	line := "sleep 600 & echo $! >>" + pids
+	t.Cleanup(func() {
+		for _, pid := range strings.Fields(read(t, pids)) {
+			if n, err := strconv.Atoi(pid); err == nil {
+				if p, err := os.FindProcess(n); err == nil {
+					_ = p.Kill()
+				}
+			}
+		}
+	})
+	s.start(w, copyFixture(t), func(o *agent.Options) { o.HookBefore, o.HookAfter, o.RestartCommand = line, line, line })
+	if r := s.do(backupJob(t)); len(r.Result.Notes) > 0 {
+		t.Errorf("notes %q", r.Result.Notes)
+	}
+	s.do(job.Job{Kind: job.KindRestart, Instance: nodeID})
+	if n := len(strings.Fields(read(t, pids))); n != 3 {
+		t.Errorf("%d commands ran, want 3", n)
 	}
 }
 

@@ -170,7 +170,7 @@ func (a *agent) restart(ctx context.Context, w *work) (*job.Report, error) {
 	out := &tail{max: maxHookOutput}
 	cmd := shell(limited, a.o.RestartCommand)
 	cmd.Stdout, cmd.Stderr = out, out
-	err := cmd.Run()
+	err := runShell(cmd)
 	a.log.DebugContext(ctx, "restart command ended", "err", err, "output", out.String())
 	if err != nil {
 		return nil, fmt.Errorf("the command that restarts CouchDB failed: %w: %s", err, out.lastLine())

@@ -70,7 +70,7 @@ func (h *hooks) run(ctx context.Context, when, line string, limit time.Duration,
 	cmd.Env = slices.Concat(os.Environ(), h.env, env)
 	cmd.Stdout, cmd.Stderr = out, out
 	began := time.Now()
-	err = cmd.Run()
+	err = runShell(cmd)
 	last = out.lastLine()
 	h.log.DebugContext(ctx, "hook ended", "when", when, "took", time.Since(began), "err", err, "output", out.String())
 	var exit *exec.ExitError
@@ -95,6 +95,15 @@ func shell(ctx context.Context, line string) *exec.Cmd {
 	cmd.Cancel = func() error { return killGroup(cmd) }
 	cmd.WaitDelay = 2 * time.Second // for output that something left behind holds open
 	return cmd
+}
+
+// runShell runs it. What it started and left behind is no failure.
+func runShell(cmd *exec.Cmd) error {
+	err := cmd.Run()
+	if errors.Is(err, exec.ErrWaitDelay) { // it has ended, with 0
+		return nil
+	}
+	return err
 }
 
 // tail keeps the last max bytes that are written to it.
