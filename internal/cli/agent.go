@@ -90,7 +90,7 @@ It backs up what "slipcover backup create" would, to the same repository, by the
 the setting repositories; a server whose callers have Swift accounts of their own names those instead, without copies.
 Restoring needs a key, so an agent without the setting identity_file makes backups and can't read them.
 
-It runs in the foreground until SIGTERM or SIGINT; a job at work is then left to its next start.`,
+It runs in the foreground until SIGTERM, SIGINT or SIGHUP; a job at work is then left to its next start.`,
 		Args: arguments(0, 0, ""),
 		RunE: withSettings(env, g, func(ctx context.Context, s *settings, _ []string) error { return runAgent(ctx, env, s, o) }),
 	}
