@@ -15,7 +15,8 @@ type Schedule struct {
 	TimeZone string        `json:"time_zone"`        // of the time zone database; "" is UTC
 	Jitter   time.Duration `json:"jitter,omitempty"` // at most so much later, always the same for one firing
 	// Window is for how long after its time a firing may still begin. What could not
-	// begin in it counts as missed. 0 is until the next one.
+	// begin in it, since the agent wasn't online or Keystone was down, counts as missed.
+	// 0 is until the next one.
 	Window time.Duration `json:"window,omitempty"`
 	// CatchUp makes one backup, after a downtime, for all the firings that were missed.
 	CatchUp bool `json:"catch_up"`

@@ -304,10 +304,13 @@ func (s *Server) actable(ctx context.Context, who *access.Caller, id string) (*j
 		return nil, s.busy(i)
 	}
 	if !s.Live(i).Online {
-		return nil, refuse(Busy, "Instance %s is not currently available for an action: its agent is not online.", id)
+		return nil, &Error{Busy, "Instance " + id + " is not currently available for an action: its agent is not online.", errOffline}
 	}
 	return i, nil
 }
+
+// errOffline is the cause of a refusal that the agent's next hello puts an end to.
+var errOffline = errors.New("the agent is not online")
 
 func (s *Server) busy(i *job.Instance) error {
 	return refuse(Busy, "Instance %s is not currently available for an action to be performed (status was %s).", i.ID, i.Shown())

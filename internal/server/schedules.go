@@ -22,9 +22,10 @@ import (
 // Outcomes of a firing; others are the sentence of a refusal.
 const (
 	firing  = "starting" // stored before the backup is begun
+	waiting = "waiting: the instance's agent is not online"
 	started = "started"
 	skipped = "skipped: the instance was busy"
-	missed  = "missed: it could not begin in its window"
+	missed  = "missed: it could not begin in time"
 )
 
 // Schedules returns the schedules of the caller's project, or of one instance.
@@ -99,6 +100,10 @@ func (s *Server) changeSchedule(ctx context.Context, who *access.Caller, c *job.
 		return err
 	}
 	c.ID, c.Project, c.Instance, c.Trust, c.Created, c.Updated = was.ID, was.Project, was.Instance, was.Trust, was.Created, s.now()
+	if c.Last.Outcome == waiting && !c.Enabled { // else it began when the schedule is enabled again
+		c.Last.Outcome, c.Last.Backup = missed, ""
+		c.Missed++
+	}
 	if c.Cron == was.Cron && c.TimeZone == was.TimeZone && c.Enabled == was.Enabled && c.ProveCron == was.ProveCron {
 		c.Next, c.ProveNext = was.Next, was.ProveNext
 		return s.checkFields(c)
@@ -207,7 +212,7 @@ func (s *Server) Tick(ctx context.Context) error {
 			proofs = append(proofs, c)
 		}
 		// Later than the sweep, which lets go the instance that a dead server held for it.
-		if c.Last.Outcome == firing && now.Sub(c.Updated) > 2*acceptFor {
+		if c.Last.Outcome == firing && now.Sub(c.Updated) > 2*acceptFor || c.Last.Outcome == waiting {
 			unfinished = append(unfinished, c)
 		}
 		return true
@@ -225,7 +230,7 @@ func (s *Server) Tick(ctx context.Context) error {
 		}
 	}
 	each(due, s.fire)
-	each(unfinished, s.start) // by a server that died in between, or when something was down
+	each(unfinished, s.resume)
 	each(proofs, s.fireProof)
 	return errors.Join(errs...)
 }
@@ -237,22 +242,26 @@ func (s *Server) fire(ctx context.Context, c *job.Schedule) error {
 	if err != nil {
 		return fmt.Errorf("schedule %s: %w", c.ID, err)
 	}
-	plan := schedule.Plan{ID: c.ID, Spec: spec, Jitter: c.Jitter, Window: c.Window, CatchUp: c.CatchUp}
 	i := s.instances.have(c.Instance)
 	busy := i != nil && i.Task != ""
 	read := *c
-	d := plan.Decide(s.now(), c.Next, busy)
+	d := planOf(c, spec).Decide(s.now(), c.Next, busy)
 	if !d.Fire && !d.Skipped && d.Missed == 0 && d.Next.Equal(c.Next) {
 		return nil
 	}
+	var late bool
 	next, err := s.schedules.update(ctx, c.ID, func(c *job.Schedule) error {
 		if !c.Next.Equal(read.Next) || !c.Enabled {
 			return errOther
 		}
 		c.Next, c.Updated = d.Next, s.now()
 		c.Missed += d.Missed
-		if c.Last.Outcome == firing && s.backups.have(c.Last.Backup) == nil {
-			c.Missed++ // it was tried until now
+		late = s.pending(c) && !c.CatchUp // else this one makes up for it
+		if late {
+			c.Missed++
+		}
+		if s.pending(c) { // it was tried until now
+			c.Last.Outcome, c.Last.Backup = missed, ""
 		}
 		switch {
 		case d.Fire:
@@ -269,7 +278,10 @@ func (s *Server) fire(ctx context.Context, c *job.Schedule) error {
 	if err != nil {
 		return err
 	}
-	if d.Missed > 0 || d.Skipped {
+	if late {
+		s.heartbeat(ctx, next, false)
+	}
+	if d.Missed > 0 || d.Skipped || late {
 		s.log.WarnContext(ctx, "a schedule could not begin a backup", "schedule", c.Name, "instance", c.Instance, "missed", d.Missed, "skipped", d.Skipped)
 	}
 	if !d.Fire {
@@ -279,6 +291,51 @@ func (s *Server) fire(ctx context.Context, c *job.Schedule) error {
 }
 
 var errOther = errors.New("another server did it")
+
+func planOf(c *job.Schedule, spec schedule.Spec) schedule.Plan {
+	return schedule.Plan{ID: c.ID, Spec: spec, Jitter: c.Jitter, Window: c.Window, CatchUp: c.CatchUp}
+}
+
+// pending reports whether a schedule's last firing is stored, and its backup not begun.
+func (s *Server) pending(c *job.Schedule) bool {
+	return (c.Last.Outcome == firing || c.Last.Outcome == waiting) && s.backups.have(c.Last.Backup) == nil
+}
+
+// over reports whether the last firing may begin no more. With CatchUp, or without a
+// window, it may until the next one begins, which then takes its place.
+func over(c *job.Schedule, now time.Time) bool {
+	spec, err := schedule.Parse(c.Cron, c.TimeZone)
+	if err != nil || c.Window <= 0 || c.CatchUp {
+		return false
+	}
+	return !now.Before(planOf(c, spec).Begin(c.Last.Due).Add(c.Window))
+}
+
+// resume goes on with a firing that is stored and not begun: by a server that died in
+// between, when something was down, or when the agent wasn't online, as after a downtime
+// of the server's that was long enough for all of them to be forgotten. The server that
+// stores that it does so does it.
+func (s *Server) resume(ctx context.Context, c *job.Schedule) error {
+	i := s.instances.have(c.Instance)
+	if c.Last.Outcome == waiting && i != nil && !s.Live(i).Online && !over(c, s.now()) {
+		return nil
+	}
+	read := *c
+	next, err := s.schedules.update(ctx, c.ID, func(c *job.Schedule) error {
+		if c.Last.Outcome != read.Last.Outcome || c.Last.Backup != read.Last.Backup || !c.Updated.Equal(read.Updated) {
+			return errOther
+		}
+		c.Last.Outcome, c.Updated = firing, s.now()
+		return nil
+	})
+	if errors.Is(err, errOther) || errors.Is(err, bus.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return s.start(ctx, next)
+}
 
 // firingID is the id of the backup of a firing, so that one firing makes one backup.
 func firingID(schedule string, due time.Time) string {
@@ -303,6 +360,9 @@ func (s *Server) start(ctx context.Context, c *job.Schedule) error {
 	switch {
 	case again:
 		outcome = firing
+	case errors.Is(err, errOffline):
+		outcome = waiting
+		s.log.WarnContext(ctx, "a scheduled backup waits for its agent, which is not online", "schedule", c.Name, "instance", c.Instance)
 	case errors.As(err, &refusal):
 		outcome = refusal.Message
 		s.log.WarnContext(ctx, "a scheduled backup was refused", "schedule", c.Name, "instance", c.Instance, "err", err)
@@ -316,7 +376,7 @@ func (s *Server) start(ctx context.Context, c *job.Schedule) error {
 		}
 		switch n.Last.Outcome = outcome; outcome {
 		case started:
-		case firing:
+		case firing, waiting:
 			n.Updated = s.now() // from when on it counts until it is tried again
 		case missed:
 			n.Missed++
@@ -340,7 +400,7 @@ func (s *Server) backUp(ctx context.Context, c *job.Schedule) error {
 	if s.backups.have(c.Last.Backup) != nil {
 		return nil
 	}
-	if c.Window > 0 && !c.CatchUp && s.now().After(c.Last.Due.Add(c.Jitter+c.Window)) { // it was tried until now
+	if over(c, s.now()) { // it was tried until now
 		return refuse(Busy, missed)
 	}
 	who, err := s.actor(ctx, c)

@@ -333,7 +333,11 @@ func TestScheduleWhileKeystoneIsDown(t *testing.T) {
 		t.Error("nothing is said of a Keystone that is down")
 	}
 	c.front.Up()
-	c.fires(s, "r2")
+	if err := c.due(s); err != nil {
+		t.Fatal(err)
+	}
+	c.beats1("/ping/fail") // of the one before
+	c.backsUp("r2")
 	if got := c.schedule(s); got.Missed != 1 || got.Last.Outcome != "started" {
 		t.Errorf("at the next one: %+v", got)
 	}
