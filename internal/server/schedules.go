@@ -484,8 +484,9 @@ func (s *Server) afterwards(ctx context.Context, j *job.Job) {
 	}
 }
 
-// retain deletes the backups of a schedule that its retention doesn't keep. What others
-// were made of by parent_id is kept with them.
+// retain deletes the backups of a schedule that its retention doesn't keep, and again
+// those of which a deletion failed. What others were made of by parent_id is kept with
+// them.
 func (s *Server) retain(ctx context.Context, c *job.Schedule) error {
 	if c.Keep.IsZero() {
 		return nil
@@ -511,6 +512,11 @@ func (s *Server) retain(ctx context.Context, c *job.Schedule) error {
 	decisions, err := retention.Decide(policy, list, s.now())
 	if err != nil {
 		return err
+	}
+	for _, b := range all {
+		if b.Status == job.BackupDeleteFailed {
+			decisions = append(decisions, retention.Decision{Backup: retention.Backup{ID: b.ID}, Reasons: []string{"its deletion failed"}})
+		}
 	}
 	for _, d := range decisions {
 		if d.Keep {

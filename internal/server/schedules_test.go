@@ -227,3 +227,37 @@ func TestHeartbeatsStayAwayFromTheMachine(t *testing.T) {
 		t.Errorf("asked for %s, and %d more", got, len(asked))
 	}
 }
+
+// Retention tries a deletion that failed again after the next backup.
+func TestRetentionTriesAgain(t *testing.T) {
+	s := start(t, openBus(t), server.Config{})
+	p := join(t, s, "db1", "p")
+	c, err := s.CreateSchedule(t.Context(), who("p"), &job.Schedule{Name: "h", Instance: p.node, Enabled: true, Cron: "@hourly", Keep: job.Keep{Last: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fire := func(repoID string) {
+		t.Helper()
+		c, err := s.Schedule(t.Context(), who("p"), c.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.pass(c.Next.Sub(s.now()) + time.Second)
+		p.hello()
+		if err := s.Tick(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		p.do(job.KindBackup, made(repoID))
+	}
+	fire("r0")
+	fire("r1")
+	p.do(job.KindDeleteBackup, job.Report{State: job.Failed, Fault: "the storage is away"})
+	fire("r2")
+	gone := map[string]bool{}
+	for range 2 {
+		gone[p.do(job.KindDeleteBackup, job.Report{State: job.Done}).Spec.RepoID] = true
+	}
+	if !gone["r0"] || !gone["r1"] {
+		t.Errorf("retention removes %v, want r0 and r1", gone)
+	}
+}
