@@ -14,8 +14,8 @@ import (
 type backupIndex struct {
 	order    []*job.Backup
 	statuses map[job.BackupStatus]int
-	// last has the newest completed backup of each instance, and proofs the newest
-	// proof.
+	// last has the newest backup of each instance that was made of it (what was taken in
+	// may be of another node, and is as old as it is), and proofs the newest proof.
 	last   map[string]*job.Backup
 	proofs map[string]*job.Backup
 }
@@ -42,7 +42,7 @@ func (x *backupIndex) changed(_ string, old, now *job.Backup) {
 		x.order = slices.Insert(x.order, i, now)
 		x.statuses[now.Status]++
 		if now.Status.Usable() {
-			if l := x.last[now.Instance]; l == nil || l.ID == now.ID || now.Created.After(l.Created) {
+			if l := x.last[now.Instance]; now.Status == job.BackupCompleted && (l == nil || l.ID == now.ID || now.Created.After(l.Created)) {
 				x.last[now.Instance] = now
 			}
 			if p := x.proofs[now.Instance]; now.Proof != nil && (p == nil || p.ID == now.ID || now.Proof.At.After(p.Proof.At)) {
@@ -51,7 +51,7 @@ func (x *backupIndex) changed(_ string, old, now *job.Backup) {
 			return
 		}
 	}
-	x.forget(old, x.last, func(b *job.Backup) bool { return b.Status.Usable() })
+	x.forget(old, x.last, func(b *job.Backup) bool { return b.Status == job.BackupCompleted })
 	x.forget(old, x.proofs, func(b *job.Backup) bool { return b.Status.Usable() && b.Proof != nil })
 }
 

@@ -108,10 +108,17 @@ func (s *Server) CreateInstance(ctx context.Context, who *access.Caller, n NewIn
 }
 
 // placeFor chooses the agent to make an instance on: the one that was named, else of
-// those that can the one with the most room.
+// those that can the one with the most room. For a backup those with a key come first;
+// the others can restore what isn't encrypted.
 func (s *Server) placeFor(named, project string, spec job.Spec) (*job.Agent, error) {
 	var best *job.Agent
-	var free int64
+	var most job.Hello
+	better := func(h job.Hello) bool {
+		if spec.RepoID != "" && h.CanRead != most.CanRead {
+			return h.CanRead
+		}
+		return h.FreeBytes > most.FreeBytes
+	}
 	why := "no agent that is online makes instances: give one the setting instances_dir"
 	s.agents.all(func(_ string, a *job.Agent) bool {
 		hello, online := s.hello(a)
@@ -127,8 +134,8 @@ func (s *Server) placeFor(named, project string, spec job.Spec) (*job.Agent, err
 			}
 		case spec.RepoID != "" && spec.Repository.Storage == "" && hello.Repository.ID != spec.Repository.ID:
 			why = "no agent that makes instances has the repository of that backup"
-		case best == nil || hello.FreeBytes > free:
-			best, free = a, hello.FreeBytes
+		case best == nil || better(hello):
+			best, most = a, hello
 		}
 		return true
 	})
@@ -185,15 +192,15 @@ func (s *Server) DeleteInstance(ctx context.Context, who *access.Caller, id stri
 			return err
 		}
 	}
-	if err := s.dropSchedules(ctx, who, id); err != nil {
-		return err
-	}
 	agent := s.agents.have(i.Agent)
 	if !i.Made || agent == nil {
-		return s.instances.remove(ctx, id)
+		return errors.Join(s.instances.remove(ctx, id), s.dropSchedules(ctx, who, id))
 	}
 	j := &job.Job{ID: newID(), Kind: job.KindDeleteInstance, Agent: i.Agent, Project: i.Project, Instance: id, Spec: job.Spec{Name: i.Name}}
-	return s.begin(ctx, j, func(i *job.Instance) { i.Status = job.InstanceShutdown })
+	if err := s.begin(ctx, j, func(i *job.Instance) { i.Status = job.InstanceShutdown }); err != nil {
+		return err
+	}
+	return s.dropSchedules(ctx, who, id) // or else sweepSchedules does
 }
 
 // ResetStatus frees an instance of what occupies it: a running backup fails, unless it

@@ -417,11 +417,12 @@ func (s *Server) endDelete(ctx context.Context, j *job.Job, r job.Report) error 
 	return err
 }
 
-// endProve records the outcome of a restore test.
+// endProve records the outcome of a restore test. One that could not be done, for want of
+// room or because its agent went away, says nothing of the backup.
 func (s *Server) endProve(ctx context.Context, j *job.Job, r job.Report) error {
 	p := r.Proof
 	if p == nil {
-		p = &job.Proof{At: s.now(), Problem: cmp.Or(r.Fault, "the agent did not say what it found")}
+		return nil
 	}
 	_, err := s.backups.update(ctx, j.Backup, func(b *job.Backup) error {
 		b.Proof = p

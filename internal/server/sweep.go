@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/bus"
 	"github.com/slipcover/slipcover/internal/job"
 )
@@ -15,7 +16,7 @@ import (
 func (s *Server) Sweep(ctx context.Context) error {
 	s.sweeping.Lock()
 	defer s.sweeping.Unlock()
-	return errors.Join(s.sweepJobs(ctx), s.sweepHolds(ctx), s.sweepBackups(ctx))
+	return errors.Join(s.sweepJobs(ctx), s.sweepHolds(ctx), s.sweepBackups(ctx), s.sweepSchedules(ctx))
 }
 
 // sweepJobs fails jobs whose agent is lost, forgets those that ended long ago, and puts
@@ -148,6 +149,26 @@ func (s *Server) sweepBackups(ctx context.Context) error {
 			return nil
 		})
 		if !errors.Is(err, bus.ErrNotFound) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// sweepSchedules removes the schedules of instances that are gone.
+func (s *Server) sweepSchedules(ctx context.Context) error {
+	gone := map[string]bool{}
+	s.schedules.all(func(_ string, c *job.Schedule) bool {
+		if s.instances.have(c.Instance) == nil {
+			gone[c.Instance] = true
+		}
+		return true
+	})
+	var errs []error
+	for id := range gone {
+		if _, err := s.instances.read(ctx, id); errors.Is(err, bus.ErrNotFound) { // not only unheard of
+			errs = append(errs, s.dropSchedules(ctx, &access.Caller{}, id))
+		} else {
 			errs = append(errs, err)
 		}
 	}
