@@ -224,6 +224,7 @@ type Job struct {
 	Project  string `json:"project"`
 	Instance string `json:"instance,omitempty"`
 	Backup   string `json:"backup,omitempty"`
+	Schedule string `json:"schedule,omitempty"` // id of the one that asked for it
 	State    State  `json:"state"`
 	// Session is the agent's process that has it, and Attempt counts those that had.
 	Session string   `json:"session,omitempty"`

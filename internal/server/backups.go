@@ -115,7 +115,7 @@ func (s *Server) CreateBackup(ctx context.Context, who *access.Caller, n NewBack
 	if spec.Sealed, err = seal(agent, secrets); err != nil {
 		return nil, err
 	}
-	j := &job.Job{ID: newID(), Kind: job.KindBackup, Agent: i.Agent, Project: i.Project, Instance: i.ID, Backup: b.ID, Spec: spec}
+	j := &job.Job{ID: newID(), Kind: job.KindBackup, Agent: i.Agent, Project: i.Project, Instance: i.ID, Backup: b.ID, Schedule: n.schedule, Spec: spec}
 	b.Job = j.ID
 	if err := s.hold(ctx, j, nil); err != nil {
 		return nil, err
@@ -203,15 +203,17 @@ func validContainer(name string) bool {
 // reach puts what an agent needs to reach a repository into secrets: the caller's token,
 // if it is in a Swift account, which must be his.
 func (s *Server) reach(who *access.Caller, r *job.Repository, secrets *job.Secrets) error {
-	if r.Storage == "" {
-		return nil
-	}
-	if who.Token == "" {
+	if !reaches(who, r) {
 		return refuse(Invalid, "The backup is in the Swift account of project %s: ask with a token of that project.", who.Project)
 	}
-	secrets.Token = who.Token.Reveal()
+	if r.Storage != "" {
+		secrets.Token = who.Token.Reveal()
+	}
 	return nil
 }
+
+// reaches reports whether a caller can reach a repository.
+func reaches(who *access.Caller, r *job.Repository) bool { return r.Storage == "" || who.Token != "" }
 
 // DeleteBackup deletes a backup and those that were made on it. They are gone for users
 // at once; their objects are removed by an agent.
@@ -230,6 +232,9 @@ func (s *Server) DeleteBackup(ctx context.Context, who *access.Caller, id string
 		} else if err == nil {
 			family[n] = m
 		}
+		if s.restoring(m.ID) {
+			return refuse(Busy, "Backup %s is being restored and can't be deleted.", m.ID)
+		}
 	}
 	for _, m := range family {
 		var secrets job.Secrets
@@ -241,6 +246,15 @@ func (s *Server) DeleteBackup(ctx context.Context, who *access.Caller, id string
 		}
 	}
 	return nil
+}
+
+// restoring reports whether an instance is being made from a backup.
+func (s *Server) restoring(id string) (yes bool) {
+	s.jobs.all(func(_ string, j *job.Job) bool {
+		yes = j.Kind == job.KindCreate && j.Backup == id && !j.State.Ended()
+		return !yes
+	})
+	return yes
 }
 
 // lately returns a backup as the table has it, if there is doubt: another server may have

@@ -448,6 +448,11 @@ func (s *Server) giveUp(ctx context.Context, id, why string) error {
 
 // Prove begins a restore test of a backup and returns the id of its job.
 func (s *Server) Prove(ctx context.Context, who *access.Caller, id string) (string, error) {
+	return s.prove(ctx, who, id, "")
+}
+
+// prove is Prove, for the schedule with that id if it has one.
+func (s *Server) prove(ctx context.Context, who *access.Caller, id, schedule string) (string, error) {
 	ctx = whole(ctx)
 	b, err := s.usable(ctx, who, id)
 	if err != nil {
@@ -467,7 +472,7 @@ func (s *Server) Prove(ctx context.Context, who *access.Caller, id string) (stri
 	if hello, online := s.hello(agent); !online || !hello.CanRead {
 		return "", refuse(Busy, "Backup %s can't be tested by agent %s: it must be online and have the setting identity_file.", b.ID, agent.Name)
 	}
-	j := &job.Job{ID: newID(), Kind: job.KindProve, Agent: agent.ID, Project: b.Project, Backup: b.ID,
+	j := &job.Job{ID: newID(), Kind: job.KindProve, Agent: agent.ID, Project: b.Project, Backup: b.ID, Schedule: schedule,
 		Spec: job.Spec{RepoName: b.RepoName, RepoID: b.RepoID, Repository: b.Repository, Name: b.Name}}
 	if j.Spec.Sealed, err = seal(agent, secrets); err != nil {
 		return "", err

@@ -3,6 +3,8 @@ package server_test
 import (
 	"context"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -77,6 +79,82 @@ func TestRestoreGoesToAnAgentWithAKey(t *testing.T) {
 	}
 	if i.Agent != reader.id {
 		t.Errorf("the restore was given to the agent that has no key")
+	}
+	// Until it is restored it must stay.
+	if err := s.DeleteBackup(t.Context(), who("p"), b.ID); kindOf(err) != server.Busy {
+		t.Errorf("deleted while it is restored: %v", err)
+	}
+	reader.do(job.KindCreate, job.Report{State: job.Done, URL: "http://127.0.0.1:1"})
+	if err := s.DeleteBackup(t.Context(), who("p"), b.ID); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+}
+
+// The newest backup is in a caller's Swift account, for which a schedule has no token; the
+// schedule's own one before it could be tested.
+func TestScheduledTestTakesABackupThatItCanReach(t *testing.T) {
+	s := start(t, openBus(t), server.Config{OwnSwift: true})
+	p := join(t, s, "db1", "p")
+	backUp(t, s, p, "p", "r1", server.NewBackup{}) // without a token, as a schedule's: in the agent's repository
+	me := &access.Caller{Project: "p", User: "u", Role: access.Operator, Token: "tok", SwiftURL: "https://swift/v1/AUTH_p"}
+	if _, err := s.CreateBackup(t.Context(), me, server.NewBackup{Name: "by hand", Instance: p.node}); err != nil {
+		t.Fatal(err)
+	}
+	p.do(job.KindBackup, made("r2"))
+	c, err := s.CreateSchedule(t.Context(), who("p"), &job.Schedule{Name: "w", Instance: p.node, Enabled: true, Cron: "0 0 1 1 *", ProveCron: "@weekly"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.pass(c.ProveNext.Sub(s.now()) + time.Second)
+	p.hello()
+	if err := s.Tick(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	tests := 0
+	for _, j := range s.Jobs(who("p")) {
+		if j.Kind == job.KindProve {
+			tests++
+		}
+	}
+	if tests != 1 {
+		t.Errorf("%d restore tests were begun, want 1", tests)
+	}
+}
+
+// The test of an old backup that somebody asked for is no success of the schedule.
+func TestHeartbeatIsForWhatTheScheduleDid(t *testing.T) {
+	s := start(t, openBus(t), server.Config{LocalHeartbeats: true})
+	p := join(t, s, "db1", "p")
+	beats := make(chan string, 100)
+	hc := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { beats <- r.URL.Path }))
+	defer hc.Close()
+	c, err := s.CreateSchedule(t.Context(), who("p"), &job.Schedule{Name: "h", Instance: p.node, Enabled: true, Cron: "@hourly", Heartbeat: hc.URL + "/ping"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var backups []string
+	for n, r := range []job.Report{made("r1"), {State: job.Failed, Fault: "no room"}} {
+		s.pass(c.Next.Sub(s.now()) + time.Second)
+		p.hello()
+		if err := s.Tick(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		backups = append(backups, p.do(job.KindBackup, r).Backup)
+		t.Logf("backup %d: %s", n, <-beats)
+		c, _ = s.Schedule(t.Context(), who("p"), c.ID)
+	}
+	if _, err := s.Prove(t.Context(), who("p"), backups[0]); err != nil { // by hand, of the old one
+		t.Fatal(err)
+	}
+	p.do(job.KindProve, job.Report{State: job.Done, Proof: &job.Proof{At: s.now(), OK: true}})
+	if err := s.DeleteSchedule(t.Context(), who("p"), c.ID); err != nil {
+		t.Fatal(err)
+	}
+	s.stop() // waits for heartbeats
+	select {
+	case got := <-beats:
+		t.Errorf("the last scheduled backup failed, and a test by hand of the one before says %s", got)
+	default:
 	}
 }
 

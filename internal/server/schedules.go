@@ -440,42 +440,47 @@ func (s *Server) fireProof(ctx context.Context, c *job.Schedule) error {
 	if err != nil || later {
 		return errors.Join(err, refused)
 	}
-	b := s.newest(c.Instance)
-	if b == nil {
-		return nil
-	}
 	if refused == nil {
-		_, refused = s.Prove(ctx, who, b.ID)
+		b := s.newest(who, c.Instance)
+		if b == nil {
+			return nil
+		}
+		_, refused = s.prove(ctx, who, b.ID, c.ID)
 	}
 	var refusal *Error
 	if errors.As(refused, &refusal) {
-		s.log.WarnContext(ctx, "a scheduled restore test was refused", "schedule", c.Name, "backup", b.ID, "err", refused)
+		s.log.WarnContext(ctx, "a scheduled restore test was refused", "schedule", c.Name, "instance", c.Instance, "err", refused)
+		s.heartbeat(ctx, c, false)
 		return nil
 	}
 	return refused
 }
 
-// newest returns the newest usable backup of an instance, or nil.
-func (s *Server) newest(instance string) *job.Backup {
+// newest returns the newest backup that was made of an instance and that the caller can
+// reach; nil if there is none.
+func (s *Server) newest(who *access.Caller, instance string) *job.Backup {
 	s.backups.mu.RLock()
 	defer s.backups.mu.RUnlock()
-	return s.index.last[instance]
+	b := s.index.last[instance]
+	if b == nil || reaches(who, &b.Repository) {
+		return b
+	}
+	b = nil
+	for _, o := range s.index.order {
+		if o.Instance == instance && o.Status == job.BackupCompleted && reaches(who, &o.Repository) && (b == nil || o.Created.After(b.Created)) {
+			b = o
+		}
+	}
+	return b
 }
 
 // afterwards does what a schedule asks for once its backup or restore test has ended.
 func (s *Server) afterwards(ctx context.Context, j *job.Job) {
-	if j.Kind != job.KindBackup && j.Kind != job.KindProve {
+	b, c := s.backups.have(j.Backup), s.schedules.have(j.Schedule)
+	if b == nil || c == nil {
 		return
 	}
-	b := s.backups.have(j.Backup)
-	if b == nil || b.Schedule == "" {
-		return
-	}
-	c := s.schedules.have(b.Schedule)
-	if c == nil {
-		return
-	}
-	ok := b.Status.Usable() && (j.Kind != job.KindProve || b.Proof != nil && b.Proof.OK)
+	ok := b.Status.Usable() && (j.Kind != job.KindProve || j.State == job.Done && b.Proof != nil && b.Proof.OK)
 	s.heartbeat(ctx, c, ok)
 	if j.Kind == job.KindBackup && ok {
 		if err := s.retain(ctx, c); err != nil {
@@ -518,6 +523,7 @@ func (s *Server) retain(ctx context.Context, c *job.Schedule) error {
 			decisions = append(decisions, retention.Decision{Backup: retention.Backup{ID: b.ID}, Reasons: []string{"its deletion failed"}})
 		}
 	}
+	var errs []error
 	for _, d := range decisions {
 		if d.Keep {
 			continue
@@ -528,8 +534,8 @@ func (s *Server) retain(ctx context.Context, c *job.Schedule) error {
 		}
 		s.log.InfoContext(ctx, "backup goes by retention", "backup", d.ID, "schedule", c.Name, "why", strings.Join(d.Reasons, ", "))
 		if err := s.DeleteBackup(ctx, who, d.ID); err != nil && !isKind(err, NotFound) {
-			return err
+			errs = append(errs, err)
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
