@@ -597,8 +597,8 @@ func openstackWithKeystone(s *strand, m *machine, keystone *testenv.KeystoneServ
 	eve := s.begins("os-eve", "name,parent_id", j("database", "backup", "create", "os-eve", "-i", m.id, "--incremental")...)
 	m.backed(t, eve)
 	apart := s.begins("os-apart", "name", j("database", "backup", "create", "os-apart", "-i", m.id, "--swift-container", "apart")...)
-	if b := m.backed(t, apart); !strings.HasPrefix(b.LocationRef, swift.URL+"/v1/AUTH_"+m.project+"/apart/") {
-		t.Errorf("it is at %s", b.LocationRef)
+	if b := m.backed(t, apart); !strings.HasPrefix(b.Location(), swift.URL+"/v1/AUTH_"+m.project+"/apart/") {
+		t.Errorf("it is at %s", b.Location())
 	}
 	s.list("Name,Status", j("database", "backup", "list", "-i", m.id)...)
 	s.list("Name", j("database", "backup", "list", "-i", m.name, "--limit", "2")...)
@@ -625,8 +625,8 @@ func openstackWithKeystone(s *strand, m *machine, keystone *testenv.KeystoneServ
 	s.show("project_id,instance_id,backend,swift_container", j("database", "backup", "strategy", "create", "--instance-id", m.id, "--swift-container", "elsewhere")...)
 	s.list("Instance ID,Swift Container", j("database", "backup", "strategy", "list", "--instance-id", m.id)...)
 	there := s.begins("os-there", "name", j("database", "backup", "create", "os-there", "-i", m.id)...)
-	if b := m.backed(t, there); !strings.Contains(b.LocationRef, "/elsewhere/") {
-		t.Errorf("it is at %s", b.LocationRef)
+	if b := m.backed(t, there); !strings.Contains(b.Location(), "/elsewhere/") {
+		t.Errorf("it is at %s", b.Location())
 	}
 	s.does("database", "backup", "strategy", "delete", "--instance-id", m.id)
 	s.list("Instance ID", j("database", "backup", "strategy", "list", "--instance-id", m.id)...)
@@ -650,8 +650,8 @@ func openstackWithKeystone(s *strand, m *machine, keystone *testenv.KeystoneServ
 
 	// An adopted backup is put down to any node of the project, whose list shows it.
 	s.after = func() {
-		s.name(first.LocationRef, "location of os-nightly")
-		adopted := s.begins("os-adopted", "name", j("database", "backup", "create", "os-adopted", "--restore-from", first.LocationRef,
+		s.name(first.Location(), "location of os-nightly")
+		adopted := s.begins("os-adopted", "name", j("database", "backup", "create", "os-adopted", "--restore-from", first.Location(),
 			"--restore-datastore-version", version, "--restore-size", "1")...)
 		m.backed(s.t, adopted)
 		s.show("name,status,size", j("database", "backup", "show", "os-adopted")...)
