@@ -106,6 +106,8 @@ func TestScheduledTestTakesABackupThatItCanReach(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.pass(c.ProveNext.Sub(s.now()) + time.Second)
+	_ = s.Tick(t.Context()) // the agent isn't online: it is tried again
+	s.pass(3 * time.Minute)
 	p.hello()
 	if err := s.Tick(t.Context()); err != nil {
 		t.Fatal(err)

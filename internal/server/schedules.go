@@ -422,6 +422,12 @@ func (s *Server) fireProof(ctx context.Context, c *job.Schedule) error {
 		return fmt.Errorf("schedule %s: %w", c.ID, err)
 	}
 	who, refused := s.actor(ctx, c)
+	var b *job.Backup
+	if refused == nil {
+		if b = s.newest(who, c.Instance); b != nil {
+			refused = s.away(b)
+		}
+	}
 	later := isKind(refused, Unavailable)
 	at := c.ProveNext
 	_, err = s.schedules.update(ctx, c.ID, func(c *job.Schedule) error {
@@ -440,11 +446,7 @@ func (s *Server) fireProof(ctx context.Context, c *job.Schedule) error {
 	if err != nil || later {
 		return errors.Join(err, refused)
 	}
-	if refused == nil {
-		b := s.newest(who, c.Instance)
-		if b == nil {
-			return nil
-		}
+	if refused == nil && b != nil {
 		_, refused = s.prove(ctx, who, b.ID, c.ID)
 	}
 	var refusal *Error
@@ -454,6 +456,18 @@ func (s *Server) fireProof(ctx context.Context, c *job.Schedule) error {
 		return nil
 	}
 	return refused
+}
+
+// away refuses a restore test for as long as the agent for it is not online.
+func (s *Server) away(b *job.Backup) error {
+	agent := s.removerOf(b)
+	if agent == nil {
+		return nil
+	}
+	if _, online := s.hello(agent); online {
+		return nil
+	}
+	return &Error{Unavailable, "The restore test waits for the agent " + agent.Name + ", which is not online.", errOffline}
 }
 
 // newest returns the newest backup that was made of an instance and that the caller can
