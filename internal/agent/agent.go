@@ -51,7 +51,11 @@ type Place struct {
 
 // Options are the options of Run.
 type Options struct {
-	Link          Link
+	// Dial connects to the bus, for as long as that takes: the instances that the agent
+	// made run meanwhile.
+	Dial func(context.Context) (Link, error)
+	// Ready is called when the agent can do its work but for the bus; nil calls nothing.
+	Ready         func()
 	Version       string // of the program: "slipcover 0.1.0"
 	Host, Address string // of this machine, as users shall see them
 	StateDir      string // the agent's own state is below StateDir/agent
@@ -120,6 +124,7 @@ const (
 // agent is a running agent.
 type agent struct {
 	o        Options
+	link     Link
 	log      *slog.Logger
 	session  string
 	dir      string   // StateDir/agent
@@ -140,18 +145,34 @@ type agent struct {
 
 // Run does jobs until ctx ends. Then it stops those at work, which the next start
 // takes up again, and closes the link. An error says that it can't begin: its state
-// can't be read or written.
+// can't be read or written, or it is Dial's.
 func Run(ctx context.Context, o Options) error {
-	defer o.Link.Close()
 	a, err := newAgent(o)
 	if err != nil {
 		return err
 	}
 	defer a.lock.Close()
 	a.log.InfoContext(ctx, "agent starts", "session", a.session, "version", o.Version)
+	if o.Ready != nil {
+		o.Ready()
+	}
 	var wait sync.WaitGroup
-	defer wait.Wait()
-	wait.Go(func() { a.startInstances(ctx) })
+	starting, stop := context.WithCancel(ctx)
+	defer stop()
+	defer func() {
+		wait.Wait()
+		if a.link != nil {
+			a.link.Close()
+		}
+	}()
+	wait.Go(func() { a.startInstances(starting) })
+	if a.link, err = o.Dial(ctx); err != nil {
+		stop()
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
 	wait.Go(func() { a.findRepository(ctx) })
 	measured := make(chan struct{})
 	wait.Go(func() { a.measures(ctx, sync.OnceFunc(func() { close(measured) })) })
@@ -163,11 +184,11 @@ func Run(ctx context.Context, o Options) error {
 		return nil
 	}
 	wait.Go(func() { a.hellos(ctx) })
-	wait.Go(func() { a.keepOn(ctx, "answer questions", func() error { return a.o.Link.Answer(ctx, a.answer) }) })
+	wait.Go(func() { a.keepOn(ctx, "answer questions", func() error { return a.link.Answer(ctx, a.answer) }) })
 	// As many jobs as are done at once and as may wait: so that there is one who takes the
 	// next job as long as anything more can be done at once.
 	for range 4 * a.o.Parallel {
-		wait.Go(func() { a.keepOn(ctx, "take jobs", func() error { return a.o.Link.Jobs(ctx, a.take) }) })
+		wait.Go(func() { a.keepOn(ctx, "take jobs", func() error { return a.link.Jobs(ctx, a.take) }) })
 	}
 	return nil
 }

@@ -301,7 +301,7 @@ func (w *world) url() string             { return "file://" + w.path("repo") }
 // options are those of an agent for the node with that data directory, "" if none.
 func (w *world) options(link agent.Link, dataDir string, log *slog.Logger) agent.Options {
 	return agent.Options{
-		Link: link, Version: "slipcover test", Host: "host1", StateDir: w.path("state"), InstancesDir: w.path("instances"), Log: log,
+		Dial: func(context.Context) (agent.Link, error) { return link, nil }, Version: "slipcover test", Host: "host1", StateDir: w.path("state"), InstancesDir: w.path("instances"), Log: log,
 		Locate: func(ctx context.Context) (*node.Node, error) {
 			if dataDir == "" {
 				return nil, node.ErrNotFound

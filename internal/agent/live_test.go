@@ -2,6 +2,8 @@ package agent_test
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -119,7 +121,14 @@ func TestHellosInOrder(t *testing.T) {
 	s.reply.Every = time.Hour
 	s.mu.Unlock()
 	l := &oneHello{saying: make(chan struct{}, 1)}
-	s.start(w, copyFixture(t), func(o *agent.Options) { l.Link, o.Link = o.Link, l })
+	s.start(w, copyFixture(t), func(o *agent.Options) {
+		dial := o.Dial
+		o.Dial = func(ctx context.Context) (agent.Link, error) {
+			link, err := dial(ctx)
+			l.Link = link
+			return l, err
+		}
+	})
 	s.until("two hellos", func() bool { return s.hellos >= 2 })
 	s.until("the repository in the last hello", func() bool { return s.hello.Repository.ID == b.Repository.ID })
 	if n := l.lapped.Load(); n > 0 {
@@ -313,5 +322,33 @@ func damage(t *testing.T, dir string) {
 		must(t, err)
 		b[len(b)/2] ^= 1
 		must(t, os.WriteFile(path, b, 0o600))
+	}
+}
+
+// An agent that finds no bus is ready all the same, and ends in order; one that is refused
+// says so.
+func TestNoBus(t *testing.T) {
+	w := newWorld(t)
+	o := w.options(nopLink{}, "", slog.New(slog.DiscardHandler))
+	ready, dialling := make(chan struct{}), make(chan struct{})
+	o.Ready = func() { close(ready) }
+	o.Dial = func(ctx context.Context) (agent.Link, error) {
+		close(dialling)
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- agent.Run(ctx, o) }()
+	<-ready
+	<-dialling
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("it ended with %v", err)
+	}
+	refused := errors.New("refused")
+	o.Ready, o.Dial = nil, func(context.Context) (agent.Link, error) { return nil, refused }
+	if err := agent.Run(t.Context(), o); !errors.Is(err, refused) {
+		t.Errorf("it ended with %v", err)
 	}
 }

@@ -252,7 +252,7 @@ func (a *agent) ask(ctx context.Context, verb string, message, answer any) error
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTime)
 	defer cancel()
-	if data, err = a.o.Link.Request(ctx, verb, data); err != nil {
+	if data, err = a.link.Request(ctx, verb, data); err != nil {
 		return err
 	}
 	if err := json.Unmarshal(data, answer); err != nil {

@@ -136,26 +136,28 @@ func runAgent(ctx context.Context, env *Env, s *settings, o *agentOptions) error
 	if link.CA, err = natsAuthorities(s, m, link.URL); err != nil {
 		return err
 	}
-	l, err := bus.Dial(ctx, link)
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	if errors.Is(err, bus.ErrRefused) {
-		return say(storage.ErrDenied, "the server has removed this agent, or knows it no more: join again with a new token (%s)", err)
-	}
-	if err != nil {
-		return err
-	}
 	opts, err := agentSetup(ctx, env, s, log)
 	if err != nil {
-		l.Close()
 		return err
 	}
-	opts.Link = l
-	if err := sdnotify.Notify(sdnotify.Ready); err != nil {
-		log.WarnContext(ctx, "systemd was not told", "err", err)
+	opts.Dial = func(ctx context.Context) (agent.Link, error) {
+		l, err := bus.Dial(ctx, link)
+		if errors.Is(err, bus.ErrRefused) {
+			return nil, say(storage.ErrDenied, "the server has removed this agent, or knows it no more: join again with a new token (%s)", err)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return l, nil
 	}
-	go sdnotify.Watchdog(ctx, lives)
+	// Not only once the bus is there: a server that is away must not hold up the start of
+	// this machine.
+	opts.Ready = func() {
+		if err := sdnotify.Notify(sdnotify.Ready); err != nil {
+			log.WarnContext(ctx, "systemd was not told", "err", err)
+		}
+		go sdnotify.Watchdog(ctx, lives)
+	}
 	return ended(ctx, agent.Run(ctx, opts))
 }
 

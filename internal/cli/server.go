@@ -550,11 +550,13 @@ func (v *service) ownAgent(ctx context.Context, o *serverOptions) (agent.Options
 			return opts, err
 		}
 	}
-	link, err := bus.Dial(ctx, bus.LinkOptions{Agent: m.AgentID, InProcess: v.bus, Log: v.log})
-	if err != nil {
-		return opts, err
+	opts.Dial = func(ctx context.Context) (agent.Link, error) {
+		l, err := bus.Dial(ctx, bus.LinkOptions{Agent: m.AgentID, InProcess: v.bus, Log: v.log})
+		if err != nil {
+			return nil, err
+		}
+		return l, nil
 	}
-	opts.Link = link
 	v.log.InfoContext(ctx, "this machine's agent", "name", m.Name, "project", m.Project, "instance", m.Instance)
 	return opts, nil
 }
