@@ -225,7 +225,7 @@ func (s *Server) Tick(ctx context.Context) error {
 				continue
 			}
 			err := do(ctx, c)
-			down = down || c.Trust != "" && isKind(err, Unavailable)
+			down = down || c.Trust != "" && isKind(err, Unavailable) && !errors.Is(err, errOffline)
 			errs = append(errs, err)
 		}
 	}
