@@ -16,8 +16,9 @@ import (
 )
 
 // deleteBackup removes a backup from its repository. One that is gone is no error; of one
-// that is pinned or protected the report says that all of it is still there. A job without RepoID is for a backup that was given up: it removes what its attempts
-// have committed, which may be nothing.
+// that is pinned or protected the report says that all of it is still there. A job without
+// RepoID is for a backup that was given up: it removes what its attempts have committed,
+// which may be nothing.
 func (a *agent) deleteBackup(ctx context.Context, w *work) (*job.Report, error) {
 	id := manifest.BackupID(w.job.Spec.RepoID)
 	if id != "" && !id.Valid() || id == "" && w.job.Backup == "" {

@@ -230,8 +230,8 @@ func (b *Bus) dialOptions() ([]nats.Option, error) {
 const warnEvery = time.Minute
 
 // connect connects, trying until ctx ends unless the credentials are refused. That it
-// can't is told at once, and then once a minute. The connection comes back by itself, for ever; while it is down nothing is buffered,
-// and what is sent fails.
+// can't is told at once, and then once a minute. The connection comes back by itself, for
+// ever; while it is down nothing is buffered, and what is sent fails.
 func connect(ctx context.Context, url string, log *slog.Logger, opts ...nats.Option) (*nats.Conn, error) {
 	opts = append([]nats.Option{
 		nats.MaxReconnects(-1),
