@@ -74,7 +74,10 @@ func (c *creation) learn(ctx context.Context) error {
 	if err != nil {
 		c.note("%v", err)
 	}
-	if c.state.NodeName == "" && len(nodes) == 1 {
+	if len(nodes) == 1 && nodes[0] != c.state.NodeName { // by which its shard maps know it
+		if c.state.NodeName != "" {
+			c.note("the configuration of the original calls its node %s, and its databases were made by %s: it has that name here, to find them", c.state.NodeName, nodes[0])
+		}
 		c.state.NodeName = nodes[0]
 	}
 	name, host, ok := strings.Cut(c.state.NodeName, "@")

@@ -85,11 +85,11 @@ func takeNode(t testing.TB, r *repo.Repo, n *node.Node, state string) *manifest.
 	return res.Record
 }
 
-// fixtureBackup returns a backup of the fixture, in memory, that tests share: none
-// may change the repository.
 // patience is for how long tests wait for what comes: a machine may be slow, or busy.
 const patience = 5 * time.Minute
 
+// fixtureBackup returns a backup of the fixture, in memory, that tests share: none
+// may change the repository.
 func fixtureBackup(t testing.TB) (*repo.Repo, *manifest.Record) {
 	t.Helper()
 	shared.Do(func() {

@@ -21,6 +21,7 @@ import (
 	"github.com/slipcover/slipcover/internal/node"
 	"github.com/slipcover/slipcover/internal/restore"
 	"github.com/slipcover/slipcover/internal/storage/file"
+	"github.com/slipcover/slipcover/internal/storage/mem"
 	"github.com/slipcover/slipcover/internal/testenv"
 )
 
@@ -119,6 +120,24 @@ func TestCreateEmpty(t *testing.T) {
 	if err := c.Get("/", nil); err == nil {
 		t.Error("it answers after it was removed")
 	}
+}
+
+// A vm.args that isn't the one the node ran with: by its name no shard would be found.
+func TestCreateUnderAnotherNodeName(t *testing.T) {
+	needInstances(t)
+	n, err := node.Locate(t.Context(), node.Options{DataDir: fixture + "/data"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.NodeName = "other@127.0.0.1"
+	r := openRepo(t, mem.New())
+	rec := takeNode(t, r, n, t.TempDir())
+	made, c := create(t, restore.CreateOptions{Repo: r, Record: rec, Name: "copy", Dir: newDir(t)})
+	sameDatabases(t, c)
+	if made.NodeName != nodeName {
+		t.Errorf("its node is %s, want %s", made.NodeName, nodeName)
+	}
+	contains(t, made.Notes, "other@127.0.0.1")
 }
 
 func stopAndStart(t *testing.T, dir string, pid int) {
