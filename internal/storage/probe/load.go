@@ -341,7 +341,12 @@ func (w *worker) step(ctx context.Context) error {
 func (w *worker) shared(ctx context.Context) error {
 	name := fmt.Sprintf("shared/%d", w.rnd.IntN(3))
 	if w.rnd.IntN(2) == 0 {
-		err := w.e.putNew(ctx, name, "shared")
+		var err error
+		for range 5 { // what another deletes just then may ask for another try, as Swift does
+			if err = w.e.putNew(ctx, name, "shared"); !errors.Is(err, storage.ErrUnavailable) {
+				break
+			}
+		}
 		if errors.Is(err, storage.ErrExist) {
 			return nil
 		}
