@@ -76,7 +76,7 @@ func (w *world) machine(name, project string, couch *testenv.Couch, reader *age.
 	})
 	servertest.Background(w.t, func(ctx context.Context) error {
 		return agent.Run(ctx, agent.Options{
-			Link: link, Version: "slipcover test", Host: name, Address: "127.0.0.1", StateDir: filepath.Join(m.dir, "state"), InstancesDir: filepath.Join(m.dir, "instances"),
+			Dial: func(context.Context) (agent.Link, error) { return link, nil }, Version: "slipcover test", Host: name, Address: "127.0.0.1", StateDir: filepath.Join(m.dir, "state"), InstancesDir: filepath.Join(m.dir, "instances"),
 			Locate: func(ctx context.Context) (*node.Node, error) {
 				return node.Locate(ctx, node.Options{DataDir: couch.DataDir})
 			},
