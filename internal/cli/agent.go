@@ -232,7 +232,9 @@ func agentSetup(ctx context.Context, env *Env, s *settings, log *slog.Logger) (a
 	if err != nil {
 		return agent.Options{}, err
 	}
-	r := &agentRepositories{env: env, settings: s}
+	quiet := s.at(s.Repository)
+	quiet.Progress = "none"
+	r := &agentRepositories{env: env, settings: quiet}
 	o := agent.Options{
 		Version: "slipcover " + toolVersion(), Host: host, Address: ownAddress(ctx, s), StateDir: s.StateDir,
 		InstancesDir: s.InstancesDir, BindAddress: s.BindAddress, Owner: s.Owner, CouchDBBin: s.CouchDBBin,
@@ -271,7 +273,6 @@ func (r *agentRepositories) open(ctx context.Context, o agent.Open) (*repo.Repo,
 		}
 		s = s.at(asked)
 	}
-	s.Progress = "none"
 	env.count(s)
 	store, err := openStore(ctx, &env, s, o.Make)
 	if err != nil {
@@ -307,7 +308,6 @@ func (r *agentRepositories) openCopies(ctx context.Context, first *repo.Repo) (l
 			continue
 		}
 		s := r.settings.at(url)
-		s.Progress = "none"
 		q := placeOf(ctx, &env, s, seen)
 		if q == nil {
 			continue

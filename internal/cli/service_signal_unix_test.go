@@ -4,6 +4,8 @@ package cli_test
 
 import (
 	"net/http"
+	"os"
+	"os/signal"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -35,6 +37,10 @@ func TestHungAgentIsTold(t *testing.T) {
 
 // TestAgentHangsUp: SIGHUP ends an agent in order, as SIGTERM does.
 func TestAgentHangsUp(t *testing.T) {
+	if hups := make(chan os.Signal, 1); signal.Ignored(syscall.SIGHUP) { // below nohup: what is caught here isn't ignored there
+		signal.Notify(hups, syscall.SIGHUP)
+		defer signal.Stop(hups)
+	}
 	dir := t.TempDir()
 	p := serverOf(filepath.Join(dir, "state"))
 	p.env = []string{"SLIPCOVER_STATE_DIR=" + p.state}
