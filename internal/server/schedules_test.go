@@ -76,6 +76,21 @@ func TestScheduleFiresOnceWithTwoServers(t *testing.T) {
 	}
 }
 
+// fire lets a schedule of project p make its next backup, and returns that one's id.
+func (s *service) fire(p *player, c *job.Schedule, repoID string) string {
+	s.t.Helper()
+	c, err := s.Schedule(s.t.Context(), who("p"), c.ID)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.pass(c.Next.Sub(s.now()) + time.Second)
+	p.hello()
+	if err := s.Tick(s.t.Context()); err != nil {
+		s.t.Fatal(err)
+	}
+	return p.do(job.KindBackup, made(repoID)).Backup
+}
+
 func TestScheduleRetentionAndProof(t *testing.T) {
 	s := start(t, openBus(t), server.Config{})
 	p := join(t, s, "db1", "p")
@@ -85,16 +100,7 @@ func TestScheduleRetentionAndProof(t *testing.T) {
 		t.Fatal(err)
 	}
 	for n := range 4 {
-		c, err := s.Schedule(t.Context(), who("p"), c.ID)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.pass(c.Next.Sub(s.now()) + time.Second)
-		p.hello()
-		if err := s.Tick(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		p.do(job.KindBackup, made([]string{"r0", "r1", "r2", "r3"}[n]))
+		s.fire(p, c, []string{"r0", "r1", "r2", "r3"}[n])
 		if n >= 2 {
 			p.do(job.KindDeleteBackup, job.Report{State: job.Done})
 		}
@@ -236,19 +242,7 @@ func TestRetentionTriesAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fire := func(repoID string) {
-		t.Helper()
-		c, err := s.Schedule(t.Context(), who("p"), c.ID)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.pass(c.Next.Sub(s.now()) + time.Second)
-		p.hello()
-		if err := s.Tick(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		p.do(job.KindBackup, made(repoID))
-	}
+	fire := func(repoID string) { t.Helper(); s.fire(p, c, repoID) }
 	fire("r0")
 	fire("r1")
 	p.do(job.KindDeleteBackup, job.Report{State: job.Failed, Fault: "the storage is away"})

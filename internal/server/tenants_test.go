@@ -3,7 +3,6 @@ package server_test
 import (
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -75,19 +74,7 @@ func TestRetentionKeepsWhatIsNeeded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fire := func(repoID string) string {
-		t.Helper()
-		c, err := s.Schedule(t.Context(), who("p"), c.ID)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.pass(c.Next.Sub(s.now()) + time.Second)
-		p.hello()
-		if err := s.Tick(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		return p.do(job.KindBackup, made(repoID)).Backup
-	}
+	fire := func(repoID string) string { t.Helper(); return s.fire(p, c, repoID) }
 	kept := func(want ...string) {
 		t.Helper()
 		var got []string
