@@ -140,8 +140,17 @@ func runAgent(ctx context.Context, env *Env, s *settings, o *agentOptions) error
 	if err != nil {
 		return err
 	}
-	opts.Dial = func(ctx context.Context) (agent.Link, error) {
-		l, err := bus.Dial(ctx, link)
+	opts.Dial = dial(link)
+	// Not only once the bus is there: a server that is away must not hold up the start of
+	// this machine.
+	opts.Ready = func() { tellReady(ctx, log) }
+	return ended(ctx, agent.Run(ctx, opts))
+}
+
+// dial returns how an agent connects.
+func dial(o bus.LinkOptions) func(context.Context) (agent.Link, error) {
+	return func(ctx context.Context) (agent.Link, error) {
+		l, err := bus.Dial(ctx, o)
 		if errors.Is(err, bus.ErrRefused) {
 			return nil, say(storage.ErrDenied, "the server has removed this agent, or knows it no more: join again with a new token (%s)", err)
 		}
@@ -150,15 +159,14 @@ func runAgent(ctx context.Context, env *Env, s *settings, o *agentOptions) error
 		}
 		return l, nil
 	}
-	// Not only once the bus is there: a server that is away must not hold up the start of
-	// this machine.
-	opts.Ready = func() {
-		if err := sdnotify.Notify(sdnotify.Ready); err != nil {
-			log.WarnContext(ctx, "systemd was not told", "err", err)
-		}
-		go sdnotify.Watchdog(ctx, lives)
+}
+
+// tellReady tells systemd that the process does its work, and from then on that it lives.
+func tellReady(ctx context.Context, log *slog.Logger) {
+	if err := sdnotify.Notify(sdnotify.Ready); err != nil {
+		log.WarnContext(ctx, "systemd was not told", "err", err)
 	}
-	return ended(ctx, agent.Run(ctx, opts))
+	go sdnotify.Watchdog(ctx, lives)
 }
 
 // natsAuthorities are those by which an agent knows NATS at a URL: what its server gave it

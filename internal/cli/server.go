@@ -511,10 +511,7 @@ func (v *service) ready(ctx context.Context, o *serverOptions) error {
 			return err
 		}
 	}
-	if err := sdnotify.Notify(sdnotify.Ready); err != nil {
-		v.log.WarnContext(ctx, "systemd was not told", "err", err)
-	}
-	go sdnotify.Watchdog(ctx, lives)
+	tellReady(ctx, v.log)
 	if o.withAgent {
 		return agent.Run(ctx, opts)
 	}
@@ -550,13 +547,7 @@ func (v *service) ownAgent(ctx context.Context, o *serverOptions) (agent.Options
 			return opts, err
 		}
 	}
-	opts.Dial = func(ctx context.Context) (agent.Link, error) {
-		l, err := bus.Dial(ctx, bus.LinkOptions{Agent: m.AgentID, InProcess: v.bus, Log: v.log})
-		if err != nil {
-			return nil, err
-		}
-		return l, nil
-	}
+	opts.Dial = dial(bus.LinkOptions{Agent: m.AgentID, InProcess: v.bus, Log: v.log})
 	v.log.InfoContext(ctx, "this machine's agent", "name", m.Name, "project", m.Project, "instance", m.Instance)
 	return opts, nil
 }
