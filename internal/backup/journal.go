@@ -2,10 +2,13 @@ package backup
 
 import (
 	"bufio"
+	"bytes"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -19,11 +22,14 @@ import (
 	"github.com/slipcover/slipcover/internal/repo"
 )
 
-// The journal is a file of JSON lines, one for each segment, written before the
-// segment is stored. After a crash it says which bytes of which files a stored
-// segment holds; the next run reads those files again, which is cheap, and where
-// the bytes have the journal's hash it refers to the segment instead of storing
-// them again. A line that is torn, or that a power cut lost, costs a segment.
+// The journal is a file of lines, one for each segment, written before the segment
+// is stored: the SHA-256 of the rest of the line in hex, a blank, and a JSON object.
+// After a crash it says which bytes of which files a stored segment holds; the next
+// run reads those files again, which is cheap, and where the bytes have the journal's
+// hash it refers to the segment instead of storing them again. The reference itself
+// (which segment, its hash, where in it) can't be proven without the key, so a line
+// is believed only with its checksum. One that is torn, changed, or that a power cut
+// lost, costs a segment; so do those of versions that wrote no checksum.
 
 // part is a run of bytes of one file in a segment.
 type part struct {
@@ -120,27 +126,47 @@ func readJournal(dir string, segments func() (map[repo.SegmentID]int64, error)) 
 		return nil, err
 	}
 	out := storedParts{}
-	d := json.NewDecoder(bufio.NewReader(f))
-	for {
-		var line journalLine
-		if d.Decode(&line) != nil { // the end, or a torn line: what follows is not believed
+	for r := bufio.NewReaderSize(f, 1<<16); ; {
+		text, err := r.ReadBytes('\n')
+		if err != nil && !errors.Is(err, io.EOF) {
+			return nil, fmt.Errorf("read journal: %w", err)
+		}
+		if line, ok := parseJournalLine(text); ok && present[repo.SegmentID{Backup: line.Segment.Backup, N: line.Segment.N}] == line.Segment.Size {
+			out.addLine(line)
+		}
+		if err != nil {
 			out.sort()
 			return out, nil
 		}
-		if s := line.Segment; present[repo.SegmentID{Backup: s.Backup, N: s.N}] != s.Size {
+	}
+}
+
+// parseJournalLine returns what a line says, if it has its checksum.
+func parseJournalLine(text []byte) (line journalLine, ok bool) {
+	text, whole := bytes.CutSuffix(text, []byte{'\n'})
+	sum, text, _ := bytes.Cut(text, []byte{' '})
+	if !whole || string(sum) != hexSum(text) || json.Unmarshal(text, &line) != nil {
+		return journalLine{}, false
+	}
+	s := &line.Segment
+	return line, s.Backup.Valid() && s.N >= 0 && s.Size > 0 && s.Plain > 0 && s.Plain <= repo.SegmentSize
+}
+
+// hexSum is the checksum of what is kept in the state directory.
+func hexSum(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+// addLine adds the parts of a segment that is stored.
+func (m storedParts) addLine(line journalLine) {
+	seg := &storedSegment{segment: line.Segment, index: -1}
+	for _, p := range line.Parts {
+		b, err := hex.DecodeString(p.Hash)
+		if err != nil || len(b) != 16 || p.Off < 0 || p.N <= 0 || p.At < 0 || p.N > line.Segment.Plain || p.At > line.Segment.Plain-p.N {
 			continue
 		}
-		seg := &storedSegment{segment: line.Segment, index: -1}
-		for _, p := range line.Parts {
-			if p.N <= 0 || p.At < 0 || p.N > repo.SegmentSize || p.At > line.Segment.Plain-p.N {
-				continue
-			}
-			b, err := hex.DecodeString(p.Hash)
-			if err != nil || len(b) != 16 {
-				continue
-			}
-			out.add(name{p.Root, p.Path}, p.Off, stored{seg, p.At, p.N, hashOf(b)})
-		}
+		m.add(name{p.Root, p.Path}, p.Off, stored{seg, p.At, p.N, hashOf(b)})
 	}
 }
 
@@ -210,7 +236,7 @@ func (j *journal) add(segment manifest.Segment, plain []byte, parts []part) erro
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if _, err := j.f.Write(append(b, '\n')); err != nil {
+	if _, err := fmt.Fprintf(j.f, "%s %s\n", hexSum(b), b); err != nil {
 		return fmt.Errorf("write journal: %w", err)
 	}
 	return nil
