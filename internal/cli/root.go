@@ -117,7 +117,7 @@ func newRoot(env *Env) *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	add("make", newInit(env, g), newKey(env, g), newBackup(env, g), newCopy(env, g), newPrune(env, g))
+	add("make", newInit(env, g), newKey(env, g), newBackup(env, g), newCopy(env, g), newPrune(env, g), newLock(env, g))
 	add("get", newRestore(env, g), newCreate(env, g))
 	add("look", newCheck(env, g), newInspect(env), newProbe(env, g), newDemo(env))
 	add("service", newServer(env, g), newAgent(env, g), newAgents(env, g), newInstances(env, g), newTokens(env, g), newSchedule(env, g), newJobs(env, g), newProve(env, g))

@@ -32,6 +32,9 @@ import (
 const (
 	// lockLease is how long a holder is left alone that shows no sign of life.
 	lockLease = 5 * time.Minute
+	// lockForgotten is for how long a holder that the process table shows is believed
+	// without a sign of life: a stopped process, or one that hangs, is in that table too.
+	lockForgotten = 12 * lockLease
 	// lockRenew is how often a holder renews its lock. One that could not for
 	// lockLease-lockRenew by its own watch gives up.
 	lockRenew = 1 * time.Minute
@@ -95,6 +98,11 @@ func (r *Repo) Lock(ctx context.Context, instance, purpose string, backup manife
 	if err != nil {
 		return nil, err
 	}
+	return r.takeLock(ctx, instance, top, last, purpose, backup)
+}
+
+// takeLock takes the lock above number top, whose content is last.
+func (r *Repo) takeLock(ctx context.Context, instance string, top int, last LockInfo, purpose string, backup manifest.BackupID) (*Lock, error) {
 	l := &Lock{repo: r, instance: instance, n: top + 1, stop: make(chan struct{}), info: r.self(purpose)}
 	l.info.Backup = backup
 	l.info.Settled = last.Released && last.Settled
@@ -238,7 +246,7 @@ func (r *Repo) waitLock(ctx context.Context, instance string, n int) (LockInfo, 
 	if state == free {
 		return info, nil
 	}
-	locked := fmt.Errorf("%w: a %s runs on %s, process %d, since %s; wait for it to end", ErrLocked, info.Purpose, info.Host, info.PID, info.Since.Format(time.RFC3339))
+	locked := info.locked()
 	if state == busy {
 		return info, locked
 	}
@@ -247,6 +255,12 @@ func (r *Repo) waitLock(ctx context.Context, instance string, n int) (LockInfo, 
 			info.Purpose, info.Host, info.PID, instance, info.Renewed.Format(time.RFC3339), lockLease))
 	}
 	return r.watchLock(ctx, instance, n, info, locked)
+}
+
+// locked is the error that says who holds the lock.
+func (i *LockInfo) locked() error {
+	return fmt.Errorf("%w: a %s runs on %s, process %d, since %s; wait for it to end (`slipcover lock list` shows locks, `slipcover lock free` ends one)",
+		ErrLocked, i.Purpose, i.Host, i.PID, i.Since.Format(time.RFC3339))
 }
 
 // watchLock returns lock n if it stays as it is for the length of the lease by the
@@ -309,7 +323,7 @@ type presence int
 const (
 	free   presence = iota // nobody holds it
 	busy                   // somebody does
-	silent                 // somebody did, and showed no sign of life for the lease
+	silent                 // somebody did, and showed no sign of life for long
 )
 
 // holder tells whether anybody holds a lock. Clocks decide no more than whether the
@@ -319,15 +333,16 @@ func (r *Repo) holder(i LockInfo) presence {
 	if i.Released || i.PID == 0 {
 		return free
 	}
+	patience := lockLease
 	// Only of a process that could be seen here it is known that it isn't there. A
 	// host of the same name that started another time may be another host.
 	if i.Boot != "" && i.Host == me.Host && i.Boot == me.Boot {
 		if _, ok := held.Load(i.Token); !alive(i.PID, i.Start) || i.PID == me.PID && !ok {
 			return free
 		}
-		return busy
+		patience = lockForgotten
 	}
-	if age := r.now().Sub(i.Renewed).Abs(); age > lockLease {
+	if r.now().Sub(i.Renewed).Abs() > patience {
 		return silent
 	}
 	return busy
@@ -357,17 +372,31 @@ func (r *Repo) self(purpose string) LockInfo {
 }
 
 // startOf returns field 22 of /proc/<pid>/stat, which tells processes apart that
-// had the same number; "" where there is no such file.
+// had the same number; "" where there is no such file, and for a process that has
+// ended and whose parent hasn't asked for its exit code, which in a container without
+// an init may stay for ever.
+//
+// Source: proc_pid_stat(5).
 func startOf(pid int) string {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return ""
 	}
-	_, rest, _ := strings.Cut(string(b), ") ")
-	if f := strings.Fields(rest); len(f) > 19 {
-		return f[19]
+	return startIn(string(b))
+}
+
+// startIn is startOf of the content of the file.
+func startIn(stat string) string {
+	// The name before it, in parentheses, may hold anything.
+	i := strings.LastIndex(stat, ") ")
+	if i < 0 {
+		return ""
 	}
-	return ""
+	f := strings.Fields(stat[i+2:])
+	if len(f) < 20 || strings.Contains("ZXx", f[0]) {
+		return ""
+	}
+	return f[19]
 }
 
 // alive is asked only for processes of this start of this host, where /proc is.
