@@ -135,6 +135,7 @@ type agent struct {
 	holds    holds
 	waiting  chan struct{} // jobs that wait for holds
 	saying   sync.Mutex    // held while a hello is said
+	said     int64         // hellos; guarded by saying
 
 	mu      sync.Mutex
 	reply   job.HelloReply // the last one; guarded by mu, like what follows

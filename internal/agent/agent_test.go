@@ -113,6 +113,9 @@ func answer[Q, A any](data []byte, f func(*Q) A) ([]byte, error) {
 }
 
 func (s *server) helloed(h *job.Hello) job.HelloReply {
+	if before := s.hello; h.Number < 1 || h.Session == before.Session && h.Number <= before.Number {
+		s.t.Errorf("hello %d of session %s after %d of %s", h.Number, h.Session, before.Number, before.Session)
+	}
 	s.session, s.hello = h.Session, *h
 	s.hellos++
 	return s.reply

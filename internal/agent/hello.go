@@ -73,8 +73,11 @@ func (a *agent) lastReply() job.HelloReply {
 func (a *agent) hello(ctx context.Context) error {
 	a.saying.Lock()
 	defer a.saying.Unlock()
+	h := a.sayHello(ctx)
+	a.said++
+	h.Number = a.said
 	var reply job.HelloReply
-	if err := a.ask(ctx, job.VerbHello, a.sayHello(ctx), &reply); err != nil {
+	if err := a.ask(ctx, job.VerbHello, h, &reply); err != nil {
 		return err
 	}
 	a.mu.Lock()

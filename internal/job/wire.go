@@ -11,7 +11,10 @@ const (
 
 // Hello is what an agent says when it starts and every HelloReply.Every after that.
 type Hello struct {
-	Session   string `json:"session"`
+	Session string `json:"session"`
+	// Number counts the hellos of a session, from 1: servers compare it to know which of
+	// two is newer, since their clocks don't agree. 0 is of an agent that doesn't count.
+	Number    int64  `json:"number,omitempty"`
 	Version   string `json:"version"` // "slipcover 0.1.0"
 	Host      string `json:"host"`
 	Address   string `json:"address,omitempty"`

@@ -35,6 +35,20 @@ func newLiveAgents() *liveAgents {
 	return &liveAgents{hellos: map[string]heard{}, progress: map[string]job.Progress{}}
 }
 
+// hear takes in a hello, unless a newer one of its session was heard.
+func (l *liveAgents) hear(agent string, h job.Hello, at time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !saidBefore(&h, l.hellos[agent].hello) {
+		l.hellos[agent] = heard{h, at}
+	}
+}
+
+// saidBefore reports whether a hello is an older one than another of the same session.
+func saidBefore(h *job.Hello, other job.Hello) bool {
+	return h.Session == other.Session && h.Number < other.Number
+}
+
 func (l *liveAgents) set(id string, p job.Progress) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -75,14 +89,27 @@ func (s *Server) hello(a *job.Agent) (job.Hello, bool) {
 	return hello, !at.IsZero() && s.now().Sub(at) < s.cfg.Offline
 }
 
+// lastHeard returns the newest hello of an agent and when it was last heard. Of what is
+// stored and what this server heard the agent's own count says which is newer: each of
+// the two has the time of another server's clock.
 func (s *Server) lastHeard(a *job.Agent) (job.Hello, time.Time) {
 	s.live.mu.Lock()
 	h, ok := s.live.hellos[a.ID]
 	s.live.mu.Unlock()
-	if ok && h.at.After(a.Seen) {
-		return h.hello, h.at
+	switch {
+	case !ok || h.hello.Session != a.Session: // the newest session is always stored
+		return a.Hello, a.Seen
+	case h.hello.Number == 0 && h.at.Before(a.Seen), saidBefore(&h.hello, a.Hello):
+		return a.Hello, later(a.Seen, h.at)
 	}
-	return a.Hello, a.Seen
+	return h.hello, later(a.Seen, h.at)
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // AgentInfo is an agent as it is now.
@@ -312,9 +339,7 @@ func (s *Server) greet(ctx context.Context, agent string, h job.Hello) (job.Hell
 	}
 	tidyHello(&h)
 	now := s.now()
-	s.live.mu.Lock()
-	s.live.hellos[agent] = heard{h, now}
-	s.live.mu.Unlock()
+	s.live.hear(agent, h, now)
 	if a.Session != h.Session { // its queue may be gone, if the state of the bus is
 		if err := s.cfg.Bus.AddAgent(ctx, agent); err != nil {
 			return job.HelloReply{}, err
@@ -322,6 +347,9 @@ func (s *Server) greet(ctx context.Context, agent string, h job.Hello) (job.Hell
 	}
 	if a.Session != h.Session || now.Sub(a.Seen) > s.cfg.Offline/2 || !sameInstances(a.Hello.Instances, h.Instances) || a.Hello.Repository.ID != h.Repository.ID {
 		if _, err = s.agents.update(ctx, agent, func(a *job.Agent) error {
+			if saidBefore(&h, a.Hello) { // it was long under way, and another server heard the next one
+				return errSame
+			}
 			a.Session, a.Hello, a.Seen = h.Session, h, now
 			a.Recipient = cmp.Or(h.Recipient, a.Recipient)
 			return nil
@@ -347,17 +375,17 @@ func (s *Server) noteVersion(ctx context.Context, own *job.Instance, h job.Hello
 	if own == nil {
 		return nil
 	}
-	version := own.CouchDBVersion
+	version := ""
 	for _, seen := range h.Instances {
 		if seen.Instance == own.ID || seen.Instance == "" {
 			version = cmp.Or(seen.Version, version)
 		}
 	}
-	if version == own.CouchDBVersion && (h.Address == "" || h.Address == own.Address) {
+	if (version == "" || version == own.CouchDBVersion) && (h.Address == "" || h.Address == own.Address) {
 		return nil
 	}
 	_, err := s.instances.update(ctx, own.ID, func(i *job.Instance) error {
-		i.CouchDBVersion, i.Address = version, cmp.Or(h.Address, i.Address)
+		i.CouchDBVersion, i.Address = cmp.Or(version, i.CouchDBVersion), cmp.Or(h.Address, i.Address)
 		return nil
 	})
 	return err

@@ -1,7 +1,18 @@
 package server
 
+import (
+	"context"
+
+	"github.com/slipcover/slipcover/internal/job"
+)
+
 // FiringID is the id of the backup of a firing.
 var FiringID = firingID
+
+// Greet lets one server, and no other, take in a hello.
+func Greet(ctx context.Context, s *Server, agent string, h job.Hello) (job.HelloReply, error) {
+	return s.greet(ctx, agent, h)
+}
 
 // Seal is seal.
 var Seal = seal

@@ -277,9 +277,9 @@ func (s *Server) take(ctx context.Context, j *job.Job, r job.Report) (job.Report
 	if s.now().Sub(j.Updated) < saveProgress {
 		return job.ReportReply{Verdict: job.Go}, nil
 	}
-	verdict := job.Go
+	var verdict job.Verdict
 	_, err := s.jobs.update(ctx, j.ID, func(j *job.Job) error {
-		if j.State.Ended() || j.Session != r.Session {
+		if verdict = job.Go; j.State.Ended() || j.Session != r.Session {
 			verdict = job.Stop
 			return errSame
 		}

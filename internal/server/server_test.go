@@ -91,6 +91,7 @@ type player struct {
 	id      string
 	node    string // id of its instance
 	session string
+	said    int64 // hellos
 	key     *age.X25519Identity
 	jobs    chan *bus.Delivery
 }
@@ -125,7 +126,8 @@ func (p *player) start(b *bus.Bus, session string) {
 }
 
 func (p *player) hello() job.HelloReply {
-	return ask[job.HelloReply](p, job.VerbHello, job.Hello{Session: p.session, CanRead: true, CanCreate: true, FreeBytes: 1 << 40,
+	p.said++
+	return ask[job.HelloReply](p, job.VerbHello, job.Hello{Session: p.session, Number: p.said, CanRead: true, CanCreate: true, FreeBytes: 1 << 40,
 		Repository: job.Repository{ID: "repo-1", URL: "file:///backups"},
 		Instances:  []job.Seen{{Instance: p.node, Up: true, Version: "3.5.0", CanRestart: true}}})
 }
