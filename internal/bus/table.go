@@ -220,6 +220,9 @@ type Change struct {
 // error of ctx. Of an entry that changes fast the last revision is told, not each.
 // The same revision is not told twice, and revisions of a key only rise.
 //
+// The deletion of an entry that was made and deleted between two looks is told too, once
+// all entries of the beginning were: who asked for the entry meanwhile may have it.
+//
 // Nothing is missed: when the connection was lost, or anything seems out of order,
 // the table is read again from the beginning, and what has changed or is gone
 // since is told as a change like any other. For that Watch remembers all keys with
@@ -251,6 +254,7 @@ type watch struct {
 	fn      func(Change)
 	look    time.Duration     // how long the first message of the next run is waited for
 	known   map[string]uint64 // revisions of the entries that fn was told
+	seen    uint64            // highest revision that came
 	created time.Time         // of the stream whose revisions these are
 	settled bool              // the last run has told all entries
 	ready   bool              // fn was told so
@@ -269,7 +273,7 @@ func (w *watch) run(ctx context.Context) error {
 	}
 	info := stream.CachedInfo()
 	if !info.Created.Equal(w.created) { // another table by the same name: its revisions begin anew
-		w.created = info.Created
+		w.created, w.seen = info.Created, 0
 		for k := range w.known {
 			w.known[k] = 0
 		}
@@ -346,9 +350,11 @@ func next(ctx context.Context, msgs jetstream.MessagesContext, within time.Durat
 func (w *watch) tell(msg jetstream.Msg, rev uint64, fresh map[string]bool) {
 	key := strings.TrimPrefix(msg.Subject(), w.t.prefix)
 	before, known := w.known[key]
+	news := rev > w.seen
+	w.seen = max(w.seen, rev)
 	h := msg.Headers()
 	if h.Get("KV-Operation") != "" || h.Get("Nats-Marker-Reason") != "" {
-		if known {
+		if known || news && w.ready {
 			delete(w.known, key)
 			w.fn(Change{Key: key, Rev: rev, Deleted: true})
 		}
