@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/slipcover/slipcover/internal/durable"
 )
 
 // ownGroup makes a program the head of a process group.
@@ -27,7 +29,7 @@ func freeBytes(dir string) int64 {
 
 // lockFile makes and locks a file, until it is closed or the process ends.
 func lockFile(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := durable.Open(path, os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}

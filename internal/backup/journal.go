@@ -18,6 +18,7 @@ import (
 
 	"github.com/zeebo/xxh3"
 
+	"github.com/slipcover/slipcover/internal/durable"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/repo"
 )
@@ -188,7 +189,7 @@ type journal struct {
 // openJournal opens the journal for appending. After a crash the new lines go
 // behind the old ones, which stay of use until a run ends well.
 func openJournal(dir string) (*journal, error) {
-	f, err := os.OpenFile(journalPath(dir), os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
+	f, err := durable.Open(journalPath(dir), os.O_RDWR|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
 	}

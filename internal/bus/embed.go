@@ -72,7 +72,7 @@ func startEmbedded(ctx context.Context, o Options) (_ *embedded, err error) {
 	if err := durable.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, err
 	}
-	if e.lock, err = os.OpenFile(filepath.Join(o.Dir, lockName), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+	if e.lock, err = durable.Open(filepath.Join(o.Dir, lockName), os.O_RDWR, 0o600); err != nil {
 		return nil, err
 	}
 	if lockFile(e.lock) {

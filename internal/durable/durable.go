@@ -8,6 +8,9 @@
 // A crash leaves the temporary name behind; IsTemp tells it from others. A failure
 // without a crash removes it.
 //
+// Run as root, what is made here belongs to whom the folder belongs that it is in:
+// a command that is run once as root doesn't shut out the user whose files these are.
+//
 // Windows has no sync of a folder. There the rename is asked to return only when it
 // is on the disk.
 package durable
@@ -99,6 +102,7 @@ type File struct {
 // Good path:
 //
 //	openat(dir/.tmp-X~, O_RDWR|O_CREAT|O_EXCL)
+//	fchown(dir/.tmp-X~), as root in another's folder
 //	openat(dir)
 func Create(path string, perm fs.FileMode) (*File, error) {
 	dir := filepath.Dir(path)
@@ -110,6 +114,7 @@ func Create(path string, perm fs.FileMode) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
+	adopt(f)
 	// The folder is opened second: until the file was in it, it could have been
 	// removed and made again, and the wrong one would be synced.
 	d, err := openDir(dir)
@@ -264,8 +269,37 @@ func MkdirAll(path string, perm fs.FileMode) error {
 		return err
 	}
 	// Whoever was quicker may not have synced yet, so ErrExist is synced as well.
-	if err := os.Mkdir(path, perm); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := Mkdir(path, perm); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	return SyncDir(parent)
+}
+
+// Open opens a file for flag, and makes it if it isn't there; its name is then not
+// durable until the folder is synced. perm counts before umask.
+func Open(path string, flag int, perm fs.FileMode) (*os.File, error) {
+	for try := 0; ; try++ {
+		f, err := os.OpenFile(path, flag|os.O_CREATE|os.O_EXCL, perm)
+		if err == nil {
+			adopt(f)
+			return f, nil
+		}
+		if !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+		f, err = os.OpenFile(path, flag, perm)
+		if try == 10 || !errors.Is(err, fs.ErrNotExist) { // or it was removed just now
+			return f, err
+		}
+	}
+}
+
+// Mkdir makes one folder, whose name isn't durable until the one above it is synced.
+// perm counts before umask.
+func Mkdir(path string, perm fs.FileMode) error {
+	err := os.Mkdir(path, perm)
+	if err == nil {
+		adoptDir(path)
+	}
+	return err
 }

@@ -79,7 +79,7 @@ func (a *Audit) Reopen() error {
 
 // openAudit says as well whether the file ends within a line, as after a power cut.
 func openAudit(path string) (f *os.File, torn bool, err error) {
-	f, err = os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
+	f, err = durable.Open(path, os.O_RDWR|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, false, err
 	}

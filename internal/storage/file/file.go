@@ -1,6 +1,9 @@
 // Package file keeps objects as files below a folder: the key a/b is the file
 // ROOT/a/b, of mode 0600 in folders of mode 0700.
 //
+// What root makes below a folder of another user belongs to that user, so that a
+// command that is run as root doesn't shut out the node's own.
+//
 // # Power cuts
 //
 // Put answers when the file, its name, and the names of all folders from the root
@@ -358,7 +361,7 @@ func (s *Store) useFolder(dir string, create bool) error {
 			return err
 		}
 		if create {
-			if err := os.Mkdir(dir, folderMode); err != nil && !errors.Is(err, fs.ErrExist) {
+			if err := durable.Mkdir(dir, folderMode); err != nil && !errors.Is(err, fs.ErrExist) {
 				return err
 			}
 		}
