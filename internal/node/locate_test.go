@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -206,8 +207,9 @@ func TestLocateSaysWhatToDo(t *testing.T) {
 	}
 }
 
-// couch answers like a CouchDB 3.5.0 that wants user admin, password hunter2.
-func couch(t *testing.T, dataDir, uuid string) string {
+// couch answers like a CouchDB 3.5.0 that wants user admin, password hunter2; without a
+// mapUUID like one before 3, which doesn't tell of its own databases.
+func couch(t *testing.T, dataDir, uuid, mapUUID string) string {
 	t.Helper()
 	admin := func(body string) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
@@ -224,6 +226,10 @@ func couch(t *testing.T, dataDir, uuid string) string {
 	})
 	mux.HandleFunc("GET /_node/_local/_config/couchdb", admin(fmt.Sprintf(`{"database_dir":%q,"view_index_dir":%q,"uuid":%q}`, dataDir, dataDir, uuid)))
 	mux.HandleFunc("GET /_node/_local", admin(`{"name":"couchdb@127.0.0.1"}`))
+	if mapUUID != "" {
+		mux.HandleFunc("GET /_node/_local/_dbs", admin(fmt.Sprintf(`{"db_name":"_dbs","uuid":%q}`, mapUUID)))
+	}
+	mux.HandleFunc("GET /_all_dbs", admin(`["_users","orders"]`))
 	s := httptest.NewServer(mux)
 	t.Cleanup(s.Close)
 	return s.URL
@@ -231,14 +237,18 @@ func couch(t *testing.T, dataDir, uuid string) string {
 
 func TestLocateServer(t *testing.T) {
 	root := tree(t, release)
-	u := couch(t, root+"/data", "abc")
+	u := couch(t, root+"/data", "abc", "def")
 	n := locate(t, node.Options{URL: u, User: "admin", Password: "hunter2"})
-	if n.DataDir != root+"/data" || n.IndexDir != root+"/data" || n.NodeName != "couchdb@127.0.0.1" || n.Version != "3.5.0" || n.UUID != "abc" || n.Source != u || n.IniFiles != nil {
+	if n.DataDir != root+"/data" || n.IndexDir != root+"/data" || n.NodeName != "couchdb@127.0.0.1" || n.Version != "3.5.0" || n.UUID != "abc" || n.Source != u || n.IniFiles != nil || n.Served == nil || n.Served.MapUUID != "def" {
 		t.Errorf("got %+v", n)
 	}
 	n = locate(t, node.Options{URL: strings.Replace(u, "//", "//admin:hunter2@", 1) + "/"})
 	if n.DataDir != root+"/data" || n.Source != u {
 		t.Errorf("with the password in the URL: %+v", n)
+	}
+	n = locate(t, node.Options{URL: couch(t, root+"/data", "abc", ""), User: "admin", Password: "hunter2"})
+	if s := n.Served; s == nil || s.MapUUID != "" || !slices.Equal(s.Databases, []string{"_users", "orders"}) {
+		t.Errorf("a server before CouchDB 3 is said to serve %+v", s)
 	}
 	_, err := node.Locate(t.Context(), node.Options{URL: strings.Replace(u, "//", "//admin:wrongpw@", 1), Getenv: env()})
 	if err == nil || strings.Contains(err.Error(), "wrongpw") || !strings.Contains(err.Error(), "couch_password_file") {
@@ -249,12 +259,12 @@ func TestLocateServer(t *testing.T) {
 func TestLocateServerWithRelativeDirectories(t *testing.T) {
 	root := tree(t, release)
 	o := node.Options{User: "admin", Password: "hunter2", Getenv: env(), Usual: []string{root + "/etc"}}
-	o.URL = couch(t, "./data", "five") // the uuid that etc says
+	o.URL = couch(t, "./data", "five", "def") // the uuid that etc says
 	n, err := node.Locate(t.Context(), o)
 	if err != nil || n.DataDir != root+"/data" || len(n.IniFiles) != 5 {
 		t.Errorf("same uuid: %+v, %v", n, err)
 	}
-	o.URL = couch(t, "./data", "somebody else's")
+	o.URL = couch(t, "./data", "somebody else's", "def")
 	if n, err = node.Locate(t.Context(), o); err == nil || !strings.Contains(err.Error(), "pass --config-dir or --data-dir") {
 		t.Errorf("other uuid: %+v, %v", n, err)
 	}

@@ -38,8 +38,19 @@ type Node struct {
 	// Source says in a word or two what decided: --data-dir, --config-dir,
 	// COUCHDB_INI_FILES, the URL of the server, or a default directory.
 	Source string
+	// Served is what the server says of its databases; nil if none was asked.
+	Served *Served
 	// Settings is what the ini files say together. It holds secrets.
 	Settings Ini
+}
+
+// Served is what a running server says of the databases that it serves, to be held
+// against the files: it may see other ones at the same path, as in a container.
+type Served struct {
+	URL     string // without user and password
+	MapUUID string // of its _dbs.couch; empty before CouchDB 3, which doesn't tell it
+	// Databases are the first of its databases by name; only where MapUUID is empty.
+	Databases []string
 }
 
 // Dir returns the directory of a root, or "" if the node has none.

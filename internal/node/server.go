@@ -74,8 +74,32 @@ func fromURL(ctx context.Context, o Options) (*Node, error) {
 	if data != "" && !filepath.IsAbs(data) && n.ReleaseDir == "" {
 		return nil, fmt.Errorf("the server at %s says that its data is in %q, which is relative to where CouchDB is installed: pass --config-dir or --data-dir", s.base, data)
 	}
+	if n.Served, err = s.served(ctx); err != nil {
+		return nil, err
+	}
 	return finish(n, nil, s.base.String())
 }
+
+// served asks what the server's own shard map is.
+//
+// Source: CouchDB 3.5.0, src/couch/src/couch_db.erl, get_db_info (uuid); 2.x has no
+// /_node/_local/<db>.
+func (s *server) served(ctx context.Context) (*Served, error) {
+	out := &Served{URL: s.base.String()}
+	var info struct{ UUID string }
+	err := s.get(ctx, "/_node/_local/_dbs", &info)
+	if err == nil && info.UUID != "" {
+		out.MapUUID = info.UUID
+		return out, nil
+	}
+	if err != nil && !errors.Is(err, errNotThere) {
+		return nil, err
+	}
+	return out, s.get(ctx, fmt.Sprintf("/_all_dbs?limit=%d", namesPage), &out.Databases)
+}
+
+// errNotThere is the answer 404.
+var errNotThere = errors.New("not found")
 
 func newServer(o Options) (*server, error) {
 	u, err := url.Parse(o.URL)
@@ -148,6 +172,8 @@ func (s *server) do(req *http.Request, v any) error {
 	case http.StatusOK:
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return fmt.Errorf("the server refuses %s (%s): pass the name and password of a server admin (couch_user, couch_password_file)", u, resp.Status)
+	case http.StatusNotFound:
+		return fmt.Errorf("the server answers %s with %s: check the URL%w", u, resp.Status, quiet{errNotThere})
 	default:
 		return fmt.Errorf("the server answers %s with %s: check the URL", u, resp.Status)
 	}
@@ -156,3 +182,9 @@ func (s *server) do(req *http.Request, v any) error {
 	}
 	return nil
 }
+
+// quiet is an error that a message is of the kind of without saying so.
+type quiet struct{ error }
+
+func (quiet) Error() string   { return "" }
+func (q quiet) Unwrap() error { return q.error }
