@@ -45,6 +45,7 @@ type Options struct {
 	Full          bool          // store all, whatever the state says
 	Parent        string        // id of the backup to build on; "" is the newest of this node
 	Prove         bool          // prove whole prefixes of grown files by reading them
+	TakeOver      bool          // make a full backup though the instance's backups are another node's
 	ProveInterval time.Duration // do that when it was last done so long ago; 0 is never
 	// Recipients, if any, are those that the repository must have for a key to be
 	// made; none takes those that this node has accepted, at first any.
@@ -82,7 +83,11 @@ type run struct {
 	id        manifest.BackupID
 	key       *repo.WriteKey
 	proveAll  bool
-	old       map[name]*known // what the backup before knows; nil for a full one
+	identity  manifest.Identity // of the node, as it was before anything was copied
+	wasMap    string            // uuid of the shard map of the backup before; "" if not known
+	tookOver  bool              // the instance's backups before are not of this node
+	before    *manifest.Record  // newest backup of the instance if this node's state doesn't know it
+	old       map[name]*known   // what the backup before knows; nil for a full one
 	oldDamage []manifest.Damage
 	inRepo    []bool      // whether the parent's segments are stored, by index
 	journaled storedParts // what unfinished runs stored
@@ -136,7 +141,7 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 		err = opts.Repo.CheckNewID(ctx, opts.Instance, id)
 	}
 	if err == nil {
-		res, err = runLocked(ctx, opts, id, dir, func(m *manifest.Manifest, key *repo.WriteKey) (*manifest.Record, error) {
+		res, err = runLocked(ctx, opts, id, dir, lock.Before, func(m *manifest.Manifest, key *repo.WriteKey) (*manifest.Record, error) {
 			return opts.Repo.Commit(ctx, lock, m, key, signer)
 		})
 	}
@@ -162,14 +167,21 @@ func (o *Options) newID() (manifest.BackupID, error) {
 
 type commitFunc func(*manifest.Manifest, *repo.WriteKey) (*manifest.Record, error)
 
-func runLocked(ctx context.Context, opts Options, id manifest.BackupID, dir string, commit commitFunc) (*Result, error) {
+// beforeFunc is the method Before of a lock.
+type beforeFunc func(ctx context.Context, mine manifest.BackupID) (*manifest.Record, error)
+
+func runLocked(ctx context.Context, opts Options, id manifest.BackupID, dir string, before beforeFunc, commit commitFunc) (*Result, error) {
 	started := time.Now().UTC()
+	listing, err := scan(ctx, &opts)
+	if err != nil {
+		return nil, err
+	}
 	key, err := writeKey(ctx, &opts, dir)
 	if err != nil {
 		return nil, err
 	}
 	r := &run{opts: opts, id: id, key: key, notes: key.Notes, files: map[name]*manifest.File{}, locals: map[name]local{}, nodeName: opts.Node.NodeName}
-	parent, err := r.load(ctx, dir)
+	parent, err := r.load(ctx, dir, listing, before)
 	if err != nil {
 		return nil, err
 	}
@@ -177,7 +189,7 @@ func runLocked(ctx context.Context, opts Options, id manifest.BackupID, dir stri
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(r.copyAll(ctx, j, parent), j.close()); err != nil {
+	if err := errors.Join(r.copyAll(ctx, j, parent, listing), j.close()); err != nil {
 		return nil, err
 	}
 	if opts.Strict && len(r.damage) > 0 {
@@ -210,19 +222,30 @@ func runLocked(ctx context.Context, opts Options, id manifest.BackupID, dir stri
 }
 
 // load finds the parent, and what unfinished runs left.
-func (r *run) load(ctx context.Context, dir string) (*state, error) {
-	var err error
+func (r *run) load(ctx context.Context, dir string, l *node.Listing, before beforeFunc) (*state, error) {
+	st, why, err := readState(dir, r.opts.Repo.Config().ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.recognize(ctx, st, l, before); err != nil {
+		return nil, err
+	}
 	r.journaled, err = readJournal(dir, func() (map[repo.SegmentID]int64, error) {
 		return r.opts.Repo.Segments(ctx, r.opts.Instance)
 	})
 	if err != nil {
 		return nil, err
 	}
-	parent, err := r.parent(ctx, dir)
+	parent, err := r.parent(ctx, st, why)
 	if err != nil || parent == nil {
 		return nil, err
 	}
-	r.old, r.oldDamage = parent.files, parent.damage
+	if parent != st { // it was not looked at yet
+		if err := r.admit(r.checkKin(parent, l)); err != nil || r.tookOver {
+			return nil, err
+		}
+	}
+	r.old, r.oldDamage, r.wasMap = parent.files, parent.damage, identityOf(parent).MapUUID
 	if r.nodeName == "" { // perhaps no file is opened that tells it
 		r.nodeName = parent.summary.NodeName
 	}
@@ -234,17 +257,13 @@ func (r *run) load(ctx context.Context, dir string) (*state, error) {
 }
 
 // parent returns the state to build on, or nil for a full backup.
-func (r *run) parent(ctx context.Context, dir string) (*state, error) {
-	if r.opts.Full {
+func (r *run) parent(ctx context.Context, st *state, why string) (*state, error) {
+	if r.opts.Full || r.tookOver {
 		return nil, nil
 	}
 	if r.key.Full != "" {
 		r.note(r.key.Full + ": this is a full backup")
 		return nil, nil
-	}
-	st, why, err := readState(dir, r.opts.Repo.Config().ID)
-	if err != nil {
-		return nil, err
 	}
 	if st != nil && !knowsKey(r.key.Pin, st.key) {
 		st, why = nil, "the key of the earlier backup is gone"
@@ -272,16 +291,18 @@ func (r *run) parent(ctx context.Context, dir string) (*state, error) {
 // noState deals with a missing state: with a key the newest backup's manifest
 // serves, without one the backup is a full one.
 func (r *run) noState(ctx context.Context, why string) (*state, error) {
-	recs, _, err := r.opts.Repo.List(ctx, r.opts.Instance)
-	if err != nil || len(recs) == 0 {
-		return nil, err
+	if r.before == nil {
+		var err error
+		if r.before, err = r.newest(ctx); err != nil || r.before == nil {
+			return nil, err
+		}
 	}
 	if !r.opts.Repo.CanRead() {
 		r.note(why + ", so this is a full backup")
 		return nil, nil
 	}
 	r.note(why + ": built on the newest backup in the repository, proving what is unchanged by reading it")
-	st, err := r.stateOf(ctx, recs[len(recs)-1])
+	st, err := r.stateOf(ctx, r.before)
 	if errors.Is(err, repo.ErrKeyGone) {
 		r.note("the key of the newest backup in the repository is gone, so this is a full backup after all")
 		return nil, nil
@@ -304,14 +325,7 @@ func (r *run) stateOf(ctx context.Context, rec *manifest.Record) (*state, error)
 }
 
 // copyAll copies the files of the node, kind by kind.
-func (r *run) copyAll(ctx context.Context, j *journal, parent *state) error {
-	listing, err := r.opts.Node.Scan(ctx, node.ScanOptions{Indexes: r.opts.Indexes})
-	if err != nil {
-		return err
-	}
-	if len(listing.Shards)+len(listing.System) == 0 {
-		return fmt.Errorf("%w: %s holds no .couch files; is it couchdb/database_dir?", ErrNothing, r.opts.Node.DataDir)
-	}
+func (r *run) copyAll(ctx context.Context, j *journal, parent *state, listing *node.Listing) error {
 	for _, l := range listing.LeftOut {
 		r.leaveOut(name{l.Root, l.Path}, l.Reason)
 	}
@@ -322,7 +336,7 @@ func (r *run) copyAll(ctx context.Context, j *journal, parent *state) error {
 	if parent != nil {
 		r.segments.table = slices.Clone(parent.segments)
 	}
-	err = r.copyListing(ctx, listing, n)
+	err := r.copyListing(ctx, listing, n)
 	if err != nil {
 		cancel(err)
 	}
@@ -347,6 +361,7 @@ func (r *run) copyListing(ctx context.Context, l *node.Listing, n int) error {
 	if err := r.reconcile(ctx, workers, l); err != nil {
 		return err
 	}
+	r.judge(l)
 	if err := copyGroup(ctx, workers, l.Config); err != nil {
 		return err
 	}
@@ -556,7 +571,7 @@ func (r *run) manifest(started time.Time, parent *state) *manifest.Manifest {
 	m.Summary = manifest.Summary{
 		ID: r.id, Instance: r.opts.Instance, Name: r.opts.Name, Description: r.opts.Description, Labels: r.opts.Labels,
 		Type: manifest.Full, Status: manifest.Completed, Strategy: r.opts.Strategy, Namespace: r.opts.Namespace,
-		Started: started, NodeName: r.nodeName, CouchDBVersion: r.opts.Node.Version, Tool: r.opts.Tool,
+		Started: started, NodeName: r.nodeName, Identity: r.identity, CouchDBVersion: r.opts.Node.Version, Tool: r.opts.Tool,
 		FileCount: len(m.Files), DatabaseCount: countDatabases(m.Files), ReadBytes: r.read.Load(), AddedBytes: r.added.Load(),
 		StoredBytes: r.segments.bytes, LeftOutCount: len(m.LeftOut), DamageCount: len(m.Damage),
 	}

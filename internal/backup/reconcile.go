@@ -3,6 +3,7 @@ package backup
 import (
 	"context"
 	"fmt"
+	"io"
 	"runtime"
 	"slices"
 	"strings"
@@ -27,6 +28,9 @@ func (r *run) readMap(s *source, size int64) error {
 		r.damaged(s.name, manifest.Damage{What: "shard map", Error: err.Error()})
 		return nil
 	}
+	if maps == nil {
+		maps = []shardMap{} // read, and empty
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.maps = maps
@@ -34,7 +38,7 @@ func (r *run) readMap(s *source, size int64) error {
 }
 
 // couchMaps returns the shard maps in a _dbs.couch of size bytes.
-func couchMaps(s *source, size int64) ([]shardMap, error) {
+func couchMaps(s io.ReaderAt, size int64) ([]shardMap, error) {
 	db, err := couchfile.Open(s, size)
 	if err != nil {
 		return nil, err
@@ -83,7 +87,6 @@ func (r *run) reconcile(ctx context.Context, workers []*worker, l *node.Listing)
 			return err
 		}
 		if len(r.missing()) == 0 {
-			r.noteOrphans(l)
 			return nil
 		}
 		if err := copyMaps(); err != nil {
@@ -154,30 +157,6 @@ func (r *run) forget(entries []node.Entry) {
 		delete(r.old, name{e.Root, e.Path})
 		r.damage = slices.DeleteFunc(r.damage, func(d manifest.Damage) bool { return d.Root == e.Root && d.Path == e.Path })
 	}
-}
-
-// noteOrphans says which shards no map names: databases deleted just now, or
-// files left behind. They are in the backup, and CouchDB doesn't see them.
-func (r *run) noteOrphans(l *node.Listing) {
-	named := map[string]bool{}
-	for _, m := range r.maps {
-		named[m.DB+m.Suffix] = true
-	}
-	orphans := map[string]bool{}
-	for _, e := range l.Shards {
-		if !named[e.DB+e.Suffix] && r.files[name{e.Root, e.Path}] != nil {
-			orphans[e.DB+e.Suffix] = true
-		}
-	}
-	if len(orphans) == 0 || len(r.maps) == 0 {
-		return
-	}
-	list := make([]string, 0, len(orphans))
-	for o := range orphans {
-		list = append(list, o)
-	}
-	slices.Sort(list)
-	r.note("in the backup, but in no shard map, so CouchDB won't show them: " + joinShort(list))
 }
 
 // joinShort joins at most ten strings and says how many more there are.

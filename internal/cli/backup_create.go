@@ -37,6 +37,7 @@ type backupCreateOptions struct {
 	full        bool
 	parent      string
 	prove       bool
+	takeOver    bool
 	verbose     bool
 }
 
@@ -47,6 +48,10 @@ func newBackupCreate(env *Env, g *globalOptions) *cobra.Command {
 		Short: "Back up a CouchDB node; only what is new since the backup before",
 		Long: `Back up the files of a CouchDB node, which may run meanwhile. The first backup is a full one, the next ones read and
 store what was added since; each restores alone. Nothing of CouchDB's is changed, locked or paused.
+
+A backup is refused (exit code 11) if the files have nothing in common with the instance's backup before, as when a disk is
+not mounted and CouchDB made fresh ones, or if another node backs up under the same name. If this CouchDB has replaced the
+one before, pass --take-over once.
 
 Writing needs no secret. What is damaged in the source is backed up as it is and told: exit code 3.
 
@@ -71,6 +76,7 @@ func (o *backupCreateOptions) flagsButName(f *pflag.FlagSet) {
 	f.Bool("strict", false, "make no backup if the source is damaged")
 	f.Bool("no-indexes", false, "leave out view indexes, which CouchDB builds anew")
 	f.BoolVar(&o.prove, "prove", false, "read grown files whole, to prove that what was backed up of them is unchanged")
+	f.BoolVar(&o.takeOver, "take-over", false, "make a full backup though the instance's backups are of another CouchDB, which this one replaces")
 	f.BoolVar(&o.verbose, "verbose", false, "list every file that was left out and every finding")
 	o.repoOptions.flags(f, "to back up (default: the name of this machine)")
 	nodeFlags(f)
@@ -118,7 +124,7 @@ func runBackupCreate(ctx context.Context, env *Env, s *settings, o *backupCreate
 		Node: n, Instance: s.Instance, StateDir: s.StateDir,
 		Name:        cmp.Or(o.name, s.Instance+"-"+env.Now().UTC().Format("20060102-150405")),
 		Description: o.description, Tool: "slipcover " + toolVersion(), Strategy: s.BackupStrategy, Namespace: s.BackupNamespace,
-		Full: o.full, Parent: o.parent, Prove: o.prove, ProveInterval: s.ProveInterval, Strict: s.Strict,
+		Full: o.full, Parent: o.parent, TakeOver: o.takeOver, Prove: o.prove, ProveInterval: s.ProveInterval, Strict: s.Strict,
 		Recipients: s.Recipients, Indexes: s.Indexes, Parallel: s.Parallel, Progress: p,
 	}
 	res, err := places.backup(ctx, opts)

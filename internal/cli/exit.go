@@ -40,7 +40,7 @@ var (
 	exitDenied      = exit{8, "denied", "permission denied"}
 	exitFull        = exit{9, "full", "no room left in the storage or at the target"}
 	exitUnavailable = exit{10, "unavailable", "the storage, or the server of the service, cannot be reached"}
-	exitRefused     = exit{11, "target", "the target refuses: not empty, in use, or there already; a backup is pinned or protected"}
+	exitRefused     = exit{11, "target", "the target refuses: not empty, in use, or there already; a backup is pinned or protected; the CouchDB is not the one that the instance's backups are of"}
 	exitInterrupt   = exit{130, "interrupted", "stopped by SIGINT (Ctrl-C)"}
 	exitTerminate   = exit{143, "terminated", "stopped by SIGTERM"}
 )
@@ -116,7 +116,7 @@ func exitOf(err error) exit {
 		return exitKey
 	case is(repo.ErrLocked, repo.ErrLockLost):
 		return exitLocked
-	case is(errTarget, repo.ErrExists, repo.ErrIDUsed, restore.ErrNotEmpty, restore.ErrUnfinished, restore.ErrInUse, repo.ErrPinned, storage.ErrRetained):
+	case is(errTarget, repo.ErrExists, repo.ErrIDUsed, restore.ErrNotEmpty, restore.ErrUnfinished, restore.ErrInUse, backup.ErrOtherNode, repo.ErrPinned, storage.ErrRetained):
 		return exitRefused
 	case is(storage.ErrFull) || isDiskFull(err):
 		return exitFull

@@ -56,17 +56,20 @@ type Summary struct {
 	Description string   `json:"description,omitempty"`
 	// Labels are what the maker of a backup wants to find it by; see CheckLabels. They
 	// are not encrypted.
-	Labels         map[string]string `json:"labels,omitempty"`
-	Type           Type              `json:"type"`
-	Parent         BackupID          `json:"parent,omitempty"`
-	Status         Status            `json:"status"`
-	Strategy       string            `json:"strategy"` // e.g. "CouchDBBackup"
-	Namespace      string            `json:"namespace"`
-	Started        time.Time         `json:"started"`  // UTC; every write acknowledged before it is in the backup
-	Finished       time.Time         `json:"finished"` // UTC
-	NodeName       string            `json:"node_name,omitempty"`
-	CouchDBVersion string            `json:"couchdb_version,omitempty"`
-	Tool           string            `json:"tool"` // "slipcover 0.1.0"
+	Labels    map[string]string `json:"labels,omitempty"`
+	Type      Type              `json:"type"`
+	Parent    BackupID          `json:"parent,omitempty"`
+	Status    Status            `json:"status"`
+	Strategy  string            `json:"strategy"` // e.g. "CouchDBBackup"
+	Namespace string            `json:"namespace"`
+	Started   time.Time         `json:"started"`  // UTC; every write acknowledged before it is in the backup
+	Finished  time.Time         `json:"finished"` // UTC
+	NodeName  string            `json:"node_name,omitempty"`
+	// Identity says of which CouchDB this is a backup; records of before it was there
+	// lack it, and nothing is known then.
+	Identity       Identity `json:"identity,omitzero"`
+	CouchDBVersion string   `json:"couchdb_version,omitempty"`
+	Tool           string   `json:"tool"` // "slipcover 0.1.0"
 
 	FileCount     int   `json:"file_count"`
 	DatabaseCount int   `json:"database_count"`
@@ -76,6 +79,24 @@ type Summary struct {
 	StoredBytes   int64 `json:"stored_bytes"`   // objects that this run wrote, compressed and encrypted
 	LeftOutCount  int   `json:"left_out_count"` // files not in the backup
 	DamageCount   int   `json:"damage_count"`   // findings in the source
+}
+
+// Identity says who a CouchDB node is, as far as that is known: with the node's name
+// and the writer of the record what backups, retention and the service compare. What
+// is empty is not known, which never makes two nodes different.
+type Identity struct {
+	// ServerUUID is couchdb/uuid of the ini files, 32 hex digits. Nodes of one cluster
+	// may have the same.
+	ServerUUID string `json:"server_uuid,omitempty"`
+	// MapUUID is the uuid in the header of _dbs.couch, 32 hex digits, which CouchDB makes
+	// with the file and keeps through compactions: each node has one of its own.
+	MapUUID string `json:"map_uuid,omitempty"`
+}
+
+// Agrees reports whether two identities are surely of one node: the shard maps are
+// known and the same, and nothing else that both know differs.
+func (i Identity) Agrees(o Identity) bool {
+	return i.MapUUID != "" && i.MapUUID == o.MapUUID && (i.ServerUUID == "" || o.ServerUUID == "" || i.ServerUUID == o.ServerUUID)
 }
 
 // Record is the first line of backups/<instance>/<id>/record.jsonl.

@@ -86,7 +86,7 @@ func Copy(ctx context.Context, dst, src *Repo, rec *manifest.Record, opts CopyOp
 	if c.res.Already, err = c.stored(ctx); err != nil || c.res.Already {
 		return c.res, err
 	}
-	lock, err := dst.Lock(ctx, c.instance, "copy", c.id)
+	lock, err := dst.Lock(ctx, c.instance, purposeCopy, c.id)
 	if err != nil {
 		return CopyResult{}, err
 	}
