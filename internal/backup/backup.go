@@ -44,9 +44,9 @@ type Options struct {
 
 	Full          bool          // store all, whatever the state says
 	Parent        string        // id of the backup to build on; "" is the newest of this node
-	Prove         bool          // prove whole prefixes of grown files by reading them
+	Prove         bool          // read each file whole to prove what the parent holds of it
 	TakeOver      bool          // make a full backup though the instance's backups are another node's
-	ProveInterval time.Duration // do that when it was last done so long ago; 0 is never
+	ProveInterval time.Duration // prove each file so after half to all of that time; 0 is never
 	// Recipients, if any, are those that the repository must have for a key to be
 	// made; none takes those that this node has accepted, at first any.
 	Recipients []string
@@ -82,7 +82,8 @@ type run struct {
 	opts      Options
 	id        manifest.BackupID
 	key       *repo.WriteKey
-	proveAll  bool
+	started   time.Time
+	proofs    *proofs           // nil for a full backup
 	identity  manifest.Identity // of the node, as it was before anything was copied
 	wasMap    string            // uuid of the shard map of the backup before; "" if not known
 	tookOver  bool              // the instance's backups before are not of this node
@@ -180,7 +181,7 @@ func runLocked(ctx context.Context, opts Options, id manifest.BackupID, dir stri
 	if err != nil {
 		return nil, err
 	}
-	r := &run{opts: opts, id: id, key: key, notes: key.Notes, files: map[name]*manifest.File{}, locals: map[name]local{}, nodeName: opts.Node.NodeName}
+	r := &run{opts: opts, id: id, key: key, started: started, notes: key.Notes, files: map[name]*manifest.File{}, locals: map[name]local{}, nodeName: opts.Node.NodeName}
 	parent, err := r.load(ctx, dir, listing, before)
 	if err != nil {
 		return nil, err
@@ -196,6 +197,7 @@ func runLocked(ctx context.Context, opts Options, id manifest.BackupID, dir stri
 		d := r.damage[0]
 		return nil, fmt.Errorf("%w: %s, at %d: %s: %s (%d findings in all); without --strict it is backed up as it is", ErrDamaged, d.Path, d.Offset, d.What, d.Error, len(r.damage))
 	}
+	r.notes = append(r.notes, r.proofs.notes()...)
 	m := r.manifest(started, parent)
 	rec, err := commit(m, key)
 	if err != nil {
@@ -206,12 +208,8 @@ func runLocked(ctx context.Context, opts Options, id manifest.BackupID, dir stri
 		res.Notes = append(res.Notes, err.Error())
 	}
 	// The backup is made; without its state the next one is only larger.
-	proved := started
-	if !r.proveAll && parent != nil {
-		proved = parent.proved
-	}
 	m.Summary = rec.Summary
-	if err := writeState(dir, opts.Repo.Config().ID, key, proved, m, r.locals); err != nil {
+	if err := writeState(dir, opts.Repo.Config().ID, key, m, r.locals); err != nil {
 		res.Notes = append(res.Notes, fmt.Sprintf("the backup is complete, but the next one will be larger than it need be: %v", err))
 		return res, nil
 	}
@@ -252,7 +250,7 @@ func (r *run) load(ctx context.Context, dir string, l *node.Listing, before befo
 	if r.inRepo, err = r.opts.Repo.Stored(ctx, r.opts.Instance, parent.segments); err != nil {
 		return nil, err
 	}
-	r.proveAll = r.opts.Prove || r.opts.ProveInterval > 0 && time.Since(parent.proved) >= r.opts.ProveInterval
+	r.proofs = newProofs(&r.opts, parent, r.started)
 	return parent, nil
 }
 
@@ -418,18 +416,16 @@ func copyGroup(ctx context.Context, workers []*worker, entries []node.Entry) err
 
 // unchanged reports whether a file is as the backup before saw it, by its inode,
 // size and times alone.
-func (r *run) unchanged(path string, old *known) bool {
-	if r.proveAll || old.local.Ino == 0 || old.file.Kind == manifest.Config || !r.segmentsStored(old.file) {
+func (r *run) unchanged(path string, nm name, old *known) bool {
+	if old.local.Ino == 0 || old.file.Kind == manifest.Config || !r.segmentsStored(old.file) {
 		return false
 	}
 	info, err := os.Stat(path)
 	if err != nil || !info.Mode().IsRegular() {
 		return false
 	}
-	now := localOf(info)
-	was := old.local
-	now.Hash, was.Hash = nil, nil
-	return now.Dev == was.Dev && now.Ino == was.Ino && now.Size == was.Size && now.MTime == was.MTime && now.CTime == was.CTime
+	is, was := localOf(info), &old.local
+	return is.Size == was.Size && is.MTime == was.MTime && is.CTime == was.CTime && r.proofs.doubt(nm, was, &is) == noDoubt
 }
 
 // segmentsStored reports whether all bytes of a file of the parent are stored.

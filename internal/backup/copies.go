@@ -1,9 +1,7 @@
 package backup
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -111,8 +109,7 @@ func adoptPin(ctx context.Context, o AdoptOptions, from, to string) error {
 type storedState struct {
 	file *os.File
 	z    *zstd.Decoder
-	head stateHead
-	rest io.Reader // the lines behind the head
+	*stateReader
 }
 
 func openState(dir string) (*storedState, error) {
@@ -125,13 +122,10 @@ func openState(dir string) (*storedState, error) {
 		_ = f.Close()
 		return nil, err
 	}
-	lines := bufio.NewReaderSize(s.z, 1<<16)
-	d := json.NewDecoder(lines)
-	if err := d.Decode(&s.head); err != nil {
+	if s.stateReader, err = newStateReader(s.z); err != nil {
 		s.close()
 		return nil, fmt.Errorf("read state: %w", err)
 	}
-	s.rest = io.MultiReader(d.Buffered(), lines)
 	return s, nil
 }
 
@@ -140,19 +134,27 @@ func (s *storedState) close() {
 	_ = s.file.Close()
 }
 
-// write stores the state in dir.
+// write stores the state in dir, if it has its checksum.
 func (s *storedState) write(dir string) error {
-	return durable.WriteFile(statePath(dir), 0o600, func(w *os.File) error {
-		z, err := stateWriter(w)
+	return durable.WriteFile(statePath(dir), 0o600, func(f *os.File) error {
+		w, err := newStateWriter(f)
 		if err != nil {
 			return err
 		}
-		if err := json.NewEncoder(z).Encode(s.head); err != nil {
+		if err := w.encode(s.head); err != nil {
 			return err
 		}
-		if _, err := io.Copy(z, s.rest); err != nil {
-			return err
+		for {
+			b, err := s.next()
+			if errors.Is(err, io.EOF) {
+				return w.close()
+			}
+			if err == nil {
+				err = w.line(b)
+			}
+			if err != nil {
+				return err
+			}
 		}
-		return z.Close()
 	})
 }

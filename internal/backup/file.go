@@ -1,14 +1,11 @@
 package backup
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -28,9 +25,6 @@ const (
 	readSize = 512 << 10
 	// maxConfig bounds an ini file that is taken, in bytes.
 	maxConfig = 4 << 20
-	// maxHeaderProof bounds the header that is read again to prove that a file is
-	// the same one grown. Larger ones are copied anew.
-	maxHeaderProof = 32 << 10
 )
 
 // Waits for a file that is being swapped by a compaction (its path is missing for
@@ -45,6 +39,8 @@ type worker struct {
 	run *run
 	cur *filling // nil if none is begun
 	buf []byte   // for bytes that may be stored already
+
+	proof []byte // for bytes that are read to be hashed alone
 }
 
 // source is an open file of the node; it counts what is read.
@@ -69,7 +65,7 @@ func (w *worker) copyFile(ctx context.Context, e node.Entry) error {
 	nm := name{e.Root, e.Path}
 	path := w.run.opts.Node.Path(&e)
 	old := w.run.known(nm)
-	if old != nil && w.run.unchanged(path, old) {
+	if old != nil && w.run.unchanged(path, nm, old) {
 		w.run.keep(nm, old)
 		return nil
 	}
@@ -211,10 +207,10 @@ func (w *worker) copyCouch(ctx context.Context, s *source, old *known) error {
 	if file.Header, err = headerOf(s, raw); err != nil {
 		return w.copyForeign(ctx, s, raw, err)
 	}
-	sum := sha256.New()
+	sum := newPrefixHash(file.Size)
 	var from int64
 	if old != nil {
-		from, err = w.run.prove(ctx, s, old, file, sum)
+		from, err = w.prove(ctx, s, old, file, sum)
 		if err != nil {
 			return err
 		}
@@ -234,7 +230,7 @@ func (w *worker) copyCouch(ctx context.Context, s *source, old *known) error {
 
 // finish records a file that was copied, after a closer look if the scan of its
 // chunks, or the backup before, found something.
-func (w *worker) finish(ctx context.Context, s *source, file *manifest.File, sum hash.Hash, look bool) error {
+func (w *worker) finish(ctx context.Context, s *source, file *manifest.File, sum *prefixHash, look bool) error {
 	if look {
 		sound, err := w.run.examine(ctx, s, file.Size)
 		if err != nil || !sound && file.Kind == manifest.View {
@@ -242,16 +238,17 @@ func (w *worker) finish(ctx context.Context, s *source, file *manifest.File, sum
 		}
 	}
 	if file.Kind == manifest.View { // the one kind of file that CouchDB may reset in place
-		if same, err := sameHeader(s, file); err != nil || !same && file.Size-file.Header.Offset <= maxHeaderProof {
+		if same, err := sameHeader(s, file); err != nil || !same {
 			return errors.Join(ErrShrunk, err)
 		}
 	}
 	file.SHA256 = hex.EncodeToString(sum.Sum(nil))
-	state, err := sum.(encoding.BinaryMarshaler).MarshalBinary()
-	if err != nil {
-		return err
+	if s.local.Proven == 0 { // not by prove: all of it was copied
+		s.local.Proven = w.run.started.Unix()
 	}
-	s.local.Hash = state
+	if sum.state != nil {
+		s.local.Hash, s.local.HashAt = sum.state, sum.mark
+	}
 	if file.Path == "_dbs.couch" && file.Root == manifest.DataRoot && file.Header != nil {
 		if err := w.run.readMap(s, file.Size); err != nil {
 			return err
@@ -304,7 +301,7 @@ func (w *worker) copyWhole(ctx context.Context, s *source) error {
 	file := w.file(s)
 	file.Size = s.info.Size()
 	file.Generation = w.run.generation()
-	sum := sha256.New()
+	sum := newPrefixHash(0) // without a header it is never taken for grown
 	if err := w.copyRange(ctx, s, file, 0, sum, nil); err != nil {
 		return err
 	}
@@ -345,7 +342,7 @@ func headerOf(s *source, raw couchfile.RawHeader) (*manifest.Header, error) {
 
 // copyRange appends the bytes [from, file.Size) of s to file, hashing all and
 // scanning them if scan isn't nil.
-func (w *worker) copyRange(ctx context.Context, s *source, file *manifest.File, from int64, sum hash.Hash, scan *couchfile.Scanner) error {
+func (w *worker) copyRange(ctx context.Context, s *source, file *manifest.File, from int64, sum *prefixHash, scan *couchfile.Scanner) error {
 	take := func(b []byte) {
 		_, _ = sum.Write(b)
 		if scan != nil {
@@ -489,78 +486,4 @@ func readFull(s *source, p []byte, off int64) error {
 		return fmt.Errorf("%w: %s has no byte at %d any more", ErrShrunk, s.f.Name(), off+int64(n))
 	}
 	return err
-}
-
-// prove decides whether the file that s has open is old's file grown. It returns
-// the length of the prefix that the backup before holds, with its hash in sum, or
-// 0 if all must be copied.
-func (r *run) prove(ctx context.Context, s *source, old *known, file *manifest.File, sum hash.Hash) (int64, error) {
-	if !r.sameFile(s, old, file) {
-		return 0, nil
-	}
-	if same, err := sameHeader(s, old.file); err != nil || !same {
-		return 0, err
-	}
-	if !r.proveAll && len(old.local.Hash) > 0 {
-		if sum.(encoding.BinaryUnmarshaler).UnmarshalBinary(old.local.Hash) == nil {
-			return old.file.Size, nil
-		}
-		sum.Reset()
-	}
-	if err := hashPrefix(ctx, s, sum, old.file.Size); err != nil {
-		return 0, err
-	}
-	if got := hex.EncodeToString(sum.Sum(nil)); got != old.file.SHA256 {
-		sum.Reset()
-		r.note(fmt.Sprintf("%s: its first %d bytes are not those of the backup before, though its header is: copied anew", file.Path, old.file.Size))
-		return 0, nil
-	}
-	return old.file.Size, nil
-}
-
-// sameFile is the part of the proof that reads nothing.
-func (r *run) sameFile(s *source, old *known, file *manifest.File) bool {
-	h := old.file.Header
-	switch {
-	case h == nil || file.Header == nil || old.file.Size > file.Size:
-		return false
-	case !r.segmentsStored(old.file):
-		return false
-	case h.UUID != file.Header.UUID || h.Signature != file.Header.Signature || h.CompactedSeq != file.Header.CompactedSeq:
-		return false
-	}
-	// A parent that was read from the repository says nothing of inodes; then the
-	// whole prefix is proven.
-	return len(old.local.Hash) == 0 || old.local.Ino != 0 && old.local.Dev == s.local.Dev && old.local.Ino == s.local.Ino
-}
-
-// sameHeader compares the raw bytes where the backup before had its newest header.
-func sameHeader(s *source, old *manifest.File) (bool, error) {
-	n := old.Size - old.Header.Offset
-	if n > maxHeaderProof {
-		return false, nil
-	}
-	b := make([]byte, n)
-	if err := readFull(s, b, old.Header.Offset); err != nil {
-		return false, err
-	}
-	sum := sha256.Sum256(b)
-	want, err := hex.DecodeString(old.Header.SHA256)
-	return err == nil && bytes.Equal(sum[:], want), nil
-}
-
-func hashPrefix(ctx context.Context, s *source, sum hash.Hash, n int64) error {
-	buf := make([]byte, readSize)
-	for off := int64(0); off < n; {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		b := buf[:min(int64(len(buf)), n-off)]
-		if err := readFull(s, b, off); err != nil {
-			return err
-		}
-		_, _ = sum.Write(b)
-		off += int64(len(b))
-	}
-	return nil
 }

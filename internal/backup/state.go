@@ -2,18 +2,20 @@ package backup
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -22,9 +24,16 @@ import (
 	"github.com/slipcover/slipcover/internal/repo"
 )
 
-// stateFormat is the version of the local state; an unknown one is taken as no
-// state at all.
-const stateFormat = 1
+// Versions of the local state; an unknown one is taken as no state at all.
+const (
+	// oldStateFormat has no checksum, and the hash state of the whole prefix, which
+	// proves nothing of the file: what it says is believed once all files are proven.
+	oldStateFormat = 1
+	// stateFormat has the start of the machine, per file the hash state before the
+	// tail and when it was last read whole, and at its end a line {"sha256": …} with
+	// the hash of all lines before it.
+	stateFormat = 2
+)
 
 // name is a file of a backup.
 type name struct {
@@ -39,7 +48,12 @@ type local struct {
 	Size  int64  `json:"size"`  // of the file, not of the cut
 	MTime int64  `json:"mtime"` // Unix nanoseconds
 	CTime int64  `json:"ctime"`
-	Hash  []byte `json:"hash"` // state of the SHA-256 over the bytes up to the cut
+
+	// Hash is the state of the SHA-256 over the first HashAt bytes; the file's whole
+	// one is in the manifest. Small files have none.
+	Hash   []byte `json:"hash,omitempty"`
+	HashAt int64  `json:"hash_at,omitempty"`
+	Proven int64  `json:"proven"` // Unix seconds of when all of it was last read
 }
 
 // known is a file of the backup before.
@@ -51,8 +65,9 @@ type known struct {
 // state is what a run leaves for the next one.
 type state struct {
 	summary  manifest.Summary
-	key      string    // instance recipient that the backup was encrypted to
-	proved   time.Time // when all prefixes were last proven
+	key      string // instance recipient that the backup was encrypted to
+	boot     string // id of the machine's start; "" is unknown
+	unproven bool   // of an old version
 	segments []manifest.Segment
 	damage   []manifest.Damage
 	files    map[name]*known
@@ -62,7 +77,7 @@ type stateHead struct {
 	Format   int                `json:"format"`
 	Repo     string             `json:"repository"`
 	Key      string             `json:"key,omitempty"`
-	Proved   time.Time          `json:"proved"`
+	Boot     string             `json:"boot,omitempty"`
 	Summary  manifest.Summary   `json:"summary"`
 	Segments []manifest.Segment `json:"segments"`
 	Damage   []manifest.Damage  `json:"damage"`
@@ -103,18 +118,26 @@ func readState(dir, repoID string) (st *state, why string, err error) {
 }
 
 func decodeState(r io.Reader, repoID string) (*state, error) {
-	d := json.NewDecoder(bufio.NewReaderSize(r, 1<<16))
-	var head stateHead
-	if err := d.Decode(&head); err != nil {
+	lines, err := newStateReader(r)
+	if err != nil {
 		return nil, err
 	}
-	if head.Format != stateFormat || head.Repo != repoID {
+	head := &lines.head
+	if head.Format != stateFormat && head.Format != oldStateFormat || head.Repo != repoID {
 		return nil, fmt.Errorf("format %d of repository %s", head.Format, head.Repo)
 	}
-	st := &state{summary: head.Summary, key: head.Key, proved: head.Proved, segments: head.Segments, damage: head.Damage, files: make(map[name]*known, head.Files)}
-	for range head.Files {
+	st := &state{summary: head.Summary, key: head.Key, boot: head.Boot, unproven: head.Format == oldStateFormat,
+		segments: head.Segments, damage: head.Damage, files: make(map[name]*known, max(0, min(head.Files, 1<<20)))}
+	for {
+		b, err := lines.next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
 		var line stateLine
-		if err := d.Decode(&line); err != nil {
+		if err == nil {
+			err = json.Unmarshal(b, &line)
+		}
+		if err != nil {
 			return nil, err
 		}
 		if line.File == nil {
@@ -127,34 +150,118 @@ func decodeState(r io.Reader, repoID string) (*state, error) {
 		}
 		st.files[name{line.File.Root, line.File.Path}] = &known{line.File, line.Local}
 	}
+	if len(st.files) != head.Files {
+		return nil, fmt.Errorf("%d files of %d", len(st.files), head.Files)
+	}
 	return st, nil
 }
 
-func stateWriter(w io.Writer) (*zstd.Encoder, error) {
-	return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
+// sumLine is the last line of a state.
+type sumLine struct {
+	SHA256 string `json:"sha256"` // of the lines before it, in hex
+}
+
+// stateReader reads a state line by line.
+type stateReader struct {
+	head  stateHead
+	lines *bufio.Reader
+	sum   hash.Hash
+}
+
+func newStateReader(r io.Reader) (*stateReader, error) {
+	s := &stateReader{lines: bufio.NewReaderSize(r, 1<<16), sum: sha256.New()}
+	b, err := s.next()
+	if errors.Is(err, io.EOF) {
+		return nil, io.ErrUnexpectedEOF
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &s.head)
+	}
+	return s, err
+}
+
+// next returns the next line, and io.EOF behind the last if its checksum says that
+// all lines are what was written. The old format has only zstd's own checksum, which
+// is checked where the stream ends.
+func (s *stateReader) next() ([]byte, error) {
+	b, err := s.lines.ReadBytes('\n')
+	if errors.Is(err, io.EOF) && len(b) == 0 && s.head.Format == oldStateFormat {
+		return nil, io.EOF
+	}
+	if errors.Is(err, io.EOF) {
+		return nil, io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return nil, err
+	}
+	if bytes.HasPrefix(b, []byte(`{"sha256":`)) {
+		var last sumLine
+		if json.Unmarshal(b, &last) != nil || last.SHA256 != hex.EncodeToString(s.sum.Sum(nil)) {
+			return nil, errors.New("it doesn't have its checksum")
+		}
+		if _, err := s.lines.ReadByte(); !errors.Is(err, io.EOF) {
+			return nil, errors.Join(errors.New("something follows its last line"), err)
+		}
+		return nil, io.EOF
+	}
+	_, _ = s.sum.Write(b)
+	return b, nil
+}
+
+// stateWriter writes a state line by line.
+type stateWriter struct {
+	z   *zstd.Encoder
+	sum hash.Hash
+}
+
+func newStateWriter(w io.Writer) (*stateWriter, error) {
+	z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
+	return &stateWriter{z, sha256.New()}, err
+}
+
+func (w *stateWriter) line(b []byte) error {
+	_, _ = w.sum.Write(b)
+	_, err := w.z.Write(b)
+	return err
+}
+
+func (w *stateWriter) encode(v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return w.line(append(b, '\n'))
+}
+
+// close writes the checksum.
+func (w *stateWriter) close() error {
+	if err := w.encode(sumLine{hex.EncodeToString(w.sum.Sum(nil))}); err != nil {
+		return err
+	}
+	return w.z.Close()
 }
 
 // writeState stores the state of a backup that was committed.
-func writeState(dir, repoID string, key *repo.WriteKey, proved time.Time, m *manifest.Manifest, locals map[name]local) error {
-	return durable.WriteFile(statePath(dir), 0o600, func(w *os.File) error {
-		z, err := stateWriter(w)
+func writeState(dir, repoID string, key *repo.WriteKey, m *manifest.Manifest, locals map[name]local) error {
+	recipient := ""
+	if key.Pin != nil {
+		recipient = key.Pin.InstanceRecipient
+	}
+	head := stateHead{stateFormat, repoID, recipient, bootID(), m.Summary, m.Segments, m.Damage, len(m.Files)}
+	return durable.WriteFile(statePath(dir), 0o600, func(f *os.File) error {
+		w, err := newStateWriter(f)
 		if err != nil {
 			return err
 		}
-		e := json.NewEncoder(z)
-		recipient := ""
-		if key.Pin != nil {
-			recipient = key.Pin.InstanceRecipient
-		}
-		if err := e.Encode(stateHead{stateFormat, repoID, recipient, proved, m.Summary, m.Segments, m.Damage, len(m.Files)}); err != nil {
+		if err := w.encode(head); err != nil {
 			return err
 		}
 		for _, f := range m.Files {
-			if err := e.Encode(stateLine{f, locals[name{f.Root, f.Path}]}); err != nil {
+			if err := w.encode(stateLine{f, locals[name{f.Root, f.Path}]}); err != nil {
 				return err
 			}
 		}
-		return z.Close()
+		return w.close()
 	})
 }
 

@@ -1,0 +1,25 @@
+package backup
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// SetBoot makes id the id of this start of the machine, for the rest of the test.
+func SetBoot(t testing.TB, id string) {
+	t.Helper()
+	old := bootFile
+	bootFile = filepath.Join(t.TempDir(), "boot_id")
+	t.Cleanup(func() { bootFile = old })
+	if err := os.WriteFile(bootFile, []byte(id+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ReadsState reports whether the text of a state is believed.
+func ReadsState(text []byte, repoID string) bool {
+	_, err := decodeState(bytes.NewReader(text), repoID)
+	return err == nil
+}
