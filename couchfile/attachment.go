@@ -43,6 +43,9 @@ func parseAttachments(list erlterm.Term) ([]Attachment, bool) {
 	if !ok || n == 0 {
 		return nil, ok && len(rest) == 0
 	}
+	if n > mostAttachments {
+		return nil, false
+	}
 	var atts []Attachment
 	for range n {
 		var item erlterm.Term
@@ -68,9 +71,11 @@ func parseAttachment(t erlterm.Term) (a Attachment, ok bool) {
 	var f [8]erlterm.Term
 	n, ok := splitTuple(t, f[:])
 	if ok && n == 2 && (f[0].Tag() == erlterm.TagSmallTuple || f[0].Tag() == erlterm.TagLargeTuple) {
-		a, ok = parseAttachment(f[0])
-		a.headers = attHeaders(f[1])
-		return a, ok
+		inner, props := f[0], f[1]
+		if n, ok = splitTuple(inner, f[:]); n == 2 && f[0].Tag() != erlterm.TagBinary {
+			return a, false // a pair in a pair is no form of any release
+		}
+		a.headers = attHeaders(props)
 	}
 	a.Encoding = "identity"
 	switch {
@@ -180,72 +185,87 @@ func nextPart(rest []byte) (p streamPart, after []byte, ok bool) {
 	return streamPart{off: int64(off), len: int64(n)}, rest, ok && n <= math.MaxInt64
 }
 
-// attReader reads the stored bytes of an attachment chunk by chunk.
+// attReader reads the stored bytes of an attachment piece by piece.
 type attReader struct {
 	chunks chunkReader
 	att    *Attachment
-	left   int    // parts to come
-	rest   []byte // of the stream's term
-	buf    []byte // of the current chunk
+	left   int        // parts to come
+	rest   []byte     // of the stream's term
+	cur    pieceState // of a part that is too large for one piece
+	buf    []byte     // of the current piece
 	sum    hash.Hash
 	got    int64
-	onPart func(chunk) // told of each chunk; may be nil
+	onPart func(chunk) // told of each part, without its payload; may be nil
 	err    error
 }
 
-func newAttReader(src *source, att *Attachment) *attReader {
-	r := &attReader{chunks: chunkReader{src: src}, att: att, sum: md5.New()}
+func newAttReader(b *budget, att *Attachment) *attReader {
+	r := &attReader{chunks: chunkReader{src: b.src, budget: b}, att: att, sum: md5.New()}
 	r.reset(att)
 	return r
 }
 
 // reset starts over with another attachment.
 func (r *attReader) reset(att *Attachment) {
-	r.att, r.buf, r.got, r.err = att, nil, 0, nil
+	r.att, r.buf, r.got, r.err, r.cur = att, nil, 0, nil, pieceState{}
 	r.sum.Reset()
 	var ok bool
 	if r.left, r.rest, ok = erlterm.List(att.stream); !ok {
-		r.err = fmt.Errorf("stream of attachment %q: %w", att.Name, errShape)
+		r.err = corrupt(0, "attachment's stream", errShape)
+		return
 	}
+	r.err = r.chunks.budget.spend(0, "attachment", leastPiece)
 }
 
-// next reads the next chunk, or returns io.EOF behind the last one if length
+// next reads the next piece, or returns io.EOF behind the last one if length
 // and digest are right.
-func (r *attReader) next() ([]byte, error) {
+func (r *attReader) next() (b []byte, err error) {
 	if r.err != nil {
 		return nil, r.err
 	}
-	var b []byte
-	if r.left == 0 {
+	switch {
+	case r.cur.left > 0:
+		b, r.err = r.chunks.piece(&r.cur)
+	case r.left == 0:
 		r.err = r.finish()
-	} else {
+	default:
 		b, r.err = r.part()
 	}
+	_, _ = r.sum.Write(b) // a hash does not fail
 	return b, r.err
 }
 
+// part begins the next part.
 func (r *attReader) part() ([]byte, error) {
 	p, rest, ok := nextPart(r.rest)
 	if !ok {
-		return nil, fmt.Errorf("stream of attachment %q: %w", r.att.Name, errShape)
+		return nil, corrupt(0, "attachment's stream", errShape)
 	}
 	r.rest = rest
 	r.left--
-	c, err := r.chunks.readChecked(p.off, "attachment chunk")
+	const what = "attachment chunk"
+	h, err := r.chunks.head(p.off, what)
 	if err != nil {
 		return nil, err
 	}
-	if p.len >= 0 && p.len != int64(len(c.payload)) {
-		return nil, corrupt(p.off, "attachment chunk", fmt.Errorf("got %d bytes, want %d", len(c.payload), p.len))
+	if p.len >= 0 && p.len != h.n {
+		return nil, corrupt(p.off, what, fmt.Errorf("got %d bytes, want %d", h.n, p.len))
 	}
-	if r.got += int64(len(c.payload)); r.got > r.att.StoredBytes {
+	if r.got += h.n; r.got > r.att.StoredBytes {
 		return nil, corrupt(p.off, "attachment", fmt.Errorf("more than %d bytes", r.att.StoredBytes))
 	}
-	if r.onPart != nil {
+	if h.n > pieceSize {
+		r.cur = startPieces(p.off, what, h, r.onPart)
+		return r.chunks.piece(&r.cur)
+	}
+	c, err := r.chunks.rest(p.off, what, h)
+	if err == nil && c.flagged && c.kind == ChecksumNone {
+		err = corrupt(p.off, what, errChecksum)
+	}
+	if err == nil && r.onPart != nil {
 		r.onPart(c)
 	}
-	_, _ = r.sum.Write(c.payload) // a hash does not fail
-	return c.payload, nil
+	return c.payload, err
 }
 
 func (r *attReader) finish() error {
@@ -285,7 +305,7 @@ func (r *attReader) Read(p []byte) (int, error) {
 // Attachments returns the descriptions of a revision's attachments.
 func (db *DB) Attachments(id string, rev Revision) ([]Attachment, error) {
 	var atts []Attachment
-	err := db.readSummary(id, rev, func(s summary) error {
+	err := readSummary(newBudget(db.src), id, rev, func(s summary) error {
 		atts = s.atts
 		return nil
 	})
@@ -296,12 +316,16 @@ func (db *DB) Attachments(id string, rev Revision) ([]Attachment, error) {
 // which for Encoding "gzip" is a gzip stream. Length and digest are checked
 // at the end: the last Read answers a *CorruptError instead of io.EOF if they
 // are wrong.
-func (db *DB) OpenStored(att Attachment) io.Reader { return newAttReader(db.src, &att) }
+func (db *DB) OpenStored(att Attachment) io.Reader { return newAttReader(newBudget(db.src), &att) }
 
 // OpenDecoded is OpenStored with gzip undone, which is what the server's
 // clients get unless they accept gzip.
 func (db *DB) OpenDecoded(att Attachment) (io.Reader, error) {
-	stored := newAttReader(db.src, &att)
+	return openDecoded(newBudget(db.src), att)
+}
+
+func openDecoded(b *budget, att Attachment) (io.Reader, error) {
+	stored := newAttReader(b, &att)
 	if att.Encoding != "gzip" {
 		return stored, nil
 	}
@@ -331,12 +355,12 @@ func (r *gunzipReader) Read(p []byte) (int, error) {
 }
 
 // decoded reads a whole attachment, within the bounds on decompression.
-func (db *DB) decoded(a *Attachment) ([]byte, error) {
-	r, err := db.OpenDecoded(*a)
+func decoded(b *budget, a *Attachment) ([]byte, error) {
+	r, err := openDecoded(b, *a)
 	if err != nil {
 		return nil, err
 	}
-	limit := max(inflateFree, inflateRatio*a.StoredBytes)
+	limit := max(inflateFree, inflateRatio*min(a.StoredBytes, b.src.size))
 	data, err := io.ReadAll(io.LimitReader(r, limit))
 	if err == nil && int64(len(data)) == limit {
 		err = errBomb
@@ -347,7 +371,7 @@ func (db *DB) decoded(a *Attachment) ([]byte, error) {
 // appendAttachments appends _attachments.
 //
 // Source: CouchDB 3.5, src/couch/src/couch_att.erl, to_json.
-func (db *DB) appendAttachments(dst []byte, atts []Attachment, opts DocOptions) ([]byte, error) {
+func appendAttachments(b *budget, dst []byte, atts []Attachment, opts DocOptions) ([]byte, error) {
 	dst = append(dst, `,"_attachments":{`...)
 	for i := range atts {
 		a := &atts[i]
@@ -361,7 +385,7 @@ func (db *DB) appendAttachments(dst []byte, atts []Attachment, opts DocOptions) 
 			dst = append(append(append(dst, `,"digest":"`...), d...), '"')
 		}
 		var err error
-		if dst, err = db.appendData(dst, a, opts); err != nil {
+		if dst, err = appendData(b, dst, a, opts); err != nil {
 			return nil, err
 		}
 		dst = append(dst, '}')
@@ -369,9 +393,9 @@ func (db *DB) appendAttachments(dst []byte, atts []Attachment, opts DocOptions) 
 	return append(dst, '}'), nil
 }
 
-func (db *DB) appendData(dst []byte, a *Attachment, opts DocOptions) ([]byte, error) {
+func appendData(b *budget, dst []byte, a *Attachment, opts DocOptions) ([]byte, error) {
 	if opts.Attachments {
-		data, err := db.decoded(a)
+		data, err := decoded(b, a)
 		if err != nil {
 			return nil, fmt.Errorf("attachment %q: %w", a.Name, err)
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"iter"
+	"slices"
 
 	"github.com/slipcover/slipcover/couchfile/erlterm"
 )
@@ -55,7 +56,34 @@ type node struct {
 type nodeReader struct {
 	chunks chunkReader
 	inf    inflater
-	items  []Entry
+	at     []itemAt
+}
+
+// newNodeReader returns a reader of nodes within b.
+func newNodeReader(b *budget) *nodeReader {
+	return &nodeReader{chunks: chunkReader{src: b.src, budget: b}, inf: inflater{budget: b}}
+}
+
+// itemAt says where an item of a node lies in the node's items.
+type itemAt struct{ key, value, end uint32 }
+
+// items are the keys and values of a node. They are cut out one by one: a
+// slice of entries would take many times the memory of the node.
+type items struct {
+	b  []byte
+	at []itemAt
+}
+
+func (s items) len() int { return len(s.at) }
+
+func (s items) key(i int) erlterm.Term {
+	a := s.at[i]
+	return erlterm.Term(s.b[a.key:a.value:a.value])
+}
+
+func (s items) entry(i int) Entry {
+	a := s.at[i]
+	return Entry{Key: s.key(i), Value: erlterm.Term(s.b[a.value:a.end:a.end])}
 }
 
 // read reads and takes apart the node at off.
@@ -71,50 +99,83 @@ func (r *nodeReader) read(off int64) (node, error) {
 
 func (r *nodeReader) decode(c chunk) (node, error) {
 	n := node{off: c.off, end: c.end}
+	if more := leastNode - max(c.raw(), leastPiece); more > 0 {
+		if err := r.chunks.budget.spend(c.off, "node", more); err != nil {
+			return n, err
+		}
+	}
 	t, err := r.inf.term(c.payload)
 	if err != nil {
-		return n, corrupt(c.off, "node", err)
+		return n, r.bad(c.off, err)
 	}
 	rest, ok := erlterm.TupleN(t, 2)
 	if !ok {
-		return n, corrupt(c.off, "node", errShape)
+		return n, r.bad(c.off, errShape)
 	}
 	name, rest, ok := erlterm.Atom(rest)
 	if !ok {
-		return n, corrupt(c.off, "node", errShape)
+		return n, r.bad(c.off, errShape)
 	}
 	n.leaf = string(name) == "kv_node"
 	if !n.leaf && string(name) != "kp_node" {
-		return n, corrupt(c.off, "node", errShape)
+		return n, r.bad(c.off, errShape)
 	}
 	if n.count, n.items, ok = erlterm.List(rest); !ok || n.count == 0 {
-		return n, corrupt(c.off, "node", errShape)
+		return n, r.bad(c.off, errShape)
 	}
 	return n, nil
 }
 
-// split cuts the node's items into keys and values.
-func (r *nodeReader) split(n node) ([]Entry, error) {
-	r.items = r.items[:0]
-	rest := n.items
+// bad is the error of a node that can't be taken apart.
+func (r *nodeReader) bad(off int64, cause error) error {
+	if err := r.chunks.budget.spend(off, "node", badPiece); err != nil {
+		return err
+	}
+	return corrupt(off, "node", cause)
+}
+
+const (
+	leastItem = 4 // bytes of the shortest pair
+	itemBytes = 12
+)
+
+// split finds the node's keys and values.
+func (r *nodeReader) split(n node) (items, error) {
+	bad := corrupt(n.off, "node", errShape)
+	if n.count > len(n.items)/leastItem || len(n.items) > maxTerm {
+		return items{}, bad
+	}
+	if grow := n.count - cap(r.at); grow > 0 {
+		if err := r.chunks.budget.hold(int64(grow) * itemBytes); err != nil {
+			return items{}, corrupt(n.off, "node", err)
+		}
+		r.at = make([]itemAt, 0, n.count)
+	}
+	r.at = r.at[:0]
+	i := 0
 	for range n.count {
-		var e Entry
-		var ok bool
-		if rest, ok = erlterm.TupleN(rest, 2); !ok {
-			return nil, corrupt(n.off, "node", errShape)
+		rest, ok := erlterm.TupleN(n.items[i:], 2)
+		if !ok {
+			return items{}, bad
 		}
-		if e.Key, rest, ok = erlterm.Next(rest); !ok {
-			return nil, corrupt(n.off, "node", errShape)
+		at := itemAt{key: uint32(len(n.items) - len(rest))}
+		k, ok1 := erlterm.Size(rest)
+		if !ok1 {
+			return items{}, bad
 		}
-		if e.Value, rest, ok = erlterm.Next(rest); !ok {
-			return nil, corrupt(n.off, "node", errShape)
+		v, ok2 := erlterm.Size(rest[k:])
+		if !ok2 {
+			return items{}, bad
 		}
-		r.items = append(r.items, e)
+		at.value = at.key + uint32(k)
+		at.end = at.value + uint32(v)
+		i = int(at.end)
+		r.at = append(r.at, at)
 	}
-	if rest, ok := erlterm.ListEnd(rest); !ok || len(rest) != 0 {
-		return nil, corrupt(n.off, "node", errShape)
+	if rest, ok := erlterm.ListEnd(n.items[i:]); !ok || len(rest) != 0 {
+		return items{}, bad
 	}
-	return r.items, nil
+	return items{n.items, r.at}, nil
 }
 
 // walk is one pass over a tree.
@@ -124,15 +185,38 @@ type walk struct {
 	reverse bool
 	visit   func(Entry) bool
 	levels  []*nodeReader
-	budget  int64 // bytes of nodes that may still be read: a tree fits its file
+	path    nodePath
+	budget  *budget
+}
+
+// nodePath are the offsets of the nodes above one. A node among them again is
+// one that holds itself.
+type nodePath []int64
+
+// enter adds the node at off below depth others.
+func (p *nodePath) enter(off int64, depth int) error {
+	if depth == maxDepth {
+		return errDepth
+	}
+	if *p = (*p)[:depth]; slices.Contains(*p, off) {
+		return errCycle
+	}
+	*p = append(*p, off)
+	return nil
 }
 
 // All iterates over the tree in the order of its keys, from the key from on
 // (included), or from the first if from is nil; the other way in reverse.
-// Errors end the iteration.
+// Errors end the iteration. One iteration reads at most a few times the size
+// of the file, and of a sparse file a multiple of the bytes that are there.
 func (t *Tree) All(from *Key, reverse bool) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) { t.all(newBudget(t.src), from, reverse)(yield) }
+}
+
+// all is All within a budget.
+func (t *Tree) all(b *budget, from *Key, reverse bool) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		w := walk{tree: t, from: from, reverse: reverse, budget: t.src.size}
+		w := walk{tree: t, from: from, reverse: reverse, budget: b}
 		w.visit = func(e Entry) bool { return yield(e, nil) }
 		if _, err := w.run(); err != nil {
 			yield(Entry{}, err)
@@ -149,19 +233,16 @@ func (w *walk) run() (more bool, err error) {
 
 // node visits the subtree at off. more is false once the visitor has enough.
 func (w *walk) node(off int64, depth int) (more bool, err error) {
-	if depth == maxDepth {
-		return false, corrupt(off, w.tree.Name, errDepth)
+	if err := w.path.enter(off, depth); err != nil {
+		return false, corrupt(off, w.tree.Name, err)
 	}
 	if depth == len(w.levels) {
-		w.levels = append(w.levels, &nodeReader{chunks: chunkReader{src: w.tree.src}})
+		w.levels = append(w.levels, newNodeReader(w.budget))
 	}
 	level := w.levels[depth]
 	n, err := level.read(off)
 	if err != nil {
 		return false, err
-	}
-	if w.budget -= n.end - n.off; w.budget < 0 {
-		return false, corrupt(off, w.tree.Name, errCycle)
 	}
 	items, err := level.split(n)
 	if err != nil {
@@ -173,8 +254,9 @@ func (w *walk) node(off int64, depth int) (more bool, err error) {
 	return w.forward(n, items, depth)
 }
 
-func (w *walk) forward(n node, items []Entry, depth int) (more bool, err error) {
-	for _, e := range items {
+func (w *walk) forward(n node, s items, depth int) (more bool, err error) {
+	for i := range s.len() {
+		e := s.entry(i)
 		before, err := w.before(n.off, e.Key)
 		if err != nil {
 			return false, err
@@ -190,13 +272,13 @@ func (w *walk) forward(n node, items []Entry, depth int) (more bool, err error) 
 }
 
 // backward goes from the last item that may hold a key up to from.
-func (w *walk) backward(n node, items []Entry, depth int) (more bool, err error) {
-	for i := len(items) - 1; i >= 0; i-- {
+func (w *walk) backward(n node, s items, depth int) (more bool, err error) {
+	for i := s.len() - 1; i >= 0; i-- {
 		skip := false
 		if n.leaf {
-			skip, err = w.after(n.off, items[i].Key)
+			skip, err = w.after(n.off, s.key(i))
 		} else if i > 0 { // the child's keys are above the one before it
-			skip, err = w.notBefore(n.off, items[i-1].Key)
+			skip, err = w.notBefore(n.off, s.key(i-1))
 		}
 		if err != nil {
 			return false, err
@@ -204,7 +286,7 @@ func (w *walk) backward(n node, items []Entry, depth int) (more bool, err error)
 		if skip {
 			continue
 		}
-		if more, err := w.item(n, items[i], depth); !more || err != nil {
+		if more, err := w.item(n, s.entry(i), depth); !more || err != nil {
 			return false, err
 		}
 	}

@@ -78,9 +78,19 @@ func (c *chunk) raw() int64 { return c.end - c.off }
 // concurrent use.
 type chunkReader struct {
 	src    *source
+	budget *budget // of the pass that reads; may be nil
 	buf    []byte
 	guess  int64 // bytes on disk of the chunk before
 	prefer ChecksumKind
+}
+
+// chunkHead is the beginning of a chunk.
+type chunkHead struct {
+	n       int64 // bytes of payload
+	flagged bool  // a checksum is stored
+	total   int64 // n, the length word and the checksum
+	raw     int64 // total with the block markers in between
+	have    int64 // bytes of it that lie in the buffer
 }
 
 const (
@@ -97,38 +107,69 @@ const (
 // Source: CouchDB 3.5, src/couch/src/couch_file.erl, pread and
 // assemble_file_chunk_and_checksum.
 func (r *chunkReader) read(off int64, what string) (c chunk, err error) {
-	if off < 0 || off >= r.src.size {
-		return c, corrupt(off, what, errBeyondEnd)
+	h, err := r.head(off, what)
+	if err != nil {
+		return c, err
 	}
-	r.grow(firstRead)
+	if h.n > maxTerm {
+		return c, corrupt(off, what, errTerm)
+	}
+	return r.rest(off, what, h)
+}
+
+// head reads the beginning of the chunk at off and takes all of it off the
+// budget.
+func (r *chunkReader) head(off int64, what string) (h chunkHead, err error) {
+	if off < 0 || off >= r.src.size {
+		return h, r.bad(off, what)
+	}
+	if err := r.grow(firstRead); err != nil {
+		return h, corrupt(off, what, err)
+	}
 	first := min(max(r.guess+r.guess/4, leastRead), firstRead, r.src.size-off)
 	if err := r.src.readAt(r.buf[:first], off); err != nil {
-		return c, err
+		return h, err
 	}
 	word, ok := lengthWord(r.buf[:first], off)
 	if !ok {
-		return c, corrupt(off, what, errBeyondEnd)
+		return h, r.bad(off, what)
 	}
-	n := int64(word & lengthMask)
-	c.flagged = word&checksumFlag != 0
-	total := 4 + n
-	if c.flagged {
-		total += checksumLen
+	h.n = int64(word & lengthMask)
+	h.flagged = word&checksumFlag != 0
+	h.total = 4 + h.n
+	if h.flagged {
+		h.total += checksumLen
 	}
-	raw := rawLen(off, total)
-	if raw > r.src.size-off {
-		return c, corrupt(off, what, errBeyondEnd)
+	h.raw, h.have = rawLen(off, h.total), first
+	if h.raw > r.src.size-off {
+		return h, r.bad(off, what)
 	}
-	if raw > first {
-		r.grow(int(raw))
-		if err := r.src.readAt(r.buf[first:raw], off+first); err != nil {
+	return h, r.budget.spend(off, what, h.raw)
+}
+
+// bad is the error of a chunk that reaches beyond the file.
+func (r *chunkReader) bad(off int64, what string) error {
+	if err := r.budget.spend(off, what, badPiece); err != nil {
+		return err
+	}
+	return corrupt(off, what, errBeyondEnd)
+}
+
+// rest reads what is behind the beginning of a chunk.
+func (r *chunkReader) rest(off int64, what string, h chunkHead) (c chunk, err error) {
+	if h.raw > h.have {
+		if err := r.grow(int(h.raw)); err != nil {
+			return c, corrupt(off, what, err)
+		}
+		if err := r.src.readAt(r.buf[h.have:h.raw], off+h.have); err != nil {
 			return c, err
 		}
 	}
-	r.guess = raw
-	data, clean := stripMarkers(r.buf[:raw], off)
-	c.off, c.end, c.dirty = off, storedEnd(off+raw), !clean
-	c.payload = data[total-n : total : total]
+	r.guess = h.raw
+	data, clean := stripMarkers(r.buf[:h.raw], off)
+	c.off, c.end, c.dirty = off, storedEnd(off+h.raw), !clean
+	c.flagged = h.flagged
+	c.payload = data[h.total-h.n : h.total : h.total]
 	if c.flagged {
 		c.kind = matchChecksum(c.payload, data[4:4+checksumLen], r.prefer)
 		if c.kind != ChecksumNone {
@@ -148,13 +189,18 @@ func (r *chunkReader) readChecked(off int64, what string) (chunk, error) {
 }
 
 // grow makes the buffer at least n bytes long and keeps what is in it.
-func (r *chunkReader) grow(n int) {
+func (r *chunkReader) grow(n int) error {
 	if n <= len(r.buf) {
-		return
+		return nil
 	}
-	buf := make([]byte, max(n, 2*len(r.buf)))
+	n = max(n, min(2*len(r.buf), keepBuffer))
+	if err := r.budget.hold(int64(n - len(r.buf))); err != nil {
+		return err
+	}
+	buf := make([]byte, n)
 	copy(buf, r.buf)
 	r.buf = buf
+	return nil
 }
 
 // lengthWord reads the 4-byte length at the start of raw, which lies at off

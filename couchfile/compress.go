@@ -33,9 +33,10 @@ var errBomb = errors.New("claims to decompress to more than it can")
 
 // inflater expands stored terms into one reused buffer.
 type inflater struct {
-	buf []byte
-	src bytes.Reader
-	zr  io.ReadCloser
+	budget *budget // of the pass that reads; may be nil
+	buf    []byte
+	src    bytes.Reader
+	zr     io.ReadCloser
 }
 
 // term returns the term stored in payload, which may be compressed. It does
@@ -63,7 +64,12 @@ func (f *inflater) snappy(src []byte) (erlterm.Term, error) {
 	if n > snappyRatio*len(src)+64 {
 		return nil, errBomb
 	}
-	f.reserve(n)
+	if err := f.budget.inflate(int64(n)); err != nil {
+		return nil, err
+	}
+	if err := f.reserve(n); err != nil {
+		return nil, err
+	}
 	out, err := snappy.Decode(f.buf[:n], src)
 	if err != nil {
 		return nil, err
@@ -79,15 +85,22 @@ func (f *inflater) deflated(src []byte) (erlterm.Term, error) {
 	if n > max(inflateFree, inflateRatio*int64(len(src))) {
 		return nil, errBomb
 	}
+	if err := f.budget.inflate(n); err != nil {
+		return nil, err
+	}
 	f.src.Reset(src[4:])
 	if err := f.resetZlib(); err != nil {
 		return nil, err
 	}
-	f.reserve(int(min(n+1, 4*int64(len(src))+1024)))
+	if err := f.reserve(int(min(n+1, 4*int64(len(src))+1024))); err != nil {
+		return nil, err
+	}
 	got := 0
 	for {
-		if got == len(f.buf) {
-			f.reserve(got + 1) // doubles and keeps what is there
+		if got == len(f.buf) { // double, and keep what is there
+			if err := f.reserve(int(min(n+1, 2*int64(got)))); err != nil {
+				return nil, err
+			}
 		}
 		k, err := f.zr.Read(f.buf[got:])
 		got += k
@@ -124,11 +137,16 @@ func (f *inflater) resetZlib() error {
 }
 
 // reserve makes buf at least n bytes long and keeps its content.
-func (f *inflater) reserve(n int) {
+func (f *inflater) reserve(n int) error {
 	if n <= len(f.buf) {
-		return
+		return nil
 	}
-	buf := make([]byte, max(n, 2*len(f.buf)))
+	n = max(n, min(2*len(f.buf), keepBuffer))
+	if err := f.budget.hold(int64(n - len(f.buf))); err != nil {
+		return err
+	}
+	buf := make([]byte, n)
 	copy(buf, f.buf)
 	f.buf = buf
+	return nil
 }

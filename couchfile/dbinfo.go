@@ -61,7 +61,7 @@ func (db *DB) Info() (Info, error) {
 
 // purgeSeq is the largest key of the purge_seq tree.
 func (db *DB) purgeSeq() (uint64, error) {
-	for e, err := range db.PurgeSeqTree().All(nil, true) {
+	for e, err := range db.PurgeSeqTree().all(newPathBudget(db.src), nil, true) {
 		if err != nil {
 			return 0, err
 		}

@@ -62,8 +62,27 @@
 //
 // # Damage
 //
-// Reading never panics, whatever the bytes are, and neither takes time nor
-// memory out of proportion to them. All damage answers
+// Reading never panics, whatever the bytes are. All damage answers
 // errors.Is(err, ErrCorrupt). Verify looks for damage on purpose; a Scanner
 // does so in passing, while a file is copied.
+//
+// # What a forged file costs
+//
+// Nobody needs to trust a file to read it. No two pieces of a file share bytes,
+// so what a header reaches fits the file. Each pass over one (Verify, an
+// iteration, the Bodies of one, an attachment) has one budget: it reads pieces
+// of 4 times the file's size and 1 MiB at most, and of a sparse file 64 times
+// the bytes that are really there and 8 MiB at most. What it decompresses is
+// at most 128 times that, or 128 MiB; its buffers hold 32 times that and
+// 64 MiB, and never more than 1 GiB. Where the budget ends the file is damaged,
+// which CouchDB's own files are not: Verify needs a quarter of it for them.
+//
+// Holes are read as the zeros that they are, and are skipped when looking for
+// a header. An *os.File tells its holes (on Linux), as do readers that are
+// Sparse. Not looked into, and told as damage, are single nodes and documents
+// of more than 512 MiB, more than 1,048,576 revisions of a document, and more
+// than 131,072 attachments of a revision. Attachments may have any size.
+//
+// Readers from WithContext end soon once their context is done; Verify has a
+// context of its own.
 package couchfile

@@ -52,15 +52,31 @@ func (db *DB) Doc(id string, opts DocOptions) ([]byte, error) {
 //
 // Source: CouchDB 3.5, src/couch/src/couch_doc.erl, doc_to_json_obj.
 func (db *DB) RevisionJSON(info *DocInfo, rev Revision, opts DocOptions) ([]byte, error) {
-	var dst []byte
-	err := db.readSummary(info.ID, rev, func(sum summary) (err error) {
-		dst, err = db.revisionJSON(info, rev, sum, opts)
+	return revisionJSON(newBudget(db.src), info, rev, opts)
+}
+
+// Bodies reads documents' bodies in one pass over a file: all that it reads
+// together is bounded, like an iteration, by the size of the file. Forged
+// records may all name one large body. It is not safe for concurrent use.
+type Bodies struct{ budget *budget }
+
+// Bodies returns a new pass.
+func (db *DB) Bodies() *Bodies { return &Bodies{newBudget(db.src)} }
+
+// RevisionJSON is DB.RevisionJSON within the pass.
+func (b *Bodies) RevisionJSON(info *DocInfo, rev Revision, opts DocOptions) ([]byte, error) {
+	return revisionJSON(b.budget, info, rev, opts)
+}
+
+func revisionJSON(b *budget, info *DocInfo, rev Revision, opts DocOptions) (dst []byte, err error) {
+	err = readSummary(b, info.ID, rev, func(sum summary) (err error) {
+		dst, err = summaryJSON(b, info, rev, sum, opts)
 		return err
 	})
 	return dst, err
 }
 
-func (db *DB) revisionJSON(info *DocInfo, rev Revision, sum summary, opts DocOptions) (dst []byte, err error) {
+func summaryJSON(b *budget, info *DocInfo, rev Revision, sum summary, opts DocOptions) (dst []byte, err error) {
 	dst = append([]byte(`{"_id":`), erlterm.AppendString(nil, []byte(info.ID))...)
 	dst = append(dst, `,"_rev":`...)
 	dst = erlterm.AppendString(dst, []byte(rev.String()))
@@ -72,7 +88,7 @@ func (db *DB) revisionJSON(info *DocInfo, rev Revision, sum summary, opts DocOpt
 	}
 	dst = appendMeta(dst, info, rev, opts)
 	if len(sum.atts) > 0 {
-		if dst, err = db.appendAttachments(dst, sum.atts, opts); err != nil {
+		if dst, err = appendAttachments(b, dst, sum.atts, opts); err != nil {
 			return nil, fmt.Errorf("document %q: %w", info.ID, err)
 		}
 	}
@@ -175,6 +191,21 @@ type summaryReader struct {
 	body, att inflater
 }
 
+func newSummaryReader(b *budget) summaryReader {
+	var r summaryReader
+	r.use(b)
+	return r
+}
+
+// use lets r read within b. A nil b takes its file away again.
+func (r *summaryReader) use(b *budget) {
+	r.chunks.src = nil
+	if b != nil {
+		r.chunks.src = b.src
+	}
+	r.chunks.budget, r.body.budget, r.att.budget = b, b, b
+}
+
 // read reads the summary at off. The terms are valid until the next call.
 //
 // Source: CouchDB 3.5, src/couch/src/couch_bt_engine.erl, read_doc_body.
@@ -238,19 +269,19 @@ const keepBuffer = 1 << 20
 
 // readSummary reads what is stored of a revision and passes it to fn, which
 // must not keep it.
-func (db *DB) readSummary(id string, rev Revision, fn func(summary) error) error {
+func readSummary(b *budget, id string, rev Revision, fn func(summary) error) error {
 	if !rev.Stored {
 		return fmt.Errorf("document %q rev %s: %w", id, rev, ErrMissing)
 	}
 	r := summaryReaders.Get().(*summaryReader)
-	r.chunks.src = db.src
+	r.use(b)
 	s, err := r.read(rev.Ptr)
 	if err != nil {
 		err = fmt.Errorf("document %q rev %s: %w", id, rev, err)
 	} else {
 		err = fn(s)
 	}
-	r.chunks.src = nil
+	r.use(nil)
 	if len(r.chunks.buf)+len(r.body.buf)+len(r.att.buf) <= keepBuffer {
 		summaryReaders.Put(r)
 	}

@@ -108,7 +108,8 @@ func FuzzNode(f *testing.F) {
 		if err != nil {
 			return
 		}
-		for _, e := range items {
+		for i := range items.len() {
+			e := items.entry(i)
 			_, _ = parseIDEntry(e)
 			if d, ok := parseSeqEntry(e); ok {
 				_, _ = d.info()

@@ -45,12 +45,15 @@ type RawHeader struct {
 // keeps a file of forged markers from costing more than a few passes.
 const maxHeaderTerm = 1 << 20
 
-// After forgedBudget bytes of blocks that looked like headers and were not,
-// only headers up to forgedMax are believed.
+// After as many bytes of blocks that looked like headers and were not as the
+// file has, and forgedFree more, only headers up to forgedMax are believed.
 const (
-	forgedBudget = 64 << 20
-	forgedMax    = 16 << 10
+	forgedFree = 4 << 20
+	forgedMax  = 16 << 10
 )
+
+// sparseAfter is how far FindHeader goes back before it looks for holes.
+const sparseAfter = 1 << 20
 
 // backStep is how much FindHeader reads at once going back, but the first
 // step is small because a file at rest ends with its header.
@@ -62,7 +65,8 @@ const backStep = 64 << 10
 // to block 0.
 //
 // It reads the bytes behind the newest header, at most 64 KiB below its
-// start, and the bytes of blocks that only look like headers.
+// start, and the bytes of blocks that only look like headers. It skips the
+// holes of a sparse file, if the reader knows them: see Sparse.
 //
 // Source: CouchDB 3.5, src/couch/src/couch_file.erl, find_header and
 // find_newest_header.
@@ -76,7 +80,16 @@ func findHeader(src *source, limit int64) (RawHeader, error) {
 	step := int64(2 * BlockSize)
 	var buf []byte
 	for hi > 0 {
-		lo := max(0, (hi-1)/BlockSize*BlockSize+BlockSize-step)
+		if limit-hi > sparseAfter {
+			if below := src.holeBelow(hi); below < hi {
+				if err := src.done(); err != nil {
+					return RawHeader{}, err
+				}
+				hi = below
+				continue
+			}
+		}
+		lo := max(0, lastBlock(hi)+BlockSize-step)
 		if int64(len(buf)) < hi-lo {
 			buf = make([]byte, hi-lo)
 		}
@@ -130,7 +143,7 @@ func readHeader(src *source, off int64, have []byte) (RawHeader, error) {
 		}
 	}
 	n := int64(binary.BigEndian.Uint32(prefix[1:]))
-	if prefix[0] != 1 || n <= checksumLen || n-checksumLen > maxHeaderTerm || (src.forged > forgedBudget && n > forgedMax) {
+	if prefix[0] != 1 || n <= checksumLen || n-checksumLen > maxHeaderTerm || src.forged > src.size+forgedFree && n > forgedMax {
 		return h, corrupt(off, "header", errShape)
 	}
 	end := off + rawLen(off, 4+n)
@@ -189,15 +202,21 @@ func headerKind(term []byte) HeaderKind {
 
 // EachHeader calls fn for every header whose checksum is right, in file
 // order, until fn returns an error, which it passes on. It reads the whole
-// file once, in large blocks.
+// file once, in large blocks, but for the holes of a sparse one.
 func EachHeader(r io.ReaderAt, size int64, fn func(RawHeader) error) error {
 	src := newSource(r, size, walkShift, 1)
 	buf := make([]byte, min(4*backStep, max(size, 0)))
-	next := int64(0) // lowest block start that is no part of a header seen
-	for lo := int64(0); lo < size; lo += int64(len(buf)) {
+	next := int64(0)                                                  // lowest block start that is no part of a header seen
+	for lo := int64(0); lo >= 0 && lo < size; lo += int64(len(buf)) { // it may overflow at the end
 		win := buf[:min(int64(len(buf)), size-lo)]
 		if err := src.readFull(win, lo); err != nil {
 			return err
+		}
+		if size-lo > sparseAfter && allZero(win) {
+			if from, _ := src.nextData(lo + int64(len(win))); from-lo > 2*int64(len(buf)) {
+				lo = from/BlockSize*BlockSize - int64(len(buf))
+			}
+			continue
 		}
 		for i := int64(0); i < int64(len(win)); i += BlockSize {
 			if win[i] != 1 || lo+i < next {

@@ -228,7 +228,7 @@ func TestForgedHeaders(t *testing.T) {
 	if _, err := FindHeader(r, int64(len(b))); !errors.Is(err, ErrNoHeader) {
 		t.Errorf("got %v, want %v", err, ErrNoHeader)
 	}
-	if limit := int64(2*forgedBudget + 16*len(b)); r.n > limit {
+	if limit := int64(4*forgedFree + 16*len(b)); r.n > limit {
 		t.Errorf("read %d bytes of a file of %d, want at most %d", r.n, len(b), limit)
 	}
 }

@@ -138,14 +138,14 @@ func (db *DB) reduceBefore(t *Tree, key Key, child func(erlterm.Term) bool, entr
 		return nil
 	}
 	w := walk{tree: t, from: &key}
-	r := nodeReader{chunks: chunkReader{src: t.src}}
+	r := newNodeReader(newBudget(t.src))
 	off := t.Root.Offset
 	for range maxDepth {
 		n, err := r.read(off)
 		if err != nil {
 			return err
 		}
-		next, err := w.foldBefore(&r, n, child, entry)
+		next, err := w.foldBefore(r, n, child, entry)
 		if err != nil || next < 0 {
 			return err
 		}
@@ -161,7 +161,8 @@ func (w *walk) foldBefore(r *nodeReader, n node, child func(erlterm.Term) bool, 
 	if err != nil {
 		return -1, err
 	}
-	for _, e := range items {
+	for i := range items.len() {
+		e := items.entry(i)
 		before, err := w.before(n.off, e.Key)
 		if err != nil || n.leaf && !before {
 			return -1, err

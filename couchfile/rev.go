@@ -166,6 +166,9 @@ func (p *revParser) node(b []byte, parent int, pos uint64) (children int, rest [
 	if !ok {
 		return 0, nil, false
 	}
+	if len(p.revs) == mostRevs {
+		return 0, nil, false
+	}
 	r := rawRev{pos: pos, id: id, RevInfo: RevInfo{Parent: parent}}
 	if rest, ok = r.value(rest); !ok {
 		return 0, nil, false
@@ -174,6 +177,9 @@ func (p *revParser) node(b []byte, parent int, pos uint64) (children int, rest [
 		return 0, nil, false
 	}
 	r.Leaf = children == 0
+	if len(p.revs) == cap(p.revs) { // append would grow by a quarter only
+		p.revs = slices.Grow(p.revs, len(p.revs)+8)
+	}
 	p.revs = append(p.revs, r)
 	return children, rest, true
 }

@@ -297,6 +297,16 @@ var zeroBlock [BlockSize]byte
 
 func zeros(b []byte) bool { return bytes.Equal(b, zeroBlock[:len(b)]) }
 
+func allZero(b []byte) bool {
+	for len(b) > BlockSize {
+		if !zeros(b[:BlockSize]) {
+			return false
+		}
+		b = b[BlockSize:]
+	}
+	return zeros(b)
+}
+
 // bigHash computes both checksums of a payload that is too large to keep.
 type bigHash struct {
 	xxh *xxh3.Hasher

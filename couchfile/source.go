@@ -11,10 +11,15 @@ import (
 // concurrent use.
 type source struct {
 	r     io.ReaderAt
+	file  io.ReaderAt    // r without its context: it may know its holes
+	ctx   *contextReader // r, if it is one
 	size  int64
 	shift uint // a frame is 1<<shift bytes
 
 	forged int64 // bytes of blocks that only looked like headers; for one goroutine
+
+	holes   sync.Once // guards allowed
+	allowed int64     // what one pass may read
 
 	mu     sync.Mutex // guards frames and free
 	frames []frame
@@ -34,12 +39,28 @@ const (
 )
 
 func newSource(r io.ReaderAt, size int64, shift uint, frames int) *source {
-	return &source{r: r, size: size, shift: shift, frames: make([]frame, frames)}
+	s := &source{r: r, file: r, size: size, shift: shift, frames: make([]frame, frames)}
+	s.ctx, _ = r.(*contextReader)
+	for c := s.ctx; c != nil; c, _ = s.file.(*contextReader) {
+		s.file = c.r
+	}
+	return s
+}
+
+// done is the error of the context that the reader came with.
+func (s *source) done() error {
+	if s.ctx == nil {
+		return nil
+	}
+	return s.ctx.done()
 }
 
 // readAt fills p from off. The caller has checked that off+len(p) is within
 // the size; a shorter file is an error.
 func (s *source) readAt(p []byte, off int64) error {
+	if err := s.done(); err != nil {
+		return err
+	}
 	if len(p) >= 1<<s.shift {
 		return s.readFull(p, off)
 	}
@@ -99,6 +120,9 @@ func (s *source) readFull(p []byte, off int64) error {
 	}
 	if err == nil || errors.Is(err, io.EOF) {
 		return corrupt(off, "read", io.ErrUnexpectedEOF)
+	}
+	if err := s.done(); err != nil {
+		return err
 	}
 	return fmt.Errorf("read %d bytes at %d: %w", len(p), off, err)
 }

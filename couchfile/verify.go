@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/slipcover/slipcover/couchfile/erlterm"
 )
@@ -64,9 +65,14 @@ func (r *Report) OK() bool { return len(r.Findings) == 0 }
 // of all these pieces overlap. Behind the header it runs a Scanner, whose
 // anomalies are findings as well.
 //
+// Each piece is read once. What a forged file can make it cost is bounded by
+// the bytes that the file really has, as the package says; if they are spent
+// the last finding says so, and the run ends.
+//
 // A flipped bit in a local document, the security object or the props is only
 // seen if it breaks decoding: nothing else protects them.
 func Verify(ctx context.Context, r io.ReaderAt, size int64, opts VerifyOptions) (*Report, error) {
+	r = WithContext(ctx, r)
 	raw, err := FindHeader(r, size)
 	if err != nil {
 		return nil, err
@@ -102,6 +108,10 @@ type verifier struct {
 	report Report
 	err    error // of reading or of ctx: ends the run
 
+	budget *budget // of all that is read, once
+	again  *budget // of what is read a second time, to find out where two trees differ
+	spent  bool    // the budget is, which ended the run
+
 	limit  int64 // end of the header whose state is walked
 	state  string
 	trees  spanList       // headers, objects and nodes
@@ -112,6 +122,7 @@ type verifier struct {
 	attOK  map[[2]uint64]bool // attachments that were read and found good or bad
 	bodies map[int64]bool     // summaries that were read, with AllHeaders
 	nodes  map[int64]subtree  // nodes that were read, with AllHeaders
+	walk   int                // number of the tree that is walked
 	levels []*nodeReader
 	revs   revParser
 }
@@ -140,7 +151,8 @@ func newVerifier(ctx context.Context, r io.ReaderAt, size int64, opts VerifyOpti
 		src:   newSource(r, size, walkShift, walkFrames),
 		attOK: map[[2]uint64]bool{}, seen: map[int64]bool{},
 	}
-	v.body.chunks.src = v.src
+	v.budget, v.again = newBudget(v.src), newBudget(v.src)
+	v.body = newSummaryReader(v.budget)
 	if opts.AllHeaders {
 		v.bodies, v.nodes = map[int64]bool{}, map[int64]subtree{}
 	}
@@ -149,16 +161,52 @@ func newVerifier(ctx context.Context, r io.ReaderAt, size int64, opts VerifyOpti
 
 // find records a finding.
 func (v *verifier) find(f Finding) {
-	f.What = v.state + f.What
-	if len(v.report.Findings) >= v.opts.MaxFindings {
+	if v.full() {
 		v.report.Dropped++
 		return
 	}
+	f.What, f.Doc, f.Rev = shorten(v.state+f.What), shorten(f.Doc), shorten(f.Rev)
 	v.report.Findings = append(v.report.Findings, f)
 }
 
-// findErr records damage, or keeps any other error to end the run.
+// full says that findings are only counted from now on.
+func (v *verifier) full() bool { return len(v.report.Findings) >= v.opts.MaxFindings }
+
+// name is a document's id for a finding. An id may be as large as its node and
+// have any number of findings.
+func (v *verifier) name(id []byte) string {
+	if v.full() {
+		return ""
+	}
+	return string(id[:min(len(id), longestText+1)])
+}
+
+func (v *verifier) revName(r *rawRev) string {
+	if v.full() {
+		return ""
+	}
+	return Rev{r.pos, string(r.id[:min(len(r.id), longestText)])}.String()
+}
+
+// longestText bounds the texts of a finding, in bytes.
+const longestText = 512
+
+func shorten(s string) string {
+	if len(s) <= longestText {
+		return s
+	}
+	return strings.ToValidUTF8(s[:longestText], "") + "…"
+}
+
+// findErr records damage, or keeps any other error to end the run. It ends it
+// too if the damage is that the budget is spent.
 func (v *verifier) findErr(err error, f Finding) {
+	if errors.Is(err, errBudget) {
+		if v.spent {
+			return
+		}
+		v.spent = true
+	}
 	if !errors.Is(err, ErrCorrupt) {
 		if v.err == nil {
 			v.err = err
@@ -167,7 +215,9 @@ func (v *verifier) findErr(err error, f Finding) {
 	}
 	var c *CorruptError
 	if errors.As(err, &c) {
-		f.Offset = c.Offset
+		if c.Offset > 0 || f.Offset == 0 { // else the error doesn't know
+			f.Offset = c.Offset
+		}
 		f.What += c.What
 		if c.Err != nil {
 			f.What += ": " + c.Err.Error()
@@ -182,7 +232,7 @@ func (v *verifier) stopped() bool {
 	if v.err == nil {
 		v.err = v.ctx.Err()
 	}
-	return v.err != nil
+	return v.err != nil || v.spent
 }
 
 // took notes that a chunk is part of the state.
@@ -255,14 +305,14 @@ func (v *verifier) object(off int64, what string) {
 		return
 	}
 	v.seen[off] = true
-	r := chunkReader{src: v.src}
+	r := chunkReader{src: v.src, budget: v.budget}
 	c, err := r.readChecked(off, what)
 	if err != nil {
 		v.findErr(err, Finding{})
 		return
 	}
 	v.took(&v.trees, &c, what)
-	var inf inflater
+	inf := inflater{budget: v.budget}
 	t, err := inf.term(c.payload)
 	if err == nil {
 		_, err = erlterm.AppendObject(nil, t)
@@ -275,16 +325,23 @@ func (v *verifier) object(off int64, what string) {
 // tail looks at what lies behind the newest header, which no state reaches.
 func (v *verifier) tail(from int64) error {
 	v.report.TailBytes = v.src.size - from
+	const behind = "behind the newest header: "
 	s := NewScanner(from)
 	buf := make([]byte, min(backStep, v.report.TailBytes))
 	for off := from; off < v.src.size && !v.stopped(); off += int64(len(buf)) {
 		p := buf[:min(int64(len(buf)), v.src.size-off)]
+		if err := v.budget.spend(off, "holes", int64(len(p))); err != nil {
+			v.findErr(err, Finding{What: behind})
+			return nil
+		}
 		if err := v.src.readFull(p, off); err != nil {
 			return err
 		}
 		_, _ = s.Write(p)
 	}
-	const behind = "behind the newest header: "
+	if v.stopped() {
+		return v.err
+	}
 	for _, f := range s.Anomalies() {
 		f.What = behind + f.What
 		v.find(f)

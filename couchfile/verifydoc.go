@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"strconv"
 
 	"github.com/zeebo/xxh3"
 
@@ -38,12 +39,12 @@ func (v *verifier) seqEntry(off int64, e Entry) (reduction, digest, bool) {
 	}
 	revs, rest, ok := v.revs.parse(d.revs)
 	if !ok || len(rest) != 0 {
-		v.find(Finding{Offset: off, What: "revision tree: " + errShape.Error(), Doc: string(d.id), Err: errShape})
+		v.find(Finding{Offset: off, What: "revision tree: " + errShape.Error(), Doc: v.name(d.id), Err: errShape})
 		return reduction{Counts: Counts{Docs: 1}}, digest{}, false
 	}
 	v.winner(off, &d, revs)
 	if v.sampled(d.id) {
-		for i := range revs {
+		for i := 0; i < len(revs) && !v.stopped(); i++ {
 			v.revision(off, d.id, &revs[i])
 		}
 	}
@@ -60,7 +61,7 @@ func (v *verifier) winner(off int64, d *docEntry, revs []rawRev) {
 		}
 	}
 	if deleted != d.deleted {
-		v.find(Finding{Offset: off, What: fmt.Sprintf("deleted is %v, want %v", d.deleted, deleted), Doc: string(d.id)})
+		v.find(Finding{Offset: off, What: fmt.Sprintf("deleted is %v, want %v", d.deleted, deleted), Doc: v.name(d.id)})
 	}
 }
 
@@ -76,7 +77,7 @@ func (v *verifier) sampled(id []byte) bool {
 func (v *verifier) revision(off int64, id []byte, r *rawRev) {
 	if !r.Stored {
 		if r.Leaf {
-			v.find(Finding{Offset: off, What: "leaf revision without a body", Doc: string(id), Rev: r.rev().String()})
+			v.find(Finding{Offset: off, What: "leaf revision without a body", Doc: v.name(id), Rev: v.revName(r)})
 		}
 		return
 	}
@@ -89,12 +90,12 @@ func (v *verifier) revision(off int64, id []byte, r *rawRev) {
 	v.report.Bodies++
 	c, err := v.body.chunks.readChecked(r.Ptr, "doc summary")
 	if err != nil {
-		v.findErr(err, Finding{Doc: string(id), Rev: r.rev().String()})
+		v.findErr(err, Finding{Doc: v.name(id), Rev: v.revName(r)})
 		return
 	}
 	v.took(&v.docs, &c, "doc summary")
 	if what := v.summary(&c, r); what != "" {
-		v.find(Finding{Offset: c.off, What: what, Doc: string(id), Rev: r.rev().String()})
+		v.find(Finding{Offset: c.off, What: what, Doc: v.name(id), Rev: v.revName(r)})
 		return
 	}
 	s, err := v.body.decode(c)
@@ -102,7 +103,7 @@ func (v *verifier) revision(off int64, id []byte, r *rawRev) {
 		err = corrupt(c.off, "doc body", errShape)
 	}
 	if err != nil {
-		v.findErr(err, Finding{Doc: string(id), Rev: r.rev().String()})
+		v.findErr(err, Finding{Doc: v.name(id), Rev: v.revName(r)})
 		return
 	}
 	for i := range s.atts {
@@ -144,7 +145,7 @@ func (v *verifier) attachment(a *Attachment, id []byte, r *rawRev) {
 	v.attOK[[2]uint64{key.Hi, key.Lo}] = true
 	v.report.Attachments++
 	if v.att == nil {
-		v.att = newAttReader(v.src, a)
+		v.att = newAttReader(v.budget, a)
 		v.att.onPart = func(c chunk) { v.took(&v.docs, &c, "attachment chunk") }
 	}
 	v.att.reset(a)
@@ -154,7 +155,7 @@ func (v *verifier) attachment(a *Attachment, id []byte, r *rawRev) {
 			return
 		}
 		if err != nil {
-			v.findErr(err, Finding{What: fmt.Sprintf("attachment %q: ", a.Name), Doc: string(id), Rev: r.rev().String()})
+			v.findErr(err, Finding{Offset: r.Ptr, What: "attachment " + strconv.Quote(shorten(a.Name)) + ": ", Doc: v.name(id), Rev: v.revName(r)})
 			return
 		}
 	}
@@ -167,7 +168,7 @@ func (v *verifier) localEntry(off int64, e Entry) (reduction, digest, bool) {
 		return reduction{}, digest{}, false
 	}
 	if !isObject(body) {
-		v.find(Finding{Offset: off, What: "local document: " + errShape.Error(), Doc: string(id), Err: errShape})
+		v.find(Finding{Offset: off, What: "local document: " + errShape.Error(), Doc: v.name(id), Err: errShape})
 	}
 	return reduction{}, digest{}, true
 }
@@ -202,7 +203,7 @@ func (v *verifier) sameRecords(h Header, id, seq subtree) {
 	}
 	db := &DB{src: v.src, hdr: h}
 	want := map[string]digest{}
-	for e, err := range db.IDTree().All(nil, false) {
+	for e, err := range db.IDTree().all(v.again, nil, false) {
 		if err != nil {
 			v.findErr(err, Finding{})
 			return
@@ -211,7 +212,7 @@ func (v *verifier) sameRecords(h Header, id, seq subtree) {
 			want[string(d.id)] = v.meaning(&d)
 		}
 	}
-	for e, err := range db.SeqTree().All(nil, false) {
+	for e, err := range db.SeqTree().all(v.again, nil, false) {
 		if err != nil {
 			v.findErr(err, Finding{})
 			return
@@ -222,7 +223,7 @@ func (v *verifier) sameRecords(h Header, id, seq subtree) {
 		}
 		got, known := want[string(d.id)]
 		if !known || got != v.meaning(&d) {
-			v.find(Finding{Offset: h.SeqTree.Offset, What: "seq tree and id tree have different records", Doc: string(d.id)})
+			v.find(Finding{Offset: h.SeqTree.Offset, What: "seq tree and id tree have different records", Doc: v.name(d.id)})
 		}
 		delete(want, string(d.id))
 	}

@@ -34,6 +34,8 @@ type subtree struct {
 	size int64  // bytes on disk
 	last []byte // the last key, as a term
 	ok   bool   // all of it could be read: the rest can be compared
+	walk int    // the tree that it was last met in
+	kind *treeCheck
 }
 
 // treeCheck says how the entries and reductions of a tree are read.
@@ -69,10 +71,11 @@ func parseNoReduction(t erlterm.Term) (reduction, bool) {
 
 // treeWalk is the verification of one tree.
 type treeWalk struct {
-	v      *verifier
-	check  *treeCheck
-	budget int64  // bytes of nodes that may still be read
-	prev   []byte // the key before
+	v     *verifier
+	check *treeCheck
+	path  nodePath
+	prev  []byte // the last key of the leaf before
+	buf   []byte // that prev may lie in
 }
 
 // tree verifies a whole tree against its root's state.
@@ -80,7 +83,8 @@ func (v *verifier) tree(root TreeRoot, check *treeCheck) subtree {
 	if root.Empty || v.stopped() {
 		return subtree{ok: root.Empty}
 	}
-	w := treeWalk{v: v, check: check, budget: v.limit}
+	v.walk++
+	w := treeWalk{v: v, check: check}
 	s := w.node(root.Offset, 0)
 	w.compare(root.Offset, "root", root, &s)
 	return s
@@ -92,26 +96,35 @@ func (w *treeWalk) node(off int64, depth int) subtree {
 	if v.stopped() {
 		return subtree{}
 	}
-	if depth == maxDepth {
-		v.find(Finding{Offset: off, What: w.check.name + ": " + errDepth.Error(), Err: errDepth})
-		return subtree{}
+	if err := w.path.enter(off, depth); err != nil {
+		return w.bad(off, err)
 	}
-	if s, ok := v.nodes[off]; ok {
-		w.prev = append(w.prev[:0], s.last...)
-		return s
+	s, known := v.nodes[off]
+	if known && (s.walk == v.walk || s.kind != w.check) {
+		return w.bad(off, errTwice)
 	}
-	s := w.read(off, depth)
+	if known {
+		w.prev = s.last
+	} else {
+		s = w.read(off, depth)
+	}
 	if v.nodes != nil {
-		s.last = slices.Clone(s.last)
+		s.walk, s.kind = v.walk, w.check
 		v.nodes[off] = s
 	}
 	return s
 }
 
+// bad records a node that can't be where it is.
+func (w *treeWalk) bad(off int64, err error) subtree {
+	w.v.find(Finding{Offset: off, What: w.check.name + ": " + err.Error(), Err: err})
+	return subtree{}
+}
+
 func (w *treeWalk) read(off int64, depth int) subtree {
 	v := w.v
 	if depth == len(v.levels) {
-		v.levels = append(v.levels, &nodeReader{chunks: chunkReader{src: v.src}})
+		v.levels = append(v.levels, newNodeReader(v.budget))
 	}
 	level := v.levels[depth]
 	c, err := level.chunks.readChecked(off, "node")
@@ -122,10 +135,6 @@ func (w *treeWalk) read(off int64, depth int) subtree {
 	}
 	if err != nil {
 		v.findErr(err, Finding{What: w.check.name + ": "})
-		return subtree{}
-	}
-	if w.budget -= c.raw(); w.budget < 0 {
-		v.find(Finding{Offset: off, What: w.check.name + ": " + errCycle.Error(), Err: errCycle})
 		return subtree{}
 	}
 	items, err := level.split(n)
@@ -140,10 +149,12 @@ func (w *treeWalk) read(off int64, depth int) subtree {
 }
 
 // leaf verifies the entries of a kv_node.
-func (w *treeWalk) leaf(n node, items []Entry) subtree {
+func (w *treeWalk) leaf(n node, all items) subtree {
 	s := subtree{size: n.end - n.off, ok: true}
 	s.red.sized = true
-	for _, e := range items {
+	var e Entry
+	for i := range all.len() {
+		e = all.entry(i)
 		w.ascending(n.off, e.Key)
 		red, sum, ok := w.check.entry(w.v, n.off, e)
 		if !ok {
@@ -152,16 +163,21 @@ func (w *treeWalk) leaf(n node, items []Entry) subtree {
 		}
 		s.add(red, sum)
 	}
-	s.last = w.prev
+	if w.v.nodes != nil { // it is remembered
+		w.buf = nil
+	}
+	w.buf = append(w.buf[:0], e.Key...)
+	w.prev, s.last = w.buf, w.buf
 	return s
 }
 
-// ascending checks that key follows the one before in its tree.
+// ascending checks that key follows the one before in its tree, and takes its
+// place, as long as the leaf's bytes are there.
 func (w *treeWalk) ascending(off int64, key erlterm.Term) {
 	if w.check.order != orderNone && len(w.prev) > 0 && compareKeys(w.check.order, w.prev, key) >= 0 {
 		w.v.find(Finding{Offset: off, What: w.check.name + ": keys do not ascend"})
 	}
-	w.prev = append(w.prev[:0], key...)
+	w.prev = key
 }
 
 // compareKeys orders two keys; keys of other types than the tree's are equal,
@@ -194,10 +210,11 @@ func (s *subtree) add(red reduction, sum digest) {
 }
 
 // inner verifies the children of a kp_node, and what the node says of them.
-func (w *treeWalk) inner(n node, items []Entry, depth int) subtree {
+func (w *treeWalk) inner(n node, all items, depth int) subtree {
 	s := subtree{size: n.end - n.off, ok: true}
 	s.red.sized = true
-	for _, e := range items {
+	for i := range all.len() {
+		e := all.entry(i)
 		root, ok := parseRoot(e.Value)
 		if !ok || root.Empty {
 			w.v.find(Finding{Offset: n.off, What: w.check.name + ": pointer: " + errShape.Error(), Err: errShape})

@@ -41,7 +41,13 @@ func (v *verifier) viewState(h ViewHeader) {
 	v.report.Headers++
 	v.trees.add(h.Offset, h.End)
 	v.tree(h.IDTree, &viewIDCheck)
+	roots := map[int64]bool{}
 	for _, s := range h.Views {
+		if roots[s.Tree.Offset] && !s.Tree.Empty {
+			v.find(Finding{Offset: s.Tree.Offset, What: viewCheck.name + ": " + errShared.Error(), Err: errShared})
+			continue
+		}
+		roots[s.Tree.Offset] = true
 		v.tree(s.Tree, &viewCheck)
 	}
 }

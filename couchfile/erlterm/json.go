@@ -9,13 +9,17 @@ import (
 	"unicode/utf8"
 )
 
+// longestInt bounds an integer that is printed, in bytes of its term: some
+// 40,000 digits. To print one takes time out of proportion to its length.
+const longestInt = 16 << 10
+
 // ErrNotJSON says that a well-formed term is none that stands for JSON.
 var ErrNotJSON = errors.New("term is not JSON")
 
 // AppendJSON appends the JSON that CouchDB prints for t: objects are 1-tuples
 // with a list of pairs, keys in their stored order; strings are binaries;
 // true, false and null are atoms, and any other atom prints as a string.
-// Integers keep all digits. It returns ErrMalformed or ErrNotJSON otherwise.
+// Integers keep all digits, up to some 40,000. It returns ErrMalformed or ErrNotJSON otherwise.
 //
 // Source: CouchDB 3.5, src/couch/src/couch_util.erl, json_encode, which is
 // jiffy 1.1.2 with force_utf8; seen by running it.
@@ -196,6 +200,9 @@ func (w *jsonWriter) scalar() error {
 	case TagInt:
 		w.dst = strconv.AppendInt(w.dst, int64(int32(binary.BigEndian.Uint32(b[1:]))), 10)
 	case TagSmallBig, TagLargeBig:
+		if len(b) > longestInt {
+			return ErrNotJSON
+		}
 		w.dst = appendBig(w.dst, b)
 	case TagNewFloat, TagFloat:
 		f, ok := float(b)
