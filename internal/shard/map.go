@@ -16,6 +16,13 @@ type Map struct {
 	ByNode map[string][]Range // ranges that each node holds
 }
 
+// Bounds on a map that is believed, far above what clusters have: each of its
+// ranges is looked for on disk. A suffix is a time.
+const (
+	mostRanges = 1 << 16
+	mostSuffix = 255
+)
+
 // ParseMap reads a shard map document as the server shows it. Design documents
 // and other documents without a map are ok=false.
 func ParseMap(doc []byte) (m Map, ok bool, err error) {
@@ -32,10 +39,17 @@ func ParseMap(doc []byte) (m Map, ok bool, err error) {
 		return m, false, nil
 	}
 	m = Map{DB: d.ID, ByNode: make(map[string][]Range, len(d.ByNode))}
+	if len(d.Suffix) > mostSuffix {
+		return m, false, fmt.Errorf("shard map of %q: a suffix of %d characters", d.ID, len(d.Suffix))
+	}
 	for _, c := range d.Suffix {
 		m.Suffix += string(rune(c))
 	}
+	ranges := 0
 	for node, list := range d.ByNode {
+		if ranges += len(list); ranges > mostRanges {
+			return m, false, fmt.Errorf("shard map of %q: more than %d ranges", d.ID, mostRanges)
+		}
 		for _, s := range list {
 			r, err := ParseRange(s)
 			if err != nil {

@@ -2,6 +2,7 @@ package shard_test
 
 import (
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/slipcover/slipcover/internal/shard"
@@ -37,5 +38,17 @@ func TestParseMapOthers(t *testing.T) {
 	}
 	if _, _, err := shard.ParseMap([]byte(`{"_id":"a","by_node":{"n":["0-1"]}}`)); err == nil {
 		t.Error("a range of another form was taken")
+	}
+}
+
+// A forged map costs no more than its bytes, however much it names.
+func TestParseMapBounds(t *testing.T) {
+	for name, doc := range map[string]string{
+		"ranges": `{"_id":"a","by_node":{"n@h":["00000000-7fffffff"` + strings.Repeat(`,"80000000-ffffffff"`, 1<<16) + `]}}`,
+		"suffix": `{"_id":"a","shard_suffix":[46` + strings.Repeat(`,46`, 1<<16) + `],"by_node":{}}`,
+	} {
+		if m, ok, err := shard.ParseMap([]byte(doc)); err == nil || ok {
+			t.Errorf("%s: got %d ranges, %v, want an error", name, len(m.ByNode["n@h"]), ok)
+		}
 	}
 }
