@@ -59,6 +59,9 @@ func (s *source) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
+// NextData lets couchfile skip the holes of the file.
+func (s *source) NextData(off int64) (from, to int64, ok bool) { return couchfile.FileData(s.f, off) }
+
 // copyFile takes one file into the backup. It returns errors that end the run;
 // what is wrong with the file alone it records.
 func (w *worker) copyFile(ctx context.Context, e node.Entry) error {
@@ -204,7 +207,10 @@ func (w *worker) copyCouch(ctx context.Context, s *source, old *known) error {
 	}
 	file := w.file(s)
 	file.Size = raw.End
-	if file.Header, err = headerOf(s, raw); err != nil {
+	if file.Header, err = headerOf(ctx, s, raw); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		return w.copyForeign(ctx, s, raw, err)
 	}
 	sum := newPrefixHash(file.Size)
@@ -250,7 +256,7 @@ func (w *worker) finish(ctx context.Context, s *source, file *manifest.File, sum
 		s.local.Hash, s.local.HashAt = sum.state, sum.mark
 	}
 	if file.Path == "_dbs.couch" && file.Root == manifest.DataRoot && file.Header != nil {
-		if err := w.run.readMap(s, file.Size); err != nil {
+		if err := w.run.readMap(ctx, s, file.Size); err != nil {
 			return err
 		}
 	}
@@ -267,7 +273,7 @@ func (w *worker) cut(ctx context.Context, s *source) (couchfile.RawHeader, error
 			return false, err
 		}
 		s.local = localOf(s.info)
-		raw, err = couchfile.FindHeader(s, s.info.Size())
+		raw, err = couchfile.FindHeader(couchfile.WithContext(ctx, s), s.info.Size())
 		fresh := time.Since(s.info.ModTime()) < 10*time.Second
 		return errors.Is(err, couchfile.ErrNoHeader) && fresh, err
 	})
@@ -309,7 +315,7 @@ func (w *worker) copyWhole(ctx context.Context, s *source) error {
 }
 
 // headerOf says what the newest header of a file holds.
-func headerOf(s *source, raw couchfile.RawHeader) (*manifest.Header, error) {
+func headerOf(ctx context.Context, s *source, raw couchfile.RawHeader) (*manifest.Header, error) {
 	sum := sha256.Sum256(raw.Raw)
 	h := &manifest.Header{Offset: raw.Offset, SHA256: hex.EncodeToString(sum[:])}
 	if s.entry.Kind == manifest.View {
@@ -326,7 +332,7 @@ func headerOf(s *source, raw couchfile.RawHeader) (*manifest.Header, error) {
 	}
 	h.UUID, h.UpdateSeq, h.CompactedSeq = d.UUID, d.UpdateSeq, d.CompactedSeq
 	s.run.sawEpochs(d.Epochs)
-	db, err := couchfile.OpenAt(s, raw.End, d)
+	db, err := couchfile.OpenAt(couchfile.WithContext(ctx, s), raw.End, d)
 	if err != nil {
 		return nil, err
 	}

@@ -67,7 +67,7 @@ func (r *run) recognize(ctx context.Context, st *state, l *node.Listing, before 
 	if r.identity, name = Identify(r.opts.Node); r.nodeName == "" {
 		r.nodeName = name
 	}
-	if err := r.checkServed(); err != nil {
+	if err := r.checkServed(ctx); err != nil {
 		return err
 	}
 	err := r.checkWriter(ctx, st, name, before)
@@ -236,7 +236,7 @@ func countListed(l *node.Listing) int {
 
 // checkServed refuses files that a server, asked for their place, doesn't serve: it
 // may run in a container, where the same path is another directory.
-func (r *run) checkServed() error {
+func (r *run) checkServed(ctx context.Context) error {
 	n := r.opts.Node
 	s := n.Served
 	if s == nil || r.identity.MapUUID == "" {
@@ -251,7 +251,7 @@ func (r *run) checkServed() error {
 		}
 		return nil
 	}
-	named, err := r.databaseNames()
+	named, err := r.databaseNames(ctx)
 	if err != nil { // the copy tells it
 		return nil
 	}
@@ -265,7 +265,7 @@ func (r *run) checkServed() error {
 }
 
 // databaseNames reads the names of databases in the node's shard map.
-func (r *run) databaseNames() ([]string, error) {
+func (r *run) databaseNames(ctx context.Context) ([]string, error) {
 	f, err := os.Open(filepath.Join(r.opts.Node.DataDir, mapFile))
 	if err != nil {
 		return nil, err
@@ -275,7 +275,7 @@ func (r *run) databaseNames() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	maps, err := couchMaps(f, info.Size())
+	maps, err := couchMaps(ctx, f, info.Size())
 	if err != nil {
 		return nil, err
 	}

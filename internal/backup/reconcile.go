@@ -22,8 +22,11 @@ const mapRounds = 5
 type shardMap = shard.Map
 
 // readMap reads the shard map out of the _dbs.couch that was just copied.
-func (r *run) readMap(s *source, size int64) error {
-	maps, err := couchMaps(s, size)
+func (r *run) readMap(ctx context.Context, s *source, size int64) error {
+	maps, err := couchMaps(ctx, s, size)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	if err != nil {
 		r.damaged(s.name, manifest.Damage{What: "shard map", Error: err.Error()})
 		return nil
@@ -38,17 +41,18 @@ func (r *run) readMap(s *source, size int64) error {
 }
 
 // couchMaps returns the shard maps in a _dbs.couch of size bytes.
-func couchMaps(s io.ReaderAt, size int64) ([]shardMap, error) {
-	db, err := couchfile.Open(s, size)
+func couchMaps(ctx context.Context, s io.ReaderAt, size int64) ([]shardMap, error) {
+	db, err := couchfile.Open(couchfile.WithContext(ctx, s), size)
 	if err != nil {
 		return nil, err
 	}
+	bodies := db.Bodies()
 	var out []shardMap
 	for info, err := range db.Docs(couchfile.DocsOptions{}) {
 		if err != nil {
 			return nil, err
 		}
-		doc, err := db.RevisionJSON(info, info.Winner(), couchfile.DocOptions{})
+		doc, err := bodies.RevisionJSON(info, info.Winner(), couchfile.DocOptions{})
 		if err != nil {
 			return nil, fmt.Errorf("document %q: %w", info.ID, err)
 		}
@@ -139,12 +143,15 @@ func (r *run) ranges(m shardMap) []shard.Range {
 
 // reportMissing records shards that can't be had.
 func (r *run) reportMissing(missing []node.Entry) {
+	gone := map[name]bool{}
 	for _, e := range missing {
-		nm := name{e.Root, e.Path}
-		r.mu.Lock()
-		r.leftOut = slices.DeleteFunc(r.leftOut, func(l manifest.LeftOut) bool { return l.Root == e.Root && l.Path == e.Path })
-		r.mu.Unlock()
-		r.damaged(nm, manifest.Damage{What: "shard file", Error: fmt.Sprintf("the shard map of database %q names it, and it is not there: CouchDB would serve an empty shard", e.DB)})
+		gone[name{e.Root, e.Path}] = true
+	}
+	r.mu.Lock()
+	r.leftOut = slices.DeleteFunc(r.leftOut, func(l manifest.LeftOut) bool { return gone[name{l.Root, l.Path}] })
+	r.mu.Unlock()
+	for _, e := range missing {
+		r.damaged(name{e.Root, e.Path}, manifest.Damage{What: "shard file", Error: fmt.Sprintf("the shard map of database %q names it, and it is not there: CouchDB would serve an empty shard", e.DB)})
 	}
 }
 

@@ -65,12 +65,13 @@ func runInspect(ctx context.Context, env *Env, o *inspectOptions) error {
 	if err := o.check(); err != nil {
 		return err
 	}
-	f, err := os.Open(o.file)
+	file, err := os.Open(o.file)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	info, err := f.Stat()
+	defer file.Close()
+	f := couchfile.WithContext(ctx, file)
+	info, err := file.Stat()
 	if err != nil {
 		return err
 	}
@@ -104,7 +105,7 @@ func runInspect(ctx context.Context, env *Env, o *inspectOptions) error {
 }
 
 // document prints one document or attachment.
-func (o *inspectOptions) document(env *Env, f *os.File, size int64) error {
+func (o *inspectOptions) document(env *Env, f io.ReaderAt, size int64) error {
 	db, err := o.open(f, size)
 	if err != nil {
 		return fmt.Errorf("%s: %w", o.file, err)
@@ -180,14 +181,14 @@ func openAttachment(db *couchfile.DB, id, rev, name string) (io.Reader, couchfil
 	return nil, none, fmt.Errorf("attachment %q of document %q: %w", name, id, couchfile.ErrNotFound)
 }
 
-func (o *inspectOptions) open(f *os.File, size int64) (*couchfile.DB, error) {
+func (o *inspectOptions) open(f io.ReaderAt, size int64) (*couchfile.DB, error) {
 	if o.at >= 0 {
 		return couchfile.OpenOffset(f, size, o.at)
 	}
 	return couchfile.Open(f, size)
 }
 
-func verifyFile(ctx context.Context, f *os.File, size int64) (*verifyReport, error) {
+func verifyFile(ctx context.Context, f io.ReaderAt, size int64) (*verifyReport, error) {
 	report, err := couchfile.Verify(ctx, f, size, couchfile.VerifyOptions{})
 	if err != nil {
 		return nil, err
@@ -283,7 +284,7 @@ type findingReport struct {
 	Rev    string `json:"rev,omitempty"`
 }
 
-func (o *inspectOptions) look(f *os.File, size int64) (*inspection, error) {
+func (o *inspectOptions) look(f io.ReaderAt, size int64) (*inspection, error) {
 	r := &inspection{File: o.file, SizeBytes: size}
 	raw, err := o.header(f, size)
 	if err != nil {
@@ -297,14 +298,14 @@ func (o *inspectOptions) look(f *os.File, size int64) (*inspection, error) {
 	return r, r.lookDatabase(f, size, raw)
 }
 
-func (o *inspectOptions) header(f *os.File, size int64) (couchfile.RawHeader, error) {
+func (o *inspectOptions) header(f io.ReaderAt, size int64) (couchfile.RawHeader, error) {
 	if o.at >= 0 {
 		return couchfile.ReadHeader(f, size, o.at)
 	}
 	return couchfile.FindHeader(f, size)
 }
 
-func (r *inspection) lookDatabase(f *os.File, size int64, raw couchfile.RawHeader) error {
+func (r *inspection) lookDatabase(f io.ReaderAt, size int64, raw couchfile.RawHeader) error {
 	h, err := couchfile.ParseHeader(raw)
 	if err != nil {
 		return err
@@ -373,7 +374,7 @@ func trees(list ...named) []treeReport {
 }
 
 // listHeaders lists all headers of a file, those of compactions too.
-func listHeaders(f *os.File, size int64) ([]headerReport, error) {
+func listHeaders(f io.ReaderAt, size int64) ([]headerReport, error) {
 	points, err := couchfile.Points(f, size)
 	if err != nil {
 		return nil, err

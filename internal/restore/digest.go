@@ -44,7 +44,7 @@ func (d *digest) add(id, rev string, deleted bool) {
 
 // addFile adds the documents of a shard of db.
 func (d *digest) addFile(ctx context.Context, r io.ReaderAt, size int64, db string) error {
-	f, err := couchfile.Open(r, size)
+	f, err := couchfile.Open(couchfile.WithContext(ctx, r), size)
 	if err != nil {
 		return err
 	}

@@ -31,10 +31,11 @@ type dbMap struct {
 // readMaps reads the shard maps in a _dbs.couch of size bytes, sorted by the
 // database's name. A document that can't be read is a problem, not an error.
 func readMaps(ctx context.Context, r io.ReaderAt, size int64) (list []dbMap, problems []string, err error) {
-	db, err := couchfile.Open(r, size)
+	db, err := couchfile.Open(couchfile.WithContext(ctx, r), size)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open %s: %w", dbsPath, err)
 	}
+	bodies := db.Bodies()
 	for info, err := range db.Docs(couchfile.DocsOptions{}) {
 		if err != nil {
 			return nil, nil, fmt.Errorf("read %s: %w", dbsPath, err)
@@ -45,7 +46,7 @@ func readMaps(ctx context.Context, r io.ReaderAt, size int64) (list []dbMap, pro
 		if couchfile.IsDesign(info.ID) {
 			continue
 		}
-		doc, err := db.RevisionJSON(info, info.Winner(), couchfile.DocOptions{})
+		doc, err := bodies.RevisionJSON(info, info.Winner(), couchfile.DocOptions{})
 		if err != nil {
 			problems = append(problems, fmt.Sprintf("the shard map of database %q can't be read: %v", info.ID, err))
 			continue
@@ -171,7 +172,7 @@ func Databases(ctx context.Context, dataDir string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	db, err := couchfile.Open(f, info.Size())
+	db, err := couchfile.Open(couchfile.WithContext(ctx, f), info.Size())
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", dbsPath, err)
 	}
