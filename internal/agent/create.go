@@ -102,12 +102,16 @@ func (a *agent) makeInstance(ctx context.Context, w *work, o restore.CreateOptio
 	if err != nil {
 		return made, err
 	}
-	if !made.Running {
-		return made, errors.New("the instance is made and does not run: there is no CouchDB program on this machine; install CouchDB or set couchdb_bin")
-	}
 	if made.Restored != nil && !made.Restored.OK() {
 		what := append(made.Restored.Problems, made.Restored.Damaged...)
-		return made, fmt.Errorf("the instance runs, but the backup did not restore whole: %s (%d problems in all)", what[0], len(what))
+		does := "runs"
+		if !made.Running {
+			does = "is made and does not run"
+		}
+		return made, fmt.Errorf("the instance %s, but the backup did not restore whole: %s (%d problems in all)", does, what[0], len(what))
+	}
+	if !made.Running {
+		return made, errors.New("the instance is made and does not run: there is no CouchDB program on this machine; install CouchDB or set couchdb_bin")
 	}
 	if w.secrets.Password == "" {
 		path := filepath.Join(o.Dir, passwordName)

@@ -135,7 +135,7 @@ func (a *agent) prove(ctx context.Context, w *work) (*job.Report, error) {
 // unproven tells an error of a restore test. One that says that the backup can't be
 // restored is a proof of that; after others nothing is known of it.
 func unproven(began time.Time, err error) (*job.Report, error) {
-	for _, bad := range []error{repo.ErrCorrupt, repo.ErrSignature, repo.ErrKeyGone, restore.ErrMismatch} {
+	for _, bad := range []error{repo.ErrCorrupt, storage.ErrNotExist, repo.ErrSignature, repo.ErrKeyGone, restore.ErrMismatch} {
 		if errors.Is(err, bad) {
 			return &job.Report{Proof: &job.Proof{At: time.Now().UTC(), Took: time.Since(began).Seconds(), Problem: faultOf(err)}}, nil
 		}

@@ -124,7 +124,7 @@ func exitOf(err error) exit {
 		return exitUnavailable
 	case is(storage.ErrDenied, backup.ErrPermission, fs.ErrPermission):
 		return exitDenied
-	case is(errProblem, repo.ErrCorrupt, repo.ErrSignature, repo.ErrFormat, restore.ErrMismatch):
+	case is(errProblem, storage.ErrNotExist, repo.ErrCorrupt, repo.ErrSignature, repo.ErrFormat, restore.ErrMismatch):
 		return exitProblem
 	case is(couchfile.ErrCorrupt, couchfile.ErrNoHeader, couchfile.ErrNotDatabase, couchfile.ErrUnsupportedVersion, couchfile.ErrMissing):
 		return exitProblem
@@ -142,7 +142,11 @@ func finish(ctx context.Context, env *Env, err error) int {
 	}
 	e := exitOf(err)
 	if err != nil {
-		printError(env.Stderr, e, mask(oneLine(err.Error()))+advice[e], env.json)
+		more := advice[e]
+		if e == exitProblem && errors.Is(err, storage.ErrNotExist) {
+			more = adviceGone
+		}
+		printError(env.Stderr, e, mask(oneLine(err.Error()))+more, env.json)
 	}
 	return e.code
 }
@@ -153,6 +157,9 @@ var advice = map[exit]string{
 	exitFull:        "; make room there and run the same command again, nothing stored is lost",
 	exitUnavailable: "; run the same command again when it is, nothing stored is lost",
 }
+
+// adviceGone is what to do about an object that is gone from the repository.
+const adviceGone = "; the repository is damaged: another one that holds a copy of the backup (`slipcover copy` makes such) may have it, see --repo"
 
 func printError(w io.Writer, e exit, text string, asJSON bool) {
 	if !asJSON {

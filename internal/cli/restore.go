@@ -22,6 +22,7 @@ type restoreOptions struct {
 	databases  []string
 	as         string
 	keepSuffix bool
+	noIndexes  bool
 	verbose    bool
 }
 
@@ -54,6 +55,7 @@ func (o *restoreOptions) bind(f *pflag.FlagSet) {
 	f.StringVar(&o.as, "as", "", "with --db for one database: its new `NAME`")
 	f.BoolVar(&o.keepSuffix, "keep-suffix", false, "with --db: keep the creation stamp in the files' names instead of a new one")
 	f.StringVar(&o.indexTo, "index-to", "", "`DIR` for view indexes (default: the one of --to)")
+	f.BoolVar(&o.noIndexes, "no-indexes", false, "leave view indexes out; CouchDB builds them anew")
 	f.StringVar(&o.configTo, "config-to", "", "`DIR` for ini files and vm.args (default: they are not restored)")
 	f.BoolVar(&o.verbose, "verbose", false, "list every file that was dropped, removed or left alone")
 	f.String("owner", "", "`USER:GROUP` that the files shall belong to, or '' to leave it (default: couchdb:couchdb)")
@@ -78,7 +80,7 @@ func runRestore(ctx context.Context, env *Env, s *settings, o *restoreOptions, r
 	stop := startProgress(env, s.Progress, "restoring", restoreReading(p))
 	defer stop()
 	res, err := restore.Files(ctx, restore.Options{Repo: r.Repo, Record: rec, To: o.to, IndexTo: o.indexTo, ConfigTo: o.configTo,
-		Delta: o.delta, Databases: o.databases, As: o.as, KeepSuffix: o.keepSuffix, Owner: s.Owner, Parallel: s.Parallel, Progress: p})
+		Delta: o.delta, Databases: o.databases, As: o.as, KeepSuffix: o.keepSuffix, NoIndexes: o.noIndexes, Owner: s.Owner, Parallel: s.Parallel, Progress: p})
 	stop()
 	if err != nil {
 		return explainRestore(ctx, err)
@@ -139,10 +141,10 @@ type restoreJSON struct {
 }
 
 func newRestoreJSON(env *Env, rec *manifest.Record, r *restore.Result) restoreJSON {
-	for _, list := range []*[]string{&r.Databases, &r.Damaged, &r.Removed, &r.LeftAlone, &r.Problems, &r.Warnings, &r.Notes, &r.Commands} {
+	for _, list := range []*[]string{&r.Databases, &r.Damaged, &r.Removed, &r.Aside, &r.LeftAlone, &r.Problems, &r.Warnings, &r.Notes, &r.Commands} {
 		*list = nonNil(*list)
 	}
-	r.Dropped = nonNil(r.Dropped)
+	r.Dropped, r.Lost = nonNil(r.Dropped), nonNil(r.Lost)
 	return restoreJSON{Backup: summaryOf(rec), Result: r, Took: seconds(r.Took), Storage: env.trafficJSON()}
 }
 
@@ -152,7 +154,11 @@ func printRestore(w io.Writer, rec *manifest.Record, r *restore.Result, verbose 
 		rate = fmt.Sprintf(", %s/s", size(int64(float64(r.Bytes)/s)))
 	}
 	fmt.Fprintf(w, "restored %s (%s) to %s\n", rec.ID, clean(rec.Name), r.To)
-	fmt.Fprintf(w, "%s, %s in %s%s; every file has the hash that it was backed up with\n", count(int(r.Files), "file"), size(r.Bytes), took(r.Took), rate)
+	every := "every file has the hash that it was backed up with"
+	if r.LostCount > 0 {
+		every = fmt.Sprintf("%s can't be read back, the others have the hashes that they were backed up with", count(r.LostCount, "more file"))
+	}
+	fmt.Fprintf(w, "%s, %s in %s%s; %s\n", count(int(r.Files), "file"), size(r.Bytes), took(r.Took), rate, every)
 	if r.KeptFiles > 0 {
 		fmt.Fprintf(w, "kept %s (%s) that were right already\n", count(int(r.KeptFiles), "file"), size(r.KeptBytes))
 	}
@@ -166,6 +172,7 @@ func printRestore(w io.Writer, rec *manifest.Record, r *restore.Result, verbose 
 	printGrouped(w, "index not restored", dropped, verbose)
 	printPaths(w, "removed", r.Removed, verbose)
 	printPaths(w, "left alone", r.LeftAlone, verbose)
+	printPaths(w, "set aside", r.Aside, true)
 	for _, list := range []struct {
 		word  string
 		lines []string

@@ -60,6 +60,7 @@ func TestScripts(t *testing.T) {
 			"normal":    normal,
 			"locked":    locked,
 			"flip":      flip,
+			"gone":      gone,
 			"tmpfs":     tmpfs,
 			"readonly":  readOnly,
 			"exitcode":  exitCode,
@@ -186,6 +187,16 @@ func flip(ts *testscript.TestScript, _ bool, args []string) {
 		return fs.SkipAll
 	})
 	ts.Check(err)
+}
+
+// gone removes the files below a folder whose name has that beginning: gone DIR NAME.
+func gone(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(filepath.WalkDir(ts.MkAbs(args[0]), func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() || !strings.HasPrefix(e.Name(), args[1]) {
+			return err
+		}
+		return os.Remove(path)
+	}))
 }
 
 // tmpfs mounts a file system of that size: tmpfs DIR 1m.

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/storage"
 )
 
 const (
@@ -30,6 +31,10 @@ type Reader struct {
 	segments lru[int, []byte]
 	frames   lru[frameID, []byte]
 	open     lru[int, *seekSegment]
+	prefixes lru[int, []byte]
+
+	mu      sync.Mutex
+	damaged map[int]error // guarded by mu: why a segment can't be read whole
 }
 
 type frameID struct {
@@ -40,8 +45,8 @@ type frameID struct {
 // each: it decides whether a segment is worth reading whole, and until when it is
 // kept.
 func (r *Repo) NewReader(m *manifest.Manifest, files []*manifest.File) *Reader {
-	rd := &Reader{repo: r, m: m, wanted: make([]int64, len(m.Segments)), left: make([]atomic.Int64, len(m.Segments))}
-	rd.segments.max, rd.frames.max, rd.open.max = cachedSegments, cachedFrames, 1024
+	rd := &Reader{repo: r, m: m, wanted: make([]int64, len(m.Segments)), left: make([]atomic.Int64, len(m.Segments)), damaged: map[int]error{}}
+	rd.segments.max, rd.frames.max, rd.open.max, rd.prefixes.max = cachedSegments, cachedFrames, 1024, 2
 	for _, f := range files {
 		for _, e := range f.Extents {
 			rd.wanted[e.Seg] += e.N
@@ -52,7 +57,9 @@ func (r *Repo) NewReader(m *manifest.Manifest, files []*manifest.File) *Reader {
 }
 
 // Stream calls fn with the bytes of f, in order, in parts of any size, which fn
-// must not keep. It doesn't check the file's hash: the caller sees all bytes.
+// must not keep. It doesn't check the file's hash: the caller sees all bytes. Of a
+// damaged segment it reads the frames that f needs, so that damage costs only the
+// files that it hit; see Damaged for what can't be read.
 func (rd *Reader) Stream(ctx context.Context, f *manifest.File, fn func([]byte) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -93,13 +100,15 @@ func (rd *Reader) whole(seg int) bool { return rd.wanted[seg] >= rd.m.Segments[s
 func (rd *Reader) extent(ctx context.Context, e manifest.Extent, fn func([]byte) error) error {
 	if rd.whole(e.Seg) {
 		b, err := rd.segment(ctx, e.Seg)
-		if err != nil {
+		if err == nil {
+			if rd.left[e.Seg].Add(-e.N) <= 0 { // the last of its bytes that anyone wants
+				rd.segments.drop(e.Seg)
+			}
+			return fn(b[e.At : e.At+e.N])
+		}
+		if !errors.Is(err, ErrCorrupt) {
 			return err
 		}
-		if rd.left[e.Seg].Add(-e.N) <= 0 { // the last of its bytes that anyone wants
-			rd.segments.drop(e.Seg)
-		}
-		return fn(b[e.At : e.At+e.N])
 	}
 	for at, n := e.At, e.N; n > 0; {
 		b, from, err := rd.frame(ctx, e.Seg, at)
@@ -118,9 +127,18 @@ func (rd *Reader) extent(ctx context.Context, e manifest.Extent, fn func([]byte)
 
 // segment returns the content of a whole segment.
 func (rd *Reader) segment(ctx context.Context, seg int) ([]byte, error) {
-	return rd.segments.get(ctx, seg, func() ([]byte, error) {
+	if err := rd.damage(seg); err != nil {
+		return nil, err
+	}
+	b, err := rd.segments.get(ctx, seg, func() ([]byte, error) {
 		return rd.repo.ReadSegment(ctx, rd.m.Instance, rd.m.Segments[seg])
 	})
+	if Damaged(err) {
+		rd.mu.Lock()
+		defer rd.mu.Unlock()
+		rd.damaged[seg] = err
+	}
+	return b, err
 }
 
 // frame returns the content of the frame that holds offset at of a segment, and the
@@ -131,9 +149,12 @@ func (rd *Reader) frame(ctx context.Context, seg int, at int64) ([]byte, int64, 
 	if err := ctx.Err(); err != nil {
 		return nil, 0, err
 	}
+	if err := rd.damage(seg); errors.Is(err, storage.ErrNotExist) {
+		return nil, 0, err
+	}
 	if rd.m.Segments[seg].TrailerSHA256 != "" {
 		b, from, err := rd.ranged(ctx, seg, at)
-		if !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrWrongKey) {
+		if !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrWrongKey) && !errors.Is(err, ErrKeyGone) {
 			return b, from, err
 		}
 	}
@@ -143,10 +164,7 @@ func (rd *Reader) frame(ctx context.Context, seg int, at int64) ([]byte, int64, 
 
 // ranged reads a frame by range.
 func (rd *Reader) ranged(ctx context.Context, seg int, at int64) ([]byte, int64, error) {
-	s, err := rd.open.get(ctx, seg, func() (*seekSegment, error) {
-		// It outlives this call, so a cancel of this call must not end it.
-		return rd.repo.openSegment(context.WithoutCancel(ctx), rd.m.Instance, rd.m.Segments[seg])
-	})
+	s, err := rd.opened(ctx, seg)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -156,6 +174,13 @@ func (rd *Reader) ranged(ctx context.Context, seg int, at int64) ([]byte, int64,
 	}
 	b, err := rd.frames.get(ctx, frameID{seg, i}, func() ([]byte, error) { return s.read(i) })
 	return b, s.frames[i].from, err
+}
+
+func (rd *Reader) opened(ctx context.Context, seg int) (*seekSegment, error) {
+	return rd.open.get(ctx, seg, func() (*seekSegment, error) {
+		// It outlives this call, so a cancel of this call must not end it.
+		return rd.repo.openSegment(context.WithoutCancel(ctx), rd.m.Instance, rd.m.Segments[seg])
+	})
 }
 
 // ReaderAt returns f as an io.ReaderAt that reads stored bytes by range, for as

@@ -245,6 +245,9 @@ func (r *Repo) openSegment(ctx context.Context, instance string, s manifest.Segm
 			src, size, err = age.DecryptReaderAt(stored, s.Size, ids...)
 			return err
 		})
+		if of := (*storageError)(nil); errors.As(err, &of) {
+			err = of.err // no word on the bytes
+		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", key, err)
 		}
@@ -298,15 +301,18 @@ func readFrames(src io.ReaderAt, size, plain int64, sum string) ([]frame, error)
 	return parseFrames(hashes[headerSize:], table[headerSize:], n, size-int64(len(trailer)), plain)
 }
 
-// readAll fills b from offset off. What ends before is damaged; any other error is
-// the storage's.
+// readAll fills b from offset off. What ends before is damaged, or can't be decrypted;
+// any other error is the storage's.
 func readAll(src io.ReaderAt, b []byte, off int64) error {
 	n, err := src.ReadAt(b, off)
 	switch {
 	case n == len(b):
 		return nil
 	case err != nil && !errors.Is(err, io.EOF):
-		return err
+		if of := (*storageError)(nil); errors.As(err, &of) {
+			return of.err
+		}
+		return errors.Join(ErrCorrupt, err)
 	}
 	return fmt.Errorf("%w: %d bytes at %d, not %d", ErrCorrupt, n, off, len(b))
 }
@@ -370,8 +376,18 @@ func (o *objectReader) ReadAt(p []byte, off int64) (int, error) {
 		n, err = io.ReadFull(rd, p)
 		return err
 	})
-	if errors.Is(err, io.ErrUnexpectedEOF) {
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF):
 		err = io.EOF
+	case err != nil && !errors.Is(err, io.EOF):
+		err = &storageError{err}
 	}
 	return n, err
 }
+
+// storageError is an error of the storage on its way through a decryption, whose own
+// errors say that the bytes are damaged.
+type storageError struct{ err error }
+
+func (e *storageError) Error() string { return e.err.Error() }
+func (e *storageError) Unwrap() error { return e.err }

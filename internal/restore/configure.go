@@ -142,8 +142,11 @@ func (c *creation) readIni(ctx context.Context, m *manifest.Manifest) error {
 	v := verifier{m: m, reader: rd, opts: VerifyOptions{Progress: &Progress{}}}
 	for _, f := range list {
 		var b strings.Builder
-		if err := v.fill(ctx, f, &b); err != nil {
-			return fmt.Errorf("restore %s: %w", f.Path, explain(err))
+		if err := v.fill(ctx, f, &b); unreadable(err) {
+			c.note("%s can't be read back, so what it says of the server's uuid and secret is lost: %v", f.Path, err)
+			continue
+		} else if err != nil {
+			return fmt.Errorf("restore %s: %w", f.Path, err)
 		}
 		ini := node.ParseIni([]byte(b.String()))
 		if s, ok := ini.Get("couchdb", "uuid"); ok && uuidForm.MatchString(s) {

@@ -171,6 +171,8 @@ func (c *creation) finish(ctx context.Context) (*Created, error) {
 		Restored: c.state.Restored, Notes: c.state.Notes}
 	switch {
 	case !c.opts.Start:
+	case guarded(filepath.Join(c.opts.Dir, dataName, dbsPath)):
+		made.Notes = append(made.Notes, "it was not started: "+without(dbsPath))
 	case c.bin == "":
 		made.Notes = append(made.Notes, "no CouchDB program was found on this machine: start the instance with COUCHDB_BIN=… "+made.Command)
 	default:

@@ -49,6 +49,9 @@ type Options struct {
 	// Without it they get a new one, so that they never meet files in use.
 	KeepSuffix bool
 
+	// NoIndexes leaves view indexes out: CouchDB builds them anew.
+	NoIndexes bool
+
 	Owner    string    // USER, USER:GROUP or :GROUP for all that is written; "" doesn't change it
 	Parallel int       // files at once; 0 is the number of CPUs, at least 2, at most 4
 	Progress *Progress // counters; may be nil
@@ -66,10 +69,18 @@ type Result struct {
 	// Suffix is the creation stamp in the names of the chosen databases' shards.
 	Suffix    string    `json:"suffix,omitempty"`
 	Continued bool      `json:"continued"` // went on with an unfinished restore
-	Damaged   []string  `json:"damaged"`   // restored under another name: they have no valid header
+	Damaged   []string  `json:"damaged"`   // restored under another name: they have no valid header, or are what could be read
 	Dropped   []Dropped `json:"dropped"`   // indexes that CouchDB builds anew
 	Removed   []string  `json:"removed"`   // with Delta
-	LeftAlone []string  `json:"left_alone"`
+	// Lost are databases and configuration files that the repository can't give back
+	// whole. What could be read of a database is among Damaged.
+	Lost []Dropped `json:"lost"`
+	// LostCount is how many files the repository can't give back, indexes too.
+	LostCount int `json:"lost_count"`
+	// Aside are files that were in the target in the place of lost ones, under the names
+	// that they have now.
+	Aside     []string `json:"aside"`
+	LeftAlone []string `json:"left_alone"`
 	// Problems are what keeps the restored node from serving all that it did.
 	Problems []string      `json:"problems"`
 	Warnings []string      `json:"warnings"`
@@ -77,7 +88,7 @@ type Result struct {
 	Commands []string      `json:"commands"` // with chosen databases: how they get into a running server
 	Took     time.Duration `json:"took_ns"`
 
-	mu sync.Mutex // guards Problems while files are written
+	mu sync.Mutex // guards Problems and Lost while files are written
 }
 
 // Dropped is an index that was not restored.
@@ -94,6 +105,14 @@ func (r *Result) problem(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.Problems = append(r.Problems, fmt.Sprintf(format, args...))
+}
+
+// lose records a file that can't be had, as a problem too.
+func (r *Result) lose(path string, cause error, format string, args ...any) {
+	r.problem(format, args...)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.Lost = append(r.Lost, Dropped{Path: path, Reason: cause.Error()})
 }
 
 func (r *Result) warn(format string, args ...any) {
@@ -117,6 +136,10 @@ type run struct {
 	res     *Result
 
 	folders []string // all that files were put into, for systems without syncfs
+
+	mu          sync.Mutex              // guards what follows, and in plan and res what is lost, while files are written
+	lost        map[*manifest.File]bool // that the repository can't give back
+	lostIndexes int
 }
 
 // Files restores a backup, or chosen databases of it, to files. After an error or
@@ -148,7 +171,7 @@ func Files(ctx context.Context, opts Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &run{opts: opts, m: m, res: &Result{Backup: m.ID, To: opts.To}}
+	r := &run{opts: opts, m: m, lost: map[*manifest.File]bool{}, res: &Result{Backup: m.ID, To: opts.To}}
 	if err := r.prepare(ctx); err != nil {
 		return nil, err
 	}
@@ -160,10 +183,10 @@ func Files(ctx context.Context, opts Options) (*Result, error) {
 	p := opts.Progress
 	r.res.Files, r.res.Bytes, r.res.KeptFiles, r.res.KeptBytes = p.FilesDone.Load(), p.BytesDone.Load(), p.FilesKept.Load(), p.BytesKept.Load()
 	r.res.Took = time.Since(started)
-	for _, list := range []*[]string{&r.res.Databases, &r.res.Damaged, &r.res.Removed, &r.res.LeftAlone, &r.res.Problems, &r.res.Warnings, &r.res.Notes, &r.res.Commands} {
+	for _, list := range []*[]string{&r.res.Databases, &r.res.Damaged, &r.res.Removed, &r.res.Aside, &r.res.LeftAlone, &r.res.Problems, &r.res.Warnings, &r.res.Notes, &r.res.Commands} {
 		*list = nonNil(*list)
 	}
-	r.res.Dropped = nonNil(r.res.Dropped)
+	r.res.Dropped, r.res.Lost = nonNil(r.res.Dropped), nonNil(r.res.Lost)
 	return r.res, nil
 }
 
@@ -255,6 +278,9 @@ func (r *run) write(ctx context.Context) error {
 	if err := r.writeItems(ctx); err != nil {
 		return err
 	}
+	if err := r.afterLosses(); err != nil {
+		return err
+	}
 	if err := r.placeGuards(r.plan.guards); err != nil {
 		return err
 	}
@@ -272,6 +298,7 @@ func (r *run) write(ctx context.Context) error {
 	if err := r.compareSizes(ctx); err != nil {
 		return err
 	}
+	r.tellDamage()
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -375,10 +402,45 @@ func (r *run) writeLast(ctx context.Context, it item) error {
 	if it.path == dbsPath {
 		before = func(f *os.File) error { return r.reconcile(ctx, f, it.f.Size) }
 	}
-	if err := newWriter(r).restore(ctx, it, true, before); err != nil {
+	path, w := r.targets.path(it), newWriter(r)
+	back, err := w.takeBack(ctx, it, path, before)
+	if err == nil && !back {
+		err = w.restore(ctx, it, true, before)
+	}
+	if err != nil {
+		return err
+	}
+	if err := r.settleLast(it, path); err != nil {
 		return err
 	}
 	return durable.SyncDir(filepath.Dir(r.targets.path(it)))
+}
+
+// settleLast removes what was set aside of _nodes.couch or _dbs.couch when the backup's
+// is there, and else guards the place and tells of it.
+func (r *run) settleLast(it item, path string) error {
+	old, err := asides(path)
+	if err != nil {
+		return err
+	}
+	if r.lost[it.f] {
+		r.res.Aside = append(r.res.Aside, old...)
+		if it.path == dbsPath {
+			return r.placeGuards([]string{it.path})
+		}
+		return nil
+	}
+	if len(old) > 0 { // the new name first
+		if err := durable.SyncDir(filepath.Dir(path)); err != nil {
+			return err
+		}
+	}
+	for _, p := range old {
+		if err := os.Remove(p); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // reconcile holds the shard map against the files: CouchDB creates the shards
@@ -433,8 +495,7 @@ func (r *run) placeGuards(paths []string) error {
 			if info, serr := os.Lstat(full); serr == nil && info.IsDir() {
 				continue
 			}
-			if err = os.Remove(full); err == nil {
-				r.res.Removed = append(r.res.Removed, full)
+			if err = r.makeWay(full); err == nil {
 				err = os.Mkdir(full, folderMode)
 			}
 		}
@@ -492,6 +553,9 @@ func (r *run) compareSizes(ctx context.Context) error {
 		for _, it := range list {
 			if err := ctx.Err(); err != nil {
 				return err
+			}
+			if r.lost[it.f] {
+				continue
 			}
 			info, err := os.Lstat(r.targets.path(it))
 			if err != nil {

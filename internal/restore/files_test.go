@@ -1,11 +1,9 @@
 package restore_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -14,7 +12,6 @@ import (
 
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/restore"
-	"github.com/slipcover/slipcover/internal/storage"
 	"github.com/slipcover/slipcover/internal/storage/faulty"
 	"github.com/slipcover/slipcover/internal/storage/mem"
 )
@@ -113,63 +110,14 @@ func TestDelta(t *testing.T) {
 	if len(res.LeftAlone) != 2 || len(res.Removed) != 3 {
 		t.Errorf("left alone %q, removed %q", res.LeftAlone, res.Removed)
 	}
-	// The three shards, _dbs and _nodes.
-	if got := res.Files - res.KeptFiles; got != 5 {
-		t.Errorf("%d files written, want 5", got)
+	if got := res.Files - res.KeptFiles; got != 3 { // the three shards
+		t.Errorf("%d files written, want 3", got)
 	}
 	got := hashes(t, dir)
 	delete(got, filepath.FromSlash("shards/00000000-7fffffff/README"))
 	delete(got, filepath.FromSlash("nouveau/a/segment"))
 	delete(got, filepath.FromSlash(".shards/00000000-7fffffff/newer.1800000000_design/mrview"))
 	sameFiles(t, got, want)
-}
-
-func TestDamagedSegmentLeavesTheMarker(t *testing.T) {
-	store := mem.New()
-	r := openRepo(t, store)
-	rec := take(t, r, copyFixture(t), t.TempDir())
-	var key storage.Key
-	if err := store.List(t.Context(), "segments/", func(i storage.Info) error { key = i.Key; return nil }); err != nil {
-		t.Fatal(err)
-	}
-	var good []byte
-	if err := store.Get(t.Context(), key, 0, -1, func(rd io.Reader) (err error) { good, err = io.ReadAll(rd); return err }); err != nil {
-		t.Fatal(err)
-	}
-	put := func(b []byte) {
-		t.Helper()
-		if err := store.Put(t.Context(), key, bytes.NewReader(b), storage.PutOptions{}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	bad := bytes.Clone(good)
-	bad[len(bad)/2] ^= 1
-	put(bad)
-	dir := filepath.Join(t.TempDir(), "data")
-	o := restore.Options{Repo: r, Record: rec, To: dir}
-	_, err := restore.Files(t.Context(), o)
-	if !errors.Is(err, repo.ErrCorrupt) || !strings.Contains(err.Error(), "restore ") || !strings.Contains(err.Error(), "slipcover check") {
-		t.Fatalf("error: %v", err)
-	}
-	got := hashes(t, dir)
-	if got[restore.MarkerName] == "" || got["_dbs.couch"] != "" {
-		t.Errorf("after the failure: %v", got)
-	}
-	for p := range got {
-		if strings.Contains(p, ".tmp-") {
-			t.Errorf("%s stayed", p)
-		}
-	}
-	rep, err := restore.Verify(t.Context(), restore.VerifyOptions{Repo: r, Record: rec})
-	if err != nil || rep.OK() || rep.Findings[0].Cause != restore.Stored {
-		t.Errorf("verify: %v, %+v", err, rep)
-	}
-	put(good)
-	res := files(t, o)
-	if !res.Continued {
-		t.Error("the second run did not go on with the first")
-	}
-	sameFiles(t, hashes(t, dir), wanted(t, r, rec))
 }
 
 func TestCancel(t *testing.T) {

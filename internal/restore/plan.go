@@ -127,6 +127,7 @@ type planner struct {
 	res       *Result
 	plan      plan
 	taken     map[string]bool // targets' paths, for indexes that two roots hold
+	leftOut   int             // indexes, as asked
 }
 
 func newPlanner(opts *Options, m *manifest.Manifest, res *Result) *planner {
@@ -159,6 +160,9 @@ func (p *planner) whole() *plan {
 }
 
 func (p *planner) done() *plan {
+	if p.leftOut > 0 {
+		p.res.note("view indexes were left out, as asked: %d; CouchDB builds them anew", p.leftOut)
+	}
 	sortItems(p.plan.items)
 	slices.Sort(p.plan.guards)
 	p.plan.guards = slices.Compact(p.plan.guards)
@@ -173,9 +177,11 @@ func (p *planner) database(f *manifest.File, path string) {
 	switch {
 	case f.Header == nil:
 		p.plan.items = append(p.plan.items, item{f, manifest.DataRoot, path + damagedEnding})
-		p.guard(path)
+		if path != nodesPath { // which CouchDB makes anew, and does not start on a folder
+			p.guard(path)
+		}
 		p.res.Damaged = append(p.res.Damaged, path+damagedEnding)
-		p.res.warn("%s had no valid header when it was backed up: it is restored as %s, and its database answers with errors", path, path+damagedEnding)
+		p.res.warn("%s had no valid header when it was backed up: it is restored as %s, and %s", path, path+damagedEnding, without(path))
 	case path == dbsPath || path == nodesPath:
 		p.plan.last = append(p.plan.last, item{f, manifest.DataRoot, path})
 	default:
@@ -183,10 +189,25 @@ func (p *planner) database(f *manifest.File, path string) {
 	}
 }
 
+// without says what it means that the file which belongs at path isn't there.
+func without(path string) string {
+	switch path {
+	case dbsPath:
+		return "which databases there are, nobody knows without it: a folder of that name keeps CouchDB from starting as an empty server, until the file is taken from another repository or backup; restore --db works all the same"
+	case nodesPath:
+		return "CouchDB makes a new one that knows this node alone: add the other nodes of a cluster again"
+	}
+	return "its database answers with errors"
+}
+
 func (p *planner) guard(path string) { p.plan.guards = append(p.plan.guards, path) }
 
 // view plans an index that is to have this path, unless it would be wrong.
 func (p *planner) view(f *manifest.File, path string) {
+	if p.opts.NoIndexes {
+		p.leftOut++
+		return
+	}
 	reason := unusable(f, p.databases)
 	if reason == "" && p.taken[path] {
 		reason = "the backup holds the same index twice"
@@ -201,12 +222,8 @@ func (p *planner) view(f *manifest.File, path string) {
 
 // chosen plans the restore of some databases.
 func (p *planner) chosen(ctx context.Context, suffix string) (*plan, error) {
-	f := p.databases[dbsPath]
-	if f == nil || f.Header == nil {
-		return nil, ErrNoShardMap
-	}
 	rd := p.opts.Repo.NewReader(p.m, nil)
-	maps, problems, err := readMaps(ctx, rd.ReaderAt(ctx, f), f.Size)
+	maps, problems, err := p.chosenMaps(ctx, rd)
 	if err != nil {
 		return nil, err
 	}
@@ -222,6 +239,11 @@ func (p *planner) chosen(ctx context.Context, suffix string) (*plan, error) {
 	}
 	to := map[string]string{} // base of a shard's path, as it was and as it will be
 	for _, m := range maps {
+		if string(m.doc) == "{}" {
+			if err := p.withProps(ctx, rd, &m); err != nil {
+				return nil, err
+			}
+		}
 		if err := p.chosenMap(m, suffix, to); err != nil {
 			return nil, err
 		}

@@ -253,7 +253,7 @@ func (r *run) clean(ctx context.Context) error {
 	}
 	data := r.targets.dirOf(manifest.DataRoot)
 	for _, name := range []string{dbsPath, nodesPath} {
-		if err := os.Remove(filepath.Join(data, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := r.hide(filepath.Join(data, name)); err != nil {
 			return err
 		}
 	}
@@ -276,6 +276,21 @@ func (r *run) clean(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// hide takes a file away from CouchDB until the backup's is there.
+func (r *run) hide(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case info.IsDir(): // a guard
+		return os.Remove(path)
+	}
+	_, err = setAside(path)
+	return err
 }
 
 // cleanTemps removes what a killed run left of chosen databases.
@@ -333,6 +348,8 @@ func (c *cleaner) entry(e fs.DirEntry, rel string, depth int) error {
 		return nil
 	case rel == MarkerName || c.known[full]:
 		return nil
+	case strings.HasPrefix(rel, dbsPath+asideEnding) || strings.HasPrefix(rel, nodesPath+asideEnding):
+		return nil // settleLast tells of it
 	case durable.IsTemp(e.Name()):
 		return os.Remove(full)
 	case c.temps:

@@ -49,6 +49,7 @@ type TrialReport struct {
 
 	Differences []TrialDifference `json:"differences"`
 	Problems    []string          `json:"problems"` // of the restore, as in Result
+	Lost        int               `json:"lost"`     // files that can't be read back, indexes too
 	// Verify is what reading the backup found, if no CouchDB is there; else nil.
 	Verify *VerifyReport `json:"verify"`
 	Took   time.Duration `json:"took_ns"`
@@ -63,6 +64,9 @@ type TrialDifference struct {
 
 // OK reports whether the backup restores to what it says it holds.
 func (r *TrialReport) OK() bool {
+	if r.Lost > 0 {
+		return false
+	}
 	for _, d := range r.Differences {
 		if !d.Known {
 			return false
@@ -202,10 +206,14 @@ func (t *trial) run(ctx context.Context, in *instance) error {
 	if _, err := t.c.create(ctx, in); err != nil { // without a start
 		return err
 	}
-	t.report.Problems = t.c.state.Restored.Problems
+	t.report.Problems, t.report.Lost = t.c.state.Restored.Problems, t.c.state.Restored.LostCount
 	data := in.path(dataName)
 	if trialAltered != nil {
 		trialAltered("restored", data)
+	}
+	if guarded(filepath.Join(data, dbsPath)) {
+		t.differs(&trialDB{name: dbsPath}, "no CouchDB can be started on what was restored: %s", without(dbsPath))
+		return nil
 	}
 	if err := t.readFiles(ctx, data); err != nil {
 		return err
@@ -289,6 +297,10 @@ func (t *trial) readShard(ctx context.Context, db *trialDB, path string, want *m
 	info, err := f.Stat()
 	if err != nil {
 		return err
+	}
+	if info.IsDir() {
+		t.differs(db, "%s can't be read back", want.Path)
+		return nil
 	}
 	if info.Size() != want.Size {
 		t.differs(db, "%s has %d bytes, not %d as the backup says", want.Path, info.Size(), want.Size)

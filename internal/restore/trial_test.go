@@ -236,3 +236,39 @@ func TestKilledTrial(t *testing.T) {
 		t.Errorf("%+v", rep)
 	}
 }
+
+// A server on what a damaged repository gave serves all that is whole, as it was, and
+// answers for the rest with errors and not with empty databases.
+func TestTrialOfADamagedRepository(t *testing.T) {
+	needInstances(t)
+	store := mem.New()
+	r := openRepo(t, store)
+	rec := take(t, r, fixture+"/data", t.TempDir())
+	spoil(t, store, r, manifestOf(t, r, rec), "shards/00000000-7fffffff/conflicted.1795334388.couch")
+	rep := trial(t, restore.TrialOptions{Repo: r, Record: rec})
+	if rep.OK() || !rep.Server || rep.Databases != 25 || rep.Lost == 0 || len(rep.Problems) == 0 {
+		t.Errorf("%+v", rep)
+	}
+	lost, answers := map[string]bool{}, map[string]string{}
+	for _, d := range rep.Differences {
+		if strings.Contains(d.What, "can't be read back") {
+			lost[d.Database] = true
+		} else {
+			answers[d.Database] += d.What
+		}
+	}
+	if len(lost) == 0 || len(lost) > 20 || !lost["conflicted"] {
+		t.Errorf("lost: %v", lost)
+	}
+	for db := range lost {
+		if !strings.Contains(answers[db], "the server answers 5") {
+			t.Errorf("of %s, which lost a shard, the server says %q", db, answers[db])
+		}
+		t.Logf("%s: %.100s", db, answers[db])
+	}
+	for db := range answers {
+		if !lost[db] {
+			t.Errorf("%s is whole, and: %s", db, answers[db])
+		}
+	}
+}

@@ -22,7 +22,6 @@ import (
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/shard"
-	"github.com/slipcover/slipcover/internal/storage"
 )
 
 // inMemory is the size up to which a file is verified in memory, in bytes. Tests
@@ -170,7 +169,13 @@ func (v *verifier) all(ctx context.Context) error {
 			}
 		})
 	}
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for _, d := range v.reader.DamagedSegments() {
+		v.add(&manifest.File{Path: string(d.Key)}, VerifyFinding{Cause: Stored, What: "the object can't be read whole: " + d.Err.Error()})
+	}
+	return nil
 }
 
 // pick chooses the files and sorts them as they are stored.
@@ -205,7 +210,7 @@ func (v *verifier) file(ctx context.Context, f *manifest.File) error {
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case errors.Is(err, repo.ErrCorrupt), errors.Is(err, storage.ErrNotExist), errors.Is(err, ErrMismatch):
+	case unreadable(err):
 		v.add(f, VerifyFinding{Cause: Stored, What: err.Error()})
 	case err != nil:
 		return err
@@ -295,7 +300,7 @@ func (v *verifier) walk(ctx context.Context, f *manifest.File, r io.ReaderAt, sa
 		v.add(f, VerifyFinding{Cause: Source, What: fmt.Sprintf("%d more findings in this file", rep.Dropped), Known: len(v.known[rootPath{f.Root, f.Path}]) > 0})
 	}
 	if err := checkHeader(r, f); err != nil && len(rep.Findings) == 0 {
-		if errors.Is(err, repo.ErrCorrupt) || ctx.Err() != nil {
+		if repo.Damaged(err) || ctx.Err() != nil {
 			return err
 		}
 		v.add(f, VerifyFinding{Cause: Source, What: err.Error()})

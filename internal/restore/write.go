@@ -42,7 +42,7 @@ func (w *writer) restore(ctx context.Context, it item, sync bool, before func(*o
 	path := w.run.targets.path(it)
 	p := w.run.opts.Progress
 	if w.run.reuse && before == nil {
-		kept, err := w.keep(ctx, it, path, sync)
+		kept, err := w.keep(ctx, it, path, sync, nil)
 		if err != nil {
 			return fmt.Errorf("restore %s: %w", it.path, err)
 		}
@@ -53,7 +53,13 @@ func (w *writer) restore(ctx context.Context, it item, sync bool, before func(*o
 			return nil
 		}
 	}
-	if err := w.write(ctx, it, path, sync, before); err != nil {
+	err := w.write(ctx, it, path, sync, before)
+	if unreadable(err) {
+		if err = w.lose(ctx, it, path, err); err == nil {
+			return nil
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("restore %s: %w", it.path, explain(err))
 	}
 	p.FilesDone.Add(1)
@@ -69,8 +75,8 @@ func explain(err error) error {
 }
 
 // keep reports whether the file is there with the bytes of the backup, and gives
-// it the right owner and mode.
-func (w *writer) keep(ctx context.Context, it item, path string, sync bool) (bool, error) {
+// it the right owner and mode. before is called with it then.
+func (w *writer) keep(ctx context.Context, it item, path string, sync bool, before func(*os.File) error) (bool, error) {
 	info, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -97,6 +103,11 @@ func (w *writer) keep(ctx context.Context, it item, path string, sync bool) (boo
 	}
 	if err := w.finish(f, it); err != nil {
 		return false, err
+	}
+	if before != nil {
+		if err := before(f); err != nil {
+			return false, err
+		}
 	}
 	if sync {
 		err = f.Sync()
@@ -148,7 +159,11 @@ func (w *writer) write(ctx context.Context, it item, path string, sync bool, bef
 	if err := preallocate(f, it.f.Size); err != nil {
 		return err
 	}
-	if err := w.fill(ctx, f, it.f); err != nil {
+	err = w.fill(ctx, f, it.f)
+	if unreadable(err) {
+		err = w.refill(ctx, f, it.f, err)
+	}
+	if err != nil {
 		return err
 	}
 	if err := w.finish(f, it); err != nil {
@@ -191,12 +206,17 @@ func (w *writer) fill(ctx context.Context, f *os.File, want *manifest.File) erro
 		return nil
 	})
 	if err != nil {
+		w.run.opts.Progress.BytesDone.Add(-n)
 		return err
 	}
 	if err := w.out.Flush(); err != nil {
 		return err
 	}
-	return sameSum(sum, n, want)
+	if err := sameSum(sum, n, want); err != nil {
+		w.run.opts.Progress.BytesDone.Add(-n)
+		return err
+	}
+	return nil
 }
 
 func sameSum(sum hash.Hash, n int64, want *manifest.File) error {
