@@ -116,7 +116,7 @@ func exitOf(err error) exit {
 		return exitKey
 	case is(repo.ErrLocked, repo.ErrLockLost):
 		return exitLocked
-	case is(errTarget, repo.ErrExists, repo.ErrIDUsed, restore.ErrNotEmpty, restore.ErrUnfinished, restore.ErrInUse, backup.ErrOtherNode, repo.ErrPinned, storage.ErrRetained):
+	case is(errTarget, repo.ErrExists, repo.ErrIDUsed, restore.ErrNotEmpty, restore.ErrTaken, restore.ErrInstanceExists, restore.ErrLinked, restore.ErrUnfinished, restore.ErrInUse, backup.ErrOtherNode, repo.ErrPinned, storage.ErrRetained):
 		return exitRefused
 	case is(storage.ErrFull) || isDiskFull(err):
 		return exitFull

@@ -260,7 +260,8 @@ func (s *scanner) pruned(rel string) string {
 		return reasonDeleted
 	case "nouveau", "clouseau", "search_index", "search_indexes":
 		return reasonSearch
-	case "lost+found", ".snapshot", ".snapshots", ".zfs":
+	}
+	if OfFilesystem(rel) {
 		return reasonFilesystem
 	}
 	hidden := rel[0] == '.' // of indexes: .shards, .<db>_design, or the first part of a node-local name
@@ -273,6 +274,16 @@ func (s *scanner) pruned(rel string) string {
 		return reasonUnknown
 	}
 	return ""
+}
+
+// OfFilesystem reports whether a folder of that name, at the top of a volume, belongs to
+// the file system: ext4's lost+found, and where snapshots of volumes appear.
+func OfFilesystem(name string) bool {
+	switch name {
+	case "lost+found", ".snapshot", ".snapshots", ".zfs":
+		return true
+	}
+	return false
 }
 
 // file lists a regular file.

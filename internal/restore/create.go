@@ -155,7 +155,7 @@ func (c *creation) create(ctx context.Context, in *instance) (*Created, error) {
 // again is a Create of an instance that an earlier one completed.
 func (c *creation) again(ctx context.Context) (*Created, error) {
 	if !c.given {
-		return nil, fmt.Errorf("%w: %s: %w (%s)", ErrOptions, c.opts.Dir, ErrInstanceExists, c.in.card)
+		return nil, fmt.Errorf("%s: %w (%s)", c.opts.Dir, ErrInstanceExists, c.in.card)
 	}
 	return c.finish(ctx)
 }

@@ -11,6 +11,11 @@ var (
 	ErrUnfinished = errors.New("the directory holds another restore that was not finished: finish that one, name another directory, or pass --delta")
 	// ErrInUse says that a running process has files of the target open.
 	ErrInUse = errors.New("the directory is in use: stop CouchDB first, or restore to another directory")
+	// ErrLinked says that a folder of the target is a symbolic link. What is behind it is
+	// outside of the directory, where a restore writes and removes nothing.
+	ErrLinked = errors.New("it is a symbolic link, and a restore writes and removes nothing outside of its directory: restore to a new directory, or replace the link by a mount (mount --bind)")
+	// ErrTaken says that the directory of a new instance holds something.
+	ErrTaken = errors.New("the directory is not empty: name another directory for the instance")
 	// ErrNoSuchDB says that no database of the backup matches.
 	ErrNoSuchDB = errors.New("no database of the backup matches")
 	// ErrMismatch says that the bytes that came back are not those that were

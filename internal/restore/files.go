@@ -253,6 +253,9 @@ func (r *run) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := r.targets.noLinks(r.plan); err != nil {
+		return err
+	}
 	r.reader = r.plan.reader(r.opts.Repo, r.m)
 	r.opts.Progress.Files.Store(int64(len(r.plan.items) + len(r.plan.last)))
 	r.opts.Progress.Bytes.Store(r.plan.bytes())
@@ -348,7 +351,10 @@ func (r *run) makeFolder(dir string, seen map[string]bool) error {
 	case !errors.Is(err, fs.ErrExist):
 		return err
 	}
-	info, err := os.Stat(dir)
+	info, err := os.Lstat(dir)
+	if err == nil {
+		err = notLinked(dir)
+	}
 	if err != nil {
 		return err
 	}

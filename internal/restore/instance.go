@@ -60,8 +60,8 @@ type instance struct {
 }
 
 // claim makes dir the directory of the instance that want describes, or takes it up
-// if it is that already. It returns ErrOptions for a directory that holds something
-// else, with ErrInstanceExists if that is another instance, and ErrInUse.
+// if it is that already. It returns ErrTaken for a directory that holds something else,
+// ErrInstanceExists if that is another instance, and ErrInUse.
 func claim(dir string, want card) (*instance, error) {
 	for {
 		if err := writeCard(dir, want); err != nil {
@@ -78,7 +78,7 @@ func claim(dir string, want card) (*instance, error) {
 			return in, nil
 		}
 		in.release()
-		return nil, fmt.Errorf("%w: %s: %w (%s)", ErrOptions, dir, ErrInstanceExists, in.card)
+		return nil, fmt.Errorf("%s: %w (%s)", dir, ErrInstanceExists, in.card)
 	}
 }
 
@@ -91,11 +91,12 @@ func writeCard(dir string, want card) error {
 	if slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == cardName }) {
 		return nil
 	}
+	entries = ofOthers(dir, entries)
 	if len(entries) > 0 && !onlyTemps(entries) {
 		// Versions without a card restored the data first.
 		k, err := readMarker(filepath.Join(dir, dataName))
 		if err != nil || k == nil || k.Backup != want.Backup || len(entries) > 1 {
-			return fmt.Errorf("%w: %s is not empty: name another directory for the instance", ErrOptions, dir)
+			return fmt.Errorf("%s: %w", dir, ErrTaken)
 		}
 	}
 	if err := durable.MkdirAll(dir, folderMode); err != nil {
@@ -248,6 +249,7 @@ func Remove(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
+	entries = ofOthers(dir, entries)
 	if onlyTemps(entries) { // killed before its first step or before its last
 		return removeEmpty(dir, entries)
 	}
@@ -271,7 +273,7 @@ func (in *instance) remove(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, e := range entries {
+	for _, e := range ofOthers(in.dir, entries) {
 		if e.Name() == cardName {
 			continue
 		}

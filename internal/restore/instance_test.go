@@ -256,8 +256,8 @@ func TestRemoveRefuses(t *testing.T) {
 	if err := restore.Stop(t.Context(), dir, 0); !errors.Is(err, restore.ErrNoInstance) {
 		t.Errorf("got %v, want ErrNoInstance", err)
 	}
-	if _, err := restore.Create(t.Context(), restore.CreateOptions{Name: "a", Dir: dir}); !errors.Is(err, restore.ErrOptions) {
-		t.Errorf("got %v, want ErrOptions", err)
+	if _, err := restore.Create(t.Context(), restore.CreateOptions{Name: "a", Dir: dir}); !errors.Is(err, restore.ErrTaken) {
+		t.Errorf("got %v, want ErrTaken", err)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/slipcover/slipcover/internal/durable"
 	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/node"
 )
 
 // MarkerName is the file that stands in a directory while its restore isn't
@@ -127,6 +128,7 @@ func (t *targets) look(ctx context.Context, mark *marker, delta bool) (reuse boo
 		if err != nil {
 			return false, err
 		}
+		entries = ofOthers(x.dir, entries)
 		if len(entries) == 0 {
 			continue
 		}
@@ -152,6 +154,66 @@ func (t *targets) look(ctx context.Context, mark *marker, delta bool) (reuse boo
 		reuse = true
 	}
 	return reuse, nil
+}
+
+// ofOthers leaves out what the file system keeps at the top of a volume: an empty
+// lost+found, and where its snapshots appear. It counts as nothing, and stays.
+func ofOthers(dir string, entries []fs.DirEntry) []fs.DirEntry {
+	return slices.DeleteFunc(slices.Clone(entries), func(e fs.DirEntry) bool {
+		if !e.IsDir() || !node.OfFilesystem(e.Name()) {
+			return false
+		}
+		inside, err := os.ReadDir(filepath.Join(dir, e.Name()))
+		return e.Name() != "lost+found" || len(inside) == 0 && (err == nil || errors.Is(err, fs.ErrPermission)) // it is root's
+	})
+}
+
+// noLinks returns ErrLinked if a folder that the plan writes into is a symbolic link.
+func (t *targets) noLinks(p *plan) error {
+	seen := map[string]bool{}
+	for _, list := range [][]item{p.items, p.last} {
+		for _, it := range list {
+			if err := noLink(t.dirOf(it.root), it.path, seen); err != nil {
+				return err
+			}
+		}
+	}
+	for _, path := range p.guards {
+		if err := noLink(t.dirOf(manifest.DataRoot), path, seen); err != nil {
+			return err
+		}
+	}
+	if len(p.maps) > 0 {
+		return noLink(t.dirOf(manifest.DataRoot), mapsFolder+"/x", seen)
+	}
+	return nil
+}
+
+// noLink looks at the folders between dir and the file at path below it.
+func noLink(dir, rel string, seen map[string]bool) error {
+	for folder := path.Dir(rel); folder != "."; folder = path.Dir(folder) {
+		full := filepath.Join(dir, filepath.FromSlash(folder))
+		if seen[full] {
+			return nil
+		}
+		seen[full] = true
+		if err := notLinked(full); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func notLinked(dir string) error {
+	info, err := os.Lstat(dir)
+	if err != nil || info.Mode()&fs.ModeSymlink == 0 {
+		return nil //nolint:nilerr // what isn't there will be made, and then errors are told
+	}
+	to, err := os.Readlink(dir)
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("%s, which leads to %s: %w", dir, to, ErrLinked)
 }
 
 // mark makes the directories and puts the markers into them.
@@ -271,7 +333,7 @@ func (r *run) clean(ctx context.Context) error {
 	}
 	for _, t := range r.targets.list {
 		c := cleaner{run: r, ctx: ctx, dir: t.dir, known: known, config: t == r.targets.roots[manifest.EtcRoot]}
-		if err := c.walk("", 0); err != nil {
+		if err := c.walk(""); err != nil {
 			return err
 		}
 	}
@@ -286,7 +348,7 @@ func (r *run) hide(path string) error {
 		return nil
 	case err != nil:
 		return err
-	case info.IsDir(): // a guard
+	case info.IsDir() || info.Mode()&fs.ModeSymlink != 0: // a guard, or a file that stays where it is
 		return os.Remove(path)
 	}
 	_, err = setAside(path)
@@ -297,7 +359,7 @@ func (r *run) hide(path string) error {
 func (r *run) cleanTemps(ctx context.Context) error {
 	for _, t := range r.targets.list {
 		c := cleaner{run: r, ctx: ctx, dir: t.dir, temps: true}
-		if err := c.walk("", 0); err != nil {
+		if err := c.walk(""); err != nil {
 			return err
 		}
 	}
@@ -314,10 +376,8 @@ type cleaner struct {
 	temps  bool            // remove temporary files only
 }
 
-// maxDepth ends a walk through links that go in circles.
-const maxDepth = 64
-
-func (c *cleaner) walk(rel string, depth int) error {
+// walk follows no link: what is behind one isn't the target's.
+func (c *cleaner) walk(rel string) error {
 	entries, err := os.ReadDir(filepath.Join(c.dir, filepath.FromSlash(rel)))
 	if err != nil {
 		return err
@@ -326,24 +386,21 @@ func (c *cleaner) walk(rel string, depth int) error {
 		if err := c.ctx.Err(); err != nil {
 			return err
 		}
-		if err := c.entry(e, path.Join(rel, e.Name()), depth); err != nil {
+		if err := c.entry(e, path.Join(rel, e.Name())); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (c *cleaner) entry(e fs.DirEntry, rel string, depth int) error {
+func (c *cleaner) entry(e fs.DirEntry, rel string) error {
 	full := filepath.Join(c.dir, filepath.FromSlash(rel))
-	folder := e.IsDir()
-	if e.Type()&fs.ModeSymlink != 0 {
-		info, err := os.Stat(full)
-		folder = err == nil && info.IsDir()
-	}
 	switch {
-	case folder && c.ours(rel) && depth < maxDepth:
-		return c.walk(rel, depth+1)
-	case folder:
+	case e.IsDir() && node.OfFilesystem(rel):
+		return nil
+	case e.IsDir() && c.ours(rel):
+		return c.walk(rel)
+	case e.IsDir():
 		c.leave(rel + "/")
 		return nil
 	case rel == MarkerName || c.known[full]:
