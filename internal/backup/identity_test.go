@@ -3,6 +3,7 @@ package backup_test
 import (
 	"context"
 	"errors"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -244,7 +245,7 @@ func TestServerTellsItsMap(t *testing.T) {
 	for _, db := range []string{"stays", "goes"} {
 		must(t, live.Put(testenv.DBPath(db)+"?q=2", nil, nil))
 	}
-	n, err := node.Locate(t.Context(), node.Options{URL: live.URL, User: live.Admin, Password: live.Password})
+	n, err := node.Locate(t.Context(), node.Options{URL: live.URL, User: live.Admin, Password: live.Password, HTTP: &http.Client{}})
 	must(t, err)
 	id, name := backup.Identify(n)
 	if n.Served == nil || id.MapUUID == "" || n.Served.MapUUID != id.MapUUID || id.ServerUUID == "" || name == "" {

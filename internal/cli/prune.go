@@ -28,7 +28,7 @@ func newPrune(env *Env, g *globalOptions) *cobra.Command {
 		Short: "Remove backups that no retention rule keeps, and what nothing needs",
 		Long: `Remove the backups that no keep_ rule keeps, for each instance by itself, and the stored objects that no backup needs. A
 backup is kept by every rule that finds a reason; the newest one, the newest verified one and pinned ones always stay.
-Without any rule all backups stay, and only what interrupted runs left is removed.
+Backups of several CouchDBs under one name are counted apart. Without any rule all backups stay, and only what interrupted runs left is removed.
 
   slipcover prune --repo /backups --keep-daily 7 --keep-monthly 12 --dry-run
 
@@ -187,7 +187,7 @@ func decide(ctx context.Context, r *repo.Repo, policy retention.Policy, instance
 	for _, rec := range recs {
 		m := marks[rec.ID]
 		b := retention.Backup{ID: string(rec.ID), Time: rec.Started, Full: rec.Type == manifest.Full, Damaged: rec.Status == manifest.CompletedDamaged,
-			Pinned: m.Pin != nil, Verified: m.Verified != nil}
+			Pinned: m.Pin != nil, Verified: m.Verified != nil, Node: rec.Node(), Maker: rec.Writer + " " + rec.NodeName, Databases: rec.DatabaseCount}
 		if m.Pin != nil {
 			b.PinReason = m.Pin.Reason
 		}

@@ -164,6 +164,7 @@ type Result struct {
 	Size        int64      `json:"size,omitempty"`
 	Stored      int64      `json:"stored,omitempty"`
 	Databases   int        `json:"databases,omitempty"`
+	Node        string     `json:"node,omitempty"`         // names the CouchDB that it is of, see manifest.Summary.Node
 	Damage      int        `json:"damage,omitempty"`       // findings in the source
 	Checksum    string     `json:"checksum,omitempty"`     // SHA-256 of the manifest object, hex
 	LocationRef string     `json:"location_ref,omitempty"` // Backup.Location says where

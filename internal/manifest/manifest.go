@@ -99,6 +99,15 @@ func (i Identity) Agrees(o Identity) bool {
 	return i.MapUUID != "" && i.MapUUID == o.MapUUID && (i.ServerUUID == "" || o.ServerUUID == "" || i.ServerUUID == o.ServerUUID)
 }
 
+// Node returns what names the node that a backup is of, the same for all of it; "" if
+// that isn't known, as of old records.
+func (s *Summary) Node() string {
+	if s.Identity.MapUUID != "" || s.Identity.ServerUUID == "" {
+		return s.Identity.MapUUID
+	}
+	return s.Identity.ServerUUID + "/" + s.NodeName
+}
+
 // Record is the first line of backups/<instance>/<id>/record.jsonl.
 type Record struct {
 	Format int `json:"format"`

@@ -38,13 +38,17 @@ func tell(t *testing.T, data []byte) story {
 	}}
 	stamp := time.Date(2026, 10, 27, 3, 0, 0, 0, time.UTC) // soon after a change of the clock
 	s.now = stamp.Add(time.Duration(next(100)-50) * time.Hour)
-	step, protects := steps[next(len(steps))], next(4) == 0
+	step, protects, mixed := steps[next(len(steps))], next(4) == 0, next(3) == 0
 	for len(data) > 1 && len(s.backups) < 60 {
 		stamp = stamp.Add(-step * time.Duration(next(16)) / 5)
-		flags := next(256)
+		flags, who := next(256), 0
+		if mixed {
+			who = next(256)
+		}
 		s.backups = append(s.backups, retention.Backup{
 			ID: fmt.Sprintf("%02d", len(s.backups)), Time: stamp,
 			Damaged: flags&3 == 0, Verified: flags&12 == 0, Pinned: flags>>4 == 0,
+			Node: []string{"", "", "a", "a", "a", "b"}[who%6], Maker: []string{"", "m", "n"}[who/6%3], Databases: []int{10, 10, 10, 4, 1, 0}[who/18%6],
 		})
 		if protects && flags>>4 == 1 {
 			s.backups[len(s.backups)-1].RetainUntil = s.now.Add(time.Duration(flags&3) * 12 * time.Hour)
@@ -134,9 +138,7 @@ func checkAgain(t *testing.T, s story, r *rand.Rand, kept map[string]bool) {
 		t.Errorf("decided again: %v, want %v", again, kept)
 	}
 	some := s.without(func(b retention.Backup) bool { return !kept[b.ID] && r.IntN(2) == 0 })
-	if again := some.kept(t); !reflect.DeepEqual(again, kept) {
-		t.Errorf("decided again after a part: %v, want %v", again, kept)
-	}
+	mustHold(t, "decided again after a part", kept, some.kept(t))
 }
 
 // checkLarger makes each number of the policy larger.
@@ -197,6 +199,18 @@ func checkClock(t *testing.T, s story, kept map[string]bool) {
 // checkAlways looks for what is kept in any case.
 func checkAlways(t *testing.T, s story) {
 	kept := s.kept(t)
+	for _, node := range []string{"a", "b"} { // each as if it were alone
+		alone := s.without(func(b retention.Backup) bool { return b.Node != node || b.Databases == 0 })
+		alone.policy.Minimum = 0 // which counts those of unknown nodes with them
+		checkAlwaysOf(t, alone, kept)
+	}
+	checkAlwaysOf(t, s.without(func(b retention.Backup) bool { return b.Databases == 0 }), kept)
+	checkAlwaysOf(t, s, kept)
+}
+
+// checkAlwaysOf looks for what is kept in any case of some of the backups.
+func checkAlwaysOf(t *testing.T, s story, kept map[string]bool) {
+	t.Helper()
 	newest := func(what string, is func(retention.Backup) bool) {
 		var found retention.Backup
 		for _, b := range s.backups {

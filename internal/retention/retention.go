@@ -58,6 +58,13 @@ type Backup struct {
 	PinReason string
 	Verified  bool // was read back and found to restore
 
+	// Node says which CouchDB it is of; empty if that isn't known. Backups of one node
+	// have the same. Each node is counted by itself.
+	Node string
+	// Maker says who made it; it tells apart what is of no known node.
+	Maker     string
+	Databases int // that it holds
+
 	// RetainUntil is when the storage begins to let the backup be removed; zero if
 	// it always does.
 	RetainUntil time.Time
@@ -101,8 +108,9 @@ func week(t time.Time) string {
 //
 // Kept in any case are the newest backup, the newest undamaged, the newest
 // verified, the newest that is both, pinned ones, those stamped after now, those
-// that the storage protects, and Policy.Minimum. The order of the backups given
-// doesn't matter.
+// that the storage protects, one that holds more than twice as many databases as all
+// since, and Policy.Minimum. All of this, and each rule, counts for each node by itself,
+// and apart for backups without a database. The order of the backups given doesn't matter.
 //
 // It decides nothing and returns an error if a number is negative, a backup has no
 // id or time, or two have the same id.
@@ -114,11 +122,25 @@ func Decide(p Policy, backups []Backup, now time.Time) ([]Decision, error) {
 	for i, b := range backups {
 		list[i].Backup = b
 	}
-	slices.SortFunc(list, func(a, b Decision) int {
-		return cmp.Or(b.Time.Compare(a.Time), cmp.Compare(b.ID, a.ID))
-	})
+	slices.SortFunc(list, newerFirst)
+	parts := apart(list)
+	for i := range parts {
+		p.decide(parts[i].list, now)
+		parts[i].say()
+	}
+	return merge(parts), nil
+}
+
+func newerFirst(a, b Decision) int {
+	return cmp.Or(b.Time.Compare(a.Time), cmp.Compare(b.ID, a.ID))
+}
+
+// decide decides about backups that are counted together, the newest first.
+func (p Policy) decide(list []Decision, now time.Time) {
 	past := keepFuture(list, now)
-	keepNewest(past)
+	keepNewest(past, func(Decision) bool { return true })
+	keepNewest(past, func(d Decision) bool { return d.Node != "" }) // those that are surely of it
+	keepBeforeLoss(past)
 	keepPinned(list)
 	keepRetained(list, now)
 	keepMinimum(past, p.Minimum)
@@ -140,7 +162,6 @@ func Decide(p Policy, backups []Backup, now time.Time) ([]Decision, error) {
 			list[i].Reasons = []string{"no rule keeps it"}
 		}
 	}
-	return list, nil
 }
 
 func check(p Policy, backups []Backup) error {
@@ -186,21 +207,22 @@ func keepFuture(list []Decision, now time.Time) (past []Decision) {
 	return list[n:]
 }
 
-func keepNewest(past []Decision) {
-	if len(past) == 0 {
-		return
-	}
-	past[0].keep("the newest")
-	if i := slices.IndexFunc(past, func(d Decision) bool { return !d.Damaged }); i > 0 {
-		past[i].keep("the newest undamaged")
-	}
-	verified := slices.IndexFunc(past, func(d Decision) bool { return d.Verified })
-	if verified < 0 {
-		return
-	}
-	past[verified].keep("the newest verified")
-	if i := slices.IndexFunc(past, func(d Decision) bool { return d.Verified && !d.Damaged }); i > verified {
-		past[i].keep("the newest verified and undamaged")
+// keepNewest keeps the newest of some of the backups, the newest undamaged, the newest
+// verified, and the newest that is both.
+func keepNewest(past []Decision, of func(Decision) bool) {
+	for _, k := range []struct {
+		reason, said string // said says it already
+		is           func(Decision) bool
+	}{
+		{"the newest", "the newest", func(Decision) bool { return true }},
+		{"the newest undamaged", "the newest", func(d Decision) bool { return !d.Damaged }},
+		{"the newest verified", "the newest verified", func(d Decision) bool { return d.Verified }},
+		{"the newest verified and undamaged", "the newest verified", func(d Decision) bool { return d.Verified && !d.Damaged }},
+	} {
+		i := slices.IndexFunc(past, func(d Decision) bool { return of(d) && k.is(d) })
+		if i >= 0 && !slices.Contains(past[i].Reasons, k.said) && !slices.Contains(past[i].Reasons, k.reason) {
+			past[i].keep("%s", k.reason)
+		}
 	}
 }
 

@@ -525,7 +525,8 @@ func (s *Server) retain(ctx context.Context, c *job.Schedule) error {
 	var list []retention.Backup
 	for _, b := range all {
 		if b.Status.Usable() {
-			list = append(list, retention.Backup{ID: b.ID, Time: b.Created, Full: b.Type == "full", Damaged: b.Damage > 0, Verified: b.Proof != nil && b.Proof.OK})
+			list = append(list, retention.Backup{ID: b.ID, Time: b.Created, Full: b.Type == "full", Damaged: b.Damage > 0, Verified: b.Proof != nil && b.Proof.OK,
+				Node: b.Node, Databases: b.Databases})
 		}
 	}
 	decisions, err := retention.Decide(policy, list, s.now())

@@ -49,7 +49,7 @@ func tidyReport(r *job.Report) {
 		tidyRepository(r.Repository)
 	}
 	if v := r.Result; v != nil {
-		tidy(maxName, &v.RepoID, &v.Type, &v.Checksum)
+		tidy(maxName, &v.RepoID, &v.Type, &v.Checksum, &v.Node)
 		tidy(maxPlace, &v.LocationRef)
 		tidyNumbers(&v.Size, &v.Stored)
 		v.Databases, v.Damage, v.Uncopied = max(v.Databases, 0), max(v.Damage, 0), max(v.Uncopied, 0)
