@@ -28,6 +28,7 @@
 //	internal/manifest  what a backup records
 //	internal/calendar  lengths of time such as 30d and 1y6m
 //	internal/words     the word that was meant
+//	internal/localhost the name localhost, without a resolver
 //	internal/shard     names, ranges and maps of shards
 //	internal/durable   writes that survive a power cut
 //

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/localhost"
 	"github.com/slipcover/slipcover/internal/node"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/restore"
@@ -160,6 +161,9 @@ func (a *agent) askServer(ctx context.Context, s *job.Seen, url string) {
 	s.Up, s.Version = true, cmp.Or(version, s.Version)
 }
 
+// direct asks servers of this machine.
+var direct = &http.Client{Transport: localhost.Direct()}
+
 // askNode asks a CouchDB for its version, which is in the header of each answer of it.
 // /_up needs no user and is quick; the welcome at / took seconds in our tests, when the
 // server looked for a search node that isn't there.
@@ -173,7 +177,7 @@ func askNode(ctx context.Context, url string) (string, error) {
 	if err != nil {
 		return "", errors.New("the URL of the CouchDB can't be used")
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := direct.Do(req)
 	if err != nil {
 		return "", err
 	}

@@ -22,16 +22,17 @@ var allowed = map[string][]string{
 	"couchfile/erlterm": {},
 
 	// No I/O of their own, or I/O that knows nothing of backups.
-	"internal/shard":    {},
-	"internal/manifest": {},
-	"internal/durable":  {},
-	"internal/words":    {},
-	"internal/calendar": {},
-	"internal/job":      {},
-	"internal/config":   {"internal/calendar", "internal/words"},
+	"internal/shard":     {},
+	"internal/manifest":  {},
+	"internal/durable":   {},
+	"internal/words":     {},
+	"internal/localhost": {},
+	"internal/calendar":  {},
+	"internal/job":       {},
+	"internal/config":    {"internal/calendar", "internal/words"},
 
 	// Where a node's files are: not what is in them.
-	"internal/node": {"internal/manifest", "internal/shard"},
+	"internal/node": {"internal/localhost", "internal/manifest", "internal/shard"},
 
 	// Keys and bytes: no backups. Drivers and wrappers know the contract alone.
 	"internal/storage":             {},
@@ -44,8 +45,8 @@ var allowed = map[string][]string{
 	"internal/storage/swift":       {"internal/storage", "internal/storage/web"},
 	"internal/storage/s3":          {"internal/storage", "internal/storage/web"},
 	"internal/storage/cdk":         {"internal/storage", "internal/storage/web"},
-	"internal/storage/web":         {},
-	"internal/storage/sftp":        {"internal/storage"},
+	"internal/storage/web":         {"internal/localhost"},
+	"internal/storage/sftp":        {"internal/storage", "internal/localhost"},
 	"internal/storage/retry":       {"internal/storage", "internal/storage/wrap"},
 	"internal/storage/limit":       {"internal/storage", "internal/storage/wrap"},
 	"internal/storage/cache":       {"internal/storage", "internal/storage/wrap"},
@@ -61,11 +62,11 @@ var allowed = map[string][]string{
 
 	// Engines: an engine never imports another.
 	"internal/backup":  {"couchfile", "internal/durable", "internal/manifest", "internal/node", "internal/repo", "internal/shard"},
-	"internal/restore": {"couchfile", "internal/durable", "internal/manifest", "internal/node", "internal/repo", "internal/shard", "internal/storage", "internal/words"},
+	"internal/restore": {"couchfile", "internal/durable", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/shard", "internal/storage", "internal/words"},
 
 	// Who asks, and a listener with what stands around handlers: neither knows what is asked for.
 	"internal/access": {"internal/bus", "internal/config"},
-	"internal/httpd":  {"internal/durable"},
+	"internal/httpd":  {"internal/durable", "internal/localhost"},
 
 	// NATS: bytes between agents and servers, and their state; no backups.
 	"internal/bus": {"internal/durable"},
@@ -77,7 +78,7 @@ var allowed = map[string][]string{
 	"internal/sdnotify": {},
 
 	// The catalog and who does what: no HTTP, no engines, no NATS of its own.
-	"internal/server": {"internal/access", "internal/bus", "internal/calendar", "internal/job", "internal/manifest", "internal/retention", "internal/schedule"},
+	"internal/server": {"internal/access", "internal/bus", "internal/calendar", "internal/job", "internal/localhost", "internal/manifest", "internal/retention", "internal/schedule"},
 
 	// Trove's REST API: requests and documents translated, nothing kept.
 	"internal/trove": {"internal/access", "internal/httpd", "internal/job", "internal/server"},
@@ -86,12 +87,12 @@ var allowed = map[string][]string{
 	"internal/admin": {"internal/access", "internal/calendar", "internal/httpd", "internal/job", "internal/manifest", "internal/server"},
 
 	// Runs jobs on a node with the engines; the bus brings them.
-	"internal/agent": {"internal/backup", "internal/bus", "internal/durable", "internal/job", "internal/manifest", "internal/node", "internal/repo", "internal/restore", "internal/storage"},
+	"internal/agent": {"internal/backup", "internal/bus", "internal/durable", "internal/job", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/restore", "internal/storage"},
 
 	// Wires all the rest together.
 	"internal/cli": {"couchfile", "internal/backup", "internal/calendar", "internal/config", "internal/durable", "internal/manifest", "internal/node",
 		"internal/repo", "internal/restore", "internal/retention", "internal/storage", "internal/storage/drivers", "internal/storage/retry",
-		"internal/storage/limit", "internal/storage/cache", "internal/storage/meter", "internal/storage/probe", "internal/access", "internal/admin", "internal/agent", "internal/bus", "internal/httpd", "internal/job", "internal/sdnotify", "internal/server", "internal/trove"},
+		"internal/storage/limit", "internal/storage/cache", "internal/storage/meter", "internal/storage/probe", "internal/access", "internal/admin", "internal/agent", "internal/bus", "internal/httpd", "internal/job", "internal/localhost", "internal/sdnotify", "internal/server", "internal/trove"},
 	"cmd/slipcover": {"internal/cli"},
 
 	// Test support: nothing above may import it.

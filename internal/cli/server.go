@@ -32,6 +32,7 @@ import (
 	"github.com/slipcover/slipcover/internal/durable"
 	"github.com/slipcover/slipcover/internal/httpd"
 	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/localhost"
 	"github.com/slipcover/slipcover/internal/sdnotify"
 	"github.com/slipcover/slipcover/internal/server"
 	"github.com/slipcover/slipcover/internal/trove"
@@ -163,7 +164,7 @@ func badPair(s *settings) error {
 func isLoopback(address string) bool {
 	host, _, err := net.SplitHostPort(address)
 	ip := net.ParseIP(host)
-	return err == nil && (host == "localhost" || ip != nil && ip.IsLoopback())
+	return err == nil && (localhost.Is(host) || ip != nil && ip.IsLoopback())
 }
 
 // certificates finds the certificate of the APIs and of the port for agents, or makes

@@ -24,6 +24,7 @@ import (
 	"github.com/slipcover/slipcover/internal/config"
 	"github.com/slipcover/slipcover/internal/httpd"
 	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/localhost"
 	"github.com/slipcover/slipcover/internal/storage"
 )
 
@@ -63,7 +64,7 @@ func newServiceClient(s *settings, fingerprint string) (*serviceClient, error) {
 	}
 	return &serviceClient{base: strings.TrimSuffix(s.ServerURL, "/"), http: &http.Client{
 		Timeout:   serviceTimeout,
-		Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: t, ForceAttemptHTTP2: true, IdleConnTimeout: serviceTimeout},
+		Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, DialContext: localhost.Dialer(&net.Dialer{}), TLSClientConfig: t, ForceAttemptHTTP2: true, IdleConnTimeout: serviceTimeout},
 		// A redirect would carry the token to where nobody said that it goes.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}, nil
@@ -91,7 +92,7 @@ func serviceCAs(s *settings, u *url.URL) (*x509.CertPool, error) {
 
 func onThisMachine(u *url.URL) bool {
 	ip := net.ParseIP(u.Hostname())
-	return u.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
+	return localhost.Is(u.Hostname()) || ip != nil && ip.IsLoopback()
 }
 
 // serviceCommand is the RunE of a command that speaks to a server. Of its flags only

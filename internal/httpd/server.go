@@ -14,6 +14,8 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"github.com/slipcover/slipcover/internal/localhost"
 )
 
 // Options say where and how to listen. Times of 0 mean their defaults.
@@ -51,7 +53,7 @@ func Listen(ctx context.Context, o Options) (*Server, error) {
 	if (o.CertFile == "") != (o.KeyFile == "") {
 		return nil, errors.New("a certificate needs its key: give both files")
 	}
-	addr, err := net.ResolveTCPAddr("tcp", o.Address)
+	addr, err := net.ResolveTCPAddr("tcp", localhost.Listen(o.Address))
 	if err != nil {
 		return nil, fmt.Errorf("listen on %q: %w; give HOST:PORT", o.Address, err)
 	}

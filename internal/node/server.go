@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/slipcover/slipcover/internal/localhost"
 )
 
 // server asks a running CouchDB about itself.
@@ -22,12 +24,8 @@ type server struct {
 	client         *http.Client
 }
 
-// direct goes through no proxy, which has no business with an admin's password.
-var direct = func() *http.Transport {
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.Proxy = nil
-	return t
-}()
+// direct is how servers are asked, which must be on this machine.
+var direct = localhost.Direct()
 
 // fromURL asks the server for its directories. It answers with what its ini
 // files say, so a relative directory is of use only if one of the usual
@@ -125,6 +123,9 @@ func newServer(o Options) (*server, error) {
 // would be backed up as if they were its own.
 func (s *server) isLocal(ctx context.Context) error {
 	host := s.base.Hostname()
+	if localhost.Is(host) {
+		return nil
+	}
 	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {
 		return fmt.Errorf("find the server at %s: %w", s.base, err)

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/slipcover/slipcover/internal/localhost"
 )
 
 const (
@@ -67,12 +69,8 @@ func Start(ctx context.Context, dir string, opts StartOptions) (pid int, err err
 	return s.start(ctx)
 }
 
-// direct asks servers of this machine, never through a proxy.
-var direct = func() *http.Client {
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.Proxy = nil
-	return &http.Client{Transport: t}
-}()
+// direct asks servers of this machine.
+var direct = &http.Client{Transport: localhost.Direct()}
 
 // isUp returns nil if a CouchDB answers, whatever it says: it may want a password, or
 // be in maintenance mode.

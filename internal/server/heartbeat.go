@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/localhost"
 )
 
 // Whoever may make a schedule says which URL the server asks for. The answer is shown to
@@ -38,7 +39,7 @@ func heartbeatClient(local bool) *http.Client {
 		return nil
 	}}
 	return &http.Client{Timeout: heartbeatTime,
-		Transport:     &http.Transport{Proxy: http.ProxyFromEnvironment, DialContext: d.DialContext, DisableKeepAlives: true, TLSHandshakeTimeout: heartbeatTime, MaxResponseHeaderBytes: 64 << 10},
+		Transport:     &http.Transport{Proxy: http.ProxyFromEnvironment, DialContext: localhost.Dialer(d), DisableKeepAlives: true, TLSHandshakeTimeout: heartbeatTime, MaxResponseHeaderBytes: 64 << 10},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 	"golang.org/x/crypto/ssh/knownhosts"
 
+	"github.com/slipcover/slipcover/internal/localhost"
 	"github.com/slipcover/slipcover/internal/storage"
 )
 
@@ -122,7 +123,7 @@ func dial(ctx context.Context, t target) (*conn, error) {
 	if agentConn != nil {
 		defer drop(agentConn)
 	}
-	raw, err := (&net.Dialer{}).DialContext(ctx, "tcp", t.addr)
+	raw, err := localhost.Dialer(&net.Dialer{})(ctx, "tcp", t.addr)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", storage.ErrUnavailable, err)
 	}

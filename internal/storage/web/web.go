@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/slipcover/slipcover/internal/localhost"
 )
 
 // connectTimeout bounds how long a connection may take to be made.
@@ -15,9 +17,9 @@ const connectTimeout = 30 * time.Second
 // Dialer returns the DialContext of a transport whose connections fail when for
 // the length of stall no byte goes or comes, however long a request takes as a whole.
 func Dialer(stall time.Duration) func(ctx context.Context, network, addr string) (net.Conn, error) {
-	d := &net.Dialer{Timeout: min(stall, connectTimeout), KeepAlive: connectTimeout}
+	dial := localhost.Dialer(&net.Dialer{Timeout: min(stall, connectTimeout), KeepAlive: connectTimeout})
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
-		c, err := d.DialContext(ctx, network, addr)
+		c, err := dial(ctx, network, addr)
 		if err != nil {
 			return nil, err
 		}
