@@ -75,7 +75,7 @@ func (o *backupCreateOptions) flagsButName(f *pflag.FlagSet) {
 	f.StringVar(&o.parent, "parent", "", "build on the backup with this `ID` (default: the newest of this node)")
 	f.Bool("strict", false, "make no backup if the source is damaged")
 	f.Bool("no-indexes", false, "leave out view indexes, which CouchDB builds anew")
-	f.BoolVar(&o.prove, "prove", false, "read grown files whole, to prove that what was backed up of them is unchanged")
+	f.BoolVar(&o.prove, "prove", false, "read all files whole, to prove that what was backed up of them is unchanged")
 	f.BoolVar(&o.takeOver, "take-over", false, "make a full backup though the instance's backups are of another CouchDB, which this one replaces")
 	f.BoolVar(&o.verbose, "verbose", false, "list every file that was left out and every finding")
 	o.repoOptions.flags(f, "to back up (default: the name of this machine)")

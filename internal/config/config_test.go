@@ -54,7 +54,7 @@ func TestDefaults(t *testing.T) {
 	}
 	want := Config{
 		Instance: "db1", StateDir: filepath.FromSlash("/home/u/.local/state/slipcover"), Indexes: true, Compression: "fastest", Owner: "couchdb:couchdb", Progress: "auto",
-		RetryFor: 5 * time.Minute, CacheSize: 64 << 20,
+		RetryFor: 5 * time.Minute, CacheSize: 64 << 20, ProveInterval: 30 * 24 * time.Hour,
 		KeepMinimum: 1, RetentionTimeZone: TimeZone{time.UTC},
 		BackupStrategy:   "CouchDBBackup",
 		BackupNamespace:  "trove.guestagent.strategies.backup.experimental.couchdb_impl",
