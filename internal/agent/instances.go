@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -49,16 +48,13 @@ type instances struct {
 
 func loadInstances(path string) (*instances, error) {
 	s := &instances{path: path}
-	text, err := os.ReadFile(path)
+	var f instancesFile
+	_, err := durable.ReadJSON(path, &f)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read which instances the agent made: %w", err)
-	}
-	var f instancesFile
-	if err := json.Unmarshal(text, &f); err != nil {
-		return nil, fmt.Errorf("%s can't be read, and without it the agent does not know which instances are its own: %w", path, err)
+		return nil, fmt.Errorf("without this file, or its copy, the agent does not know which instances are its own: %w", err)
 	}
 	if f.Format != instancesFormat {
 		return nil, fmt.Errorf("%s is of version %d, and this program knows version %d: use a newer one", path, f.Format, instancesFormat)
@@ -108,15 +104,7 @@ func (s *instances) change(f func([]instance) []instance) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	all := f(slices.Clone(s.all))
-	text, err := json.MarshalIndent(instancesFile{instancesFormat, all}, "", "\t")
-	if err != nil {
-		return err
-	}
-	err = durable.WriteFile(s.path, 0o600, func(w *os.File) error {
-		_, err := w.Write(append(text, '\n'))
-		return err
-	})
-	if err != nil {
+	if err := durable.WriteJSON(s.path, 0o600, instancesFile{instancesFormat, all}); err != nil {
 		return fmt.Errorf("store which instances the agent made: %w", err)
 	}
 	s.all = all

@@ -2,7 +2,6 @@ package backup
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,33 +17,33 @@ import (
 
 func pinPath(dir string) string { return filepath.Join(dir, "pin.json") }
 
-// readPin returns the pin in dir, nil if there is none. One that doesn't parse is
-// an error: going on without it would be to trust the storage.
+// readPin returns the pin in dir, nil if there is none. One that doesn't parse or
+// doesn't have its checksum is an error: going on without it would be to trust the
+// storage.
 func readPin(dir string) (*repo.KeyPin, error) {
-	b, err := os.ReadFile(pinPath(dir))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+	pin, _, err := loadPin(dir)
+	return pin, err
+}
+
+// loadPin is readPin, and says whether the pin has a checksum, as earlier versions
+// wrote none.
+func loadPin(dir string) (pin *repo.KeyPin, sealed bool, err error) {
+	pin = &repo.KeyPin{}
+	sealed, err = durable.ReadJSON(pinPath(dir), pin)
+	var perr *fs.PathError
+	switch {
+	case err == nil:
+		return pin, sealed, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, false, nil
+	case errors.As(err, &perr):
+		return nil, false, fmt.Errorf("read the pinned key: %w", err)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("read the pinned key: %w", err)
-	}
-	pin := &repo.KeyPin{}
-	if err := json.Unmarshal(b, pin); err != nil {
-		return nil, fmt.Errorf("%w: %s can't be used (%w); `slipcover key accept` makes a new one", repo.ErrRecipients, pinPath(dir), err)
-	}
-	return pin, nil
+	return nil, false, fmt.Errorf("%w: the pinned key can't be used (%w); `slipcover key accept` makes a new one", repo.ErrRecipients, err)
 }
 
 func writePin(dir string, pin *repo.KeyPin) error {
-	b, err := json.MarshalIndent(pin, "", "  ")
-	if err != nil {
-		return err
-	}
-	err = durable.WriteFile(pinPath(dir), 0o600, func(w *os.File) error {
-		_, err := w.Write(append(b, '\n'))
-		return err
-	})
-	if err != nil {
+	if err := durable.WriteJSON(pinPath(dir), 0o600, pin); err != nil {
 		return fmt.Errorf("store the pinned key: %w", err)
 	}
 	return nil
@@ -118,7 +117,7 @@ func settlePin(dir string, key *repo.WriteKey, rec *manifest.Record) error {
 	if rec.Type == manifest.Full {
 		key.Pin.Earlier = nil
 	}
-	if old, err := readPin(dir); err == nil && reflect.DeepEqual(old, key.Pin) {
+	if old, sealed, err := loadPin(dir); err == nil && sealed && reflect.DeepEqual(old, key.Pin) {
 		return nil
 	}
 	return writePin(dir, key.Pin)

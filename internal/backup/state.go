@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -265,37 +266,58 @@ func writeState(dir, repoID string, key *repo.WriteKey, m *manifest.Manifest, lo
 	})
 }
 
-// WriterKey returns the key that this node signs with, made at first use.
+// WriterKey returns the key that this node signs with, made at first use. Its file
+// has the seed in hex and, so that a changed digit is noticed, the public key in
+// base64; earlier versions wrote the seed alone.
 func WriterKey(stateDir string) (ed25519.PrivateKey, error) {
 	path := filepath.Join(stateDir, "writer.key")
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return newWriterKey(stateDir, path)
+		_, key, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			return nil, err
+		}
+		return key, writeWriterKey(path, key)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the writer's key: %w", err)
 	}
-	seed, err := hex.DecodeString(strings.TrimSpace(string(b)))
-	if err != nil || len(seed) != ed25519.SeedSize {
-		return nil, fmt.Errorf("%s is not a writer's key; remove it and a new one is made", path)
+	words := strings.Fields(string(b))
+	if len(words) == 0 || len(words) > 2 {
+		return nil, badWriterKey(path)
 	}
-	return ed25519.NewKeyFromSeed(seed), nil
+	seed, err := hex.DecodeString(words[0])
+	if err != nil || len(seed) != ed25519.SeedSize {
+		return nil, badWriterKey(path)
+	}
+	key := ed25519.NewKeyFromSeed(seed)
+	if len(words) == 1 {
+		return key, writeWriterKey(path, key)
+	}
+	if words[1] != publicText(key) {
+		return nil, badWriterKey(path)
+	}
+	return key, nil
 }
 
-func newWriterKey(dir, path string) (ed25519.PrivateKey, error) {
-	if err := durable.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the state directory: %w", err)
+func badWriterKey(path string) error {
+	return fmt.Errorf("%s is not a writer's key, or is damaged; put its copy back if there is one, or remove it and a new one is made, which who names trusted_writers must be told of", path)
+}
+
+func publicText(key ed25519.PrivateKey) string {
+	return base64.StdEncoding.EncodeToString(key.Public().(ed25519.PublicKey))
+}
+
+func writeWriterKey(path string, key ed25519.PrivateKey) error {
+	if err := durable.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("make the state directory: %w", err)
 	}
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	err = durable.WriteFile(path, 0o600, func(w *os.File) error {
-		_, err := fmt.Fprintln(w, hex.EncodeToString(key.Seed()))
+	err := durable.WriteFile(path, 0o600, func(w *os.File) error {
+		_, err := fmt.Fprintf(w, "%x\n%s\n", key.Seed(), publicText(key))
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("store the writer's key: %w", err)
+		return fmt.Errorf("store the writer's key: %w", err)
 	}
-	return key, nil
+	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -50,16 +49,16 @@ func membershipFile(s *settings) string { return filepath.Join(s.StateDir, "agen
 
 // readMembership returns what the agent kept, or nil.
 func readMembership(s *settings) (*membership, error) {
-	b, err := os.ReadFile(membershipFile(s))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
 	m := &membership{}
-	if err := json.Unmarshal(b, m); err != nil {
-		return nil, fmt.Errorf("%s can't be read: remove it and join again (%w)", membershipFile(s), err)
+	_, err := durable.ReadJSON(membershipFile(s), m)
+	var perr *fs.PathError
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case errors.As(err, &perr):
+		return nil, err
+	case err != nil:
+		return nil, fmt.Errorf("%s can't be used: remove it and join again (%w)", membershipFile(s), err)
 	}
 	return m, nil
 }
@@ -68,7 +67,7 @@ func (m *membership) write(s *settings) error {
 	if err := durable.MkdirAll(filepath.Dir(membershipFile(s)), 0o700); err != nil {
 		return err
 	}
-	return durable.WriteFile(membershipFile(s), 0o600, func(w *os.File) error { return printJSON(w, m) })
+	return durable.WriteJSON(membershipFile(s), 0o600, m)
 }
 
 type agentOptions struct {
