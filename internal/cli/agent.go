@@ -281,12 +281,19 @@ func (r *agentRepositories) open(ctx context.Context, o agent.Open) (*repo.Repo,
 		s = s.at(asked)
 	}
 	env.count(s)
-	store, err := openStore(ctx, &env, s, o.Make)
+	known := ""
+	if o.Repository.Storage == "" {
+		known = s.knownRepository()
+	}
+	store, err := openStore(ctx, &env, s, o.Make && known == "")
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, s.repositoryGone(known, err)
 	}
 	opened, err := openIn(ctx, &env, s, store, false)
-	if errors.Is(err, repo.ErrNoRepository) && o.Make {
+	switch {
+	case errors.Is(err, repo.ErrNoRepository) && known != "":
+		err = s.repositoryGone(known, err)
+	case errors.Is(err, repo.ErrNoRepository) && o.Make:
 		recipients := o.Repository.Recipients
 		if o.Repository.Storage == "" {
 			recipients = s.Recipients
@@ -294,6 +301,9 @@ func (r *agentRepositories) open(ctx context.Context, o agent.Open) (*repo.Repo,
 		if _, err = repo.Init(ctx, store, repo.InitOptions{Recipients: recipients}); err == nil || errors.Is(err, repo.ErrExists) {
 			opened, err = openIn(ctx, &env, s, store, false)
 		}
+	}
+	if err == nil && o.Repository.Storage == "" {
+		_ = s.rememberRepository(opened.Config().ID) // no reason not to use it
 	}
 	if err != nil {
 		_ = store.Close()
@@ -365,20 +375,23 @@ func readyRepository(ctx context.Context, env *Env, s *settings, log *slog.Logge
 		return nil
 	}
 	useServiceKey(s)
-	store, err := openStore(ctx, env, s, true)
-	if errors.Is(err, storage.ErrUnavailable) {
+	known := s.knownRepository()
+	store, err := openStore(ctx, env, s, known == "")
+	if err == nil {
+		defer func() { _ = store.Close() }()
+		var r *repo.Repo
+		if r, err = repo.Open(ctx, store, repo.Options{}); err == nil {
+			return s.rememberRepository(r.Config().ID)
+		}
+	}
+	switch {
+	case errors.Is(err, storage.ErrUnavailable):
 		log.WarnContext(ctx, "the repository can't be reached now", "err", err)
 		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer func() { _ = store.Close() }()
-	_, err = repo.Open(ctx, store, repo.Options{})
-	if !errors.Is(err, repo.ErrNoRepository) {
-		if errors.Is(err, storage.ErrUnavailable) {
-			err = nil
-		}
+	case known != "" && (errors.Is(err, repo.ErrNoRepository) || errors.Is(err, fs.ErrNotExist)):
+		log.ErrorContext(ctx, "no backup can be made until the repository is there", "err", s.repositoryGone(known, err))
+		return nil
+	case !errors.Is(err, repo.ErrNoRepository):
 		return err
 	}
 	recipients := s.Recipients
@@ -394,6 +407,7 @@ func readyRepository(ctx context.Context, env *Env, s *settings, log *slog.Logge
 		return nil
 	}
 	if err == nil {
+		err = s.rememberRepository(c.ID)
 		log.InfoContext(ctx, "made the repository", "repository", mask(store.URL()), "id", c.ID)
 	}
 	return err

@@ -3,8 +3,11 @@ package cli
 import (
 	"log/slog"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
+	"github.com/slipcover/slipcover/internal/agent"
 	"github.com/slipcover/slipcover/internal/config"
 )
 
@@ -29,6 +32,66 @@ func TestKeyWithoutStorage(t *testing.T) {
 	}
 	if len(s.identities) != 1 || s.identities[0] != serviceKeyFile(s) {
 		t.Errorf("it reads with %q", s.identities)
+	}
+}
+
+// TestRepositoryGone: where a service has had its repository it makes no second one in the
+// empty directory of a disk that isn't mounted, neither at its start nor for a backup.
+func TestRepositoryGone(t *testing.T) {
+	env, _, _ := testEnv(t)
+	dir := t.TempDir()
+	place, away := filepath.Join(dir, "repo"), filepath.Join(dir, "away")
+	c, err := config.Load(config.Options{File: os.DevNull, Environ: []string{"HOME=" + t.TempDir()},
+		Flags: map[string]string{"repository": "file://" + place, "retry_for": "0", "state_dir": t.TempDir()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, log := &settings{Config: c}, slog.New(slog.DiscardHandler)
+	ready := func() {
+		t.Helper()
+		if err := readyRepository(t.Context(), env, s, log); err != nil {
+			t.Fatal(err)
+		}
+	}
+	open := func() (string, error) {
+		r, done, err := (&agentRepositories{env: env, settings: s}).open(t.Context(), agent.Open{Make: true})
+		if err != nil {
+			return "", err
+		}
+		defer done()
+		return r.Config().ID, nil
+	}
+	ready()
+	first, err := open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(place, away); err != nil {
+		t.Fatal(err)
+	}
+	for _, mountPoint := range []bool{false, true} {
+		if mountPoint {
+			if err := os.Mkdir(place, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ready()
+		if _, err := open(); err == nil || !strings.Contains(err.Error(), "mount") {
+			t.Errorf("with an empty directory %v: got %v", mountPoint, err)
+		}
+		if list, _ := os.ReadDir(place); len(list) > 0 {
+			t.Errorf("with an empty directory %v: %v was made", mountPoint, list)
+		}
+	}
+	if err := os.Remove(place); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(away, place); err != nil {
+		t.Fatal(err)
+	}
+	ready()
+	if again, err := open(); err != nil || again != first {
+		t.Errorf("with the disk back: got repository %s, %v, want %s", again, err, first)
 	}
 }
 
