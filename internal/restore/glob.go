@@ -11,7 +11,7 @@ import (
 )
 
 // glob is a pattern for names of databases: "*" is any text, slashes included,
-// "?" one character, "[a-c]" one of a class.
+// "?" one character, "[a-c]" one of a class, "[!a-c]" one that is not in it.
 type glob struct {
 	text string
 	re   *regexp.Regexp
@@ -27,12 +27,12 @@ func parseGlob(s string) (glob, error) {
 		case '?':
 			b.WriteString(".")
 		case '[':
-			end := strings.IndexByte(s[i:], ']')
-			if end < 2 {
+			class, n := globClass(s[i:])
+			if n == 0 {
 				return glob{}, fmt.Errorf("%w: %q: a \"[\" needs its \"]\"", ErrOptions, s)
 			}
-			b.WriteString(s[i : i+end+1])
-			i += end
+			b.WriteString(class)
+			i += n - 1
 		default:
 			b.WriteString(regexp.QuoteMeta(s[i : i+1]))
 		}
@@ -43,6 +43,26 @@ func parseGlob(s string) (glob, error) {
 		return glob{}, fmt.Errorf("%w: %q is not a pattern", ErrOptions, s)
 	}
 	return glob{s, re}, nil
+}
+
+// globClass returns the regular expression of the class that s begins with, as shells
+// read it, and its length in s, 0 if it has no end. "!" or "^" at its beginning negates
+// it, and a "]" there is one of its characters.
+func globClass(s string) (class string, n int) {
+	negated, from := "", 1
+	if from < len(s) && (s[from] == '!' || s[from] == '^') {
+		negated, from = "^", 2
+	}
+	if from+1 > len(s) {
+		return "", 0
+	}
+	end := strings.IndexByte(s[from+1:], ']')
+	if end < 0 {
+		return "", 0
+	}
+	inside := s[from : from+1+end]
+	escaped := strings.NewReplacer(`\`, `\\`, `[`, `\[`, `]`, `\]`, `^`, `\^`, `&`, `\&`).Replace(inside)
+	return "[" + negated + escaped + "]", from + 1 + end + 1
 }
 
 func (g glob) match(name string) bool { return g.re.MatchString(name) }

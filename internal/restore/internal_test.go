@@ -63,6 +63,16 @@ func TestGlob(t *testing.T) {
 		{"user-?", "user-ab", false},
 		{"user-[ab]", "user-b", true},
 		{"user-[ab]", "user-c", false},
+		{"[!h]*", "orders", true},
+		{"[!h]*", "house", false},
+		{"[^h]*", "orders", true},
+		{"[^h]*", "house", false},
+		{"[!a-m]*", "orders", true},
+		{"[!a-m]*", "attach", false},
+		{"x[]a]", "xa", true},
+		{"x[!]a]", "xa", false},
+		{"x[!]a]", "xb", true},
+		{"x[$(]y", "x(y", true},
 		{"a+b_$(c)", "a+b_$(c)", true},
 		{"_users", "_users", true},
 	}
@@ -75,8 +85,10 @@ func TestGlob(t *testing.T) {
 			t.Errorf("%q matches %q: got %v", tt.glob, tt.name, got)
 		}
 	}
-	if _, err := parseGlob("a[b"); !errors.Is(err, ErrOptions) {
-		t.Errorf("a[b: %v", err)
+	for _, bad := range []string{"a[b", "[", "[!", "[]", "[!]", "[b-a]"} {
+		if _, err := parseGlob(bad); !errors.Is(err, ErrOptions) {
+			t.Errorf("%s: %v", bad, err)
+		}
 	}
 	g, _ := parseGlob("ordesr*")
 	if got := strings.Join(near(g, []string{"orders", "old-orders", "people", "zebra"}), " "); got != "orders" {
