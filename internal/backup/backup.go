@@ -54,7 +54,9 @@ type Options struct {
 	// in them too.
 	Copies []*repo.Repo
 
-	Strict   bool // damage in the source fails the backup
+	// Strict lets damage in the source fail the backup, and looks for it: each file that
+	// is new or has grown is read a second time, all of it, as CouchDB would.
+	Strict   bool
 	Indexes  bool // take view indexes too
 	Parallel int  // files read and segments packed at once; 0 is the number of CPUs, at most 4
 
@@ -580,16 +582,22 @@ func (r *run) manifest(started time.Time, parent *state) *manifest.Manifest {
 	for _, f := range m.Files {
 		m.SizeBytes += f.Size
 	}
+	if manifest.CouchDB1(m.Files) {
+		m.Notes = append(m.Notes, "these are the files of a CouchDB 1.x: databases without shards and without a shard map")
+	}
 	m.Finished = time.Now().UTC()
 	return m
 }
 
-// countDatabases counts the databases that have shards.
+// countDatabases counts the databases that have shards, or all of a CouchDB 1.x.
 func countDatabases(files []*manifest.File) int {
-	seen := map[string]bool{}
+	one, seen := manifest.CouchDB1(files), map[string]bool{}
 	for _, f := range files {
 		if n, err := shard.ParsePath(f.Path); err == nil && f.Kind == manifest.Shard {
 			seen[n.DB+n.Suffix] = true
+		}
+		if f.Kind == manifest.System && one {
+			seen[f.Path] = true
 		}
 	}
 	return len(seen)

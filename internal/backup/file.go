@@ -192,7 +192,7 @@ func (w *worker) copyConfig(ctx context.Context, s *source, old *known) error {
 
 func (w *worker) file(s *source) *manifest.File {
 	owner, group := w.run.owners.names(s.info)
-	return &manifest.File{Root: s.name.root, Path: s.name.path, Kind: s.entry.Kind, Mode: uint32(s.info.Mode().Perm()),
+	return &manifest.File{Root: s.name.root, Path: s.name.path, RawPath: []byte(s.entry.RawPath), Kind: s.entry.Kind, Mode: uint32(s.info.Mode().Perm()),
 		Owner: owner, Group: group, MTime: s.info.ModTime().UnixNano()}
 }
 
@@ -231,7 +231,7 @@ func (w *worker) copyCouch(ctx context.Context, s *source, old *known) error {
 	if err := w.copyRange(ctx, s, file, from, sum, scan); err != nil {
 		return err
 	}
-	return w.finish(ctx, s, file, sum, len(scan.Anomalies()) > 0 || w.run.wasDamaged(s.name))
+	return w.finish(ctx, s, file, sum, len(scan.Anomalies()) > 0 || w.run.wasDamaged(s.name) || w.run.opts.Strict)
 }
 
 // finish records a file that was copied, after a closer look if the scan of its

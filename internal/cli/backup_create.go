@@ -73,7 +73,7 @@ func (o *backupCreateOptions) flagsButName(f *pflag.FlagSet) {
 	f.StringVar(&o.description, "description", "", "a sentence about it")
 	f.BoolVar(&o.full, "full", false, "read and store everything, whatever is stored already")
 	f.StringVar(&o.parent, "parent", "", "build on the backup with this `ID` (default: the newest of this node)")
-	f.Bool("strict", false, "make no backup if the source is damaged")
+	f.Bool("strict", false, "make no backup if the source is damaged, and look for damage: files that are new or have grown are read twice")
 	f.Bool("no-indexes", false, "leave out view indexes, which CouchDB builds anew")
 	f.BoolVar(&o.prove, "prove", false, "read all files whole, to prove that what was backed up of them is unchanged")
 	f.BoolVar(&o.takeOver, "take-over", false, "make a full backup though the instance's backups are of another CouchDB, which this one replaces")

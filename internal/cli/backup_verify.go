@@ -26,8 +26,7 @@ func newBackupVerify(env *Env, g *globalOptions) *cobra.Command {
 		Use:   "verify ID",
 		Short: "Prove that a backup restores: read it back and every document in it",
 		Long: `Prove that a backup restores: read its files back, compare their hashes, and read every tree, document and attachment
-in them as CouchDB would. Exit code 4 if something is wrong that the backup doesn't know of, 3 if it only holds damage
-that the source had.`,
+in them as CouchDB would. Exit code 4 if it doesn't restore what was there, 3 if it does, and the source was damaged.`,
 		Args: arguments(1, 1, "one backup's ID, name, or \"latest\""),
 		RunE: withSettings(env, g, func(ctx context.Context, s *settings, args []string) error {
 			return runBackupVerify(ctx, env, s, o, args[0])
@@ -69,7 +68,7 @@ func runBackupVerify(ctx context.Context, env *Env, s *settings, o *backupVerify
 		return err
 	}
 	// Retention keeps the newest verified backup; who may only read can't say it.
-	if rep.OK() && rep.Known == 0 && rep.Skipped == 0 && sample == 1 {
+	if len(rep.Findings) == 0 && rep.Skipped == 0 && sample == 1 {
 		if err := r.MarkVerified(ctx, rec, repo.Verified{At: env.Now().UTC(), Tool: "slipcover " + toolVersion()}); err != nil {
 			fmt.Fprintf(env.Stderr, "slipcover: warning: the backup is sound, but that could not be noted beside it: %s\n", oneLine(err.Error()))
 		}
@@ -84,7 +83,9 @@ func runBackupVerify(ctx context.Context, env *Env, s *settings, o *backupVerify
 	case err != nil:
 		return err
 	case !rep.OK():
-		return say(errProblem, "the backup does not restore as it was made: %s", count(rep.New, "new finding"))
+		return say(errProblem, "the backup does not restore as it was made: %s", count(rep.Unsound(), "finding"))
+	case rep.New > 0:
+		return say(errDamaged, "the backup restores exactly what was there, and the source was damaged: %s, %d of which the backup doesn't record", count(len(rep.Findings), "finding"), rep.New)
 	case rep.Known > 0:
 		return say(errDamaged, "the backup restores as it was made, and holds damage that the source had: %s", count(rep.Known, "finding"))
 	}
@@ -101,8 +102,11 @@ func printVerified(w io.Writer, rec *manifest.Record, r *restore.VerifyReport) {
 	for _, f := range r.Findings {
 		d := manifest.Damage{Root: f.Root, Path: f.Path, Offset: f.Offset, What: f.What, Doc: f.Doc, Rev: f.Rev}
 		cause := map[restore.Cause]string{restore.Stored: "damaged in the repository", restore.Source: "damaged at the source", restore.Missing: "missing"}[f.Cause]
-		if f.Known {
+		switch {
+		case f.Known:
 			cause += ", as the backup says"
+		case f.Cause == restore.Source:
+			cause += ", which the backup doesn't record"
 		}
 		text := damageText(d)
 		if strings.HasPrefix(f.What, "at ") { // it says all of it
@@ -115,7 +119,7 @@ func printVerified(w io.Writer, rec *manifest.Record, r *restore.VerifyReport) {
 		dropped[i] = manifest.LeftOut{Path: d.Path, Reason: d.Reason}
 	}
 	printGrouped(w, "a restore would leave out", dropped, false)
-	if r.OK() && r.Known == 0 {
+	if len(r.Findings) == 0 {
 		fmt.Fprintln(w, "nothing is wrong")
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 )
@@ -229,7 +230,7 @@ func (m *Manifest) Check() error {
 }
 
 func (m *Manifest) checkFile(f *File) error {
-	if !SafePath(f.Path) {
+	if !SafePath(f.Path) || len(f.RawPath) > 0 && (f.Kind != Config || EscapePath(string(f.RawPath)) != f.Path || !localPath(string(f.RawPath))) {
 		return errors.New("unsafe path")
 	}
 	if f.Root != DataRoot && f.Root != IndexRoot && f.Root != EtcRoot {
@@ -251,8 +252,30 @@ func (m *Manifest) checkFile(f *File) error {
 // SafePath reports whether p is a relative path, with "/" between its elements,
 // that stays below the directory it is joined to on every system we run on.
 func SafePath(p string) bool {
-	return p != "" && p == path.Clean(p) && p[0] != '/' && p != "." && p != ".." && !strings.HasPrefix(p, "../") &&
-		!strings.ContainsAny(p, "\x00\\:")
+	return localPath(p) && !strings.ContainsAny(p, "\\:")
+}
+
+// localPath reports whether p is a clean path that stays below a directory of a Unix.
+func localPath(p string) bool {
+	return p != "" && p == path.Clean(p) && p[0] != '/' && p != "." && p != ".." && !strings.HasPrefix(p, "../") && !strings.Contains(p, "\x00")
+}
+
+// EscapePath returns p if it is a SafePath in UTF-8 without "%", and else one that is,
+// and that no other path becomes: its bytes that can't be, and each "%", are a "%" and
+// two hexadecimal digits.
+func EscapePath(p string) string {
+	var b strings.Builder
+	for i := 0; i < len(p); {
+		r, n := utf8.DecodeRuneInString(p[i:])
+		if r == utf8.RuneError && n == 1 || r < ' ' || strings.ContainsRune("%\\:", r) {
+			fmt.Fprintf(&b, "%%%02X", p[i])
+			n = 1
+		} else {
+			b.WriteString(p[i : i+n])
+		}
+		i += n
+	}
+	return b.String()
 }
 
 // Refs returns the segments that m refers to as a record lists them.

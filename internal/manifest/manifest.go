@@ -174,13 +174,16 @@ const (
 
 // File is one file in a backup.
 type File struct {
-	Root  Root   `json:"root"`
-	Path  string `json:"path"` // relative to the root, with "/"
-	Kind  Kind   `json:"kind"`
-	Mode  uint32 `json:"mode"` // permission bits
-	Owner string `json:"owner,omitempty"`
-	Group string `json:"group,omitempty"`
-	MTime int64  `json:"mtime"` // Unix nanoseconds
+	Root Root   `json:"root"`
+	Path string `json:"path"` // relative to the root, with "/"
+	// RawPath is what Path stands for where that can't be said in JSON or on every system:
+	// the bytes of the file's real path, base64 in JSON. See EscapePath.
+	RawPath []byte `json:"raw_path,omitempty"`
+	Kind    Kind   `json:"kind"`
+	Mode    uint32 `json:"mode"` // permission bits
+	Owner   string `json:"owner,omitempty"`
+	Group   string `json:"group,omitempty"`
+	MTime   int64  `json:"mtime"` // Unix nanoseconds
 
 	Size   int64  `json:"size"`   // bytes in the backup: the cut
 	SHA256 string `json:"sha256"` // over all those bytes, hex
@@ -188,6 +191,22 @@ type File struct {
 	Generation string   `json:"generation,omitempty"` // physical file, see design; empty for ini files
 	Header     *Header  `json:"header,omitempty"`     // nil for ini files and files without a valid header
 	Extents    []Extent `json:"extents"`              // in file order, without gaps, together Size bytes
+}
+
+// CouchDB1 reports whether files are those of a CouchDB 1.x: databases, none of them with
+// shards, and neither _dbs.couch nor _nodes.couch, which later versions make when they
+// first start.
+func CouchDB1(files []*File) bool {
+	found := false
+	for _, f := range files {
+		switch {
+		case f.Kind == Shard, f.Root == DataRoot && (f.Path == "_dbs.couch" || f.Path == "_nodes.couch"):
+			return false
+		case f.Kind == System:
+			found = true
+		}
+	}
+	return found
 }
 
 // Header is what the newest header within the cut says.

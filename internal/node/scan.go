@@ -29,6 +29,9 @@ type Entry struct {
 	DB     string      // name of the database, of shards, system files and views
 	Range  shard.Range // of shards and their views; zero for node-local files
 	Suffix string      // of shards and their views: ".1795334390"
+	// RawPath is the real path of a configuration file whose name can't stand in Path as
+	// it is; see manifest.EscapePath.
+	RawPath string
 	// Source is the file to read if it isn't at Path below the root; usually
 	// empty. It is set for
 	//   - configuration files outside of EtcDir;
@@ -384,8 +387,12 @@ func (s *scanner) config() {
 		if rel, err := filepath.Rel(s.node.EtcDir, file); err == nil && filepath.IsLocal(rel) {
 			e.Path = filepath.ToSlash(rel)
 		} else {
-			e.Path = "_outside/" + strings.TrimLeft(strings.ReplaceAll(filepath.ToSlash(file), ":", ""), "/")
+			drive := filepath.VolumeName(file)
+			e.Path = "_outside/" + strings.TrimLeft(strings.ReplaceAll(drive, ":", "")+filepath.ToSlash(file[len(drive):]), "/")
 			e.Source = file
+		}
+		if safe := manifest.EscapePath(e.Path); safe != e.Path {
+			e.Path, e.RawPath, e.Source = safe, e.Path, file
 		}
 		add(&s.list.Config, e)
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/slipcover/slipcover/internal/durable"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/node"
+	"github.com/slipcover/slipcover/internal/repo"
 )
 
 // usualCouchDB is where CouchDB's program is looked for. Tests change it.
@@ -80,6 +81,9 @@ func (c *creation) learn(ctx context.Context) error {
 		}
 		c.state.NodeName = nodes[0]
 	}
+	if manifest.CouchDB1(m.Files) { // it had no name
+		c.state.NodeName = cmp.Or(c.state.NodeName, freshNode)
+	}
 	name, host, ok := strings.Cut(c.state.NodeName, "@")
 	if !ok || name == "" || host == "" || !plainPath.MatchString(name+host) {
 		return fmt.Errorf("the backup doesn't say how its node was called (%q), and CouchDB needs that to find its shards: restore the files and configure it by hand", c.state.NodeName)
@@ -128,9 +132,9 @@ var (
 	secretForm = regexp.MustCompile(`^[!-:<-~]+$`) // printable, no space, no ";"
 )
 
-// readIni takes the server's uuid and its cookie secret over: a new uuid would
-// make replications start over, a new secret log everyone out.
-func (c *creation) readIni(ctx context.Context, m *manifest.Manifest) error {
+// eachIni calls fn with the ini files of a backup in CouchDB's order; err says that one
+// can't be read back.
+func eachIni(ctx context.Context, r *repo.Repo, m *manifest.Manifest, fn func(path string, ini node.Ini, err error)) error {
 	var list []*manifest.File
 	for _, f := range m.Files {
 		if f.Root == manifest.EtcRoot && strings.HasSuffix(f.Path, ".ini") {
@@ -138,17 +142,51 @@ func (c *creation) readIni(ctx context.Context, m *manifest.Manifest) error {
 		}
 	}
 	slices.SortStableFunc(list, func(a, b *manifest.File) int { return cmp.Compare(iniOrder(a.Path), iniOrder(b.Path)) })
-	rd := c.opts.Repo.NewReader(m, list)
-	v := verifier{m: m, reader: rd, opts: VerifyOptions{Progress: &Progress{}}}
+	v := verifier{m: m, reader: r.NewReader(m, list), opts: VerifyOptions{Progress: &Progress{}}}
 	for _, f := range list {
 		var b strings.Builder
-		if err := v.fill(ctx, f, &b); unreadable(err) {
-			c.note("%s can't be read back, so what it says of the server's uuid and secret is lost: %v", f.Path, err)
-			continue
-		} else if err != nil {
+		err := v.fill(ctx, f, &b)
+		if err != nil && !unreadable(err) {
 			return fmt.Errorf("restore %s: %w", f.Path, err)
 		}
-		ini := node.ParseIni([]byte(b.String()))
+		if err != nil {
+			b.Reset()
+		}
+		fn(f.Path, node.ParseIni([]byte(b.String())), err)
+	}
+	return nil
+}
+
+// tellIndexDir says where CouchDB looks for view indexes, if the backup's configuration
+// keeps them elsewhere than where they are restored to.
+func (r *run) tellIndexDir(ctx context.Context) error {
+	if !r.whole() || !slices.ContainsFunc(r.plan.items, func(it item) bool { return it.f.Kind == manifest.View }) {
+		return nil
+	}
+	var data, index string
+	err := eachIni(ctx, r.opts.Repo, r.m, func(_ string, ini node.Ini, _ error) {
+		if s, ok := ini.Get("couchdb", "database_dir"); ok {
+			data = s
+		}
+		if s, ok := ini.Get("couchdb", "view_index_dir"); ok {
+			index = s
+		}
+	})
+	here := r.targets.dirOf(manifest.IndexRoot)
+	if err != nil || index == "" || filepath.Clean(index) == here || index == data {
+		return err
+	}
+	r.res.note("the view indexes are in %s, and by the backup's configuration CouchDB looks for them in %s (couchdb/view_index_dir): restore with --index-to %s, move them there, or change the setting; else it builds them anew", here, index, index)
+	return nil
+}
+
+// readIni takes the server's uuid and its cookie secret over: a new uuid would
+// make replications start over, a new secret log everyone out.
+func (c *creation) readIni(ctx context.Context, m *manifest.Manifest) error {
+	err := eachIni(ctx, c.opts.Repo, m, func(path string, ini node.Ini, err error) {
+		if err != nil {
+			c.note("%s can't be read back, so what it says of the server's uuid and secret is lost: %v", path, err)
+		}
 		if s, ok := ini.Get("couchdb", "uuid"); ok && uuidForm.MatchString(s) {
 			c.uuid = s
 		}
@@ -157,6 +195,9 @@ func (c *creation) readIni(ctx context.Context, m *manifest.Manifest) error {
 				c.secret = s
 			}
 		}
+	})
+	if err != nil {
+		return err
 	}
 	if c.uuid == "" {
 		c.note("the backup holds no couchdb/uuid: the server makes a new one, so replications start over")

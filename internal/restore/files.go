@@ -66,6 +66,8 @@ type Result struct {
 	KeptFiles int64             `json:"kept_files"` // whose bytes were there already
 	KeptBytes int64             `json:"kept_bytes"`
 	Databases []string          `json:"databases"`
+	// CouchDB1 says that they are those of a CouchDB 1.x, which have no shards.
+	CouchDB1 bool `json:"couchdb_1,omitempty"`
 	// Suffix is the creation stamp in the names of the chosen databases' shards.
 	Suffix    string    `json:"suffix,omitempty"`
 	Continued bool      `json:"continued"` // went on with an unfinished restore
@@ -254,6 +256,9 @@ func (r *run) prepare(ctx context.Context) error {
 		return err
 	}
 	if err := r.targets.noLinks(r.plan); err != nil {
+		return err
+	}
+	if err := r.tellIndexDir(ctx); err != nil {
 		return err
 	}
 	r.reader = r.plan.reader(r.opts.Repo, r.m)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -142,7 +143,7 @@ func (p *planner) whole() *plan {
 		case f.Root == manifest.EtcRoot && p.opts.ConfigTo == "":
 			etc++
 		case f.Root == manifest.EtcRoot:
-			p.plan.items = append(p.plan.items, item{f, manifest.EtcRoot, f.Path})
+			p.plan.items = append(p.plan.items, item{f, manifest.EtcRoot, configPath(f)})
 		case f.Kind == manifest.View:
 			p.view(f, f.Path)
 		default:
@@ -152,11 +153,37 @@ func (p *planner) whole() *plan {
 	if etc > 0 {
 		p.res.note("%d configuration files of the backup were not restored: --config-to DIR writes them", etc)
 	}
-	if p.databases[dbsPath] == nil {
+	switch {
+	case manifest.CouchDB1(p.m.Files):
+		p.couchDB1()
+	case p.databases[dbsPath] == nil:
 		p.res.problem("the backup has no %s, so CouchDB would show no database", dbsPath)
 	}
 	slices.SortFunc(p.plan.last, func(a, b item) int { return strings.Compare(b.path, a.path) }) // _nodes, _dbs
 	return p.done()
+}
+
+// configPath is the path of a configuration file, with its real name where this system
+// can have such.
+func configPath(f *manifest.File) string {
+	if len(f.RawPath) > 0 && runtime.GOOS != "windows" && runtime.GOOS != "darwin" {
+		return string(f.RawPath)
+	}
+	return f.Path
+}
+
+// couchDB1 tells of the databases of a CouchDB 1.x, which have no shard map by design.
+//
+// Source: CouchDB 3.5.0, src/chttpd/src/chttpd_node.erl: what is at the top of the data
+// directory is a database of the node alone.
+func (p *planner) couchDB1() {
+	for _, f := range p.m.Files {
+		if f.Kind == manifest.System && f.Header != nil {
+			p.res.Databases = append(p.res.Databases, strings.TrimSuffix(f.Path, ".couch"))
+		}
+	}
+	p.res.CouchDB1 = true
+	p.res.note("these are databases of a CouchDB 1.x, without shards: a 1.x serves them as they are. A 3.x that has them in its data directory shows them to its admin only, at /_node/_local/NAME, a 2.x on port 5986: replicate them from there into new databases")
 }
 
 func (p *planner) done() *plan {

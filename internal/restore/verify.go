@@ -68,8 +68,20 @@ type VerifyReport struct {
 	Took     time.Duration     `json:"took_ns"`
 }
 
-// OK reports whether nothing is wrong that the backup doesn't say itself.
-func (r *VerifyReport) OK() bool { return r.New == 0 }
+// OK reports whether the backup restores exactly what was there, as damaged as its source
+// may have been: all stored bytes are right, and nothing is missing that the backup
+// doesn't say itself.
+func (r *VerifyReport) OK() bool { return r.Unsound() == 0 }
+
+// Unsound returns how many findings are not the source's and not recorded.
+func (r *VerifyReport) Unsound() (n int) {
+	for _, x := range r.Findings {
+		if !x.Known && x.Cause != Source {
+			n++
+		}
+	}
+	return n
+}
 
 // Cause says where damage comes from.
 type Cause string
