@@ -141,9 +141,8 @@ const (
 
 // split finds the node's keys and values.
 func (r *nodeReader) split(n node) (items, error) {
-	bad := corrupt(n.off, "node", errShape)
 	if n.count > len(n.items)/leastItem || len(n.items) > maxTerm {
-		return items{}, bad
+		return items{}, corrupt(n.off, "node", errShape)
 	}
 	if grow := n.count - cap(r.at); grow > 0 {
 		if err := r.chunks.budget.hold(int64(grow) * itemBytes); err != nil {
@@ -156,16 +155,16 @@ func (r *nodeReader) split(n node) (items, error) {
 	for range n.count {
 		rest, ok := erlterm.TupleN(n.items[i:], 2)
 		if !ok {
-			return items{}, bad
+			return items{}, corrupt(n.off, "node", errShape)
 		}
 		at := itemAt{key: uint32(len(n.items) - len(rest))}
 		k, ok1 := erlterm.Size(rest)
 		if !ok1 {
-			return items{}, bad
+			return items{}, corrupt(n.off, "node", errShape)
 		}
 		v, ok2 := erlterm.Size(rest[k:])
 		if !ok2 {
-			return items{}, bad
+			return items{}, corrupt(n.off, "node", errShape)
 		}
 		at.value = at.key + uint32(k)
 		at.end = at.value + uint32(v)
@@ -173,7 +172,7 @@ func (r *nodeReader) split(n node) (items, error) {
 		r.at = append(r.at, at)
 	}
 	if rest, ok := erlterm.ListEnd(n.items[i:]); !ok || len(rest) != 0 {
-		return items{}, bad
+		return items{}, corrupt(n.off, "node", errShape)
 	}
 	return items{n.items, r.at}, nil
 }

@@ -101,6 +101,9 @@ func FuzzNode(f *testing.F) {
 		if err != nil {
 			return
 		}
+		if cap(r.at) > len(n.items) {
+			t.Fatalf("%d items out of %d bytes", cap(r.at), len(n.items))
+		}
 		if cap(r.inf.buf) > inflateFree+1024 && cap(r.inf.buf) > 2*inflateRatio*len(payload) {
 			t.Fatalf("%d bytes became %d", len(payload), cap(r.inf.buf))
 		}
@@ -148,12 +151,16 @@ func FuzzFile(f *testing.F) {
 }
 
 func useAll(t *testing.T, b []byte) {
-	r, size := bytes.NewReader(b), int64(len(b))
+	r, size := &forgedReader{forgery: &forgery{data: b, size: int64(len(b))}}, int64(len(b))
 	s := NewScanner(0)
 	_, _ = s.Write(b)
 	rep, err := Verify(t.Context(), r, size, VerifyOptions{AllHeaders: true})
 	if err == nil && rep.LiveBytes > size {
 		t.Fatalf("%d live bytes of %d", rep.LiveBytes, size)
+	}
+	// Small reads go through frames, which a small file has all in memory.
+	if most := 16<<20 + 12*size; r.read > most {
+		t.Fatalf("read %d bytes of a file of %d, want at most %d", r.read, size, most)
 	}
 	if _, err := Points(r, size); err != nil {
 		t.Fatalf("Points: %v", err)

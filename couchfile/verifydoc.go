@@ -44,7 +44,7 @@ func (v *verifier) seqEntry(off int64, e Entry) (reduction, digest, bool) {
 	}
 	v.winner(off, &d, revs)
 	if v.sampled(d.id) {
-		for i := 0; i < len(revs) && !v.stopped(); i++ {
+		for i := 0; i < len(revs) && v.err == nil && !v.spent; i++ { // reading asks the context
 			v.revision(off, d.id, &revs[i])
 		}
 	}
