@@ -26,6 +26,7 @@
 //	internal/config    slipcover.yml and its environment variables
 //	couchfile          public: reads .couch and .view files
 //	internal/manifest  what a backup records
+//	internal/newest    which backup is the newest, and which stored times are believed
 //	internal/calendar  lengths of time such as 30d and 1y6m
 //	internal/words     the word that was meant
 //	internal/localhost the name localhost, without a resolver

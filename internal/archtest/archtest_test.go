@@ -28,6 +28,7 @@ var allowed = map[string][]string{
 	"internal/words":     {},
 	"internal/localhost": {},
 	"internal/calendar":  {},
+	"internal/newest":    {},
 	"internal/job":       {},
 	"internal/config":    {"internal/calendar", "internal/words"},
 
@@ -55,13 +56,13 @@ var allowed = map[string][]string{
 		"internal/storage/cdk", "internal/storage/sftp"},
 
 	// Pure: a policy and backups in, what is kept and why out.
-	"internal/retention": {"internal/calendar"},
+	"internal/retention": {"internal/calendar", "internal/newest"},
 
 	// Backups, but neither a driver nor what is in a .couch file.
-	"internal/repo": {"internal/manifest", "internal/storage"},
+	"internal/repo": {"internal/manifest", "internal/newest", "internal/storage"},
 
 	// Engines: an engine never imports another.
-	"internal/backup":  {"couchfile", "internal/durable", "internal/manifest", "internal/node", "internal/repo", "internal/shard"},
+	"internal/backup":  {"couchfile", "internal/durable", "internal/manifest", "internal/newest", "internal/node", "internal/repo", "internal/shard"},
 	"internal/restore": {"couchfile", "internal/durable", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/shard", "internal/storage", "internal/words"},
 
 	// Who asks, and a listener with what stands around handlers: neither knows what is asked for.
@@ -78,7 +79,7 @@ var allowed = map[string][]string{
 	"internal/sdnotify": {},
 
 	// The catalog and who does what: no HTTP, no engines, no NATS of its own.
-	"internal/server": {"internal/access", "internal/bus", "internal/calendar", "internal/job", "internal/localhost", "internal/manifest", "internal/retention", "internal/schedule"},
+	"internal/server": {"internal/access", "internal/bus", "internal/calendar", "internal/job", "internal/localhost", "internal/manifest", "internal/newest", "internal/retention", "internal/schedule"},
 
 	// Trove's REST API: requests and documents translated, nothing kept.
 	"internal/trove": {"internal/access", "internal/httpd", "internal/job", "internal/server"},
@@ -90,7 +91,7 @@ var allowed = map[string][]string{
 	"internal/agent": {"internal/backup", "internal/bus", "internal/durable", "internal/job", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/restore", "internal/storage"},
 
 	// Wires all the rest together.
-	"internal/cli": {"couchfile", "internal/backup", "internal/calendar", "internal/config", "internal/durable", "internal/manifest", "internal/node",
+	"internal/cli": {"couchfile", "internal/backup", "internal/calendar", "internal/config", "internal/durable", "internal/manifest", "internal/newest", "internal/node",
 		"internal/repo", "internal/restore", "internal/retention", "internal/storage", "internal/storage/drivers", "internal/storage/retry",
 		"internal/storage/limit", "internal/storage/cache", "internal/storage/meter", "internal/storage/probe", "internal/access", "internal/admin", "internal/agent", "internal/bus", "internal/httpd", "internal/job", "internal/localhost", "internal/sdnotify", "internal/server", "internal/trove"},
 	"cmd/slipcover": {"internal/cli"},

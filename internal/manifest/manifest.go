@@ -120,6 +120,10 @@ type Record struct {
 	// RetainUntil is until when the storage protects every object of the backup; nil
 	// if it was not asked to.
 	RetainUntil *time.Time `json:"retain_until,omitempty"`
+	// Order is greater than that of every backup of the instance that the repository
+	// knew when this one was made, whatever the clocks say; see package newest. 0 in
+	// records of versions that had none.
+	Order int64 `json:"order,omitempty"`
 	// Writer is the Ed25519 public key that signed it, base64. It stands in the
 	// signature's line of the object, not in the record's.
 	Writer string `json:"-"`

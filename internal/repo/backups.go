@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/newest"
 	"github.com/slipcover/slipcover/internal/storage"
 )
 
@@ -81,7 +82,7 @@ func (r *Repo) Commit(ctx context.Context, lock *Lock, m *manifest.Manifest, key
 	}
 	sum := sha256.Sum256(body)
 	m.StoredBytes += int64(len(body))
-	rec := &manifest.Record{Format: manifest.Format, Summary: m.Summary, ManifestSHA256: hex.EncodeToString(sum[:]), ManifestSize: int64(len(body)), Segments: m.Refs(), RetainUntil: until}
+	rec := &manifest.Record{Format: manifest.Format, Summary: m.Summary, ManifestSHA256: hex.EncodeToString(sum[:]), ManifestSize: int64(len(body)), Segments: m.Refs(), RetainUntil: until, Order: lock.nextOrder(parent, m.Started)}
 	text, err := sign(rec, signer)
 	if err != nil {
 		return nil, err
@@ -97,6 +98,7 @@ func (r *Repo) Commit(ctx context.Context, lock *Lock, m *manifest.Manifest, key
 	if err != nil {
 		return nil, fmt.Errorf("store record: %w", err)
 	}
+	lock.knows(rec)
 	return rec, nil
 }
 
@@ -411,8 +413,8 @@ func (r *Repo) Instances(ctx context.Context) ([]string, error) {
 	return slices.Sorted(maps.Keys(seen)), nil
 }
 
-// List returns the backups of an instance, or of all for "", oldest first, and
-// those whose record is damaged or not to be trusted.
+// List returns the backups of an instance, or of all for "", oldest first by the order
+// that they were made in (see package newest), and those whose record is damaged or not to be trusted.
 func (r *Repo) List(ctx context.Context, instance string) ([]*manifest.Record, []BadRecord, error) {
 	found, err := r.listBackups(ctx, instance)
 	if err != nil {
@@ -445,9 +447,7 @@ func (r *Repo) readRecords(ctx context.Context, found []listing) (recs []*manife
 	if err := g.Wait(); err != nil {
 		return nil, nil, err
 	}
-	slices.SortFunc(recs, func(a, b *manifest.Record) int {
-		return cmp.Or(a.Started.Compare(b.Started), cmp.Compare(a.ID, b.ID))
-	})
+	newest.Sort(recs, OrderOf)
 	slices.SortFunc(bad, func(a, b BadRecord) int { return cmp.Compare(a.ID, b.ID) })
 	return recs, bad, nil
 }

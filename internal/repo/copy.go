@@ -90,7 +90,9 @@ func Copy(ctx context.Context, dst, src *Repo, rec *manifest.Record, opts CopyOp
 	if err != nil {
 		return CopyResult{}, err
 	}
-	err = c.run(ctx, lock)
+	if err = c.run(ctx, lock); err == nil {
+		lock.knows(c.rec)
+	}
 	if rerr := lock.End(ctx); err == nil {
 		err = rerr
 	}
@@ -491,7 +493,8 @@ func (c *copier) putRecord(ctx context.Context, lock *Lock) error {
 	return nil
 }
 
-// IDs returns the ids of an instance's backups, oldest first. It reads no record.
+// IDs returns the ids of an instance's backups, sorted, which is not the order that they
+// were made in (see package newest). It reads no record.
 func (r *Repo) IDs(ctx context.Context, instance string) ([]manifest.BackupID, error) {
 	found, err := r.listBackups(ctx, instance)
 	if err != nil {

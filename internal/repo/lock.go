@@ -58,10 +58,13 @@ type LockInfo struct {
 	Token   string `json:"token"` // tells locks of one process apart
 	Purpose string `json:"purpose"`
 	// Backup is the id of the backup that the holder makes, if it makes one.
-	Backup   manifest.BackupID `json:"backup,omitempty"`
-	Since    time.Time         `json:"since"`
-	Renewed  time.Time         `json:"renewed"`
-	Released bool              `json:"released"`
+	Backup manifest.BackupID `json:"backup,omitempty"`
+	// Order is the highest of the instance's backups that the holder knows of; 0 if it
+	// knows none. See order.go.
+	Order    int64     `json:"order,omitempty"`
+	Since    time.Time `json:"since"`
+	Renewed  time.Time `json:"renewed"`
+	Released bool      `json:"released"`
 	// Settled says that the holder has settled all locks below its own.
 	Settled bool `json:"settled"`
 }
@@ -79,8 +82,9 @@ type Lock struct {
 	stop     chan struct{}
 	done     sync.WaitGroup
 
-	mu   sync.Mutex
-	lost error // guarded by mu; why the lock can't be relied on any more
+	mu    sync.Mutex
+	lost  error // guarded by mu; why the lock can't be relied on any more
+	order int64 // guarded by mu; what LockInfo.Order is to be
 }
 
 // Lock takes the lock of an instance, for the purpose that others will be told, and
@@ -103,7 +107,11 @@ func (r *Repo) Lock(ctx context.Context, instance, purpose string, backup manife
 
 // takeLock takes the lock above number top, whose content is last.
 func (r *Repo) takeLock(ctx context.Context, instance string, top int, last LockInfo, purpose string, backup manifest.BackupID) (*Lock, error) {
-	l := &Lock{repo: r, instance: instance, n: top + 1, stop: make(chan struct{}), info: r.self(purpose)}
+	order, err := r.knownOrder(ctx, instance, top, last, backup)
+	if err != nil {
+		return nil, fmt.Errorf("lock instance %s: %w", instance, err)
+	}
+	l := &Lock{repo: r, instance: instance, n: top + 1, stop: make(chan struct{}), info: r.self(purpose), order: order}
 	l.info.Backup = backup
 	l.info.Settled = last.Released && last.Settled
 	held.Store(l.info.Token, true)
@@ -189,9 +197,12 @@ func (l *Lock) settle(ctx context.Context, n int, info LockInfo) (done bool, err
 		if !errors.Is(err, storage.ErrExist) {
 			return false, err
 		}
-		_, err = l.repo.Record(ctx, l.instance, info.Backup)
+		rec, err := l.repo.Record(ctx, l.instance, info.Backup)
 		if errors.Is(err, ErrNoBackup) { // given up before
 			return false, nil
+		}
+		if err == nil { // its lock may not tell its order yet
+			l.knows(rec)
 		}
 		return true, nil
 	}
@@ -403,7 +414,9 @@ func startIn(stat string) string {
 func alive(pid int, start string) bool { return start != "" && startOf(pid) == start }
 
 func (l *Lock) put(ctx context.Context, opts storage.PutOptions) error {
-	b, err := json.Marshal(l.info)
+	info := l.info
+	info.Order = l.knows(nil)
+	b, err := json.Marshal(info)
 	if err != nil {
 		return err
 	}

@@ -130,16 +130,14 @@ func (r *Repo) makePlan(ctx context.Context, instance string, top int, opts Prun
 		return nil, freed, err
 	}
 	for _, id := range p.Backups {
-		if recent[id] {
+		if recent[id].lock > 0 {
 			p.Emptied = append(p.Emptied, id)
 		}
 	}
 	needed, dropped := map[SegmentID]bool{}, map[SegmentID]bool{}
-	var newest manifest.BackupID
 	known := map[manifest.BackupID]bool{}
 	for _, rec := range recs {
 		known[rec.ID] = true
-		newest = max(newest, rec.ID)
 		set := needed
 		if slices.Contains(p.Backups, rec.ID) {
 			set = dropped
@@ -148,9 +146,7 @@ func (r *Repo) makePlan(ctx context.Context, instance string, top int, opts Prun
 			set[s] = true
 		}
 	}
-	leftover := func(id manifest.BackupID) bool {
-		return !known[id] && (id < newest || opts.Now.Sub(id.Time()) > resumable)
-	}
+	leftover := leftovers(known, recent, opts.Now)
 	for _, l := range found {
 		if !leftover(l.id) {
 			continue
@@ -158,7 +154,7 @@ func (r *Repo) makePlan(ctx context.Context, instance string, top int, opts Prun
 		if l.manifest {
 			p.Manifests = append(p.Manifests, l.id)
 		}
-		if l.givenUp && !recent[l.id] {
+		if l.givenUp && recent[l.id].lock == 0 {
 			p.GivenUp = append(p.GivenUp, l.id)
 		}
 	}
@@ -214,14 +210,44 @@ func (r *Repo) removable(ctx context.Context, instance string, recs []*manifest.
 	return out, nil
 }
 
+// attempt is what one of the newest locks tells of a backup that its holder was making.
+type attempt struct {
+	lock int // number of the lock; 0 if none names the backup
+	copy bool
+	seen time.Time // the holder's last sign of life
+}
+
+// leftovers returns a function that tells what is of no use to the next run: what
+// belongs to no backup, unless it is of a run that was the last to begin, and that not
+// long ago. Which was the last the locks' numbers tell, and no clock; where a clock was
+// wrong, the next run stores again what it could have taken up, and no more than that.
+// A copy stores segments under the ids of earlier runs too, which no lock names.
+func leftovers(known map[manifest.BackupID]bool, recent map[manifest.BackupID]attempt, now time.Time) func(manifest.BackupID) bool {
+	last := 0
+	for id, a := range recent {
+		if known[id] {
+			last = max(last, a.lock)
+		}
+	}
+	open := func(a attempt) bool { return a.lock > last && now.Sub(a.seen).Abs() <= resumable }
+	unfinished := false
+	for _, a := range recent {
+		unfinished = unfinished || a.copy && open(a)
+	}
+	return func(id manifest.BackupID) bool {
+		a, named := recent[id]
+		return !known[id] && !(named && open(a)) && !(!named && unfinished)
+	}
+}
+
 // allBackups lists everything that may be a backup of the instance: what listings
 // show, which may be late, and what the holders of the newest locks were making.
-// recent has the ids of the latter.
-func (r *Repo) allBackups(ctx context.Context, instance string, top int, stored map[SegmentID]int64) (found []listing, recent map[manifest.BackupID]bool, err error) {
+// recent has the latter.
+func (r *Repo) allBackups(ctx context.Context, instance string, top int, stored map[SegmentID]int64) (found []listing, recent map[manifest.BackupID]attempt, err error) {
 	if found, err = r.listBackups(ctx, instance); err != nil {
 		return nil, nil, err
 	}
-	made := make([]manifest.BackupID, keptLocks+1)
+	made := make([]LockInfo, keptLocks+1)
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallelReads)
 	for i := range min(len(made), top) {
@@ -230,7 +256,7 @@ func (r *Repo) allBackups(ctx context.Context, instance string, top int, stored 
 			if errors.Is(err, storage.ErrNotExist) {
 				return nil // with all below it
 			}
-			made[i] = info.Backup
+			made[i] = info
 			return err
 		})
 	}
@@ -247,10 +273,12 @@ func (r *Repo) allBackups(ctx context.Context, instance string, top int, stored 
 			found = append(found, listing{instance: instance, id: id})
 		}
 	}
-	recent = map[manifest.BackupID]bool{}
-	for _, id := range made {
-		recent[id] = true
-		add(id)
+	recent = map[manifest.BackupID]attempt{}
+	for i, info := range made { // the newest first
+		if _, there := recent[info.Backup]; !there && info.Backup != "" {
+			recent[info.Backup] = attempt{top - i, info.Purpose == purposeCopy, info.Renewed}
+		}
+		add(info.Backup)
 	}
 	for s := range stored {
 		add(s.Backup)

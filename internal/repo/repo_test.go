@@ -77,13 +77,18 @@ func backup(ctx context.Context, r *repo.Repo, key ed25519.PrivateKey, base *man
 	if err != nil {
 		return nil, err
 	}
+	return backupAt(ctx, r, key, id, time.Now().UTC(), base, contents...)
+}
+
+// backupAt is backup with an id and a stamp of its own.
+func backupAt(ctx context.Context, r *repo.Repo, key ed25519.PrivateKey, id manifest.BackupID, started time.Time, base *manifest.Manifest, contents ...[]byte) (*manifest.Manifest, error) {
 	lock, err := r.Lock(ctx, instance, "backup", id)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = lock.Release(context.WithoutCancel(ctx)) }()
 	f := &manifest.File{Root: manifest.DataRoot, Path: "shards/00000000-ffffffff/db.1795334390.couch", Kind: manifest.Shard}
-	m := &manifest.Manifest{Format: 1, Summary: manifest.Summary{ID: id, Instance: instance, Name: "b", Type: manifest.Full, Status: manifest.Completed, Started: time.Now().UTC()}}
+	m := &manifest.Manifest{Format: 1, Summary: manifest.Summary{ID: id, Instance: instance, Name: "b", Type: manifest.Full, Status: manifest.Completed, Started: started}}
 	if base != nil {
 		m.Type, m.Parent, m.Segments = manifest.Incremental, base.ID, append(m.Segments, base.Segments...)
 		f.Extents, f.Size = append(f.Extents, base.Files[0].Extents...), base.Files[0].Size
