@@ -184,9 +184,9 @@ func decide(ctx context.Context, r *repo.Repo, policy retention.Policy, instance
 	}
 	byID := map[string]*manifest.Record{}
 	var backups []retention.Backup
-	for _, rec := range recs {
+	for i, rec := range recs { // in the order that they were made in
 		m := marks[rec.ID]
-		b := retention.Backup{ID: string(rec.ID), Time: rec.Started, Full: rec.Type == manifest.Full, Damaged: rec.Status == manifest.CompletedDamaged,
+		b := retention.Backup{ID: string(rec.ID), Time: rec.Started, Order: i + 1, Full: rec.Type == manifest.Full, Damaged: rec.Status == manifest.CompletedDamaged,
 			Pinned: m.Pin != nil, Verified: m.Verified != nil, Node: rec.Node(), Maker: rec.Writer + " " + rec.NodeName, Databases: rec.DatabaseCount}
 		if m.Pin != nil {
 			b.PinReason = m.Pin.Reason

@@ -5,15 +5,22 @@
 // year) stands for its newest backup that is not damaged, or, if all are damaged,
 // for its newest. A bucket without a backup doesn't count.
 //
-// A clock that is wrong must not cost a backup. Hence nothing is ever too old by
-// the time of the decision. That time only tells which backups are stamped in the
-// future: those are kept and not counted, so that they take nobody's place until
-// their time has come; and which ones the storage still protects. So
+// A clock that is wrong must not cost a backup. Hence newest is what was made last
+// (Backup.Order), whatever it is stamped with. And nothing is ever too old by the time
+// of the decision. That time only tells which backups are stamped in the future: those
+// are kept and not counted, so that they take nobody's place until their time has come;
+// and which ones the storage still protects. So
 //
 //   - a clock that is behind when deciding keeps more, one that is ahead the same,
 //     as long as the backups are stamped right (for what it protects, the storage
 //     goes by its own clock);
 //   - a backup from a clock that was ahead takes nothing else away.
+//
+// A stamp that doesn't fit those before and after it (package newest, Times) makes no
+// bucket and takes nobody's place in one. Such a backup belongs to the bucket of the one
+// made before it, and stays as long as that counts: all of the bucket that have a bucket
+// of their own by their stamps. So a night whose clock showed 1970 costs no year its
+// place, and a month of them keeps its days.
 //
 // Deciding again about what was kept keeps all of it, and so does deciding again
 // after only some of the others are gone.
@@ -26,6 +33,7 @@ import (
 	"time"
 
 	"github.com/slipcover/slipcover/internal/calendar"
+	"github.com/slipcover/slipcover/internal/newest"
 )
 
 // Policy says which backups are kept. Each rule that isn't zero adds to what is
@@ -51,7 +59,8 @@ type Policy struct {
 // Backup is what a decision needs to know of a backup.
 type Backup struct {
 	ID        string    // one per instance
-	Time      time.Time // of the state that it holds
+	Time      time.Time // of the state that it holds, as its clock told it
+	Order     int       // greater in what was made later; those of one order are in that of Time
 	Full      bool      // how it was made; no rule asks, since each backup restores alone
 	Damaged   bool      // made of a source that had damage
 	Pinned    bool      // not to be removed
@@ -75,6 +84,9 @@ type Decision struct {
 	Backup
 	Keep    bool
 	Reasons []string // all that keep it, or why it goes; never empty
+
+	at      time.Time // what it counts for
+	doubted bool      // Time doesn't fit, so at is that of another
 }
 
 // rule keeps one backup for each of the newest n buckets.
@@ -132,11 +144,12 @@ func Decide(p Policy, backups []Backup, now time.Time) ([]Decision, error) {
 }
 
 func newerFirst(a, b Decision) int {
-	return cmp.Or(b.Time.Compare(a.Time), cmp.Compare(b.ID, a.ID))
+	return cmp.Or(cmp.Compare(b.Order, a.Order), b.Time.Compare(a.Time), cmp.Compare(b.ID, a.ID))
 }
 
 // decide decides about backups that are counted together, the newest first.
 func (p Policy) decide(list []Decision, now time.Time) {
+	fit(list)
 	past := keepFuture(list, now)
 	keepNewest(past, func(Decision) bool { return true })
 	keepNewest(past, func(d Decision) bool { return d.Node != "" }) // those that are surely of it
@@ -161,6 +174,22 @@ func (p Policy) decide(list []Decision, now time.Time) {
 		if !d.Keep {
 			list[i].Reasons = []string{"no rule keeps it"}
 		}
+		if d.doubted {
+			list[i].Reasons = append(list[i].Reasons, fmt.Sprintf("stamped %s, which doesn't fit those made before and after it: counted as of %s",
+				d.Time.UTC().Format(time.RFC3339), d.at.UTC().Format(time.RFC3339)))
+		}
+	}
+}
+
+// fit tells what the times of backups count for, the newest first.
+func fit(list []Decision) {
+	stamps := make([]time.Time, len(list))
+	for i, d := range list {
+		stamps[len(list)-1-i] = d.Time
+	}
+	times, believed := newest.Times(stamps)
+	for i := range list {
+		list[i].at, list[i].doubted = times[len(list)-1-i], !believed[len(list)-1-i]
 	}
 }
 
@@ -201,8 +230,8 @@ func (d *Decision) keep(format string, args ...any) {
 // keepFuture returns the backups that aren't stamped after now.
 func keepFuture(list []Decision, now time.Time) (past []Decision) {
 	n := 0
-	for ; n < len(list) && list[n].Time.After(now); n++ {
-		list[n].keep("stamped in the future (%s)", list[n].Time.UTC().Format(time.RFC3339))
+	for ; n < len(list) && list[n].at.After(now); n++ {
+		list[n].keep("stamped in the future (%s)", list[n].at.UTC().Format(time.RFC3339))
 	}
 	return list[n:]
 }
@@ -269,20 +298,31 @@ func (r rule) apply(past []Decision, location *time.Location) {
 		}
 		return
 	}
-	var names []string       // of buckets, the newest first
-	best := map[string]int{} // by bucket, the index of the backup that stands for it
+	var names []string         // of buckets, the newest first
+	best := map[string][]int{} // by bucket, the indices of the backups that stand for it
+	of := map[string]int{}     // the same, one by one, by bucket and bucket of a doubted stamp
 	for i, d := range past {
-		name := r.bucket(d.Time.In(location))
-		b, known := best[name]
-		if !known {
+		name := r.bucket(d.at.In(location))
+		if _, known := best[name]; !known {
 			names = append(names, name)
 		}
-		if !known || past[b].Damaged && !d.Damaged {
-			best[name] = i
+		key := name
+		if d.doubted {
+			key += " " + r.bucket(d.Time.In(location))
+		}
+		n, known := of[key]
+		switch {
+		case !known:
+			of[key] = len(best[name])
+			best[name] = append(best[name], i)
+		case past[best[name][n]].Damaged && !d.Damaged:
+			best[name][n] = i
 		}
 	}
 	for i, name := range names[:min(r.n, len(names))] {
-		past[best[name]].keep("the %s of %s: %d (%s)", ordinal(i+1), r.key, r.n, name)
+		for _, b := range best[name] {
+			past[b].keep("the %s of %s: %d (%s)", ordinal(i+1), r.key, r.n, name)
+		}
 	}
 }
 
@@ -290,9 +330,9 @@ func keepWithin(past []Decision, within calendar.Span, location *time.Location) 
 	if within.IsZero() || len(past) == 0 {
 		return
 	}
-	from := within.Before(past[0].Time.In(location))
+	from := within.Before(past[0].at.In(location))
 	for i, d := range past {
-		if !d.Time.Before(from) {
+		if !d.at.Before(from) {
 			past[i].keep("within %s of the newest", within)
 		}
 	}
