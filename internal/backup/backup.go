@@ -60,7 +60,15 @@ type Options struct {
 	Indexes  bool // take view indexes too
 	Parallel int  // files read and segments packed at once; 0 is the number of CPUs, at most 4
 
-	Progress *Progress // counters; may be nil
+	Progress *Progress        // counters; may be nil
+	Now      func() time.Time // the clock that backups are stamped by; nil is time.Now
+}
+
+func (o *Options) now() time.Time {
+	if o.Now != nil {
+		return o.Now()
+	}
+	return time.Now()
 }
 
 // Result is what a run did.
@@ -174,7 +182,7 @@ type commitFunc func(*manifest.Manifest, *repo.WriteKey) (*manifest.Record, erro
 type beforeFunc func(ctx context.Context, mine manifest.BackupID) (*manifest.Record, error)
 
 func runLocked(ctx context.Context, opts Options, id manifest.BackupID, dir string, before beforeFunc, commit commitFunc) (*Result, error) {
-	started := time.Now().UTC()
+	started := opts.now().UTC()
 	listing, err := scan(ctx, &opts)
 	if err != nil {
 		return nil, err
@@ -585,7 +593,7 @@ func (r *run) manifest(started time.Time, parent *state) *manifest.Manifest {
 	if manifest.CouchDB1(m.Files) {
 		m.Notes = append(m.Notes, "these are the files of a CouchDB 1.x: databases without shards and without a shard map")
 	}
-	m.Finished = time.Now().UTC()
+	m.Finished = started.Add(r.opts.now().Sub(started)) // by the watch of the process: the clock may be set meanwhile
 	return m
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/newest"
 	"github.com/slipcover/slipcover/internal/repo"
 )
 
@@ -71,27 +72,56 @@ func (c *Copier) Newer(ctx context.Context, instance string, must manifest.Backu
 	if err != nil {
 		return err
 	}
-	ids := []manifest.BackupID{must}
-	if len(there) > 0 || must == "" {
-		if ids, err = c.From.IDs(ctx, instance); err != nil {
+	var todo []ToCopy
+	if len(there) > 0 {
+		if todo, err = c.behind(ctx, instance, there); err != nil {
 			return err
 		}
-		if must != "" && !slices.Contains(ids, must) { // the listing is late
-			ids = append(ids, must)
+	}
+	// To may be empty, and the locks and the listing late or of other hands.
+	if must != "" && !slices.ContainsFunc(todo, func(b ToCopy) bool { return b.ID == must }) {
+		rec, err := c.From.Record(ctx, instance, must)
+		todo = append(todo, ToCopy{instance, must, rec, err})
+	}
+	return c.All(ctx, todo)
+}
+
+// behind returns the backups in From that were made after the newest in To, oldest first.
+func (c *Copier) behind(ctx context.Context, instance string, there []manifest.BackupID) ([]ToCopy, error) {
+	has := func(id manifest.BackupID) bool { return slices.Contains(there, id) }
+	recs, ok, err := c.From.MadeSince(ctx, instance, has)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		if recs, err = c.allSince(ctx, instance, has); err != nil {
+			return nil, err
 		}
 	}
 	var todo []ToCopy
-	for _, id := range ids {
-		if id != must && (len(there) == 0 || id <= there[len(there)-1]) {
-			continue
-		}
-		rec, err := c.From.Record(ctx, instance, id)
-		if errors.Is(err, repo.ErrNoBackup) && id != must { // deleted since it was listed
-			continue
-		}
-		todo = append(todo, ToCopy{instance, id, rec, err})
+	for _, rec := range recs {
+		todo = append(todo, ToCopy{instance, rec.ID, rec, nil})
 	}
-	return c.All(ctx, todo)
+	return todo, nil
+}
+
+// allSince is From.MadeSince by the records of both repositories.
+func (c *Copier) allSince(ctx context.Context, instance string, has func(manifest.BackupID) bool) ([]*manifest.Record, error) {
+	theirs, _, err := c.To.List(ctx, instance)
+	if err != nil {
+		return nil, err
+	}
+	ours, _, err := c.From.List(ctx, instance)
+	if err != nil {
+		return nil, err
+	}
+	all := slices.Concat(theirs, slices.DeleteFunc(ours, func(rec *manifest.Record) bool { return has(rec.ID) }))
+	newest.Sort(all, repo.OrderOf)
+	last := len(all) - 1
+	for last >= 0 && !has(all[last].ID) {
+		last--
+	}
+	return all[last+1:], nil
 }
 
 func (c *Copier) one(ctx context.Context, b ToCopy) error {

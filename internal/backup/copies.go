@@ -12,6 +12,7 @@ import (
 
 	"github.com/slipcover/slipcover/internal/durable"
 	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/newest"
 	"github.com/slipcover/slipcover/internal/repo"
 )
 
@@ -61,8 +62,8 @@ func Adopt(ctx context.Context, o AdoptOptions) error {
 	}
 	if old, err := openState(to); err == nil {
 		old.close()
-		if old.head.Summary.ID >= rec.ID {
-			return nil
+		if newer, err := isNewer(ctx, o.To, old.head.Summary, rec); err != nil || newer {
+			return err
 		}
 	}
 	if err := durable.MkdirAll(to, 0o700); err != nil {
@@ -76,6 +77,19 @@ func Adopt(ctx context.Context, o AdoptOptions) error {
 		return fmt.Errorf("store state: %w", err)
 	}
 	return nil
+}
+
+// isNewer reports whether a backup that the node made in r is that of rec, or newer. One
+// that is gone from r is nothing to build on.
+func isNewer(ctx context.Context, r *repo.Repo, made manifest.Summary, rec *manifest.Record) (bool, error) {
+	if made.ID == rec.ID {
+		return true, nil
+	}
+	old, err := r.Record(ctx, rec.Instance, made.ID)
+	if errors.Is(err, repo.ErrNoBackup) {
+		return false, nil
+	}
+	return err == nil && newest.After(repo.OrderOf(old), repo.OrderOf(rec)), err
 }
 
 // adoptPin pins the key of one repository for another. Whom the node accepts as

@@ -125,7 +125,7 @@ func runBackupCreate(ctx context.Context, env *Env, s *settings, o *backupCreate
 		Name:        cmp.Or(o.name, s.Instance+"-"+env.Now().UTC().Format("20060102-150405")),
 		Description: o.description, Tool: "slipcover " + toolVersion(), Strategy: s.BackupStrategy, Namespace: s.BackupNamespace,
 		Full: o.full, Parent: o.parent, TakeOver: o.takeOver, Prove: o.prove, ProveInterval: s.ProveInterval, Strict: s.Strict,
-		Recipients: s.Recipients, Indexes: s.Indexes, Parallel: s.Parallel, Progress: p,
+		Recipients: s.Recipients, Indexes: s.Indexes, Parallel: s.Parallel, Progress: p, Now: env.Now,
 	}
 	res, err := places.backup(ctx, opts)
 	stop()

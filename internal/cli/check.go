@@ -11,6 +11,7 @@ import (
 
 	"github.com/slipcover/slipcover/internal/calendar"
 	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/newest"
 	"github.com/slipcover/slipcover/internal/repo"
 )
 
@@ -96,8 +97,8 @@ func runCheck(ctx context.Context, env *Env, s *settings, o *checkOptions) error
 	return nil
 }
 
-// tooOld returns a problem for each instance without a backup that was begun within
-// age before now.
+// tooOld returns a problem for each instance whose newest backup was not begun within
+// age before now, or of which nobody knows.
 func tooOld(ctx context.Context, r *repo.Repo, instance string, age calendar.Span, now time.Time) ([]repo.Problem, error) {
 	recs, _, err := r.List(ctx, instance)
 	if err != nil {
@@ -110,18 +111,19 @@ func tooOld(ctx context.Context, r *repo.Repo, instance string, age calendar.Spa
 	if instance != "" {
 		instances = []string{instance}
 	}
-	newest := map[string]*manifest.Record{}
-	for _, rec := range recs {
-		newest[rec.Instance] = rec // the list is by time
+	latest := map[string]*manifest.Record{}
+	stamps := map[string][]time.Time{}
+	for _, rec := range recs { // in the order that they were made in
+		latest[rec.Instance] = rec
+		stamps[rec.Instance] = append(stamps[rec.Instance], rec.Started)
 	}
 	var out []repo.Problem
 	for _, name := range instances {
-		rec := newest[name]
-		switch {
-		case rec == nil:
+		rec := latest[name]
+		if rec == nil {
 			out = append(out, repo.Problem{Instance: name, What: "has no backup"})
-		case rec.Started.Before(age.Before(now)):
-			out = append(out, repo.Problem{Instance: name, Backup: rec.ID, What: fmt.Sprintf("is the newest backup and was made at %s, more than %s ago", rec.Started.Format(time.RFC3339), age)})
+		} else if what := newest.Late(stamps[name], age.Before(now), now); what != "" {
+			out = append(out, repo.Problem{Instance: name, Backup: rec.ID, What: fmt.Sprintf("is the newest backup and %s; there must be one not older than %s", what, age)})
 		}
 	}
 	return out, nil

@@ -37,3 +37,52 @@ func TestCheckMaxAge(t *testing.T) {
 		t.Errorf("after 27 hours: code %d, %s%s", code, &stdout, &stderr)
 	}
 }
+
+// A backup of a clock that was ahead is the newest until the next is made, and says
+// nothing of its age to check; one of 1970 is not the first to go.
+func TestWrongClocks(t *testing.T) {
+	dir := t.TempDir()
+	var stdout, stderr bytes.Buffer
+	now := time.Date(2026, 11, 1, 2, 0, 0, 0, time.UTC)
+	run := func(args ...string) int {
+		stdout.Reset()
+		stderr.Reset()
+		env := &Env{Stdin: strings.NewReader(""), Stdout: &stdout, Stderr: &stderr, Now: func() time.Time { return now }}
+		env.Environ = []string{"SLIPCOVER_CONFIG=" + os.DevNull, "SLIPCOVER_REPOSITORY=file://" + filepath.ToSlash(dir) + "/repo", "SLIPCOVER_STATE_DIR=" + filepath.Join(dir, "state")}
+		return Run(t.Context(), env, args)
+	}
+	at := func(day string, args ...string) {
+		t.Helper()
+		var err error
+		if now, err = time.Parse("2006-01-02 15", day+" 02"); err != nil {
+			t.Fatal(err)
+		}
+		if code := run(args...); code != 0 {
+			t.Fatalf("%s: code %d: %s%s", args, code, &stdout, &stderr)
+		}
+	}
+	create := []string{"backup", "create", "--data-dir", "../../testdata/couchdb-3.5.0/data", "--instance", "db1", "--progress", "none", "--name"}
+	at("2026-11-01", "init", "--no-encryption")
+	at("2026-11-01", append(create, "first")...)
+	at("2099-01-01", append(create, "ahead")...)
+	now = time.Date(2026, 11, 3, 0, 0, 0, 0, time.UTC)
+	if code := run("check", "--max-age", "26h"); code != 4 || !strings.Contains(stdout.String(), "one of the two clocks is or was wrong") {
+		t.Errorf("the newest is stamped in the future: code %d, %s%s", code, &stdout, &stderr)
+	}
+	at("2026-11-03", append(create, "right")...)
+	at("2026-11-03", "check", "--max-age", "26h")
+	at("2026-11-03", "backup", "show", "latest")
+	if !strings.Contains(stdout.String(), "right") {
+		t.Errorf("the latest is %s", &stdout)
+	}
+	at("1970-01-02", append(create, "behind")...)
+	now = time.Date(2026, 11, 3, 3, 0, 0, 0, time.UTC)
+	if code := run("check", "--max-age", "26h"); code != 4 || !strings.Contains(stdout.String(), "its clock was wrong") {
+		t.Errorf("the newest is stamped 1970: code %d, %s%s", code, &stdout, &stderr)
+	}
+	at("2026-11-03", "prune", "--keep-last", "1")
+	at("2026-11-03", "backup", "list")
+	if got := stdout.String(); !strings.Contains(got, "behind") || strings.Contains(got, "right") || strings.Contains(got, "ahead") {
+		t.Errorf("left are %s", got)
+	}
+}

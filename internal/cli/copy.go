@@ -11,6 +11,7 @@ import (
 
 	"github.com/slipcover/slipcover/internal/backup"
 	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/newest"
 	"github.com/slipcover/slipcover/internal/repo"
 )
 
@@ -152,7 +153,7 @@ func (o *copyOptions) choose(ctx context.Context, src, dst *repo.Repo, refs []st
 				todo = append(todo, backup.ToCopy{Instance: rec.Instance, ID: rec.ID, Record: rec})
 			}
 		}
-		slices.SortFunc(todo, func(a, b backup.ToCopy) int { return a.Record.Started.Compare(b.Record.Started) })
+		newest.Sort(todo, func(b backup.ToCopy) newest.Backup { return repo.OrderOf(b.Record) })
 		return todo, 0, nil
 	}
 	recs, bad, err := src.List(ctx, o.instance)
@@ -170,7 +171,7 @@ func (o *copyOptions) choose(ctx context.Context, src, dst *repo.Repo, refs []st
 	for _, rec := range has {
 		there[rec.ID] = true
 	}
-	for _, rec := range newest(recs, o.last) {
+	for _, rec := range lastOf(recs, o.last) {
 		if there[rec.ID] {
 			already++
 			continue
@@ -185,8 +186,8 @@ func (o *copyOptions) choose(ctx context.Context, src, dst *repo.Repo, refs []st
 	return todo, already, nil
 }
 
-// newest returns the newest n of each instance, all for 0, in the order of recs.
-func newest(recs []*manifest.Record, n int) []*manifest.Record {
+// lastOf returns the newest n of each instance, all for 0, in the order of recs.
+func lastOf(recs []*manifest.Record, n int) []*manifest.Record {
 	if n == 0 {
 		return recs
 	}
