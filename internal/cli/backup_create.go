@@ -78,7 +78,7 @@ func (o *backupCreateOptions) flagsButName(f *pflag.FlagSet) {
 	f.BoolVar(&o.prove, "prove", false, "read all files whole, to prove that what was backed up of them is unchanged")
 	f.BoolVar(&o.takeOver, "take-over", false, "make a full backup though the instance's backups are of another CouchDB, which this one replaces")
 	f.BoolVar(&o.verbose, "verbose", false, "list every file that was left out and every finding")
-	o.repoOptions.flags(f, "to back up (default: the name of this machine)")
+	o.repoOptions.flags(f, "to back up (default: that of its backups before; at first the name of this machine)")
 	nodeFlags(f)
 	progressFlag(f)
 }
@@ -112,6 +112,9 @@ func runBackupCreate(ctx context.Context, env *Env, s *settings, o *backupCreate
 	defer places.close()
 	n, err := node.Locate(ctx, node.Options{DataDir: s.DataDir, ConfigDir: s.ConfigDir, URL: s.CouchURL, User: s.CouchUser, Password: s.CouchPassword.Reveal(), Getenv: env.getenv})
 	if err != nil {
+		return err
+	}
+	if err := places.nameInstance(ctx, n); err != nil {
 		return err
 	}
 	p := &backup.Progress{}

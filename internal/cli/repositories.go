@@ -8,6 +8,7 @@ import (
 
 	"github.com/slipcover/slipcover/internal/backup"
 	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/node"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/storage"
 )
@@ -97,6 +98,29 @@ func (p *places) others(q *place) []*place {
 		}
 	}
 	return out
+}
+
+// nameInstance gives the instance the name that the backups of this CouchDB have, if
+// none is set.
+func (p *places) nameInstance(ctx context.Context, n *node.Node) error {
+	s := p.settings
+	if s.Origin("instance") != "host name" {
+		return nil
+	}
+	for _, q := range p.list {
+		if q.err != nil {
+			continue
+		}
+		name, why, err := backup.DefaultInstance(ctx, q.Repo, s.StateDir, n, s.Instance)
+		if err != nil {
+			return err
+		}
+		if s.Instance = name; why != "" {
+			p.notes = append(p.notes, fmt.Sprintf("the instance is named %s: %s. Set instance to keep it", name, why))
+		}
+		return nil
+	}
+	return nil
 }
 
 // backup makes a backup in the first repository that can be reached.

@@ -533,6 +533,9 @@ func (v *service) ownAgent(ctx context.Context, o *serverOptions) (agent.Options
 		return opts, err
 	}
 	project := cmp.Or(o.project, defaultProject)
+	if m != nil && s.Origin("instance") == "host name" { // which may change, as in a container
+		s.Instance = m.Name
+	}
 	if m == nil || !v.knows(m, s.Instance, project) {
 		seed, public, err := bus.NewKey()
 		if err != nil {

@@ -19,8 +19,22 @@ const purposeCopy = "copy"
 // What was copied here counts only for who knows of no backup: it may be older than
 // what was made here. Records that are damaged or not to be trusted are passed over.
 func (l *Lock) Before(ctx context.Context, mine manifest.BackupID) (*manifest.Record, error) {
-	for n := l.n - 1; n > 0 && n >= l.n-keptLocks; n-- {
-		info, err := l.repo.readLock(ctx, l.instance, n)
+	return l.repo.madeBefore(ctx, l.instance, l.n, mine)
+}
+
+// LastMade returns the record of the newest backup of an instance, as Before does for who
+// knows of none and holds no lock.
+func (r *Repo) LastMade(ctx context.Context, instance string) (*manifest.Record, error) {
+	top, err := r.topLock(ctx, instance)
+	if err != nil {
+		return nil, err
+	}
+	return r.madeBefore(ctx, instance, top+1, "")
+}
+
+func (r *Repo) madeBefore(ctx context.Context, instance string, below int, mine manifest.BackupID) (*manifest.Record, error) {
+	for n := below - 1; n > 0 && n >= below-keptLocks; n-- {
+		info, err := r.readLock(ctx, instance, n)
 		if errors.Is(err, storage.ErrNotExist) {
 			return nil, nil // removed with all below it
 		}
@@ -33,7 +47,7 @@ func (l *Lock) Before(ctx context.Context, mine manifest.BackupID) (*manifest.Re
 		case !info.Backup.Valid() || info.Purpose == purposeCopy && mine != "":
 			continue
 		}
-		rec, err := l.repo.Record(ctx, l.instance, info.Backup)
+		rec, err := r.Record(ctx, instance, info.Backup)
 		switch {
 		case err == nil:
 			return rec, nil
