@@ -97,10 +97,11 @@ func viewOf(id []byte, roots ...[]byte) []byte {
 	return stored(tuple(bin("0123456789abcdef"), tuple(atom("mrheader"), integer(1), integer(0), id, atom("nil"), list(views...))))
 }
 
-// leafRev is a revision tree of one revision whose body is at off.
+// leafRev is a revision tree of one revision whose body is at off, in the form
+// of old releases, whose sizes are not held against the body.
 func leafRev(off int64) []byte {
 	return list(tuple(integer(1), tuple(bin("0123456789abcdef"), tuple(integer(0), seq64(off), integer(1),
-		tuple(integer(1), integer(1)), list()), list())))
+		tuple(integer(1), integer(1))), list())))
 }
 
 // record is an entry of the id or the seq tree.
