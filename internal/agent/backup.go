@@ -145,7 +145,10 @@ func (a *agent) makeBackup(ctx context.Context, w *work, r *repo.Repo, copies []
 	if err != nil {
 		return nil, nil, err
 	}
-	return res.Record, append(res.Notes, more...), nil
+	for _, p := range res.Problems {
+		a.log.WarnContext(ctx, "keys in the repository were not as they should be", "job", w.id, "problem", p)
+	}
+	return res.Record, append(append(res.Problems, res.Notes...), more...), nil
 }
 
 // runEngine makes a backup under an id, "" for a new one, once no other process works on

@@ -77,7 +77,9 @@ type Result struct {
 	LeftOut []manifest.LeftOut
 	Damage  []manifest.Damage
 	Notes   []string
-	Resumed int64 // bytes that an interrupted run had stored and this one took up
+	// Problems are what was wrong with stored keys, also if this run put it right.
+	Problems []string
+	Resumed  int64 // bytes that an interrupted run had stored and this one took up
 }
 
 // maxDamage bounds the findings recorded for one file.
@@ -213,7 +215,7 @@ func runLocked(ctx context.Context, opts Options, id manifest.BackupID, dir stri
 	if err != nil {
 		return nil, err
 	}
-	res := &Result{Record: rec, LeftOut: m.LeftOut, Damage: m.Damage, Notes: m.Notes, Resumed: r.resumed.Load()}
+	res := &Result{Record: rec, LeftOut: m.LeftOut, Damage: m.Damage, Notes: m.Notes, Problems: key.Problems, Resumed: r.resumed.Load()}
 	if err := settlePin(dir, key, rec); err != nil {
 		res.Notes = append(res.Notes, err.Error())
 	}

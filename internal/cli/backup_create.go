@@ -155,6 +155,9 @@ func runBackupCreate(ctx context.Context, env *Env, s *settings, o *backupCreate
 	if missing != nil {
 		return missing
 	}
+	if len(res.Problems) > 0 {
+		return say(errProblem, "the backup is complete, but keys in the repository were not as they should be: %s", res.Problems[0])
+	}
 	if len(res.Damage) > 0 {
 		return say(errDamaged, "the backup is complete and holds the source as it is, but the source is damaged: %s in %s",
 			count(len(res.Damage), "finding"), count(out.damagedFiles(), "file"))
@@ -179,6 +182,8 @@ type backupResult struct {
 	LeftOut      []manifest.LeftOut `json:"left_out"`
 	Damage       []manifest.Damage  `json:"damage"`
 	Notes        []string           `json:"notes"`
+	// Problems are what was wrong with stored keys, also if this backup put it right.
+	Problems []string `json:"problems,omitempty"`
 	// Repository is where the backup was made, and Copies are the others; only with
 	// the setting repositories.
 	Repository string       `json:"repository,omitempty"`
@@ -196,7 +201,7 @@ func summaryOf(r *manifest.Record) summaryJSON { return summaryJSON{r.Summary, r
 
 func newBackupResult(r *backup.Result, d time.Duration) *backupResult {
 	return &backupResult{Backup: summaryOf(r.Record), TookSeconds: seconds(d), ResumedBytes: r.Resumed,
-		LeftOut: nonNil(r.LeftOut), Damage: nonNil(r.Damage), Notes: nonNil(r.Notes)}
+		LeftOut: nonNil(r.LeftOut), Damage: nonNil(r.Damage), Notes: nonNil(r.Notes), Problems: r.Problems}
 }
 
 func (r *backupResult) damagedFiles() int {
@@ -237,6 +242,9 @@ func (r *backupResult) print(w io.Writer, verbose bool) error {
 	printDamage(w, r.Damage, verbose)
 	for _, n := range r.Notes {
 		fmt.Fprintf(w, "note: %s\n", clean(n))
+	}
+	for _, p := range r.Problems {
+		fmt.Fprintf(w, "problem: %s\n", clean(p))
 	}
 	return nil
 }

@@ -54,6 +54,9 @@ type CopyResult struct {
 	SentBytes  int64 `json:"sent_bytes"`
 	There      int   `json:"there"` // were there before, and are as large as in the source
 	ThereBytes int64 `json:"there_bytes"`
+	// Problems are sentences on what was wrong with keys in the destination, also if it
+	// was put right.
+	Problems []string `json:"problems,omitempty"`
 }
 
 // Copy copies the backup of rec from src to dst: the keys of its instance, the
@@ -191,6 +194,10 @@ func (c *copier) keys(ctx context.Context) error {
 		return nil
 	}
 	if err := c.dst.CopyKeys(ctx, c.src, c.instance, c.opts.Readers); err != nil {
+		return err
+	}
+	var err error
+	if _, c.res.Problems, err = c.dst.healKeys(ctx, c.instance, nil); err != nil {
 		return err
 	}
 	if retainer, until := c.protection(); !until.IsZero() {
@@ -516,12 +523,21 @@ func (r *Repo) PinKey(ctx context.Context, instance, recipient string) (*KeyPin,
 	if !r.config.Encrypted() {
 		return nil, nil
 	}
-	b, err := readObject(ctx, r.store, wrappedKey(instance, recipient), maxKeyObject)
-	if errors.Is(err, storage.ErrNotExist) {
-		return nil, fmt.Errorf("instance %s: %w", instance, ErrKeyGone)
-	}
+	keys, err := r.instanceKeys(ctx, instance)
 	if err != nil {
 		return nil, err
 	}
-	return &KeyPin{URL: r.URL(), Recipients: r.config.Recipients, InstanceRecipient: recipient, WrappedSHA256: hashOf(b)}, nil
+	i := slices.IndexFunc(keys, func(k *instanceKey) bool { return k.recipient == recipient && k.wrapped })
+	if i < 0 {
+		return nil, fmt.Errorf("instance %s: %w", instance, ErrKeyGone)
+	}
+	w, err := r.readWrapping(ctx, keys[i])
+	if err != nil {
+		return nil, err
+	}
+	b := w.best()
+	if b == nil {
+		return nil, fmt.Errorf("%s %s: %w", w.key, w.fault(), ErrKeyGone)
+	}
+	return &KeyPin{URL: r.URL(), Recipients: r.config.Recipients, InstanceRecipient: recipient, WrappedSHA256: hashOf(b), Wrapped: string(b)}, nil
 }

@@ -24,8 +24,9 @@ import (
 const keysPrefix = "keys/"
 
 const (
-	wrappedEnding = ".age"
-	retiredEnding = ".retired"
+	wrappedEnding   = ".age"
+	retiredEnding   = ".retired"
+	destroyedEnding = ".destroyed"
 )
 
 // maxKeyObject bounds a key object, in bytes.
@@ -39,59 +40,95 @@ func retiredKey(instance, recipient string) storage.Key {
 	return storage.Key(keysPrefix + instance + "/" + recipient + retiredEnding)
 }
 
+func destroyedKey(instance, recipient string) storage.Key {
+	return storage.Key(keysPrefix + instance + "/" + recipient + destroyedEnding)
+}
+
 // instanceKey is a stored key of an instance: what its objects' names tell.
 type instanceKey struct {
 	instance  string
 	recipient string
-	wrapped   bool // its identity is there
+	wrapped   bool         // its identity is there: as the object of its name, or a second copy
+	copies    []secondCopy // of the wrapped identity, the newest first
 	retired   bool
+	destroyed bool      // so no copy counts: none brings the key back
 	modified  time.Time // of the wrapped identity
 }
 
 // instanceKeys lists the keys of an instance, or of all for "", by instance, the
 // newest first.
 func (r *Repo) instanceKeys(ctx context.Context, instance string) ([]*instanceKey, error) {
-	prefix := keysPrefix
+	prefix := ""
 	if instance != "" {
-		prefix += instance + "/"
+		prefix = instance + "/"
 	}
 	var out []*instanceKey
 	byName := map[string]*instanceKey{}
-	err := r.store.List(ctx, prefix, func(i storage.Info) error {
-		p := strings.Split(string(i.Key), "/")
-		if len(p) != 3 || !manifest.ValidInstance(p[1]) {
-			return nil
-		}
-		name, wrapped := strings.CutSuffix(p[2], wrappedEnding)
-		if !wrapped {
-			var retired bool
-			if name, retired = strings.CutSuffix(p[2], retiredEnding); !retired {
-				return nil
-			}
-		}
-		if _, err := age.ParseX25519Recipient(name); err != nil {
-			return nil //nolint:nilerr // an object that isn't ours
-		}
-		k := byName[p[1]+"/"+name]
+	key := func(instance, recipient string) *instanceKey {
+		k := byName[instance+"/"+recipient]
 		if k == nil {
-			k = &instanceKey{instance: p[1], recipient: name}
-			byName[p[1]+"/"+name] = k
+			k = &instanceKey{instance: instance, recipient: recipient}
+			byName[instance+"/"+recipient] = k
 			out = append(out, k)
 		}
-		if wrapped {
-			k.wrapped, k.modified = true, i.Modified
-		} else {
-			k.retired = true
+		return k
+	}
+	if err := r.listKeys(ctx, prefix, key); err != nil {
+		return nil, fmt.Errorf("list keys: %w", err)
+	}
+	err := r.listCopies(ctx, prefix, func(instance, recipient string, c secondCopy) {
+		if k := key(instance, recipient); !k.destroyed {
+			k.copies = append(k.copies, c)
 		}
-		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("list keys: %w", err)
+		return nil, fmt.Errorf("list second copies of keys: %w", err)
+	}
+	for _, k := range out {
+		newestFirst(k.copies)
+		if !k.wrapped && len(k.copies) > 0 {
+			k.wrapped, k.modified = true, k.copies[0].modified
+		}
 	}
 	slices.SortFunc(out, func(a, b *instanceKey) int {
 		return cmp.Or(cmp.Compare(a.instance, b.instance), b.modified.Compare(a.modified), cmp.Compare(a.recipient, b.recipient))
 	})
 	return out, nil
+}
+
+// listKeys tells of the key objects below prefix of keys/: key returns what is to be
+// filled in.
+func (r *Repo) listKeys(ctx context.Context, prefix string, key func(instance, recipient string) *instanceKey) error {
+	return r.store.List(ctx, keysPrefix+prefix, func(i storage.Info) error {
+		p := strings.Split(string(i.Key), "/")
+		if len(p) != 3 || !manifest.ValidInstance(p[1]) {
+			return nil
+		}
+		name, ending := cutEnding(p[2])
+		if _, err := age.ParseX25519Recipient(name); err != nil {
+			return nil //nolint:nilerr // an object that isn't ours
+		}
+		switch k := key(p[1], name); ending {
+		case wrappedEnding:
+			k.wrapped, k.modified = true, i.Modified
+		case retiredEnding:
+			k.retired = true
+		case destroyedEnding:
+			k.destroyed = true
+		}
+		return nil
+	})
+}
+
+// cutEnding parts the name of a key object into recipient and ending; "" if it has
+// none that is known.
+func cutEnding(name string) (recipient, ending string) {
+	for _, ending := range []string{wrappedEnding, retiredEnding, destroyedEnding} {
+		if recipient, ok := strings.CutSuffix(name, ending); ok {
+			return recipient, ending
+		}
+	}
+	return "", ""
 }
 
 // secret is the content of a wrapped key: the identity, whose it is, and for whom
@@ -101,6 +138,7 @@ type secret struct {
 	instance   string
 	identity   *age.X25519Identity
 	recipients []string
+	anew       bool // it should be wrapped anew, though its recipients stay: see readSecret
 }
 
 const (
@@ -142,22 +180,30 @@ func encryptText(text string, to ...age.Recipient) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// readSecret reads and opens a wrapped key. It returns ErrWrongKey if ids don't
-// open it, ErrCorrupt, or the storage's error.
-func (r *Repo) readSecret(ctx context.Context, instance, recipient string, ids []age.Identity) (*secret, error) {
-	key := wrappedKey(instance, recipient)
-	b, err := readObject(ctx, r.store, key, maxKeyObject)
+// readSecret reads and opens a wrapped key, from a second copy if its object isn't
+// what it should be. It returns ErrWrongKey if ids don't open it, ErrCorrupt, or the
+// storage's error.
+func (r *Repo) readSecret(ctx context.Context, k *instanceKey, ids []age.Identity) (*secret, error) {
+	w, err := r.readWrapping(ctx, k)
 	if err != nil {
 		return nil, err
 	}
-	s, err := unwrap(b, ids)
-	if err == nil && (s.instance != instance || s.identity.Recipient().String() != recipient) {
-		err = fmt.Errorf("%w: it holds another key than its name says", ErrCorrupt)
+	first := fmt.Errorf("%s: %w", w.key, storage.ErrNotExist)
+	for i, b := range w.all() {
+		s, err := unwrap(b, ids)
+		if err == nil && (s.instance != k.instance || s.identity.Recipient().String() != k.recipient) {
+			err = fmt.Errorf("%w: it holds another key than its name says", ErrCorrupt)
+		}
+		if err == nil {
+			// An object that was changed, or a copy of how it was wrapped before.
+			s.anew = !w.sound() || len(w.copies) > 1
+			return s, nil
+		}
+		if i == 0 || errors.Is(first, ErrCorrupt) {
+			first = fmt.Errorf("%s: %w", w.key, err)
+		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", key, err)
-	}
-	return s, nil
+	return nil, first
 }
 
 func unwrap(b []byte, ids []age.Identity) (*secret, error) {
@@ -212,15 +258,41 @@ func (c *counter) Unwrap(stanzas []*age.Stanza) ([]byte, error) {
 	return nil, age.ErrIncorrectIdentity
 }
 
-// putSecret stores a wrapped key and returns the object's bytes.
+// putSecret stores a wrapped key and its second copy, and returns the object's
+// bytes. Copies of how it was wrapped before are dropped once it is stored: whoever
+// was removed must not open them.
 func (r *Repo) putSecret(ctx context.Context, s *secret, opts storage.PutOptions) ([]byte, error) {
 	b, err := s.wrap()
 	if err != nil {
 		return nil, err
 	}
-	key := wrappedKey(s.instance, s.identity.Recipient().String())
-	if err := r.store.Put(ctx, key, bytes.NewReader(b), opts); err != nil {
-		return nil, fmt.Errorf("store the key of instance %s: %w", s.instance, err)
+	if err := r.putWrapped(ctx, s.instance, s.identity.Recipient().String(), b, opts); err != nil {
+		return nil, err
 	}
 	return b, nil
+}
+
+// putWrapped stores the bytes of a wrapped key, and its second copy.
+func (r *Repo) putWrapped(ctx context.Context, instance, recipient string, b []byte, opts storage.PutOptions) error {
+	second := func() error { return r.putCopy(ctx, instance, recipient, b) }
+	first := func() error {
+		return r.store.Put(ctx, wrappedKey(instance, recipient), bytes.NewReader(b), opts)
+	}
+	// Stopped between the two, a new key has no copy yet, and one that is wrapped anew is
+	// what one of its copies is: neither looks like damage.
+	steps := []func() error{second, first}
+	if opts.IfAbsent {
+		steps = []func() error{first, second}
+	}
+	err := steps[0]()
+	if err == nil {
+		err = steps[1]()
+	}
+	if err == nil {
+		err = r.dropCopies(ctx, instance, recipient, hashOf(b))
+	}
+	if err != nil {
+		return fmt.Errorf("store the key of instance %s: %w", instance, err)
+	}
+	return nil
 }

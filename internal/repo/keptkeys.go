@@ -2,6 +2,7 @@ package repo
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,36 +15,107 @@ import (
 	"github.com/slipcover/slipcover/internal/storage"
 )
 
-// Where the storage protects objects until a date, each wrapped key has copies
-// kept/<instance>/<start of its SHA-256>.age that are protected as long as the
-// backups which need it: the key itself can't be, as a change of recipients
-// replaces it, and without it the protected backups would be worth nothing.
+// No single object is the only way to the backups of an instance: of each key object
+// there is a second copy, which is named by its content; when a key is wrapped anew it is stored first. That of
+// keys/<instance>/<recipient>.age is
+//
+//	kept/<instance>/<recipient>.<start of its SHA-256>.age
+//
+// and that of keys/<recipient>.age, an identity under a passphrase, is
+//
+//	kept/_recipients/<recipient>.<start of its SHA-256>.age
+//
+// A key object whose hash no copy has isn't what was stored last, which shows without
+// a key. Where the storage protects objects until a date the copies are protected as
+// long as the backups which need them: the key itself can't be, as a change of
+// recipients replaces it. The first versions made copies only there, without the
+// recipient in their name.
 
-const keptPrefix = "kept/"
+const (
+	keptPrefix = "kept/"
+	// keptRecipients is in the place of an instance's name, which can't begin so.
+	keptRecipients = "_recipients"
+)
+
+// secondCopy is a stored copy of a key object, by its name.
+type secondCopy struct {
+	sum      string // start of its SHA-256
+	modified time.Time
+}
+
+func newestFirst(list []secondCopy) {
+	slices.SortFunc(list, func(a, b secondCopy) int { return cmp.Or(b.modified.Compare(a.modified), cmp.Compare(a.sum, b.sum)) })
+}
 
 func keptKey(instance, name string) storage.Key {
 	return storage.Key(keptPrefix + instance + "/" + name + wrappedEnding)
 }
 
+func secondKey(instance, recipient, sum string) storage.Key {
+	return keptKey(instance, recipient+"."+sum)
+}
+
 // keptName names a copy by its content.
 func keptName(b []byte) string { return hashOf(b)[:32] }
 
-// keepKeys makes sure that a copy of each wrapped key of the instance is protected
-// until then.
+// listCopies calls fn for each second copy below prefix of kept/.
+func (r *Repo) listCopies(ctx context.Context, prefix string, fn func(instance, recipient string, c secondCopy)) error {
+	return r.store.List(ctx, keptPrefix+prefix, func(i storage.Info) error {
+		p := strings.Split(string(i.Key), "/")
+		if len(p) != 3 || p[1] == keptRecipients && prefix == "" {
+			return nil
+		}
+		recipient, rest, _ := strings.Cut(p[2], ".")
+		sum, ok := strings.CutSuffix(rest, wrappedEnding)
+		if _, err := age.ParseX25519Recipient(recipient); err != nil || !ok || len(sum) != 32 {
+			return nil //nolint:nilerr // an object that isn't ours, or of the first versions
+		}
+		fn(p[1], recipient, secondCopy{sum, i.Modified})
+		return nil
+	})
+}
+
+// putCopy stores the second copy of a key object; one that is there is the same.
+func (r *Repo) putCopy(ctx context.Context, instance, recipient string, b []byte) error {
+	err := r.store.Put(ctx, secondKey(instance, recipient, keptName(b)), bytes.NewReader(b), storage.PutOptions{IfAbsent: true})
+	if errors.Is(err, storage.ErrExist) {
+		return nil
+	}
+	return err
+}
+
+// dropCopies deletes the second copies of a key but the one of that hash. Those that
+// the storage protects stay.
+func (r *Repo) dropCopies(ctx context.Context, instance, recipient, sum string) error {
+	var keys []storage.Key
+	err := r.listCopies(ctx, instance+"/", func(_, name string, c secondCopy) {
+		if name == recipient && !strings.HasPrefix(sum, c.sum) {
+			keys = append(keys, secondKey(instance, recipient, c.sum))
+		}
+	})
+	if err == nil {
+		_, err = r.deleteAll(ctx, keys)
+	}
+	return err
+}
+
+// keepKeys makes sure that the second copy of each wrapped key of the instance is
+// protected until then.
 func (r *Repo) keepKeys(ctx context.Context, instance string, retainer storage.Retainer, until time.Time) error {
 	keys, err := r.instanceKeys(ctx, instance)
 	if err != nil {
 		return err
 	}
 	for _, k := range keys {
-		if !k.wrapped {
-			continue
-		}
-		b, err := readObject(ctx, r.store, wrappedKey(instance, k.recipient), maxKeyObject)
+		w, err := r.readWrapping(ctx, k)
 		if err != nil {
 			return err
 		}
-		key := keptKey(instance, keptName(b))
+		b := w.best()
+		if b == nil {
+			continue
+		}
+		key := secondKey(instance, k.recipient, keptName(b))
 		err = r.store.Put(ctx, key, bytes.NewReader(b), storage.PutOptions{IfAbsent: true, RetainUntil: until})
 		if errors.Is(err, storage.ErrExist) {
 			err = retainer.Retain(ctx, key, until)
@@ -55,7 +127,7 @@ func (r *Repo) keepKeys(ctx context.Context, instance string, retainer storage.R
 	return nil
 }
 
-// keptKeys lists the names of the copies.
+// keptKeys lists the names of all copies of an instance's keys.
 func (r *Repo) keptKeys(ctx context.Context, instance string) ([]string, error) {
 	var names []string
 	prefix := keptPrefix + instance + "/"
@@ -78,13 +150,20 @@ func (r *Repo) openKept(ctx context.Context, instance string, given, ids []age.I
 	if err != nil {
 		return nil, err
 	}
-	known := func(id *age.X25519Identity) bool {
+	known := func(id string) bool {
 		return slices.ContainsFunc(ids, func(i age.Identity) bool {
 			x, ok := i.(*age.X25519Identity)
-			return ok && x.String() == id.String()
+			return ok && (x.String() == id || x.Recipient().String() == id)
 		})
 	}
 	for _, name := range names {
+		recipient, sum, ok := strings.Cut(name, ".")
+		if !ok {
+			sum = name
+		}
+		if known(recipient) {
+			continue
+		}
 		b, err := readObject(ctx, r.store, keptKey(instance, name), maxKeyObject)
 		if errors.Is(err, storage.ErrNotExist) || errors.Is(err, ErrCorrupt) {
 			continue
@@ -92,7 +171,7 @@ func (r *Repo) openKept(ctx context.Context, instance string, given, ids []age.I
 		if err != nil {
 			return nil, err
 		}
-		if s, err := unwrap(b, given); err == nil && keptName(b) == name && s.instance == instance && !known(s.identity) {
+		if s, err := unwrap(b, given); err == nil && keptName(b) == sum && s.instance == instance && !known(s.identity.String()) {
 			ids = append(ids, s.identity)
 		}
 	}

@@ -43,8 +43,12 @@ func storeIdentity(ctx context.Context, store storage.Store, passphrase string) 
 		return "", err
 	}
 	recipient := id.Recipient().String()
-	err = store.Put(ctx, identityKey(recipient), bytes.NewReader(b), storage.PutOptions{IfAbsent: true})
-	return recipient, err
+	for _, key := range []storage.Key{identityKey(recipient), secondKey(keptRecipients, recipient, keptName(b))} {
+		if err := store.Put(ctx, key, bytes.NewReader(b), storage.PutOptions{IfAbsent: true}); err != nil {
+			return "", err
+		}
+	}
+	return recipient, nil
 }
 
 func identityKey(recipient string) storage.Key {
@@ -90,24 +94,27 @@ func (r *Repo) unlock(ctx context.Context) ([]age.Identity, error) {
 	if r.opts.Passphrase == nil {
 		return nil, fmt.Errorf("%w; pass --identity FILE or a passphrase", ErrNoKey)
 	}
+	copies, err := r.identityCopies(ctx)
+	if err != nil {
+		return nil, err
+	}
 	passphrase, asked := "", false
 	for _, recipient := range r.config.Recipients {
-		b, err := readObject(ctx, r.store, identityKey(recipient), maxKeyObject)
-		if errors.Is(err, storage.ErrNotExist) {
-			continue
-		}
+		w, err := r.readIdentity(ctx, recipient, copies)
 		if err != nil {
 			return nil, err
 		}
-		if !asked {
-			if passphrase, err = r.opts.Passphrase(); err != nil {
-				return nil, err
+		for _, b := range w.all() {
+			if !asked {
+				if passphrase, err = r.opts.Passphrase(); err != nil {
+					return nil, err
+				}
+				asked = true
 			}
-			asked = true
-		}
-		ids, err := openIdentity(b, passphrase)
-		if !errors.Is(err, ErrWrongKey) {
-			return ids, err
+			ids, err := openIdentity(b, passphrase)
+			if !errors.Is(err, ErrWrongKey) {
+				return ids, err
+			}
 		}
 	}
 	if asked {
@@ -178,7 +185,7 @@ func (r *Repo) openInstance(ctx context.Context, instance string, given []age.Id
 		if !k.wrapped {
 			continue
 		}
-		s, err := r.readSecret(ctx, instance, k.recipient, given)
+		s, err := r.readSecret(ctx, k, given)
 		switch {
 		case err == nil:
 			out = append(out, s.identity)

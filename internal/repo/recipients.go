@@ -108,7 +108,7 @@ func (r *Repo) RemoveRecipients(ctx context.Context, retire bool, remove ...stri
 		return nil, err
 	}
 	for _, recipient := range remove {
-		if err := r.store.Delete(ctx, identityKey(recipient)); err != nil {
+		if err := r.dropIdentity(ctx, recipient); err != nil {
 			return nil, err
 		}
 	}
@@ -130,6 +130,15 @@ func (r *Repo) changeable(ctx context.Context, more ...string) (Config, []age.Id
 		err = ErrWrongKey
 	}
 	return c, ids, err
+}
+
+// dropIdentity deletes the identity of a recipient that is kept under a passphrase,
+// if it is, and its second copies.
+func (r *Repo) dropIdentity(ctx context.Context, recipient string) error {
+	if err := r.dropCopies(ctx, keptRecipients, recipient, ""); err != nil {
+		return err
+	}
+	return r.store.Delete(ctx, identityKey(recipient))
 }
 
 func validRecipients(list []string) error {
@@ -161,7 +170,7 @@ func (r *Repo) planRewrap(ctx context.Context, ids []age.Identity, change func([
 		if !k.wrapped {
 			continue
 		}
-		s, err := r.readSecret(ctx, k.instance, k.recipient, ids)
+		s, err := r.readSecret(ctx, k, ids)
 		if errors.Is(err, storage.ErrNotExist) {
 			continue // destroyed meanwhile
 		}
@@ -172,7 +181,7 @@ func (r *Repo) planRewrap(ctx context.Context, ids []age.Identity, change func([
 		if len(to) == 0 {
 			return nil, fmt.Errorf("%w: it would leave the key of instance %s with nobody who opens it; add a recipient who stays first, even if slipcover.json names it", ErrLastRecipient, k.instance)
 		}
-		if recipientsDiffer(to, s.recipients) != "" {
+		if recipientsDiffer(to, s.recipients) != "" || s.anew {
 			s.recipients = to
 			out = append(out, s)
 		}
@@ -203,16 +212,19 @@ func (r *Repo) putRecipients(ctx context.Context, c Config, recipients []string)
 	if !slices.Equal(now.Recipients, c.Recipients) {
 		return errors.New("the recipients were changed by someone else at the same time; run it again")
 	}
+	keys := []storage.Key{configKey, configCopyKey}
 	if slices.Equal(recipients, c.Recipients) {
-		return nil
+		keys = keys[1:]
 	}
 	c.Recipients = recipients
 	b, err := encodeConfig(c)
 	if err != nil {
 		return err
 	}
-	if err := r.store.Put(ctx, configKey, bytes.NewReader(b), storage.PutOptions{}); err != nil {
-		return fmt.Errorf("store %s: %w", configKey, err)
+	for _, key := range keys {
+		if err := r.store.Put(ctx, key, bytes.NewReader(b), storage.PutOptions{}); err != nil {
+			return fmt.Errorf("store %s: %w", key, err)
+		}
 	}
 	return nil
 }
@@ -233,7 +245,7 @@ func (r *Repo) lookAround(ctx context.Context, ids []age.Identity, res *KeyChang
 		if !k.wrapped {
 			continue
 		}
-		s, err := r.readSecret(ctx, k.instance, k.recipient, ids)
+		s, err := r.readSecret(ctx, k, ids)
 		if errors.Is(err, storage.ErrNotExist) {
 			continue
 		}
@@ -313,16 +325,21 @@ func (r *Repo) DestroyKeys(ctx context.Context, lock *Lock) (int, error) {
 		return 0, err
 	}
 	n := 0
-	for _, k := range keys { // marks last, so that a key that is left shows as retired
+	for _, k := range keys {
 		if !k.wrapped {
 			continue
 		}
-		if err := r.store.Delete(ctx, wrappedKey(k.instance, k.recipient)); err != nil {
+		// First of all, so that no node and no check puts it back from a copy.
+		err := r.store.Put(ctx, destroyedKey(k.instance, k.recipient), bytes.NewReader(nil), storage.PutOptions{})
+		if err == nil {
+			err = r.store.Delete(ctx, wrappedKey(k.instance, k.recipient))
+		}
+		if err != nil {
 			return n, fmt.Errorf("destroy the key of instance %s: %w", k.instance, err)
 		}
 		n++
 	}
-	for _, k := range keys {
+	for _, k := range keys { // last, so that a key that is left shows as retired
 		if k.retired {
 			if err := r.store.Delete(ctx, retiredKey(k.instance, k.recipient)); err != nil {
 				return n, fmt.Errorf("destroy the key of instance %s: %w", k.instance, err)
@@ -351,7 +368,7 @@ func (r *Repo) ExportKeys(ctx context.Context, instance string) ([]*age.X25519Id
 		if !k.wrapped {
 			continue
 		}
-		s, err := r.readSecret(ctx, instance, k.recipient, ids)
+		s, err := r.readSecret(ctx, k, ids)
 		if err != nil {
 			return nil, err
 		}
@@ -412,15 +429,16 @@ func (r *Repo) Keys(ctx context.Context) (*Keys, error) {
 		if !k.wrapped {
 			continue
 		}
-		b, err := readObject(ctx, r.store, wrappedKey(k.instance, k.recipient), maxKeyObject)
-		if errors.Is(err, storage.ErrNotExist) {
-			continue
-		}
+		w, err := r.readWrapping(ctx, k)
 		if err != nil {
 			return nil, err
 		}
+		b := w.best()
+		if b == nil {
+			b = w.main
+		}
 		info := InstanceKeyInfo{Instance: k.instance, Recipient: k.recipient, Retired: k.retired, Recipients: []string{}, Wrapped: k.modified.UTC().Truncate(time.Second), WrapCount: stanzas(b)}
-		if s, err := unwrap(b, ids); err == nil {
+		if s, err := r.readSecret(ctx, k, ids); err == nil {
 			info.Opened, info.Recipients = true, s.recipients
 		}
 		out.Instances = append(out.Instances, info)

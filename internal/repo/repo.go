@@ -101,11 +101,13 @@ type InitOptions struct {
 
 // Init makes a repository in store, which must hold none (ErrExists).
 func Init(ctx context.Context, store storage.Store, opts InitOptions) (Config, error) {
-	switch _, err := store.Stat(ctx, configKey); {
-	case err == nil:
-		return Config{}, fmt.Errorf("%s: %w", store.URL(), ErrExists)
-	case !errors.Is(err, storage.ErrNotExist):
-		return Config{}, err
+	for _, key := range []storage.Key{configKey, configCopyKey} {
+		switch _, err := store.Stat(ctx, key); {
+		case err == nil:
+			return Config{}, fmt.Errorf("%s: %w", store.URL(), ErrExists)
+		case !errors.Is(err, storage.ErrNotExist):
+			return Config{}, err
+		}
 	}
 	c := Config{Format: Format, ID: uuid.NewString(), Created: time.Now().UTC().Truncate(time.Second), Encryption: "none", Recipients: slices.Clone(opts.Recipients)}
 	if opts.Passphrase != "" {
@@ -129,24 +131,21 @@ func Init(ctx context.Context, store storage.Store, opts InitOptions) (Config, e
 	if errors.Is(err, storage.ErrExist) {
 		err = fmt.Errorf("%s: %w", store.URL(), ErrExists)
 	}
+	if err == nil { // only by who made it, whose bytes these are
+		err = store.Put(ctx, configCopyKey, bytes.NewReader(b), storage.PutOptions{})
+	}
 	return c, err
 }
 
 // Open opens the repository in store, which it doesn't close.
 // It returns ErrNoRepository or ErrFormat.
 func Open(ctx context.Context, store storage.Store, opts Options) (*Repo, error) {
-	b, err := readSmall(ctx, store, configKey)
-	if errors.Is(err, storage.ErrNotExist) {
-		return nil, fmt.Errorf("%s: %w; `slipcover init` makes one", store.URL(), ErrNoRepository)
-	}
+	c, err := openConfig(ctx, store)
 	if err != nil {
-		return nil, fmt.Errorf("open repository: %w", err)
-	}
-	cpus := runtime.GOMAXPROCS(0)
-	r := &Repo{store: store, opts: opts, fetches: make(chan struct{}, max(maxFetches, cpus)), opens: make(chan struct{}, max(2, cpus))}
-	if r.config, err = parseConfig(b); err != nil {
 		return nil, fmt.Errorf("%s: %w", store.URL(), err)
 	}
+	cpus := runtime.GOMAXPROCS(0)
+	r := &Repo{store: store, config: c, opts: opts, fetches: make(chan struct{}, max(maxFetches, cpus)), opens: make(chan struct{}, max(2, cpus))}
 	level := map[Level]zstd.EncoderLevel{Fastest: zstd.SpeedFastest, Default: zstd.SpeedDefault, Better: zstd.SpeedBetterCompression}[opts.Level]
 	r.encoder, err = zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)), zstd.WithWindowSize(frameSize), zstd.WithLowerEncoderMem(true))
 	if err != nil {

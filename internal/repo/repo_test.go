@@ -384,7 +384,7 @@ func TestDelete(t *testing.T) {
 	}
 	got := objects(t, f.store)
 	maps.DeleteFunc(got, func(k storage.Key, _ string) bool {
-		return strings.HasPrefix(string(k), "plans/") || strings.HasSuffix(string(k), "/record.jsonl") && len(get(t, f.store, k)) == 0
+		return strings.HasPrefix(string(k), "plans/") || strings.HasPrefix(string(k), "kept/"+instance) || strings.HasSuffix(string(k), "/record.jsonl") && len(get(t, f.store, k)) == 0
 	})
 	if len(got) != len(before) {
 		t.Errorf("left behind: %v", got)

@@ -252,47 +252,67 @@ func TestReplayedBackup(t *testing.T) {
 	mustNotice(t, r, second.ID, "an older record in place of the newest")
 }
 
-// The key objects are changed, exchanged and removed: reading ends with an error.
-// None of this lets anybody read.
+// The key objects are changed, exchanged and removed. With one of them or its second
+// copy reading goes on; with both it ends with an error. None of this lets anybody read.
 func TestTamperedKeys(t *testing.T) {
 	f := newFixture(t)
 	r := f.open(t, f.store)
 	m := mustBackup(t, r, f.writer, nil, text(1, 1000))
-	stranger, err := age.GenerateX25519Identity()
-	if err != nil {
-		t.Fatal(err)
+	keys := append(list(t, f.store, "keys/"+instance+"/"), list(t, f.store, "kept/"+instance+"/")...)
+	if len(keys) != 2 {
+		t.Fatalf("key objects: %v", keys)
 	}
-	tried := 0
-	for key, whole := range all(t, f.store) {
-		if !strings.HasPrefix(string(key), "keys/"+instance+"/") {
-			continue
-		}
-		tried++
-		var forged bytes.Buffer
-		w, err := age.Encrypt(&forged, f.identity.Recipient())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.WriteString(w, stranger.String()+"\n"); err != nil {
-			t.Fatal(err)
-		}
-		if err := w.Close(); err != nil {
-			t.Fatal(err)
-		}
-		flipped := bytes.Clone(whole)
-		flipped[len(flipped)-2] ^= 1
-		for name, b := range map[string][]byte{"flipped": flipped, "cut": whole[:len(whole)/2], "emptied": nil, "a key of the attacker's": forged.Bytes()} {
+	whole := get(t, f.store, keys[0])
+	for name, b := range f.forgeries(t, whole) {
+		for _, key := range keys {
 			put(t, f.store, key, b)
-			mustNotice(t, f.open(t, f.store), m.ID, fmt.Sprintf("%s: %s", key, name))
+			if got, err := readBack(t.Context(), f.open(t, f.store), m.ID); err != nil || !bytes.Equal(got, text(1, 1000)) {
+				t.Errorf("%s: %s: %v", key, name, err)
+			}
+			put(t, f.store, key, whole)
 		}
-		put(t, f.store, key, whole)
-	}
-	if tried == 0 {
-		t.Fatal("no key objects")
+		for _, key := range keys {
+			put(t, f.store, key, b)
+		}
+		mustNotice(t, f.open(t, f.store), m.ID, "both: "+name)
+		for _, key := range keys {
+			put(t, f.store, key, whole)
+		}
 	}
 	if _, err := readBack(t.Context(), f.open(t, f.store), m.ID); err != nil {
 		t.Errorf("as it was: %v", err)
 	}
+}
+
+// forgeries are what may stand in the place of a wrapped key.
+func (f *fixture) forgeries(t *testing.T, whole []byte) map[string][]byte {
+	t.Helper()
+	stranger, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var forged bytes.Buffer
+	w, err := age.Encrypt(&forged, f.identity.Recipient())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(w, stranger.String()+"\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	flip := func(at int) []byte {
+		b := bytes.Clone(whole)
+		if b[at] == 'A' {
+			b[at] = 'B'
+		} else {
+			b[at] = 'A'
+		}
+		return b
+	}
+	return map[string][]byte{"flipped in the header": flip(90), "flipped in the end": flip(len(whole) - 120), "not armor": flip(3),
+		"cut": whole[:len(whole)/2], "emptied": nil, "a key of the attacker's": forged.Bytes()}
 }
 
 // all returns every object.

@@ -1,7 +1,6 @@
 package repo
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -25,6 +24,9 @@ type KeyPin struct {
 	// InstanceRecipient is what objects are encrypted to; empty before the first backup.
 	InstanceRecipient string `json:"instance_recipient"`
 	WrappedSHA256     string `json:"wrapped_sha256"` // of the object that holds its identity, hex
+	// Wrapped is that object, from which the node puts it back if it is lost or changed
+	// in the storage. It opens only for the recipients.
+	Wrapped string `json:"wrapped,omitempty"`
 	// Earlier are instance recipients that this one replaced since the last full
 	// backup: what an incremental builds on may be encrypted to them.
 	Earlier []string `json:"earlier,omitempty"`
@@ -43,6 +45,8 @@ type WriteKey struct {
 	Full string
 	// Notes are sentences for the operator.
 	Notes []string
+	// Problems are sentences on what was wrong with stored keys, also if it was put right.
+	Problems []string
 
 	recipient *age.X25519Recipient // nil encrypts nothing
 	identity  *age.X25519Identity  // while a new key's secret is at hand
@@ -85,45 +89,61 @@ type KeyOptions struct {
 // instance's lock.
 func (r *Repo) WriteKey(ctx context.Context, instance string, o KeyOptions) (*WriteKey, error) {
 	known := o.Pin != nil && o.Pin.InstanceRecipient != ""
+	problem, err := r.healConfig(ctx)
+	if err != nil {
+		return nil, err
+	}
+	k := &WriteKey{}
+	if problem != "" {
+		k.Problems = append(k.Problems, problem)
+	}
 	if !r.config.Encrypted() {
 		if known || len(o.Recipients) > 0 || o.Pin != nil && len(o.Pin.Recipients) > 0 {
 			return nil, fmt.Errorf("%w: slipcover.json says that nothing is encrypted, and this node expects recipients; if that is wrong, someone changed it", ErrRecipients)
 		}
-		return &WriteKey{}, nil
+		return k, nil
 	}
-	if !known {
-		return r.newKey(ctx, instance, o, &WriteKey{})
+	wrapped, problems, err := r.healKeys(ctx, instance, o.Pin)
+	if err != nil {
+		return nil, err
 	}
-	k, usable, err := r.pinnedKey(ctx, instance, o)
-	if err != nil || usable {
-		return k, err
+	problems, usable := append(k.Problems, problems...), false
+	if known {
+		if k, usable, err = r.pinnedKey(ctx, instance, o, wrapped); err != nil {
+			return nil, err
+		}
+	}
+	if k.Problems = problems; usable {
+		return k, nil
 	}
 	return r.newKey(ctx, instance, o, k)
 }
 
 // pinnedKey looks whether the pinned key can still be used. If not, the key it
 // returns has only the notes.
-func (r *Repo) pinnedKey(ctx context.Context, instance string, o KeyOptions) (k *WriteKey, usable bool, err error) {
+//
+// wrapped are the wrapped keys that are stored, by recipient.
+func (r *Repo) pinnedKey(ctx context.Context, instance string, o KeyOptions, wrapped map[string][]byte) (k *WriteKey, usable bool, err error) {
 	pin := *o.Pin
 	k = &WriteKey{Pin: &pin}
 	if k.recipient, err = age.ParseX25519Recipient(pin.InstanceRecipient); err != nil {
 		return nil, false, fmt.Errorf("the pinned key %q is not an age recipient: %w", pin.InstanceRecipient, err)
 	}
-	if err := r.earlierKeys(ctx, instance, &pin, k); err != nil {
-		return nil, false, err
+	for _, recipient := range pin.Earlier {
+		if wrapped[recipient] == nil {
+			k.Full = "an earlier key of this instance is gone from the repository, so nobody can read what it encrypted"
+		}
 	}
-	b, err := r.wrappedObject(ctx, instance, pin.InstanceRecipient)
-	if errors.Is(err, storage.ErrNotExist) {
+	b := wrapped[pin.InstanceRecipient]
+	if b == nil {
 		k.Full = "the key of this instance is gone from the repository, so nobody can read what it encrypted"
 		return k, false, nil
-	}
-	if err != nil {
-		return nil, false, err
 	}
 	if sum := hashOf(b); sum != pin.WrappedSHA256 {
 		pin.WrappedSHA256 = sum
 		k.Notes = append(k.Notes, "the key of this instance was wrapped anew in the repository; adding and removing recipients does that, and if nobody did, someone else can write there")
 	}
+	pin.Wrapped = string(b)
 	if _, err := r.store.Stat(ctx, retiredKey(instance, pin.InstanceRecipient)); err == nil {
 		k.Notes = append(k.Notes, "the key of this instance was retired, so there is a new one from this backup on")
 		return k, false, nil
@@ -134,32 +154,6 @@ func (r *Repo) pinnedKey(ctx context.Context, instance string, o KeyOptions) (k 
 		k.Notes = append(k.Notes, "slipcover.json has other recipients than this node accepted ("+d+"); its key is the same as before, and `slipcover key accept` takes them over for the next one")
 	}
 	return k, true, nil
-}
-
-// earlierKeys looks whether the keys before the pinned one are still there.
-func (r *Repo) earlierKeys(ctx context.Context, instance string, pin *KeyPin, k *WriteKey) error {
-	for _, recipient := range pin.Earlier {
-		_, err := r.wrappedObject(ctx, instance, recipient)
-		if errors.Is(err, storage.ErrNotExist) {
-			k.Full = "an earlier key of this instance is gone from the repository, so nobody can read what it encrypted"
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// wrappedObject returns the object that holds a key. One that isn't an age file is
-// as good as none: ErrNotExist.
-func (r *Repo) wrappedObject(ctx context.Context, instance, recipient string) ([]byte, error) {
-	key := wrappedKey(instance, recipient)
-	b, err := readObject(ctx, r.store, key, maxKeyObject)
-	if err == nil && stanzas(b) == 0 {
-		err = fmt.Errorf("%s: %w: it is not an age file", key, storage.ErrNotExist)
-	}
-	return b, err
 }
 
 func hashOf(b []byte) string {
@@ -237,7 +231,7 @@ func (r *Repo) storeKey(ctx context.Context, instance string, identity *age.X255
 			return nil, err
 		}
 		if recipientsDiffer(c.Recipients, s.recipients) == "" {
-			return &KeyPin{URL: r.URL(), Recipients: s.recipients, InstanceRecipient: identity.Recipient().String(), WrappedSHA256: hashOf(b)}, nil
+			return &KeyPin{URL: r.URL(), Recipients: s.recipients, InstanceRecipient: identity.Recipient().String(), WrappedSHA256: hashOf(b), Wrapped: string(b)}, nil
 		}
 		opts.IfAbsent = false
 	}
@@ -312,9 +306,14 @@ func (r *Repo) checkWrapped(ctx context.Context, instance string, key *WriteKey)
 	if key.recipient == nil {
 		return errNoWriteKey
 	}
-	_, err := r.store.Stat(ctx, wrappedKey(instance, key.recipient.String()))
-	if errors.Is(err, storage.ErrNotExist) {
-		return fmt.Errorf("instance %s: %w", instance, ErrKeyGone)
+	recipient := key.recipient.String()
+	_, err := r.store.Stat(ctx, wrappedKey(instance, recipient))
+	if !errors.Is(err, storage.ErrNotExist) {
+		return err
+	}
+	keys, err := r.instanceKeys(ctx, instance)
+	if err == nil && !slices.ContainsFunc(keys, func(k *instanceKey) bool { return k.recipient == recipient && k.wrapped }) {
+		err = fmt.Errorf("instance %s: %w", instance, ErrKeyGone)
 	}
 	return err
 }
@@ -357,18 +356,22 @@ func (r *Repo) copyKey(ctx context.Context, from *Repo, k *instanceKey, recipien
 	if !errors.Is(err, storage.ErrNotExist) {
 		return err // it is there, or nobody knows
 	}
-	b, err := readObject(ctx, from.store, key, maxKeyObject)
+	w, err := from.readWrapping(ctx, k)
 	if err != nil {
 		return err
+	}
+	b := w.best()
+	if b == nil {
+		return fmt.Errorf("%s of %s %s: %w", key, from.URL(), w.fault(), ErrCorrupt)
 	}
 	if recipientsDiffer(recipients, from.config.Recipients) != "" {
 		ids, err := from.identities(ctx)
 		if err != nil {
 			return fmt.Errorf("the repositories have different recipients: %w", err)
 		}
-		s, err := unwrap(b, ids)
+		s, err := from.readSecret(ctx, k, ids)
 		if err != nil {
-			return fmt.Errorf("%s: %w", key, err)
+			return err
 		}
 		if more := without(recipients, with(s.recipients, readers)); len(more) > 0 {
 			return fmt.Errorf("%w: the other repository has some who can't read this one (%s); name them if they shall read", ErrRecipients, strings.Join(more, ", "))
@@ -378,10 +381,11 @@ func (r *Repo) copyKey(ctx context.Context, from *Repo, k *instanceKey, recipien
 			return err
 		}
 	}
-	if err := r.store.Put(ctx, key, bytes.NewReader(b), storage.PutOptions{IfAbsent: true}); err != nil && !errors.Is(err, storage.ErrExist) {
-		return fmt.Errorf("store the key of instance %s: %w", k.instance, err)
+	err = r.putWrapped(ctx, k.instance, k.recipient, b, storage.PutOptions{IfAbsent: true})
+	if errors.Is(err, storage.ErrExist) {
+		err = nil
 	}
-	return nil
+	return err
 }
 
 // Direct reports whether objects of the instance are encrypted to the recipients
