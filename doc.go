@@ -25,6 +25,7 @@
 //	internal/node      where a CouchDB node keeps its files
 //	internal/config    slipcover.yml and its environment variables
 //	couchfile          public: reads .couch and .view files
+//	internal/couchgen  writes .couch files: a restore's shard maps, and what tests need
 //	internal/manifest  what a backup records
 //	internal/newest    which backup is the newest, and which stored times are believed
 //	internal/calendar  lengths of time such as 30d and 1y6m
@@ -33,7 +34,7 @@
 //	internal/shard     names, ranges and maps of shards
 //	internal/durable   writes that survive a power cut
 //
-// Only for tests and measuring: internal/couchgen (writes .couch files),
+// Only for tests and measuring:
 // internal/testenv (real servers), internal/bench (beside other programs),
 // internal/archtest (imports), internal/devtools (versions of linters).
 package slipcover

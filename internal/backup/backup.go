@@ -116,8 +116,14 @@ type run struct {
 	leftOut  []manifest.LeftOut
 	damage   []manifest.Damage
 	notes    []string
-	nodeName string
+	nodeName string // as tellSelf found it
 	maps     []shardMap
+	// mapEpochs are those of _dbs.couch, newest first; writers says how many files a node
+	// was the last to write to.
+	mapEpochs []couchfile.Epoch
+	writers   map[string]int
+	self      *shard.Self
+	oldName   string // the node's, as the parent has it
 }
 
 // Run makes a backup. It returns repo.ErrLocked while another one of the same
@@ -193,7 +199,7 @@ func runLocked(ctx context.Context, opts Options, id manifest.BackupID, dir stri
 	if err != nil {
 		return nil, err
 	}
-	r := &run{opts: opts, id: id, key: key, started: started, notes: key.Notes, files: map[name]*manifest.File{}, locals: map[name]local{}, nodeName: opts.Node.NodeName}
+	r := &run{opts: opts, id: id, key: key, started: started, notes: key.Notes, files: map[name]*manifest.File{}, locals: map[name]local{}}
 	parent, err := r.load(ctx, dir, listing, before)
 	if err != nil {
 		return nil, err
@@ -255,9 +261,10 @@ func (r *run) load(ctx context.Context, dir string, l *node.Listing, before befo
 			return nil, err
 		}
 	}
-	r.old, r.oldDamage, r.wasMap = parent.files, parent.damage, identityOf(parent).MapUUID
-	if r.nodeName == "" { // perhaps no file is opened that tells it
-		r.nodeName = parent.summary.NodeName
+	r.old, r.wasMap = parent.files, identityOf(parent).MapUUID
+	r.oldDamage = slices.DeleteFunc(slices.Clone(parent.damage), func(d manifest.Damage) bool { return d.What == manifest.DamageNode })
+	if len(r.oldDamage) == len(parent.damage) { // else it was a guess
+		r.oldName = parent.summary.NodeName
 	}
 	if r.inRepo, err = r.opts.Repo.Stored(ctx, r.opts.Instance, parent.segments); err != nil {
 		return nil, err
@@ -551,17 +558,6 @@ func swapping(path string) bool {
 		}
 	}
 	return false
-}
-
-func (r *run) sawEpochs(epochs []couchfile.Epoch) {
-	if len(epochs) == 0 {
-		return
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.nodeName == "" {
-		r.nodeName = epochs[0].Node
-	}
 }
 
 // manifest puts together what the run found. Segments that no file uses are left

@@ -275,7 +275,7 @@ func (r *run) databaseNames(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	maps, err := couchMaps(ctx, f, info.Size())
+	maps, _, err := couchMaps(ctx, f, info.Size())
 	if err != nil {
 		return nil, err
 	}

@@ -23,7 +23,7 @@ type shardMap = shard.Map
 
 // readMap reads the shard map out of the _dbs.couch that was just copied.
 func (r *run) readMap(ctx context.Context, s *source, size int64) error {
-	maps, err := couchMaps(ctx, s, size)
+	maps, epochs, err := couchMaps(ctx, s, size)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -36,35 +36,35 @@ func (r *run) readMap(ctx context.Context, s *source, size int64) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.maps = maps
+	r.maps, r.mapEpochs = maps, epochs
 	return nil
 }
 
-// couchMaps returns the shard maps in a _dbs.couch of size bytes.
-func couchMaps(ctx context.Context, s io.ReaderAt, size int64) ([]shardMap, error) {
+// couchMaps returns the shard maps in a _dbs.couch of size bytes, and its epochs.
+func couchMaps(ctx context.Context, s io.ReaderAt, size int64) ([]shardMap, []couchfile.Epoch, error) {
 	db, err := couchfile.Open(couchfile.WithContext(ctx, s), size)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	bodies := db.Bodies()
 	var out []shardMap
 	for info, err := range db.Docs(couchfile.DocsOptions{}) {
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		doc, err := bodies.RevisionJSON(info, info.Winner(), couchfile.DocOptions{})
 		if err != nil {
-			return nil, fmt.Errorf("document %q: %w", info.ID, err)
+			return nil, nil, fmt.Errorf("document %q: %w", info.ID, err)
 		}
 		m, ok, err := shard.ParseMap(doc)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if ok {
 			out = append(out, m)
 		}
 	}
-	return out, nil
+	return out, db.Header().Epochs, nil
 }
 
 // reconcile makes the shards in the backup fit its shard map. A shard that the
@@ -74,46 +74,75 @@ func couchMaps(ctx context.Context, s io.ReaderAt, size int64) ([]shardMap, erro
 // missing, which is damage: CouchDB would serve an empty shard.
 //
 // A map that is unchanged since the parent isn't read again, unless a shard that
-// the parent had is gone, or was missing then.
+// the parent had is gone or was missing then, or the node's name is in doubt.
 func (r *run) reconcile(ctx context.Context, workers []*worker, l *node.Listing) error {
-	maps := slices.DeleteFunc(slices.Clone(l.System), func(e node.Entry) bool { return e.Path != "_dbs.couch" })
-	copyMaps := func() error {
-		r.forget(maps)
-		return copyGroup(ctx, workers, maps)
+	maps := slices.DeleteFunc(slices.Clone(l.System), func(e node.Entry) bool { return e.Path != dbsPath })
+	if r.mapsAsBefore() {
+		r.nodeName = r.oldName
+		return nil
 	}
-	if r.maps == nil && r.shardsGone() {
-		if err := copyMaps(); err != nil {
-			return err
-		}
+	for _, e := range maps {
+		r.readKeptMap(ctx, workers[0], e)
 	}
 	for range mapRounds {
+		r.findSelf()
 		if err := copyGroup(ctx, workers, r.missing()); err != nil {
 			return err
 		}
+		r.findSelf()
 		if len(r.missing()) == 0 {
+			r.tellSelf()
 			return nil
 		}
-		if err := copyMaps(); err != nil {
+		r.forget(maps)
+		if err := copyGroup(ctx, workers, maps); err != nil {
 			return err
 		}
 	}
+	r.findSelf()
 	r.reportMissing(r.missing())
+	r.tellSelf()
 	return nil
 }
 
-// shardsGone reports whether a shard that the parent had, or that was missing
-// already then, isn't there.
-func (r *run) shardsGone() bool {
+// mapsAsBefore reports whether what the parent found of the shard maps still holds:
+// they are unchanged, all its shards are there, and nobody says another node's name.
+func (r *run) mapsAsBefore() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.maps != nil || r.files[name{manifest.DataRoot, dbsPath}] == nil || r.oldName == "" {
+		return false
+	}
+	if n := r.opts.Node; n.NameTold && n.NodeName != r.oldName {
+		return false
+	}
 	for _, old := range r.old { // what is left in it was not found
 		if old.file.Kind == manifest.Shard {
-			return true
+			return false
 		}
 	}
-	return slices.ContainsFunc(r.oldDamage, func(d manifest.Damage) bool {
-		return r.files[name{d.Root, d.Path}] == nil
-	})
+	return !slices.ContainsFunc(r.oldDamage, func(d manifest.Damage) bool { return r.files[name{d.Root, d.Path}] == nil })
+}
+
+// readKeptMap reads the shard map if it was taken over from the parent without a look
+// at its bytes. If the server changed it just now, its newer state is read: what the
+// backup lacks then makes it be copied again.
+func (r *run) readKeptMap(ctx context.Context, w *worker, e node.Entry) {
+	nm := name{e.Root, e.Path}
+	r.mu.Lock()
+	f, read := r.files[nm], r.maps != nil
+	r.mu.Unlock()
+	if f == nil || f.Header == nil || read || r.wasDamaged(nm) {
+		return
+	}
+	s, err := w.open(ctx, e, r.opts.Node.Path(&e))
+	if err == nil && s != nil {
+		defer s.f.Close()
+		err = r.readMap(ctx, s, s.info.Size())
+	}
+	if err != nil {
+		r.damaged(nm, manifest.Damage{What: "shard map", Error: err.Error()})
+	}
 }
 
 // missing lists the shards of this node that the map names and the backup lacks.
@@ -122,7 +151,7 @@ func (r *run) missing() []node.Entry {
 	defer r.mu.Unlock()
 	var out []node.Entry
 	for _, m := range r.maps {
-		for _, rg := range r.ranges(m) {
+		for _, rg := range r.self.Ranges(m) {
 			n := shard.Name{Range: rg, DB: m.DB, Suffix: m.Suffix}
 			if r.files[name{manifest.DataRoot, n.Path()}] == nil {
 				out = append(out, node.Entry{Root: manifest.DataRoot, Path: n.Path(), Kind: manifest.Shard, DB: m.DB, Range: rg, Suffix: m.Suffix})
@@ -130,15 +159,6 @@ func (r *run) missing() []node.Entry {
 		}
 	}
 	return out
-}
-
-// ranges returns the ranges of m that this node holds: those under its name, or
-// all when the map knows just one node, whatever its name.
-func (r *run) ranges(m shardMap) []shard.Range {
-	if len(m.ByNode) == 1 {
-		return m.Ranges("")
-	}
-	return m.ByNode[r.nodeName]
 }
 
 // reportMissing records shards that can't be had.

@@ -247,7 +247,7 @@ func agentSetup(ctx context.Context, env *Env, s *settings, log *slog.Logger) (a
 		InstancesDir: s.InstancesDir, BindAddress: s.BindAddress, Owner: s.Owner, CouchDBBin: s.CouchDBBin,
 		CouchURL: s.CouchURL, RestartCommand: s.RestartCommand,
 		Locate: func(ctx context.Context) (*node.Node, error) {
-			return node.Locate(ctx, node.Options{DataDir: s.DataDir, ConfigDir: s.ConfigDir, URL: s.CouchURL, User: s.CouchUser,
+			return node.Locate(ctx, node.Options{DataDir: s.DataDir, ConfigDir: s.ConfigDir, URL: s.CouchURL, NodeName: s.NodeName, User: s.CouchUser,
 				Password: s.CouchPassword.Reveal(), Getenv: env.getenv})
 		},
 		OpenRepo: r.open, OpenCopies: r.openCopies, RepositoryURL: mask(s.Repository), CanRead: len(s.identities) > 0 || s.Passphrase != "",

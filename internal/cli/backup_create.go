@@ -25,6 +25,7 @@ func nodeFlags(f *pflag.FlagSet) {
 	f.String("data-dir", "", "CouchDB's data `DIR`, with _dbs.couch and shards")
 	f.String("config-dir", "", "`DIR` of default.ini and local.ini, which says where the data is and is backed up too")
 	f.String("couch-url", "", "`URL` of the running node on this machine, which says where its data is")
+	f.String("node-name", "", "Erlang `NAME` of the node, such as couchdb@127.0.0.1, if its files don't tell it")
 	f.String("state-dir", "", "`DIR` for what the next incremental must know; losing it costs a full backup")
 	f.String("parallel", "", "read `N` files at once (default: the number of CPUs, at most 4)")
 	f.String("compression", "", "fastest, default or better")
@@ -110,7 +111,7 @@ func runBackupCreate(ctx context.Context, env *Env, s *settings, o *backupCreate
 		return err
 	}
 	defer places.close()
-	n, err := node.Locate(ctx, node.Options{DataDir: s.DataDir, ConfigDir: s.ConfigDir, URL: s.CouchURL, User: s.CouchUser, Password: s.CouchPassword.Reveal(), Getenv: env.getenv})
+	n, err := node.Locate(ctx, node.Options{DataDir: s.DataDir, ConfigDir: s.ConfigDir, URL: s.CouchURL, NodeName: s.NodeName, User: s.CouchUser, Password: s.CouchPassword.Reveal(), Getenv: env.getenv})
 	if err != nil {
 		return err
 	}

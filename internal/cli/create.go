@@ -22,6 +22,7 @@ type createOptions struct {
 	passwordFile string
 	couchdb      string
 	noStart      bool
+	nodeName     string
 	timeout      time.Duration
 }
 
@@ -41,6 +42,7 @@ If there is a CouchDB on this machine it is started.`,
 	f.StringVar(&o.backup, "backup", "", "`ID` of the backup, its name, or \"latest\"")
 	f.StringVar(&o.dir, "dir", "", "`DIR` of the instance (default: its name); must be empty")
 	f.IntVar(&o.port, "port", 0, "port of HTTP on 127.0.0.1 (default: a free one)")
+	f.StringVar(&o.nodeName, "node-name", "", "Erlang `NAME` of its node: shard maps are rewritten for it (default: the one that they know)")
 	f.StringVar(&o.user, "admin", "", "name of the admin (default: admin)")
 	f.StringVar(&o.passwordFile, "admin-password-file", "", "`FILE` with the admin's password (default: one is made and printed)")
 	f.StringVar(&o.couchdb, "couchdb", "", "CouchDB's program, `FILE` (default: COUCHDB_BIN, /opt/couchdb/bin/couchdb, or couchdb in PATH)")
@@ -84,7 +86,7 @@ func runCreate(ctx context.Context, env *Env, s *settings, o *createOptions, nam
 	p := &restore.Progress{}
 	stop := startProgress(env, s.Progress, "restoring", restoreReading(p))
 	defer stop()
-	made, err := restore.Create(ctx, restore.CreateOptions{Repo: r.Repo, Record: rec, Name: name, Dir: o.dir, Port: o.port, AdminUser: o.user,
+	made, err := restore.Create(ctx, restore.CreateOptions{Repo: r.Repo, Record: rec, Name: name, Dir: o.dir, Port: o.port, NodeName: o.nodeName, AdminUser: o.user,
 		AdminPassword: password, CouchDBBin: o.couchdb, Start: !o.noStart, Owner: s.Owner, Timeout: o.timeout, Parallel: s.Parallel, Progress: p})
 	stop()
 	// An instance that was made and did not start is told all the same: its admin's

@@ -23,6 +23,7 @@ type restoreOptions struct {
 	as         string
 	keepSuffix bool
 	noIndexes  bool
+	nodeName   string
 	verbose    bool
 }
 
@@ -54,6 +55,7 @@ func (o *restoreOptions) bind(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.databases, "db", nil, "only databases whose name fits this `GLOB` (* is any text); may be repeated")
 	f.StringVar(&o.as, "as", "", "with --db for one database: its new `NAME`")
 	f.BoolVar(&o.keepSuffix, "keep-suffix", false, "with --db: keep the creation stamp in the files' names instead of a new one")
+	f.StringVar(&o.nodeName, "node-name", "", "Erlang `NAME` of the CouchDB that gets the files: shard maps are rewritten for it (default: the one that they know)")
 	f.StringVar(&o.indexTo, "index-to", "", "`DIR` for view indexes (default: the one of --to)")
 	f.BoolVar(&o.noIndexes, "no-indexes", false, "leave view indexes out; CouchDB builds them anew")
 	f.StringVar(&o.configTo, "config-to", "", "`DIR` for ini files and vm.args (default: they are not restored)")
@@ -80,7 +82,7 @@ func runRestore(ctx context.Context, env *Env, s *settings, o *restoreOptions, r
 	stop := startProgress(env, s.Progress, "restoring", restoreReading(p))
 	defer stop()
 	res, err := restore.Files(ctx, restore.Options{Repo: r.Repo, Record: rec, To: o.to, IndexTo: o.indexTo, ConfigTo: o.configTo,
-		Delta: o.delta, Databases: o.databases, As: o.as, KeepSuffix: o.keepSuffix, NoIndexes: o.noIndexes, Owner: s.Owner, Parallel: s.Parallel, Progress: p})
+		Delta: o.delta, Databases: o.databases, As: o.as, KeepSuffix: o.keepSuffix, NoIndexes: o.noIndexes, NodeName: o.nodeName, Owner: s.Owner, Parallel: s.Parallel, Progress: p})
 	stop()
 	if err != nil {
 		return explainRestore(ctx, err)

@@ -32,6 +32,7 @@ type Config struct {
 
 	DataDir           string `yaml:"data_dir" kind:"path" example:"/opt/couchdb/data" doc:"CouchDB's data directory, the one of _dbs.couch and shards. Without it, what CouchDB's configuration says."`
 	ConfigDir         string `yaml:"config_dir" kind:"path" example:"/opt/couchdb/etc" doc:"CouchDB's configuration directory, the one of default.ini and local.ini. Without it: COUCHDB_INI_FILES, then the server at couch_url, then /opt/couchdb/etc and /etc/couchdb."`
+	NodeName          string `yaml:"node_name" example:"couchdb@127.0.0.1" doc:"The Erlang name of that CouchDB, by which shard maps know it. Without it, what the server at couch_url, _dbs.couch, ERL_FLAGS or vm.args says, if the shard maps and the files agree; a backup says if they don't."`
 	CouchURL          string `yaml:"couch_url" example:"http://127.0.0.1:5984" doc:"The running CouchDB of this node. Backups do not need it; it is asked for its directories if nothing else says where they are, and restores into a running cluster go through it. It may carry user:password@. COUCH_URL is understood too."`
 	CouchUser         string `yaml:"couch_user" example:"admin" doc:"A server admin of that CouchDB. COUCHDB_USER is understood too."`
 	CouchPassword     Secret `yaml:"couch_password" example:"secret" doc:"The admin's password. COUCHDB_PASSWORD is understood too."`

@@ -1,6 +1,6 @@
 // Package couchgen writes valid .couch files and whole CouchDB data directories
-// without a CouchDB, for tests and benchmarks. It is deterministic: the same
-// options and the same calls give the same bytes.
+// without a CouchDB, for tests and benchmarks; and shard maps that a restore has to
+// rewrite. It is deterministic: the same options and the same calls give the same bytes.
 //
 // A file is written append by append, as the server does it, so that it holds
 // what a real one holds: dead tree nodes, superseded bodies, a header for every

@@ -244,6 +244,10 @@ type LeftOut struct {
 	Reason string `json:"reason"`
 }
 
+// DamageNode is the What of a finding that says why the node's name is in doubt. It
+// stands at _dbs.couch; Summary.NodeName is then a guess.
+const DamageNode = "node name"
+
 // Damage is a finding in the source, which the backup holds as it was.
 type Damage struct {
 	Root   Root   `json:"root"`

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/slipcover/slipcover/internal/shard"
 )
 
 // ErrNotFound says that there is nothing to go by: no directory was given, and
@@ -30,6 +32,8 @@ type Options struct {
 	URL string
 	// User and Password are those of a server admin.
 	User, Password string
+	// NodeName is the node's Erlang name, if it is known better than by asking.
+	NodeName string
 
 	// Getenv replaces os.Getenv; nil for that.
 	Getenv func(string) string
@@ -52,6 +56,29 @@ func Locate(ctx context.Context, o Options) (*Node, error) {
 	if o.Usual == nil {
 		o.Usual = usual
 	}
+	if o.NodeName != "" && !shard.ValidNode(o.NodeName) {
+		return nil, fmt.Errorf("node_name is %q, and must be the name of an Erlang node such as couchdb@127.0.0.1", o.NodeName)
+	}
+	n, err := locate(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case o.NodeName != "":
+		n.NodeName, n.NameSource, n.NameTold = o.NodeName, "node_name", true
+	case n.NodeName != "": // a server said it
+		n.NameSource, n.NameTold = "the server at "+n.Source, true
+	default:
+		name, source := nodeName(n.vmArgs, o.Getenv, hostname())
+		if name != "" && (source != vmArgsName || n.vmArgs != nil) {
+			n.NodeName, n.NameSource = name, source
+		}
+	}
+	n.vmArgs = nil
+	return n, nil
+}
+
+func locate(ctx context.Context, o Options) (*Node, error) {
 	chain := strings.Fields(o.Getenv("COUCHDB_INI_FILES"))
 	switch {
 	case o.DataDir != "":
@@ -217,7 +244,7 @@ func readNode(ctx context.Context, n *Node, argsFile string) (*Node, error) {
 	}
 	n.UUID, _ = n.Settings.Get("couchdb", "uuid")
 	n.Version = versionOf(n.ReleaseDir)
-	n.VMArgs = cmp.Or(argsFile, filepath.Join(n.EtcDir, "vm.args"))
+	n.VMArgs = cmp.Or(argsFile, filepath.Join(n.EtcDir, vmArgsName))
 	if !filepath.IsAbs(n.VMArgs) {
 		n.VMArgs = filepath.Join(n.ReleaseDir, n.VMArgs)
 	}
@@ -228,7 +255,7 @@ func readNode(ctx context.Context, n *Node, argsFile string) (*Node, error) {
 	case err != nil:
 		return nil, fmt.Errorf("read the arguments of the Erlang VM: %w", err)
 	default:
-		n.NodeName = nodeName(data, hostname())
+		n.vmArgs = data
 	}
 	return n, nil
 }

@@ -99,11 +99,30 @@ func TestLocateConfigDir(t *testing.T) {
 	want := &node.Node{
 		DataDir: in("data"), IndexDir: in("data"), EtcDir: in("etc"), ReleaseDir: root,
 		IniFiles: []string{in("etc/default.ini"), in("etc/default.d/10.ini"), in("etc/local.ini"), in("etc/local.d/a.ini"), in("etc/local.d/b.ini")},
-		VMArgs:   in("etc/vm.args"), NodeName: "couchdb@db1.example", UUID: "five", Version: "3.5.0", Source: "--config-dir",
+		VMArgs:   in("etc/vm.args"), NodeName: "couchdb@db1.example", NameSource: "vm.args", UUID: "five", Version: "3.5.0", Source: "--config-dir",
 		Settings: node.Ini{"couchdb": {"database_dir": "./data", "view_index_dir": "./data", "uuid": "five"}},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func TestLocateNodeName(t *testing.T) {
+	root := tree(t, release)
+	n := locate(t, node.Options{ConfigDir: root + "/etc", NodeName: "other@db2"})
+	if n.NodeName != "other@db2" || n.NameSource != "node_name" || !n.NameTold {
+		t.Errorf("told: %q of %q, %v", n.NodeName, n.NameSource, n.NameTold)
+	}
+	n = locate(t, node.Options{DataDir: root + "/data", Getenv: env("ERL_FLAGS", "-name c@d")})
+	if n.NodeName != "c@d" || n.NameSource != "ERL_FLAGS" || n.NameTold {
+		t.Errorf("by a variable: %q of %q, %v", n.NodeName, n.NameSource, n.NameTold)
+	}
+	n = locate(t, node.Options{DataDir: root + "/data", Getenv: env("ERL_FLAGS", "+K true")})
+	if n.NodeName != "" || n.NameSource != "" {
+		t.Errorf("by nothing: %q of %q", n.NodeName, n.NameSource)
+	}
+	if _, err := node.Locate(t.Context(), node.Options{ConfigDir: root + "/etc", NodeName: "db2"}); err == nil || !strings.Contains(err.Error(), "such as couchdb@127.0.0.1") {
+		t.Errorf("a name without a host: %v", err)
 	}
 }
 
@@ -239,7 +258,7 @@ func TestLocateServer(t *testing.T) {
 	root := tree(t, release)
 	u := couch(t, root+"/data", "abc", "def")
 	n := locate(t, node.Options{URL: u, User: "admin", Password: "hunter2"})
-	if n.DataDir != root+"/data" || n.IndexDir != root+"/data" || n.NodeName != "couchdb@127.0.0.1" || n.Version != "3.5.0" || n.UUID != "abc" || n.Source != u || n.IniFiles != nil || n.Served == nil || n.Served.MapUUID != "def" {
+	if n.DataDir != root+"/data" || n.IndexDir != root+"/data" || n.NodeName != "couchdb@127.0.0.1" || !n.NameTold || n.NameSource != "the server at "+u || n.Version != "3.5.0" || n.UUID != "abc" || n.Source != u || n.IniFiles != nil || n.Served == nil || n.Served.MapUUID != "def" {
 		t.Errorf("got %+v", n)
 	}
 	n = locate(t, node.Options{URL: strings.Replace(u, "//", "//admin:hunter2@", 1) + "/"})

@@ -29,8 +29,15 @@ type Node struct {
 	IniFiles []string
 	// VMArgs is the file of arguments for the Erlang VM; empty if there is none.
 	VMArgs string
-	// NodeName is the Erlang name, such as couchdb@127.0.0.1; empty if not known.
+	// NodeName is the Erlang name, such as couchdb@127.0.0.1, as far as configuration or
+	// a server says it; empty if not known. Shard maps and files may know better: see
+	// shard.FindSelf.
 	NodeName string
+	// NameSource is what says it: node_name, the server at a URL, vm.args, ERL_FLAGS.
+	NameSource string
+	// NameTold says that an operator or the running server told it; else configuration
+	// was read, which need not be what the node was started with.
+	NameTold bool
 	// UUID is couchdb/uuid; empty before the first start of the server.
 	UUID string
 	// Version is CouchDB's, such as 3.5.0; empty if not known.
@@ -42,6 +49,8 @@ type Node struct {
 	Served *Served
 	// Settings is what the ini files say together. It holds secrets.
 	Settings Ini
+
+	vmArgs []byte // what VMArgs holds, while the node is located
 }
 
 // Served is what a running server says of the databases that it serves, to be held

@@ -67,31 +67,69 @@ func vmWord(data []byte, i int) (text string, end int) {
 
 func isSpace(c byte) bool { return c == ' ' || c >= '\t' && c <= '\r' }
 
-// nodeName returns the name that -name or -sname in a vm.args file gives the
-// node. hostname completes a name without "@", as Erlang does; if Erlang would
-// need a full name and hostname is not one, the result is empty.
-func nodeName(data []byte, hostname string) string {
-	words := vmWords(data)
+const vmArgsName = "vm.args"
+
+// erlEnv are the variables that Erlang takes arguments from: those of the first stand
+// before all others, those of the rest behind them.
+//
+// Source: Erlang/OTP 25, erts/etc/common/erlexec.c, main.
+var erlEnv = [3]string{"ERL_AFLAGS", "ERL_FLAGS", "ERL_ZFLAGS"}
+
+// nodeName returns the name that -name or -sname gives the node, and what says it: a
+// variable, or vm.args, whose bytes are data. It is nonode@nohost if nothing does.
+// hostname completes a name without "@", as Erlang does; if Erlang would need a full
+// name and hostname is not one, the result is empty.
+//
+// Of several the first counts, and any -sname before a -name: what vm.args says is
+// stronger than ERL_FLAGS.
+//
+// Source: Erlang/OTP 25, lib/kernel/src/erl_distribution.erl, do_start_link; tried
+// with erlexec -args_file F and each of the variables.
+func nodeName(data []byte, getenv func(string) string, hostname string) (name, source string) {
+	type place struct {
+		source string
+		words  []word
+	}
+	list := []place{{erlEnv[0], vmWords([]byte(getenv(erlEnv[0])))}, {vmArgsName, vmWords(data)}}
+	for _, key := range erlEnv[1:] {
+		list = append(list, place{key, vmWords([]byte(getenv(key)))})
+	}
+	for _, flag := range []string{"-sname", "-name"} {
+		for _, p := range list {
+			if name, ok := flagOf(p.words, flag); ok {
+				return fullName(name, flag, hostname), p.source
+			}
+		}
+	}
+	return "nonode@nohost", vmArgsName // what Erlang calls a node without a name
+}
+
+// flagOf returns the word behind a flag, and whether the flag is there.
+func flagOf(words []word, flag string) (value string, ok bool) {
 	for i, w := range words {
-		if w.comment || w.text != "-name" && w.text != "-sname" {
+		if w.comment || w.text != flag {
 			continue
 		}
 		if i+1 == len(words) || words[i+1].comment {
-			return ""
+			return "", true
 		}
-		name := words[i+1].text
-		short, _, full := strings.Cut(hostname, ".")
-		switch {
-		case strings.Contains(name, "@"):
-			return name
-		case w.text == "-sname" && short != "":
-			return name + "@" + short
-		case full:
-			return name + "@" + hostname
-		}
-		return ""
+		return words[i+1].text, true
 	}
-	return "nonode@nohost" // what Erlang calls a node without a name
+	return "", false
+}
+
+// fullName completes a node's name.
+func fullName(name, flag, hostname string) string {
+	short, _, full := strings.Cut(hostname, ".")
+	switch {
+	case strings.Contains(name, "@") || name == "":
+		return name
+	case flag == "-sname" && short != "":
+		return name + "@" + short
+	case full:
+		return name + "@" + hostname
+	}
+	return ""
 }
 
 func hostname() string {

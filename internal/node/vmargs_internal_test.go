@@ -2,6 +2,7 @@ package node
 
 import (
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -28,22 +29,37 @@ last q\`
 	}
 }
 
+// TestNodeName expects what node() says in erl 25 with the same arguments and variables.
 func TestNodeName(t *testing.T) {
-	tests := []struct{ args, host, want string }{
-		{"-name couchdb@127.0.0.1\n", "h", "couchdb@127.0.0.1"},
-		{"# -name a@b\n\n  -kernel x {127,0,0,1}\n-name\n  'c@d' # no\n", "h", "c@d"},
-		{"-sname couch", "db1.example.org", "couch@db1"},
-		{"-sname \"couch@here\"", "h", "couch@here"},
-		{"-name couch", "db1.example.org", "couch@db1.example.org"},
-		{"-name couch", "db1", ""},
-		{"-name", "h", ""},
-		{"-name # couch", "h", ""},
-		{"+Bd -noinput", "h", "nonode@nohost"},
-		{`-name a\@b`, "h", "a@b"},
+	tests := []struct{ args, env, host, want, source string }{
+		{"-name couchdb@127.0.0.1\n", "", "h", "couchdb@127.0.0.1", "vm.args"},
+		{"# -name a@b\n\n  -kernel x {127,0,0,1}\n-name\n  'c@d' # no\n", "", "h", "c@d", "vm.args"},
+		{"-sname couch", "", "db1.example.org", "couch@db1", "vm.args"},
+		{"-sname \"couch@here\"", "", "h", "couch@here", "vm.args"},
+		{"-name couch", "", "db1.example.org", "couch@db1.example.org", "vm.args"},
+		{"-name couch", "", "db1", "", "vm.args"},
+		{"-name", "", "h", "", "vm.args"},
+		{"-name # couch", "", "h", "", "vm.args"},
+		{"+Bd -noinput", "", "h", "nonode@nohost", "vm.args"},
+		{`-name a\@b`, "", "h", "a@b", "vm.args"},
+		{"-name a@b\n-name c@d", "", "h", "a@b", "vm.args"},
+		{"-name a@b\n-sname c@d", "", "h", "c@d", "vm.args"},
+		{"+Bd -noinput", "ERL_FLAGS= -name couchdb@db-0.db.default -setcookie x ", "h", "couchdb@db-0.db.default", "ERL_FLAGS"},
+		{"-name a@b", "ERL_FLAGS=-name c@d", "h", "a@b", "vm.args"},
+		{"-name a@b", "ERL_ZFLAGS=-name c@d", "h", "a@b", "vm.args"},
+		{"-name a@b", "ERL_AFLAGS=-name c@d", "h", "c@d", "ERL_AFLAGS"},
+		{"-name a@b", "ERL_FLAGS=-sname c@d", "h", "c@d", "ERL_FLAGS"},
+		{"", "ERL_FLAGS=-name 'c@d'", "h", "c@d", "ERL_FLAGS"},
 	}
 	for _, tt := range tests {
-		if got := nodeName([]byte(tt.args), tt.host); got != tt.want {
-			t.Errorf("nodeName(%q, %q) = %q, want %q", tt.args, tt.host, got, tt.want)
+		getenv := func(key string) string {
+			if k, v, _ := strings.Cut(tt.env, "="); k == key {
+				return v
+			}
+			return ""
+		}
+		if got, source := nodeName([]byte(tt.args), getenv, tt.host); got != tt.want || source != tt.source {
+			t.Errorf("nodeName(%q, %q, %q) = %q of %s, want %q of %s", tt.args, tt.env, tt.host, got, source, tt.want, tt.source)
 		}
 	}
 }

@@ -60,7 +60,7 @@ func (c *creation) learn(ctx context.Context) error {
 	if c.opts.Record == nil {
 		id := make([]byte, 16)
 		_, _ = rand.Read(id) // it never fails
-		c.state.NodeName, c.uuid, c.secret, c.single = freshNode, hex.EncodeToString(id), rand.Text(), true
+		c.state.NodeName, c.uuid, c.secret, c.single = cmp.Or(c.opts.NodeName, freshNode), hex.EncodeToString(id), rand.Text(), true
 		return nil
 	}
 	m, err := c.opts.Repo.Manifest(ctx, c.opts.Record)
@@ -70,12 +70,12 @@ func (c *creation) learn(ctx context.Context) error {
 	if err := c.readIni(ctx, m); err != nil {
 		return err
 	}
-	c.state.NodeName = m.NodeName
+	c.state.NodeName = cmp.Or(c.opts.NodeName, c.state.Restored.NodeName, m.NodeName)
 	nodes, err := c.nodes()
 	if err != nil {
 		c.note("%v", err)
 	}
-	if len(nodes) == 1 && nodes[0] != c.state.NodeName { // by which its shard maps know it
+	if c.state.Restored.NodeName == "" && len(nodes) == 1 && nodes[0] != c.state.NodeName { // no shard map says it
 		if c.state.NodeName != "" {
 			c.note("the configuration of the original calls its node %s, and its databases were made by %s: it has that name here, to find them", c.state.NodeName, nodes[0])
 		}

@@ -124,6 +124,41 @@ func TestRestoredNodeServesAll(t *testing.T) {
 	}
 }
 
+// A CouchDB of another name opens what is restored for it, whole or one database.
+func TestRestoredForAnotherNodeName(t *testing.T) {
+	needCouchDB(t)
+	t.Parallel()
+	const other = "elsewhere@127.0.0.1"
+	r, rec := fixtureBackup(t)
+	dir, one := filepath.Join(t.TempDir(), "data"), filepath.Join(t.TempDir(), "one")
+	res := files(t, restore.Options{Repo: r, Record: rec, To: dir, NodeName: other})
+	if res.NodeName != other || !res.OK() {
+		t.Errorf("the node is %q, problems %q", res.NodeName, res.Problems)
+	}
+	contains(t, res.Notes, "-name "+other)
+	files(t, restore.Options{Repo: r, Record: rec, To: one, Databases: []string{"viewed"}, As: "again", NodeName: other})
+	c := testenv.CouchDB(t, testenv.Options{DataDir: dir, NodeName: other})
+	sameDatabases(t, &c.Client)
+	if err := copyInto(filepath.Join(one, "shards"), filepath.Join(dir, "shards")); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(one, "shard-maps", "again.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Do(t.Context(), "PUT", "/_node/_local/_dbs/again", b, nil); err != nil {
+		t.Fatal(err)
+	}
+	known(t, &c.Client, "again")
+	sameDatabase(t, &c.Client, "again", "viewed")
+	var members struct {
+		Nodes []string `json:"cluster_nodes"`
+	}
+	if err := c.Get("/_membership", &members); err != nil || len(members.Nodes) != 1 || members.Nodes[0] != other {
+		t.Errorf("nodes of the cluster: %q, %v, want %s alone", members.Nodes, err, other)
+	}
+}
+
 func TestChosenDatabasesIntoARunningServer(t *testing.T) {
 	needCouchDB(t)
 	t.Parallel()

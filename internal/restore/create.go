@@ -16,6 +16,7 @@ import (
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/node"
 	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/shard"
 )
 
 // CreateOptions are the options of Create.
@@ -30,6 +31,10 @@ type CreateOptions struct {
 	Dir         string
 	BindAddress string // of HTTP: an IP address; 127.0.0.1 if empty
 	Port        int    // of HTTP; 0 is a free one
+
+	// NodeName is the Erlang name of its node; "" is the one that the backup's shard maps
+	// know, or couchdb@127.0.0.1. For another the maps are rewritten.
+	NodeName string
 
 	AdminUser     string // "admin" if empty
 	AdminPassword string // made if empty, and then only Created says it
@@ -201,7 +206,7 @@ func (c *creation) data(ctx context.Context) error {
 	}
 	// Nothing has ever written to files that are there but an earlier call, which may
 	// have been killed when they were all complete.
-	res, err := Files(ctx, Options{Repo: c.opts.Repo, Record: c.opts.Record, To: to, Delta: true, Owner: c.opts.Owner, Parallel: c.opts.Parallel, Progress: c.opts.Progress})
+	res, err := Files(ctx, Options{Repo: c.opts.Repo, Record: c.opts.Record, To: to, Delta: true, NodeName: c.opts.NodeName, named: true, Owner: c.opts.Owner, Parallel: c.opts.Parallel, Progress: c.opts.Progress})
 	if err != nil {
 		return err
 	}
@@ -218,6 +223,9 @@ func (o *CreateOptions) check() (err error) {
 	}
 	if o.Dir, err = filepath.Abs(cmp.Or(o.Dir, o.Name)); err != nil {
 		return err
+	}
+	if o.NodeName != "" && !shard.ValidNode(o.NodeName) {
+		return fmt.Errorf("%w: %q is not the name of an Erlang node, such as couchdb@127.0.0.1", ErrOptions, o.NodeName)
 	}
 	if !plainPath.MatchString(filepath.ToSlash(o.Dir)) {
 		return fmt.Errorf("%w: CouchDB can't be started on %q: name a directory whose path has no spaces or special characters", ErrOptions, o.Dir)

@@ -16,21 +16,22 @@ import (
 
 // chosenMaps returns the shard maps to choose databases by: those of the backup, or
 // where these can't be read what the files' names tell.
-func (p *planner) chosenMaps(ctx context.Context, rd *repo.Reader) (maps []dbMap, problems []string, err error) {
+func (p *planner) chosenMaps(ctx context.Context, rd *repo.Reader) (*nodeMaps, error) {
 	f := p.databases[dbsPath]
 	if f != nil && f.Header != nil {
-		maps, problems, err = readMaps(ctx, rd.ReaderAt(ctx, f), f.Size)
+		maps, err := readMaps(ctx, rd.ReaderAt(ctx, f), f.Size, p.m, p.opts.NodeName)
 		if err == nil || !repo.Damaged(err) && !errors.Is(err, couchfile.ErrCorrupt) {
-			return maps, problems, err
+			return maps, err
 		}
 		p.res.warn("the backup's shard maps can't be read (%v): they were made from the names of the files", err)
 	} else {
 		p.res.warn("the backup holds no shard map (%s) that can be read: they were made from the names of the files", dbsPath)
 	}
-	if maps = mapsOfFiles(p.m); len(maps) == 0 {
-		return nil, nil, ErrNoShardMap
+	maps := &nodeMaps{list: mapsOfFiles(p.m)}
+	if len(maps.list) == 0 {
+		return nil, ErrNoShardMap
 	}
-	return maps, nil, nil
+	return maps, maps.findSelf(p.m, nil, p.opts.NodeName)
 }
 
 // mapsOfFiles makes a shard map for each database out of the names of its shards, of

@@ -51,6 +51,10 @@ type Options struct {
 
 	// NoIndexes leaves view indexes out: CouchDB builds them anew.
 	NoIndexes bool
+	// NodeName is the Erlang name of the node that the files are to run as; "" is the
+	// one that the shard maps know. For another they are rewritten.
+	NodeName string
+	named    bool // whoever restores starts the server under that name
 
 	Owner    string    // USER, USER:GROUP or :GROUP for all that is written; "" doesn't change it
 	Parallel int       // files at once; 0 is the number of CPUs, at least 2, at most 4
@@ -59,13 +63,16 @@ type Options struct {
 
 // Result is what Files did.
 type Result struct {
-	Backup    manifest.BackupID `json:"backup"`
-	To        string            `json:"to"`
-	Files     int64             `json:"files"` // restored, kept ones included
-	Bytes     int64             `json:"bytes"`
-	KeptFiles int64             `json:"kept_files"` // whose bytes were there already
-	KeptBytes int64             `json:"kept_bytes"`
-	Databases []string          `json:"databases"`
+	Backup manifest.BackupID `json:"backup"`
+	To     string            `json:"to"`
+	// NodeName is what the CouchDB that gets the files must be called to open the
+	// databases; empty if the backup holds no shard map.
+	NodeName  string   `json:"node_name,omitempty"`
+	Files     int64    `json:"files"` // restored, kept ones included
+	Bytes     int64    `json:"bytes"`
+	KeptFiles int64    `json:"kept_files"` // whose bytes were there already
+	KeptBytes int64    `json:"kept_bytes"`
+	Databases []string `json:"databases"`
 	// CouchDB1 says that they are those of a CouchDB 1.x, which have no shards.
 	CouchDB1 bool `json:"couchdb_1,omitempty"`
 	// Suffix is the creation stamp in the names of the chosen databases' shards.
@@ -137,6 +144,9 @@ type run struct {
 	reuse   bool   // look at what is there before writing
 	res     *Result
 
+	rename    *renaming // nil: _dbs.couch and _nodes.couch stay as they are
+	rewritten map[string]int64
+
 	folders []string // all that files were put into, for systems without syncfs
 
 	mu          sync.Mutex              // guards what follows, and in plan and res what is lost, while files are written
@@ -173,7 +183,7 @@ func Files(ctx context.Context, opts Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &run{opts: opts, m: m, lost: map[*manifest.File]bool{}, res: &Result{Backup: m.ID, To: opts.To}}
+	r := &run{opts: opts, m: m, lost: map[*manifest.File]bool{}, rewritten: map[string]int64{}, res: &Result{Backup: m.ID, To: opts.To}}
 	if err := r.prepare(ctx); err != nil {
 		return nil, err
 	}
@@ -216,6 +226,9 @@ func (o *Options) check() (err error) {
 	if len(o.Databases) > 0 && o.ConfigTo != "" {
 		return fmt.Errorf("%w: chosen databases come without configuration", ErrOptions)
 	}
+	if o.NodeName != "" && !shard.ValidNode(o.NodeName) {
+		return fmt.Errorf("%w: %q is not the name of an Erlang node, such as couchdb@127.0.0.1", ErrOptions, o.NodeName)
+	}
 	if o.As != "" && !shard.ValidDB(o.As) {
 		return fmt.Errorf("%w: %q is not a name that CouchDB gives a database", ErrOptions, o.As)
 	}
@@ -251,6 +264,7 @@ func (r *run) prepare(ctx context.Context) error {
 		r.plan, err = p.chosen(ctx, mark.Suffix)
 	} else {
 		r.plan = p.whole()
+		r.rename, err = p.renaming(ctx)
 	}
 	if err != nil {
 		return err
@@ -409,9 +423,19 @@ func (r *run) sync() error {
 // writeLast writes _nodes.couch or _dbs.couch. Before the shard map gets its
 // name, guards stand in for the shards that it names and the backup lacks.
 func (r *run) writeLast(ctx context.Context, it item) error {
-	var before func(*os.File) error
-	if it.path == dbsPath {
-		before = func(f *os.File) error { return r.reconcile(ctx, f, it.f.Size) }
+	before := func(f *os.File) error {
+		if it.path == dbsPath {
+			if err := r.reconcile(ctx, f, it.f.Size); err != nil {
+				return err
+			}
+		}
+		if r.rename == nil {
+			return nil
+		}
+		r.res.note("%s was written anew, since the node is to be called %s: it is not byte for byte that of the backup, and CouchDB 2 can't read it", it.path, r.rename.to)
+		size, err := r.rename.rewrite(ctx, f, it.f.Size, it.path)
+		r.rewritten[it.path] = size
+		return err
 	}
 	path, w := r.targets.path(it), newWriter(r)
 	back, err := w.takeBack(ctx, it, path, before)
@@ -459,19 +483,23 @@ func (r *run) settleLast(it item, path string) error {
 //
 // Source: CouchDB 3.5.0, src/mem3/src/mem3_shards.erl, create_if_missing.
 func (r *run) reconcile(ctx context.Context, f *os.File, size int64) error {
-	maps, problems, err := readMaps(ctx, f, size)
+	maps, err := readMaps(ctx, f, size, r.m, r.opts.NodeName)
 	if err != nil {
 		r.res.problem("%v: CouchDB can't list databases out of it", err)
 		return ctx.Err()
 	}
-	for _, s := range problems {
+	for _, s := range maps.problems {
 		r.res.problem("%s", s)
+	}
+	maps.tell(r.res, r.opts.NodeName)
+	if len(maps.list) > 0 && !r.opts.named {
+		r.res.note("%s", howToServe(r.res.NodeName, r.opts.NodeName))
 	}
 	databases := databaseFiles(r.m)
 	var guards []string
-	for _, m := range maps {
+	for _, m := range maps.list {
 		r.res.Databases = append(r.res.Databases, m.DB)
-		for _, rg := range rangesOf(m.Map, r.m.NodeName) {
+		for _, rg := range maps.self.Ranges(m.Map) {
 			path := shard.Name{Range: rg, DB: m.DB, Suffix: m.Suffix}.Path()
 			if databases[path] == nil {
 				guards = append(guards, path)
@@ -572,7 +600,11 @@ func (r *run) compareSizes(ctx context.Context) error {
 			if err != nil {
 				return fmt.Errorf("%s was restored and is gone again: %w", it.path, err)
 			}
-			if !info.Mode().IsRegular() || info.Size() != it.f.Size {
+			size := it.f.Size
+			if n, ok := r.rewritten[it.path]; ok {
+				size = n
+			}
+			if !info.Mode().IsRegular() || info.Size() != size {
 				return fmt.Errorf("%s was restored and has changed since: is something else writing to the directory?", it.path)
 			}
 		}

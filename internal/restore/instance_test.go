@@ -129,7 +129,7 @@ func TestCreateUnderAnotherNodeName(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.NodeName = "other@127.0.0.1"
+	n.NodeName, n.NameTold = "other@127.0.0.1", true
 	r := openRepo(t, mem.New())
 	rec := takeNode(t, r, n, t.TempDir())
 	made, c := create(t, restore.CreateOptions{Repo: r, Record: rec, Name: "copy", Dir: newDir(t)})
@@ -137,7 +137,7 @@ func TestCreateUnderAnotherNodeName(t *testing.T) {
 	if made.NodeName != nodeName {
 		t.Errorf("its node is %s, want %s", made.NodeName, nodeName)
 	}
-	contains(t, made.Notes, "other@127.0.0.1")
+	contains(t, manifestOf(t, r, rec).Notes, "other@127.0.0.1")
 }
 
 func stopAndStart(t *testing.T, dir string, pid int) {

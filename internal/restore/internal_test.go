@@ -136,7 +136,7 @@ func TestNewMapOfACluster(t *testing.T) {
 	if err != nil || !ok {
 		t.Fatal(ok, err)
 	}
-	b, err := newMap(dbMap{m, []byte(doc)}, "b@h", "db2", ".1900000000")
+	b, err := newMap(dbMap{m, []byte(doc)}, "b@h", m.ByNode["b@h"], "db2", ".1900000000")
 	if err != nil {
 		t.Fatal(err)
 	}

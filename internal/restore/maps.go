@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/shard"
 )
 
@@ -28,40 +29,49 @@ type dbMap struct {
 	doc []byte // as the server shows it
 }
 
-// readMaps reads the shard maps in a _dbs.couch of size bytes, sorted by the
-// database's name. A document that can't be read is a problem, not an error.
-func readMaps(ctx context.Context, r io.ReaderAt, size int64) (list []dbMap, problems []string, err error) {
+// nodeMaps is what a _dbs.couch says.
+type nodeMaps struct {
+	list     []dbMap  // sorted by the database's name
+	problems []string // documents that can't be read
+	self     *shard.Self
+}
+
+// readMaps reads the shard maps in a _dbs.couch of size bytes, and makes out which of
+// their nodes the files of m are of. told is what the node is to be called, or "": if
+// the maps know that name, they must give it the files; else it is ErrOptions.
+func readMaps(ctx context.Context, r io.ReaderAt, size int64, m *manifest.Manifest, told string) (*nodeMaps, error) {
 	db, err := couchfile.Open(couchfile.WithContext(ctx, r), size)
 	if err != nil {
-		return nil, nil, fmt.Errorf("open %s: %w", dbsPath, err)
+		return nil, fmt.Errorf("open %s: %w", dbsPath, err)
 	}
 	bodies := db.Bodies()
+	n := &nodeMaps{}
 	for info, err := range db.Docs(couchfile.DocsOptions{}) {
 		if err != nil {
-			return nil, nil, fmt.Errorf("read %s: %w", dbsPath, err)
+			return nil, fmt.Errorf("read %s: %w", dbsPath, err)
 		}
 		if err := ctx.Err(); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		if couchfile.IsDesign(info.ID) {
 			continue
 		}
 		doc, err := bodies.RevisionJSON(info, info.Winner(), couchfile.DocOptions{})
 		if err != nil {
-			problems = append(problems, fmt.Sprintf("the shard map of database %q can't be read: %v", info.ID, err))
+			n.problems = append(n.problems, fmt.Sprintf("the shard map of database %q can't be read: %v", info.ID, err))
 			continue
 		}
 		m, ok, err := shard.ParseMap(doc)
 		if err != nil {
-			problems = append(problems, fmt.Sprintf("the shard map of database %q: %v", info.ID, err))
+			n.problems = append(n.problems, fmt.Sprintf("the shard map of database %q: %v", info.ID, err))
 			continue
 		}
 		if ok {
-			list = append(list, dbMap{m, doc})
+			n.list = append(n.list, dbMap{m, doc})
 		}
 	}
-	slices.SortFunc(list, func(a, b dbMap) int { return strings.Compare(a.DB, b.DB) })
-	return list, problems, nil
+	slices.SortFunc(n.list, func(a, b dbMap) int { return strings.Compare(a.DB, b.DB) })
+	return n, n.findSelf(m, db.Header().Epochs, told)
 }
 
 // readNodes returns the names of the cluster's nodes, out of a _nodes.couch.
@@ -82,27 +92,6 @@ func readNodes(r io.ReaderAt, size int64) ([]string, error) {
 	return out, nil
 }
 
-// rangesOf returns the ranges of m whose files belong on this node: those under
-// its name, or all if the map knows just one node, whatever it is called.
-func rangesOf(m shard.Map, node string) []shard.Range {
-	if len(m.ByNode) == 1 {
-		return m.Ranges("")
-	}
-	list := slices.Clone(m.ByNode[node])
-	slices.SortFunc(list, shard.Range.Compare)
-	return list
-}
-
-// nodeOf returns the name under which m lists this node.
-func nodeOf(m shard.Map, node string) string {
-	if len(m.ByNode) == 1 {
-		for name := range m.ByNode {
-			return name
-		}
-	}
-	return node
-}
-
 // gap returns the first hash that no range holds; ok says that there is one.
 func gap(ranges []shard.Range) (hash uint32, ok bool) {
 	next := uint64(0)
@@ -115,13 +104,13 @@ func gap(ranges []shard.Range) (hash uint32, ok bool) {
 	return uint32(next), next < 1<<32
 }
 
-// newMap returns the shard map document of m for a server to which the files of
-// this node were added under another name or suffix: only this node holds it, and
-// there is no revision.
+// newMap returns the shard map document of m for the server that is called node, to
+// which the files of some ranges were added under another name or suffix: only that
+// node holds it, and there is no revision.
 //
 // Source: CouchDB 3.5.0, src/mem3/src/mem3_bdu.erl, validate: by_node and
 // by_range must mirror each other.
-func newMap(m dbMap, node, name, suffix string) ([]byte, error) {
+func newMap(m dbMap, node string, ranges []shard.Range, name, suffix string) ([]byte, error) {
 	doc := map[string]json.RawMessage{}
 	if err := json.Unmarshal(m.doc, &doc); err != nil {
 		return nil, fmt.Errorf("shard map of %q: %w", m.DB, err)
@@ -129,8 +118,6 @@ func newMap(m dbMap, node, name, suffix string) ([]byte, error) {
 	maps.DeleteFunc(doc, func(key string, _ json.RawMessage) bool {
 		return key != "props" && strings.HasPrefix(key, "_")
 	})
-	node = nodeOf(m.Map, node)
-	ranges := rangesOf(m.Map, node)
 	codes := make([]int, len(suffix))
 	for i := range len(suffix) {
 		codes[i] = int(suffix[i])

@@ -250,13 +250,15 @@ func (p *planner) view(f *manifest.File, path string) {
 // chosen plans the restore of some databases.
 func (p *planner) chosen(ctx context.Context, suffix string) (*plan, error) {
 	rd := p.opts.Repo.NewReader(p.m, nil)
-	maps, problems, err := p.chosenMaps(ctx, rd)
+	all, err := p.chosenMaps(ctx, rd)
 	if err != nil {
 		return nil, err
 	}
-	maps, err = choose(maps, p.opts.Databases)
+	all.tell(p.res, p.opts.NodeName)
+	p.res.note("%s", howToServe(p.res.NodeName, p.opts.NodeName))
+	maps, err := choose(all.list, p.opts.Databases)
 	if err != nil {
-		for _, s := range problems {
+		for _, s := range all.problems {
 			err = fmt.Errorf("%w; %s", err, s)
 		}
 		return nil, err
@@ -271,7 +273,7 @@ func (p *planner) chosen(ctx context.Context, suffix string) (*plan, error) {
 				return nil, err
 			}
 		}
-		if err := p.chosenMap(m, suffix, to); err != nil {
+		if err := p.chosenMap(all, m, suffix, to); err != nil {
 			return nil, err
 		}
 	}
@@ -281,13 +283,17 @@ func (p *planner) chosen(ctx context.Context, suffix string) (*plan, error) {
 	return p.done(), nil
 }
 
-func (p *planner) chosenMap(m dbMap, suffix string, to map[string]string) error {
+func (p *planner) chosenMap(all *nodeMaps, m dbMap, suffix string, to map[string]string) error {
 	name, stamp := cmp.Or(p.opts.As, m.DB), suffix
 	if p.opts.KeepSuffix {
 		stamp = m.Suffix
 	}
-	node := p.m.NodeName
-	ranges := rangesOf(m.Map, node)
+	node := all.name(m.Map, p.opts.NodeName)
+	ranges := all.self.Ranges(m.Map)
+	if all.self.As(m.Map) == "" {
+		ranges = p.rangesThere(m.Map)
+		p.res.warn("database %q: its shard map doesn't name this node, %s: what the backup holds of it is restored", m.DB, all.self.Name)
+	}
 	for _, r := range ranges {
 		was := shard.Name{Range: r, DB: m.DB, Suffix: m.Suffix}
 		now := shard.Name{Range: r, DB: name, Suffix: stamp}
@@ -303,13 +309,20 @@ func (p *planner) chosenMap(m dbMap, suffix string, to map[string]string) error 
 	if len(m.ByNode) > 1 {
 		p.res.note("database %q had copies on %d nodes: its shard map here names this node only; add the others once it answers", m.DB, len(m.ByNode))
 	}
-	doc, err := newMap(m, node, name, stamp)
+	doc, err := newMap(m, node, ranges, name, stamp)
 	if err != nil {
 		return err
 	}
 	p.plan.maps = append(p.plan.maps, mapFile{name, doc})
 	p.res.Databases = append(p.res.Databases, name)
 	return nil
+}
+
+// rangesThere returns the ranges of m whose files are in the backup, sorted.
+func (p *planner) rangesThere(m shard.Map) []shard.Range {
+	return slices.DeleteFunc(m.Ranges(""), func(r shard.Range) bool {
+		return p.databases[shard.Name{Range: r, DB: m.DB, Suffix: m.Suffix}.Path()] == nil
+	})
 }
 
 func (p *planner) chosenFile(f *manifest.File, to map[string]string) {

@@ -260,11 +260,11 @@ func (t *trial) readFiles(ctx context.Context, data string) error {
 	if err != nil {
 		return err
 	}
-	maps, problems, err := readMaps(ctx, f, info.Size())
+	maps, err := readMaps(ctx, f, info.Size(), t.m, "")
 	if err != nil {
 		return err
 	}
-	for _, p := range problems {
+	for _, p := range maps.problems {
 		t.differs(&trialDB{name: dbsPath}, "%s", p)
 	}
 	damaged := map[string]bool{}
@@ -275,9 +275,9 @@ func (t *trial) readFiles(ctx context.Context, data string) error {
 		damaged[l.Path] = true
 	}
 	files := databaseFiles(t.m)
-	for _, m := range maps {
+	for _, m := range maps.list {
 		db := trialDB{name: m.DB}
-		ranges := rangesOf(m.Map, t.m.NodeName)
+		ranges := maps.self.Ranges(m.Map)
 		_, db.partial = gap(ranges)
 		for _, rg := range ranges {
 			path := shard.Name{Range: rg, DB: m.DB, Suffix: m.Suffix}.Path()

@@ -336,16 +336,19 @@ func (v *verifier) isKnown(f *manifest.File, x couchfile.Finding) bool {
 
 // maps looks for the shards that the shard map names.
 func (v *verifier) maps(ctx context.Context, f *manifest.File, r io.ReaderAt) error {
-	maps, problems, err := readMaps(ctx, r, f.Size)
-	if err != nil && !errors.Is(err, couchfile.ErrCorrupt) {
+	maps, err := readMaps(ctx, r, f.Size, v.m, "")
+	if errors.Is(err, couchfile.ErrCorrupt) {
+		return nil // the look at the file's trees has said so
+	}
+	if err != nil {
 		return err
 	}
-	for _, s := range problems {
+	for _, s := range maps.problems {
 		v.add(f, VerifyFinding{Cause: Source, What: s})
 	}
 	databases := databaseFiles(v.m)
-	for _, m := range maps {
-		for _, rg := range rangesOf(m.Map, v.m.NodeName) {
+	for _, m := range maps.list {
+		for _, rg := range maps.self.Ranges(m.Map) {
 			path := shard.Name{Range: rg, DB: m.DB, Suffix: m.Suffix}.Path()
 			if databases[path] != nil {
 				continue

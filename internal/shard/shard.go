@@ -108,6 +108,13 @@ func ValidDB(name string) bool {
 		!strings.HasSuffix(name, "/") && !strings.Contains(name, "//")
 }
 
+// nodeName is what the name of an Erlang node looks like that can stand in vm.args and
+// in a shard map as it is.
+var nodeName = regexp.MustCompile(`^[A-Za-z0-9_.+-]+@[A-Za-z0-9_.:-]+$`)
+
+// ValidNode says whether a CouchDB node could be called so: couchdb@127.0.0.1.
+func ValidNode(name string) bool { return nodeName.MatchString(name) }
+
 // CutSuffix cuts the creation stamp from the name of a shard: "db.1795334390" is
 // "db" and ".1795334390". Without a stamp the suffix is empty.
 func CutSuffix(s string) (db, suffix string) {

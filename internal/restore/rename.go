@@ -1,0 +1,250 @@
+package restore
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/internal/couchgen"
+	"github.com/slipcover/slipcover/internal/durable"
+	"github.com/slipcover/slipcover/internal/shard"
+)
+
+// renaming gives this node another name in restored _dbs.couch and _nodes.couch, which
+// are written anew with the documents that they hold. Each document keeps its revision
+// unless it changes; deleted ones and local ones are left out.
+type renaming struct {
+	self *shard.Self
+	to   string
+}
+
+// renaming returns nil if the shard maps know this node by the name that it is to have.
+func (p *planner) renaming(ctx context.Context) (*renaming, error) {
+	if p.opts.NodeName == "" {
+		return nil, nil
+	}
+	f := p.databases[dbsPath]
+	if f == nil || f.Header == nil {
+		return nil, fmt.Errorf("%w, so there is nothing to give the node's name to: restore without --node-name", ErrNoShardMap)
+	}
+	rd := p.opts.Repo.NewReader(p.m, nil)
+	all, err := readMaps(ctx, rd.ReaderAt(ctx, f), f.Size, p.m, p.opts.NodeName)
+	if err != nil {
+		return nil, err
+	}
+	if len(all.problems) > 0 {
+		return nil, fmt.Errorf("the shard maps can't be rewritten for %s: %s: restore without --node-name", p.opts.NodeName, all.problems[0])
+	}
+	n := &renaming{self: all.self, to: p.opts.NodeName}
+	for _, m := range all.list {
+		if n.from(m.Map) != "" {
+			return n, nil
+		}
+	}
+	return nil, nil
+}
+
+// from returns the name in m that is to be replaced, or "".
+func (n *renaming) from(m shard.Map) string {
+	if _, known := m.ByNode[n.to]; known {
+		return ""
+	}
+	return n.self.As(m)
+}
+
+// rewrite writes the node's name into a whole _dbs.couch or _nodes.couch that was just
+// restored, and returns its new size.
+func (n *renaming) rewrite(ctx context.Context, f *os.File, size int64, path string) (int64, error) {
+	change := n.dbsDoc
+	if path == nodesPath {
+		change = n.nodesDoc
+	}
+	if err := rewriteDocs(ctx, f, size, n.to, change); err != nil {
+		return 0, fmt.Errorf("write the name %s into %s: %w", n.to, path, err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	rep, err := couchfile.Verify(ctx, f, info.Size(), couchfile.VerifyOptions{})
+	if err != nil {
+		return 0, err
+	}
+	if len(rep.Findings) > 0 {
+		return 0, fmt.Errorf("%s with the name %s does not read back: %s", path, n.to, rep.Findings[0])
+	}
+	return info.Size(), nil
+}
+
+// newDoc is what becomes of a document: body is nil if it stays, id is "" if it goes.
+type newDoc struct {
+	id   string
+	body []byte
+}
+
+func (n *renaming) dbsDoc(id string, doc []byte) (newDoc, error) {
+	m, ok, err := shard.ParseMap(doc)
+	if err != nil {
+		return newDoc{}, err
+	}
+	from := ""
+	if ok {
+		from = n.from(m)
+	}
+	if from == "" {
+		return newDoc{id: id}, nil
+	}
+	body, err := renameNode(doc, from, n.to)
+	return newDoc{id, body}, err
+}
+
+// nodesDoc gives this node's document its new id; the other nodes keep theirs.
+func (n *renaming) nodesDoc(id string, doc []byte) (newDoc, error) {
+	if id != n.self.Name {
+		return newDoc{id: id}, nil
+	}
+	return newDoc{n.to, doc}, nil
+}
+
+// renameNode replaces a node in a shard map document.
+//
+// Source: CouchDB 3.5.0, src/mem3/src/mem3_bdu.erl, validate: by_node and by_range must
+// mirror each other.
+func renameNode(doc []byte, from, to string) ([]byte, error) {
+	var d map[string]json.RawMessage
+	if err := json.Unmarshal(doc, &d); err != nil {
+		return nil, err
+	}
+	var byNode map[string]json.RawMessage
+	var byRange map[string][]any
+	var changes [][]any // such as ["add", range, node]; a split's have numbers too
+	parts := map[string]any{"by_node": &byNode, "by_range": &byRange, "changelog": &changes}
+	for key, v := range parts {
+		if d[key] == nil {
+			delete(parts, key)
+		} else if err := json.Unmarshal(d[key], v); err != nil {
+			return nil, fmt.Errorf("%s: %w", key, err)
+		}
+	}
+	byNode[to] = byNode[from]
+	delete(byNode, from)
+	for _, list := range slices.Concat(slices.Collect(maps.Values(byRange)), changes) {
+		for i, s := range list {
+			if s == from {
+				list[i] = to
+			}
+		}
+	}
+	for key, v := range parts {
+		b, err := json.Marshal(v)
+		if err != nil {
+			return nil, err
+		}
+		d[key] = b
+	}
+	return json.Marshal(d)
+}
+
+// rewriteDocs writes the documents of a node-local database of size bytes anew, into
+// the same file: first beside it, so that it never needs all of them in memory.
+func rewriteDocs(ctx context.Context, f *os.File, size int64, node string, change func(id string, doc []byte) (newDoc, error)) (err error) {
+	db, err := couchfile.Open(f, size)
+	if err != nil {
+		return err
+	}
+	temp, err := os.OpenFile(durable.TempPath(filepath.Join(filepath.Dir(f.Name()), "rewritten")), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, temp.Close(), os.Remove(temp.Name())) }()
+	uuid := make([]byte, 16)
+	_, _ = rand.Read(uuid) // it never fails
+	// MD5, since CouchDB before 3.4 knows no other.
+	g, err := couchgen.Create(temp, couchgen.Options{NodeName: node, NodeLocal: true, UUID: hex.EncodeToString(uuid), Checksum: couchgen.MD5})
+	if err != nil {
+		return err
+	}
+	n := 0
+	for info, err := range db.Docs(couchfile.DocsOptions{}) {
+		if err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := putDoc(g, db, info, change); err != nil {
+			return fmt.Errorf("document %q: %w", info.ID, err)
+		}
+		if n++; n%1000 == 0 {
+			if err := g.Commit(); err != nil {
+				return err
+			}
+		}
+	}
+	if err := g.Commit(); err != nil {
+		return err
+	}
+	return replaceBytes(f, temp)
+}
+
+func replaceBytes(f, by *os.File) error {
+	if _, err := by.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	_, err := io.Copy(f, by)
+	return err
+}
+
+// putDoc writes one document, changed or as it is.
+func putDoc(g *couchgen.Generator, db *couchfile.DB, info *couchfile.DocInfo, change func(id string, doc []byte) (newDoc, error)) error {
+	win := info.Winner()
+	doc, err := db.RevisionJSON(info, win, couchfile.DocOptions{})
+	if err != nil {
+		return err
+	}
+	to, err := change(info.ID, doc)
+	if err != nil {
+		return err
+	}
+	put := couchgen.Doc{ID: to.id}
+	switch pos, id, _ := strings.Cut(win.Rev.String(), "-"); {
+	case to.body == nil:
+		to.body, put.RevID = doc, id
+		if win.Rev.Pos > 1 {
+			put.Parent = fmt.Sprintf("%d-%032x", win.Rev.Pos-1, 0)
+		}
+	case to.id == info.ID: // the next revision, so that the cluster's other nodes take it
+		put.Parent = pos + "-" + id
+	}
+	if put.Body, err = bodyOf(to.body); err != nil {
+		return err
+	}
+	_, err = g.Put(put)
+	return err
+}
+
+// bodyOf takes _id, _rev and the like off a document.
+func bodyOf(doc []byte) (json.RawMessage, error) {
+	var d map[string]json.RawMessage
+	if err := json.Unmarshal(doc, &d); err != nil {
+		return nil, err
+	}
+	maps.DeleteFunc(d, func(key string, _ json.RawMessage) bool { return strings.HasPrefix(key, "_") })
+	return json.Marshal(d)
+}
