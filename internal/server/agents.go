@@ -16,11 +16,14 @@ import (
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/bus"
 	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/newest"
 )
 
 // liveAgents is what this server heard of agents and jobs that isn't worth storing each
 // time.
 type liveAgents struct {
+	watch func() time.Duration // see Config.Watch
+
 	mu       sync.Mutex
 	hellos   map[string]heard        // by agent
 	progress map[string]job.Progress // by job
@@ -28,19 +31,19 @@ type liveAgents struct {
 
 type heard struct {
 	hello job.Hello
-	at    time.Time
+	at    time.Duration // by the watch
 }
 
-func newLiveAgents() *liveAgents {
-	return &liveAgents{hellos: map[string]heard{}, progress: map[string]job.Progress{}}
+func newLiveAgents(watch func() time.Duration) *liveAgents {
+	return &liveAgents{watch: watch, hellos: map[string]heard{}, progress: map[string]job.Progress{}}
 }
 
 // hear takes in a hello, unless a newer one of its session was heard.
-func (l *liveAgents) hear(agent string, h job.Hello, at time.Time) {
+func (l *liveAgents) hear(agent string, h job.Hello) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !saidBefore(&h, l.hellos[agent].hello) {
-		l.hellos[agent] = heard{h, at}
+		l.hellos[agent] = heard{h, l.watch()}
 	}
 }
 
@@ -64,13 +67,28 @@ func (l *liveAgents) jobChanged(id string, _, now *job.Job) {
 	}
 }
 
-// agentChanged forgets an agent that is gone.
-func (l *liveAgents) agentChanged(id string, _, now *job.Agent) {
-	if now == nil {
-		l.mu.Lock()
-		defer l.mu.Unlock()
+// agentChanged forgets an agent that is gone, and takes for a sign of life what another
+// server stored of one that it heard. What was stored when this server started is none.
+func (l *liveAgents) agentChanged(id string, old, now *job.Agent) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case now == nil:
 		delete(l.hellos, id)
+	case old != nil && (!old.Seen.Equal(now.Seen) || old.Session != now.Session):
+		h := heard{now.Hello, l.watch()}
+		if last := l.hellos[id].hello; saidBefore(&h.hello, last) {
+			h.hello = last
+		}
+		l.hellos[id] = h
 	}
+}
+
+// silent returns for how long nothing was heard of an agent, since this server started.
+func (l *liveAgents) silent(id string) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.watch() - l.hellos[id].at
 }
 
 func (l *liveAgents) progressOf(j *job.Job) job.Progress {
@@ -83,33 +101,36 @@ func (l *liveAgents) progressOf(j *job.Job) job.Progress {
 }
 
 // hello returns what an agent said last, and whether that is so lately that it counts as
-// online. Servers share hellos, so what is stored may be newer than what this one heard.
+// online: by this server's watch, since it heard the agent, or learnt that another server
+// did. A server that has just started goes by what is stored, if that can be believed,
+// for no longer than it takes to hear from all.
 func (s *Server) hello(a *job.Agent) (job.Hello, bool) {
-	hello, at := s.lastHeard(a)
-	return hello, !at.IsZero() && s.now().Sub(at) < s.cfg.Offline
+	hello, _, online := s.lastHeard(a)
+	return hello, online
 }
 
-// lastHeard returns the newest hello of an agent and when it was last heard. Of what is
-// stored and what this server heard the agent's own count says which is newer: each of
-// the two has the time of another server's clock.
-func (s *Server) lastHeard(a *job.Agent) (job.Hello, time.Time) {
+// lastHeard is hello with when that was, by the clock as it is now; zero for never.
+func (s *Server) lastHeard(a *job.Agent) (hello job.Hello, seen time.Time, online bool) {
 	s.live.mu.Lock()
 	h, ok := s.live.hellos[a.ID]
 	s.live.mu.Unlock()
-	switch {
-	case !ok || h.hello.Session != a.Session: // the newest session is always stored
-		return a.Hello, a.Seen
-	case h.hello.Number == 0 && h.at.Before(a.Seen), saidBefore(&h.hello, a.Hello):
-		return a.Hello, later(a.Seen, h.at)
+	now, watch := s.now(), s.cfg.Watch()
+	if ok {
+		if h.hello.Session != a.Session || saidBefore(&h.hello, a.Hello) { // the newest session is always stored
+			h.hello = a.Hello
+		}
+		return h.hello, now.Add(h.at - watch), watch-h.at < s.cfg.Offline
 	}
-	return h.hello, later(a.Seen, h.at)
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
+	if a.Seen.IsZero() {
+		return a.Hello, a.Seen, false
 	}
-	return b
+	age, believed := newest.Since(a.Seen, now)
+	online = believed && age < s.cfg.Offline && watch < s.cfg.Offline
+	seen = a.Seen
+	if started := now.Add(-watch); seen.After(started) { // it was before
+		seen = started
+	}
+	return a.Hello, seen, online
 }
 
 // AgentInfo is an agent as it is now.
@@ -124,8 +145,7 @@ func (s *Server) Agents() []AgentInfo {
 	var out []AgentInfo
 	s.agents.all(func(_ string, a *job.Agent) bool {
 		info := AgentInfo{Agent: *a}
-		info.Hello, info.Seen = s.lastHeard(a)
-		_, info.Online = s.hello(a)
+		info.Hello, info.Seen, info.Online = s.lastHeard(a)
 		out = append(out, info)
 		return true
 	})
@@ -339,13 +359,13 @@ func (s *Server) greet(ctx context.Context, agent string, h job.Hello) (job.Hell
 	}
 	tidyHello(&h)
 	now := s.now()
-	s.live.hear(agent, h, now)
+	s.live.hear(agent, h)
 	if a.Session != h.Session { // its queue may be gone, if the state of the bus is
 		if err := s.cfg.Bus.AddAgent(ctx, agent); err != nil {
 			return job.HelloReply{}, err
 		}
 	}
-	if a.Session != h.Session || now.Sub(a.Seen) > s.cfg.Offline/2 || !sameInstances(a.Hello.Instances, h.Instances) || a.Hello.Repository.ID != h.Repository.ID {
+	if a.Session != h.Session || a.Seen.IsZero() || s.agents.ago(agent) > s.cfg.Offline/2 || !sameInstances(a.Hello.Instances, h.Instances) || a.Hello.Repository.ID != h.Repository.ID {
 		if _, err = s.agents.update(ctx, agent, func(a *job.Agent) error {
 			if saidBefore(&h, a.Hello) { // it was long under way, and another server heard the next one
 				return errSame

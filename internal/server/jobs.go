@@ -274,7 +274,7 @@ func (s *Server) take(ctx context.Context, j *job.Job, r job.Report) (job.Report
 		return job.ReportReply{Verdict: job.Go}, s.end(ctx, j, r)
 	}
 	s.live.set(j.ID, r.At)
-	if s.now().Sub(j.Updated) < saveProgress {
+	if s.jobs.ago(j.ID) < saveProgress {
 		return job.ReportReply{Verdict: job.Go}, nil
 	}
 	var verdict job.Verdict

@@ -50,8 +50,10 @@ type Config struct {
 	// the link.
 	Client *http.Client
 
-	// For tests: the clock, and the lengths of time below.
+	// For tests: the clock, a watch that nobody sets (how long the server has been running;
+	// that of the clock's monotonic readings if nil), and the lengths of time below.
 	Now     func() time.Time
+	Watch   func() time.Duration
 	Every   time.Duration // between an agent's hellos: 10 s
 	Offline time.Duration // an agent not heard of for so long is offline: 90 s
 	Lost    time.Duration // a running job whose agent is offline for so long has failed: 6 h
@@ -81,7 +83,7 @@ type Server struct {
 	seed       maphash.Seed
 	makings    [64]sync.Mutex // see making
 	sweeping   sync.Mutex     // one sweep at a time
-	requeued   time.Time      // when jobs were last put into the queue again; guarded by sweeping
+	requeued   time.Duration  // by the watch, when jobs were last put into the queue again; guarded by sweeping
 	background sync.WaitGroup // heartbeats that are being sent, trusts that are being ended
 }
 
@@ -97,19 +99,23 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Watch == nil {
+		began := cfg.Now()
+		cfg.Watch = func() time.Duration { return cfg.Now().Sub(began) }
+	}
 	if cfg.Client == nil {
 		cfg.Client = heartbeatClient(cfg.LocalHeartbeats)
 	}
-	s := &Server{cfg: cfg, log: cfg.Log, index: newBackupIndex(), live: newLiveAgents(), seed: maphash.MakeSeed()}
+	s := &Server{cfg: cfg, log: cfg.Log, index: newBackupIndex(), live: newLiveAgents(cfg.Watch), seed: maphash.MakeSeed()}
 	s.met = newMetrics(s)
 	var errs [7]error
-	s.instances, errs[0] = openShelf[job.Instance](ctx, cfg.Bus, "instances", cfg.Log, nil)
-	s.backups, errs[1] = openShelf(ctx, cfg.Bus, "backups", cfg.Log, s.index.changed)
-	s.jobs, errs[2] = openShelf(ctx, cfg.Bus, "jobs", cfg.Log, s.live.jobChanged)
-	s.agents, errs[3] = openShelf(ctx, cfg.Bus, "agents", cfg.Log, s.live.agentChanged)
-	s.schedules, errs[4] = openShelf[job.Schedule](ctx, cfg.Bus, "schedules", cfg.Log, nil)
-	s.strategies, errs[5] = openShelf[job.Strategy](ctx, cfg.Bus, "strategies", cfg.Log, nil)
-	s.quotas, errs[6] = openShelf[job.Quota](ctx, cfg.Bus, "quotas", cfg.Log, nil)
+	s.instances, errs[0] = openShelf[job.Instance](ctx, cfg.Bus, "instances", cfg.Log, cfg.Watch, nil)
+	s.backups, errs[1] = openShelf(ctx, cfg.Bus, "backups", cfg.Log, cfg.Watch, s.index.changed)
+	s.jobs, errs[2] = openShelf(ctx, cfg.Bus, "jobs", cfg.Log, cfg.Watch, s.live.jobChanged)
+	s.agents, errs[3] = openShelf(ctx, cfg.Bus, "agents", cfg.Log, cfg.Watch, s.live.agentChanged)
+	s.schedules, errs[4] = openShelf[job.Schedule](ctx, cfg.Bus, "schedules", cfg.Log, cfg.Watch, nil)
+	s.strategies, errs[5] = openShelf[job.Strategy](ctx, cfg.Bus, "strategies", cfg.Log, cfg.Watch, nil)
+	s.quotas, errs[6] = openShelf[job.Quota](ctx, cfg.Bus, "quotas", cfg.Log, cfg.Watch, nil)
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}

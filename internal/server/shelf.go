@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/slipcover/slipcover/internal/bus"
 )
@@ -20,6 +21,7 @@ type shelf[T any] struct {
 	// changed is told of each change, under the lock: old or now is nil for what comes
 	// or goes.
 	changed func(id string, old, now *T)
+	watch   func() time.Duration // see Config.Watch
 	// share lets a new document use strings that there are already: its key, and what
 	// others have too.
 	share func(id string, doc *T)
@@ -42,14 +44,15 @@ type table interface {
 type kept[T any] struct {
 	rev uint64
 	doc *T
+	at  time.Duration // by the watch, when this revision came to be known here
 }
 
-func openShelf[T any](ctx context.Context, b *bus.Bus, name string, log *slog.Logger, changed func(string, *T, *T)) (*shelf[T], error) {
+func openShelf[T any](ctx context.Context, b *bus.Bus, name string, log *slog.Logger, watch func() time.Duration, changed func(string, *T, *T)) (*shelf[T], error) {
 	table, err := b.Table(ctx, name)
 	if err != nil {
 		return nil, fmt.Errorf("open table %s: %w", name, err)
 	}
-	s := &shelf[T]{table: table, log: log.With("table", name), changed: changed, docs: map[string]kept[T]{}, gone: map[string]uint64{}, ready: make(chan struct{})}
+	s := &shelf[T]{table: table, log: log.With("table", name), watch: watch, changed: changed, docs: map[string]kept[T]{}, gone: map[string]uint64{}, ready: make(chan struct{})}
 	if changed == nil {
 		s.changed = func(string, *T, *T) {}
 	}
@@ -85,6 +88,27 @@ func (s *shelf[T]) all(fn func(id string, doc *T) bool) {
 	}
 }
 
+// each is all with how long ago each document last changed, by the watch of this server,
+// whatever its stamps and the clocks say. What it had when it started changed then.
+func (s *shelf[T]) each(fn func(id string, doc *T, ago time.Duration) bool) {
+	now := s.watch()
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for id, k := range s.docs {
+		if !fn(id, k.doc, now-k.at) {
+			return
+		}
+	}
+}
+
+// ago is the third argument of each's function for one document.
+func (s *shelf[T]) ago(id string) time.Duration {
+	now := s.watch()
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return now - s.docs[id].at
+}
+
 // read returns what the table has.
 func (s *shelf[T]) read(ctx context.Context, id string) (kept[T], error) {
 	b, rev, err := s.table.Get(ctx, id)
@@ -97,7 +121,7 @@ func (s *shelf[T]) read(ctx context.Context, id string) (kept[T], error) {
 	}
 	s.share(id, doc)
 	s.put(id, doc, rev)
-	return kept[T]{rev, doc}, nil
+	return kept[T]{rev: rev, doc: doc}, nil
 }
 
 // create stores a new document. It returns bus.ErrExists.
@@ -190,7 +214,7 @@ func (s *shelf[T]) place(id string, doc *T, rev uint64) {
 		return
 	}
 	delete(s.gone, id)
-	s.docs[id] = kept[T]{rev, doc}
+	s.docs[id] = kept[T]{rev, doc, s.watch()}
 	s.changed(id, old.doc, doc)
 }
 

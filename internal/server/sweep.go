@@ -25,16 +25,15 @@ func (s *Server) Sweep(ctx context.Context) error {
 // one whose claim didn't count was served it.
 func (s *Server) sweepJobs(ctx context.Context) error {
 	var lost, old, quiet []*job.Job
-	now := s.now()
-	s.jobs.all(func(_ string, j *job.Job) bool {
+	s.jobs.each(func(_ string, j *job.Job, ago time.Duration) bool {
 		switch {
 		case j.State.Ended():
-			if j.Ended != nil && now.Sub(*j.Ended) > keepEnded {
+			if ago > keepEnded {
 				old = append(old, j)
 			}
-		case s.lost(j, now):
+		case s.lost(j, ago):
 			lost = append(lost, j)
-		case now.Sub(j.Updated) > acceptFor:
+		case ago > acceptFor:
 			quiet = append(quiet, j)
 		}
 		return true
@@ -46,7 +45,7 @@ func (s *Server) sweepJobs(ctx context.Context) error {
 	for _, j := range old {
 		errs = append(errs, s.jobs.remove(ctx, j.ID))
 	}
-	if now.Sub(s.requeued) > acceptFor {
+	if now := s.cfg.Watch(); s.requeued == 0 || now-s.requeued > acceptFor {
 		s.requeued = now
 		for _, j := range quiet {
 			errs = append(errs, s.cfg.Bus.Enqueue(ctx, j.Agent, j.ID))
@@ -55,26 +54,22 @@ func (s *Server) sweepJobs(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// lost reports whether a job's agent is gone, or silent for so long that nobody waits
-// for it any more.
-func (s *Server) lost(j *job.Job, now time.Time) bool {
-	a := s.agents.have(j.Agent)
-	if a == nil {
-		return now.Sub(j.Created) > acceptFor
+// lost reports whether the agent is gone of a job that last changed so long ago, or silent
+// for so long that nobody waits for it any more. That is by this server's watch: a clock
+// that is set by hours ends no job.
+func (s *Server) lost(j *job.Job, ago time.Duration) bool {
+	if s.agents.have(j.Agent) == nil {
+		return ago > acceptFor
 	}
-	_, at := s.lastHeard(a)
-	if at.IsZero() {
-		at = j.Created
-	}
-	return now.Sub(at) > s.cfg.Lost && now.Sub(j.Updated) > s.cfg.Lost
+	return ago > s.cfg.Lost && s.live.silent(j.Agent) > s.cfg.Lost
 }
 
 // sweepHolds frees instances from jobs that were never stored or are gone.
 func (s *Server) sweepHolds(ctx context.Context) error {
 	var held []*job.Instance
 	now := s.now()
-	s.instances.all(func(_ string, i *job.Instance) bool {
-		if i.Job != "" && now.Sub(i.Updated) > acceptFor && s.seemsOver(i.Job) {
+	s.instances.each(func(_ string, i *job.Instance, ago time.Duration) bool {
+		if i.Job != "" && ago > acceptFor && s.seemsOver(i.Job) {
 			held = append(held, i)
 		}
 		return true
@@ -121,8 +116,8 @@ func (s *Server) over(ctx context.Context, id string) (bool, error) {
 func (s *Server) sweepBackups(ctx context.Context) error {
 	var stuck []*job.Backup
 	now := s.now()
-	s.backups.all(func(_ string, b *job.Backup) bool {
-		if (b.Status.Running() || b.Status == job.BackupDeleting) && now.Sub(b.Updated) > acceptFor && s.seemsOver(b.Job) {
+	s.backups.each(func(_ string, b *job.Backup, ago time.Duration) bool {
+		if (b.Status.Running() || b.Status == job.BackupDeleting) && ago > acceptFor && s.seemsOver(b.Job) {
 			stuck = append(stuck, b)
 		}
 		return true
