@@ -52,7 +52,7 @@ type Decision struct {
 // next firing that can only come of a clock that was more than a day ahead is
 // replaced by the first one after now: a wrong clock must not end the backups.
 func (p Plan) Decide(now, next time.Time, busy bool) Decision {
-	if next.IsZero() || next.After(p.Spec.Next(now.Add(clockBack))) {
+	if next.IsZero() || p.Spec.Ahead(now, next) {
 		return Decision{Next: p.Spec.Next(now)}
 	}
 	if now.Before(next) {
@@ -75,6 +75,12 @@ func (p Plan) Decide(now, next time.Time, busy bool) Decision {
 		return Decision{Fire: true, Due: last, CaughtUp: earlier, Next: after}
 	}
 	return Decision{Fire: true, Due: last, Missed: earlier, Next: after}
+}
+
+// Ahead reports whether a stored next firing can only come of a clock that was more than
+// a day ahead of now.
+func (s Spec) Ahead(now, next time.Time) bool {
+	return next.After(now.Add(clockBack)) && next.After(s.Next(now.Add(clockBack)))
 }
 
 // Begin returns when the firing that is due then begins: up to Jitter later, the same

@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/newest"
 )
 
 // metrics is what Prometheus is told of the catalog, read from it at each scrape; and
@@ -14,6 +15,7 @@ type metrics struct {
 	s        *Server
 	outcomes *prometheus.CounterVec   // jobs ended
 	took     *prometheus.HistogramVec // their seconds
+	ahead    prometheus.Counter       // schedules that a clock ahead had put off
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -46,6 +48,7 @@ func newMetrics(s *Server) *metrics {
 		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "slipcover_job_duration_seconds", Help: "From the request to the end of a job.",
 			Buckets: []float64{1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600}}, []string{"kind"}),
 	}
+	m.ahead = prometheus.NewCounter(prometheus.CounterOpts{Name: "slipcover_schedules_set_right_total", Help: "Schedules that a server whose clock was ahead had put off, and that were set right."})
 	for _, k := range kinds { // from 0 on, so that the first failure counts
 		for _, outcome := range []job.State{job.Done, job.Failed} {
 			m.outcomes.WithLabelValues(string(k), string(outcome))
@@ -58,7 +61,7 @@ var kinds = []job.Kind{job.KindBackup, job.KindCreate, job.KindRestart, job.Kind
 
 func (m *metrics) ended(j *job.Job) {
 	m.outcomes.WithLabelValues(string(j.Kind), string(j.State)).Inc()
-	m.took.WithLabelValues(string(j.Kind)).Observe(j.Ended.Sub(j.Created).Seconds())
+	m.took.WithLabelValues(string(j.Kind)).Observe(max(0, j.Ended.Sub(j.Created).Seconds())) // the clock may have been set
 }
 
 // Describe implements prometheus.Collector.
@@ -68,12 +71,14 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 		ch <- d
 	}
 	m.outcomes.Describe(ch)
+	m.ahead.Describe(ch)
 	m.took.Describe(ch)
 }
 
 // Collect implements prometheus.Collector.
 func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.outcomes.Collect(ch)
+	m.ahead.Collect(ch)
 	m.took.Collect(ch)
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
@@ -137,8 +142,11 @@ func (m *metrics) collectInstances(gauge gaugeFunc) {
 		} else {
 			at := b.Updated
 			if b.Started != nil && b.Finished != nil {
+				gauge(descLastTook, max(0, b.Finished.Sub(*b.Started).Seconds()), labels...)
 				at = *b.Finished
-				gauge(descLastTook, b.Finished.Sub(*b.Started).Seconds(), labels...)
+			}
+			if newest.Ahead(at, m.s.now()) { // by its node's clock; nobody knows, so let it alert
+				at = time.Unix(0, 0)
 			}
 			gauge(descLast, seconds(at), labels...)
 			gauge(descLastSize, float64(b.Size), labels...)
@@ -181,21 +189,22 @@ func (m *metrics) collectJobs(gauge gaugeFunc) {
 	for _, k := range kinds {
 		counts[key{k, job.Queued}], counts[key{k, job.Running}] = 0, 0
 	}
-	oldest := m.s.now()
-	m.s.jobs.all(func(_ string, j *job.Job) bool {
+	var oldest time.Duration
+	m.s.jobs.each(func(_ string, j *job.Job, ago time.Duration) bool {
 		if j.State.Ended() {
 			return true
 		}
 		counts[key{j.Kind, j.State}]++
-		if j.State == job.Queued && j.Created.Before(oldest) {
-			oldest = j.Created
+		if j.State == job.Queued {
+			age, _ := newest.Since(j.Created, m.s.now())
+			oldest = max(oldest, ago, age)
 		}
 		return true
 	})
 	for k, n := range counts {
 		gauge(descJobs, float64(n), string(k.kind), string(k.state))
 	}
-	gauge(descQueueOldest, m.s.now().Sub(oldest).Seconds())
+	gauge(descQueueOldest, oldest.Seconds())
 }
 
 func seconds(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }

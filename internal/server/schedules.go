@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -202,9 +203,13 @@ func policyOf(k job.Keep) (retention.Policy, error) {
 // Tick fires the schedules that are due. Any server may do it: who stores a firing, by
 // revision, begins it.
 func (s *Server) Tick(ctx context.Context) error {
-	var due, unfinished, proofs []*job.Schedule
+	var due, unfinished, proofs, ahead []*job.Schedule
 	now := s.now()
-	s.schedules.all(func(_ string, c *job.Schedule) bool {
+	s.schedules.each(func(_ string, c *job.Schedule, ago time.Duration) bool {
+		if c.Enabled && (s.isAhead(c.Cron, c.TimeZone, c.Next) || s.isAhead(c.ProveCron, c.TimeZone, c.ProveNext)) {
+			ahead = append(ahead, c)
+			return true
+		}
 		if c.Enabled && !c.Next.IsZero() && !c.Next.After(now) {
 			due = append(due, c)
 		}
@@ -212,7 +217,7 @@ func (s *Server) Tick(ctx context.Context) error {
 			proofs = append(proofs, c)
 		}
 		// Later than the sweep, which lets go the instance that a dead server held for it.
-		if c.Last.Outcome == firing && now.Sub(c.Updated) > 2*acceptFor || c.Last.Outcome == waiting {
+		if c.Last.Outcome == firing && ago > 2*acceptFor || c.Last.Outcome == waiting {
 			unfinished = append(unfinished, c)
 		}
 		return true
@@ -229,10 +234,73 @@ func (s *Server) Tick(ctx context.Context) error {
 			errs = append(errs, err)
 		}
 	}
+	each(ahead, s.setRight)
 	each(due, s.fire)
 	each(unfinished, s.resume)
 	each(proofs, s.fireProof)
 	return errors.Join(errs...)
+}
+
+// isAhead reports whether a stored firing of a cron line can only come of a clock that was
+// ahead, and would keep the schedule silent for as long.
+func (s *Server) isAhead(cron, zone string, next time.Time) bool {
+	if cron == "" || !next.After(s.now().Add(24*time.Hour)) { // most; the rest is parsed
+		return false
+	}
+	spec, err := s.specs.parse(cron, zone)
+	return err == nil && spec.Ahead(s.now(), next)
+}
+
+// setRight gives a schedule the firings that it would have had if the clock had not been
+// ahead, and says so: what should have been made meanwhile was not.
+func (s *Server) setRight(ctx context.Context, c *job.Schedule) error {
+	read := *c
+	next, err := s.schedules.update(ctx, c.ID, func(c *job.Schedule) error {
+		if !c.Next.Equal(read.Next) || !c.ProveNext.Equal(read.ProveNext) || c.Cron != read.Cron || c.TimeZone != read.TimeZone || c.ProveCron != read.ProveCron {
+			return errOther
+		}
+		if spec, err := s.specs.parse(c.Cron, c.TimeZone); err == nil && spec.Ahead(s.now(), c.Next) {
+			c.Next = spec.Next(s.now())
+		}
+		if spec, err := s.specs.parse(c.ProveCron, c.TimeZone); err == nil && c.ProveCron != "" && spec.Ahead(s.now(), c.ProveNext) {
+			c.ProveNext = spec.Next(s.now())
+		}
+		return nil
+	})
+	if errors.Is(err, errOther) || errors.Is(err, bus.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s.met.ahead.Inc()
+	s.log.ErrorContext(ctx, "a server's clock was ahead: a schedule would have been silent until then, and is set right", "schedule", c.Name, "instance", c.Instance,
+		"was", read.Next, "next", next.Next, "prove_was", read.ProveNext, "prove_next", next.ProveNext)
+	return nil
+}
+
+// specs are cron lines that were parsed. The zero value has none.
+type specs struct {
+	mu     sync.Mutex
+	parsed map[[2]string]schedule.Spec // by line and zone; guarded by mu
+}
+
+func (p *specs) parse(cron, zone string) (schedule.Spec, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	key := [2]string{cron, zone}
+	if spec, ok := p.parsed[key]; ok {
+		return spec, nil
+	}
+	spec, err := schedule.Parse(cron, zone)
+	if err != nil {
+		return spec, err
+	}
+	if p.parsed == nil || len(p.parsed) > 10000 { // lines that were changed long ago
+		p.parsed = map[[2]string]schedule.Spec{}
+	}
+	p.parsed[key] = spec
+	return spec, nil
 }
 
 // fire decides about a schedule that may be due, stores the decision, and begins the

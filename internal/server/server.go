@@ -80,6 +80,7 @@ type Server struct {
 	live  *liveAgents
 	met   *metrics
 
+	specs      specs
 	seed       maphash.Seed
 	makings    [64]sync.Mutex // see making
 	sweeping   sync.Mutex     // one sweep at a time
