@@ -19,6 +19,7 @@ import (
 type pruneOptions struct {
 	repoOptions
 	dryRun bool
+	forget []string
 }
 
 func newPrune(env *Env, g *globalOptions) *cobra.Command {
@@ -39,6 +40,7 @@ Backups of several CouchDBs under one name are counted apart. Without any rule a
 	f := c.Flags()
 	o.place(f)
 	f.StringVar(&o.instance, "instance", "", "`NAME` of the CouchDB node whose backups to prune (default: all)")
+	f.StringArrayVar(&o.forget, "forget", nil, "remove what is stored of the backup with this `ID`, whose record vanished; may be repeated")
 	f.BoolVar(&o.dryRun, "dry-run", false, "show what would be removed and why the rest stays, and change nothing")
 	f.String("keep-last", "", "keep the newest `N`")
 	f.String("keep-hourly", "", "keep the newest of each of the last `N` hours that have a backup")
@@ -93,9 +95,13 @@ func runPrune(ctx context.Context, env *Env, s *settings, o *pruneOptions) error
 		instances = []string{o.instance}
 	}
 	out := pruneResult{DryRun: o.dryRun, Instances: []pruneInstance{}}
+	forget, err := o.toForget()
+	if err != nil {
+		return err
+	}
 	var failed []error // of one instance, which is no reason to leave the others
 	for _, instance := range instances {
-		p, err := pruneOne(ctx, env, r.Repo, policy, instance, o.dryRun)
+		p, err := pruneOne(ctx, env, r.Repo, policy, instance, forget, o.dryRun)
 		if ctx.Err() != nil {
 			return err
 		}
@@ -109,7 +115,37 @@ func runPrune(ctx context.Context, env *Env, s *settings, o *pruneOptions) error
 	if len(failed) < len(instances) || len(instances) == 0 {
 		failed = append(failed, out.print(env))
 	}
-	return errors.Join(failed...)
+	return errors.Join(append(failed, out.lost(forget))...)
+}
+
+// toForget checks the ids of --forget.
+func (o *pruneOptions) toForget() ([]manifest.BackupID, error) {
+	var out []manifest.BackupID
+	for _, s := range o.forget {
+		id := manifest.BackupID(s)
+		if !id.Valid() {
+			return nil, usage("--forget %q is not the id of a backup", s)
+		}
+		out = append(out, id)
+	}
+	return out, nil
+}
+
+// lost is the error of a prune that found backups without a record, or not what was to
+// be forgotten.
+func (p *pruneResult) lost(forget []manifest.BackupID) error {
+	n := 0
+	for _, i := range p.Instances {
+		n += len(i.Freed.Lost)
+		forget = slices.DeleteFunc(slices.Clone(forget), func(id manifest.BackupID) bool { return slices.Contains(i.Freed.Forgotten, id) })
+	}
+	switch {
+	case len(forget) > 0:
+		return say(errMissing, "%s is no backup whose record vanished; `slipcover check` names those", forget[0])
+	case n > 0:
+		return say(errProblem, "the record of %s vanished, and what is stored of it was left", count(n, "backup"))
+	}
+	return nil
 }
 
 // listed joins names for a message.
@@ -121,14 +157,14 @@ func listed(names []string) string {
 }
 
 // pruneOne prunes one instance.
-func pruneOne(ctx context.Context, env *Env, r *repo.Repo, policy retention.Policy, instance string, dryRun bool) (*pruneInstance, error) {
+func pruneOne(ctx context.Context, env *Env, r *repo.Repo, policy retention.Policy, instance string, forget []manifest.BackupID, dryRun bool) (*pruneInstance, error) {
 	now := env.Now()
 	if dryRun {
 		p, remove, err := decide(ctx, r, policy, instance, now)
 		if err != nil {
 			return nil, err
 		}
-		p.Freed, err = r.WouldPrune(ctx, instance, repo.PruneOptions{Remove: remove, Now: now})
+		p.Freed, err = r.WouldPrune(ctx, instance, repo.PruneOptions{Remove: remove, Forget: forget, Now: now})
 		return p, err
 	}
 	var p *pruneInstance
@@ -149,7 +185,7 @@ func pruneOne(ctx context.Context, env *Env, r *repo.Repo, policy retention.Poli
 		if p, remove, err = decide(ctx, r, policy, instance, now); err != nil {
 			return err
 		}
-		p.Freed, err = r.Prune(ctx, lock, repo.PruneOptions{Remove: remove, Now: now})
+		p.Freed, err = r.Prune(ctx, lock, repo.PruneOptions{Remove: remove, Forget: forget, Now: now})
 		return err
 	})
 	return p, err
@@ -261,6 +297,9 @@ func (i *pruneInstance) print(w io.Writer, dryRun bool) error {
 	if i.Freed.Protected > 0 {
 		text += fmt.Sprintf("; the storage protects %s until later", count(i.Freed.Protected, "object"))
 	}
-	_, err := fmt.Fprintln(w, text)
-	return err
+	fmt.Fprintln(w, text)
+	for _, id := range i.Freed.Lost {
+		fmt.Fprintf(w, "problem: the record of %s vanished, so what is stored of it stays; `slipcover check` says more, --forget %s removes it\n", id, id)
+	}
+	return nil
 }

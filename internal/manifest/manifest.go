@@ -117,6 +117,15 @@ type Record struct {
 	// Segments lists the segments that the manifest refers to: for each backup
 	// that wrote some, the ranges of their numbers, both ends included.
 	Segments map[BackupID][]Range `json:"segments"`
+	// What follows is for those who can't open the manifest, and missing in records of
+	// earlier versions. InstanceRecipient is what the manifest, and the segments that this
+	// run wrote, are encrypted to. SegmentBytes is the stored size of all segments,
+	// SegmentSizes and SegmentHashes are the SHA-256, in hex, of the lines
+	// "<backup>/<n> <size>\n" and "<backup>/<n> <sha256>\n" of all segments by backup and n.
+	InstanceRecipient string `json:"instance_recipient,omitempty"`
+	SegmentBytes      int64  `json:"segment_bytes,omitempty"`
+	SegmentSizes      string `json:"segment_sizes,omitempty"`
+	SegmentHashes     string `json:"segment_hashes,omitempty"`
 	// RetainUntil is until when the storage protects every object of the backup; nil
 	// if it was not asked to.
 	RetainUntil *time.Time `json:"retain_until,omitempty"`

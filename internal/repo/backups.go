@@ -83,6 +83,10 @@ func (r *Repo) Commit(ctx context.Context, lock *Lock, m *manifest.Manifest, key
 	sum := sha256.Sum256(body)
 	m.StoredBytes += int64(len(body))
 	rec := &manifest.Record{Format: manifest.Format, Summary: m.Summary, ManifestSHA256: hex.EncodeToString(sum[:]), ManifestSize: int64(len(body)), Segments: m.Refs(), RetainUntil: until, Order: lock.nextOrder(parent, m.Started)}
+	sumUp(rec, m)
+	if r.config.Encrypted() {
+		rec.InstanceRecipient = key.recipient.String()
+	}
 	text, err := sign(rec, signer)
 	if err != nil {
 		return nil, err
@@ -99,6 +103,7 @@ func (r *Repo) Commit(ctx context.Context, lock *Lock, m *manifest.Manifest, key
 		return nil, fmt.Errorf("store record: %w", err)
 	}
 	lock.knows(rec)
+	lock.made.Store(true)
 	return rec, nil
 }
 
@@ -505,16 +510,22 @@ func find(recs []*manifest.Record, ref string) (*manifest.Record, error) {
 	return last, nil
 }
 
-// Manifest reads the manifest of rec, which must have the hash that rec gives.
-func (r *Repo) Manifest(ctx context.Context, rec *manifest.Record) (*manifest.Manifest, error) {
+// sealedManifest reads the object of rec's manifest, which must have the hash that rec
+// gives.
+func (r *Repo) sealedManifest(ctx context.Context, rec *manifest.Record) ([]byte, error) {
 	if rec.ManifestSize > maxManifest {
 		return nil, fmt.Errorf("%w: a manifest of %d bytes", ErrCorrupt, rec.ManifestSize)
 	}
-	key := r.manifestKey(rec.Instance, rec.ID)
-	b, err := r.readHashed(ctx, key, rec.ManifestSize, rec.ManifestSHA256)
+	return r.readHashed(ctx, r.manifestKey(rec.Instance, rec.ID), rec.ManifestSize, rec.ManifestSHA256)
+}
+
+// Manifest reads the manifest of rec, which must have the hash that rec gives.
+func (r *Repo) Manifest(ctx context.Context, rec *manifest.Record) (*manifest.Manifest, error) {
+	b, err := r.sealedManifest(ctx, rec)
 	if err != nil {
 		return nil, err
 	}
+	key := r.manifestKey(rec.Instance, rec.ID)
 	m, err := r.openManifest(ctx, rec.Instance, b)
 	if err == nil && (m.ID != rec.ID || m.Instance != rec.Instance) {
 		err = fmt.Errorf("%w: it is the manifest of %s/%s", ErrCorrupt, m.Instance, m.ID)

@@ -2,14 +2,9 @@ package repo
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"sync"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/storage"
@@ -18,7 +13,9 @@ import (
 // CheckOptions are the options of Check.
 type CheckOptions struct {
 	Instance string // "" for all
-	ReadData bool   // read every stored byte and compare its hash, not just sizes
+	// ReadData reads every stored byte and compares its hash, not just sizes. Of backups
+	// of earlier versions that needs a key.
+	ReadData bool
 	// Progress, if not nil, is called with the bytes read so far, of how many.
 	Progress func(done, total int64)
 }
@@ -27,6 +24,7 @@ type CheckOptions struct {
 type CheckReport struct {
 	Backups       int       `json:"backups"`
 	Manifests     int       `json:"manifests"` // read and decoded; 0 without a key
+	Keys          int       `json:"keys"`      // wrapped keys of instances
 	Segments      int       `json:"segments"`
 	SegmentBytes  int64     `json:"segment_bytes"`
 	ReadBytes     int64     `json:"read_bytes"`
@@ -34,6 +32,9 @@ type CheckReport struct {
 	UnreferencedB int64     `json:"unreferenced_bytes"`
 	Unfinished    int       `json:"unfinished"` // backups without a record: runs that did not end
 	Problems      []Problem `json:"problems"`
+	// Checked says in words what was checked, Unchecked what was not and what that needs.
+	Checked   []string `json:"checked"`
+	Unchecked []string `json:"unchecked"`
 }
 
 // Problem is something wrong in the repository.
@@ -52,6 +53,8 @@ type checker struct {
 	report CheckReport // guarded by mu
 	done   int64       // guarded by mu
 	total  int64
+
+	unsized, unhashed, unkeyed int // backups of earlier versions that can't be checked so without a key
 }
 
 func (c *checker) problem(instance string, id manifest.BackupID, object, what string) {
@@ -60,9 +63,10 @@ func (c *checker) problem(instance string, id manifest.BackupID, object, what st
 	c.report.Problems = append(c.report.Problems, Problem{instance, id, object, what})
 }
 
-// Check examines the repository: signatures of records, that each segment they
-// name is stored; with a key also the manifests and each segment's size; with
-// ReadData every byte. Problems are in the report; an error means that the check
+// Check examines the repository: signatures of records, the hashes of their manifests,
+// that each segment they name is stored and has its size, that the keys are there which
+// they are encrypted to, and that no record vanished; with a key also what manifests
+// say; with ReadData every byte. Problems are in the report; an error means that the check
 // itself couldn't go on.
 func (r *Repo) Check(ctx context.Context, opts CheckOptions) (*CheckReport, error) {
 	found, err := r.listBackups(ctx, opts.Instance)
@@ -85,11 +89,15 @@ func (r *Repo) Check(ctx context.Context, opts CheckOptions) (*CheckReport, erro
 			}
 		}
 	}
+	if err := c.single(ctx); err != nil {
+		return nil, err
+	}
 	for instance, list := range byInstance {
 		if err := c.instance(ctx, instance, list); err != nil {
 			return nil, err
 		}
 	}
+	c.sayWhat()
 	return &c.report, nil
 }
 
@@ -98,8 +106,6 @@ func (c *checker) instance(ctx context.Context, instance string, list []listing)
 	for _, l := range list {
 		if l.record {
 			whole = append(whole, l)
-		} else if !l.givenUp {
-			c.report.Unfinished++
 		}
 	}
 	stored, err := c.repo.Segments(ctx, instance)
@@ -114,11 +120,24 @@ func (c *checker) instance(ctx context.Context, instance string, list []listing)
 		c.problem(instance, b.ID, recordName, b.Err.Error())
 	}
 	c.report.Backups += len(recs)
+	keys, err := c.keys(ctx, instance)
+	if err != nil {
+		return err
+	}
 	needed := map[SegmentID]manifest.Segment{}
+	closed := []*manifest.Record{} // those whose manifest wasn't opened
 	for _, rec := range recs {
-		if err := c.backup(ctx, rec, stored, needed); err != nil {
+		c.key(rec, keys)
+		opened, err := c.backup(ctx, rec, stored, needed)
+		if err != nil {
 			return err
 		}
+		if !opened {
+			closed = append(closed, rec)
+		}
+	}
+	if err := c.withoutRecord(ctx, instance, list, stored, needed); err != nil {
+		return err
 	}
 	for id, size := range stored {
 		c.report.Segments++
@@ -129,36 +148,94 @@ func (c *checker) instance(ctx context.Context, instance string, list []listing)
 		}
 	}
 	if c.opts.ReadData {
-		return c.readAll(ctx, instance, needed)
+		return c.readAll(ctx, instance, needed, closed)
 	}
 	return nil
 }
 
-// backup checks one backup's manifest and that its segments are stored; it adds
-// them to needed.
-func (c *checker) backup(ctx context.Context, rec *manifest.Record, stored map[SegmentID]int64, needed map[SegmentID]manifest.Segment) error {
-	missing := 0
-	for _, s := range expand(rec.Segments) {
-		if _, ok := needed[s]; !ok {
-			needed[s] = manifest.Segment{Backup: s.Backup, N: s.N}
+// withoutRecord looks at what has no record: the leftovers of a run that didn't end, or
+// a backup whose record vanished.
+func (c *checker) withoutRecord(ctx context.Context, instance string, list []listing, stored map[SegmentID]int64, needed map[SegmentID]manifest.Segment) error {
+	data := map[manifest.BackupID]bool{}
+	known := map[manifest.BackupID]bool{}
+	var open []listing
+	for _, l := range list {
+		if known[l.id] = true; !l.record {
+			open = append(open, l)
 		}
-		if _, ok := stored[s]; !ok {
+	}
+	for s := range stored {
+		if _, ok := needed[s]; !ok {
+			data[s.Backup] = true
+		}
+		if !known[s.Backup] {
+			known[s.Backup] = true
+			open = append(open, listing{instance: instance, id: s.Backup})
+		}
+	}
+	if len(open) == 0 {
+		return nil
+	}
+	top, err := c.repo.topLock(ctx, instance)
+	if err != nil {
+		return err
+	}
+	locks, err := c.repo.recentLocks(ctx, instance, top)
+	if err != nil {
+		return err
+	}
+	lost, err := c.repo.lostBackups(ctx, instance, open, nil, data, top, locks)
+	if err != nil {
+		return err
+	}
+	for _, l := range open {
+		switch why, ok := lost[l.id]; {
+		case ok && l.givenUp:
+			c.problem(instance, l.id, recordName, "is empty, and "+why+": "+howLost)
+		case ok:
+			c.problem(instance, l.id, recordName, "is gone, and "+why+": "+howLost)
+		case l.manifest && !l.givenUp:
+			c.report.Unfinished++
+		}
+	}
+	return nil
+}
+
+// howLost is what to do about a backup without a record.
+const howLost = "nothing that was stored of it is removed; copy it back from a repository that has it, or remove it with `slipcover prune --forget ID`"
+
+// backup checks one backup's manifest and that its segments are stored; it adds
+// them to needed. opened says that the manifest was read.
+func (c *checker) backup(ctx context.Context, rec *manifest.Record, stored map[SegmentID]int64, needed map[SegmentID]manifest.Segment) (opened bool, err error) {
+	missing, small := 0, 0
+	list := expand(rec.Segments)
+	for _, s := range list {
+		if _, ok := needed[s]; !ok {
+			needed[s] = manifest.Segment{Backup: s.Backup, N: s.N, Size: stored[s]}
+		}
+		if size, ok := stored[s]; !ok {
 			missing++
+		} else if size < c.repo.leastSegment() {
+			small++
+			c.problem(rec.Instance, rec.ID, string(c.repo.segmentKey(rec.Instance, s.Backup, s.N)), fmt.Sprintf("has %d bytes, less than any segment", size))
 		}
 	}
 	if missing > 0 {
 		c.problem(rec.Instance, rec.ID, "", fmt.Sprintf("%d of its segments are missing: files in them can't be restored", missing))
 	}
 	if !c.repo.CanRead() {
-		return nil
+		if missing+small == 0 {
+			c.sizes(rec, list, stored)
+		}
+		return false, c.sealed(ctx, rec)
 	}
 	m, err := c.repo.Manifest(ctx, rec)
 	switch {
 	case errors.Is(err, ErrCorrupt) || errors.Is(err, ErrKeyGone) || errors.Is(err, storage.ErrNotExist):
 		c.problem(rec.Instance, rec.ID, "manifest", err.Error())
-		return nil
+		return false, nil
 	case err != nil:
-		return err
+		return false, err
 	}
 	c.report.Manifests++
 	for _, s := range m.Segments {
@@ -171,52 +248,5 @@ func (c *checker) backup(ctx context.Context, rec *manifest.Record, stored map[S
 		}
 		needed[id] = s
 	}
-	return nil
-}
-
-// readAll compares the hash of each needed segment.
-func (c *checker) readAll(ctx context.Context, instance string, needed map[SegmentID]manifest.Segment) error {
-	for _, s := range needed {
-		c.total += s.Size
-	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(4)
-	for _, s := range needed {
-		if s.SHA256 == "" {
-			continue // no manifest could be read that gives it
-		}
-		g.Go(func() error { return c.segment(ctx, instance, s) })
-	}
-	return g.Wait()
-}
-
-func (c *checker) segment(ctx context.Context, instance string, s manifest.Segment) error {
-	key := c.repo.segmentKey(instance, s.Backup, s.N)
-	var n int64
-	var sum string
-	err := c.repo.store.Get(ctx, key, 0, -1, func(rd io.Reader) error {
-		h := sha256.New()
-		var err error
-		n, err = io.Copy(h, rd)
-		sum = hex.EncodeToString(h.Sum(nil))
-		return err
-	})
-	switch {
-	case errors.Is(err, storage.ErrNotExist):
-		return nil // reported as missing
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case err != nil:
-		c.problem(instance, s.Backup, string(key), err.Error())
-	case sum != s.SHA256:
-		c.problem(instance, s.Backup, string(key), fmt.Sprintf("its %d bytes don't have the recorded hash", n))
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.report.ReadBytes += n
-	c.done += n
-	if c.opts.Progress != nil {
-		c.opts.Progress(c.done, c.total)
-	}
-	return nil
+	return true, nil
 }

@@ -141,7 +141,11 @@ func (c *copier) run(ctx context.Context, lock *Lock) error {
 	if err := c.put(ctx, key, body); err != nil {
 		return fmt.Errorf("store manifest: %w", err)
 	}
-	return c.putRecord(ctx, lock)
+	if err := c.putRecord(ctx, lock); err != nil {
+		return err
+	}
+	lock.made.Store(true)
+	return nil
 }
 
 // readRecord reads the record in src, with its bytes.

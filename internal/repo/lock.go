@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/slipcover/slipcover/internal/manifest"
@@ -67,6 +68,9 @@ type LockInfo struct {
 	Released bool      `json:"released"`
 	// Settled says that the holder has settled all locks below its own.
 	Settled bool `json:"settled"`
+	// Ended says of a released lock with a Backup whether that was made: endedMade or
+	// endedFailed; "" by earlier versions.
+	Ended string `json:"ended,omitempty"`
 }
 
 // held has the tokens of this process's locks. One that names this process and
@@ -81,6 +85,7 @@ type Lock struct {
 	info     LockInfo
 	stop     chan struct{}
 	done     sync.WaitGroup
+	made     atomic.Bool // the record of info.Backup is stored
 
 	mu    sync.Mutex
 	lost  error // guarded by mu; why the lock can't be relied on any more
@@ -497,6 +502,11 @@ func (l *Lock) Release(ctx context.Context) error {
 		return err
 	}
 	l.info.Released = true
+	if l.info.Backup != "" {
+		if l.info.Ended = endedFailed; l.made.Load() {
+			l.info.Ended = endedMade
+		}
+	}
 	if err := l.put(ctx, storage.PutOptions{}); err != nil {
 		return fmt.Errorf("release the lock of %s: %w", l.instance, err)
 	}

@@ -29,7 +29,7 @@ func (r *Repo) knownOrder(ctx context.Context, instance string, top int, last Lo
 	if last.Order > 0 && last.Order <= newest.Most || backup == "" {
 		return last.Order, nil
 	}
-	found, _, err := r.allBackups(ctx, instance, top, nil)
+	found, _, _, err := r.allBackups(ctx, instance, top, nil)
 	if err != nil {
 		return 0, err
 	}

@@ -11,8 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/storage"
 )
@@ -25,6 +23,9 @@ const resumable = 7 * 24 * time.Hour
 type PruneOptions struct {
 	// Remove are backups to remove. A pinned one is refused.
 	Remove []manifest.BackupID
+	// Forget are backups whose record vanished, and whose data is to be removed: it isn't
+	// otherwise. Ids of others have no effect.
+	Forget []manifest.BackupID
 	// Now is when it is, by the clock that is believed; it decides only whether
 	// leftovers may still be of use, and whether the storage protects a backup.
 	Now time.Time
@@ -40,6 +41,10 @@ type Freed struct {
 	// Unreferenced counts those of the removed segments that belonged to no backup:
 	// runs that did not end had left them.
 	Unreferenced int `json:"unreferenced"`
+	// Lost are backups whose record vanished and whose data therefore stays; Forgotten
+	// those of them whose data was removed, as told.
+	Lost      []manifest.BackupID `json:"lost,omitempty"`
+	Forgotten []manifest.BackupID `json:"forgotten,omitempty"`
 	// Protected counts objects that the storage refused to remove before a date.
 	Protected int `json:"protected"`
 }
@@ -114,7 +119,7 @@ func (r *Repo) makePlan(ctx context.Context, instance string, top int, opts Prun
 	if err != nil {
 		return nil, freed, err
 	}
-	found, recent, err := r.allBackups(ctx, instance, top, stored)
+	found, recent, locks, err := r.allBackups(ctx, instance, top, stored)
 	if err != nil {
 		return nil, freed, err
 	}
@@ -129,11 +134,6 @@ func (r *Repo) makePlan(ctx context.Context, instance string, top int, opts Prun
 	if p.Backups, err = r.removable(ctx, instance, recs, opts); err != nil {
 		return nil, freed, err
 	}
-	for _, id := range p.Backups {
-		if recent[id].lock > 0 {
-			p.Emptied = append(p.Emptied, id)
-		}
-	}
 	needed, dropped := map[SegmentID]bool{}, map[SegmentID]bool{}
 	known := map[manifest.BackupID]bool{}
 	for _, rec := range recs {
@@ -146,15 +146,31 @@ func (r *Repo) makePlan(ctx context.Context, instance string, top int, opts Prun
 			set[s] = true
 		}
 	}
-	leftover := leftovers(known, recent, opts.Now)
+	lost, err := r.lostBackups(ctx, instance, found, known, unnamed(stored, needed, dropped), top, locks)
+	if err != nil {
+		return nil, freed, err
+	}
+	freed.forget(lost, opts.Forget)
+	p.Backups = append(p.Backups, freed.Forgotten...)
+	for _, id := range p.Backups {
+		if recent[id].lock > 0 {
+			p.Emptied = append(p.Emptied, id)
+		}
+	}
+	left := leftovers(known, recent, opts.Now)
+	leftover := func(id manifest.BackupID) bool {
+		return lost[id] == "" && left(id) || slices.Contains(freed.Forgotten, id)
+	}
 	for _, l := range found {
-		if !leftover(l.id) {
+		if slices.Contains(freed.Forgotten, l.id) {
 			continue
 		}
-		if l.manifest {
+		// That of a run which can't be committed any more is of no use to the next one, and
+		// once the lock that says so is gone it would look like that of a lost backup.
+		if l.manifest && !known[l.id] && (leftover(l.id) || recent[l.id].unfinished) {
 			p.Manifests = append(p.Manifests, l.id)
 		}
-		if l.givenUp && recent[l.id].lock == 0 {
+		if leftover(l.id) && l.givenUp && recent[l.id].lock == 0 {
 			p.GivenUp = append(p.GivenUp, l.id)
 		}
 	}
@@ -215,6 +231,8 @@ type attempt struct {
 	lock int // number of the lock; 0 if none names the backup
 	copy bool
 	seen time.Time // the holder's last sign of life
+	// unfinished says that the holder made no backup, or died.
+	unfinished bool
 }
 
 // leftovers returns a function that tells what is of no use to the next run: what
@@ -242,26 +260,13 @@ func leftovers(known map[manifest.BackupID]bool, recent map[manifest.BackupID]at
 
 // allBackups lists everything that may be a backup of the instance: what listings
 // show, which may be late, and what the holders of the newest locks were making.
-// recent has the latter.
-func (r *Repo) allBackups(ctx context.Context, instance string, top int, stored map[SegmentID]int64) (found []listing, recent map[manifest.BackupID]attempt, err error) {
+// recent has the latter, and locks what they are from, the newest first.
+func (r *Repo) allBackups(ctx context.Context, instance string, top int, stored map[SegmentID]int64) (found []listing, recent map[manifest.BackupID]attempt, locks []LockInfo, err error) {
 	if found, err = r.listBackups(ctx, instance); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	made := make([]LockInfo, keptLocks+1)
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(parallelReads)
-	for i := range min(len(made), top) {
-		g.Go(func() error {
-			info, err := r.readLock(gctx, instance, top-i)
-			if errors.Is(err, storage.ErrNotExist) {
-				return nil // with all below it
-			}
-			made[i] = info
-			return err
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return nil, nil, err
+	if locks, err = r.recentLocks(ctx, instance, top); err != nil {
+		return nil, nil, nil, err
 	}
 	seen := map[manifest.BackupID]bool{}
 	for _, l := range found {
@@ -274,16 +279,16 @@ func (r *Repo) allBackups(ctx context.Context, instance string, top int, stored 
 		}
 	}
 	recent = map[manifest.BackupID]attempt{}
-	for i, info := range made { // the newest first
+	for i, info := range locks { // the newest first
 		if _, there := recent[info.Backup]; !there && info.Backup != "" {
-			recent[info.Backup] = attempt{top - i, info.Purpose == purposeCopy, info.Renewed}
+			recent[info.Backup] = attempt{top - i, info.Purpose == purposeCopy, info.Renewed, info.unfinished()}
 		}
 		add(info.Backup)
 	}
 	for s := range stored {
 		add(s.Backup)
 	}
-	return found, recent, nil
+	return found, recent, locks, nil
 }
 
 // readPlan reads the plan of lock n; nil if it was given up before it was made.
