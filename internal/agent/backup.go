@@ -275,7 +275,7 @@ func whereIs(r *repo.Repo, asked job.Repository) *job.Repository {
 // resultOf is what a record says of its backup.
 func resultOf(r *repo.Repo, in job.Repository, rec *manifest.Record, notes []string) *job.Result {
 	return &job.Result{
-		RepoID: string(rec.ID), Type: string(rec.Type), Size: rec.SizeBytes, Stored: rec.StoredBytes, Databases: rec.DatabaseCount, Node: rec.Node(), Damage: rec.DamageCount,
+		RepoID: string(rec.ID), Type: string(rec.Type), Size: rec.SizeBytes, Stored: rec.StoredBytes, Databases: rec.DatabaseCount, Order: rec.Order, Node: rec.Node(), Damage: rec.DamageCount,
 		Checksum: rec.ManifestSHA256, LocationRef: LocationRef(r, in, rec), Started: &rec.Started, Finished: &rec.Finished, Notes: notes,
 	}
 }

@@ -109,7 +109,7 @@ func (p *proofs) doubt(nm name, was, is *local) doubt {
 		return moved
 	case is.MTime < was.MTime || is.CTime < was.CTime || is.MTime == was.MTime && is.Size != was.Size:
 		return times
-	case p.booted && !(equal && written.Before(p.since.Add(-settled))):
+	case p.booted && (!equal || !written.Before(p.since.Add(-settled))):
 		return booted
 	case p.due(nm, was.Proven):
 		return due

@@ -164,6 +164,7 @@ type Result struct {
 	Size        int64      `json:"size,omitempty"`
 	Stored      int64      `json:"stored,omitempty"`
 	Databases   int        `json:"databases,omitempty"`
+	Order       int64      `json:"order,omitempty"`        // greater in what was made later, see manifest.Record.Order; 0 if not known
 	Node        string     `json:"node,omitempty"`         // names the CouchDB that it is of, see manifest.Summary.Node
 	Damage      int        `json:"damage,omitempty"`       // findings in the source
 	Checksum    string     `json:"checksum,omitempty"`     // SHA-256 of the manifest object, hex

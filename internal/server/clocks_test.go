@@ -95,3 +95,35 @@ func TestSchedulesOfAClockThatWasAhead(t *testing.T) {
 		t.Errorf("next are %v and %v, want %v and %v", c.Next, c.ProveNext, right.Next, right.ProveNext)
 	}
 }
+
+// A backup made while the clock was a year ahead is not the newest one for a year: the
+// order that its record has counts.
+func TestBackupOfAClockThatWasAhead(t *testing.T) {
+	s := start(t, openBus(t), server.Config{})
+	p := join(t, s, "db1", "p")
+	const year = 365 * 24 * time.Hour
+	var ids []string
+	for i, ahead := range []time.Duration{0, year, 0} {
+		s.pass(ahead)
+		p.hello()
+		b, err := s.CreateBackup(t.Context(), who("p"), server.NewBackup{Instance: p.node, Name: "b"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := made(b.ID)
+		r.Result.Order = int64(1e15) + int64(i)
+		p.do(job.KindBackup, r)
+		s.pass(-ahead)
+		ids = append(ids, b.ID)
+		if got := server.Newest(s.Server, who("p"), p.node); got == nil || got.ID != b.ID {
+			t.Errorf("after backup %d the newest is %+v", i, got)
+		}
+	}
+	if err := s.DeleteBackup(t.Context(), who("p"), ids[2]); err != nil {
+		t.Fatal(err)
+	}
+	p.do(job.KindDeleteBackup, job.Report{State: job.Done})
+	if got := server.Newest(s.Server, who("p"), p.node); got == nil || got.ID != ids[1] {
+		t.Errorf("once the last is deleted the newest is %+v", got)
+	}
+}

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 
+	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/job"
 )
 
@@ -13,6 +14,9 @@ var FiringID = firingID
 func Greet(ctx context.Context, s *Server, agent string, h job.Hello) (job.HelloReply, error) {
 	return s.greet(ctx, agent, h)
 }
+
+// Newest is Server.newest.
+func Newest(s *Server, who *access.Caller, instance string) *job.Backup { return s.newest(who, instance) }
 
 // Seal is seal.
 var Seal = seal

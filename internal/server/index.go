@@ -7,6 +7,7 @@ import (
 	"unique"
 
 	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/newest"
 )
 
 // backupIndex has all backups in the order of lists, the newest Updated first, and what
@@ -29,6 +30,12 @@ func before(a, b *job.Backup) int {
 	return cmp.Or(b.Updated.Compare(a.Updated), strings.Compare(b.ID, a.ID))
 }
 
+// orderOf returns what package newest puts backups in order by. What is not made yet, or
+// is of an agent that tells no order, has its time.
+func orderOf(b *job.Backup) newest.Backup {
+	return newest.Backup{ID: b.ID, Parent: b.Parent, Order: b.Order, Time: b.Created}
+}
+
 // changed keeps the index in step with the shelf.
 func (x *backupIndex) changed(_ string, old, now *job.Backup) {
 	if old != nil {
@@ -42,7 +49,7 @@ func (x *backupIndex) changed(_ string, old, now *job.Backup) {
 		x.order = slices.Insert(x.order, i, now)
 		x.statuses[now.Status]++
 		if now.Status.Usable() {
-			if l := x.last[now.Instance]; now.Status == job.BackupCompleted && (l == nil || l.ID == now.ID || now.Created.After(l.Created)) {
+			if l := x.last[now.Instance]; now.Status == job.BackupCompleted && (l == nil || l.ID == now.ID || newest.After(orderOf(now), orderOf(l))) {
 				x.last[now.Instance] = now
 			}
 			if p := x.proofs[now.Instance]; now.Proof != nil && (p == nil || p.ID == now.ID || now.Proof.At.After(p.Proof.At)) {
@@ -65,7 +72,7 @@ func (x *backupIndex) forget(old *job.Backup, from map[string]*job.Backup, good 
 		if b.Instance != old.Instance || !good(b) {
 			continue
 		}
-		if best := from[old.Instance]; best == nil || b.Created.After(best.Created) {
+		if best := from[old.Instance]; best == nil || newest.After(orderOf(b), orderOf(best)) {
 			from[old.Instance] = b
 		}
 	}

@@ -108,6 +108,6 @@ func (f *Found) documents(project string) (*job.Backup, *job.Instance) {
 		Parent: l[job.LabelParent], Schedule: l[job.LabelSchedule], Status: job.BackupCompleted, CouchDBVersion: rec.CouchDBVersion,
 		Repository: f.Repository, RepoName: rec.Instance, Proof: f.Verified, Created: rec.Started, Updated: rec.Finished,
 		Result: job.Result{RepoID: string(rec.ID), Type: string(rec.Type), Size: rec.SizeBytes, Stored: rec.StoredBytes, Databases: rec.DatabaseCount,
-			Node: rec.Node(), Damage: rec.DamageCount, Checksum: rec.ManifestSHA256, LocationRef: f.LocationRef, Started: &rec.Started, Finished: &rec.Finished}}
+			Order: rec.Order, Node: rec.Node(), Damage: rec.DamageCount, Checksum: rec.ManifestSHA256, LocationRef: f.LocationRef, Started: &rec.Started, Finished: &rec.Finished}}
 	return b, i
 }

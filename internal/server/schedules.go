@@ -16,6 +16,7 @@ import (
 	"github.com/slipcover/slipcover/internal/bus"
 	"github.com/slipcover/slipcover/internal/calendar"
 	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/newest"
 	"github.com/slipcover/slipcover/internal/retention"
 	"github.com/slipcover/slipcover/internal/schedule"
 )
@@ -549,7 +550,7 @@ func (s *Server) newest(who *access.Caller, instance string) *job.Backup {
 	}
 	b = nil
 	for _, o := range s.index.order {
-		if o.Instance == instance && o.Status == job.BackupCompleted && reaches(who, &o.Repository) && (b == nil || o.Created.After(b.Created)) {
+		if o.Instance == instance && o.Status == job.BackupCompleted && reaches(who, &o.Repository) && (b == nil || newest.After(orderOf(o), orderOf(b))) {
 			b = o
 		}
 	}
@@ -591,9 +592,11 @@ func (s *Server) retain(ctx context.Context, c *job.Schedule) error {
 	}
 	all, _ := s.Backups(who, BackupFilter{Instance: c.Instance, Schedule: c.ID, Limit: 1 << 30})
 	var list []retention.Backup
-	for _, b := range all {
+	made := slices.Clone(all)
+	newest.Sort(made, orderOf)
+	for i, b := range made {
 		if b.Status.Usable() {
-			list = append(list, retention.Backup{ID: b.ID, Time: b.Created, Full: b.Type == "full", Damaged: b.Damage > 0, Verified: b.Proof != nil && b.Proof.OK,
+			list = append(list, retention.Backup{ID: b.ID, Time: b.Created, Order: i + 1, Full: b.Type == "full", Damaged: b.Damage > 0, Verified: b.Proof != nil && b.Proof.OK,
 				Node: b.Node, Databases: b.Databases})
 		}
 	}

@@ -51,7 +51,7 @@ func tidyReport(r *job.Report) {
 	if v := r.Result; v != nil {
 		tidy(maxName, &v.RepoID, &v.Type, &v.Checksum, &v.Node)
 		tidy(maxPlace, &v.LocationRef)
-		tidyNumbers(&v.Size, &v.Stored)
+		tidyNumbers(&v.Size, &v.Stored, &v.Order)
 		v.Databases, v.Damage, v.Uncopied = max(v.Databases, 0), max(v.Damage, 0), max(v.Uncopied, 0)
 		v.Notes = v.Notes[:min(len(v.Notes), maxNotes)]
 		for i := range v.Notes {
