@@ -254,7 +254,11 @@ func leftovers(known map[manifest.BackupID]bool, recent map[manifest.BackupID]at
 	}
 	return func(id manifest.BackupID) bool {
 		a, named := recent[id]
-		return !known[id] && !(named && open(a)) && !(!named && unfinished)
+		mayEnd := unfinished // a copy may have stored it
+		if named {
+			mayEnd = open(a)
+		}
+		return !known[id] && !mayEnd
 	}
 }
 
