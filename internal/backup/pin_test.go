@@ -189,12 +189,22 @@ func TestPinLost(t *testing.T) {
 	}{
 		"nothing": {func(*testing.T, *env, string) {}, nil, manifest.Incremental},
 		"pin":     {func(t *testing.T, _ *env, dir string) { must(t, os.Remove(filepath.Join(dir, "pin.json"))) }, nil, manifest.Incremental},
-		"key":     {func(t *testing.T, e *env, _ string) { e.removeKeys() }, nil, manifest.Full},
+		"key":     {func(t *testing.T, e *env, _ string) { e.remove("keys/node1/") }, nil, manifest.Incremental},
+		// The node has what it put there.
+		"key and its copy": {func(t *testing.T, e *env, _ string) { e.remove("keys/node1/", "kept/node1/") }, nil, manifest.Incremental},
 		"pin and key": {func(t *testing.T, e *env, dir string) {
-			e.removeKeys()
+			e.remove("keys/node1/")
+			must(t, os.Remove(filepath.Join(dir, "pin.json")))
+		}, nil, manifest.Incremental},
+		"pin, key and its copy": {func(t *testing.T, e *env, dir string) {
+			e.remove("keys/node1/", "kept/node1/")
 			must(t, os.Remove(filepath.Join(dir, "pin.json")))
 		}, nil, manifest.Full},
-		"state and key": {func(t *testing.T, e *env, dir string) { e.removeKeys(); must(t, os.RemoveAll(dir)) }, nil, manifest.Full},
+		"key destroyed": {func(t *testing.T, e *env, _ string) { e.destroyKeys() }, nil, manifest.Full},
+		"state, key and its copy": {func(t *testing.T, e *env, dir string) {
+			e.remove("keys/node1/", "kept/node1/")
+			must(t, os.RemoveAll(dir))
+		}, nil, manifest.Full},
 		"torn pin": {func(t *testing.T, _ *env, dir string) {
 			must(t, os.WriteFile(filepath.Join(dir, "pin.json"), []byte("{"), 0o600))
 		}, repo.ErrRecipients, ""},
@@ -236,16 +246,32 @@ func TestPinLost(t *testing.T) {
 	}
 }
 
-// removeKeys deletes the instance's keys behind the node's back.
-func (e *env) removeKeys() {
+// remove removes all objects below some prefixes.
+func (e *env) remove(prefixes ...string) {
 	e.t.Helper()
-	var keys []storage.Key
-	err := e.store.List(context.Background(), "keys/node1/", func(i storage.Info) error {
-		keys = append(keys, i.Key)
-		return nil
-	})
-	if err := errors.Join(err, storage.DeleteAll(context.Background(), e.store, keys)); err != nil || len(keys) == 0 {
-		e.t.Fatal(len(keys), err)
+	for _, prefix := range prefixes {
+		var keys []storage.Key
+		err := e.store.List(context.Background(), prefix, func(i storage.Info) error {
+			keys = append(keys, i.Key)
+			return nil
+		})
+		if err := errors.Join(err, storage.DeleteAll(context.Background(), e.store, keys)); err != nil || len(keys) == 0 {
+			e.t.Fatal(prefix, len(keys), err)
+		}
+	}
+}
+
+// destroyKeys destroys the keys of node1, as `slipcover key destroy` does.
+func (e *env) destroyKeys() {
+	e.t.Helper()
+	r := e.repo(e.store)
+	lock, err := r.Lock(context.Background(), "node1", "prune", "")
+	if err == nil {
+		_, err = r.DestroyKeys(context.Background(), lock)
+		err = errors.Join(err, lock.Release(context.Background()))
+	}
+	if err != nil {
+		e.t.Fatal(err)
 	}
 }
 
@@ -274,7 +300,7 @@ func TestInterruptedUnderAKeyThatIsGone(t *testing.T) {
 	if _, err := backup.Run(ctx, opts); !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v", err)
 	}
-	e.removeKeys()
+	e.destroyKeys()
 	res := e.run()
 	if res.Resumed != 0 {
 		t.Errorf("%d bytes were taken up", res.Resumed)
