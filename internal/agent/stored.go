@@ -154,7 +154,7 @@ func (a *agent) trials() string {
 
 func proofOf(rep *restore.TrialReport) *job.Proof {
 	p := &job.Proof{At: time.Now().UTC(), OK: rep.OK(), Server: rep.Server, Databases: rep.Databases, Documents: rep.Docs, Took: rep.Took.Seconds()}
-	var problems []string
+	problems := slices.Clone(rep.Problems) // first what the others come from
 	for _, d := range rep.Differences {
 		if !d.Known {
 			problems = append(problems, fmt.Sprintf("database %q: %s", d.Database, d.What))
@@ -168,7 +168,7 @@ func proofOf(rep *restore.TrialReport) *job.Proof {
 			}
 		}
 	}
-	if problems = append(problems, rep.Problems...); len(problems) > 0 {
+	if len(problems) > 0 {
 		p.Problem = clip(oneLine(problems[0]), maxFault)
 	}
 	return p
