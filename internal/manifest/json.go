@@ -127,9 +127,36 @@ func encodeLines[T any](w *bufio.Writer, key string, list []T) error {
 	return err
 }
 
+// Counts are how many entries the lists of a manifest have.
+type Counts struct {
+	Segments               int64
+	Files, LeftOut, Damage int
+}
+
+// Counts returns how many entries the lists of rec's manifest have.
+func (rec *Record) Counts() Counts {
+	return Counts{CountRefs(rec.Segments), rec.FileCount, rec.LeftOutCount, rec.DamageCount}
+}
+
+// CountRefs returns how many segments refs name, whose ranges don't overlap.
+func CountRefs(refs map[BackupID][]Range) int64 {
+	n := int64(0)
+	for _, ranges := range refs {
+		for _, g := range ranges {
+			n += int64(g[1]) - int64(g[0]) + 1
+		}
+	}
+	return n
+}
+
+// headKeys is more than how many keys a manifest has beside its lists.
+const headKeys = 64
+
 // Decode reads what Encode wrote and checks it (see Manifest.Check). Keys that
-// format 1 doesn't know are refused: they would change what a backup means.
-func Decode(r io.Reader) (*Manifest, error) {
+// format 1 doesn't know are refused: they would change what a backup means. An entry
+// that says nothing, and lists longer than most tells, are refused where they are
+// met, so that little text can't become much memory.
+func Decode(r io.Reader, most Counts) (*Manifest, error) {
 	m := &Manifest{}
 	head := map[string]json.RawMessage{}
 	d := json.NewDecoder(bufio.NewReaderSize(r, 1<<16))
@@ -144,10 +171,17 @@ func Decode(r io.Reader) (*Manifest, error) {
 		key, _ := t.(string)
 		switch key {
 		case "segments":
-			err = decodeLines(d, &m.Segments)
+			err = decodeLines(d, &m.Segments, most.Segments, Segment.check)
 		case "files":
-			err = decodeLines(d, &m.Files)
+			err = decodeLines(d, &m.Files, int64(most.Files), (*File).check)
+		case "left_out":
+			err = decodeLines(d, &m.LeftOut, int64(most.LeftOut), notZero[LeftOut])
+		case "damage":
+			err = decodeLines(d, &m.Damage, int64(most.Damage), notZero[Damage])
 		default:
+			if len(head) == headKeys {
+				return nil, fmt.Errorf("%w: more than %d keys", ErrFormat, headKeys)
+			}
 			var v json.RawMessage
 			err = d.Decode(&v)
 			head[key] = v
@@ -186,18 +220,36 @@ func expect(d *json.Decoder, want json.Delim) error {
 	return nil
 }
 
-func decodeLines[T any](d *json.Decoder, list *[]T) error {
+// decodeLines reads a list onto the end of list, which may have most entries.
+func decodeLines[T any](d *json.Decoder, list *[]T, most int64, check func(T) error) error {
 	if err := expect(d, json.Delim('[')); err != nil {
 		return err
 	}
+	if *list == nil {
+		*list = []T{}
+	}
 	for d.More() {
 		var v T
+		if int64(len(*list)) >= most {
+			return fmt.Errorf("it has more than the %d entries that the record tells", most)
+		}
 		if err := d.Decode(&v); err != nil {
+			return err
+		}
+		if err := check(v); err != nil {
 			return err
 		}
 		*list = append(*list, v)
 	}
 	return expect(d, json.Delim(']'))
+}
+
+// notZero refuses an entry that says nothing.
+func notZero[T comparable](v T) error {
+	if v == *new(T) {
+		return errors.New("an empty entry")
+	}
+	return nil
 }
 
 // Check reports the first thing in m that no reader could use: a wrong format
@@ -214,37 +266,53 @@ func (m *Manifest) Check() error {
 		return fmt.Errorf("%w: %w", ErrFormat, err)
 	}
 	for _, s := range m.Segments {
-		if !s.Backup.Valid() || s.N < 0 || s.Size <= 0 || s.Plain <= 0 || len(s.SHA256) != 64 {
-			return fmt.Errorf("%w: segment %s/%d", ErrFormat, s.Backup, s.N)
+		if err := s.check(); err != nil {
+			return fmt.Errorf("%w: %w", ErrFormat, err)
 		}
 	}
 	for _, f := range m.Files {
-		if f == nil {
-			return fmt.Errorf("%w: null file", ErrFormat)
+		err := f.check()
+		if err == nil {
+			err = m.checkExtents(f)
 		}
-		if err := m.checkFile(f); err != nil {
-			return fmt.Errorf("%w: %s %q: %w", ErrFormat, f.Root, f.Path, err)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrFormat, err)
 		}
 	}
 	return nil
 }
 
-func (m *Manifest) checkFile(f *File) error {
+func (s Segment) check() error {
+	if !s.Backup.Valid() || s.N < 0 || s.Size <= 0 || s.Plain <= 0 || len(s.SHA256) != 64 {
+		return fmt.Errorf("segment %s/%d", s.Backup, s.N)
+	}
+	return nil
+}
+
+// check checks what can be told of a file without the segments.
+func (f *File) check() error {
+	if f == nil {
+		return errors.New("null file")
+	}
 	if !SafePath(f.Path) || len(f.RawPath) > 0 && (f.Kind != Config || EscapePath(string(f.RawPath)) != f.Path || !localPath(string(f.RawPath))) {
-		return errors.New("unsafe path")
+		return fmt.Errorf("%s %q: unsafe path", f.Root, f.Path)
 	}
 	if f.Root != DataRoot && f.Root != IndexRoot && f.Root != EtcRoot {
-		return errors.New("unknown root")
+		return fmt.Errorf("%s %q: unknown root", f.Root, f.Path)
 	}
+	return nil
+}
+
+func (m *Manifest) checkExtents(f *File) error {
 	var sum int64
 	for _, e := range f.Extents {
 		if e.Seg >= len(m.Segments) || e.At > m.Segments[e.Seg].Plain || e.N > m.Segments[e.Seg].Plain-e.At {
-			return fmt.Errorf("extent %v is not in its segment", e)
+			return fmt.Errorf("%s %q: extent %v is not in its segment", f.Root, f.Path, e)
 		}
 		sum += e.N
 	}
 	if sum != f.Size || f.Header != nil && (f.Header.Offset < 0 || f.Header.Offset >= f.Size) {
-		return fmt.Errorf("%d bytes of extents for %d bytes of file", sum, f.Size)
+		return fmt.Errorf("%s %q: %d bytes of extents for %d bytes of file", f.Root, f.Path, sum, f.Size)
 	}
 	return nil
 }

@@ -46,7 +46,7 @@ func TestLabels(t *testing.T) {
 			if err := manifest.Encode(&b, m); err != nil {
 				t.Fatal(err)
 			}
-			got, err := manifest.Decode(&b)
+			got, err := manifest.Decode(&b, plenty)
 			holds(t, "manifest", err, tt.want)
 			if err == nil && !maps.Equal(got.Labels, tt.labels) {
 				t.Errorf("manifest: got %v, want %v", got.Labels, tt.labels)

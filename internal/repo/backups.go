@@ -62,6 +62,7 @@ func (r *Repo) Commit(ctx context.Context, lock *Lock, m *manifest.Manifest, key
 	if err := m.Check(); err != nil {
 		return nil, fmt.Errorf("commit: %w", err)
 	}
+	m.FileCount, m.LeftOutCount, m.DamageCount = len(m.Files), len(m.LeftOut), len(m.Damage)
 	parent, err := r.parentOf(ctx, m)
 	if err != nil {
 		return nil, err
@@ -119,24 +120,13 @@ func (r *Repo) parentOf(ctx context.Context, m *manifest.Manifest) (*manifest.Re
 	return parent, err
 }
 
-// segmentsOf returns the segments that a record names; none for nil.
-func segmentsOf(rec *manifest.Record) map[SegmentID]bool {
-	out := map[SegmentID]bool{}
-	if rec != nil {
-		for _, s := range expand(rec.Segments) {
-			out[s] = true
-		}
-	}
-	return out
-}
-
 // checkSegments returns an error with a name if a segment of m isn't stored with
 // its size. The listing answers for segments of this run and of the parent, which
 // is there and can't be deleted meanwhile; others, which an interrupted run left,
 // may have been deleted after all, and are asked for one by one.
 func (r *Repo) checkSegments(ctx context.Context, m *manifest.Manifest, parent *manifest.Record) error {
-	believed := segmentsOf(parent)
-	sizes, err := r.stored(ctx, m.Instance, m.Segments, func(s SegmentID) bool { return s.Backup == m.ID || believed[s] })
+	taken := namedBy(parent)
+	sizes, err := r.stored(ctx, m.Instance, m.Segments, func(s SegmentID) bool { return s.Backup == m.ID || taken(s) })
 	if err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
@@ -169,6 +159,11 @@ func (r *Repo) stored(ctx context.Context, instance string, segments []manifest.
 	if err != nil {
 		return nil, err
 	}
+	return r.sizesOf(ctx, instance, segments, listed, believed)
+}
+
+// sizesOf is stored with the listing that it goes by.
+func (r *Repo) sizesOf(ctx context.Context, instance string, segments []manifest.Segment, listed map[SegmentID]int64, believed func(SegmentID) bool) ([]int64, error) {
 	sizes := make([]int64, len(segments))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallelReads)
@@ -230,11 +225,13 @@ func (r *Repo) sealManifest(ctx context.Context, m *manifest.Manifest, key *Writ
 	if err != nil {
 		return nil, err
 	}
-	z, err := zstd.NewWriter(e, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
+	packed := &counted{w: e}
+	z, err := zstd.NewWriter(packed, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
 	if err != nil {
 		return nil, err
 	}
-	err = errors.Join(manifest.Encode(z, m), z.Close(), e.Close())
+	text := &counted{w: z}
+	err = errors.Join(manifest.Encode(text, m), z.Close(), pad(packed, text.n), e.Close())
 	return out.Bytes(), err
 }
 
@@ -253,7 +250,7 @@ func sign(rec *manifest.Record, key ed25519.PrivateKey) ([]byte, error) {
 
 // verifyRecord checks the signature and returns the record.
 func (r *Repo) verifyRecord(text []byte) (*manifest.Record, error) {
-	lines := bytes.Split(text, []byte("\n"))
+	lines := bytes.SplitN(text, []byte("\n"), 4)
 	if len(lines) != 3 || len(lines[2]) != 0 {
 		return nil, fmt.Errorf("%w: it doesn't have two lines", ErrCorrupt)
 	}
@@ -287,12 +284,15 @@ func parseRecord(line []byte, writer string) (*manifest.Record, error) {
 	return rec, nil
 }
 
+// checkRanges checks ranges of segments: each list ascends and names none twice.
 func checkRanges(refs map[manifest.BackupID][]manifest.Range) error {
 	for _, ranges := range refs {
+		next := 0
 		for _, g := range ranges {
-			if g[0] < 0 || g[1] < g[0] || g[1] > 1<<30 {
+			if g[0] < next || g[1] < g[0] || g[1] > 1<<30 {
 				return fmt.Errorf("%w: segments %v", ErrCorrupt, g)
 			}
+			next = g[1] + 1
 		}
 	}
 	return nil
@@ -332,7 +332,7 @@ func (r *Repo) CheckNewID(ctx context.Context, instance string, id manifest.Back
 // readRecord reads a backup's record and holds it against where it was found.
 func (r *Repo) readRecord(ctx context.Context, instance string, id manifest.BackupID) (*manifest.Record, error) {
 	key := backupKey(instance, id, recordName)
-	text, err := readSmall(ctx, r.store, key)
+	text, err := readObject(ctx, r.store, key, maxRecord)
 	if err != nil {
 		return nil, err
 	}
@@ -526,7 +526,7 @@ func (r *Repo) Manifest(ctx context.Context, rec *manifest.Record) (*manifest.Ma
 		return nil, err
 	}
 	key := r.manifestKey(rec.Instance, rec.ID)
-	m, err := r.openManifest(ctx, rec.Instance, b)
+	m, err := r.openManifest(ctx, rec, b)
 	if err == nil && (m.ID != rec.ID || m.Instance != rec.Instance) {
 		err = fmt.Errorf("%w: it is the manifest of %s/%s", ErrCorrupt, m.Instance, m.ID)
 	}
@@ -537,11 +537,12 @@ func (r *Repo) Manifest(ctx context.Context, rec *manifest.Record) (*manifest.Ma
 	return m, nil
 }
 
-func (r *Repo) openManifest(ctx context.Context, instance string, b []byte) (*manifest.Manifest, error) {
+// openManifest opens b, the object of rec's manifest.
+func (r *Repo) openManifest(ctx context.Context, rec *manifest.Record, b []byte) (*manifest.Manifest, error) {
 	src := io.Reader(bytes.NewReader(b))
 	if r.config.Encrypted() {
 		var err error
-		if src, err = r.decrypt(ctx, instance, b); err != nil {
+		if src, err = r.decrypt(ctx, rec.Instance, b); err != nil {
 			return nil, err
 		}
 	}
@@ -550,7 +551,7 @@ func (r *Repo) openManifest(ctx context.Context, instance string, b []byte) (*ma
 		return nil, err
 	}
 	defer z.Close()
-	m, err := manifest.Decode(io.LimitReader(z, maxManifest))
+	m, err := manifest.Decode(&bounded{z, manifestBound(int64(len(b))) + 1}, rec.Counts())
 	if err != nil {
 		return nil, errors.Join(ErrCorrupt, err)
 	}

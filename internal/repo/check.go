@@ -207,15 +207,14 @@ const howLost = "nothing that was stored of it is removed; copy it back from a r
 // backup checks one backup's manifest and that its segments are stored; it adds
 // them to needed. opened says that the manifest was read.
 func (c *checker) backup(ctx context.Context, rec *manifest.Record, stored map[SegmentID]int64, needed map[SegmentID]manifest.Segment) (opened bool, err error) {
-	missing, small := 0, 0
-	list := expand(rec.Segments)
+	small := 0
+	list := present(rec.Segments, stored)
+	missing := manifest.CountRefs(rec.Segments) - int64(len(list))
 	for _, s := range list {
 		if _, ok := needed[s]; !ok {
 			needed[s] = manifest.Segment{Backup: s.Backup, N: s.N, Size: stored[s]}
 		}
-		if size, ok := stored[s]; !ok {
-			missing++
-		} else if size < c.repo.leastSegment() {
+		if size := stored[s]; size < c.repo.leastSegment() {
 			small++
 			c.problem(rec.Instance, rec.ID, string(c.repo.segmentKey(rec.Instance, s.Backup, s.N)), fmt.Sprintf("has %d bytes, less than any segment", size))
 		}
@@ -224,7 +223,7 @@ func (c *checker) backup(ctx context.Context, rec *manifest.Record, stored map[S
 		c.problem(rec.Instance, rec.ID, "", fmt.Sprintf("%d of its segments are missing: files in them can't be restored", missing))
 	}
 	if !c.repo.CanRead() {
-		if missing+small == 0 {
+		if missing == 0 && small == 0 {
 			c.sizes(rec, list, stored)
 		}
 		return false, c.sealed(ctx, rec)

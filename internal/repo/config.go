@@ -21,7 +21,7 @@ type storedConfig struct {
 }
 
 func readConfig(ctx context.Context, store storage.Store, key storage.Key) (storedConfig, error) {
-	b, err := readSmall(ctx, store, key)
+	b, err := readObject(ctx, store, key, maxConfig)
 	if errors.Is(err, storage.ErrNotExist) {
 		return storedConfig{err: err}, nil
 	}

@@ -151,7 +151,7 @@ func (c *copier) run(ctx context.Context, lock *Lock) error {
 // readRecord reads the record in src, with its bytes.
 func (c *copier) readRecord(ctx context.Context) error {
 	key := backupKey(c.instance, c.id, recordName)
-	text, err := readSmall(ctx, c.src.store, key)
+	text, err := readObject(ctx, c.src.store, key, maxRecord)
 	if errors.Is(err, storage.ErrNotExist) || err == nil && len(text) == 0 {
 		return fmt.Errorf("%w: %s", ErrNoBackup, c.id)
 	}
@@ -175,7 +175,7 @@ func (c *copier) readRecord(ctx context.Context) error {
 // stored reports whether dst has the record. Another one of that id is ErrCorrupt.
 func (c *copier) stored(ctx context.Context) (bool, error) {
 	key := backupKey(c.instance, c.id, recordName)
-	text, err := readSmall(ctx, c.dst.store, key)
+	text, err := readObject(ctx, c.dst.store, key, maxRecord)
 	switch {
 	case errors.Is(err, storage.ErrNotExist) || err == nil && len(text) == 0:
 		return false, nil
@@ -284,7 +284,7 @@ func (c *copier) segments(ctx context.Context) ([]manifest.Segment, []byte, erro
 		list, err := c.sizes(ctx)
 		return list, body, err
 	}
-	m, err := c.src.openManifest(ctx, c.instance, body)
+	m, err := c.src.openManifest(ctx, c.rec, body)
 	if err == nil && !maps.EqualFunc(m.Refs(), c.rec.Segments, slices.Equal[[]manifest.Range]) {
 		err = fmt.Errorf("%w: it names other segments than the record", ErrCorrupt)
 	}
@@ -296,8 +296,15 @@ func (c *copier) segments(ctx context.Context) ([]manifest.Segment, []byte, erro
 
 // sizes returns the segments that the record names, with the sizes they have in src.
 func (c *copier) sizes(ctx context.Context) ([]manifest.Segment, error) {
+	listed, err := c.src.Segments(ctx, c.instance)
+	if err != nil {
+		return nil, err
+	}
+	if n := manifest.CountRefs(c.rec.Segments); n > int64(len(listed))+maxUnlisted {
+		return nil, fmt.Errorf("%w: the record of %s names %d segments, and all that are stored are %d", ErrCorrupt, c.id, n, len(listed))
+	}
 	var list []manifest.Segment
-	for _, s := range expand(c.rec.Segments) {
+	for s := range each(c.rec.Segments) {
 		list = append(list, manifest.Segment{Backup: s.Backup, N: s.N})
 	}
 	slices.SortFunc(list, func(a, b manifest.Segment) int {
@@ -306,7 +313,7 @@ func (c *copier) sizes(ctx context.Context) ([]manifest.Segment, error) {
 		}
 		return a.N - b.N
 	})
-	sizes, err := c.src.stored(ctx, c.instance, list, func(SegmentID) bool { return true })
+	sizes, err := c.src.sizesOf(ctx, c.instance, list, listed, func(SegmentID) bool { return true })
 	if err != nil {
 		return nil, err
 	}
@@ -333,13 +340,13 @@ func (c *copier) gone(ctx context.Context, err error) error {
 // missing returns those of list that dst lacks. The listing is believed, as in
 // Commit, for segments of a backup that is there and can't be deleted meanwhile.
 func (c *copier) missing(ctx context.Context, list []manifest.Segment) ([]manifest.Segment, error) {
-	var believed map[SegmentID]bool
+	believed := namedBy(nil)
 	if c.rec.Parent != "" {
 		if parent, err := c.dst.Record(ctx, c.instance, c.rec.Parent); err == nil { // else each is asked for
-			believed = segmentsOf(parent)
+			believed = namedBy(parent)
 		}
 	}
-	sizes, err := c.dst.stored(ctx, c.instance, list, func(s SegmentID) bool { return believed[s] })
+	sizes, err := c.dst.stored(ctx, c.instance, list, believed)
 	if err != nil {
 		return nil, err
 	}

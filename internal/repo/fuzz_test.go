@@ -44,7 +44,7 @@ func FuzzSegment(f *testing.F) {
 		if err == nil && int64(len(whole)) != plain {
 			t.Fatalf("%d bytes instead of %d", len(whole), plain)
 		}
-		trailer, _, terr := readTrailer(bytes.NewReader(b), int64(len(b)))
+		trailer, _, terr := readTrailer(bytes.NewReader(b), int64(len(b)), plain)
 		if terr != nil {
 			return
 		}

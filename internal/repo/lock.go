@@ -306,8 +306,8 @@ func (r *Repo) watchLock(ctx context.Context, instance string, n int, info LockI
 
 func (r *Repo) readLock(ctx context.Context, instance string, n int) (LockInfo, error) {
 	var info LockInfo
-	b, err := readSmall(ctx, r.store, lockKey(instance, n))
-	if err != nil {
+	b, err := readObject(ctx, r.store, lockKey(instance, n), maxMark)
+	if err != nil && !errors.Is(err, ErrCorrupt) {
 		return info, err
 	}
 	// A lock that doesn't parse is one that nobody can hold; what it was to make is

@@ -74,19 +74,22 @@ func (r *Repo) putMark(ctx context.Context, instance string, id manifest.BackupI
 	if err != nil {
 		return err
 	}
+	if len(text) >= maxMark {
+		return fmt.Errorf("mark %s: a reason of that length can't be stored: at most %d bytes", id, maxMark/2)
+	}
 	if err := r.store.Put(ctx, backupKey(instance, id, name), bytes.NewReader(append(text, '\n')), storage.PutOptions{}); err != nil {
 		return fmt.Errorf("mark %s: %w", id, err)
 	}
 	return nil
 }
 
-// readMark reads a mark. One that doesn't parse counts as one that says nothing.
+// readMark reads a mark. One that doesn't parse, or is too large to, counts as one that says nothing.
 func readMark[T any](ctx context.Context, r *Repo, instance string, id manifest.BackupID, name string) (*T, error) {
-	b, err := readSmall(ctx, r.store, backupKey(instance, id, name))
+	b, err := readObject(ctx, r.store, backupKey(instance, id, name), maxMark)
 	if errors.Is(err, storage.ErrNotExist) {
 		return nil, nil
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, ErrCorrupt) {
 		return nil, err
 	}
 	v := new(T)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -142,7 +143,7 @@ func (r *Repo) makePlan(ctx context.Context, instance string, top int, opts Prun
 		if slices.Contains(p.Backups, rec.ID) {
 			set = dropped
 		}
-		for _, s := range expand(rec.Segments) {
+		for _, s := range present(rec.Segments, stored) {
 			set[s] = true
 		}
 	}
@@ -297,7 +298,7 @@ func (r *Repo) allBackups(ctx context.Context, instance string, top int, stored 
 
 // readPlan reads the plan of lock n; nil if it was given up before it was made.
 func (r *Repo) readPlan(ctx context.Context, instance string, n int) (*plan, error) {
-	b, err := readSmall(ctx, r.store, planKey(instance, n))
+	b, err := readObject(ctx, r.store, planKey(instance, n), maxRecord)
 	if err != nil || len(b) == 0 {
 		return nil, err
 	}
@@ -326,7 +327,7 @@ func (r *Repo) readPlan(ctx context.Context, instance string, n int) (*plan, err
 // The record of a backup whose lock is still stored is emptied: whoever made it may
 // not know yet that it was stored, and put it again.
 func (r *Repo) carryOut(ctx context.Context, instance string, p *plan) (protected int, err error) {
-	var records, others, segments []storage.Key
+	var records, others []storage.Key
 	for _, id := range p.Backups {
 		if key := backupKey(instance, id, recordName); !slices.Contains(p.Emptied, id) {
 			records = append(records, key)
@@ -343,17 +344,52 @@ func (r *Repo) carryOut(ctx context.Context, instance string, p *plan) (protecte
 	for _, id := range p.GivenUp {
 		others = append(others, backupKey(instance, id, recordName))
 	}
-	for _, s := range expand(p.Segments) {
-		segments = append(segments, r.segmentKey(instance, s.Backup, s.N))
+	segments, err := r.plannedSegments(ctx, instance, p)
+	if err != nil {
+		return protected, fmt.Errorf("delete: %w", err)
 	}
-	for _, keys := range [][]storage.Key{records, others, segments} {
-		n, err := r.deleteAll(ctx, keys)
+	remove := func(keys []storage.Key) bool {
+		var n int
+		n, err = r.deleteAll(ctx, keys)
 		protected += n
-		if err != nil {
-			return protected, fmt.Errorf("delete: %w", err)
-		}
+		return err == nil
+	}
+	if remove(records) && remove(others) {
+		segments(remove)
+	}
+	if err != nil {
+		return protected, fmt.Errorf("delete: %w", err)
 	}
 	return protected, nil
+}
+
+// plannedSegments returns the segments that p deletes, some thousands at a time. Where
+// it names far more than are stored, as one that was carried out before may and a forged
+// one, they are those that are listed.
+func (r *Repo) plannedSegments(ctx context.Context, instance string, p *plan) (iter.Seq[[]storage.Key], error) {
+	ids := each(p.Segments)
+	if n := manifest.CountRefs(p.Segments); n > maxUnlisted {
+		stored, err := r.Segments(ctx, instance)
+		if err != nil {
+			return nil, err
+		}
+		if n > int64(len(stored))+maxUnlisted {
+			ids = slices.Values(present(p.Segments, stored))
+		}
+	}
+	return func(yield func([]storage.Key) bool) {
+		var keys []storage.Key
+		for s := range ids {
+			keys = append(keys, r.segmentKey(instance, s.Backup, s.N))
+			if len(keys) == deletedAtOnce {
+				if !yield(keys) {
+					return
+				}
+				keys = keys[:0]
+			}
+		}
+		yield(keys)
+	}, nil
 }
 
 // deleteAll deletes objects, and counts those that the storage protects.
@@ -373,20 +409,7 @@ func (r *Repo) deleteAll(ctx context.Context, keys []storage.Key) (protected int
 	return protected, nil
 }
 
-// expand lists segments one by one.
-func expand(refs map[manifest.BackupID][]manifest.Range) []SegmentID {
-	var out []SegmentID
-	for id, ranges := range refs {
-		for _, g := range ranges {
-			for n := g[0]; n <= g[1]; n++ {
-				out = append(out, SegmentID{id, n})
-			}
-		}
-	}
-	return out
-}
-
-// collapse undoes expand.
+// collapse undoes each.
 func collapse(list []SegmentID) map[manifest.BackupID][]manifest.Range {
 	slices.SortFunc(list, func(a, b SegmentID) int {
 		if c := strings.Compare(string(a.Backup), string(b.Backup)); c != 0 {

@@ -231,6 +231,9 @@ func (r *Repo) putRecipients(ctx context.Context, c Config, recipients []string)
 
 func encodeConfig(c Config) ([]byte, error) {
 	b, err := json.MarshalIndent(c, "", "  ")
+	if err == nil && len(b) >= maxConfig {
+		err = fmt.Errorf("%s: %d recipients are more than it can hold: %d bytes, at most %d", configKey, len(c.Recipients), len(b), maxConfig)
+	}
 	return append(b, '\n'), err
 }
 

@@ -31,8 +31,13 @@ const configKey storage.Key = "slipcover.json"
 // are more CPUs: what hides the time that remote storage takes to answer.
 const maxFetches = 4
 
-// maxSmall bounds small objects that are read whole: configuration, records, locks.
-const maxSmall = 64 << 20
+// These bound small objects that are read whole, in bytes. Records and plans list ranges
+// of segments, of which an old, large instance may have a million.
+const (
+	maxRecord = 64 << 20 // a record, or a plan
+	maxConfig = 1 << 20  // slipcover.json
+	maxMark   = 64 << 10 // a lock or a mark
+)
 
 // Config is the root object, slipcover.json.
 type Config struct {
@@ -151,7 +156,7 @@ func Open(ctx context.Context, store storage.Store, opts Options) (*Repo, error)
 	if err != nil {
 		return nil, err
 	}
-	r.decoder, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(2*SegmentSize))
+	r.decoder, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(2*SegmentSize), zstd.WithDecoderMaxWindow(SegmentSize))
 	return r, err
 }
 
@@ -192,11 +197,6 @@ func (r *Repo) ending() string {
 		return ".zst.age"
 	}
 	return ".zst"
-}
-
-// readSmall reads an object of at most maxSmall bytes.
-func readSmall(ctx context.Context, store storage.Store, key storage.Key) ([]byte, error) {
-	return readObject(ctx, store, key, maxSmall)
 }
 
 // readObject reads an object whole, and refuses one of more than limit bytes. It

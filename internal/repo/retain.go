@@ -34,14 +34,14 @@ func (r *Repo) retained(ctx context.Context, m *manifest.Manifest, parent *manif
 // each backup would cost a request for each segment of all before it.
 func (r *Repo) retainSegments(ctx context.Context, retainer storage.Retainer, m *manifest.Manifest, parent *manifest.Record) (*time.Time, error) {
 	until := r.opts.RetainUntil
-	shared := map[SegmentID]bool{}
+	shared := namedBy(nil)
 	now := r.now()
 	if parent != nil && parent.RetainUntil != nil && parent.RetainUntil.After(now.Add(until.Sub(now)/2)) {
-		until, shared = *parent.RetainUntil, segmentsOf(parent)
+		until, shared = *parent.RetainUntil, namedBy(parent)
 	}
 	var keys []storage.Key
 	for _, s := range m.Segments {
-		if id := (SegmentID{s.Backup, s.N}); s.Backup != m.ID && !shared[id] {
+		if id := (SegmentID{s.Backup, s.N}); s.Backup != m.ID && !shared(id) {
 			keys = append(keys, r.segmentKey(m.Instance, s.Backup, s.N))
 		}
 	}

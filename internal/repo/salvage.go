@@ -112,6 +112,9 @@ func (rd *Reader) prefix(ctx context.Context, seg int, at int64, err error) ([]b
 // readPrefix returns what can be read from the beginning of a segment whose object is
 // damaged, cut short or too long. No hash proves it.
 func (r *Repo) readPrefix(ctx context.Context, instance string, s manifest.Segment) ([]byte, error) {
+	if err := checkSizes(s); err != nil {
+		return nil, err
+	}
 	if err := enter(ctx, r.fetches); err != nil {
 		return nil, err
 	}

@@ -31,6 +31,10 @@ const frameSize = 512 << 10
 // maxFrame is the largest content of a frame that readers take.
 const maxFrame = 1 << 20
 
+// leastFrame is the least content, in bytes and on average, of all frames but the last
+// that readers take.
+const leastFrame = 4 << 10
+
 // A segment ends with its trailer of two skippable frames: the SHA-256 of each
 // compressed frame, and the seek table of zstd's contrib/seekable_format, with
 // compressed and decompressed size of each frame, little-endian. The manifest has
@@ -139,8 +143,8 @@ var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 // than there are CPUs, which bounds the memory. It returns ErrCorrupt, ErrNoKey, ErrWrongKey, or the storage's error.
 func (r *Repo) ReadSegment(ctx context.Context, instance string, s manifest.Segment) ([]byte, error) {
 	key := r.segmentKey(instance, s.Backup, s.N)
-	if s.Size <= 0 || s.Size > 2*SegmentSize {
-		return nil, fmt.Errorf("%s: %w: %d stored bytes", key, ErrCorrupt, s.Size)
+	if err := checkSizes(s); err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
 	}
 	if err := enter(ctx, r.fetches); err != nil {
 		return nil, err
@@ -165,6 +169,14 @@ func (r *Repo) ReadSegment(ctx context.Context, instance string, s manifest.Segm
 		return nil, fmt.Errorf("%s: %w", key, err)
 	}
 	return plain, nil
+}
+
+// checkSizes refuses a segment of sizes that none has, before memory is made for it.
+func checkSizes(s manifest.Segment) error {
+	if s.Size <= 0 || s.Size > 2*SegmentSize || s.Plain <= 0 || s.Plain > SegmentSize {
+		return fmt.Errorf("%w: a segment of %d bytes in %d stored ones", ErrCorrupt, s.Plain, s.Size)
+	}
+	return nil
 }
 
 // enter waits for a place in a channel that bounds how many do something at once.
@@ -237,6 +249,9 @@ type frame struct {
 // openSegment returns a reader of single frames of s; ctx serves its reads too.
 func (r *Repo) openSegment(ctx context.Context, instance string, s manifest.Segment) (*seekSegment, error) {
 	key := r.segmentKey(instance, s.Backup, s.N)
+	if err := checkSizes(s); err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
 	var src io.ReaderAt = &objectReader{ctx: ctx, store: r.store, key: key}
 	size := s.Size
 	if r.config.Encrypted() {
@@ -259,9 +274,9 @@ func (r *Repo) openSegment(ctx context.Context, instance string, s manifest.Segm
 	return &seekSegment{repo: r, src: src, frames: frames}, nil
 }
 
-// readTrailer reads the trailer at the end of size zstd bytes, and how many frames
-// it tells of.
-func readTrailer(src io.ReaderAt, size int64) (trailer []byte, n int64, err error) {
+// readTrailer reads the trailer at the end of size zstd bytes with plain bytes of
+// content, and how many frames it tells of.
+func readTrailer(src io.ReaderAt, size, plain int64) (trailer []byte, n int64, err error) {
 	bad := fmt.Errorf("%w: its seek table is not there", ErrCorrupt)
 	if size < 2*headerSize+footerSize {
 		return nil, 0, bad
@@ -272,7 +287,7 @@ func readTrailer(src io.ReaderAt, size int64) (trailer []byte, n int64, err erro
 	}
 	n = int64(binary.LittleEndian.Uint32(foot))
 	length := n*(sha256.Size+entrySize) + 2*headerSize + footerSize
-	if binary.LittleEndian.Uint32(foot[5:]) != seekableMagic || foot[4] != 0 || n == 0 || length > size {
+	if binary.LittleEndian.Uint32(foot[5:]) != seekableMagic || foot[4] != 0 || n == 0 || n > plain/leastFrame+1 || length > size {
 		return nil, 0, bad
 	}
 	trailer = make([]byte, length)
@@ -285,7 +300,7 @@ func readFrames(src io.ReaderAt, size, plain int64, sum string) ([]frame, error)
 	if plain <= 0 || plain > SegmentSize {
 		return nil, fmt.Errorf("%w: a segment of %d bytes", ErrCorrupt, plain)
 	}
-	trailer, n, err := readTrailer(src, size)
+	trailer, n, err := readTrailer(src, size, plain)
 	if err != nil {
 		return nil, err
 	}

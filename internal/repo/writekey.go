@@ -286,7 +286,7 @@ func with(a, b []string) []string { return slices.Concat(a, without(b, a)) }
 
 // rereadConfig reads slipcover.json as it is now.
 func (r *Repo) rereadConfig(ctx context.Context) (Config, error) {
-	b, err := readSmall(ctx, r.store, configKey)
+	b, err := readObject(ctx, r.store, configKey, maxConfig)
 	if err != nil {
 		return Config{}, err
 	}
