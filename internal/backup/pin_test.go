@@ -71,7 +71,7 @@ func TestNodeCannotRead(t *testing.T) {
 		}
 		sealed++
 		var src io.Reader = bytes.NewReader(b)
-		if strings.HasPrefix(key, "keys/") {
+		if strings.HasPrefix(key, "keys/") || strings.HasPrefix(key, "kept/") {
 			src = armor.NewReader(src)
 		}
 		if _, err := age.Decrypt(src, ids...); !errors.As(err, new(*age.NoIdentityMatchError)) {
