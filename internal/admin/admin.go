@@ -32,6 +32,9 @@ type Options struct {
 	// CA has the certificates in PEM that sign that of the bus; empty: the system knows
 	// them, or the bus speaks no TLS.
 	CA string
+	// Recipients returns the age recipients that an agent which joins encrypts its
+	// repository to if it has none of its own; without any, or as nil, it must have some.
+	Recipients func() []string
 	// Fingerprint is that of the authority which the server made for its APIs; empty
 	// without one.
 	Fingerprint string

@@ -169,9 +169,13 @@ func TestNoLogIn(t *testing.T) {
 }
 
 func TestJoin(t *testing.T) {
-	w := newWorld(t)
+	to := []string{"age1z5xphhwcaug5n38vyg40nqdc23ffl6cu6v8qj5pz4wdr2f47fuysypkakq"}
+	w := newWorld(t, func(o *admin.Options) { o.Recipients = func() []string { return to } })
 	operator := w.Token(project, access.Operator)
 	p := w.play(operator, "db1") // dials with what it got
+	if !slices.Equal(p.Recipients, to) {
+		t.Errorf("joined with the recipients %q", p.Recipients)
+	}
 	if p.Name != "db1" || p.Project != project || p.NATSURL != w.Bus.ClientURL() {
 		t.Errorf("joined as %+v", p.node)
 	}

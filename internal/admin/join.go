@@ -65,6 +65,8 @@ type joined struct {
 	JWT      string `json:"jwt"`
 	NATSURL  string `json:"nats_url"`
 	NATSCA   string `json:"nats_ca"`
+	// Recipients (age) are for an agent that has none of its own.
+	Recipients []string `json:"recipients,omitempty"`
 }
 
 func (a *api) join(r *http.Request) (int, any, error) {
@@ -92,6 +94,9 @@ func (a *api) join(r *http.Request) (int, any, error) {
 		return 0, nil, err
 	}
 	answer.NATSURL, answer.NATSCA = a.natsURL(r), a.CA
+	if a.Recipients != nil {
+		answer.Recipients = a.Recipients()
+	}
 	log.Target = answer.AgentID
 	return http.StatusCreated, answer, nil
 }

@@ -67,6 +67,7 @@ type node struct {
 	JWT             string `json:"jwt"`
 	NATSURL         string `json:"nats_url"`
 	NATSCA          string `json:"nats_ca"`
+	Recipients      []string
 }
 
 func newNode(t testing.TB) *node {

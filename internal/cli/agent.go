@@ -16,7 +16,6 @@ import (
 	"strings"
 	"syscall"
 
-	"filippo.io/age"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -43,6 +42,9 @@ type membership struct {
 	JWT      string `json:"jwt"`      // "" with credentials of the operator's
 	NATSURL  string `json:"nats_url"` // "" in the server's own process
 	NATSCA   string `json:"nats_ca"`  // PEM; "" is the system's
+	// Recipients (age1…) are whom the server wants a repository encrypted to that this
+	// agent makes; its own setting counts before them.
+	Recipients []string `json:"recipients,omitempty"`
 }
 
 func membershipFile(s *settings) string { return filepath.Join(s.StateDir, "agent", "membership.json") }
@@ -87,7 +89,9 @@ knows its server. Credentials that it gets allow its own work and nothing else.
 
 It backs up what "slipcover backup create" would, to the same repository, by the same settings, and copies it to those of
 the setting repositories; a server whose callers have Swift accounts of their own names those instead, without copies.
-Restoring needs a key, so an agent without the setting identity_file makes backups and can't read them.
+Restoring needs a key, so an agent without the setting identity_file makes backups and can't read them; its log says so at
+each start. It never makes a key, which would lie on the machine that it protects: a new repository is encrypted to the
+setting recipients, of this node or else of the server at the time of --join.
 
 It runs in the foreground until SIGTERM, SIGINT or SIGHUP; a job at work is then left to its next start.`,
 		Args: arguments(0, 0, ""),
@@ -135,7 +139,7 @@ func runAgent(ctx context.Context, env *Env, s *settings, o *agentOptions) error
 	if link.CA, err = natsAuthorities(s, m, link.URL); err != nil {
 		return err
 	}
-	opts, err := agentSetup(ctx, env, s, log)
+	opts, err := agentSetup(ctx, env, s, log, readers{recipients: m.Recipients})
 	if err != nil {
 		return err
 	}
@@ -218,14 +222,14 @@ func ended(ctx context.Context, err error) error {
 }
 
 // agentSetup is how the agent of this machine works, by the settings.
-func agentSetup(ctx context.Context, env *Env, s *settings, log *slog.Logger) (agent.Options, error) {
+func agentSetup(ctx context.Context, env *Env, s *settings, log *slog.Logger, to readers) (agent.Options, error) {
 	if err := checkStrategy("backup", s.BackupNamespace, s.BackupStrategy); err != nil {
 		return agent.Options{}, err
 	}
 	if err := checkStrategy("restore", s.RestoreNamespace, s.BackupStrategy); err != nil {
 		return agent.Options{}, err
 	}
-	if err := readyRepository(ctx, env, s, log); err != nil {
+	if err := readyRepository(ctx, env, s, log, to); err != nil {
 		return agent.Options{}, err
 	}
 	if s.InstancesDir == "" {
@@ -241,7 +245,7 @@ func agentSetup(ctx context.Context, env *Env, s *settings, log *slog.Logger) (a
 	}
 	quiet := s.at(s.Repository)
 	quiet.Progress = "none"
-	r := &agentRepositories{env: env, settings: quiet}
+	r := &agentRepositories{env: env, settings: quiet, readers: to, log: log}
 	o := agent.Options{
 		Version: "slipcover " + toolVersion(), Host: host, Address: ownAddress(ctx, s), StateDir: s.StateDir,
 		InstancesDir: s.InstancesDir, BindAddress: s.BindAddress, Owner: s.Owner, CouchDBBin: s.CouchDBBin,
@@ -262,12 +266,16 @@ func agentSetup(ctx context.Context, env *Env, s *settings, log *slog.Logger) (a
 type agentRepositories struct {
 	env      *Env
 	settings *settings
+	readers  readers
+	log      *slog.Logger
 }
 
 // open opens the repository of a job, in its own Swift account or by the agent's
 // configuration, and makes it if the job may.
 func (r *agentRepositories) open(ctx context.Context, o agent.Open) (*repo.Repo, func(), error) {
-	s, env := r.settings, *r.env
+	own, env := *r.settings, *r.env // jobs run side by side
+	s := &own
+	useServiceKey(s)             // which may have been made since the start
 	env.Stderr = discardWriter{} // the agent has a log of its own
 	if o.Repository.Storage != "" {
 		s = s.at(o.Repository.URL)
@@ -294,13 +302,7 @@ func (r *agentRepositories) open(ctx context.Context, o agent.Open) (*repo.Repo,
 	case errors.Is(err, repo.ErrNoRepository) && known != "":
 		err = s.repositoryGone(known, err)
 	case errors.Is(err, repo.ErrNoRepository) && o.Make:
-		recipients := o.Repository.Recipients
-		if o.Repository.Storage == "" {
-			recipients = s.Recipients
-		}
-		if _, err = repo.Init(ctx, store, repo.InitOptions{Recipients: recipients}); err == nil || errors.Is(err, repo.ErrExists) {
-			opened, err = openIn(ctx, &env, s, store, false)
-		}
+		opened, err = r.make(ctx, &env, s, store, o)
 	}
 	if err == nil && o.Repository.Storage == "" {
 		_ = s.rememberRepository(opened.Config().ID) // no reason not to use it
@@ -310,6 +312,25 @@ func (r *agentRepositories) open(ctx context.Context, o agent.Open) (*repo.Repo,
 		return nil, nil, err
 	}
 	return opened, func() { _ = store.Close() }, nil
+}
+
+// make makes the repository of a job, which there was none of at the start, or whose
+// storage was away then.
+func (r *agentRepositories) make(ctx context.Context, env *Env, s *settings, store storage.Store, o agent.Open) (*repo.Repo, error) {
+	recipients := o.Repository.Recipients
+	if o.Repository.Storage == "" {
+		var err error
+		if recipients, err = r.readers.list(ctx, env, s, r.log); err != nil {
+			return nil, err
+		}
+	}
+	if len(recipients) == 0 { // it would be made without encryption
+		return nil, usage("the server names no recipients for %s: give it the setting recipients", mask(store.URL()))
+	}
+	if _, err := repo.Init(ctx, store, repo.InitOptions{Recipients: recipients}); err != nil && !errors.Is(err, repo.ErrExists) {
+		return nil, err
+	}
+	return openIn(ctx, env, s, store, false)
 }
 
 // openCopies opens the repositories of the setting repositories as `backup create` does.
@@ -367,86 +388,61 @@ type discardWriter struct{}
 
 func (discardWriter) Write(b []byte) (int, error) { return len(b), nil }
 
-// readyRepository makes the repository of the configuration if there is none, and a key
-// for it if none is named: what is made at a start can be seen there, with where the
-// key is. Storage that can't be reached is left to the first backup.
-func readyRepository(ctx context.Context, env *Env, s *settings, log *slog.Logger) error {
-	if s.Repository == "" {
-		return nil
-	}
+// readyRepository makes the repository of the configuration if there is none: what is
+// made at a start can be seen there, with who reads it. Storage that can't be reached is
+// left to the first backup.
+func readyRepository(ctx context.Context, env *Env, s *settings, log *slog.Logger, to readers) error {
 	useServiceKey(s)
+	var c *repo.Config // nil if it isn't known
+	if s.Repository != "" {
+		var err error
+		if c, err = findRepository(ctx, env, s, log, to); err != nil {
+			return err
+		}
+	}
+	tellReading(ctx, s, c, log)
+	return nil
+}
+
+func findRepository(ctx context.Context, env *Env, s *settings, log *slog.Logger, to readers) (*repo.Config, error) {
 	known := s.knownRepository()
-	store, err := openStore(ctx, env, s, known == "")
+	store, err := openStore(ctx, env, s, known == "" && to.some(s))
 	if err == nil {
 		defer func() { _ = store.Close() }()
 		var r *repo.Repo
 		if r, err = repo.Open(ctx, store, repo.Options{}); err == nil {
-			return s.rememberRepository(r.Config().ID)
+			c := r.Config()
+			return &c, s.rememberRepository(c.ID)
 		}
 	}
+	none := errors.Is(err, repo.ErrNoRepository) || errors.Is(err, fs.ErrNotExist)
+	place, _ := repositoryURL(s.Repository)
 	switch {
+	case known == "" && !to.some(s) && errors.Is(err, storage.ErrUnavailable) && strings.HasPrefix(place, "file://"):
+		_, err := to.list(ctx, env, s, log) // no folder, and none may be made
+		return nil, err
 	case errors.Is(err, storage.ErrUnavailable):
 		log.WarnContext(ctx, "the repository can't be reached now", "err", err)
-		return nil
-	case known != "" && (errors.Is(err, repo.ErrNoRepository) || errors.Is(err, fs.ErrNotExist)):
+		return nil, nil
+	case known != "" && none:
 		log.ErrorContext(ctx, "no backup can be made until the repository is there", "err", s.repositoryGone(known, err))
-		return nil
-	case !errors.Is(err, repo.ErrNoRepository):
-		return err
+		return nil, nil
+	case !none || store == nil && to.some(s):
+		return nil, err
 	}
-	recipients := s.Recipients
-	if len(recipients) == 0 {
-		recipient, err := serviceKey(ctx, env, s, log)
-		if err != nil {
-			return err
-		}
-		recipients = []string{recipient}
+	recipients, err := to.list(ctx, env, s, log)
+	if err != nil {
+		return nil, err
 	}
 	c, err := repo.Init(ctx, store, repo.InitOptions{Recipients: recipients})
 	if errors.Is(err, repo.ErrExists) {
-		return nil
+		return nil, nil
 	}
-	if err == nil {
-		err = s.rememberRepository(c.ID)
-		log.InfoContext(ctx, "made the repository", "repository", mask(store.URL()), "id", c.ID)
-	}
-	return err
-}
-
-func serviceKeyFile(s *settings) string { return filepath.Join(s.StateDir, "identity.txt") }
-
-// serviceKey returns the recipient of the key that this machine reads with: the one of
-// identity_file, else one of its own, which it makes.
-func serviceKey(ctx context.Context, env *Env, s *settings, log *slog.Logger) (string, error) {
-	useServiceKey(s)
-	if len(s.identities) == 0 {
-		if err := durable.MkdirAll(s.StateDir, 0o700); err != nil {
-			return "", err
-		}
-		o := initOptions{identityOut: serviceKeyFile(s)}
-		if _, err := o.newIdentity(env, "of this service"); err != nil {
-			return "", err
-		}
-		useServiceKey(s)
-		log.WarnContext(ctx, "made the key that reads backups: keep a copy away from this machine, without it nobody can read them", "file", serviceKeyFile(s))
-	}
-	ids, err := readIdentities(s.identities)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	for _, id := range ids {
-		if x, ok := id.(*age.X25519Identity); ok {
-			return x.Recipient().String(), nil
-		}
-	}
-	return "", usage("%s holds no X25519 identity: set recipients too", s.identities[0])
-}
-
-// useServiceKey reads with the key that the service made here, if no other is named.
-func useServiceKey(s *settings) {
-	if _, err := os.Stat(serviceKeyFile(s)); err == nil && len(s.identities) == 0 && s.Passphrase == "" {
-		s.identities = []string{serviceKeyFile(s)}
-	}
+	log.InfoContext(ctx, "made the repository", "repository", mask(store.URL()), "id", c.ID, "recipients", c.Recipients)
+	return &c, s.rememberRepository(c.ID)
 }
 
 // ownAddress is the address of this machine by which it reaches its server; nothing is

@@ -27,7 +27,7 @@ func TestKeyWithoutStorage(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.identities = nil // as after a new start
-	if err := readyRepository(t.Context(), env, s, log); err != nil {
+	if err := readyRepository(t.Context(), env, s, log, readers{ownKey: true}); err != nil {
 		t.Fatal(err)
 	}
 	if len(s.identities) != 1 || s.identities[0] != serviceKeyFile(s) {
@@ -49,12 +49,12 @@ func TestRepositoryGone(t *testing.T) {
 	s, log := &settings{Config: c}, slog.New(slog.DiscardHandler)
 	ready := func() {
 		t.Helper()
-		if err := readyRepository(t.Context(), env, s, log); err != nil {
+		if err := readyRepository(t.Context(), env, s, log, readers{ownKey: true}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	open := func() (string, error) {
-		r, done, err := (&agentRepositories{env: env, settings: s}).open(t.Context(), agent.Open{Make: true})
+		r, done, err := (&agentRepositories{env: env, settings: s, readers: readers{ownKey: true}, log: log}).open(t.Context(), agent.Open{Make: true})
 		if err != nil {
 			return "", err
 		}

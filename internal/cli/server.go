@@ -56,8 +56,10 @@ With --with-agent this process is the agent of this machine's CouchDB too, and a
 
   slipcover server --with-agent --repo /backups
 
-The first start makes what isn't there: the repository, the key that reads it (identity.txt in state_dir: keep a copy
-elsewhere), and an administrator's token (admin-token in state_dir).
+The first start makes what isn't there: the repository, the key that reads it (identity.txt in state_dir, on the machine
+that it protects: keep a copy elsewhere), and an administrator's token (admin-token in state_dir).
+
+Agents that join and have no setting recipients encrypt to those of the server, or without any to the key that it made.
 
 It runs in the foreground until SIGTERM or SIGINT.`,
 		Args: arguments(0, 0, ""),
@@ -358,7 +360,8 @@ func (v *service) handler(checker access.Checker) (http.Handler, error) {
 	callers := httpd.NewLimiter(s.RateLimit)
 	api := httpd.API{Name: "trove", Log: v.log, Metrics: metrics, Audit: v.audit, Addresses: httpd.NewLimiter(10 * s.RateLimit), Broken: trove.Broken, TooMany: trove.TooMany}
 	troves := api.Handler(trove.New(trove.Options{Server: v.server, Checker: checker, Log: v.log, Keystone: keystone, URL: s.PublicURL, Region: s.Region, Callers: callers}))
-	o := admin.Options{Server: v.server, Checker: checker, Tokens: v.tokens, Log: v.log, Callers: callers, URL: s.PublicURL, NATSURL: v.natsURL(), CA: v.natsCA(), Auth: s.Auth}
+	o := admin.Options{Server: v.server, Checker: checker, Tokens: v.tokens, Log: v.log, Callers: callers, URL: s.PublicURL, NATSURL: v.natsURL(), CA: v.natsCA(), Auth: s.Auth,
+		Recipients: func() []string { return handedOut(s) }}
 	if v.ca != nil {
 		o.Fingerprint = v.ca.Fingerprint()
 	}
@@ -512,6 +515,7 @@ func (v *service) ready(ctx context.Context, o *serverOptions) error {
 			return err
 		}
 	}
+	v.tellReaders(ctx)
 	tellReady(ctx, v.log)
 	if o.withAgent {
 		return agent.Run(ctx, opts)
@@ -520,11 +524,25 @@ func (v *service) ready(ctx context.Context, o *serverOptions) error {
 	return nil
 }
 
+// tellReaders says whom agents of other machines will encrypt to.
+func (v *service) tellReaders(ctx context.Context) {
+	list := handedOut(v.settings)
+	switch {
+	case v.natsURL() == "":
+	case len(list) == 0:
+		v.log.InfoContext(ctx, "agents that join need the setting recipients of their own: this server has none to give them")
+	case len(v.settings.Recipients) == 0:
+		v.log.WarnContext(ctx, "agents that join encrypt to the key of this server: keep a copy of it in another place", "file", serviceKeyFile(v.settings), "recipients", list)
+	default:
+		v.log.InfoContext(ctx, "agents that join encrypt to the setting recipients, if they have none of their own", "recipients", list)
+	}
+}
+
 // ownAgent makes this process the agent of this machine: it joins at the first start,
 // or when the server knows it no more.
 func (v *service) ownAgent(ctx context.Context, o *serverOptions) (agent.Options, error) {
 	s := v.settings
-	opts, err := agentSetup(ctx, v.env, s, v.log)
+	opts, err := agentSetup(ctx, v.env, s, v.log, readers{ownKey: true})
 	if err != nil {
 		return opts, err
 	}

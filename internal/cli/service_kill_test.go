@@ -72,7 +72,7 @@ func startFleet(t *testing.T, agents int, rng *rand.Rand) *fleet {
 	f := &fleet{t: t, rng: rng, repo: filepath.Join(dir, "repo"), kills: map[string]int{}}
 	f.cluster = bustest.Start(t, 3, func(_ int, o *nats.Options) { o.Username, o.Password = "slipcover", "secret" })
 	f.current()
-	env := []string{"SLIPCOVER_NATS_URL=" + f.cluster.URL(), "SLIPCOVER_NATS_REPLICAS=3"}
+	env := []string{"SLIPCOVER_NATS_URL=" + f.cluster.URL(), "SLIPCOVER_NATS_REPLICAS=3", "SLIPCOVER_RECIPIENTS=" + aRecipient}
 	for n := range 2 {
 		s := serverOf(filepath.Join(dir, fmt.Sprintf("server%d", n)))
 		s.env = slices.Clone(env)

@@ -120,6 +120,9 @@ func TestAgentOfNATSCluster(t *testing.T) {
 	}
 }
 
+// aRecipient is one whose identity nobody needs here.
+const aRecipient = "age1z5xphhwcaug5n38vyg40nqdc23ffl6cu6v8qj5pz4wdr2f47fuysypkakq"
+
 // join starts an agent by what "token join" prints, once the server can be asked.
 func (p *process) join(url, ca, dir string) *process {
 	p.t.Helper()
@@ -134,7 +137,7 @@ func (p *process) join(url, ca, dir string) *process {
 	if i := slices.Index(words, "ca.crt"); i > 0 {
 		words[i] = ca
 	}
-	return startAgent(p.t, []string{"SLIPCOVER_STATE_DIR=" + dir, "SLIPCOVER_INSTANCE=db1", "SLIPCOVER_REPOSITORY=file://" + filepath.Join(dir, "repo"), "SLIPCOVER_DATA_DIR=" + dir}, words[2:]...)
+	return startAgent(p.t, []string{"SLIPCOVER_STATE_DIR=" + dir, "SLIPCOVER_INSTANCE=db1", "SLIPCOVER_REPOSITORY=file://" + filepath.Join(dir, "repo"), "SLIPCOVER_DATA_DIR=" + dir, "SLIPCOVER_RECIPIENTS=" + aRecipient}, words[2:]...)
 }
 
 // says waits until a process has written something to its log.
