@@ -16,7 +16,9 @@ func Greet(ctx context.Context, s *Server, agent string, h job.Hello) (job.Hello
 }
 
 // Newest is Server.newest.
-func Newest(s *Server, who *access.Caller, instance string) *job.Backup { return s.newest(who, instance) }
+func Newest(s *Server, who *access.Caller, instance string) *job.Backup {
+	return s.newest(who, instance)
+}
 
 // Seal is seal.
 var Seal = seal
