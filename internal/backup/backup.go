@@ -92,6 +92,7 @@ const minPackers = 4
 // run is one backup in the making.
 type run struct {
 	opts      Options
+	dir       string // of the state of the instance in the repository
 	id        manifest.BackupID
 	key       *repo.WriteKey
 	started   time.Time
@@ -199,7 +200,7 @@ func runLocked(ctx context.Context, opts Options, id manifest.BackupID, dir stri
 	if err != nil {
 		return nil, err
 	}
-	r := &run{opts: opts, id: id, key: key, started: started, notes: key.Notes, files: map[name]*manifest.File{}, locals: map[name]local{}}
+	r := &run{opts: opts, dir: dir, id: id, key: key, started: started, notes: key.Notes, files: map[name]*manifest.File{}, locals: map[name]local{}}
 	parent, err := r.load(ctx, dir, listing, before)
 	if err != nil {
 		return nil, err

@@ -15,7 +15,7 @@ var (
 	ErrOptions = errors.New("an option of the backup is out of form")
 	// ErrOtherNode says that the files are not those of the CouchDB that the instance's
 	// backups are of, or that two write under one instance name.
-	ErrOtherNode = errors.New("not the CouchDB that this instance is")
+	ErrOtherNode = errors.New("not, or not surely, the CouchDB that this instance is")
 	// ErrNothing says that the node has no files to back up.
 	ErrNothing = errors.New("nothing to back up")
 )

@@ -216,6 +216,7 @@ func (w *worker) copyCouch(ctx context.Context, s *source, old *known) error {
 	sum := newPrefixHash(file.Size)
 	var from int64
 	if old != nil {
+		w.run.checkUUID(s.name, file, old.file)
 		from, err = w.prove(ctx, s, old, file, sum)
 		if err != nil {
 			return err

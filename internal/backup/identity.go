@@ -88,12 +88,13 @@ func (r *run) admit(err error) error {
 }
 
 // checkKin refuses files that have nothing in common with the backup before, or, where
-// the shard map is another file, less than half of the shards.
+// the shard map is another file, less than half of the shards. The same map beside other
+// shards is that of a node whose shards were not there when it started: CouchDB made
+// empty ones at their places.
+//
+// Source: CouchDB 3.5.0, src/mem3/src/mem3_util.erl, get_or_create_db.
 func (r *run) checkKin(st *state, l *node.Listing) error {
 	was := identityOf(st)
-	if was.MapUUID != "" && was.MapUUID == r.identity.MapUUID {
-		return nil
-	}
 	shards := 0
 	for _, k := range st.files {
 		if k.file.Kind == manifest.Shard {
@@ -104,6 +105,8 @@ func (r *run) checkKin(st *state, l *node.Listing) error {
 	mapsDiffer := was.MapUUID != "" && r.identity.MapUUID != ""
 	serversDiffer := was.ServerUUID != "" && r.identity.ServerUUID != "" && was.ServerUUID != r.identity.ServerUUID
 	switch {
+	case was.MapUUID != "" && was.MapUUID == r.identity.MapUUID && (common > 0 || !r.shared(st, l)):
+		return nil
 	case common > 0 && (!mapsDiffer || common*2 >= shards):
 		return nil
 	case shards == 0 && !mapsDiffer && !serversDiffer:
@@ -122,6 +125,39 @@ func identityOf(st *state) manifest.Identity {
 		id.MapUUID = k.file.Header.UUID
 	}
 	return id
+}
+
+// shared reports whether a shard is at a path where the backup before had one too, of
+// which the uuid is known.
+func (r *run) shared(st *state, l *node.Listing) bool {
+	return slices.ContainsFunc(l.Shards, func(e node.Entry) bool {
+		k := st.files[name{e.Root, e.Path}]
+		return k != nil && k.file.Header != nil && k.file.Header.UUID != ""
+	})
+}
+
+// madeAnew is what is damaged about a shard that is another file than in the backup
+// before. Its name has the time at which its database was made, so the database was not
+// deleted and made again: CouchDB did not find the shard's file and made an empty one.
+// It is told until a full backup takes it as it is.
+const madeAnew = "shard made anew"
+
+// checkUUID records a shard that is another file than in the backup before.
+func (r *run) checkUUID(nm name, f, old *manifest.File) {
+	if f.Kind != manifest.Shard || old == nil || old.Header == nil || old.Header.UUID == "" || f.Header.UUID == "" {
+		return
+	}
+	if f.Header.UUID == old.Header.UUID {
+		for _, d := range r.oldDamage {
+			if d.Root == nm.root && d.Path == nm.path && d.What == madeAnew {
+				r.damaged(nm, d)
+			}
+		}
+		return
+	}
+	r.damaged(nm, manifest.Damage{What: madeAnew, Error: fmt.Sprintf(
+		"it is another file (uuid %.8s) than in the backup before (%.8s), of the same database: CouchDB makes an empty shard where it doesn't find the file. It holds %d documents, and held %d. If that is right, run a full backup",
+		f.Header.UUID, old.Header.UUID, f.Header.Docs, old.Header.Docs)})
 }
 
 // common counts the shards at paths that the backup before had too, and returns 0 if
@@ -172,10 +208,14 @@ func (r *run) checkWriter(ctx context.Context, st *state, nodeName string, befor
 	agrees := r.identity.Agrees(rec.Identity) && (nodeName == "" || rec.NodeName == "" || nodeName == rec.NodeName)
 	differs := rec.Identity.MapUUID != "" && r.identity.MapUUID != "" && !agrees
 	switch {
-	case own && (st != nil || !differs), st == nil && agrees:
-		if !own {
-			r.note(fmt.Sprintf("backup %s was made with another state directory, of the same node by its shard map: it goes on here", rec.ID.Short()))
+	case own && (st != nil || !differs):
+		if _, err := os.Stat(journalPath(r.dir)); st != nil && errors.Is(err, fs.ErrNotExist) { // with it, a run ended before it stored its state
+			r.note(fmt.Sprintf("backup %s was made with this node's key, and after %s, the last one that the state here knows: this machine or its state directory was set back, or there is a copy of it. A copy that still backs up needs another instance name",
+				rec.ID.Short(), mine.Short()))
 		}
+		return nil
+	case st == nil && agrees:
+		r.note(fmt.Sprintf("backup %s was made with another state directory, of the same node by its shard map: it goes on here. If that directory is still used, the next backup with it is refused: use one", rec.ID.Short()))
 		return nil
 	case st != nil:
 		return fmt.Errorf(`%w: %s was backed up from here last as %s, and since then from elsewhere: %s. Two nodes must not write under one name: `+

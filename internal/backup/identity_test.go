@@ -265,3 +265,52 @@ func TestServerTellsItsMap(t *testing.T) {
 		t.Errorf("after a database was deleted the notes are %q, and the damage %+v", res.Notes, res.Damage)
 	}
 }
+
+// Where CouchDB doesn't find a shard's file it makes an empty one at its place. That is
+// damage until a full backup says that it is right, and if it is so of all shards, none
+// is backed up: their disk isn't mounted.
+func TestShardsMadeAnew(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	e.run()
+	var shards []string
+	for _, path := range e.couchFiles() {
+		if strings.HasPrefix(path, "shards/") {
+			shards = append(shards, path)
+		}
+	}
+	const other = "shards/00000000-7fffffff/attach.1795334389.couch"
+	swap := func(from, path string) {
+		e.copyIn(filepath.Join(fixtures, "data", from), filepath.Join(e.data, path))
+	}
+	i := slices.IndexFunc(shards, func(path string) bool { return strings.Contains(path, "/viewed.") })
+	swap(other, shards[i])
+	anew := func(d manifest.Damage) bool { return d.What == "shard made anew" && d.Path == shards[i] }
+	for n := range 2 {
+		if res := e.run(); !slices.ContainsFunc(res.Damage, anew) || res.Record.Status != manifest.CompletedDamaged {
+			t.Errorf("backup %d: %s, damage %+v", n, res.Record.Status, res.Damage)
+		}
+	}
+	strict := e.options(e.store)
+	strict.Strict = true
+	if _, err := backup.Run(t.Context(), strict); !errors.Is(err, backup.ErrDamaged) {
+		t.Errorf("with Strict: %v", err)
+	}
+	if res := e.run(func(o *backup.Options) { o.Full = true }); slices.ContainsFunc(res.Damage, anew) {
+		t.Errorf("a full backup tells it: %+v", res.Damage)
+	}
+	if res := e.run(); slices.ContainsFunc(res.Damage, anew) {
+		t.Errorf("after a full backup it is told: %+v", res.Damage)
+	}
+	for _, path := range shards {
+		if path != batches {
+			swap(batches, path)
+		}
+	}
+	if err := os.Remove(filepath.Join(e.data, batches)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := backup.Run(t.Context(), e.options(e.store)); !errors.Is(err, backup.ErrOtherNode) {
+		t.Errorf("all shards made anew: %v", err)
+	}
+}

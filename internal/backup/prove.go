@@ -48,11 +48,12 @@ const (
 	moved   doubt = "since they are on another device or inode than before"
 	times   doubt = "since their times went back, or stood still though their sizes changed"
 	booted  doubt = "since the machine was started anew after the backup before"
+	touched doubt = "since their times changed and their sizes did not, which is not CouchDB's doing"
 	due     doubt = "since prove_interval is over for them"
 )
 
 // doubts in the order of their notes. That somebody asked is no news.
-var doubts = []doubt{oldest, moved, times, booted, due}
+var doubts = []doubt{oldest, moved, times, touched, booted, due}
 
 // bootFile holds an id that is another one after each start of the machine.
 // Source: Linux, random(4).
@@ -109,6 +110,8 @@ func (p *proofs) doubt(nm name, was, is *local) doubt {
 		return moved
 	case is.MTime < was.MTime || is.CTime < was.CTime || is.MTime == was.MTime && is.Size != was.Size:
 		return times
+	case !equal && is.Size == was.Size:
+		return touched
 	case p.booted && (!equal || !written.Before(p.since.Add(-settled))):
 		return booted
 	case p.due(nm, was.Proven):
@@ -209,9 +212,10 @@ func grown(old, file *manifest.File) bool {
 	return old.Size <= file.Size && was.UUID == is.UUID && was.Signature == is.Signature && was.CompactedSeq == is.CompactedSeq
 }
 
-// otherTimeline reports whether a file that isn't old's grown was it once: it has its
-// uuid and is neither compacted nor, being an index, reset. A compaction takes
-// compacted_seq from update_seq, so one that had nothing to do leaves it as it was.
+// otherTimeline reports whether a file that isn't old's grown was it once: its
+// sequences went back, or it is the same file and neither compacted nor, being an index,
+// reset. A compaction puts another file in its place, and doesn't show in compacted_seq
+// until something is written.
 //
 // Source: CouchDB 3.5, src/couch/src/couch_bt_engine.erl, finish_compaction_int.
 func otherTimeline(old *known, is local, file *manifest.File) bool {
@@ -221,10 +225,8 @@ func otherTimeline(old *known, is local, file *manifest.File) bool {
 		return false
 	case now.UpdateSeq < was.UpdateSeq || now.CompactedSeq < was.CompactedSeq:
 		return true
-	case now.CompactedSeq > was.CompactedSeq:
-		return false
 	}
-	return was.UpdateSeq != was.CompactedSeq || old.local.Dev == is.Dev && old.local.Ino == is.Ino
+	return now.CompactedSeq == was.CompactedSeq && old.local.Dev == is.Dev && old.local.Ino == is.Ino
 }
 
 // sameHeader compares the raw bytes where old had its newest header; it takes a very

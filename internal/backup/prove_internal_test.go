@@ -31,6 +31,8 @@ func TestDoubt(t *testing.T) {
 		{"mtime back", &proofs{now: now}, old, with(old, func(l *local) { l.MTime--; l.CTime++ }), times},
 		{"ctime back", &proofs{now: now}, old, with(old, func(l *local) { l.CTime-- }), times},
 		{"mtime kept", &proofs{now: now}, old, with(old, func(l *local) { l.Size++; l.CTime++ }), times},
+		{"times alone", &proofs{now: now}, old, with(old, func(l *local) { l.MTime++; l.CTime++ }), touched},
+		{"time of change alone", &proofs{now: now}, old, with(old, func(l *local) { l.CTime++ }), touched},
 		{"booted, at rest", booting, old, old, noDoubt},
 		{"booted, grown", booting, old, with(old, grow), booted},
 		{"booted, written just before the backup", booting, recent, recent, booted},
@@ -68,5 +70,35 @@ func TestDueIsSpread(t *testing.T) {
 	}
 	if most > files/10 || age > days*24*time.Hour {
 		t.Errorf("up to %d of %d files on one day, and one was not proven for %s", most, files, age)
+	}
+}
+
+// A compaction puts another file in the place, which on the disk may have the same
+// compacted_seq as before: it is no rollback. One whose sequences went back, or the same
+// file with other bytes, is.
+func TestOtherTimeline(t *testing.T) {
+	at := func(uuid string, seq, compacted uint64) *manifest.File {
+		return &manifest.File{Header: &manifest.Header{UUID: uuid, UpdateSeq: seq, CompactedSeq: compacted}}
+	}
+	for _, tt := range []struct {
+		name     string
+		was, is  *manifest.File
+		sameFile bool
+		want     bool
+	}{
+		{"compacted, nothing written since", at("a", 56, 0), at("a", 56, 0), false, false},
+		{"compacted", at("a", 56, 0), at("a", 60, 56), false, false},
+		{"the same file, other bytes", at("a", 56, 0), at("a", 56, 0), true, true},
+		{"an older copy", at("a", 56, 0), at("a", 50, 0), false, true},
+		{"a copy from before a compaction", at("a", 60, 56), at("a", 60, 20), false, true},
+		{"another database file", at("a", 56, 0), at("b", 2, 0), true, false},
+	} {
+		was, is := local{Dev: 1, Ino: 2}, local{Dev: 1, Ino: 2}
+		if !tt.sameFile {
+			is.Ino = 3
+		}
+		if got := otherTimeline(&known{file: tt.was, local: was}, is, tt.is); got != tt.want {
+			t.Errorf("%s: got %v", tt.name, got)
+		}
 	}
 }
