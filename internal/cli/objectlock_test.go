@@ -65,6 +65,9 @@ func TestObjectLock(t *testing.T) {
 	if kept < 2*3+1 { // records, manifests, segments, a key
 		t.Errorf("%d objects are protected", kept)
 	}
-	run(0, "check", "--read-data", "--identity", dir+"/id.txt")
+	// The key's object is gone, which is told, and its protected copy serves.
+	if out := run(4, "check", "--read-data", "--identity", dir+"/id.txt"); !strings.Contains(out, "is gone, and a second copy of it is there") || !strings.Contains(out, "1 problem in the repository") {
+		t.Errorf("check: %s", out)
+	}
 	run(0, "restore", "second", "--to", dir+"/out", "--identity", dir+"/id.txt")
 }

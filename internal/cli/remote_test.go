@@ -114,7 +114,7 @@ type output struct {
 
 func (c *command) environ() []string {
 	return append(append(testenv.Environ(), c.extra...), "SLIPCOVER_CONFIG="+os.DevNull, "SLIPCOVER_REPOSITORY="+c.repo, "SLIPCOVER_DATA_DIR="+c.data, "SLIPCOVER_STATE_DIR="+c.state,
-		"SLIPCOVER_INSTANCE=node1", "SLIPCOVER_RETRY_FOR="+c.retryFor, "SLIPCOVER_PARALLEL=2", "SLIPCOVER_OWNER=")
+		"SLIPCOVER_INSTANCE=node1", "SLIPCOVER_RETRY_FOR="+c.retryFor, "SLIPCOVER_PARALLEL=2", "SLIPCOVER_PROGRESS=none", "SLIPCOVER_OWNER=")
 }
 
 // run runs a command. Those that read get the identity.

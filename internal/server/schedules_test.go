@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -95,7 +96,9 @@ func TestScheduleRetentionAndProof(t *testing.T) {
 	s := start(t, openBus(t), server.Config{})
 	p := join(t, s, "db1", "p")
 	byHand := backUp(t, s, p, "p", "hand", server.NewBackup{})
-	c, err := s.CreateSchedule(t.Context(), who("p"), &job.Schedule{Name: "h", Instance: p.node, Enabled: true, Cron: "@hourly", Keep: job.Keep{Last: 2}, ProveCron: "@weekly"})
+	at := s.now().Add(48 * time.Hour).UTC() // each week, and not while the first backups are made
+	weekly := fmt.Sprintf("%d %d * * %d", at.Minute(), at.Hour(), at.Weekday())
+	c, err := s.CreateSchedule(t.Context(), who("p"), &job.Schedule{Name: "h", Instance: p.node, Enabled: true, Cron: "@hourly", Keep: job.Keep{Last: 2}, ProveCron: weekly})
 	if err != nil {
 		t.Fatal(err)
 	}
