@@ -287,6 +287,12 @@ func TestLostShardMap(t *testing.T) {
 	if info, err := os.Stat(filepath.Join(dir, "_dbs.couch")); err != nil || !info.IsDir() {
 		t.Errorf("_dbs.couch: %v, %v", info, err)
 	}
+	renamed := files(t, restore.Options{Repo: r, Record: rec, To: filepath.Join(t.TempDir(), "data"), NodeName: "other@127.0.0.1"})
+	contains(t, renamed.Problems, "_dbs.couch can't be read back")
+	contains(t, renamed.Problems, "the name other@127.0.0.1 was not written")
+	if renamed.Files != res.Files || renamed.LostCount != res.LostCount {
+		t.Errorf("with another name %d files came back and %d were lost, without it %d and %d", renamed.Files, renamed.LostCount, res.Files, res.LostCount)
+	}
 }
 
 // mapOf returns a shard map document that was written, without what tells nothing of its

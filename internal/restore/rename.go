@@ -17,6 +17,7 @@ import (
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/internal/couchgen"
 	"github.com/slipcover/slipcover/internal/durable"
+	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/shard"
 )
 
@@ -28,7 +29,8 @@ type renaming struct {
 	to   string
 }
 
-// renaming returns nil if the shard maps know this node by the name that it is to have.
+// renaming returns nil if the shard maps know this node by the name that it is to have,
+// and if the repository can't give them back, which is a problem: all else is restored.
 func (p *planner) renaming(ctx context.Context) (*renaming, error) {
 	if p.opts.NodeName == "" {
 		return nil, nil
@@ -39,10 +41,14 @@ func (p *planner) renaming(ctx context.Context) (*renaming, error) {
 	}
 	rd := p.opts.Repo.NewReader(p.m, nil)
 	all, err := readMaps(ctx, rd.ReaderAt(ctx, f), f.Size, p.m, p.opts.NodeName)
-	if err != nil {
+	damaged := len(rd.DamagedSegments()) > 0
+	switch {
+	case repo.Damaged(err), damaged && errors.Is(err, couchfile.ErrCorrupt), damaged && err == nil && len(all.problems) > 0:
+		p.res.problem("the shard maps (%s) can't be read back, so the name %s was not written into them: with --db and --node-name, a restore makes the maps of databases anew", dbsPath, p.opts.NodeName)
+		return nil, nil
+	case err != nil:
 		return nil, err
-	}
-	if len(all.problems) > 0 {
+	case len(all.problems) > 0:
 		return nil, fmt.Errorf("the shard maps can't be rewritten for %s: %s: restore without --node-name", p.opts.NodeName, all.problems[0])
 	}
 	n := &renaming{self: all.self, to: p.opts.NodeName}
