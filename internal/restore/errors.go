@@ -23,8 +23,8 @@ var (
 	ErrMismatch = errors.New("the bytes read back are not those of the backup: run `slipcover check`, and restore another backup if it finds damage")
 	// ErrNoShardMap says that the backup has no readable shard map to choose databases by.
 	ErrNoShardMap = errors.New("the backup holds no shard map (_dbs.couch) to choose databases by: restore it whole")
-	// ErrOptions says that options don't fit together.
-	ErrOptions = errors.New("these options do not go together")
+	// ErrOptions says that an option is out of form, or does not fit another.
+	ErrOptions = errors.New("this can't be done as asked")
 	// ErrInstanceExists says that a directory holds another instance than the one that
 	// shall be made, or that one, complete.
 	ErrInstanceExists = errors.New("the directory holds an instance already: name another directory, or remove that instance")
