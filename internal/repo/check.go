@@ -28,7 +28,7 @@ type CheckReport struct {
 	Segments      int       `json:"segments"`
 	SegmentBytes  int64     `json:"segment_bytes"`
 	ReadBytes     int64     `json:"read_bytes"`
-	Unreferenced  int       `json:"unreferenced"` // segments that no backup needs: left by runs that did not end
+	Unreferenced  int       `json:"unreferenced"` // segments that no backup needs, vanished ones too: left by runs that did not end
 	UnreferencedB int64     `json:"unreferenced_bytes"`
 	Unfinished    int       `json:"unfinished"` // backups without a record: runs that did not end
 	Problems      []Problem `json:"problems"`
@@ -136,13 +136,14 @@ func (c *checker) instance(ctx context.Context, instance string, list []listing)
 			closed = append(closed, rec)
 		}
 	}
-	if err := c.withoutRecord(ctx, instance, list, stored, needed); err != nil {
+	lost, err := c.withoutRecord(ctx, instance, list, stored, needed)
+	if err != nil {
 		return err
 	}
 	for id, size := range stored {
 		c.report.Segments++
 		c.report.SegmentBytes += size
-		if _, ok := needed[id]; !ok {
+		if _, ok := needed[id]; !ok && lost[id.Backup] == "" {
 			c.report.Unreferenced++
 			c.report.UnreferencedB += size
 		}
@@ -154,8 +155,8 @@ func (c *checker) instance(ctx context.Context, instance string, list []listing)
 }
 
 // withoutRecord looks at what has no record: the leftovers of a run that didn't end, or
-// a backup whose record vanished.
-func (c *checker) withoutRecord(ctx context.Context, instance string, list []listing, stored map[SegmentID]int64, needed map[SegmentID]manifest.Segment) error {
+// a backup whose record vanished. It returns the latter, with what tells so.
+func (c *checker) withoutRecord(ctx context.Context, instance string, list []listing, stored map[SegmentID]int64, needed map[SegmentID]manifest.Segment) (map[manifest.BackupID]string, error) {
 	data := map[manifest.BackupID]bool{}
 	known := map[manifest.BackupID]bool{}
 	var open []listing
@@ -174,19 +175,19 @@ func (c *checker) withoutRecord(ctx context.Context, instance string, list []lis
 		}
 	}
 	if len(open) == 0 {
-		return nil
+		return nil, nil
 	}
 	top, err := c.repo.topLock(ctx, instance)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	locks, err := c.repo.recentLocks(ctx, instance, top)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	lost, err := c.repo.lostBackups(ctx, instance, open, nil, data, top, locks)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, l := range open {
 		switch why, ok := lost[l.id]; {
@@ -198,7 +199,7 @@ func (c *checker) withoutRecord(ctx context.Context, instance string, list []lis
 			c.report.Unfinished++
 		}
 	}
-	return nil
+	return lost, nil
 }
 
 // howLost is what to do about a backup without a record.
@@ -219,8 +220,11 @@ func (c *checker) backup(ctx context.Context, rec *manifest.Record, stored map[S
 			c.problem(rec.Instance, rec.ID, string(c.repo.segmentKey(rec.Instance, s.Backup, s.N)), fmt.Sprintf("has %d bytes, less than any segment", size))
 		}
 	}
-	if missing > 0 {
-		c.problem(rec.Instance, rec.ID, "", fmt.Sprintf("%d of its segments are missing: files in them can't be restored", missing))
+	switch {
+	case missing == 1:
+		c.problem(rec.Instance, rec.ID, "", "1 segment is missing: files in it can't be restored")
+	case missing > 1:
+		c.problem(rec.Instance, rec.ID, "", fmt.Sprintf("%d segments are missing: files in them can't be restored", missing))
 	}
 	if !c.repo.CanRead() {
 		if missing == 0 && small == 0 {

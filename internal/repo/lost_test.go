@@ -68,6 +68,9 @@ func TestVanishedRecord(t *testing.T) {
 				if !tells(t, as(t, f.store), m.ID) || !tells(t, r, m.ID) {
 					t.Error("a check tells nothing")
 				}
+				if report, err := r.Check(t.Context(), repo.CheckOptions{}); err != nil || report.Unreferenced > 0 {
+					t.Errorf("a check takes what is stored of it for leftovers: %+v, %v", report, err)
+				}
 				before := len(list(t, f.store, "segments/"))
 				for range 2 {
 					if freed := prune(t, f.store, repo.PruneOptions{}); !slices.Equal(freed.Lost, []manifest.BackupID{m.ID}) || freed.Segments > 0 {

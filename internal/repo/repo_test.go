@@ -636,7 +636,7 @@ func TestCheckFinds(t *testing.T) {
 		all = append(all, p.Object+" "+p.What)
 	}
 	text := strings.Join(all, "\n")
-	for _, want := range []string{"1 of its segments are missing", "000001.zst.age has 5 bytes", "000000.zst.age its", "000001.zst.age its"} {
+	for _, want := range []string{"1 segment is missing: ", "000001.zst.age has 5 bytes", "000000.zst.age its", "000001.zst.age its"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("check didn't say %q:\n%s", want, text)
 		}
