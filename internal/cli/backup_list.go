@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -81,6 +82,14 @@ func runBackupList(ctx context.Context, env *Env, s *settings, o *backupListOpti
 	}
 	for _, b := range bad {
 		out.Unreadable = append(out.Unreadable, unreadableJSON{b.Instance, string(b.ID), b.Err.Error()})
+	}
+	if o.instance != "" && len(recs)+len(bad) == 0 && !env.json {
+		known, err := r.Known(ctx)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(env.Stdout, "no backups of %s in %s; instances here: %s\n", o.instance, r.URL(), cmp.Or(strings.Join(known, ", "), "none"))
+		return err
 	}
 	if err := out.print(env, r.Repo); err != nil {
 		return err

@@ -33,7 +33,7 @@ every stored byte. At the end it says what was checked, and what was not. Exit c
 verify" goes further: it restores, and reads every document.
 
 With --max-age an instance whose newest backup is older is a problem too: backups that stopped, or newer ones that
-somebody with access to the storage has removed, show in no other way.`,
+somebody with access to the storage has removed, show in no other way. So is a repository without any backup.`,
 		Args: arguments(0, 0, ""),
 		RunE: withSettings(env, g, func(ctx context.Context, s *settings, _ []string) error { return runCheck(ctx, env, s, o) }),
 	}
@@ -65,6 +65,11 @@ func runCheck(ctx context.Context, env *Env, s *settings, o *checkOptions) error
 	defer r.close()
 	if r.CanRead() { // so that a wrong key is told as such, not as damage
 		if err := r.Unlock(ctx); err != nil {
+			return err
+		}
+	}
+	if o.instance != "" {
+		if err := r.Missing(ctx, o.instance); err != nil {
 			return err
 		}
 	}
@@ -106,12 +111,14 @@ func tooOld(ctx context.Context, r *repo.Repo, instance string, age calendar.Spa
 	if err != nil {
 		return nil, err
 	}
-	instances, err := r.Instances(ctx)
-	if err != nil {
-		return nil, err
+	instances := []string{instance}
+	if instance == "" {
+		if instances, err = r.Known(ctx); err != nil {
+			return nil, err
+		}
 	}
-	if instance != "" {
-		instances = []string{instance}
+	if len(instances) == 0 {
+		return []repo.Problem{{What: "the repository holds no backup"}}, nil
 	}
 	latest := map[string]*manifest.Record{}
 	stamps := map[string][]time.Time{}
@@ -137,7 +144,8 @@ func (c *checkResult) print(env *Env, readData bool) error {
 	}
 	w := env.Stdout
 	for _, p := range c.Problems {
-		fmt.Fprintf(w, "problem: %s %s %s: %s\n", p.Instance, p.Backup, p.Object, clean(p.What))
+		where := strings.Join(strings.Fields(fmt.Sprintf("problem: %s %s %s", p.Instance, p.Backup, p.Object)), " ")
+		fmt.Fprintf(w, "%s: %s\n", strings.TrimSuffix(where, ":"), clean(p.What))
 	}
 	fmt.Fprintf(w, "checked %s, %s of data (%s)\n", count(c.Backups, "backup"), count(c.Segments, "object"), size(c.SegmentBytes))
 	if readData {

@@ -28,13 +28,33 @@ func TestCheckMaxAge(t *testing.T) {
 			t.Fatalf("%s: code %d: %s", args, code, &stderr)
 		}
 	}
-	must("init", "--no-encryption")
+	must("init", "--identity-out", filepath.Join(dir, "id.txt"))
+	must("check")
+	if code := run("check", "--max-age", "26h"); code != 4 || !strings.Contains(stdout.String(), "problem: the repository holds no backup") {
+		t.Errorf("without any backup: code %d, %s%s", code, &stdout, &stderr)
+	}
 	must("backup", "create", "--data-dir", "../../testdata/couchdb-3.5.0/data", "--instance", "db1", "--progress", "none")
+	for _, args := range [][]string{{"check"}, {"restore", "latest", "--to", filepath.Join(dir, "out")}} {
+		if code := run(append(args, "--instance", "typo")...); code != 6 || !strings.Contains(stderr.String(), "nothing of typo is here; instances here: db1") {
+			t.Errorf("%s of an instance that isn't there: code %d, %s", args, code, &stderr)
+		}
+	}
+	if must("backup", "list", "--instance", "typo"); !strings.Contains(stdout.String(), "no backups of typo in ") || !strings.Contains(stdout.String(), "instances here: db1") {
+		t.Errorf("list of an instance that isn't there: %s", &stdout)
+	}
 	now = now.Add(25 * time.Hour)
 	must("check", "--max-age", "26h")
 	now = now.Add(2 * time.Hour)
 	if code := run("check", "--max-age", "26h"); code != 4 || !strings.Contains(stdout.String(), "is the newest backup and was made at") {
 		t.Errorf("after 27 hours: code %d, %s%s", code, &stdout, &stderr)
+	}
+	for _, sub := range []string{"backups", "segments", "locks"} {
+		if err := os.RemoveAll(filepath.Join(dir, "repo", sub)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if code := run("check", "--max-age", "26h"); code != 4 || !strings.Contains(stdout.String(), "problem: db1: has no backup") {
+		t.Errorf("with nothing left but a key: code %d, %s%s", code, &stdout, &stderr)
 	}
 }
 

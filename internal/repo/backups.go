@@ -418,6 +418,39 @@ func (r *Repo) Instances(ctx context.Context) ([]string, error) {
 	return slices.Sorted(maps.Keys(seen)), nil
 }
 
+// Known returns the instances that the repository has anything of, also if that is a key
+// alone, sorted.
+func (r *Repo) Known(ctx context.Context) ([]string, error) {
+	names, err := r.Instances(ctx)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := r.instanceKeys(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range keys {
+		if k.wrapped && !k.destroyed {
+			names = append(names, k.instance)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+// Missing returns ErrNoBackup, with the instances that are there, if the repository has
+// nothing of an instance.
+func (r *Repo) Missing(ctx context.Context, instance string) error {
+	known, err := r.Known(ctx)
+	if err != nil || slices.Contains(known, instance) {
+		return err
+	}
+	if len(known) == 0 {
+		return fmt.Errorf("%w: nothing of %s is here, nor of any other instance", ErrNoBackup, instance)
+	}
+	return fmt.Errorf("%w: nothing of %s is here; instances here: %s", ErrNoBackup, instance, strings.Join(known, ", "))
+}
+
 // List returns the backups of an instance, or of all for "", oldest first by the order
 // that they were made in (see package newest), and those whose record is damaged or not to be trusted.
 func (r *Repo) List(ctx context.Context, instance string) ([]*manifest.Record, []BadRecord, error) {
@@ -474,6 +507,9 @@ func (r *Repo) Find(ctx context.Context, instance, ref string) (*manifest.Record
 		if errors.Is(err, ErrNoBackup) && string(b.ID) == ref {
 			return nil, b.Err
 		}
+	}
+	if errors.Is(err, ErrNoBackup) && instance != "" {
+		return nil, cmp.Or(r.Missing(ctx, instance), err)
 	}
 	return rec, err
 }
