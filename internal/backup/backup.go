@@ -165,6 +165,9 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 			return opts.Repo.Commit(ctx, lock, m, key, signer)
 		})
 	}
+	if errors.Is(err, repo.ErrLockLost) {
+		err = fmt.Errorf("%w; the next backup uses what this one stored, unless a prune has removed it", err)
+	}
 	if rerr := lock.End(ctx); rerr != nil && err == nil {
 		res.Notes = append(res.Notes, fmt.Sprintf("the backup is complete, but its lock could not be released: %v", rerr))
 	}

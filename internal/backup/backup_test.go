@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -505,6 +506,24 @@ func TestLocked(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.run()
+}
+
+// A backup whose lock another process takes while it runs says what becomes of what it
+// stored.
+func TestLockTaken(t *testing.T) {
+	e := newEnv(t)
+	var once sync.Once
+	taken := faulty.New(e.store, func(op faulty.Op) faulty.Action {
+		if op.Kind == faulty.Put && strings.HasPrefix(string(op.Key), "segments/") {
+			once.Do(func() { e.leaveLock(newID(t)) })
+		}
+		return faulty.Action{}
+	})
+	_, err := backup.Run(t.Context(), e.options(taken))
+	if !errors.Is(err, repo.ErrLockLost) || !strings.Contains(err.Error(), "the next backup uses what this one stored") {
+		t.Errorf("got %v", err)
+	}
+	e.check(e.run().Record)
 }
 
 // Nodes back up into one repository at the same time, each under its own name.
