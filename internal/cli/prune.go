@@ -72,6 +72,8 @@ type decisionJSON struct {
 	Started time.Time         `json:"started"`
 	Keep    bool              `json:"keep"`
 	Reasons []string          `json:"reasons"`
+	// Incomplete says what isn't stored any more of what restoring it needs; empty if all is.
+	Incomplete string `json:"incomplete,omitempty"`
 }
 
 func runPrune(ctx context.Context, env *Env, s *settings, o *pruneOptions) error {
@@ -131,12 +133,17 @@ func (o *pruneOptions) toForget() ([]manifest.BackupID, error) {
 	return out, nil
 }
 
-// lost is the error of a prune that found backups without a record, or not what was to
-// be forgotten.
+// lost is the error of a prune that found backups without a record or without what
+// restoring them needs, or not what was to be forgotten.
 func (p *pruneResult) lost(forget []manifest.BackupID) error {
-	n := 0
+	n, incomplete := 0, 0
 	for _, i := range p.Instances {
 		n += len(i.Freed.Lost)
+		for _, b := range i.Backups {
+			if b.Incomplete != "" {
+				incomplete++
+			}
+		}
 		forget = slices.DeleteFunc(slices.Clone(forget), func(id manifest.BackupID) bool { return slices.Contains(i.Freed.Forgotten, id) })
 	}
 	switch {
@@ -144,6 +151,8 @@ func (p *pruneResult) lost(forget []manifest.BackupID) error {
 		return say(errMissing, "%s is no backup whose record vanished; `slipcover check` names those", forget[0])
 	case n > 0:
 		return say(errProblem, "the record of %s vanished, and what is stored of it was left", count(n, "backup"))
+	case incomplete > 0:
+		return say(errProblem, "not all is stored any more that restoring %s needs; `slipcover check` says more", count(incomplete, "backup"))
 	}
 	return nil
 }
@@ -218,11 +227,15 @@ func decide(ctx context.Context, r *repo.Repo, policy retention.Policy, instance
 	if err != nil {
 		return nil, nil, err
 	}
+	incomplete, err := r.Incomplete(ctx, instance, recs)
+	if err != nil {
+		return nil, nil, err
+	}
 	byID := map[string]*manifest.Record{}
 	var backups []retention.Backup
 	for i, rec := range recs { // in the order that they were made in
 		m := marks[rec.ID]
-		b := retention.Backup{ID: string(rec.ID), Time: rec.Started, Order: i + 1, Full: rec.Type == manifest.Full, Damaged: rec.Status == manifest.CompletedDamaged,
+		b := retention.Backup{ID: string(rec.ID), Time: rec.Started, Order: i + 1, Full: rec.Type == manifest.Full, Damaged: rec.Status == manifest.CompletedDamaged, Incomplete: incomplete[rec.ID] != "",
 			Pinned: m.Pin != nil, Verified: m.Verified != nil, Node: rec.Node(), Maker: rec.Writer + " " + rec.NodeName, Databases: rec.DatabaseCount}
 		if m.Pin != nil {
 			b.PinReason = m.Pin.Reason
@@ -241,7 +254,7 @@ func decide(ctx context.Context, r *repo.Repo, policy retention.Policy, instance
 	var remove []manifest.BackupID
 	for _, d := range decisions {
 		rec := byID[d.ID]
-		out.Backups = append(out.Backups, decisionJSON{rec.ID, rec.Name, rec.Started, d.Keep, d.Reasons})
+		out.Backups = append(out.Backups, decisionJSON{rec.ID, rec.Name, rec.Started, d.Keep, d.Reasons, incomplete[rec.ID]})
 		if !d.Keep {
 			remove = append(remove, rec.ID)
 		}
@@ -298,6 +311,11 @@ func (i *pruneInstance) print(w io.Writer, dryRun bool) error {
 		text += fmt.Sprintf("; the storage protects %s until later", count(i.Freed.Protected, "object"))
 	}
 	fmt.Fprintln(w, text)
+	for _, b := range i.Backups {
+		if b.Incomplete != "" {
+			fmt.Fprintf(w, "problem: %s can't be restored, or not all of it, and counts as damaged: %s\n", b.ID, b.Incomplete)
+		}
+	}
 	for _, id := range i.Freed.Lost {
 		fmt.Fprintf(w, "problem: the record of %s vanished, so what is stored of it stays; `slipcover check` says more, --forget %s removes it\n", id, id)
 	}

@@ -361,8 +361,9 @@ type listing struct {
 	instance string
 	id       manifest.BackupID
 	manifest bool
-	record   bool // there is a record
-	givenUp  bool // an empty one
+	size     int64 // of the manifest's object
+	record   bool  // there is a record
+	givenUp  bool  // an empty one
 	pin      bool
 	verified bool
 }
@@ -386,7 +387,7 @@ func (r *Repo) listBackups(ctx context.Context, instance string) ([]listing, err
 		case recordName:
 			l.record, l.givenUp = i.Size > 0, i.Size == 0
 		case manifestName + r.ending():
-			l.manifest = true
+			l.manifest, l.size = true, i.Size
 		case pinName:
 			l.pin = true
 		case verifiedName:

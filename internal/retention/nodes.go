@@ -84,7 +84,7 @@ func (p *part) say() {
 func keepBeforeLoss(past []Decision) {
 	most := 0
 	for i, d := range past {
-		if d.Damaged {
+		if d.flaw() > sound {
 			continue
 		}
 		if most > 0 && d.Databases > 2*most {

@@ -3,7 +3,7 @@
 //
 // Backups are counted from the newest back. A bucket (hour, day, week, month or
 // year) stands for its newest backup that is not damaged, or, if all are damaged,
-// for its newest. A bucket without a backup doesn't count.
+// for its newest, a complete one first. A bucket without a backup doesn't count.
 //
 // A clock that is wrong must not cost a backup. Hence newest is what was made last
 // (Backup.Order), whatever it is stamped with. And nothing is ever too old by the time
@@ -58,14 +58,16 @@ type Policy struct {
 
 // Backup is what a decision needs to know of a backup.
 type Backup struct {
-	ID        string    // one per instance
-	Time      time.Time // of the state that it holds, as its clock told it
-	Order     int       // greater in what was made later; those of one order are in that of Time
-	Full      bool      // how it was made; no rule asks, since each backup restores alone
-	Damaged   bool      // made of a source that had damage
-	Pinned    bool      // not to be removed
-	PinReason string
-	Verified  bool // was read back and found to restore
+	ID      string    // one per instance
+	Time    time.Time // of the state that it holds, as its clock told it
+	Order   int       // greater in what was made later; those of one order are in that of Time
+	Full    bool      // how it was made; no rule asks, since each backup restores alone
+	Damaged bool      // made of a source that had damage
+	// Incomplete says that something is not stored any more which restoring it needs.
+	Incomplete bool
+	Pinned     bool // not to be removed
+	PinReason  string
+	Verified   bool // was read back and found to restore
 
 	// Node says which CouchDB it is of; empty if that isn't known. Backups of one node
 	// have the same. Each node is counted by itself.
@@ -78,6 +80,24 @@ type Backup struct {
 	// it always does.
 	RetainUntil time.Time
 }
+
+// flaw is the greater the less of a backup restores: 0 of a sound one.
+func (b Backup) flaw() int {
+	switch {
+	case b.Incomplete:
+		return incomplete
+	case b.Damaged:
+		return damaged
+	}
+	return sound
+}
+
+// What flaw returns. Of a damaged one all restores that its source had.
+const (
+	sound = iota
+	damaged
+	incomplete
+)
 
 // Decision says whether a backup is kept, and why.
 type Decision struct {
@@ -118,8 +138,8 @@ func week(t time.Time) string {
 
 // Decide returns a decision for each backup of one instance, the newest first.
 //
-// Kept in any case are the newest backup, the newest undamaged, the newest
-// verified, the newest that is both, pinned ones, those stamped after now, those
+// Kept in any case are the newest backup, the newest undamaged, the newest complete
+// (an incomplete one is damaged too), the newest verified, the newest that is both, pinned ones, those stamped after now, those
 // that the storage protects, one that holds more than twice as many databases as all
 // since, and Policy.Minimum. All of this, and each rule, counts for each node by itself,
 // and apart for backups without a database. The order of the backups given doesn't matter.
@@ -244,9 +264,10 @@ func keepNewest(past []Decision, of func(Decision) bool) {
 		is           func(Decision) bool
 	}{
 		{"the newest", "the newest", func(Decision) bool { return true }},
-		{"the newest undamaged", "the newest", func(d Decision) bool { return !d.Damaged }},
+		{"the newest undamaged", "the newest", func(d Decision) bool { return d.flaw() == sound }},
+		{"the newest complete", "the newest", func(d Decision) bool { return d.flaw() < incomplete }},
 		{"the newest verified", "the newest verified", func(d Decision) bool { return d.Verified }},
-		{"the newest verified and undamaged", "the newest verified", func(d Decision) bool { return d.Verified && !d.Damaged }},
+		{"the newest verified and undamaged", "the newest verified", func(d Decision) bool { return d.Verified && d.flaw() == sound }},
 	} {
 		i := slices.IndexFunc(past, func(d Decision) bool { return of(d) && k.is(d) })
 		if i >= 0 && !slices.Contains(past[i].Reasons, k.said) && !slices.Contains(past[i].Reasons, k.reason) {
@@ -275,15 +296,15 @@ func keepRetained(list []Decision, now time.Time) {
 }
 
 // keepMinimum keeps the newest n undamaged, and the newest damaged if those are
-// fewer. One is what keepNewest keeps.
+// fewer, complete ones first. One is what keepNewest keeps.
 func keepMinimum(past []Decision, n int) {
 	if n <= 1 {
 		return
 	}
 	rank := 0
-	for _, damaged := range []bool{false, true} {
+	for flaw := sound; flaw <= incomplete; flaw++ {
 		for i, d := range past {
-			if d.Damaged == damaged && rank < n {
+			if d.flaw() == flaw && rank < n {
 				rank++
 				past[i].keep("the %s of keep_minimum: %d", ordinal(rank), n)
 			}
@@ -315,7 +336,7 @@ func (r rule) apply(past []Decision, location *time.Location) {
 		case !known:
 			of[key] = len(best[name])
 			best[name] = append(best[name], i)
-		case past[best[name][n]].Damaged && !d.Damaged:
+		case d.flaw() < past[best[name][n]].flaw():
 			best[name][n] = i
 		}
 	}

@@ -27,6 +27,8 @@ func parse(t *testing.T, text string) (list []retention.Backup) {
 			switch word {
 			case "damaged":
 				b.Damaged = true
+			case "incomplete":
+				b.Incomplete = true
 			case "pinned":
 				b.Pinned, b.PinReason = true, strings.ReplaceAll(more, "_", " ")
 			case "verified":
@@ -186,6 +188,14 @@ func TestDecide(t *testing.T) {
 				"2026-11-19T10:00Z + the newest undamaged\n" +
 				"2026-11-18T10:00Z + the newest verified and undamaged\n" +
 				"2026-11-17T10:00Z - no rule keeps it\n",
+		},
+		{
+			name: "incomplete ones push out nothing that restores", policy: retention.Policy{KeepLast: 1, KeepDaily: 2, Minimum: 2},
+			backups: "2026-11-22T10:00Z incomplete\n2026-11-21T10:00Z incomplete damaged\n2026-11-21T09:00Z damaged\n2026-11-20T10:00Z damaged\n",
+			want: "2026-11-22T10:00Z + the newest, the 1st of keep_last: 1, the 1st of keep_daily: 2 (2026-11-22)\n" +
+				"2026-11-21T10:00Z - no rule keeps it\n" +
+				"2026-11-21T09:00Z + the newest complete, the 1st of keep_minimum: 2, the 2nd of keep_daily: 2 (2026-11-21)\n" +
+				"2026-11-20T10:00Z + the 2nd of keep_minimum: 2\n",
 		},
 		{
 			name: "an undamaged backup stands for its day", policy: retention.Policy{KeepDaily: 3},
