@@ -496,8 +496,8 @@ const Latest = "latest"
 
 // Find returns the backup that ref names: an id, its beginning or end of 4
 // characters or more, a name (the newest of that name), or "latest". instance
-// may be "" where that leaves one answer; "latest" of several instances is
-// ErrAmbiguous. It returns ErrNoBackup.
+// may be "" where that leaves one answer; "latest" of several instances, and a part of
+// several ids, are ErrAmbiguous. It returns ErrNoBackup.
 func (r *Repo) Find(ctx context.Context, instance, ref string) (*manifest.Record, error) {
 	recs, bad, err := r.List(ctx, instance)
 	if err != nil {
@@ -522,7 +522,9 @@ func find(recs []*manifest.Record, ref string) (*manifest.Record, error) {
 	part := func(rec *manifest.Record) bool {
 		return len(ref) >= 4 && (strings.HasPrefix(string(rec.ID), ref) || strings.HasSuffix(string(rec.ID), ref))
 	}
-	for _, test := range []func(*manifest.Record) bool{exact, named, part} {
+	byPart := false
+	for i, test := range []func(*manifest.Record) bool{exact, named, part} {
+		byPart = i == 2
 		for _, rec := range recs {
 			if test(rec) {
 				match = append(match, rec)
@@ -540,7 +542,7 @@ func find(recs []*manifest.Record, ref string) (*manifest.Record, error) {
 		if rec.Instance != last.Instance {
 			return nil, fmt.Errorf("%w: %q is in instances %s and %s; pass --instance", ErrAmbiguous, ref, rec.Instance, last.Instance)
 		}
-		if rec.Name != last.Name && ref != Latest {
+		if byPart {
 			return nil, fmt.Errorf("%w: %q fits %s and %s", ErrAmbiguous, ref, rec.ID, last.ID)
 		}
 	}
