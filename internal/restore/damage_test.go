@@ -46,7 +46,7 @@ func spoil(t *testing.T, store storage.Store, r *repo.Repo, m *manifest.Manifest
 	t.Helper()
 	f := m.Files[slices.IndexFunc(m.Files, func(f *manifest.File) bool { return f.Path == path })]
 	for key, good := range segments(t, store) {
-		for at := 0; at < len(good); at += 50_000 {
+		for at := 0; at < len(good); at += 5_000 {
 			bad := bytes.Clone(good)
 			bad[at] ^= 1
 			putSegment(t, store, key, bad)

@@ -20,8 +20,11 @@ func (p *planner) chosenMaps(ctx context.Context, rd *repo.Reader) (*nodeMaps, e
 	f := p.databases[dbsPath]
 	if f != nil && f.Header != nil {
 		maps, err := readMaps(ctx, rd.ReaderAt(ctx, f), f.Size, p.m, p.opts.NodeName)
-		if err == nil || !repo.Damaged(err) && !errors.Is(err, couchfile.ErrCorrupt) {
-			return maps, err
+		if err == nil {
+			return p.addUnread(maps), nil
+		}
+		if !repo.Damaged(err) && !errors.Is(err, couchfile.ErrCorrupt) {
+			return nil, err
 		}
 		p.res.warn("the backup's shard maps can't be read (%v): they were made from the names of the files", err)
 	} else {
@@ -32,6 +35,21 @@ func (p *planner) chosenMaps(ctx context.Context, rd *repo.Reader) (*nodeMaps, e
 		return nil, ErrNoShardMap
 	}
 	return maps, maps.findSelf(p.m, nil, p.opts.NodeName)
+}
+
+// addUnread adds the maps of those databases whose documents can't be read.
+func (p *planner) addUnread(maps *nodeMaps) *nodeMaps {
+	if len(maps.unread) == 0 {
+		return maps
+	}
+	for _, m := range mapsOfFiles(p.m) {
+		if slices.Contains(maps.unread, m.DB) {
+			maps.list = append(maps.list, m)
+			p.res.warn("the shard map of database %q can't be read: it was made from the names of the files", m.DB)
+		}
+	}
+	slices.SortFunc(maps.list, func(a, b dbMap) int { return strings.Compare(a.DB, b.DB) })
+	return maps
 }
 
 // mapsOfFiles makes a shard map for each database out of the names of its shards, of

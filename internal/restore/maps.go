@@ -33,6 +33,7 @@ type dbMap struct {
 type nodeMaps struct {
 	list     []dbMap  // sorted by the database's name
 	problems []string // documents that can't be read
+	unread   []string // their databases
 	self     *shard.Self
 }
 
@@ -59,6 +60,7 @@ func readMaps(ctx context.Context, r io.ReaderAt, size int64, m *manifest.Manife
 		doc, err := bodies.RevisionJSON(info, info.Winner(), couchfile.DocOptions{})
 		if err != nil {
 			n.problems = append(n.problems, fmt.Sprintf("the shard map of database %q can't be read: %v", info.ID, err))
+			n.unread = append(n.unread, info.ID)
 			continue
 		}
 		m, ok, err := shard.ParseMap(doc)
