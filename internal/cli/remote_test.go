@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -431,8 +432,14 @@ func swiftFaults(t *testing.T, k *kind, s *source) {
 		{name: "wrong password", code: 8, says: "log in",
 			begin: func(tr *trial) { tr.extra, tr.process = []string{"ST_KEY=not-this-one"}, true },
 			end:   func(tr *trial) { tr.extra = nil }},
-		{name: "container removed", code: 10, says: "there is no container", stayAway: true,
-			begin: at(3, func(tr *trial) { tr.swift(t, "delete", tr.container) })}, // nothing is written yet
+		{name: "container removed", code: 10, says: "there is no container", retryFor: "5m", stayAway: true,
+			begin: func(tr *trial) { // nothing is written yet, and nothing is until it is gone: Swift answers a put into a container that goes at that moment with success
+				var gone sync.Once
+				tr.front.Set(from(3, forever, anything, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+					gone.Do(func() { tr.swift(t, "delete", tr.container) })
+					next.ServeHTTP(w, r)
+				})())
+			}},
 		{name: "no such host", code: 10, says: "nosuch.invalid", retryFor: "5m",
 			begin: func(tr *trial) { tr.repo = k.url("http://nosuch.invalid", tr.container, "") },
 			end:   func(tr *trial) { tr.repo = k.url(tr.front.URL, tr.container, "") }},
