@@ -317,7 +317,7 @@ func (i *pruneInstance) print(w io.Writer, dryRun bool) error {
 		}
 	}
 	for _, id := range i.Freed.Lost {
-		fmt.Fprintf(w, "problem: the record of %s vanished, so what is stored of it stays; `slipcover check` says more, --forget %s removes it\n", id, id)
+		fmt.Fprintf(w, "problem: the record of %s vanished, so what is stored of it stays; `slipcover check` says more, --forget %s lets it go\n", id, id)
 	}
 	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/slipcover/slipcover/internal/manifest"
@@ -158,10 +160,13 @@ func (c *checker) instance(ctx context.Context, instance string, list []listing)
 // a backup whose record vanished. It returns the latter, with what tells so.
 func (c *checker) withoutRecord(ctx context.Context, instance string, list []listing, stored map[SegmentID]int64, needed map[SegmentID]manifest.Segment) (map[manifest.BackupID]string, error) {
 	data := map[manifest.BackupID]bool{}
-	known := map[manifest.BackupID]bool{}
+	seen, made := map[manifest.BackupID]bool{}, map[manifest.BackupID]bool{}
 	var open []listing
 	for _, l := range list {
-		if known[l.id] = true; !l.record {
+		seen[l.id] = true
+		if l.record {
+			made[l.id] = true
+		} else {
 			open = append(open, l)
 		}
 	}
@@ -169,13 +174,10 @@ func (c *checker) withoutRecord(ctx context.Context, instance string, list []lis
 		if _, ok := needed[s]; !ok {
 			data[s.Backup] = true
 		}
-		if !known[s.Backup] {
-			known[s.Backup] = true
+		if !seen[s.Backup] {
+			seen[s.Backup] = true
 			open = append(open, listing{instance: instance, id: s.Backup})
 		}
-	}
-	if len(open) == 0 {
-		return nil, nil
 	}
 	top, err := c.repo.topLock(ctx, instance)
 	if err != nil {
@@ -185,9 +187,14 @@ func (c *checker) withoutRecord(ctx context.Context, instance string, list []lis
 	if err != nil {
 		return nil, err
 	}
-	lost, err := c.repo.lostBackups(ctx, instance, open, nil, data, top, locks)
+	lost, err := c.repo.lostBackups(ctx, instance, open, made, data, top, locks)
 	if err != nil {
 		return nil, err
+	}
+	for _, id := range slices.Sorted(maps.Keys(lost)) {
+		if !seen[id] {
+			c.problem(instance, id, recordName, "is gone with all that was stored of it alone, and "+lost[id]+": "+howLost)
+		}
 	}
 	for _, l := range open {
 		switch why, ok := lost[l.id]; {
@@ -203,7 +210,7 @@ func (c *checker) withoutRecord(ctx context.Context, instance string, list []lis
 }
 
 // howLost is what to do about a backup without a record.
-const howLost = "nothing that was stored of it is removed; copy it back from a repository that has it, or remove it with `slipcover prune --forget ID`"
+const howLost = "no prune removes what is stored of it; copy it back from a repository that has it, or have it forgotten with `slipcover prune --forget ID`"
 
 // backup checks one backup's manifest and that its segments are stored; it adds
 // them to needed. opened says that the manifest was read.

@@ -52,7 +52,8 @@ func (r *Repo) recentLocks(ctx context.Context, instance string, top int) ([]Loc
 // run failed or didn't end. Of one whose lock isn't stored any more, or is of an earlier
 // version, a manifest or a mark says that it may have been made: the manifest is stored
 // right before the record; where that is empty, the backup was given up. A plan that
-// names it says that it was deleted.
+// names it says that it was deleted. Of a backup whose lock says that it was made nothing
+// at all need be stored any more.
 func (r *Repo) lostBackups(ctx context.Context, instance string, found []listing, known, data map[manifest.BackupID]bool, top int, locks []LockInfo) (map[manifest.BackupID]string, error) {
 	ends := map[manifest.BackupID]LockInfo{}
 	for _, l := range locks {
@@ -67,13 +68,16 @@ func (r *Repo) lostBackups(ctx context.Context, instance string, found []listing
 		}
 		lock, ok := ends[l.id]
 		switch {
-		case lock.Ended == endedMade:
-			lost[l.id] = "its lock says that it was made"
-		case ok && lock.unfinished():
+		case ok && (lock.unfinished() || lock.Ended == endedMade): // the latter are looked at below
 		case l.pin || l.verified:
 			lost[l.id] = "it was pinned or verified"
 		case l.manifest && !l.givenUp: // an empty record is what who gave it up has put
 			lost[l.id] = "its manifest is there"
+		}
+	}
+	for id, lock := range ends {
+		if lock.Ended == endedMade && !known[id] {
+			lost[id] = "its lock says that it was made"
 		}
 	}
 	if len(lost) == 0 {

@@ -45,8 +45,8 @@ func tells(t *testing.T, r *repo.Repo, id manifest.BackupID) bool {
 // and no prune removes what is stored of it, until it is told to.
 func TestVanishedRecord(t *testing.T) {
 	for _, emptied := range []bool{false, true} {
-		for _, which := range []string{"the newest", "an older one", "with locks of an earlier version", "with its manifest"} {
-			if emptied && which == "with locks of an earlier version" {
+		for _, which := range []string{"the newest", "an older one", "with locks of an earlier version", "with its manifest", "with all of its own"} {
+			if emptied && (which == "with locks of an earlier version" || which == "with all of its own") {
 				continue // it looks like one that was given up
 			}
 			t.Run(fmt.Sprintf("%s, emptied %v", which, emptied), func(t *testing.T) {
@@ -57,8 +57,19 @@ func TestVanishedRecord(t *testing.T) {
 					mustBackup(t, r, f.writer, nil, text(2, 1000))
 				}
 				vanish(t, f.store, m.ID, "record.jsonl", emptied)
-				if which == "with its manifest" {
+				if which == "with its manifest" || which == "with all of its own" {
 					vanish(t, f.store, m.ID, "manifest.json.zst.age", false)
+				}
+				own := 1
+				if which == "with all of its own" {
+					own = 0
+					for _, k := range list(t, f.store, "segments/") {
+						if strings.Contains(string(k), string(m.ID)) {
+							if err := f.store.Delete(t.Context(), k); err != nil {
+								t.Fatal(err)
+							}
+						}
+					}
 				}
 				if which == "with locks of an earlier version" {
 					for _, k := range list(t, f.store, "locks/") {
@@ -77,10 +88,10 @@ func TestVanishedRecord(t *testing.T) {
 						t.Errorf("prune: %+v", freed)
 					}
 				}
-				if freed := prune(t, f.store, repo.PruneOptions{Forget: []manifest.BackupID{m.ID}}); !slices.Equal(freed.Forgotten, []manifest.BackupID{m.ID}) || freed.Segments != 1 {
+				if freed := prune(t, f.store, repo.PruneOptions{Forget: []manifest.BackupID{m.ID}}); !slices.Equal(freed.Forgotten, []manifest.BackupID{m.ID}) || freed.Segments != own {
 					t.Errorf("prune that shall forget it: %+v", freed)
 				}
-				if n := len(list(t, f.store, "segments/")); n != before-1 {
+				if n := len(list(t, f.store, "segments/")); n != before-own {
 					t.Errorf("%d segments are left", n)
 				}
 				if tells(t, as(t, f.store), m.ID) {
