@@ -58,9 +58,12 @@ type Token struct {
 
 // Join is the record of a join token.
 type Join struct {
-	ID        string    `json:"id"`
-	Project   string    `json:"project"`
-	Agent     string    `json:"agent"` // the name that the agent will have
+	ID      string `json:"id"`
+	Project string `json:"project"`
+	Agent   string `json:"agent"` // the name that the agent will have
+	// ByAdmin says that an administrator made it: the agent may then take the place of one
+	// that is there.
+	ByAdmin   bool      `json:"by_admin"`
 	Created   time.Time `json:"created"`
 	CreatedBy string    `json:"created_by,omitempty"`
 	Expires   time.Time `json:"expires"`
@@ -152,9 +155,9 @@ func (t *Tokens) Revoke(ctx context.Context, project, id string) error {
 	return revoke[Token](ctx, t.table, kindCaller, project, id)
 }
 
-// CreateJoin makes a join token with the Project, Agent, CreatedBy and Expires of j;
-// without Expires it is good for an hour. It forgets join tokens that have been over
-// for a day.
+// CreateJoin makes a join token with the Project, Agent, ByAdmin, CreatedBy and Expires of
+// j; without Expires it is good for an hour. It forgets join tokens that have been over for
+// a day.
 func (t *Tokens) CreateJoin(ctx context.Context, j Join) (Join, config.Secret, error) {
 	now := t.now().UTC().Truncate(time.Second)
 	if j.Expires.IsZero() {

@@ -308,11 +308,75 @@ func TestOneJoinWins(t *testing.T) {
 	w.refused(w.do("POST", "/join", "", nodes[won].request(token)), 409, "conflict", "make a new key")
 	// A new token and key replace the agent that nobody became, with its instance kept.
 	n := newNode(t)
-	w.into(w.do("POST", "/join", "", n.request(w.joinToken(w.Token(project, access.Operator), "db1"))), 201, "", n)
+	w.into(w.do("POST", "/join", "", n.request(w.joinToken(w.Token(project, access.Admin), "db1"))), 201, "", n)
 	var first node
 	w.into(answers[won], 201, "", &first)
 	if n.Instance != first.Instance || n.AgentID == first.AgentID || len(w.Server.Agents()) != 1 {
 		t.Errorf("joined again as %+v, before %+v; %d agents", n, first, len(w.Server.Agents()))
+	}
+}
+
+// TestOnlyAdministratorsReplaceAgents: who takes the place of an agent gets what callers let
+// that use, so a member of its project can't, by a token of before it came either.
+func TestOnlyAdministratorsReplaceAgents(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	operator, root := w.Token(project, access.Operator), w.Token(project, access.Admin)
+	early := w.joinToken(operator, "db1")
+	p := w.play(operator, "db1")
+	stays := func(why string) {
+		t.Helper()
+		agents := w.Server.Agents()
+		if len(agents) != 1 || agents[0].ID != p.AgentID {
+			t.Fatalf("%s: the agents are %+v, want %s", why, agents, p.AgentID)
+		}
+		who := &access.Caller{Project: project}
+		if i, err := w.Server.Instance(t.Context(), who, p.Instance); err != nil || i.Agent != p.AgentID {
+			t.Fatalf("%s: its instance is %+v, %v", why, i, err)
+		}
+		if err := p.greet(t.Context()); err != nil {
+			t.Fatalf("%s: it isn't heard any more: %v", why, err)
+		}
+	}
+	w.refused(w.do("POST", "/join-tokens", operator, `{"name":"db1"}`), 409, "conflict", "only an administrator")
+	w.refused(w.do("POST", "/join", "", newNode(t).request(early)), 409, "conflict", "only an administrator")
+	stays("after a member's tokens")
+	for _, line := range []string{`"action":"join_token.create","target":"db1","outcome":"failed","status":409`,
+		`"action":"agent.join","target":"db1","outcome":"failed","status":409`} {
+		if !strings.Contains(w.Audited(), line) {
+			t.Errorf("no %s in the audit log: %s", line, w.Audited())
+		}
+	}
+
+	n := newNode(t)
+	w.into(w.do("POST", "/join", "", n.request(w.joinToken(root, "db1"))), 201, "", n)
+	if n.Instance != p.Instance || n.AgentID == p.AgentID {
+		t.Errorf("by an administrator's token: %+v, want the instance %s", n, p.Instance)
+	}
+}
+
+// TestAgentsOfCallersSwiftAreOfAdministrators: an agent is let into the accounts of all
+// callers that have it do something.
+func TestAgentsOfCallersSwiftAreOfAdministrators(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	operator, root := w.Token(project, access.Operator), w.Token(project, access.Admin)
+	early := w.joinToken(operator, "db1")
+	own, err := server.New(t.Context(), server.Config{Bus: w.Bus, Log: w.Log, OwnSwift: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	servertest.Background(t, own.Run)
+	if err := own.WaitReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.HTTP.Config.Handler = admin.New(admin.Options{Server: own, Checker: w.Tokens, Tokens: w.Tokens, NATSURL: w.Bus.ClientURL(), Log: discard})
+	w.refused(w.do("POST", "/join-tokens", operator, `{"name":"db2"}`), 403, "forbidden", "only an administrator")
+	w.refused(w.do("POST", "/join", "", newNode(t).request(early)), 403, "forbidden", "only an administrator")
+	n := newNode(t)
+	w.into(w.do("POST", "/join", "", n.request(w.joinToken(root, "db1"))), 201, "", n)
+	if agents := own.Agents(); len(agents) != 1 || agents[0].ID != n.AgentID {
+		t.Errorf("agents: %+v", agents)
 	}
 }
 

@@ -142,8 +142,8 @@ func (a *api) letIn(ctx context.Context, token string, n server.Joining, log *ht
 	if err != nil {
 		return nil, err
 	}
-	log.User, log.UserID, log.Project = "join token", j.ID, j.Project
-	n.Name, n.Project = j.Agent, j.Project
+	log.User, log.UserID, log.Project, log.Target = "join token", j.ID, j.Project, j.Agent
+	n.Name, n.Project, n.Admin = j.Agent, j.Project, j.ByAdmin
 	got, err := a.Server.Join(ctx, n)
 	if err != nil {
 		return nil, usedUp(err)

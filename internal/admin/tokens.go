@@ -127,12 +127,16 @@ func (c *call) createJoinToken() (int, any, error) {
 	if !manifest.ValidInstance(n.Name) {
 		return 0, nil, invalid("The node needs a name of 1 to 63 letters, digits, dots, underscores and hyphens, the first a letter or digit.")
 	}
-	j := access.Join{Agent: n.Name, Project: n.Project, CreatedBy: c.who.User}
+	j := access.Join{Agent: n.Name, Project: n.Project, ByAdmin: c.who.May(access.Admin), CreatedBy: c.who.User}
 	if j.Project == "" {
 		j.Project = c.who.Project
 	}
 	if j.Project != c.who.Project && !c.who.May(access.Admin) {
 		return 0, nil, &refusal{http.StatusForbidden, "Only administrators may let an agent into another project than their own."}
+	}
+	c.log.Target = n.Name // of a refusal
+	if err := c.Server.MayJoin(j.Agent, j.Project, j.ByAdmin); err != nil {
+		return 0, nil, err
 	}
 	if n.ExpiresIn > 0 {
 		j.Expires = time.Now().Add(time.Duration(n.ExpiresIn))

@@ -559,7 +559,7 @@ func (v *service) ownAgent(ctx context.Context, o *serverOptions) (agent.Options
 		if err != nil {
 			return opts, err
 		}
-		j, err := v.server.Join(ctx, server.Joining{Name: s.Instance, Project: project, PublicKey: public,
+		j, err := v.server.Join(ctx, server.Joining{Name: s.Instance, Project: project, PublicKey: public, Admin: true,
 			Hello: job.Hello{Version: opts.Version, Host: opts.Host, Address: opts.Address}})
 		if err != nil {
 			return opts, err

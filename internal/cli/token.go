@@ -173,8 +173,9 @@ func newTokenJoin(env *Env, g *globalOptions) *cobra.Command {
 		Use:   "join --name NAME",
 		Short: "Let a node's agent join: prints the command to run there",
 		Long: `Make a token with which one agent can join, once, and print the command that does it on the node. The name is that of
-the node in the service and in repositories. An agent of the same name and project that joined before is replaced, and
-its instance and backups are kept.`,
+the node in the service and in repositories. An administrator's token replaces an agent of the same name and project that
+is there already, and its instance and backups are kept; others' tokens are refused then. Where backups go into the
+callers' own Swift accounts, only administrators make such tokens.`,
 		Args: arguments(0, 0, ""),
 		RunE: serviceCommand(env, g, func(ctx context.Context, c *serviceClient, s *settings, _ []string) error {
 			return runTokenJoin(ctx, env, c, s, o)

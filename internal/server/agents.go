@@ -159,7 +159,9 @@ type Joining struct {
 	Project   string // whose node it is
 	PublicKey string // for the bus
 	Recipient string // age, for secrets
-	Hello     job.Hello
+	// Admin says that an administrator lets it in, see MayJoin.
+	Admin bool
+	Hello job.Hello
 }
 
 // Joined is what it gets.
@@ -170,11 +172,15 @@ type Joined struct {
 }
 
 // Join lets an agent in: its node becomes an instance. An agent of the same name and
-// project that was there before is replaced, with its instance and backups kept: its
-// old credentials are worth nothing any more.
+// project that is there already is replaced, if it may be, with its instance and backups
+// kept: its old credentials are worth nothing any more. It gets the jobs of that instance
+// from then on, and with them what callers let it use.
 func (s *Server) Join(ctx context.Context, n Joining) (*Joined, error) {
 	there, err := s.nodeOf(n)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.MayJoin(n.Name, n.Project, n.Admin); err != nil {
 		return nil, err
 	}
 	tidyHello(&n.Hello)
@@ -191,26 +197,60 @@ func (s *Server) Join(ctx context.Context, n Joining) (*Joined, error) {
 		return nil, err
 	}
 	var older []string
-	s.agents.all(func(_ string, o *job.Agent) bool {
-		if o.ID != id && o.Name == n.Name && o.Project == n.Project {
-			older = append(older, o.ID)
+	for _, o := range s.namesakes(n.Name, n.Project) {
+		if o != id {
+			older = append(older, o)
 		}
-		return true
-	})
-	instance, err := s.giveNode(ctx, a, there)
+	}
+	instance, err := s.giveNode(ctx, a, there, n.Admin)
 	if isKind(err, Conflict) { // it is nobody's
 		return nil, errors.Join(err, s.removeAgent(ctx, id, ""))
 	}
 	if err != nil {
 		return nil, err
 	}
+	if !n.Admin { // they came just now, at another server, with no better right
+		older = nil
+	}
 	for _, o := range older {
 		if err := s.removeAgent(ctx, o, id); err != nil {
 			return nil, err
 		}
+		s.log.WarnContext(ctx, "an agent was replaced", "agent", o, "name", n.Name, "project", n.Project, "by", id)
 	}
 	s.log.InfoContext(ctx, "agent joined", "agent", id, "name", n.Name, "project", n.Project, "instance", instance)
 	return &Joined{AgentID: id, Instance: instance, JWT: jwt}, nil
+}
+
+// MayJoin says in an error why an agent may not be let in as the node of that name by who
+// is no administrator. An agent gets what callers let it use, so to take the place of one,
+// online or not, needs what removing it needs; and where agents are let into the Swift
+// accounts of callers, each of them is of an administrator's choice.
+func (s *Server) MayJoin(name, project string, admin bool) error {
+	switch {
+	case admin:
+		return nil
+	case s.cfg.OwnSwift:
+		return refuse(Forbidden, "Agents are let into the Swift accounts of callers here, so only an administrator may let one join: ask for a join token of his.")
+	case len(s.namesakes(name, project)) > 0:
+		return agentThere(name)
+	}
+	return nil
+}
+
+// namesakes are the ids of the agents of a name in a project.
+func (s *Server) namesakes(name, project string) (ids []string) {
+	s.agents.all(func(id string, a *job.Agent) bool {
+		if a.Name == name && a.Project == project {
+			ids = append(ids, id)
+		}
+		return true
+	})
+	return ids
+}
+
+func agentThere(name string) error {
+	return refuse(Conflict, "There is an agent %q already, and only an administrator may have it replaced: ask for a join token of his, or that he removes it first.", name)
 }
 
 // nodeOf returns the id of the instance that was there for the node of an agent that
@@ -241,10 +281,10 @@ func nameTaken(name string) error {
 	return refuse(Conflict, "There is a node %q already, or there are backups of one: give this one another name by its setting instance.", name)
 }
 
-// giveNode makes an agent's node an instance, or gives it the one that was there. The
-// id is made of the name, so that of two joins at once, of one project or two, one
-// makes it.
-func (s *Server) giveNode(ctx context.Context, a *job.Agent, id string) (string, error) {
+// giveNode makes an agent's node an instance, or gives it the one that was there, unless
+// that is another agent's which it may not replace. The id is made of the name, so that of
+// two joins at once, of one project or two, one makes it.
+func (s *Server) giveNode(ctx context.Context, a *job.Agent, id string, replace bool) (string, error) {
 	if id == "" {
 		id = uuid.NewSHA1(namespace, []byte("node/"+a.Name)).String()
 		now := s.now()
@@ -261,6 +301,13 @@ func (s *Server) giveNode(ctx context.Context, a *job.Agent, id string) (string,
 	_, err := s.instances.update(ctx, id, func(i *job.Instance) error {
 		if i.Project != a.Project {
 			return nameTaken(a.Name)
+		}
+		if !replace && i.Agent != a.ID {
+			if _, err := s.agents.get(ctx, i.Agent); err == nil {
+				return agentThere(a.Name)
+			} else if !errors.Is(err, bus.ErrNotFound) {
+				return err
+			}
 		}
 		i.Agent, i.Updated = a.ID, s.now()
 		return nil

@@ -108,6 +108,60 @@ func TestStoredBackupsOfOtherProjects(t *testing.T) {
 	}
 }
 
+// Who is no administrator takes the place of no agent: not of one that is offline, not of one
+// whose node was let go, and of two that join at once, at two servers, one is let in.
+func TestMembersReplaceNoAgent(t *testing.T) {
+	t.Parallel()
+	b := openBus(t)
+	var late lags
+	s1, s2 := start(t, b, server.Config{}), startOver(t, b, server.Config{}, late.wrap)
+	ctx := t.Context()
+	joining := func(admin bool) server.Joining {
+		keys := servertest.NewKeys(t)
+		return server.Joining{Name: "db1", Project: "p", PublicKey: keys.Public, Recipient: keys.Recipient(), Admin: admin}
+	}
+	is := func(s *service, want, why string) {
+		t.Helper()
+		if l := s.Agents(); len(l) != 1 || l[0].ID != want {
+			t.Errorf("%s: the agents are %+v, want %s", why, l, want)
+		}
+	}
+	release := late.hold(t)
+	first, err := s1.Join(ctx, joining(false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s2.Join(ctx, joining(false)); kindOf(err) != server.Conflict {
+		t.Errorf("at a server that doesn't know yet: %v, want Conflict", err)
+	}
+	release()
+	for _, s := range []*service{s1, s2} {
+		servertest.Eventually(t, "one agent is left", func() bool { return len(s.Agents()) == 1 })
+		is(s, first.AgentID, "after two joins")
+	}
+	if _, err := s1.Join(ctx, joining(false)); kindOf(err) != server.Conflict { // it never said hello
+		t.Errorf("in the place of one that is offline: %v, want Conflict", err)
+	}
+	if err := s1.DeleteInstance(ctx, who("p"), first.Instance); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s1.Join(ctx, joining(false)); kindOf(err) != server.Conflict {
+		t.Errorf("in the place of one whose node was let go: %v, want Conflict", err)
+	}
+	is(s1, first.AgentID, "after the refusals")
+	again, err := s1.Join(ctx, joining(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	is(s1, again.AgentID, "by an administrator")
+	if err := s1.RemoveAgent(ctx, again.AgentID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s1.Join(ctx, joining(false)); err != nil {
+		t.Errorf("after it was removed: %v", err)
+	}
+}
+
 // Of two projects that join a node by one name at once, at two servers, one gets it.
 func TestOneNameForTwoProjects(t *testing.T) {
 	b := openBus(t)

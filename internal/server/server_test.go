@@ -99,7 +99,7 @@ type player struct {
 func join(t *testing.T, s *service, name, project string) *player {
 	t.Helper()
 	keys := servertest.NewKeys(t)
-	j, err := s.Join(t.Context(), server.Joining{Name: name, Project: project, PublicKey: keys.Public, Recipient: keys.Recipient()})
+	j, err := s.Join(t.Context(), server.Joining{Name: name, Project: project, Admin: true, PublicKey: keys.Public, Recipient: keys.Recipient()})
 	if err != nil {
 		t.Fatal(err)
 	}

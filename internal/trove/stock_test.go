@@ -54,7 +54,7 @@ func (w *world) machine(name, project string, couch *testenv.Couch, reader *age.
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	joined, err := w.Server.Join(w.t.Context(), server.Joining{Name: name, Project: project, PublicKey: public, Hello: job.Hello{Session: "none", Address: "127.0.0.1"}})
+	joined, err := w.Server.Join(w.t.Context(), server.Joining{Name: name, Project: project, Admin: true, PublicKey: public, Hello: job.Hello{Session: "none", Address: "127.0.0.1"}})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -153,7 +153,7 @@ func TestPages(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := w.Server.Join(t.Context(), server.Joining{Name: name, Project: project, PublicKey: public, Hello: job.Hello{Session: name}}); err != nil {
+		if _, err := w.Server.Join(t.Context(), server.Joining{Name: name, Project: project, Admin: true, PublicKey: public, Hello: job.Hello{Session: name}}); err != nil {
 			t.Fatal(err)
 		}
 	}
