@@ -20,6 +20,7 @@ type BackupFilter struct {
 	All      bool   // of all projects, or of Project
 	Project  string
 	Schedule string // id
+	None     bool   // of a datastore that has none
 	Offset   int
 	Limit    int
 }
@@ -31,7 +32,7 @@ func (s *Server) Backups(who *access.Caller, f BackupFilter) ([]*job.Backup, boo
 	defer s.backups.mu.RUnlock()
 	return s.index.page(func(b *job.Backup) bool {
 		return (f.All && (f.Project == "" || f.Project == b.Project) || !f.All && mine(who, b.Project)) &&
-			b.Status != job.BackupDeleting &&
+			b.Status != job.BackupDeleting && !f.None &&
 			(f.Instance == "" || f.Instance == b.Instance) &&
 			(f.Schedule == "" || f.Schedule == b.Schedule) &&
 			(f.Version == "" || f.Version == majorMinor(b.CouchDBVersion))

@@ -291,8 +291,9 @@ func (s *Server) Live(i *job.Instance) Live {
 	return l
 }
 
-// actable returns an instance on which something can be begun.
-func (s *Server) actable(ctx context.Context, who *access.Caller, id string) (*job.Instance, error) {
+// Idle returns an instance on which nothing is under way; it refuses one that is busy, or
+// in no state for an action.
+func (s *Server) Idle(ctx context.Context, who *access.Caller, id string) (*job.Instance, error) {
 	i, err := s.Instance(ctx, who, id)
 	if err != nil {
 		return nil, err
@@ -309,6 +310,15 @@ func (s *Server) actable(ctx context.Context, who *access.Caller, id string) (*j
 	}
 	if i.Task != "" || i.Status != job.InstanceActive {
 		return nil, s.busy(i)
+	}
+	return i, nil
+}
+
+// actable returns an instance on which something can be begun.
+func (s *Server) actable(ctx context.Context, who *access.Caller, id string) (*job.Instance, error) {
+	i, err := s.Idle(ctx, who, id)
+	if err != nil {
+		return nil, err
 	}
 	if !s.Live(i).Online {
 		return nil, &Error{Busy, "Instance " + id + " is not currently available for an action: its agent is not online.", errOffline}

@@ -35,8 +35,8 @@ func TestAnAgentThatLies(t *testing.T) {
 	if err != nil || i.CouchDBVersion == "evil" || s.Live(i).UsedBytes == 7 {
 		t.Errorf("another's instance: %+v, %v", i, err)
 	}
-	if len(s.Datastore().Versions) != 1 {
-		t.Errorf("versions: %+v", s.Datastore().Versions)
+	if len(s.Datastores()[0].Versions) != 1 {
+		t.Errorf("versions: %+v", s.Datastores()[0].Versions)
 	}
 	for range 3 {
 		if _, err := s.CreateBackup(t.Context(), who("p"), server.NewBackup{Name: "n", Instance: p.node}); err != nil {

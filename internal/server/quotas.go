@@ -183,7 +183,7 @@ func (s *Server) containerFor(i *job.Instance) string {
 // Datastore is what Trove calls a kind of database.
 type Datastore struct {
 	ID, Name string
-	Default  string // id of a version
+	Default  string // id of a version; "" without any
 	Versions []Version
 }
 
@@ -192,8 +192,9 @@ type Version struct{ ID, Name, Number string }
 
 const datastoreName = "couchdb"
 
-// Datastore returns the one that there is, with the versions of the nodes.
-func (s *Server) Datastore() Datastore {
+// Datastores returns CouchDB, with the versions of the nodes, and behind it those of
+// Config.Datastores, of which there is nothing.
+func (s *Server) Datastores() []Datastore {
 	names := []string{s.cfg.Version}
 	s.instances.all(func(_ string, i *job.Instance) bool {
 		if v := majorMinor(i.CouchDBVersion); v != "" && !slices.Contains(names, v) {
@@ -202,26 +203,38 @@ func (s *Server) Datastore() Datastore {
 		return true
 	})
 	slices.Sort(names)
-	d := Datastore{ID: uuid.NewSHA1(namespace, []byte(datastoreName)).String(), Name: datastoreName, Default: s.VersionID(s.cfg.Version)}
+	d := Datastore{ID: datastoreID(datastoreName), Name: datastoreName, Default: s.VersionID(s.cfg.Version)}
 	for _, n := range names {
 		d.Versions = append(d.Versions, Version{ID: s.VersionID(n), Name: n, Number: n})
 	}
-	return d
+	list := []Datastore{d}
+	for _, name := range s.cfg.Datastores {
+		list = append(list, Datastore{ID: datastoreID(name), Name: name})
+	}
+	return list
 }
+
+func datastoreID(name string) string { return uuid.NewSHA1(namespace, []byte(name)).String() }
 
 // VersionID is the id of the datastore version of a CouchDB version.
 func (s *Server) VersionID(version string) string {
 	return uuid.NewSHA1(namespace, []byte(datastoreName+"/"+majorMinor(version))).String()
 }
 
-// checkDatastore refuses a datastore or a version that there isn't; either may be
-// given by name or id.
+// checkDatastore refuses a datastore or a version that there isn't, and one of which no
+// instance can be made; either may be given by name or id.
 func (s *Server) checkDatastore(name, version string) error {
-	d := s.Datastore()
-	if name != "" && name != d.Name && name != d.ID {
-		return refuse(NotFound, "Datastore '%s' cannot be found.", name)
+	all := s.Datastores()
+	n := 0
+	if name != "" {
+		n = slices.IndexFunc(all, func(d Datastore) bool { return name == d.Name || name == d.ID })
 	}
-	if version == "" || slices.ContainsFunc(d.Versions, func(v Version) bool { return v.Name == version || v.ID == version }) {
+	switch {
+	case n < 0:
+		return refuse(NotFound, "Datastore '%s' cannot be found.", name)
+	case n > 0:
+		return refuse(Invalid, "Datastore '%s' has no versions: only instances of %s can be made.", all[n].Name, datastoreName)
+	case version == "" || slices.ContainsFunc(all[0].Versions, func(v Version) bool { return v.Name == version || v.ID == version }):
 		return nil
 	}
 	return refuse(Invalid, "Datastore version '%s' cannot be found.", version)

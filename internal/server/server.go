@@ -40,6 +40,8 @@ type Config struct {
 	Recipients []string
 	// Version is the datastore version that new instances have by default: 3.5 if empty.
 	Version string
+	// Datastores are the names of further ones that are shown, and have nothing.
+	Datastores []string
 
 	// Metrics, if not nil, gets the metrics of the catalog.
 	Metrics prometheus.Registerer
@@ -192,9 +194,9 @@ func (s *Server) Ready() error {
 func (s *Server) Loaded() error {
 	for _, c := range s.readies() {
 		select {
-		case <-c.ready:
+		case <-c:
 		default:
-			return refuse(Unavailable, "The server has just started and is reading its catalog (%s): try again in a moment.", c.name)
+			return refuse(Unavailable, "The server has just started and is reading its catalog: try again in a moment.")
 		}
 	}
 	return nil
@@ -204,7 +206,7 @@ func (s *Server) Loaded() error {
 func (s *Server) WaitReady(ctx context.Context) error {
 	for _, c := range s.readies() {
 		select {
-		case <-c.ready:
+		case <-c:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -212,14 +214,9 @@ func (s *Server) WaitReady(ctx context.Context) error {
 	return nil
 }
 
-type readiness struct {
-	name  string
-	ready <-chan struct{}
-}
-
-func (s *Server) readies() []readiness {
-	return []readiness{{"instances", s.instances.ready}, {"backups", s.backups.ready}, {"jobs", s.jobs.ready}, {"agents", s.agents.ready},
-		{"schedules", s.schedules.ready}, {"strategies", s.strategies.ready}, {"quotas", s.quotas.ready}}
+// readies end when the tables are in memory.
+func (s *Server) readies() []<-chan struct{} {
+	return []<-chan struct{}{s.instances.ready, s.backups.ready, s.jobs.ready, s.agents.ready, s.schedules.ready, s.strategies.ready, s.quotas.ready}
 }
 
 // now is without the reading of the monotonic clock, which the table doesn't keep: with

@@ -24,6 +24,9 @@ type backup struct {
 	Updated     stamp           `json:"updated"`
 	Datastore   backupDatastore `json:"datastore"`
 	ProjectID   string          `json:"project_id"`
+	// Fault is why it failed, or could not be deleted: Trove has no field for that, and
+	// the clients show what there is.
+	Fault string `json:"fault,omitempty"`
 }
 
 type backupDatastore struct {
@@ -36,7 +39,8 @@ func (c *call) backup(b *job.Backup) backup {
 	return backup{
 		ID: b.ID, Name: b.Name, Description: orNull(b.Description), InstanceID: b.Instance, LocationRef: orNull(b.Location()),
 		Size: gigabytes(b.Size), Status: string(b.Status), ParentID: orNull(b.Parent), Created: stamp(b.Created), Updated: stamp(b.Updated),
-		Datastore: backupDatastore{c.datastores().Name, versionName(b.CouchDBVersion), c.Server.VersionID(b.CouchDBVersion)}, ProjectID: b.Project,
+		Datastore: backupDatastore{c.couchdb().Name, versionName(b.CouchDBVersion), c.Server.VersionID(b.CouchDBVersion)}, ProjectID: b.Project,
+		Fault: b.Fault,
 	}
 }
 
@@ -59,8 +63,12 @@ func (c *call) listBackups() (int, any, error) {
 	if f.All && !c.who.May(access.Admin) {
 		return 0, nil, &refusal{http.StatusForbidden, "Only administrators see backups of other projects."}
 	}
-	if d := q.Get("datastore"); d != "" && !c.isDatastore(d) {
-		return 0, nil, noDatastore(d)
+	if text := q.Get("datastore"); text != "" {
+		d, err := c.findDatastore(text)
+		if err != nil {
+			return 0, nil, err
+		}
+		f.None = d.ID != c.couchdb().ID
 	}
 	return c.backupPage(f)
 }

@@ -12,7 +12,7 @@ import (
 type datastore struct {
 	ID             string    `json:"id"`
 	Name           string    `json:"name"`
-	DefaultVersion string    `json:"default_version"` // id
+	DefaultVersion string    `json:"default_version,omitempty"` // id
 	Versions       []version `json:"versions"`
 	Links          []link    `json:"links"`
 }
@@ -36,15 +36,17 @@ type flavor struct {
 	Links     []link `json:"links"`
 }
 
-// datastores returns the one that there is. Finding out its versions looks through all
-// instances, so it is done once for a request.
-func (c *call) datastores() server.Datastore {
+// datastores returns all, the first of which is that of our instances. Finding out its
+// versions looks through all instances, so it is done once for a request.
+func (c *call) datastores() []server.Datastore {
 	if c.kept == nil {
-		d := c.Server.Datastore()
-		c.kept = &d
+		c.kept = c.Server.Datastores()
 	}
-	return *c.kept
+	return c.kept
 }
+
+// couchdb returns the datastore of our instances and backups.
+func (c *call) couchdb() server.Datastore { return c.datastores()[0] }
 
 // versionName is the name of the datastore version of a CouchDB version: 3.5 of 3.5.1.
 func versionName(couchdb string) string {
@@ -68,18 +70,23 @@ func (c *call) datastore(d server.Datastore) datastore {
 	return datastore{ID: d.ID, Name: d.Name, DefaultVersion: d.Default, Versions: c.versionList(d), Links: c.links("datastores", d.ID)}
 }
 
-func (c *call) isDatastore(text string) bool {
-	d := c.datastores()
-	return text == d.ID || text == d.Name
+// findDatastore returns the datastore of an id or name.
+func (c *call) findDatastore(text string) (server.Datastore, error) {
+	for _, d := range c.datastores() {
+		if text == d.ID || text == d.Name {
+			return d, nil
+		}
+	}
+	return server.Datastore{}, &refusal{http.StatusNotFound, fmt.Sprintf("Datastore '%s' cannot be found.", text)}
 }
 
-func noDatastore(text string) error {
-	return &refusal{http.StatusNotFound, fmt.Sprintf("Datastore '%s' cannot be found.", text)}
-}
-
-// findVersion returns the version of an id or name.
+// findVersion returns the version of CouchDB of an id or name.
 func (c *call) findVersion(text string) (server.Version, bool) {
-	for _, v := range c.datastores().Versions {
+	return versionOf(c.couchdb(), text)
+}
+
+func versionOf(d server.Datastore, text string) (server.Version, bool) {
+	for _, v := range d.Versions {
 		if text == v.ID || text == v.Name {
 			return v, true
 		}
@@ -88,42 +95,50 @@ func (c *call) findVersion(text string) (server.Version, bool) {
 }
 
 func (c *call) listDatastores() (int, any, error) {
-	return http.StatusOK, map[string]any{"datastores": []datastore{c.datastore(c.datastores())}}, nil
+	var list []datastore
+	for _, d := range c.datastores() {
+		list = append(list, c.datastore(d))
+	}
+	return http.StatusOK, map[string]any{"datastores": list}, nil
 }
 
 func (c *call) showDatastore() (int, any, error) {
-	if text := c.r.PathValue("datastore"); !c.isDatastore(text) {
-		return 0, nil, noDatastore(text)
+	d, err := c.findDatastore(c.r.PathValue("datastore"))
+	if err != nil {
+		return 0, nil, err
 	}
-	return http.StatusOK, map[string]any{"datastore": c.datastore(c.datastores())}, nil
+	return http.StatusOK, map[string]any{"datastore": c.datastore(d)}, nil
 }
 
 func (c *call) showVersionsOrVersion() (int, any, error) {
 	a, b := c.r.PathValue("a"), c.r.PathValue("b")
 	switch {
-	case b == "versions" && !c.isDatastore(a):
-		return 0, nil, noDatastore(a)
 	case b == "versions":
-		return http.StatusOK, map[string]any{"versions": c.versionList(c.datastores())}, nil
+		d, err := c.findDatastore(a)
+		if err != nil {
+			return 0, nil, err
+		}
+		return http.StatusOK, map[string]any{"versions": c.versionList(d)}, nil
 	case a == "versions":
-		return c.versionOf(b)
+		return c.oneVersion(c.couchdb(), b)
 	}
 	return 0, nil, notFound
 }
 
 func (c *call) showVersion() (int, any, error) {
-	if text := c.r.PathValue("datastore"); !c.isDatastore(text) {
-		return 0, nil, noDatastore(text)
+	d, err := c.findDatastore(c.r.PathValue("datastore"))
+	if err != nil {
+		return 0, nil, err
 	}
-	return c.versionOf(c.r.PathValue("version"))
+	return c.oneVersion(d, c.r.PathValue("version"))
 }
 
-func (c *call) versionOf(text string) (int, any, error) {
-	v, ok := c.findVersion(text)
+func (c *call) oneVersion(d server.Datastore, text string) (int, any, error) {
+	v, ok := versionOf(d, text)
 	if !ok {
 		return 0, nil, &refusal{http.StatusNotFound, fmt.Sprintf("Datastore version '%s' cannot be found.", text)}
 	}
-	return http.StatusOK, map[string]any{"version": c.version(c.datastores(), v)}, nil
+	return http.StatusOK, map[string]any{"version": c.version(d, v)}, nil
 }
 
 // listVersionFlavors lists all flavors: each version runs with each of them.

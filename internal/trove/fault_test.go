@@ -79,6 +79,10 @@ func TestFaults(t *testing.T) {
 	running := make(project, p.instance, tokens["operator"], "running")
 	foreign := make("other", other.instance, tokens["other"], "foreign")
 	other.free <- struct{}{}
+	servertest.Eventually(t, "the other instance is free", func() bool {
+		i, err := w.Server.Instance(t.Context(), &access.Caller{Project: "other"}, other.instance)
+		return err == nil && i.Task == ""
+	})
 
 	unknown := "01890000-0000-7000-8000-000000000000"
 	instance := func(rest string) string {
@@ -131,16 +135,27 @@ func TestFaults(t *testing.T) {
 		{"restart while a backup runs", "POST", root + "/instances/" + p.instance + "/action", `{"restart": {}}`, "operator", 422, "unprocessableEntity", "BACKUP"},
 		{"delete of a running backup", "DELETE", root + "/backups/" + running, "", "operator", 422, "unprocessableEntity", running},
 
-		{"resize", "POST", root + "/instances/" + p.instance + "/action", `{"resize": {"volume": {"size": 4}}}`, "operator", 501, "notImplemented", "resize"},
+		{"resize while a backup runs", "POST", root + "/instances/" + p.instance + "/action", `{"resize": {"volume": {"size": 4}}}`, "operator", 422, "unprocessableEntity", "BACKUP"},
+		{"user while a backup runs", "POST", root + "/instances/" + p.instance + "/users", `{"users": []}`, "operator", 422, "unprocessableEntity", "BACKUP"},
+		{"database while a backup runs", "POST", root + "/instances/" + p.instance + "/databases", `{"databases": []}`, "operator", 422, "unprocessableEntity", "BACKUP"},
+		{"configuration while a backup runs", "PUT", root + "/instances/" + p.instance, `{"instance": {"configuration": "x"}}`, "operator", 422, "unprocessableEntity", "BACKUP"},
+		{"resize of nothing", "POST", root + "/instances/" + unknown + "/action", `{"resize": {"volume": {"size": 4}}}`, "operator", 404, "itemNotFound", unknown},
+		{"resize of another project's", "POST", root + "/instances/" + other.instance + "/action", `{"resize": {"volume": {"size": 4}}}`, "operator", 404, "itemNotFound", other.instance},
+		{"users of nothing", "GET", root + "/instances/" + unknown + "/users", "", "operator", 404, "itemNotFound", unknown},
+		{"root of nothing", "POST", root + "/instances/" + unknown + "/root", "", "operator", 404, "itemNotFound", unknown},
+		{"database in nothing", "DELETE", root + "/instances/" + unknown + "/databases/orders", "", "operator", 404, "itemNotFound", unknown},
+		{"configuration of nothing", "PATCH", root + "/instances/" + unknown, `{"instance": {"configuration": "x"}}`, "operator", 404, "itemNotFound", unknown},
+
+		{"resize", "POST", "/v1.0/other/instances/" + other.instance + "/action", `{"resize": {"volume": {"size": 4}}}`, "other", 501, "notImplemented", "resize"},
 		{"users", "GET", root + "/instances/" + p.instance + "/users", "", "operator", 501, "notImplemented", "Users"},
-		{"root", "POST", root + "/instances/" + p.instance + "/root", "", "operator", 501, "notImplemented", "Administrators"},
-		{"create a database", "POST", root + "/instances/" + p.instance + "/databases", `{"databases": []}`, "operator", 501, "notImplemented", "Databases"},
+		{"root", "POST", "/v1.0/other/instances/" + other.instance + "/root", "", "other", 501, "notImplemented", "Administrators"},
+		{"create a database", "POST", "/v1.0/other/instances/" + other.instance + "/databases", `{"databases": []}`, "other", 501, "notImplemented", "Databases"},
 		{"instance with databases", "POST", root + "/instances", instance(`, "databases": [{"name": "orders"}]`), "operator", 501, "notImplemented", "Databases"},
 		{"instance with users", "POST", root + "/instances", instance(`, "users": [{"name": "joe"}]`), "operator", 501, "notImplemented", "Users"},
 		{"replica", "POST", root + "/instances", instance(`, "replica_of": "` + p.instance + `"`), "operator", 501, "notImplemented", "Replicas"},
 		{"clusters", "GET", root + "/clusters", "", "operator", 501, "notImplemented", "Clusters"},
 		{"configurations", "GET", root + "/configurations/" + unknown, "", "operator", 501, "notImplemented", "Configuration"},
-		{"change of the configuration", "PUT", root + "/instances/" + p.instance, `{"instance": {"configuration": "x"}}`, "operator", 501, "notImplemented", "name"},
+		{"change of the configuration", "PUT", "/v1.0/other/instances/" + other.instance, `{"instance": {"configuration": "x"}}`, "other", 501, "notImplemented", "name"},
 		{"strategy without Swift", "POST", root + "/backup_strategies", `{"backup_strategy": {"swift_container": "c"}}`, "operator", 501, "notImplemented", "container"},
 		{"reboot of the machine", "POST", root + "/mgmt/instances/" + p.instance + "/action", `{"reboot": {}}`, "admin", 501, "notImplemented", "reboot"},
 	}

@@ -78,7 +78,7 @@ func (c *call) instance(i *job.Instance, detail bool) instance {
 		ID: i.ID, Name: i.Name, Status: string(i.Shown()), OperatingStatus: operatingStatus(i, live),
 		Links:     c.links("instances", i.ID),
 		Flavor:    instanceFlavor{i.Flavor, c.links("flavors", i.Flavor)},
-		Datastore: instanceDatastore{c.datastores().Name, versionName(version), version},
+		Datastore: instanceDatastore{c.couchdb().Name, versionName(version), version},
 		Volume:    instanceVolume{Size: i.VolumeGB},
 		IP:        []string{}, Addresses: []address{}, Region: c.Region,
 	}
@@ -233,7 +233,7 @@ func (c *call) updateInstance() (int, any, error) {
 	}
 	for _, key := range []string{"configuration", "replica_of", "slave_of", "access", "datastore_version"} {
 		if _, ok := o.fields[key]; ok {
-			return 0, nil, &refusal{http.StatusNotImplemented, "Only the name of an instance can be changed, not " + key + "."}
+			return unsupportedOn("Only the name of an instance can be changed, not " + key + ".")(c)
 		}
 	}
 	name := o.label("name", true)
@@ -275,7 +275,7 @@ func (c *call) actOnInstance() (int, any, error) {
 	case "reset_status":
 		return http.StatusAccepted, nil, c.Server.ResetStatus(c.r.Context(), c.who, id)
 	}
-	return 0, nil, &refusal{http.StatusNotImplemented, "The action " + what + " is not supported."}
+	return unsupportedOn("The action " + what + " is not supported.")(c)
 }
 
 func (c *call) actOnAnyInstance() (int, any, error) {

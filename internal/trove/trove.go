@@ -40,8 +40,8 @@ type call struct {
 	r       *http.Request
 	who     *access.Caller
 	allowed httpd.Allowance
-	log     *httpd.Request    // what the logs are told
-	kept    *server.Datastore // see datastores
+	log     *httpd.Request     // what the logs are told
+	kept    []server.Datastore // see datastores
 }
 
 // route is what a method and a path do. do returns the status and the body of the answer;
@@ -90,8 +90,8 @@ var routes = []route{
 	{"GET /mgmt/quotas/{project}", access.Admin, "", (*call).showQuotas},
 	{"PUT /mgmt/quotas/{project}", access.Admin, "quota.update", (*call).updateQuotas},
 
-	{"POST /instances/{id}/databases", access.Operator, "database.create", unsupported("Databases are made and deleted in CouchDB itself.")},
-	{"DELETE /instances/{id}/databases/{name}", access.Operator, "database.delete", unsupported("Databases are made and deleted in CouchDB itself.")},
+	{"POST /instances/{id}/databases", access.Operator, "database.create", unsupportedOn("Databases are made and deleted in CouchDB itself.")},
+	{"DELETE /instances/{id}/databases/{name}", access.Operator, "database.delete", unsupportedOn("Databases are made and deleted in CouchDB itself.")},
 }
 
 // foreign is what Trove has and we don't, with everything below it.
@@ -130,7 +130,11 @@ func New(o Options) http.Handler {
 		a.routes.Handle(method+" /v1.0/{t}"+p, r.serve)
 	}
 	for _, f := range foreign {
-		to := route{f.path, access.Viewer, "unsupported", unsupported(f.message)}
+		do := unsupported(f.message)
+		if strings.HasPrefix(f.path, "/instances/{id}/") {
+			do = unsupportedOn(f.message)
+		}
+		to := route{f.path, access.Viewer, "unsupported", do}
 		a.routes.Handle("/v1.0/{t}"+f.path, to.serve)
 		a.routes.Handle("/v1.0/{t}"+f.path+"/{rest...}", to.serve)
 	}
@@ -230,6 +234,26 @@ func escape(segments []string) []string {
 		out[i] = url.PathEscape(s)
 	}
 	return out
+}
+
+// unsupportedOn is unsupported of an instance. As in Trove it is said first if that isn't
+// there, or is busy: who waits for it asks again, and learns what is not to be had only
+// from one that is free.
+func unsupportedOn(message string) func(*call) (int, any, error) {
+	return func(c *call) (int, any, error) {
+		id, err := c.id()
+		if err != nil {
+			return 0, nil, err
+		}
+		find := c.Server.Idle
+		if c.r.Method == http.MethodGet || c.r.Method == http.MethodHead {
+			find = c.Server.Instance
+		}
+		if _, err := find(c.r.Context(), c.who, id); err != nil {
+			return 0, nil, err
+		}
+		return unsupported(message)(c)
+	}
 }
 
 func unsupported(message string) func(*call) (int, any, error) {
