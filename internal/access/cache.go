@@ -52,3 +52,9 @@ func (c *cache[V]) put(key hash, value V, until, now time.Time) {
 	}
 	c.entries[key] = entry[V]{value, until}
 }
+
+func (c *cache[V]) drop(key hash) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.entries, key)
+}

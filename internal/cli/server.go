@@ -265,8 +265,8 @@ func (v *service) build(ctx context.Context) error {
 		v.registry.MustRegister(certificateExpiry(v.cert))
 	}
 	cfg := server.Config{Bus: v.bus, Log: v.log, Quota: job.Quota{Instances: s.QuotaInstances, Backups: s.QuotaBackups, Volumes: s.QuotaVolumes},
-		OwnSwift: s.OwnSwift && s.Auth == "keystone", Container: s.SwiftContainer, Recipients: s.Recipients, Metrics: v.registry,
-		LocalHeartbeats: s.Auth != "keystone"} // whose callers run this machine
+		OwnSwift: s.OwnSwift && s.Auth == "keystone", Container: s.SwiftContainer, Recipients: s.Recipients, Datastores: s.Datastores, Metrics: v.registry,
+		LocalHeartbeats: s.Auth == "none"} // whose callers run this machine
 	if k, ok := checker.(*access.Keystone); ok && s.OwnSwift && s.KeystoneUser != "" {
 		cfg.Keystone = k
 	}
@@ -357,10 +357,15 @@ func (v *service) handler(checker access.Checker) (http.Handler, error) {
 	if s.Auth == "keystone" {
 		keystone = s.KeystoneURL
 	}
-	callers := httpd.NewLimiter(s.RateLimit)
-	api := httpd.API{Name: "trove", Log: v.log, Metrics: metrics, Audit: v.audit, Addresses: httpd.NewLimiter(10 * s.RateLimit), Broken: trove.Broken, TooMany: trove.TooMany}
-	troves := api.Handler(trove.New(trove.Options{Server: v.server, Checker: checker, Log: v.log, Keystone: keystone, URL: s.PublicURL, Region: s.Region, Callers: callers}))
-	o := admin.Options{Server: v.server, Checker: checker, Tokens: v.tokens, Log: v.log, Callers: callers, URL: s.PublicURL, NATSURL: v.natsURL(), CA: v.natsCA(), Auth: s.Auth,
+	proxies, err := s.Proxies()
+	if err != nil {
+		return nil, err
+	}
+	callers, door := httpd.NewLimiter(s.RateLimit), access.NewDoor(checker)
+	api := httpd.API{Name: "trove", Log: v.log, Metrics: metrics, Audit: v.audit, Addresses: httpd.NewLimiter(10 * s.RateLimit), Known: door.Knows, Proxies: proxies,
+		Broken: trove.Broken, TooMany: trove.TooMany}
+	troves := api.Handler(trove.New(trove.Options{Server: v.server, Checker: door, Log: v.log, Keystone: keystone, URL: s.PublicURL, Region: s.Region, Callers: callers}))
+	o := admin.Options{Server: v.server, Checker: door, Tokens: v.tokens, Log: v.log, Callers: callers, URL: s.PublicURL, NATSURL: v.natsURL(), CA: v.natsCA(), Auth: s.Auth,
 		Recipients: func() []string { return handedOut(s) }}
 	if v.ca != nil {
 		o.Fingerprint = v.ca.Fingerprint()
@@ -369,7 +374,7 @@ func (v *service) handler(checker access.Checker) (http.Handler, error) {
 	admins := api.Handler(admin.New(o))
 	probes := map[string]http.Handler{
 		"/healthz": httpd.Healthz(),
-		"/readyz":  httpd.Readyz(httpd.Check{Name: "catalog", Run: func(context.Context) error { return v.server.Ready() }}),
+		"/readyz":  httpd.Readyz(v.log, s.MetricsToken.Reveal(), httpd.Check{Name: "catalog", Run: func(context.Context) error { return v.server.Ready() }}),
 		"/metrics": httpd.MetricsHandler(v.registry, s.MetricsToken.Reveal(), true),
 	}
 	// No ServeMux: it would answer for the APIs what is not in its shortest form.

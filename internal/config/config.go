@@ -92,6 +92,8 @@ type Config struct {
 	QuotaBackups     int           `yaml:"quota_backups" default:"-1" min:"-1" max:"1000000000" doc:"Server: how many backups it may have; -1 is no limit."`
 	QuotaVolumes     int           `yaml:"quota_volumes" default:"-1" min:"-1" max:"1000000000" doc:"Server: how many GB the volumes of its instances may have together; -1 is no limit."`
 	RateLimit        int           `yaml:"rate_limit" default:"600" max:"1000000" doc:"Server: how many requests a minute one caller may make; 0 is no limit."`
+	TrustedProxies   []string      `yaml:"trusted_proxies" example:"[10.0.0.5, 10.1.0.0/16]" doc:"Server: addresses or networks of proxies before it, whose X-Forwarded-For is believed: in the logs, in audit_file, and where requests of one address are counted. This machine's own is 127.0.0.1."`
+	Datastores       []string      `yaml:"datastores" example:"[mysql]" doc:"Server: names of further datastores that Trove's API shows beside couchdb. There are no versions, instances and backups of them; tools that choose among several find what they look for."`
 	AuditFile        string        `yaml:"audit_file" kind:"path" example:"/var/log/slipcover/audit.jsonl" doc:"Server: a file that gets a line of JSON for each request that changes something: who, what, and how it ended. Without it, audit.jsonl in state_dir."`
 	NATSURL          string        `yaml:"nats_url" example:"nats://n1:4222,nats://n2:4222" doc:"Server and agent: an existing NATS cluster with JetStream, instead of the one in the server. An agent that joins learns it from its server."`
 	NATSCreds        string        `yaml:"nats_creds" kind:"path" example:"/etc/slipcover/service.creds" doc:"Server and agent: credentials file for that cluster."`

@@ -348,6 +348,11 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		{name: "nats_url", file: "nats_url: bogus://hunter2@n1:4222\n", want: ":1: nats_url must look like nats://"},
 		{name: "one of nats_url", file: "nats_url: nats://n1:4222,n2:4222\n", want: "nats_url must look like nats://"},
 		{name: "container", file: "swift_container: a/b\n", want: `swift_container is "a/b", and must be the name of a container`},
+		{name: "proxy", file: "trusted_proxies: [10.0.0.0/8, proxy.example]\n", want: `:1: trusted_proxies has "proxy.example", and each must be an address such as 10.0.0.5`},
+		{name: "network of a proxy", file: "trusted_proxies: 10.0.0.0/33\n", want: `trusted_proxies has "10.0.0.0/33"`},
+		{name: "datastore", file: "datastores: [\"my\\esql\"]\n", want: `:1: datastores has "my\x1bsql": give each name once`},
+		{name: "our own datastore", file: "datastores: [mysql, CouchDB]\n", want: `datastores has "CouchDB"`},
+		{name: "datastore twice", file: "datastores: [mysql, mysql]\n", want: `datastores has "mysql"`},
 		{name: "variable", env: []string{"SLIPCOVER_DATADIR=/x"}, want: "did you mean SLIPCOVER_DATA_DIR?"},
 		{name: "variable far off", env: []string{"SLIPCOVER_ZZZZZZ=hunter2"}, want: "unknown environment variable SLIPCOVER_ZZZZZZ: unset it"},
 		{name: "variable in lower case", env: []string{"SLIPCOVER_data_dir=/x"}, want: "did you mean SLIPCOVER_"},
@@ -523,4 +528,15 @@ func FuzzFile(f *testing.F) {
 		}
 		_ = (&Config{origin: map[string]string{}}).apply(layer)
 	})
+}
+
+func TestProxies(t *testing.T) {
+	c, err := load(Options{File: write(t, "trusted_proxies: [127.0.0.1, 10.1.2.3/16, '::ffff:10.0.0.5', 2001:db8::/32]\n")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := c.Proxies()
+	if got, want := fmt.Sprint(list), "[127.0.0.1/32 10.1.0.0/16 10.0.0.5/32 2001:db8::/32]"; err != nil || got != want {
+		t.Errorf("got %s, %v; want %s", got, err, want)
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -396,10 +397,35 @@ func (c *Config) checkService() error {
 			return fmt.Errorf("%s: nats_url must look like nats://n1:4222,nats://n2:4222, or tls:// to demand TLS", c.Origin("nats_url"))
 		}
 	}
+	if _, err := c.Proxies(); err != nil {
+		return err
+	}
+	for i, name := range c.Datastores {
+		if !instanceName.MatchString(name) || strings.EqualFold(name, "couchdb") || slices.Contains(c.Datastores[:i], name) {
+			return fmt.Errorf("%s: datastores has %q: give each name once, of letters, digits, dot, underscore and dash, and leave out couchdb, which is always there",
+				c.Origin("datastores"), name)
+		}
+	}
 	if n := c.SwiftContainer; n == "" || len(n) > 256 || strings.Contains(n, "/") {
 		return fmt.Errorf("%s: swift_container is %q, and must be the name of a container: at most 256 bytes, and no slash", c.Origin("swift_container"), n)
 	}
 	return nil
+}
+
+// Proxies are the networks of the setting trusted_proxies.
+func (c *Config) Proxies() ([]netip.Prefix, error) {
+	var list []netip.Prefix
+	for _, text := range c.TrustedProxies {
+		p, err := netip.ParsePrefix(text)
+		if a, aerr := netip.ParseAddr(text); aerr == nil {
+			p, err = a.Unmap().WithZone("").Prefix(a.Unmap().BitLen())
+		}
+		if err != nil || p.Addr().Is4In6() {
+			return nil, fmt.Errorf("%s: trusted_proxies has %q, and each must be an address such as 10.0.0.5 or a network such as 10.1.0.0/16", c.Origin("trusted_proxies"), text)
+		}
+		list = append(list, p.Masked())
+	}
+	return list, nil
 }
 
 // hostPort says whether a text is one, with a number for the port; the host may be empty.

@@ -7,6 +7,8 @@ import (
 
 const MaxBuckets = maxBuckets
 
+func (l *Limiter) LookAt(key string, now time.Time) Allowance { return l.look(key, now) }
+
 func (l *Limiter) AllowAt(key string, now time.Time) Allowance { return l.allow(key, now) }
 
 func (l *Limiter) Buckets() int { return len(l.buckets) }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -17,8 +19,8 @@ const (
 // Check is something that must be well for the server to do its work.
 type Check struct {
 	Name string
-	// Run returns what isn't well; the answer shows it to everybody. It may be called
-	// until the context's end, 5 seconds, and after that is taken to have failed.
+	// Run returns what isn't well. It may be called until the context's end, 5 seconds, and
+	// after that is taken to have failed.
 	Run func(context.Context) error
 }
 
@@ -33,11 +35,17 @@ func Healthz() http.Handler {
 // Readyz says whether all checks go well, as 200 or 503 and
 //
 //	{"ready": false, "checks": {"bus": "ok", "keystone": "connection refused"}}
-func Readyz(checks ...Check) http.Handler {
-	return &readyz{checks: checks}
+//
+// The checks are shown on this machine, if no proxy asks for somebody else, and to who
+// sends the token, unless that is empty, as "Authorization: Bearer"; others learn no
+// more than whether it is ready. What isn't well is logged too, when it changes.
+func Readyz(log *slog.Logger, token string, checks ...Check) http.Handler {
+	return &readyz{log: log, token: token, checks: checks}
 }
 
 type readyz struct {
+	log    *slog.Logger
+	token  string
 	checks []Check
 
 	mu     sync.Mutex
@@ -47,11 +55,14 @@ type readyz struct {
 
 type readiness struct {
 	Ready  bool              `json:"ready"`
-	Checks map[string]string `json:"checks"`
+	Checks map[string]string `json:"checks,omitempty"`
 }
 
 func (z *readyz) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a := z.ask(r.Context())
+	if !onThisMachine(r) && (z.token == "" || !hasBearer(r, z.token)) {
+		a.Checks = nil
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	if !a.Ready {
@@ -90,6 +101,12 @@ func (z *readyz) ask(ctx context.Context) readiness {
 		if err != nil {
 			a.Ready, a.Checks[c.Name] = false, err.Error()
 		}
+	}
+	switch same := maps.Equal(a.Checks, z.answer.Checks); {
+	case !a.Ready && !same:
+		z.log.WarnContext(ctx, "not ready", "checks", a.Checks)
+	case a.Ready && !same && !z.at.IsZero():
+		z.log.InfoContext(ctx, "ready again")
 	}
 	z.at, z.answer = time.Now(), a
 	return a

@@ -64,6 +64,27 @@ func (l *Limiter) allow(key string, now time.Time) Allowance {
 	return Allowance{OK: true, Limit: l.perMinute, Remaining: max(0, int(limit.TokensAt(now)))}
 }
 
+// Look says what Allow would, and counts nothing.
+func (l *Limiter) Look(key string) Allowance { return l.look(key, time.Now()) }
+
+func (l *Limiter) look(key string, now time.Time) Allowance {
+	if l == nil {
+		return Allowance{OK: true}
+	}
+	l.mu.Lock()
+	e, ok := l.buckets[key]
+	l.mu.Unlock()
+	left := float64(l.perMinute)
+	if ok {
+		left = e.Value.(*bucket).limit.TokensAt(now)
+	}
+	a := Allowance{OK: left >= 1, Limit: l.perMinute, Remaining: max(0, int(left))}
+	if !a.OK {
+		a.Wait = time.Duration(math.Ceil((1-left)*60/float64(l.perMinute))) * time.Second
+	}
+	return a
+}
+
 func (l *Limiter) bucket(key string) *rate.Limiter {
 	l.mu.Lock()
 	defer l.mu.Unlock()

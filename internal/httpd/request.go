@@ -56,8 +56,12 @@ type API struct {
 	Log     *slog.Logger
 	Metrics *Metrics
 	Audit   *Audit
-	// Addresses limits the requests of each address, before anything else is done.
+	// Addresses limits the requests of each address of which it isn't known who asks, before
+	// anything else is done.
 	Addresses *Limiter
+	// Known reports whether it is known who sends a request. Of an address over its limit
+	// only such requests are let through; nil: none.
+	Known func(*http.Request) bool
 	// Proxies are whom to believe what X-Forwarded-For says of the client.
 	Proxies []netip.Prefix
 	// Broken answers, with status 500, in place of a handler that panicked.
@@ -83,10 +87,17 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	r = r.WithContext(context.WithValue(r.Context(), requestKey{}, q))
 	ctx := r.Context()
 	answer := &answer{ResponseWriter: w}
-	answer.before = func() { a.audit(ctx, r, q, answer.status) }
+	key := AddressKey(q.Address)
+	allowed := a.Addresses.Look(key)
+	allowed.OK = allowed.OK || a.Known != nil && a.Known(r)
+	answer.before = func() {
+		if allowed.OK && q.User == "" && q.UserID == "" { // nobody whom we know: it counts
+			a.Addresses.Allow(key)
+		}
+		a.audit(ctx, r, q, answer.status)
+	}
 	answer.Header().Set(RequestIDHeader, q.ID)
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-	allowed := a.Addresses.Allow(AddressKey(q.Address))
 	a.Metrics.begin(a.Name)
 	defer func() {
 		took := time.Since(begin)
@@ -158,7 +169,11 @@ func (a *API) address(r *http.Request) string {
 		if !a.proxy(host) {
 			break
 		}
-		next, err := netip.ParseAddr(strings.TrimSpace(hop))
+		hop = strings.TrimSpace(hop)
+		next, err := netip.ParseAddr(hop)
+		if at, perr := netip.ParseAddrPort(hop); perr == nil { // as some proxies write it
+			next, err = at.Addr(), nil
+		}
 		if err != nil {
 			break
 		}

@@ -272,6 +272,44 @@ func TestAddressLimit(t *testing.T) {
 	await(t, func() bool { return strings.Count(log.String(), "level=DEBUG msg=request") == 2 })
 }
 
+// Many callers share an address, behind a proxy: who is known is not held up by strangers
+// who ask too often, and doesn't count among them.
+func TestWhoIsKnownPassesTheLimitOfHisAddress(t *testing.T) {
+	a, _, _, _ := api(t)
+	a.Addresses = httpd.NewLimiter(1)
+	known := func(r *http.Request) bool { return r.Header.Get("X-Auth-Token") == "good" }
+	a.Known = known
+	url, _ := serve(t, httpd.Options{Handler: a.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !known(r) {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		httpd.Of(r.Context()).User = "ann"
+	}))})
+	ask := func(token string, want int) {
+		t.Helper()
+		req, err := http.NewRequest(http.MethodGet, url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("X-Auth-Token", token)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("token %s: got %d, want %d", token, resp.StatusCode, want)
+		}
+	}
+	for range 3 {
+		ask("good", 200)
+	}
+	ask("bad", 401)
+	ask("bad", 413)
+	ask("good", 200)
+}
+
 func TestLimiter(t *testing.T) {
 	l, now := httpd.NewLimiter(60), time.Now()
 	for i := range 60 {
@@ -282,6 +320,14 @@ func TestLimiter(t *testing.T) {
 	for range 3 { // those that are refused don't count
 		if a := l.AllowAt("a", now); a.OK || a.Wait != time.Second || a.Remaining != 0 {
 			t.Fatalf("over the limit: %+v", a)
+		}
+	}
+	if a := l.LookAt("a", now); a.OK || a.Wait != time.Second {
+		t.Errorf("a look over the limit: %+v", a)
+	}
+	for range 2 {
+		if a := l.LookAt("b", now); !a.OK || a.Remaining != 60 {
+			t.Errorf("a look: %+v", a)
 		}
 	}
 	if a := l.AllowAt("b", now); !a.OK {
@@ -435,7 +481,7 @@ func TestHealth(t *testing.T) {
 	mux := http.NewServeMux()
 	var bad error
 	mux.Handle("/healthz", httpd.Healthz())
-	mux.Handle("/readyz", httpd.Readyz(
+	mux.Handle("/readyz", httpd.Readyz(slog.New(slog.DiscardHandler), "",
 		httpd.Check{Name: "bus", Run: func(context.Context) error { return nil }},
 		httpd.Check{Name: "keystone", Run: func(context.Context) error { return bad }}))
 	url, _ := serve(t, httpd.Options{Handler: mux})
@@ -450,13 +496,16 @@ func TestHealth(t *testing.T) {
 func TestReadyzFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		runs := 0
-		z := httpd.Readyz(
+		var log bytes.Buffer
+		z := httpd.Readyz(slog.New(slog.NewTextHandler(&log, nil)), "",
 			httpd.Check{Name: "hangs", Run: func(ctx context.Context) error { time.Sleep(time.Minute); return nil }},
 			httpd.Check{Name: "bad", Run: func(context.Context) error { runs++; return errors.New("connection refused") }},
 			httpd.Check{Name: "good", Run: func(context.Context) error { return nil }})
 		ask := func() *httptest.ResponseRecorder {
 			rec := httptest.NewRecorder()
-			z.ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/readyz", nil))
+			r := httptest.NewRequest(http.MethodGet, "/readyz", nil)
+			r.RemoteAddr = "127.0.0.1:1"
+			z.ServeHTTP(rec, r)
 			return rec
 		}
 		begin := time.Now()
@@ -476,8 +525,43 @@ func TestReadyzFails(t *testing.T) {
 		if runs != 2 {
 			t.Errorf("the checks ran %d times", runs)
 		}
+		if text := log.String(); strings.Count(text, "not ready") != 1 || !strings.Contains(text, "connection refused") {
+			t.Errorf("the log: %s", text)
+		}
 		time.Sleep(2 * time.Minute) // until those that hang end
 	})
+}
+
+// Strangers learn whether the server is ready, and not what it is made of.
+func TestReadyzTellsStrangersNothing(t *testing.T) {
+	for _, c := range []struct {
+		name, token, remote string
+		header              []string
+		tells               bool
+	}{
+		{"this machine", "", "127.0.0.1:1", nil, true},
+		{"another", "", "192.0.2.1:1", nil, false},
+		{"another, through a proxy", "", "127.0.0.1:1", []string{"X-Forwarded-For", "192.0.2.1"}, false},
+		{"an empty token", "", "192.0.2.1:1", []string{"Authorization", "Bearer "}, false},
+		{"token", "secret", "192.0.2.1:1", []string{"Authorization", "Bearer secret"}, true},
+		{"wrong token", "secret", "192.0.2.1:1", []string{"Authorization", "Bearer secrets"}, false},
+	} {
+		z := httpd.Readyz(slog.New(slog.DiscardHandler), c.token, httpd.Check{Name: "bus", Run: func(context.Context) error { return errors.New("connection refused") }})
+		r := httptest.NewRequest(http.MethodGet, "/readyz", nil)
+		r.RemoteAddr = c.remote
+		if c.header != nil {
+			r.Header.Set(c.header[0], c.header[1])
+		}
+		rec := httptest.NewRecorder()
+		z.ServeHTTP(rec, r)
+		want := `{"ready":false}` + "\n"
+		if c.tells {
+			want = `{"ready":false,"checks":{"bus":"connection refused"}}` + "\n"
+		}
+		if rec.Code != 503 || rec.Body.String() != want {
+			t.Errorf("%s: got %d %s, want %s", c.name, rec.Code, rec.Body, want)
+		}
+	}
 }
 
 func TestMetricsAccess(t *testing.T) {
