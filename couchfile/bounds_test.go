@@ -14,6 +14,7 @@ import (
 
 	"github.com/klauspost/compress/snappy"
 	"github.com/klauspost/compress/zlib"
+	"github.com/klauspost/compress/zstd"
 	"github.com/zeebo/xxh3"
 )
 
@@ -127,6 +128,34 @@ func deflated(term []byte) []byte {
 	_, _ = zw.Write(term[1:]) // a buffer does not fail
 	_ = zw.Close()
 	return append(binary.BigEndian.AppendUint32([]byte{131, 80}, uint32(len(term)-1)), z.Bytes()...)
+}
+
+// zstded is a frame that says how long its content is, or not, as a stream does.
+func zstded(term []byte, sized bool) []byte {
+	zw, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false))
+	if err != nil {
+		panic(err)
+	}
+	if sized {
+		return zw.EncodeAll(term, nil)
+	}
+	var z bytes.Buffer
+	zw.Reset(&z)
+	_, _ = zw.Write(term) // a buffer does not fail
+	_ = zw.Flush()        // so that it can't know the length any more
+	_ = zw.Close()
+	return z.Bytes()
+}
+
+// zstdSays is a frame of a few megabytes that says another length.
+func zstdSays(frame []byte, n uint32) []byte {
+	var head zstd.Header
+	if err := head.Decode(frame); err != nil || frame[4]>>6 != 2 { // as 4 bytes
+		panic(fmt.Sprintf("%+v, %v", head, err))
+	}
+	frame = bytes.Clone(frame)
+	binary.LittleEndian.PutUint32(frame[head.HeaderSize-4:], n)
+	return frame
 }
 
 // records ends a file with n documents, each of the revision tree revs.
@@ -324,6 +353,29 @@ var forgeries = []struct {
 		off := w.chunk(deflated(b))
 		root := state(off, idRed, 1)
 		w.header(headerOf(oneEpoch, root, root, root, root, root))
+		return dense(w)
+	}},
+	{name: "zstd of zeros in all levels", alloc: 256 << 20, build: func() *forgery {
+		w := padded()
+		filler := bin(string(make([]byte, 60<<20)))
+		off := w.chunk(zstded(kv(record(bin("a"), integer(1), list())), true))
+		one := zstded(kp(ptr(filler, off, idRed)), true)
+		for range 5 {
+			off = w.chunk(one)
+		}
+		root := state(off, idRed, 1)
+		w.header(headerOf(oneEpoch, root, root))
+		return dense(w)
+	}},
+	{name: "2000 zstd nodes that don't say how long they are", alloc: 256 << 20, build: func() *forgery {
+		w := padded()
+		one := zstded(kv(record(bin(string(make([]byte, 1<<20))), integer(1), list())), false)
+		var items [][]byte
+		for range 2000 {
+			items = append(items, ptr(bin("k"), w.chunk(one), idRed))
+		}
+		root := state(w.chunk(kp(items...)), idRed, 1)
+		w.header(headerOf(oneEpoch, root, root))
 		return dense(w)
 	}},
 	{name: "snappy of a huge length", build: func() *forgery {

@@ -5,24 +5,28 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"sync"
 
 	"github.com/klauspost/compress/snappy"
 	"github.com/klauspost/compress/zlib"
+	"github.com/klauspost/compress/zstd"
 
 	"github.com/slipcover/slipcover/couchfile/erlterm"
 )
 
 // First bytes of a stored term.
 //
-// Source: CouchDB 3.5, src/couch/src/couch_compress.erl, compress.
+// Source: CouchDB 3.5, src/couch/src/couch_compress.erl, compress; zstd: that of the
+// main branch of August 2026.
 const (
 	snappyPrefix = 1
-	tagDeflated  = 80 // behind erlterm.Version
+	tagDeflated  = 80                 // behind erlterm.Version
+	zstdMagic    = "\x28\xb5\x2f\xfd" // of a frame
 )
 
 // Bounds on what a compressed term may become, so that memory stays in
-// proportion to the file: snappy can't do better than 64 bytes for 3, and
-// zlib's best (about 1000 to 1) is believed up to inflateFree bytes.
+// proportion to the file: snappy can't do better than 64 bytes for 3, and the
+// best of zlib (about 1000 to 1) and zstd is believed up to inflateFree bytes.
 const (
 	snappyRatio  = 22
 	inflateRatio = 32
@@ -52,6 +56,8 @@ func (f *inflater) term(payload []byte) (erlterm.Term, error) {
 		return f.deflated(payload[2:])
 	case len(payload) >= 2 && payload[0] == erlterm.Version:
 		return erlterm.Term(payload[1:]), nil
+	case bytes.HasPrefix(payload, []byte(zstdMagic)):
+		return f.zstd(payload)
 	}
 	return nil, errShape
 }
@@ -74,10 +80,76 @@ func (f *inflater) snappy(src []byte) (erlterm.Term, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(out) < 2 || out[0] != erlterm.Version {
+	return plainTerm(out)
+}
+
+// plainTerm returns the term that is stored plain in b.
+func plainTerm(b []byte) (erlterm.Term, error) {
+	if len(b) < 2 || b[0] != erlterm.Version {
 		return nil, errShape
 	}
-	return erlterm.Term(out[1:]), nil
+	return erlterm.Term(b[1:]), nil
+}
+
+// zstdDecoder decodes frames into the room that it is given, and has no buffers but
+// its tables.
+var zstdDecoder = sync.OnceValues(func() (*zstd.Decoder, error) {
+	return zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderLowmem(true), zstd.WithDecodeAllCapLimit(true))
+})
+
+// zstd decodes a frame. It says how long its content is, or leaves that out.
+//
+// Source: CouchDB's main branch of August 2026, src/couch/src/couch_zstd.erl, decompress.
+func (f *inflater) zstd(frame []byte) (erlterm.Term, error) {
+	dec, err := zstdDecoder()
+	if err != nil {
+		return nil, err
+	}
+	var head zstd.Header
+	if err := head.Decode(frame); err != nil {
+		return nil, err
+	}
+	most := max(inflateFree, inflateRatio*int64(len(frame)))
+	if !head.HasFCS {
+		return f.zstdUnsized(dec, frame, most)
+	}
+	if head.FrameContentSize > uint64(most) {
+		return nil, errBomb
+	}
+	n := int(head.FrameContentSize)
+	if err := f.budget.inflate(int64(n)); err != nil {
+		return nil, err
+	}
+	if err := f.reserve(n); err != nil {
+		return nil, err
+	}
+	out, err := dec.DecodeAll(frame, f.buf[:0:n])
+	if err != nil {
+		return nil, err
+	}
+	return plainTerm(out)
+}
+
+// zstdUnsized decodes a frame that doesn't say how long its content is.
+func (f *inflater) zstdUnsized(dec *zstd.Decoder, frame []byte, most int64) (erlterm.Term, error) {
+	for n := 4*int64(len(frame)) + 1024; ; n *= 2 {
+		n = min(n, most)
+		if err := f.budget.inflate(n); err != nil { // a try costs as much as a success
+			return nil, err
+		}
+		if err := f.reserve(int(n)); err != nil {
+			return nil, err
+		}
+		out, err := dec.DecodeAll(frame, f.buf[:0:n])
+		switch {
+		case err == nil:
+			return plainTerm(out)
+		case !errors.Is(err, zstd.ErrDecoderSizeExceeded):
+			return nil, err
+		case n == most:
+			return nil, errBomb
+		}
+	}
 }
 
 func (f *inflater) deflated(src []byte) (erlterm.Term, error) {

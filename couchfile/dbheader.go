@@ -26,7 +26,8 @@ type Epoch struct {
 //
 // A header has no time and no database name.
 //
-// Source: CouchDB 3.5, src/couch/src/couch_bt_engine_header.erl, db_header.
+// Source: CouchDB 3.5, src/couch/src/couch_bt_engine_header.erl, db_header; time_seq_ptr:
+// the main branch of August 2026, where it took the place of a field that was always 0.
 type Header struct {
 	Offset, End int64 // in the file, as in RawHeader
 	Checksum    ChecksumKind
@@ -43,6 +44,8 @@ type Header struct {
 
 	SecurityPtr int64 // offset of the security chunk, -1 if there is none
 	PropsPtr    int64 // offset of the props chunk, -1 if there is none
+	TimeSeqPtr  int64 // offset of the chunk that maps times to sequences, -1 if there is none
+	More        int   // fields behind those that are known, written by a later CouchDB
 
 	OldPurgeSeq uint64 // purge_seq as it stood in headers of version 5 and 6
 }
@@ -61,14 +64,15 @@ const (
 
 // ParseHeader reads the database header that raw holds. It returns
 // ErrNotDatabase for other kinds and ErrUnsupportedVersion for versions
-// outside 5 to 8.
+// outside 5 to 8. Fields behind the last that is known are passed over: later
+// releases add some without another version.
 //
 // Source: CouchDB 3.5, src/couch/src/couch_bt_engine_header.erl,
 // upgrade_tuple and upgrade_disk_version.
 func ParseHeader(raw RawHeader) (Header, error) {
 	h := Header{
 		Offset: raw.Offset, End: raw.End, Checksum: raw.Checksum,
-		RevsLimit: defaultLimit, PurgeInfosLimit: defaultLimit, SecurityPtr: -1, PropsPtr: -1,
+		RevsLimit: defaultLimit, PurgeInfosLimit: defaultLimit, SecurityPtr: -1, PropsPtr: -1, TimeSeqPtr: -1,
 	}
 	if raw.Kind != HeaderDB {
 		return h, fmt.Errorf("header at %d is of kind %v: %w", raw.Offset, raw.Kind, ErrNotDatabase)
@@ -78,7 +82,7 @@ func ParseHeader(raw RawHeader) (Header, error) {
 		return h, corrupt(raw.Offset, "header", err)
 	}
 	var fields [headerFields]erlterm.Term
-	n, ok := splitTuple(t, fields[:])
+	n, ok := firstOfTuple(t, fields[:])
 	if !ok || n < 2 {
 		return h, fmt.Errorf("header at %d of %d fields: %w", raw.Offset, n, ErrUnsupportedVersion)
 	}
@@ -87,7 +91,8 @@ func ParseHeader(raw RawHeader) (Header, error) {
 		return h, fmt.Errorf("header at %d of version %d and %d fields: %w", raw.Offset, v, n, ErrUnsupportedVersion)
 	}
 	h.DiskVersion = int(v)
-	if !h.fill(fields[:n]) {
+	h.More = max(0, n-headerFields)
+	if !h.fill(fields[:n-h.More]) {
 		return h, corrupt(raw.Offset, "header", errShape)
 	}
 	return h, nil
@@ -98,6 +103,9 @@ func ParseHeader(raw RawHeader) (Header, error) {
 func (h *Header) fill(f []erlterm.Term) bool {
 	var ok [10]bool
 	h.UpdateSeq, _, ok[0] = erlterm.Uint(f[2])
+	if ptr, ok := parsePtr(f[3]); ok && ptr > 0 { // 0 before there was a time_seq
+		h.TimeSeqPtr = ptr
+	}
 	h.IDTree, ok[1] = parseRoot(f[4])
 	h.SeqTree, ok[2] = parseRoot(f[5])
 	h.LocalTree, ok[3] = parseRoot(f[6])
@@ -217,11 +225,17 @@ func optionalUint(t erlterm.Term, def uint64) (uint64, bool) {
 // splitTuple puts the elements of a tuple into dst and returns their number.
 // It is not ok if dst is too small or t is something else.
 func splitTuple(t erlterm.Term, dst []erlterm.Term) (int, bool) {
+	n, ok := firstOfTuple(t, dst)
+	return n, ok && n <= len(dst)
+}
+
+// firstOfTuple is splitTuple for tuples that may be longer than dst.
+func firstOfTuple(t erlterm.Term, dst []erlterm.Term) (int, bool) {
 	n, rest, ok := erlterm.Tuple(t)
-	if !ok || n > len(dst) {
+	if !ok {
 		return n, false
 	}
-	for i := range n {
+	for i := range min(n, len(dst)) {
 		if dst[i], rest, ok = erlterm.Next(rest); !ok {
 			return n, false
 		}

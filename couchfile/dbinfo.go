@@ -81,8 +81,63 @@ func (db *DB) Security() (json.RawMessage, error) {
 }
 
 // Props returns the database's properties as JSON: {} for most, partitioned
-// and hash for a partitioned one.
-func (db *DB) Props() (json.RawMessage, error) { return db.object(db.hdr.PropsPtr, "props") }
+// and hash for a partitioned one, and any others that a later CouchDB keeps
+// there, as far as they are JSON.
+func (db *DB) Props() (json.RawMessage, error) {
+	if db.hdr.PropsPtr < 0 {
+		return json.RawMessage("{}"), nil
+	}
+	const what = "props"
+	var inf inflater
+	t, err := db.term(&inf, db.hdr.PropsPtr, what)
+	if err != nil {
+		return nil, err
+	}
+	b, ok := appendProps([]byte("{"), t)
+	if !ok {
+		return nil, corrupt(db.hdr.PropsPtr, what, errShape)
+	}
+	return append(b, '}'), nil
+}
+
+// appendProps appends the members of an object: the pairs of a list that are JSON. Only
+// CouchDB's own code writes props, and what a later one will is not known.
+func appendProps(dst []byte, t erlterm.Term) ([]byte, bool) {
+	if len(t) == 1 && t[0] == erlterm.TagNil {
+		return dst, true
+	}
+	start := len(dst)
+	n, rest, ok := erlterm.List(t)
+	for ; ok && n > 0; n-- {
+		var key, value erlterm.Term
+		if rest, ok = erlterm.TupleN(rest, 2); !ok {
+			break
+		}
+		if key, rest, ok = erlterm.Next(rest); !ok {
+			break
+		}
+		if value, rest, ok = erlterm.Next(rest); !ok {
+			break
+		}
+		whole := dst
+		if len(dst) > start {
+			dst = append(dst, ',')
+		}
+		at := len(dst)
+		var err1, err2 error
+		if dst, err1 = erlterm.AppendJSON(dst, key); err1 == nil && dst[at] == '"' {
+			dst, err2 = erlterm.AppendJSON(append(dst, ':'), value)
+		}
+		if err1 != nil || err2 != nil || dst[at] != '"' {
+			dst = whole
+		}
+	}
+	if !ok {
+		return dst, false
+	}
+	rest, ok = erlterm.ListEnd(rest)
+	return dst, ok && len(rest) == 0
+}
 
 // Partitioned says whether documents are placed by the part of their id in
 // front of the colon.
@@ -105,21 +160,30 @@ func (db *DB) object(off int64, what string) (json.RawMessage, error) {
 	if off < 0 {
 		return json.RawMessage("{}"), nil
 	}
-	r := chunkReader{src: db.src}
-	c, err := r.readChecked(off, what)
+	var inf inflater
+	t, err := db.term(&inf, off, what)
 	if err != nil {
 		return nil, err
-	}
-	var inf inflater
-	t, err := inf.term(c.payload)
-	if err != nil {
-		return nil, corrupt(off, what, err)
 	}
 	b, err := erlterm.AppendObject(nil, t)
 	if err != nil {
 		return nil, corrupt(off, what, err)
 	}
 	return b, nil
+}
+
+// term reads the term in the chunk at off. It is valid as long as inf is left alone.
+func (db *DB) term(inf *inflater, off int64, what string) (erlterm.Term, error) {
+	r := chunkReader{src: db.src}
+	c, err := r.readChecked(off, what)
+	if err != nil {
+		return nil, err
+	}
+	t, err := inf.term(c.payload)
+	if err != nil {
+		return nil, corrupt(off, what, err)
+	}
+	return t, nil
 }
 
 // LocalDoc is a local document: it has no history and is not replicated.

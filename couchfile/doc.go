@@ -39,7 +39,8 @@
 // have one: B-tree nodes, attachments, security and props do not.
 //
 // A term in a chunk is stored plain (first byte 131), deflated (131, 80, 4
-// bytes of length, zlib), or as snappy (first byte 1, then a raw block).
+// bytes of length, zlib), as snappy (first byte 1, then a raw block), or, by the
+// main branch of August 2026 that follows 3.5.2, as a zstd frame (28 B5 2F FD).
 //
 //	chunk                payload
 //	B-tree node          {kp_node, [{last key of child, {offset, reduction, bytes}}]}
@@ -47,6 +48,7 @@
 //	document summary     {body, attachment list}, both compressed on their own
 //	attachment part      bytes of the attachment
 //	security, props      list of pairs
+//	time_seq             map of wall-clock times to sequences (main branch)
 //
 //	tree       key            value
 //	id         document id    {update_seq, deleted, sizes, revision tree}
@@ -58,7 +60,16 @@
 // Source: CouchDB 3.5, src/couch/src/couch_file.erl (blocks, chunks, headers),
 // couch_btree.erl (nodes), couch_bt_engine.erl (trees and summaries),
 // couch_bt_engine_header.erl (the header's fields), couch_att.erl
-// (attachments), couch_compress.erl.
+// (attachments), couch_compress.erl; and of the main branch of August 2026
+// couch_zstd.erl and couch_time_seq.erl.
+//
+// # Other versions
+//
+// Files that servers 2.1.2, 2.3.1, 3.3.3, 3.5.0, 3.5.2 and the main branch of
+// August 2026 wrote are read in the tests, each document, revision and
+// attachment of them held against what the server answered. Of 1.2 to 2.0 only
+// the header's forms are known, from the source. What a header or the
+// properties hold that is not known here is passed over, and is no damage.
 //
 // # Damage
 //

@@ -35,7 +35,9 @@ func fuzzSeeds(f *testing.F, max int64) [][]byte {
 	if len(seeds) == 0 {
 		f.Fatal("no seeds")
 	}
-	return seeds
+	later, _ := laterFile(func(b []byte) []byte { return zstded(b, true) })
+	unsized, _ := laterFile(func(b []byte) []byte { return zstded(b, false) })
+	return append(seeds, later, unsized)
 }
 
 func memSource(b []byte) *source {

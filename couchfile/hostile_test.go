@@ -78,7 +78,7 @@ func dbHeader(version int64, fields int, root []byte) []byte {
 	all := [][]byte{
 		atom("db_header"), integer(version), integer(1), integer(0), root, root, empty, empty, empty, empty, integer(1000),
 		bin("0123456789abcdef0123456789abcdef"), list(tuple(atom("a@b"), integer(0))), integer(0), integer(1000), atom("undefined"),
-		integer(0),
+		integer(0), tuple(atom("anything"), list(integer(1))), bin("else"), // of a later release
 	}
 	if version < 7 {
 		all[7], all[8] = integer(0), empty
@@ -101,7 +101,7 @@ func TestHeaderVersions(t *testing.T) {
 		{"5", 5, 11, nil},
 		{"4", 4, 11, ErrUnsupportedVersion},
 		{"9", 9, 16, ErrUnsupportedVersion},
-		{"longer tuple", 8, 17, ErrUnsupportedVersion},
+		{"8 of a later release", 8, 19, nil},
 		{"too short", 8, 10, ErrUnsupportedVersion},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -154,6 +154,7 @@ func TestHugeLengthWord(t *testing.T) {
 }
 
 func TestDecompressionBombs(t *testing.T) {
+	_, _ = zstdDecoder() // its tables are there once
 	var z bytes.Buffer
 	zw := zlib.NewWriter(&z)
 	_, _ = zw.Write(make([]byte, 8<<20)) // a buffer does not fail
@@ -170,6 +171,11 @@ func TestDecompressionBombs(t *testing.T) {
 		{"zlib claims 4 GB", deflated(1<<32 - 1), 64 << 10},
 		{"zlib is longer than it says", deflated(1000), 1 << 20},
 		{"zlib is shorter than it says", deflated(60 << 20), 64 << 20},
+		{"zstd claims 16 EB", []byte(zstdMagic + "\xe0\xff\xff\xff\xff\xff\xff\xff\xff\x01\x00\x00"), 64 << 10},
+		{"zstd is longer than it says", zstdSays(zstded(make([]byte, 8<<20), true), 1000), 1 << 20},
+		{"zstd is shorter than it says", zstdSays(zstded(make([]byte, 8<<20), true), 60<<20), 64 << 20},
+		{"zstd doesn't say how long", zstded(make([]byte, 72<<20), false), 200 << 20},
+		{"zstd is torn", zstded(make([]byte, 8<<20), true)[:100], 16 << 20},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			n := allocated(func() {

@@ -69,8 +69,8 @@ func (r *Report) OK() bool { return len(r.Findings) == 0 }
 // the bytes that the file really has, as the package says; if they are spent
 // the last finding says so, and the run ends.
 //
-// A flipped bit in a local document, the security object or the props is only
-// seen if it breaks decoding: nothing else protects them.
+// A flipped bit in a local document, the security object, the props or the time_seq is
+// only seen if it breaks decoding: nothing else protects them.
 func Verify(ctx context.Context, r io.ReaderAt, size int64, opts VerifyOptions) (*Report, error) {
 	r = WithContext(ctx, r)
 	raw, err := FindHeader(r, size)
@@ -116,7 +116,7 @@ type verifier struct {
 	state  string
 	trees  spanList       // headers, objects and nodes
 	docs   spanList       // summaries and attachments
-	seen   map[int64]bool // security and props chunks that were read
+	seen   map[int64]bool // security, props and time_seq chunks that were read
 	body   summaryReader
 	att    *attReader
 	attOK  map[[2]uint64]bool // attachments that were read and found good or bad
@@ -285,8 +285,9 @@ func (v *verifier) dbState(h Header) Counts {
 	v.limit = h.End
 	v.report.Headers++
 	v.trees.add(h.Offset, h.End)
-	v.object(h.SecurityPtr, "security")
-	v.object(h.PropsPtr, "props")
+	v.object(h.SecurityPtr, "security", func(t erlterm.Term) bool { _, err := erlterm.AppendObject(nil, t); return err == nil })
+	v.object(h.PropsPtr, "props", func(t erlterm.Term) bool { _, ok := appendProps(nil, t); return ok })
+	v.object(h.TimeSeqPtr, "time_seq", isTerm)
 	seq := v.tree(h.SeqTree, &seqCheck)
 	id := v.tree(h.IDTree, &idCheck)
 	v.sameRecords(h, id, seq)
@@ -299,8 +300,14 @@ func (v *verifier) dbState(h Header) Counts {
 	return id.red.Counts
 }
 
-// object verifies the security or props chunk.
-func (v *verifier) object(off int64, what string) {
+// isTerm says that t is one whole term, whatever it says.
+func isTerm(t erlterm.Term) bool {
+	n, ok := erlterm.Size(t)
+	return ok && n == len(t)
+}
+
+// object verifies a chunk that the header points to, whose term must be as isSound says.
+func (v *verifier) object(off int64, what string, isSound func(erlterm.Term) bool) {
 	if off < 0 || v.seen[off] {
 		return
 	}
@@ -314,8 +321,8 @@ func (v *verifier) object(off int64, what string) {
 	v.took(&v.trees, &c, what)
 	inf := inflater{budget: v.budget}
 	t, err := inf.term(c.payload)
-	if err == nil {
-		_, err = erlterm.AppendObject(nil, t)
+	if err == nil && !isSound(t) {
+		err = errShape
 	}
 	if err != nil {
 		v.findErr(corrupt(off, what, err), Finding{})
