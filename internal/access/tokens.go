@@ -13,11 +13,10 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/slipcover/slipcover/internal/bus"
 	"github.com/slipcover/slipcover/internal/config"
+	"github.com/slipcover/slipcover/internal/words"
 )
 
 // The text of a token is KIND_ID_SECRET, such as
@@ -357,8 +356,4 @@ func revoke[T record](ctx context.Context, table *bus.Table, kind, project, id s
 
 // validName says whether text can name a user or an agent: 1 to 255 characters that
 // can be printed.
-func validName(text string) bool {
-	n := utf8.RuneCountInString(text)
-	return n >= 1 && n <= 255 && utf8.ValidString(text) && strings.TrimSpace(text) != "" &&
-		!strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) })
-}
+func validName(text string) bool { return words.IsName(text, 255) }

@@ -42,6 +42,7 @@ type instanceView struct {
 	Databases    int       `json:"databases"`
 	RestoredFrom string    `json:"restored_from,omitempty"`
 	Fault        string    `json:"fault,omitempty"`
+	Notes        []string  `json:"notes,omitempty"`
 	Created      time.Time `json:"created"`
 }
 
@@ -78,7 +79,7 @@ func (c *call) listInstances() (int, any, error) {
 func (c *call) viewInstance(i *job.Instance) instanceView {
 	live := c.Server.Live(i)
 	v := instanceView{ID: i.ID, Name: i.Name, Project: i.Project, Agent: i.Agent, Status: string(i.Shown()), Made: i.Made, Up: live.Up, URL: i.URL, Address: i.Address,
-		Version: live.Version, UsedBytes: live.UsedBytes, Databases: live.Databases, RestoredFrom: i.RestoredFrom, Created: i.Created}
+		Version: live.Version, UsedBytes: live.UsedBytes, Databases: live.Databases, RestoredFrom: i.RestoredFrom, Notes: i.Notes, Created: i.Created}
 	if i.Fault != nil {
 		v.Fault = i.Fault.Message
 	}

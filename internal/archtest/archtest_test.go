@@ -66,7 +66,7 @@ var allowed = map[string][]string{
 	"internal/restore": {"couchfile", "internal/couchgen", "internal/durable", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/shard", "internal/storage", "internal/words"},
 
 	// Who asks, and a listener with what stands around handlers: neither knows what is asked for.
-	"internal/access": {"internal/bus", "internal/config"},
+	"internal/access": {"internal/bus", "internal/config", "internal/words"},
 	"internal/httpd":  {"internal/durable", "internal/localhost"},
 
 	// NATS: bytes between agents and servers, and their state; no backups.
@@ -79,10 +79,10 @@ var allowed = map[string][]string{
 	"internal/sdnotify": {},
 
 	// The catalog and who does what: no HTTP, no engines, no NATS of its own.
-	"internal/server": {"internal/access", "internal/bus", "internal/calendar", "internal/job", "internal/localhost", "internal/manifest", "internal/newest", "internal/retention", "internal/schedule"},
+	"internal/server": {"internal/access", "internal/bus", "internal/calendar", "internal/job", "internal/localhost", "internal/manifest", "internal/newest", "internal/retention", "internal/schedule", "internal/words"},
 
 	// Trove's REST API: requests and documents translated, nothing kept.
-	"internal/trove": {"internal/access", "internal/httpd", "internal/job", "internal/server"},
+	"internal/trove": {"internal/access", "internal/httpd", "internal/job", "internal/server", "internal/words"},
 
 	// Our own REST API over the same: an agent's join, schedules, lengths of time and names checked.
 	"internal/admin": {"internal/access", "internal/calendar", "internal/httpd", "internal/job", "internal/manifest", "internal/server"},

@@ -50,6 +50,8 @@ type Instance struct {
 	URL            string `json:"url,omitempty"`     // of its CouchDB, if Slipcover made it
 	RestoredFrom   string `json:"restored_from,omitempty"`
 	Fault          *Fault `json:"fault,omitempty"`
+	// Notes are sentences of the agent that made it.
+	Notes []string `json:"notes,omitempty"`
 
 	Created time.Time `json:"created"`
 	Updated time.Time `json:"updated"`

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"strings"
-	"unicode"
 
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/bus"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/words"
 )
 
 // BackupFilter says which backups to list. The zero value is the first page of the
@@ -198,7 +198,7 @@ func noStore(who *access.Caller) error {
 // validContainer refuses what can't be a container, or becomes something else in a URL.
 func validContainer(name string) bool {
 	return name != "" && name != "." && name != ".." && len(name) <= 256 && !strings.ContainsAny(name, "/?#%\\") &&
-		!strings.ContainsFunc(name, unicode.IsControl)
+		words.IsLine(name)
 }
 
 // reach puts what an agent needs to reach a repository into secrets: the caller's token,

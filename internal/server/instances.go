@@ -40,7 +40,7 @@ func (s *Server) Instance(ctx context.Context, who *access.Caller, id string) (*
 type NewInstance struct {
 	Name     string
 	Flavor   string // id
-	VolumeGB int
+	VolumeGB int    // 0 is what the backup needs, and at least 1
 	Backup   string // id of the one to make it from; "" makes an empty CouchDB
 	Agent    string // name or id of the agent to make it on; "" leaves it to the server
 	// Datastore and Version are the type and the version asked for; "" is the default.
@@ -60,7 +60,7 @@ func (s *Server) CreateInstance(ctx context.Context, who *access.Caller, n NewIn
 	if err := s.room(who.Project, "instances", 1); err != nil {
 		return nil, err
 	}
-	if err := s.room(who.Project, "volumes", n.VolumeGB); err != nil {
+	if err := s.room(who.Project, "volumes", max(n.VolumeGB, 1)); err != nil {
 		return nil, err
 	}
 	spec := job.Spec{Name: n.Name}
@@ -73,7 +73,13 @@ func (s *Server) CreateInstance(ctx context.Context, who *access.Caller, n NewIn
 		if !b.Status.Usable() {
 			return nil, refuse(Conflict, "Backup %s is %s: only a completed one can be restored.", b.ID, b.Status)
 		}
-		if n.VolumeGB > 0 && b.Size > int64(n.VolumeGB)<<30 {
+		if n.VolumeGB == 0 { // as large as it must be
+			n.VolumeGB = int((max(b.Size, 1)-1)>>30) + 1
+			if err := s.room(who.Project, "volumes", n.VolumeGB); err != nil {
+				return nil, err
+			}
+		}
+		if b.Size > int64(n.VolumeGB)<<30 {
 			return nil, refuse(Forbidden, "Backup %s is larger than the volume of %d GB.", b.ID, n.VolumeGB)
 		}
 		if err := s.reach(who, &b.Repository, &secrets); err != nil {
@@ -81,6 +87,7 @@ func (s *Server) CreateInstance(ctx context.Context, who *access.Caller, n NewIn
 		}
 		spec.Repository, spec.RepoID, spec.RepoName = b.Repository, b.RepoID, b.RepoName
 	}
+	n.VolumeGB = max(n.VolumeGB, 1)
 	agent, err := s.placeFor(n.Agent, who.Project, spec)
 	if err != nil {
 		return nil, err

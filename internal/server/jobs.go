@@ -264,9 +264,28 @@ func (s *Server) late(ctx context.Context, j *job.Job, r job.Report) error {
 	}
 	if b := s.backups.have(j.Backup); b != nil && b.Status == job.BackupCompleted && was != nil && was.Status != b.Status {
 		s.log.InfoContext(ctx, "a backup was made though its job had been given up", "backup", b.ID, "job", j.ID)
+		if err := s.clearFault(ctx, j); err != nil {
+			return err
+		}
 		s.afterwards(ctx, j)
 	}
 	return nil
+}
+
+// clearFault takes away the fault of an instance of which a job has made a good backup, if
+// the fault isn't of what began later.
+func (s *Server) clearFault(ctx context.Context, j *job.Job) error {
+	_, err := s.instances.update(ctx, j.Instance, func(i *job.Instance) error {
+		if i.Fault == nil || i.Task != "" || i.Status != job.InstanceActive {
+			return errSame
+		}
+		i.Fault = nil
+		return nil
+	})
+	if errors.Is(err, bus.ErrNotFound) {
+		return nil
+	}
+	return err
 }
 
 func (s *Server) take(ctx context.Context, j *job.Job, r job.Report) (job.ReportReply, error) {
@@ -318,8 +337,14 @@ func (s *Server) end(ctx context.Context, j *job.Job, r job.Report) error {
 		case !ok && j.Kind == job.KindDeleteInstance:
 			i.Status = job.InstanceError
 		}
-		if !ok {
+		switch {
+		case !ok:
 			i.Fault = &job.Fault{Message: r.Fault, Created: s.now()}
+		case j.Kind == job.KindBackup && r.Result != nil: // all is well again
+			i.Fault = nil
+		}
+		if j.Kind == job.KindCreate && r.Result != nil {
+			i.Notes = r.Result.Notes
 		}
 	})
 	if err != nil {
@@ -465,6 +490,9 @@ func (s *Server) prove(ctx context.Context, who *access.Caller, id, schedule str
 	if err := s.reach(who, &b.Repository, &secrets); err != nil {
 		return "", err
 	}
+	if s.proving(func(j *job.Job) bool { return j.Backup == b.ID }) {
+		return "", refuse(Busy, "Backup %s is being tested already.", b.ID)
+	}
 	agent := s.removerOf(b)
 	if agent == nil {
 		return "", refuse(Busy, "Backup %s can't be tested now: no agent has its repository.", b.ID)
@@ -478,4 +506,14 @@ func (s *Server) prove(ctx context.Context, who *access.Caller, id, schedule str
 		return "", err
 	}
 	return j.ID, s.enqueue(ctx, j)
+}
+
+// proving reports whether a restore test of some kind has not ended: a second one at once
+// would tell nothing new, and tests that take longer than what asks for them would pile up.
+func (s *Server) proving(which func(*job.Job) bool) (yes bool) {
+	s.jobs.all(func(_ string, j *job.Job) bool {
+		yes = j.Kind == job.KindProve && !j.State.Ended() && which(j)
+		return !yes
+	})
+	return yes
 }

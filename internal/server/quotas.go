@@ -60,7 +60,12 @@ func (s *Server) making(project string) (done func()) {
 	if q := s.quotaOf(project); q.Instances < 0 && q.Backups < 0 && q.Volumes < 0 {
 		return func() {}
 	}
-	lock := &s.makings[maphash.String(s.seed, project)%uint64(len(s.makings))]
+	return s.alone(project)
+}
+
+// alone makes others wait that say the same, or share its lock, until done is called.
+func (s *Server) alone(what string) (done func()) {
+	lock := &s.makings[maphash.String(s.seed, what)%uint64(len(s.makings))]
 	lock.Lock()
 	return lock.Unlock
 }

@@ -19,6 +19,16 @@ import (
 	"github.com/slipcover/slipcover/internal/newest"
 	"github.com/slipcover/slipcover/internal/retention"
 	"github.com/slipcover/slipcover/internal/schedule"
+	"github.com/slipcover/slipcover/internal/words"
+)
+
+// Bounds of what a schedule may be told.
+const (
+	maxSchedules    = 50 // of an instance
+	maxScheduleName = 200
+	maxCron         = 500 // bytes; a line that names each minute, hour and day has some 400
+	maxZone         = 64  // bytes; the longest of the database has 32
+	maxHeartbeat    = 2048
 )
 
 // Outcomes of a firing; others are the sentence of a refusal.
@@ -56,14 +66,33 @@ func (s *Server) Schedule(ctx context.Context, who *access.Caller, id string) (*
 func (s *Server) CreateSchedule(ctx context.Context, who *access.Caller, c *job.Schedule) (*job.Schedule, error) {
 	n := *c
 	n.ID, n.Project, n.Created, n.Updated = newID(), who.Project, s.now(), s.now()
-	err := s.checkSchedule(ctx, who, &n)
+	err := s.checkSchedule(ctx, who, &n, &job.Schedule{})
 	if err != nil {
+		return nil, err
+	}
+	if err := s.checkHeartbeat(ctx, n.Heartbeat); err != nil {
+		return nil, err
+	}
+	if err := s.roomForSchedule(who, n.Instance); err != nil {
 		return nil, err
 	}
 	if n.Trust, err = s.giveTrust(ctx, who); err != nil {
 		return nil, err
 	}
-	return &n, s.schedules.create(whole(ctx), n.ID, &n)
+	ctx = whole(ctx)
+	defer s.alone(n.Instance)()
+	if err := s.roomForSchedule(who, n.Instance); err != nil { // others were quicker
+		s.endTrust(ctx, who, &n)
+		return nil, err
+	}
+	return &n, s.schedules.create(ctx, n.ID, &n)
+}
+
+func (s *Server) roomForSchedule(who *access.Caller, instance string) error {
+	if len(s.Schedules(who, instance)) < maxSchedules {
+		return nil
+	}
+	return refuse(OverQuota, "The instance has %d schedules, which is the most: change or delete one.", maxSchedules)
 }
 
 // UpdateSchedule changes a schedule by change, which may be called several times. Of one
@@ -76,6 +105,11 @@ func (s *Server) UpdateSchedule(ctx context.Context, who *access.Caller, id stri
 	n := *was
 	if err := s.changeSchedule(ctx, who, &n, change); err != nil {
 		return nil, err
+	}
+	if n.Heartbeat != was.Heartbeat {
+		if err := s.checkHeartbeat(ctx, n.Heartbeat); err != nil {
+			return nil, err
+		}
 	}
 	trust := ""
 	if n.Enabled {
@@ -108,9 +142,9 @@ func (s *Server) changeSchedule(ctx context.Context, who *access.Caller, c *job.
 	}
 	if c.Cron == was.Cron && c.TimeZone == was.TimeZone && c.Enabled == was.Enabled && c.ProveCron == was.ProveCron {
 		c.Next, c.ProveNext = was.Next, was.ProveNext
-		return s.checkFields(c)
+		return s.checkFields(c, &was)
 	}
-	return s.checkSchedule(ctx, who, c)
+	return s.checkSchedule(ctx, who, c, &was)
 }
 
 // DeleteSchedule removes a schedule; its backups stay.
@@ -147,12 +181,13 @@ func (s *Server) dropSchedules(ctx context.Context, who *access.Caller, instance
 	return nil
 }
 
-// checkSchedule checks a schedule and sets when it fires next.
-func (s *Server) checkSchedule(ctx context.Context, who *access.Caller, c *job.Schedule) error {
+// checkSchedule checks a schedule, as far as it isn't as it was, and sets when it fires
+// next.
+func (s *Server) checkSchedule(ctx context.Context, who *access.Caller, c, was *job.Schedule) error {
 	if _, err := s.Instance(ctx, who, c.Instance); err != nil {
 		return err
 	}
-	if err := s.checkFields(c); err != nil {
+	if err := s.checkFields(c, was); err != nil {
 		return err
 	}
 	spec, err := schedule.Parse(c.Cron, c.TimeZone)
@@ -169,9 +204,18 @@ func (s *Server) checkSchedule(ctx context.Context, who *access.Caller, c *job.S
 	return nil
 }
 
-func (s *Server) checkFields(c *job.Schedule) error {
-	if c.Name == "" || len(c.Name) > 200 {
-		return refuse(Invalid, "A schedule needs a name of 1 to 200 characters.")
+// checkFields checks what a schedule is told by itself. What is as it was stays allowed: a
+// schedule of an earlier version can be changed in the rest, or disabled.
+func (s *Server) checkFields(c, was *job.Schedule) error {
+	switch {
+	case (c.Name == "" || c.Name != was.Name) && !words.IsName(c.Name, maxScheduleName):
+		return refuse(Invalid, "A schedule needs a name of 1 to %d characters in one line, without control characters.", maxScheduleName)
+	case c.Cron != was.Cron && len(c.Cron) > maxCron, c.ProveCron != was.ProveCron && len(c.ProveCron) > maxCron:
+		return refuse(Invalid, "A cron line has at most %d characters: use steps and ranges, such as */5 or 8-18.", maxCron)
+	case c.TimeZone != was.TimeZone && len(c.TimeZone) > maxZone:
+		return refuse(Invalid, "A time zone is a name such as Europe/Berlin, of at most %d characters.", maxZone)
+	case c.Heartbeat != was.Heartbeat && len(c.Heartbeat) > maxHeartbeat:
+		return refuse(Invalid, "The heartbeat's URL has more than %d characters.", maxHeartbeat)
 	}
 	if c.Jitter < 0 || c.Window < 0 || c.Jitter > 7*24*time.Hour || c.Window > 7*24*time.Hour {
 		return refuse(Invalid, "Jitter and window are times from 0 to 168h.")
@@ -516,6 +560,10 @@ func (s *Server) fireProof(ctx context.Context, c *job.Schedule) error {
 		return errors.Join(err, refused)
 	}
 	if refused == nil && b != nil {
+		if s.proving(func(j *job.Job) bool { return j.Schedule == c.ID || j.Backup == b.ID }) {
+			s.log.WarnContext(ctx, "a scheduled restore test was left out: the one before it has not ended", "schedule", c.Name, "instance", c.Instance)
+			return nil
+		}
 		_, refused = s.prove(ctx, who, b.ID, c.ID)
 	}
 	var refusal *Error

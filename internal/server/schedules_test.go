@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -32,7 +33,7 @@ func TestScheduleFiresOnceWithTwoServers(t *testing.T) {
 		servertest.Eventually(t, "both servers know the same", func() bool {
 			i1, err1 := s1.Instance(t.Context(), who("p"), p.node)
 			i2, err2 := s2.Instance(t.Context(), who("p"), p.node)
-			return err1 == nil && err2 == nil && *i1 == *i2 && s1.Agents()[0].Online && s2.Agents()[0].Online
+			return err1 == nil && err2 == nil && reflect.DeepEqual(i1, i2) && s1.Agents()[0].Online && s2.Agents()[0].Online
 		})
 		for _, s := range []*service{s1, s2} {
 			if err := s.Tick(t.Context()); err != nil {
@@ -205,7 +206,11 @@ func TestWhereHeartbeatsMayGo(t *testing.T) {
 		"93.184.216.34": {true, true}, "10.0.0.5": {true, true}, "192.168.1.1": {true, true}, "2001:db8::1": {true, true}, "fd12::1": {true, true},
 		"127.0.0.1": {false, true}, "::1": {false, true}, "::ffff:127.0.0.1": {false, true},
 		"169.254.169.254": {}, "::ffff:169.254.169.254": {}, "fe80::1%eth0": {}, "fd00:ec2::254": {}, "100.100.100.200": {}, "168.63.129.16": {},
-		"192.0.0.192": {}, "0.0.0.0": {}, "::": {}, "224.0.0.1": {}, "ff02::1": {},
+		"192.0.0.192": {}, "0.1.2.3": {},
+		"64:ff9b::93.184.216.34": {true, true}, "64:ff9b::10.0.0.5": {true, true}, "64:ff9b::127.0.0.1": {false, true}, "64:ff9b::169.254.169.254": {},
+		"64:ff9b:1::93.184.216.34": {}, "::127.0.0.1": {false, true}, "::169.254.169.254": {}, "2002:7f00:1::1": {false, true}, "2002:a9fe:a9fe::": {}, "2002:5db8:d822::1": {true, true},
+		"2001:0:5db8:d822::5601:5601": {}, "2001:0:a9fe:a9fe::a247:27dd": {}, "2001:0:5db8:d822::a247:27dd": {true, true}, "2001:db8::5efe:169.254.169.254": {},
+		"2001:db8::200:5efe:127.0.0.1": {false, true}, "0.0.0.0": {}, "::": {}, "224.0.0.1": {}, "ff02::1": {},
 	} {
 		a := netip.MustParseAddr(address)
 		if got := [2]bool{server.MayBeat(a, false), server.MayBeat(a, true)}; got != want {

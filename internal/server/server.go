@@ -6,7 +6,9 @@ import (
 	"errors"
 	"hash/maphash"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -52,6 +54,9 @@ type Config struct {
 	// the link.
 	Client *http.Client
 
+	// LookUp finds the addresses of a heartbeat's host; nil asks the system's resolver.
+	LookUp func(ctx context.Context, network, host string) ([]netip.Addr, error)
+
 	// For tests: the clock, a watch that nobody sets (how long the server has been running;
 	// that of the clock's monotonic readings if nil), and the lengths of time below.
 	Now     func() time.Time
@@ -84,7 +89,7 @@ type Server struct {
 
 	specs      specs
 	seed       maphash.Seed
-	makings    [64]sync.Mutex // see making
+	makings    [64]sync.Mutex // see alone
 	sweeping   sync.Mutex     // one sweep at a time
 	requeued   time.Duration  // by the watch, when jobs were last put into the queue again; guarded by sweeping
 	background sync.WaitGroup // heartbeats that are being sent, trusts that are being ended
@@ -108,6 +113,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	if cfg.Client == nil {
 		cfg.Client = heartbeatClient(cfg.LocalHeartbeats)
+	}
+	if cfg.LookUp == nil {
+		cfg.LookUp = net.DefaultResolver.LookupNetIP
 	}
 	s := &Server{cfg: cfg, log: cfg.Log, index: newBackupIndex(), live: newLiveAgents(cfg.Watch), seed: maphash.MakeSeed()}
 	s.met = newMetrics(s)

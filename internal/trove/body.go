@@ -18,6 +18,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/slipcover/slipcover/internal/httpd"
+	"github.com/slipcover/slipcover/internal/words"
 )
 
 // maxBody is far more than any request needs, in bytes.
@@ -98,8 +99,18 @@ func (o object) object(key string) object {
 	return in
 }
 
-// text returns a string of at most 255 characters, or "" if there is none.
+// text returns a string of at most 255 characters, none of which controls anything, or ""
+// if there is none.
 func (o object) text(key string) string {
+	s := o.lines(key)
+	if !words.IsLine(s) { // which lines has not said of line ends
+		o.wrong(key, "must be one line")
+	}
+	return s
+}
+
+// lines is text, which may have several lines.
+func (o object) lines(key string) string {
 	v, ok := o.get(key)
 	if !ok {
 		return ""
@@ -111,11 +122,14 @@ func (o object) text(key string) string {
 	if utf8.RuneCountInString(s) > 255 {
 		o.wrong(key, "must have at most 255 characters")
 	}
+	if !words.IsText(s) {
+		o.wrong(key, "must have no control characters")
+	}
 	return s
 }
 
-// label returns a name or description, of 1 to 255 characters with a letter or digit
-// among them, or "" if there is none and needed is false.
+// label returns a name, of 1 to 255 characters with a letter or digit among them, or if it
+// isn't needed a description, which may also be "" and have several lines.
 func (o object) label(key string, needed bool) string {
 	v, ok := o.get(key)
 	if !ok {
@@ -124,7 +138,10 @@ func (o object) label(key string, needed bool) string {
 		}
 		return ""
 	}
-	s := o.text(key)
+	s := o.lines(key)
+	if needed {
+		s = o.text(key)
+	}
 	if _, ok := v.(string); ok && !strings.ContainsFunc(s, func(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) }) {
 		o.wrong(key, "must be 1 to 255 characters with a letter or a digit among them")
 	}

@@ -207,6 +207,15 @@ func TestBodies(t *testing.T) {
 		{"/backups", `{"backup": {"name": "n", "restore_from": {"remote_location": "x", "size": -1.5}}}`, "Validation error: backup.restore_from.size must be a number from 0 on"},
 		{"/backups", `{"backup": {"name": "n", "instance": "` + id + `"}} {}`, "The body is more than one JSON value."},
 		{"/backups", `{"backup": {"name": "n` + "\xff" + `", "instance": "` + id + `"}}`, "The body is not UTF-8."},
+		{"/backups", `{"backup": {"name": "n\u001b[2J", "instance": "` + id + `"}}`, "Validation error: backup.name must have no control characters"},
+		{"/backups", `{"backup": {"name": "two\nlines", "instance": "` + id + `"}}`, "Validation error: backup.name must be one line"},
+		{"/backups", `{"backup": {"name": "turned \u202e", "instance": "` + id + `"}}`, "Validation error: backup.name must have no control characters"},
+		{"/backups", `{"backup": {"name": "n", "description": "bell\u0007", "instance": "` + id + `"}}`, "Validation error: backup.description must have no control characters"},
+		{"/backups", `{"backup": {"name": "n", "swift_container": "c\u0000", "instance": "` + id + `"}}`, "Validation error: backup.swift_container must have no control characters"},
+		{"/backups", `{"backup": {"name": "n\r", "restore_from": {"remote_location": "x"}}}`, "Validation error: backup.name must have no control characters"},
+		{"/instances", `{"instance": {"name": "n\u0085", "flavorRef": 1}}`, "Validation error: instance.name must have no control characters"},
+		{"/instances", `{"instance": {"name": "n", "flavorRef": 1, "availability_zone": "a\tb"}}`, "Validation error: instance.availability_zone must be one line"},
+		{"/instances", `{"instance": {"name": "n", "flavorRef": 1, "datastore": {"type": "couch\u001bdb"}}}`, "Validation error: instance.datastore.type must have no control characters"},
 		{"/instances", `{"instance": {"name": "n"}}`, "Validation error: instance.flavorRef is required"},
 		{"/instances", `{"instance": {"name": "n", "flavorRef": []}}`, "Validation error: instance.flavorRef must be a string, not a list"},
 		{"/instances", `{"instance": {"name": "n", "flavorRef": 1, "volume": 5}}`, "Validation error: instance.volume must be an object, not a number"},
@@ -227,7 +236,7 @@ func TestBodies(t *testing.T) {
 		t.Errorf("deep nesting: got %d", a.Status)
 	}
 	for _, body := range []string{
-		`{"ships": [], "backup": {"name": "` + long + `", "instance": "` + strings.ToUpper(id) + `", "incremental": true, "storage_driver": 5}}`,
+		`{"ships": [], "backup": {"name": "` + long + `", "instance": "` + strings.ToUpper(id) + `", "incremental": true, "storage_driver": 5, "description": "two\n\tlines"}}`,
 		`{"backup": 5, "backup": {"name": 5, "name": "日本", "description": null, "parent_id": null, "instance": "` + id + `", "incremental": 0}}`,
 	} {
 		w.into(w.do("POST", root+"/backups", token, body, "Content-Type", "application/json; charset=utf-8"), 202, "", nil)
@@ -241,6 +250,9 @@ func TestBodies(t *testing.T) {
 	}
 	if a := w.do("POST", root+"/instances", token, `{"instance": {"name": "c", "flavorRef": 1, "availability_zone": "nowhere"}}`); a.Status != 400 || !strings.Contains(a.Body, "nowhere") {
 		t.Errorf("an agent that isn't there: got %d %s", a.Status, a.Body)
+	}
+	if a := w.do("PUT", root+"/instances/"+id, token, `{"instance": {"name": "n\u0000"}}`); a.Status != 400 {
+		t.Errorf("a name that controls: got %d", a.Status)
 	}
 	for _, method := range []string{"PUT", "PATCH"} {
 		w.into(w.do(method, root+"/instances/"+id, token, `{"instance": {"name": "by `+method+`"}}`), 202, "", nil)

@@ -1,4 +1,4 @@
-// Package words finds the word that was meant.
+// Package words finds the word that was meant, and says which texts can be names.
 package words
 
 // Distance counts the bytes to insert, delete or replace to make b of a.
