@@ -45,6 +45,7 @@ func TestVerifyFile(t *testing.T) {
 		"md5":         {Checksum: couchgen.MD5, Seed: 2},
 		"none":        {Compression: couchgen.None, Seed: 3},
 		"deflate":     {Compression: couchgen.Deflate, Seed: 4},
+		"zstd":        {Compression: couchgen.Zstd, Seed: 7},
 		"partitioned": {Partitioned: true, Seed: 5},
 		"local":       {NodeLocal: true, Seed: 6, RevsLimit: 10, AttachmentChunk: 100},
 	} {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zlib"
+	"github.com/klauspost/compress/zstd"
 	"github.com/zeebo/xxh3"
 )
 
@@ -43,6 +44,7 @@ const (
 	Snappy  Compression = iota // the server's default
 	None                       // plain external terms
 	Deflate                    // deflate_6
+	Zstd                       // of the main branch of August 2026, with Erlang 28
 )
 
 // compress appends the stored form of a term, 131 first, to dst.
@@ -68,10 +70,25 @@ func (c Compression) compress(dst, term []byte) []byte {
 		dst = append(dst, tagVersion, tagZlib)
 		dst = binary.BigEndian.AppendUint32(dst, uint32(len(term)-1))
 		return append(dst, z.Bytes()...)
+	case Zstd:
+		return zstdWriter().EncodeAll(term, dst)
 	default:
 		return append(dst, term...)
 	}
 }
+
+const zstdMark = "\x28\xb5\x2f\xfd"
+
+// zstdWriter makes frames that say how long their content is, as CouchDB wants them.
+var zstdWriter = sync.OnceValue(func() *zstd.Encoder {
+	zw, err := zstd.NewWriter(nil, zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true), zstd.WithEncoderConcurrency(2))
+	if err != nil {
+		panic(err) // the options are right
+	}
+	return zw
+})
+
+var zstdReader = sync.OnceValues(func() (*zstd.Decoder, error) { return zstd.NewReader(nil, zstd.WithDecoderConcurrency(2)) })
 
 var zlibWriters = sync.Pool{New: func() any { return zlib.NewWriter(nil) }} // level 6
 
@@ -95,6 +112,13 @@ func decompress(p []byte) ([]byte, error) {
 		defer r.Close()
 		term, err := io.ReadAll(r)
 		return append([]byte{tagVersion}, term...), err
+	}
+	if bytes.HasPrefix(p, []byte(zstdMark)) {
+		zr, err := zstdReader()
+		if err != nil {
+			return nil, err
+		}
+		return zr.DecodeAll(p, nil)
 	}
 	return p, nil
 }

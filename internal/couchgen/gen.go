@@ -22,13 +22,16 @@ const DefaultNode = "couchdb-unique@127.0.0.1"
 // Options say what file to write. The zero value is an empty shard of a database
 // that is not partitioned, as CouchDB 3.5 makes it.
 type Options struct {
-	Seed            uint64
-	NodeName        string // for the epochs; DefaultNode if empty
-	UUID            string // 32 hex characters; from Seed if empty
-	Checksum        Checksum
-	Compression     Compression
-	Partitioned     bool
-	NodeLocal       bool // _dbs or _nodes: no props, so the first header is at 0
+	Seed        uint64
+	NodeName    string // for the epochs; DefaultNode if empty
+	UUID        string // 32 hex characters; from Seed if empty
+	Checksum    Checksum
+	Compression Compression
+	Partitioned bool
+	NodeLocal   bool // _dbs or _nodes: no props, so the first header is at 0
+	// DiskVersion is that of the header: 6 (2.0 to 2.2), 7 (2.3) or 8; 8 if 0. Before 8 there
+	// are no props, before 7 no purges.
+	DiskVersion     int
 	Security        Object
 	RevsLimit       int // 1000 if 0; histories are not cut to it
 	AttachmentChunk int // bytes; 8 KiB if 0
@@ -71,6 +74,8 @@ type header struct {
 	revsLimit, purgesLimit int64
 	uuid                   string
 	epochs                 []epoch
+	timeSeq                any   // of a later release: an offset, or an atom
+	more                   []any // what a later release has behind the fields of 3.5
 }
 
 type epoch struct {
@@ -128,8 +133,9 @@ func Create(w io.Writer, opts Options) (*Generator, error) {
 		purgesLimit: 1000,
 		uuid:        cmp.Or(opts.UUID, fmt.Sprintf("%016x%016x", rnd.Uint64(), rnd.Uint64())),
 		epochs:      []epoch{{g.opts.NodeName, 0}},
+		timeSeq:     0,
 	}
-	if !opts.NodeLocal {
+	if !opts.NodeLocal && g.opts.DiskVersion == newestDisk {
 		props := Object{}
 		if opts.Partitioned {
 			props = Object{{Atom("partitioned"), true}, {Atom("hash"), []any{Atom("couch_partition"), Atom("hash"), []any{}}}}
@@ -157,6 +163,7 @@ func newGenerator(w io.Writer, opts Options) *Generator {
 	opts.NodeName = cmp.Or(opts.NodeName, DefaultNode)
 	opts.AttachmentChunk = cmp.Or(opts.AttachmentChunk, 8<<10)
 	opts.MemoryDocs = cmp.Or(opts.MemoryDocs, 100_000)
+	opts.DiskVersion = cmp.Or(opts.DiskVersion, newestDisk)
 	r, _ := w.(io.ReaderAt)
 	g := &Generator{
 		opts:      opts,
@@ -168,8 +175,12 @@ func newGenerator(w io.Writer, opts Options) *Generator {
 	setUp(&g.ids, g, opts.Compression, idCodec)
 	setUp(&g.seqs, g, opts.Compression, seqCodec)
 	setUp(&g.locals, g, opts.Compression, localCodec)
-	setUp(&g.purges, g, Snappy, purgeCodec)
-	setUp(&g.purgeSeqs, g, Snappy, purgeSeqCodec)
+	purges := Snappy // whatever the rest is, before the main branch of 2026
+	if opts.Compression == Zstd {
+		purges = Zstd
+	}
+	setUp(&g.purges, g, purges, purgeCodec)
+	setUp(&g.purgeSeqs, g, purges, purgeSeqCodec)
 	return g
 }
 
@@ -655,17 +666,31 @@ func (g *Generator) commitPurges() error {
 
 func (g *Generator) writeHeader() { g.out.header(g.headerTerm()) }
 
-// headerTerm is the record db_header of disk version 8.
+// newestDisk is the disk version of CouchDB 3.
+const newestDisk = 8
+
+// headerTerm is the record db_header.
+//
+// Source: CouchDB 3.5, 2.3.1 and 2.1.2, src/couch/src/couch_bt_engine_header.erl, db_header
+// (2.1: couch_db_header.erl); the files of testdata/versions.
 func (g *Generator) headerTerm() []byte {
 	h := &g.head
-	b := appendAtom(appendTuple([]byte{tagVersion}, 16), "db_header")
-	b = appendInt(b, 8)
-	b = appendInt(appendUint(b, h.updateSeq), 0)
+	fields := map[int]int{6: 14, 7: 15}[g.opts.DiskVersion]
+	if fields == 0 {
+		fields = 16 + len(h.more)
+	}
+	b := appendAtom(appendTuple([]byte{tagVersion}, fields), "db_header")
+	b = appendUint(appendInt(b, int64(g.opts.DiskVersion)), h.updateSeq)
+	b = appendKnown(b, h.timeSeq)
 	b = g.ids.rootState(b)
 	b = g.seqs.rootState(b)
 	b = g.locals.rootState(b)
-	b = g.purges.rootState(b)
-	b = g.purgeSeqs.rootState(b)
+	if g.opts.DiskVersion < 7 { // purge_seq, and the last purge
+		b = appendAtom(appendInt(b, 0), "nil")
+	} else {
+		b = g.purges.rootState(b)
+		b = g.purgeSeqs.rootState(b)
+	}
 	b = appendOr(b, h.noSecurity, "nil", h.security)
 	b = appendBinary(appendInt(b, h.revsLimit), h.uuid)
 	b = appendList(b, len(h.epochs))
@@ -674,8 +699,27 @@ func (g *Generator) headerTerm() []byte {
 	}
 	b = append(b, tagNil)
 	b = appendOr(b, h.noCompactedSeq, "undefined", int64(h.compactedSeq))
+	if g.opts.DiskVersion < 7 {
+		return b
+	}
 	b = appendInt(b, h.purgesLimit)
-	return appendOr(b, h.noProps, "undefined", h.props)
+	if g.opts.DiskVersion < newestDisk {
+		return b
+	}
+	b = appendOr(b, h.noProps, "undefined", h.props)
+	for _, v := range h.more {
+		b = appendKnown(b, v)
+	}
+	return b
+}
+
+// appendKnown appends what decodeTerm read, or a plain number.
+func appendKnown(b []byte, v any) []byte {
+	b, _, err := appendValue(b, v)
+	if err != nil {
+		panic(err) // it was a term
+	}
+	return b
 }
 
 func appendOr(b []byte, absent bool, atom string, v int64) []byte {

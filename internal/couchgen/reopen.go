@@ -16,7 +16,7 @@ type File interface {
 
 // Reopen continues a file from its newest header, appending at the end, as the
 // server does. It reads the headers and terms that this package and CouchDB 3.x
-// write. Seed, UUID, Security, Partitioned and NodeLocal of opts are not used.
+// write, and carries what a later release has in its header through. Seed, UUID, Security, Partitioned and NodeLocal of opts are not used.
 func Reopen(f File, opts Options) (*Generator, error) {
 	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
@@ -81,7 +81,7 @@ func (g *Generator) readHeader(p []byte) (err error) {
 	}
 	defer guard(&err)
 	t := must[Tuple](term)
-	if len(t) != 16 || t[0] != Atom("db_header") || t[1] != int64(8) {
+	if len(t) < 16 || t[0] != Atom("db_header") || t[1] != int64(newestDisk) {
 		return errors.New("not a db_header of disk version 8")
 	}
 	h := &g.head
@@ -106,6 +106,7 @@ func (g *Generator) readHeader(p []byte) (err error) {
 	h.compactedSeq, h.noCompactedSeq = uint64(compacted), none
 	h.purgesLimit = must[int64](t[14])
 	h.props, h.noProps = intOr(t[15])
+	h.timeSeq, h.more = t[3], t[16:]
 	return nil
 }
 

@@ -191,6 +191,29 @@ func RetryAfter(status int, after time.Duration) Fault {
 	return Answer(status, "Retry-After", strconv.Itoa(int(after/time.Second)))
 }
 
+// AsCouchDB2 answers as a CouchDB 2 of a version does to what it doesn't know, as real ones
+// of 2.1.2 and 2.3.1 did: 400 to the node's name, 404 to node-local databases, and before 2.2
+// to _dbs_info.
+func AsCouchDB2(version string) Harm {
+	return func(_ int, r *http.Request) Fault {
+		path := r.URL.Path
+		_, below, _ := strings.Cut(path, "/_node/_local")
+		switch {
+		case path == "/":
+			return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+				io.WriteString(w, `{"couchdb":"Welcome","version":"`+version+`"}`) // nobody reads it if it fails
+			}
+		case path == "/_node/_local":
+			return Answer(http.StatusBadRequest)
+		case strings.HasPrefix(path, "/_node/_local/") && !strings.HasPrefix(below, "/_config"):
+			return Answer(http.StatusNotFound)
+		case path == "/_dbs_info" && strings.HasPrefix(version, "2.1"):
+			return Answer(http.StatusNotFound)
+		}
+		return nil
+	}
+}
+
 // HangUp ends the connection without an answer.
 func HangUp(http.ResponseWriter, *http.Request, http.Handler) { panic(http.ErrAbortHandler) }
 
