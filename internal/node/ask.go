@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -14,7 +15,7 @@ type Server struct {
 	URL      string // without user and password
 	UUID     string
 	Version  string // such as 3.5.0
-	NodeName string
+	NodeName string // "" if it is a CouchDB 2 among others, which doesn't say which it is
 
 	server *server
 }
@@ -40,11 +41,11 @@ func Ask(ctx context.Context, url, user, password string) (*Server, error) {
 	if welcome.CouchDB == "" {
 		return nil, fmt.Errorf("what answers at %s is not a CouchDB: check the URL", s.base)
 	}
-	var name struct{ Name string }
-	if err := s.get(ctx, "/_node/_local", &name); err != nil {
+	name, err := s.nodeName(ctx)
+	if err != nil {
 		return nil, err
 	}
-	return &Server{URL: s.base.String(), UUID: welcome.UUID, Version: welcome.Version, NodeName: name.Name, server: s}, nil
+	return &Server{URL: s.base.String(), UUID: welcome.UUID, Version: welcome.Version, NodeName: name, server: s}, nil
 }
 
 // Tests change these.
@@ -78,6 +79,15 @@ func (s *Server) EachDatabase(ctx context.Context, fn func(name string) error) e
 		}
 		path = fmt.Sprintf("/_all_dbs?limit=%d&skip=1&start_key=%s", namesPage, url.QueryEscape(string(last)))
 	}
+}
+
+// MakeDatabase makes an empty database.
+func (s *Server) MakeDatabase(ctx context.Context, name string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, s.server.base.String()+"/"+url.QueryEscape(name), nil)
+	if err != nil {
+		return err
+	}
+	return s.server.do(req, &struct{}{})
 }
 
 // Databases returns all databases with their counts. The server opens every shard of
@@ -118,7 +128,11 @@ func (s *Server) counts(ctx context.Context, names []string) ([]Database, error)
 			Deleted uint64 `json:"doc_del_count"`
 		}
 	}
-	if err := s.server.do(req, &answer); err != nil {
+	err = s.server.do(req, &answer)
+	if errors.Is(err, errNotThere) {
+		return s.countsOneByOne(ctx, names)
+	}
+	if err != nil {
 		return nil, err
 	}
 	var out []Database
@@ -129,6 +143,26 @@ func (s *Server) counts(ctx context.Context, names []string) ([]Database, error)
 		case a.Error != "not_found":
 			return nil, fmt.Errorf("the server can't count database %q: %s", a.Key, a.Error)
 		}
+	}
+	return out, nil
+}
+
+// countsOneByOne is counts for a CouchDB before 2.2, which has no _dbs_info.
+func (s *Server) countsOneByOne(ctx context.Context, names []string) ([]Database, error) {
+	var out []Database
+	for _, name := range names {
+		var info struct {
+			Docs    uint64 `json:"doc_count"`
+			Deleted uint64 `json:"doc_del_count"`
+		}
+		err := s.server.get(ctx, "/"+url.QueryEscape(name), &info) // a "+" in a path is a space to CouchDB
+		if errors.Is(err, errNotThere) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, Database{name, info.Docs, info.Deleted})
 	}
 	return out, nil
 }

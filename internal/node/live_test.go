@@ -134,3 +134,32 @@ func TestAsk(t *testing.T) {
 		t.Errorf("wrong password: %v", err)
 	}
 }
+
+// TestCouchDB2 asks a server that answers what real ones of 2.1 and 2.3 do to the paths that
+// CouchDB 3 brought. It is a 3.5 with these answers put before it, for there is no real
+// CouchDB 2 to start here.
+func TestCouchDB2(t *testing.T) {
+	t.Parallel()
+	c := testenv.CouchDB(t, testenv.Options{})
+	must(t, c.Put(testenv.DBPath("a+b/c"), nil, nil))
+	must(t, c.Put(testenv.DBPath("a+b/c", "doc"), map[string]any{}, nil))
+	resolved, err := filepath.EvalSymlinks(c.DataDir)
+	must(t, err)
+	for _, version := range []string{"2.1.2", "2.3.1"} {
+		front := testenv.NewFront(t, c.URL)
+		front.Set(testenv.AsCouchDB2(version))
+		n := locate(t, node.Options{URL: front.URL, User: c.Admin, Password: c.Password})
+		if n.DataDir != resolved || n.NodeName != c.NodeName || !n.NameTold || n.Version != version || len(n.UUID) != 32 {
+			t.Errorf("%s: got %+v, want data directory %s and node name %s", version, n, resolved, c.NodeName)
+		}
+		if s := n.Served; s == nil || s.MapUUID != "" || !slices.Contains(s.Databases, "a+b/c") {
+			t.Errorf("%s: it serves %+v", version, n.Served)
+		}
+		s, err := node.Ask(t.Context(), front.URL, c.Admin, c.Password)
+		must(t, err)
+		got, err := s.Databases(t.Context())
+		if want := (node.Database{Name: "a+b/c", Docs: 1}); err != nil || !slices.Contains(got, want) || len(got) != 3 {
+			t.Errorf("%s: got %+v, %v, want 3 and %+v among them", version, got, err, want)
+		}
+	}
+}

@@ -275,6 +275,34 @@ func TestLocateServer(t *testing.T) {
 	}
 }
 
+// TestLocateOldServers asks servers that say who is connected, and not which of them they are.
+func TestLocateOldServers(t *testing.T) {
+	root := tree(t, release)
+	for _, tc := range []struct{ name, nodes, config, want string }{
+		{"2.3 alone", `"couchdb@10.0.0.1"`, "_local", "couchdb@10.0.0.1"},
+		{"2.3 of three", `"couchdb@10.0.0.1","couchdb@10.0.0.2","couchdb@10.0.0.3"`, "_local", ""},
+		{"2.0, which knows no _local", `"couchdb@10.0.0.1"`, "couchdb@10.0.0.1", "couchdb@10.0.0.1"},
+	} {
+		mux := http.NewServeMux()
+		answer := func(path, text string) {
+			mux.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, text) })
+		}
+		answer("/{$}", `{"couchdb":"Welcome","version":"2.3.1"}`)
+		answer("/_membership", `{"all_nodes":[`+tc.nodes+`],"cluster_nodes":[`+tc.nodes+`]}`)
+		answer("/_node/"+tc.config+"/_config/couchdb", fmt.Sprintf(`{"database_dir":%q,"uuid":"abc"}`, root+"/data"))
+		answer("/_all_dbs", `["orders"]`)
+		mux.HandleFunc("GET /_node/_local", func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, `{"error":"bad_request","reason":"Incomplete path to _node request"}`, http.StatusBadRequest)
+		})
+		s := httptest.NewServer(mux)
+		defer s.Close()
+		n := locate(t, node.Options{URL: s.URL})
+		if n.DataDir != root+"/data" || n.NodeName != tc.want || n.NameTold != (tc.want != "") || n.UUID != "abc" {
+			t.Errorf("%s: got %+v, want node name %q", tc.name, n, tc.want)
+		}
+	}
+}
+
 func TestLocateServerWithRelativeDirectories(t *testing.T) {
 	root := tree(t, release)
 	o := node.Options{User: "admin", Password: "hunter2", Getenv: env(), Usual: []string{root + "/etc"}}

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -45,14 +46,15 @@ func fromURL(ctx context.Context, o Options) (*Node, error) {
 	if welcome.CouchDB == "" {
 		return nil, fmt.Errorf("what answers at %s is not a CouchDB: check the URL", s.base)
 	}
-	settings := map[string]string{}
-	if err := s.get(ctx, "/_node/_local/_config/couchdb", &settings); err != nil {
+	name, err := s.nodeName(ctx)
+	if err != nil {
 		return nil, err
 	}
-	var name struct{ Name string }
-	if err := s.get(ctx, "/_node/_local", &name); err != nil {
+	settings, err := s.settings(ctx, name)
+	if err != nil {
 		return nil, err
 	}
+	welcome.UUID = cmp.Or(welcome.UUID, settings["uuid"]) // CouchDB before 2.2 doesn't welcome with it
 	n := &Node{Settings: Ini{"couchdb": settings}}
 	for _, dir := range o.Usual {
 		same, err := fromConfigDir(ctx, dir, o.Getenv("COUCHDB_ARGS_FILE"))
@@ -64,7 +66,7 @@ func fromURL(ctx context.Context, o Options) (*Node, error) {
 			break
 		}
 	}
-	n.UUID, n.NodeName = welcome.UUID, name.Name
+	n.UUID, n.NodeName = welcome.UUID, name
 	if welcome.Version != "" {
 		n.Version = welcome.Version
 	}
@@ -76,6 +78,39 @@ func fromURL(ctx context.Context, o Options) (*Node, error) {
 		return nil, err
 	}
 	return finish(n, nil, s.base.String())
+}
+
+// nodeName asks what the server's node is called. It is empty for a CouchDB 2 that other
+// nodes are connected to: that says which there are, and not which of them answers.
+//
+// Source: CouchDB 3.5.0, src/chttpd/src/chttpd_node.erl, handle_node_req; 2.1.2 and 2.3.1,
+// src/chttpd/src/chttpd_misc.erl, handle_node_req (400, "Incomplete path to _node request")
+// and src/mem3/src/mem3_httpd.erl, handle_membership_req (itself and who is connected).
+func (s *server) nodeName(ctx context.Context) (string, error) {
+	var local struct{ Name string }
+	err := s.get(ctx, "/_node/_local", &local)
+	if !errors.Is(err, errNotThere) {
+		return local.Name, err
+	}
+	var nodes struct {
+		All []string `json:"all_nodes"`
+	}
+	if err := s.get(ctx, "/_membership", &nodes); err != nil || len(nodes.All) != 1 {
+		return "", err
+	}
+	return nodes.All[0], nil
+}
+
+// settings asks for the section couchdb of the server's configuration. CouchDB 2.0 knows its
+// own node by its name alone.
+func (s *server) settings(ctx context.Context, node string) (map[string]string, error) {
+	const path = "/_node/%s/_config/couchdb"
+	out := map[string]string{}
+	err := s.get(ctx, fmt.Sprintf(path, "_local"), &out)
+	if errors.Is(err, errNotThere) && node != "" {
+		err = s.get(ctx, fmt.Sprintf(path, url.PathEscape(node)), &out)
+	}
+	return out, err
 }
 
 // served asks what the server's own shard map is.
@@ -96,7 +131,8 @@ func (s *server) served(ctx context.Context) (*Served, error) {
 	return out, s.get(ctx, fmt.Sprintf("/_all_dbs?limit=%d", namesPage), &out.Databases)
 }
 
-// errNotThere is the answer 404.
+// errNotThere is the answer 404, or 400: both are what an older CouchDB says to a path that
+// it doesn't have.
 var errNotThere = errors.New("not found")
 
 func newServer(o Options) (*server, error) {
@@ -170,10 +206,10 @@ func (s *server) do(req *http.Request, v any) error {
 	}
 	defer resp.Body.Close()
 	switch resp.StatusCode {
-	case http.StatusOK:
+	case http.StatusOK, http.StatusCreated, http.StatusAccepted:
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return fmt.Errorf("the server refuses %s (%s): pass the name and password of a server admin (couch_user, couch_password_file)", u, resp.Status)
-	case http.StatusNotFound:
+	case http.StatusNotFound, http.StatusBadRequest:
 		return fmt.Errorf("the server answers %s with %s: check the URL%w", u, resp.Status, quiet{errNotThere})
 	default:
 		return fmt.Errorf("the server answers %s with %s: check the URL", u, resp.Status)
