@@ -265,8 +265,10 @@ func (c *creation) ini() string {
 		b.WriteString("\n[cluster]\nn = 1\n")
 	}
 	fmt.Fprintf(&b, "\n[chttpd]\nbind_address = %s\nport = %d\n", c.opts.BindAddress, c.opts.Port)
+	fmt.Fprintf(&b, "\n; The node-local port of a CouchDB 2; a CouchDB 3 has none.\n[httpd]\nbind_address = 127.0.0.1\nport = %d\n", c.nodePort)
 	if c.secret != "" {
 		fmt.Fprintf(&b, "\n[chttpd_auth]\nsecret = %s\n", c.secret)
+		fmt.Fprintf(&b, "\n; as a CouchDB 2 calls it\n[couch_httpd_auth]\nsecret = %s\n", c.secret)
 	}
 	b.WriteString("\n[log]\nwriter = stderr\nlevel = warning\n")
 	fmt.Fprintf(&b, "\n[smoosh]\nstate_dir = %s\n", data)
@@ -280,7 +282,7 @@ func (c *creation) ini() string {
 
 // vmArgs names the node as it was and cuts it off from all others.
 //
-// -dist_listen false: it opens no port for other nodes, hence no epmd either, so
+// -dist_listen false, which Erlang has since 23: it opens no port for other nodes, hence no epmd either, so
 // it can run beside the original on one machine. Source: Erlang/OTP, kernel
 // reference manual, net_kernel and erl; tried with OTP 25.
 func (c *creation) vmArgs() string {
@@ -309,6 +311,11 @@ func (c *creation) vmArgs() string {
 	}, "\n")
 }
 
+// script starts CouchDB with the instance's own configuration, and as it does itself.
+//
+// Source: CouchDB 3.5.0, rel/files/couchdb.in; 2.1.2 and 2.2.0, rel/overlay/bin/couchdb, and
+// 2.3.1, rel/files/couchdb.in, which know no COUCHDB_INI_FILES, the first no COUCHDB_ARGS_FILE
+// either; src/config/src/config_app.erl, command_line (couch_ini).
 func (c *creation) script() string {
 	dir := filepath.ToSlash(c.opts.Dir)
 	bin := cmp.Or(c.bin, "/opt/couchdb/bin/couchdb")
@@ -325,6 +332,15 @@ ERL_EPMD_ADDRESS=127.0.0.1
 ERL_CRASH_DUMP=@DIR@/erl_crash.dump
 HOME=@DIR@
 export COUCHDB_INI_FILES COUCHDB_ARGS_FILE ERL_EPMD_ADDRESS ERL_CRASH_DUMP HOME
+read -r erts version 2>/dev/null <"$root/releases/start_erl.data"
+case $version in
+2.*) # its own start script takes no ini files, and would start with the installation's
+	cd "$root" || exit 1
+	export ROOTDIR="$root" BINDIR="$root/erts-$erts/bin" EMU=beam PROGNAME=couchdb
+	export COUCHDB_QUERY_SERVER_JAVASCRIPT="${COUCHDB_QUERY_SERVER_JAVASCRIPT:-$root/bin/couchjs $root/share/server/main.js}"
+	exec "$BINDIR/erlexec" -boot "$root/releases/$version/couchdb" -args_file "$COUCHDB_ARGS_FILE" \
+		-couch_ini $COUCHDB_INI_FILES -config "$root/releases/$version/sys.config" </dev/null ;;
+esac
 exec "$bin" </dev/null
 `)
 }

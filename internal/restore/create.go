@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -112,14 +113,16 @@ func Create(ctx context.Context, opts CreateOptions) (*Created, error) {
 
 // creation is an instance in the making.
 type creation struct {
-	opts   CreateOptions
-	given  bool // the admin's password is the caller's
-	in     *instance
-	bin    string // CouchDB's program; "" if there is none
-	state  state
-	uuid   string
-	secret string
-	single bool // the cluster is this node alone
+	opts  CreateOptions
+	given bool // the admin's password is the caller's
+	in    *instance
+	bin   string // CouchDB's program; "" if there is none
+
+	nodePort int // of CouchDB 2's node-local server
+	state    state
+	uuid     string
+	secret   string
+	single   bool // the cluster is this node alone
 }
 
 // create makes the instance in a directory that was claimed for it.
@@ -261,7 +264,8 @@ func (o *CreateOptions) card() card {
 	return k
 }
 
-// port finds a port that is free now.
+// port finds ports that are free now: the instance's, and one of loopback for the
+// node-local server that a CouchDB 2 has beside it, by default at 5986, the original's.
 func (c *creation) port() error {
 	a := address{netip.MustParseAddr(c.opts.BindAddress), c.opts.Port}
 	l, err := net.Listen("tcp", a.listener())
@@ -269,13 +273,19 @@ func (c *creation) port() error {
 		return fmt.Errorf("%w: port %d of %s is not free: name another one (%w)", ErrOptions, c.opts.Port, c.opts.BindAddress, err)
 	}
 	c.opts.Port = l.Addr().(*net.TCPAddr).Port
-	return l.Close()
+	local, err := net.Listen("tcp", "127.0.0.1:0") // while the other is held, so that they differ
+	if err == nil {
+		c.nodePort = local.Addr().(*net.TCPAddr).Port
+		err = local.Close()
+	}
+	return errors.Join(err, l.Close())
 }
 
-// systemDatabases are those that single_node makes CouchDB create.
+// systemDatabases are those that single_node makes CouchDB create; CouchDB 2 has no such
+// setting and leaves them to whoever sets it up.
 //
-// Source: CouchDB's documentation, couchdb/single_node; which ones, with 3.5.0:
-// TestCreateEmpty.
+// Source: CouchDB's documentation, couchdb/single_node, and of 2.3, Single Node Setup; which
+// ones, with 3.5.0: TestCreateEmpty.
 var systemDatabases = []string{"_replicator", "_users"}
 
 // answers returns nil when the server is up and lists all databases.
@@ -293,9 +303,17 @@ func (m *Created) answers(ctx context.Context) error {
 		return err
 	}
 	for _, db := range want {
-		if !have[db] {
+		switch {
+		case have[db]:
+		case m.Restored == nil && isCouchDB2(s.Version):
+			if err := s.MakeDatabase(ctx, db); err != nil {
+				return err
+			}
+		default:
 			return fmt.Errorf("database %q is not there yet", db)
 		}
 	}
 	return nil
 }
+
+func isCouchDB2(version string) bool { return strings.HasPrefix(version, "2.") }

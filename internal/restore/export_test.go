@@ -1,5 +1,10 @@
 package restore
 
+import "context"
+
+// Answers tells whether the server of a new instance is up and lists all databases.
+func (m *Created) Answers(ctx context.Context) error { return m.answers(ctx) }
+
 // SetInMemory changes the size from which Verify uses a scratch file, and returns
 // what undoes that.
 func SetInMemory(n int64) (undo func()) {

@@ -493,7 +493,7 @@ func (r *run) reconcile(ctx context.Context, f *os.File, size int64) error {
 	}
 	maps.tell(r.res, r.opts.NodeName)
 	if len(maps.list) > 0 && !r.opts.named {
-		r.res.note("%s", howToServe(r.res.NodeName, r.opts.NodeName))
+		r.res.note("%s", howToServe(r.res.NodeName, r.opts.NodeName, maps.old))
 	}
 	databases := databaseFiles(r.m)
 	var guards []string
@@ -573,7 +573,10 @@ func (r *run) writeMaps() error {
 		if err != nil {
 			return err
 		}
-		r.res.Commands = append(r.res.Commands, fmt.Sprintf("curl -u ADMIN -X PUT -H 'Content-Type: application/json' --data-binary @%s 'http://127.0.0.1:5984/_node/_local/_dbs/%s'", quote(path), name))
+		r.res.Commands = append(r.res.Commands, fmt.Sprintf("curl -u ADMIN -X PUT -H 'Content-Type: application/json' --data-binary @%s '%s/%s'", quote(path), mapsURL(r.plan.old), name))
+	}
+	if r.plan.old {
+		r.res.note("the commands are for a CouchDB 2, as the original was: shard maps go to its node-local port, which is [httpd] port. For a CouchDB 3 replace %s by %s in them", mapsURL(true), mapsURL(false))
 	}
 	r.res.note("to get the databases into a running CouchDB run the commands in their order, files before shard maps; DATA_DIR is its couchdb/database_dir, INDEX_DIR its view_index_dir")
 	if r.opts.KeepSuffix {
@@ -582,6 +585,17 @@ func (r *run) writeMaps() error {
 		r.res.note("a database that exists under its name must be deleted first, or be restored under another name; the new files have a suffix of their own and meet none of its files")
 	}
 	return nil
+}
+
+// mapsURL is where a server takes shard maps. A CouchDB 2 has them at its node-local port
+// alone, and answers 404 to what a CouchDB 3 does.
+//
+// Source: CouchDB 3.5.0, src/chttpd/src/chttpd_node.erl, handle_node_req; tried with 2.3.1.
+func mapsURL(old bool) string {
+	if old {
+		return "http://127.0.0.1:5986/_dbs"
+	}
+	return "http://127.0.0.1:5984/_node/_local/_dbs"
 }
 
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

@@ -23,6 +23,11 @@ const (
 	nodesPath = "_nodes.couch"
 )
 
+// disk3 is the disk version that CouchDB 3 brings every file to that it opens.
+//
+// Source: CouchDB 3.5.0, src/couch/src/couch_bt_engine_header.erl, LATEST_DISK_VERSION.
+const disk3 = 8
+
 // dbMap is a shard map document of the backup.
 type dbMap struct {
 	shard.Map
@@ -35,6 +40,7 @@ type nodeMaps struct {
 	problems []string // documents that can't be read
 	unread   []string // their databases
 	self     *shard.Self
+	old      bool // a CouchDB 2 wrote them: to disk, none of version 3 has since
 }
 
 // readMaps reads the shard maps in a _dbs.couch of size bytes, and makes out which of
@@ -46,7 +52,7 @@ func readMaps(ctx context.Context, r io.ReaderAt, size int64, m *manifest.Manife
 		return nil, fmt.Errorf("open %s: %w", dbsPath, err)
 	}
 	bodies := db.Bodies()
-	n := &nodeMaps{}
+	n := &nodeMaps{old: db.Header().DiskVersion < disk3}
 	for info, err := range db.Docs(couchfile.DocsOptions{}) {
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", dbsPath, err)

@@ -31,6 +31,7 @@ type plan struct {
 	// empty database; a folder takes each of them.
 	guards []string
 	maps   []mapFile // with chosen databases: what to write below shard-maps/
+	old    bool      // they are those of a CouchDB 2
 }
 
 // mapFile is the shard map of a chosen database.
@@ -255,7 +256,8 @@ func (p *planner) chosen(ctx context.Context, suffix string) (*plan, error) {
 		return nil, err
 	}
 	all.tell(p.res, p.opts.NodeName)
-	p.res.note("%s", howToServe(p.res.NodeName, p.opts.NodeName))
+	p.plan.old = all.old || isCouchDB2(p.opts.Record.CouchDBVersion)
+	p.res.note("%s", howToServe(p.res.NodeName, p.opts.NodeName, p.plan.old))
 	maps, err := choose(all.list, p.opts.Databases)
 	if err != nil {
 		for _, s := range all.problems {

@@ -175,8 +175,14 @@ func rewriteDocs(ctx context.Context, f *os.File, size int64, node string, chang
 	defer func() { err = errors.Join(err, temp.Close(), os.Remove(temp.Name())) }()
 	uuid := make([]byte, 16)
 	_, _ = rand.Read(uuid) // it never fails
-	// MD5, since CouchDB before 3.4 knows no other.
-	g, err := couchgen.Create(temp, couchgen.Options{NodeName: node, NodeLocal: true, UUID: hex.EncodeToString(uuid), Checksum: couchgen.MD5})
+	// MD5, since CouchDB before 3.4 knows no other; and of the version that it is of, since an
+	// older CouchDB opens no newer one.
+	opts := couchgen.Options{NodeName: node, NodeLocal: true, UUID: hex.EncodeToString(uuid), Checksum: couchgen.MD5,
+		DiskVersion: db.Header().DiskVersion}
+	if opts.Security, err = securityOf(db); err != nil {
+		return err
+	}
+	g, err := couchgen.Create(temp, opts)
 	if err != nil {
 		return err
 	}
@@ -201,6 +207,26 @@ func rewriteDocs(ctx context.Context, f *os.File, size int64, node string, chang
 		return err
 	}
 	return replaceBytes(f, temp)
+}
+
+// securityOf returns the security object of db, or nil if it has none yet.
+func securityOf(db *couchfile.DB) (couchgen.Object, error) {
+	if db.Header().SecurityPtr < 0 {
+		return nil, nil
+	}
+	b, err := db.Security()
+	if err != nil {
+		return nil, err
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(b, &members); err != nil {
+		return nil, err
+	}
+	out := couchgen.Object{}
+	for _, key := range slices.Sorted(maps.Keys(members)) {
+		out = append(out, couchgen.Member{Key: key, Value: members[key]})
+	}
+	return out, nil
 }
 
 func replaceBytes(f, by *os.File) error {

@@ -60,11 +60,16 @@ func (n *nodeMaps) tell(r *Result, told string) {
 	}
 }
 
-// howToServe says what the CouchDB must be called that gets restored files.
-func howToServe(node, told string) string {
+// howToServe says what the CouchDB must be called that gets restored files; old says that
+// they are those of a CouchDB 2.
+func howToServe(node, told string, old bool) string {
 	text := fmt.Sprintf("the shard maps name the node %s, and only a CouchDB of that name opens the databases: start it with -name %s in vm.args", node, node)
 	if told == "" {
-		text += ", or restore with --node-name and the name that it has (GET /_node/_local)"
+		ask := "/_node/_local"
+		if old {
+			ask = "/_membership"
+		}
+		text += ", or restore with --node-name and the name that it has (GET " + ask + ")"
 	}
 	return text
 }
