@@ -37,20 +37,10 @@ func decode(text []byte, to any) error {
 		}
 		return nil
 	}
-	var syntax *json.SyntaxError
-	var kind *json.UnmarshalTypeError
-	var wrong *valueError
-	switch {
-	case errors.As(err, &wrong):
+	if wrong := (*valueError)(nil); errors.As(err, &wrong) {
 		return invalid("%s", wrong.Error())
-	case errors.As(err, &kind) && kind.Field == "":
-		return invalid("The body must be a JSON object, not %s.", kind.Value)
-	case errors.As(err, &kind):
-		return invalid("%s can't be %s.", kind.Field, kind.Value)
-	case errors.As(err, &syntax), errors.Is(err, io.ErrUnexpectedEOF):
-		return invalid("The body is not JSON: %s.", err)
 	}
-	return invalid("The body can't be used: %s.", strings.TrimPrefix(err.Error(), "json: "))
+	return invalid("%s.", httpd.JSONFault("The body", err))
 }
 
 // read is body and decode.

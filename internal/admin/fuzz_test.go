@@ -36,6 +36,7 @@ func FuzzRequest(f *testing.F) {
 		{"POST", "/join-tokens", `{"name":"db2","project":"acme","expires_in":"1h30m"}`},
 		{"POST", "/join", n.request("slj_abcdefghijkl_abcdefghijklmnopqrstuvwxyz")},
 		{"POST", "/schedules", `{"instance":"INSTANCE","name":"n","enabled":true,"cron":"*/5 1-3 * * mon","time_zone":"Europe/Berlin","jitter":"15m","window":"2h","catch_up":true,"keep":{"last":1,"hourly":2,"daily":3,"weekly":4,"monthly":5,"yearly":6,"within":"1y6m"},"prove_cron":"@weekly","heartbeat":"https://h/p"}`},
+		{"PATCH", "/schedules/SCHEDULE", `{"cron":5}`}, {"POST", "/schedules", `{"keep":{"last":"x"}}`},
 		{"PATCH", "/schedules/SCHEDULE", `{"keep":{"last":1e9,"within":"30d"},"jitter":null,"heartbeat":""}`},
 		{"GET", "/schedules?instance=db1&project=acme", ""},
 		{"GET", "/../v1/whoami", ""}, {"GET", "/schedules/%2e%2e%2f%00", ""}, {"OPTIONS", "/tokens", ""},
@@ -67,6 +68,11 @@ func FuzzRequest(f *testing.F) {
 			}
 			if err := json.Unmarshal(text, &e); err != nil || e.Error.Code == "" || e.Error.Message == "" {
 				t.Fatalf("%s %q: not our form: %d %q, %v", method, target, got.Code, text, err)
+			}
+			for _, ours := range []string{"unmarshal", "Go struct", "json:", "scheduleFields", "UnmarshalJSON"} {
+				if strings.Contains(e.Error.Message, ours) && !strings.Contains(body+target, ours) {
+					t.Fatalf("%s %q %q: it speaks of our types: %s", method, target, body, text)
+				}
 			}
 		case len(text) > 0 && !json.Valid(text):
 			t.Fatalf("%s %q: not JSON: %d %q", method, target, got.Code, text)

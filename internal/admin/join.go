@@ -117,7 +117,7 @@ func (q *joinRequest) joining() (server.Joining, error) {
 		return n, nil
 	}
 	if err := json.Unmarshal(q.Hello, &n.Hello); err != nil {
-		return n, invalid("hello can't be read: %s.", strings.TrimPrefix(err.Error(), "json: "))
+		return n, invalid("%s.", httpd.JSONFault("hello", err))
 	}
 	return n, nil
 }
