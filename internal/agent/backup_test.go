@@ -17,6 +17,7 @@ import (
 )
 
 func TestBackup(t *testing.T) {
+	t.Parallel()
 	s, w := newServer(t), newWorld(t)
 	s.start(w, copyFixture(t))
 	s.seen(nodeID, func(i job.Seen) bool { return i.UsedBytes > 0 && i.Databases > 0 && !i.CanRestart })
@@ -53,6 +54,7 @@ func verify(t *testing.T, r *repo.Repo, id string) {
 // Files that are looked at again, because their databases lack some, or that grow: what is
 // done never is more than there is.
 func TestProgressIsNoMoreThanAll(t *testing.T) {
+	t.Parallel()
 	s, w := newServer(t), newWorld(t)
 	data := copyFixture(t)
 	shards, err := filepath.Glob(filepath.Join(data, "shards", "*", "*.couch"))
@@ -69,6 +71,7 @@ func TestProgressIsNoMoreThanAll(t *testing.T) {
 
 // A parent that is gone, or that the node knows too little of, costs no backup.
 func TestParentGone(t *testing.T) {
+	t.Parallel()
 	s, w := newServer(t), newWorld(t)
 	s.start(w, copyFixture(t))
 	s.do(backupJob(t))
@@ -83,6 +86,7 @@ func TestParentGone(t *testing.T) {
 // An attempt that was begun before under the same number, and came to nothing, is made
 // under another id; one that was committed is reported.
 func TestSameAttemptTwice(t *testing.T) {
+	t.Parallel()
 	s, w := newServer(t), newWorld(t)
 	s.start(w, copyFixture(t))
 	j := backupJob(t)
@@ -94,6 +98,7 @@ func TestSameAttemptTwice(t *testing.T) {
 }
 
 func TestRefused(t *testing.T) {
+	t.Parallel()
 	s, w := newServer(t), newWorld(t)
 	s.start(w, copyFixture(t))
 	other := backupJob(t)
@@ -117,6 +122,7 @@ func TestRefused(t *testing.T) {
 }
 
 func TestHooks(t *testing.T) {
+	t.Parallel()
 	s, w := newServer(t), newWorld(t)
 	out := w.path("hooks")
 	s.start(w, copyFixture(t), func(o *agent.Options) {
@@ -136,6 +142,7 @@ func TestHooks(t *testing.T) {
 // A hook, or the command that restarts CouchDB, that leaves something running has not
 // failed.
 func TestCommandsThatStartSomething(t *testing.T) {
+	t.Parallel()
 	s, w := newServer(t), newWorld(t)
 	pids := w.path("pids")
 	line := "sleep 600 & echo $! >>" + pids
@@ -159,6 +166,7 @@ func TestCommandsThatStartSomething(t *testing.T) {
 }
 
 func TestHookBeforeFails(t *testing.T) {
+	t.Parallel()
 	s, w := newServer(t), newWorld(t)
 	out := w.path("hooks")
 	s.start(w, copyFixture(t), func(o *agent.Options) {
@@ -176,6 +184,7 @@ func TestHookBeforeFails(t *testing.T) {
 
 // A hook that takes too long is ended with what it started.
 func TestHookTimeout(t *testing.T) {
+	t.Parallel()
 	s, w := newServer(t), newWorld(t)
 	pid := w.path("pid")
 	data := copyFixture(t)
@@ -219,6 +228,7 @@ func read(t *testing.T, path string) string {
 
 // A job waits for the lock of another process.
 func TestLocked(t *testing.T) {
+	t.Parallel()
 	s, w := newServer(t), newWorld(t)
 	a := s.start(w, copyFixture(t))
 	s.do(backupJob(t))
@@ -258,6 +268,7 @@ func sleepy(gate string) func(*agent.Options) {
 
 // A server stops a job: it ends, is out of the queue, and nothing more is said of it.
 func TestStop(t *testing.T) {
+	t.Parallel()
 	s, w := newServer(t), newWorld(t)
 	a := s.start(w, copyFixture(t), sleepy(w.path("gate")))
 	id := s.submit(backupJob(t))
@@ -280,6 +291,7 @@ func TestStop(t *testing.T) {
 
 // A server stops a job whose backup is stored already: it is told.
 func TestStoppedTooLate(t *testing.T) {
+	t.Parallel()
 	s, w := newServer(t), newWorld(t)
 	began, gate := w.path("began"), w.path("gate")
 	s.start(w, copyFixture(t), func(o *agent.Options) {
@@ -305,6 +317,7 @@ func TestStoppedTooLate(t *testing.T) {
 
 // An agent that ends in the middle of a job says nothing; the next one does it.
 func TestLeftToTheNextStart(t *testing.T) {
+	t.Parallel()
 	s, w := newServer(t), newWorld(t)
 	data := copyFixture(t)
 	a := s.start(w, data, sleepy(w.path("gate")))
@@ -333,6 +346,7 @@ func TestLeftToTheNextStart(t *testing.T) {
 // A backup that was committed, and whose report no server took before the agent ended,
 // is not made again.
 func TestCommittedAndNotReported(t *testing.T) {
+	t.Parallel()
 	s, w := newServer(t), newWorld(t)
 	data := copyFixture(t)
 	a := s.start(w, data, sleepy(w.path("gate")))
@@ -356,6 +370,7 @@ func TestCommittedAndNotReported(t *testing.T) {
 
 // While no server answers, claims wait and the last report is repeated.
 func TestServerAway(t *testing.T) {
+	t.Parallel()
 	s, w := newServer(t), newWorld(t)
 	s.start(w, copyFixture(t), sleepy(w.path("gate")))
 	first := s.submit(backupJob(t))
@@ -380,6 +395,7 @@ func TestServerAway(t *testing.T) {
 
 // Only one agent runs on a state directory.
 func TestTwoAgents(t *testing.T) {
+	t.Parallel()
 	s, w := newServer(t), newWorld(t)
 	a := s.start(w, copyFixture(t))
 	o := w.options(nopLink{}, "", a.logger)
@@ -389,6 +405,7 @@ func TestTwoAgents(t *testing.T) {
 }
 
 func TestDeleteAndAdopt(t *testing.T) {
+	t.Parallel()
 	s, w := newServer(t), newWorld(t)
 	s.start(w, copyFixture(t))
 	j := backupJob(t)
@@ -418,6 +435,7 @@ func TestDeleteAndAdopt(t *testing.T) {
 
 // A fault shows no password, and neither does the log.
 func TestFaultsAreMasked(t *testing.T) {
+	t.Parallel()
 	s, w := newServer(t), newWorld(t)
 	a := s.start(w, copyFixture(t), func(o *agent.Options) {
 		o.RepositoryURL = ""

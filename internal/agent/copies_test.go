@@ -77,6 +77,7 @@ func (c *copies) ids(name string) []manifest.BackupID {
 // Each backup is copied to the further repositories. One that is away fails no backup, is
 // told, and made up for by the next one. A deletion leaves the copies.
 func TestBackupsAreCopied(t *testing.T) {
+	t.Parallel()
 	s, w := newServer(t), newWorld(t)
 	c := newCopies(t, w, "near", "far")
 	a := s.start(w, copyFixture(t), c.options)
@@ -115,6 +116,7 @@ func TestBackupsAreCopied(t *testing.T) {
 
 // An attempt that finds the backup made copies it, as the one before may not have.
 func TestCopiedByALaterAttempt(t *testing.T) {
+	t.Parallel()
 	s, w := newServer(t), newWorld(t)
 	c := newCopies(t, w, "far")
 	s.start(w, copyFixture(t), c.options)

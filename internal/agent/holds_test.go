@@ -43,6 +43,7 @@ func (g *gate) spec(repoID string) job.Spec {
 // Restores and restore tests of an instance, however many, hold off neither its backups nor
 // the deletion of others of them; but that of the one that they read.
 func TestRestoresHoldOffNoBackups(t *testing.T) {
+	t.Parallel()
 	s, w := newServer(t), newWorld(t)
 	g := newGate(w)
 	s.start(w, copyFixture(t), g.options, func(o *agent.Options) { o.CouchDBBin = w.path("none") }) // none is left running
@@ -83,6 +84,7 @@ func TestRestoresHoldOffNoBackups(t *testing.T) {
 // Jobs that wait for one another leave room for those of other instances, and are all done,
 // once.
 func TestWaitingJobsLeaveRoom(t *testing.T) {
+	t.Parallel()
 	s, w := newServer(t), newWorld(t)
 	g := newGate(w)
 	s.start(w, copyFixture(t), g.options)

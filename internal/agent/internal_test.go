@@ -15,6 +15,7 @@ import (
 )
 
 func TestAttemptID(t *testing.T) {
+	t.Parallel()
 	const id = "0193516e-0000-7000-8000-000000000001"
 	seen := map[manifest.BackupID]bool{}
 	for n := 1; n <= 50; n++ {
@@ -31,6 +32,7 @@ func TestAttemptID(t *testing.T) {
 
 // Processes that make the identity at once have the same one afterwards.
 func TestIdentityOnce(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	got := make([]string, 8)
 	var all sync.WaitGroup
@@ -56,6 +58,7 @@ func TestIdentityOnce(t *testing.T) {
 
 // Without its list of instances an agent doesn't begin.
 func TestDamagedInstances(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "instances.json")
 	for _, text := range []string{"", "{", `{"format":2}`} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -68,6 +71,7 @@ func TestDamagedInstances(t *testing.T) {
 }
 
 func TestURLOf(t *testing.T) {
+	t.Parallel()
 	for text, want := range map[string]string{
 		"":                                     "http://127.0.0.1:5984",
 		"[chttpd]\nport = 15984\n":             "http://127.0.0.1:15984",
@@ -86,6 +90,7 @@ func TestURLOf(t *testing.T) {
 }
 
 func TestTail(t *testing.T) {
+	t.Parallel()
 	out := &tail{max: 10}
 	for range 5 {
 		if _, err := out.Write([]byte("1234567\n")); err != nil {

@@ -102,13 +102,11 @@ func (c *child) end(sig os.Signal) {
 // Agents are killed at random moments of backups. Each job ends once, and of each
 // backup there is one record, which restores.
 func TestKilled(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("needs SIGKILL")
 	}
-	rounds := 20
-	if testing.Short() {
-		rounds = 2
-	}
+	rounds := testenv.Rounds(3)
 	c, _ := writing(t)
 	s, w := newServer(t), newWorld(t)
 	seed := uint64(time.Now().UnixNano())
@@ -169,13 +167,11 @@ func TestKilled(t *testing.T) {
 // Agents are killed while they make instances of a backup: each is made once, runs, and
 // has all databases; the password that was made up for it is the one that is noted.
 func TestKilledCreate(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("needs SIGKILL")
 	}
-	rounds := 4
-	if testing.Short() {
-		rounds = 1
-	}
+	rounds := testenv.Rounds(1)
 	c, load := writing(t)
 	s, w := newServer(t), newWorld(t)
 	seed := uint64(time.Now().UnixNano())

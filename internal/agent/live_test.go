@@ -62,6 +62,7 @@ func withCouch(c *testenv.Couch) func(*agent.Options) {
 // What a job has changed is told before its end is, not with the next hello in turn: who
 // hears of the end may ask at once for what depends on it.
 func TestNews(t *testing.T) {
+	t.Parallel()
 	s, w := newServer(t), newWorld(t)
 	s.reply.Every = time.Hour
 	a := s.start(w, copyFixture(t))
@@ -112,6 +113,7 @@ func (l *oneHello) Request(ctx context.Context, verb string, data []byte) ([]byt
 // News of the repository that come while the first hello is said don't overtake it: the
 // server would take the older one for what is.
 func TestHellosInOrder(t *testing.T) {
+	t.Parallel()
 	s, w := newServer(t), newWorld(t)
 	a := s.start(w, copyFixture(t))
 	b := s.do(backupJob(t))
@@ -139,6 +141,7 @@ func TestHellosInOrder(t *testing.T) {
 // A node with writers is backed up, an instance made of the backup, used, restarted,
 // found again by the agent's next start, and deleted.
 func TestCreateFromBackup(t *testing.T) {
+	t.Parallel()
 	c, load := writing(t)
 	s, w := newServer(t), newWorld(t)
 	a := s.start(w, c.DataDir, withCouch(c))
@@ -226,6 +229,7 @@ func contains(list []string, want ...string) bool {
 
 // An empty instance gets a password of its own, which stays on the machine.
 func TestCreateEmpty(t *testing.T) {
+	t.Parallel()
 	if bin, missing := testenv.CouchDBBinary(); bin == "" {
 		testenv.Missing(t, "couchdb", missing)
 	}
@@ -261,6 +265,7 @@ func TestCreateEmpty(t *testing.T) {
 }
 
 func TestRestartOfTheNode(t *testing.T) {
+	t.Parallel()
 	c := testenv.CouchDB(t, testenv.Options{})
 	s, w := newServer(t), newWorld(t)
 	out := w.path("restarted")
@@ -274,6 +279,7 @@ func TestRestartOfTheNode(t *testing.T) {
 // A restore test starts a CouchDB on the backup and compares; what doesn't restore is
 // what the proof says, and the job is done.
 func TestProve(t *testing.T) {
+	t.Parallel()
 	c, load := writing(t)
 	s, w := newServer(t), newWorld(t)
 	s.start(w, c.DataDir)
@@ -328,6 +334,7 @@ func damage(t *testing.T, dir string) {
 // An agent that finds no bus is ready all the same, and ends in order; one that is refused
 // says so.
 func TestNoBus(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	o := w.options(nopLink{}, "", slog.New(slog.DiscardHandler))
 	ready, dialling := make(chan struct{}), make(chan struct{})

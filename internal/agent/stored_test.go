@@ -21,6 +21,7 @@ import (
 // up. The backup's deletion, which knows no id in the repository, removes what is stored
 // of it, and nothing else.
 func TestDeleteAfterGivingUp(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("needs SIGKILL")
 	}
@@ -74,6 +75,7 @@ func TestDeleteAfterGivingUp(t *testing.T) {
 
 // A backup that was given up before there was a repository is deleted.
 func TestDeleteWithoutRepository(t *testing.T) {
+	t.Parallel()
 	s, w := newServer(t), newWorld(t)
 	s.start(w, copyFixture(t), func(o *agent.Options) {
 		o.OpenRepo = func(context.Context, agent.Open) (*repo.Repo, func(), error) {
@@ -88,6 +90,7 @@ func TestDeleteWithoutRepository(t *testing.T) {
 
 // A deletion that the storage refuses until a date has removed nothing, and says so.
 func TestDeleteProtected(t *testing.T) {
+	t.Parallel()
 	s, w := newServer(t), newWorld(t)
 	store := mem.NewRetaining()
 	if _, err := repo.Init(t.Context(), store, repo.InitOptions{Recipients: []string{w.identity.Recipient().String()}}); err != nil {

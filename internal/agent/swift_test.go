@@ -15,6 +15,7 @@ import (
 
 // The caller's own Swift account is reached with his token, which comes sealed.
 func TestSwiftToken(t *testing.T) {
+	t.Parallel()
 	swift := testenv.Swift(t)
 	token := swiftToken(t, swift)
 	account := swift.Vars["SWIFT_STORAGE_URL"]

@@ -135,6 +135,7 @@ func (e *env) couchFiles() []string {
 }
 
 func TestFullThenNothingNew(t *testing.T) {
+	t.Parallel()
 	e := newEnv(t)
 	res := e.run()
 	rec := res.Record
@@ -213,6 +214,7 @@ func (e *env) grow(path string, b []byte) {
 }
 
 func TestIncrementalStoresOnlyTheGrowth(t *testing.T) {
+	t.Parallel()
 	e := newEnv(t)
 	_, rest := e.cutBack(batches, 3)
 	full := e.run()
@@ -232,6 +234,7 @@ func TestIncrementalStoresOnlyTheGrowth(t *testing.T) {
 
 // What isn't the same file grown must be copied whole, however alike it looks.
 func TestAnotherFileIsCopiedWhole(t *testing.T) {
+	t.Parallel()
 	for name, edit := range map[string]func(t *testing.T, path string, whole, cut []byte){
 		"old header's bytes changed": func(t *testing.T, path string, whole, cut []byte) {
 			b := bytes.Clone(whole)
@@ -275,6 +278,7 @@ func writeInPlace(t *testing.T, path string, b []byte) {
 }
 
 func TestLostStateIsBuiltAnewWithTheKey(t *testing.T) {
+	t.Parallel()
 	e := newEnv(t)
 	first := e.run()
 	e.state = t.TempDir()
@@ -291,6 +295,7 @@ func TestLostStateIsBuiltAnewWithTheKey(t *testing.T) {
 }
 
 func TestParent(t *testing.T) {
+	t.Parallel()
 	e := newEnv(t)
 	_, rest := e.cutBack(batches, 3)
 	first := e.run()
@@ -309,6 +314,7 @@ func TestParent(t *testing.T) {
 }
 
 func TestDeletedParent(t *testing.T) {
+	t.Parallel()
 	e := newEnv(t)
 	first := e.run()
 	r := e.repo(e.store)
@@ -330,6 +336,7 @@ func TestDeletedParent(t *testing.T) {
 }
 
 func TestDamagedSource(t *testing.T) {
+	t.Parallel()
 	e := newEnv(t)
 	target := filepath.Join(e.data, "shards/00000000-7fffffff/deletions.1795334388.couch")
 	for file, want := range map[string]struct {
@@ -374,6 +381,7 @@ func TestDamagedSource(t *testing.T) {
 }
 
 func TestMissingShardIsDamage(t *testing.T) {
+	t.Parallel()
 	e := newEnv(t)
 	if err := os.Remove(filepath.Join(e.data, batches)); err != nil {
 		t.Fatal(err)
@@ -387,6 +395,7 @@ func TestMissingShardIsDamage(t *testing.T) {
 // The shard map is not read again when it is unchanged; a shard that vanished
 // since the parent must be noticed all the same, then and in the next backup.
 func TestShardGoneSinceTheParent(t *testing.T) {
+	t.Parallel()
 	e := newEnv(t)
 	first := e.run()
 	if err := os.Remove(filepath.Join(e.data, batches)); err != nil {
@@ -404,6 +413,7 @@ func TestShardGoneSinceTheParent(t *testing.T) {
 }
 
 func TestOrphanIsNoted(t *testing.T) {
+	t.Parallel()
 	e := newEnv(t)
 	b, err := os.ReadFile(filepath.Join(e.data, batches))
 	if err != nil {
@@ -421,6 +431,7 @@ func TestOrphanIsNoted(t *testing.T) {
 // Ini files are read each time, stored when they changed, and lose their secrets
 // where nothing is encrypted.
 func TestConfig(t *testing.T) {
+	t.Parallel()
 	for _, encrypted := range []bool{true, false} {
 		e := newEnv(t)
 		if !encrypted {
@@ -485,6 +496,7 @@ func (e *env) configText(rec *manifest.Record) string {
 }
 
 func TestNoIndexes(t *testing.T) {
+	t.Parallel()
 	e := newEnv(t)
 	for _, f := range e.check(e.run(func(o *backup.Options) { o.Indexes = false }).Record).Files {
 		if f.Kind == manifest.View {
@@ -494,6 +506,7 @@ func TestNoIndexes(t *testing.T) {
 }
 
 func TestLocked(t *testing.T) {
+	t.Parallel()
 	e := newEnv(t)
 	lock, err := e.repo(e.store).Lock(t.Context(), "node1", "backup", "")
 	if err != nil {
@@ -511,6 +524,7 @@ func TestLocked(t *testing.T) {
 // A backup whose lock another process takes while it runs says what becomes of what it
 // stored.
 func TestLockTaken(t *testing.T) {
+	t.Parallel()
 	e := newEnv(t)
 	var once sync.Once
 	taken := faulty.New(e.store, func(op faulty.Op) faulty.Action {
@@ -528,6 +542,7 @@ func TestLockTaken(t *testing.T) {
 
 // Nodes back up into one repository at the same time, each under its own name.
 func TestInstancesSideBySide(t *testing.T) {
+	t.Parallel()
 	e := newEnv(t)
 	var g errgroup.Group
 	recs := make([]*manifest.Record, 4)
@@ -558,6 +573,7 @@ func TestInstancesSideBySide(t *testing.T) {
 }
 
 func TestCancelled(t *testing.T) {
+	t.Parallel()
 	e := newEnv(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -568,6 +584,7 @@ func TestCancelled(t *testing.T) {
 }
 
 func TestLabels(t *testing.T) {
+	t.Parallel()
 	e := newEnv(t)
 	labels := map[string]string{"trove.backup": "5c0f", "schedule": "nightly"}
 	res := e.run(func(o *backup.Options) { o.Labels = labels })
@@ -591,6 +608,7 @@ func TestLabels(t *testing.T) {
 // An id is for one attempt: one that is taken, given up, or has left something is
 // refused before a file is read.
 func TestGivenID(t *testing.T) {
+	t.Parallel()
 	e := newEnv(t)
 	id := newID(t)
 	refused := func(id manifest.BackupID) {

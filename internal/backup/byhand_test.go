@@ -46,6 +46,7 @@ func shell(t *testing.T, script string, env ...string) string {
 // The page that restores a database with stock tools is run as it stands, on a
 // backup with an incremental on top, and a real CouchDB serves the result.
 func TestRestoreByHand(t *testing.T) {
+	t.Parallel()
 	for _, tool := range []string{"bash", "age", "zstd", "jq", "dd", "sha256sum"} {
 		testenv.Tool(t, tool)
 	}

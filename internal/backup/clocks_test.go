@@ -31,6 +31,7 @@ func byClock(t *testing.T, day string) func(*backup.Options) {
 // clock was ahead, or later ones' behind: as the locks tell, and without them as the
 // records do.
 func TestCopiesCatchUp(t *testing.T) {
+	t.Parallel()
 	for _, locks := range []bool{true, false} {
 		a := newEnv(t)
 		b := a.second()
@@ -84,6 +85,7 @@ func removeLocks(t *testing.T, s storage.Store) {
 
 // A later state is later by the order of the backups, and not by their ids.
 func TestAdoptNeedsNoClock(t *testing.T) {
+	t.Parallel()
 	a := newEnv(t)
 	b := a.second()
 	first := a.run(onNode(t, a.store, b.store), byClock(t, "2099-01-01"))
@@ -97,6 +99,7 @@ func TestAdoptNeedsNoClock(t *testing.T) {
 
 // Without a state the newest backup in the repository is the one that was made last.
 func TestNoStateBuildsOnTheLast(t *testing.T) {
+	t.Parallel()
 	e := newEnv(t)
 	e.run(byClock(t, "2099-01-01"))
 	last := e.run(byClock(t, "1970-01-02"))

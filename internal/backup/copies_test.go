@@ -72,6 +72,7 @@ func handOver(t *testing.T, from, to *env, rec *manifest.Record) {
 // A node that can't read goes on in the repository that its backup was copied to,
 // reading and storing nothing again.
 func TestGoOnInTheCopy(t *testing.T) {
+	t.Parallel()
 	a := newEnv(t)
 	b := a.second()
 	full := a.run(onNode(t, a.store, b.store))
@@ -92,6 +93,7 @@ func TestGoOnInTheCopy(t *testing.T) {
 // Of several repositories with different recipients each holds the key of the
 // instance for its own, when that was made.
 func TestNewKeyIsShared(t *testing.T) {
+	t.Parallel()
 	a := newEnv(t)
 	id, err := age.GenerateX25519Identity()
 	if err != nil {
@@ -129,6 +131,7 @@ func TestNewKeyIsShared(t *testing.T) {
 
 // The state is handed over just where it is of the backup, and not over a later one.
 func TestAdoptKeepsLaterState(t *testing.T) {
+	t.Parallel()
 	a := newEnv(t)
 	b := a.second()
 	first := a.run(onNode(t, a.store, b.store))
@@ -149,6 +152,7 @@ func TestAdoptKeepsLaterState(t *testing.T) {
 
 // A place whose repository was made anew is not taken for the old one.
 func TestAdoptRefusesANewIDAtTheSamePlace(t *testing.T) {
+	t.Parallel()
 	a := newEnv(t)
 	b := a.second()
 	b.store = mem.New()

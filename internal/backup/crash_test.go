@@ -22,6 +22,7 @@ var fixedTime = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 // Then every listed backup reads whole, and the next run succeeds and sends no
 // stored segment again.
 func TestEveryWriteFails(t *testing.T) {
+	t.Parallel()
 	for name, action := range map[string]faulty.Action{"before": faulty.Fail(faulty.Err), "after": faulty.FailAfter(faulty.Err)} {
 		t.Run(name, func(t *testing.T) {
 			for n := 1; ; n++ {
@@ -100,6 +101,7 @@ func (mainTB) Fatal(...any) { os.Exit(6) }
 
 // The process is killed at each write, before and after it.
 func TestKilledAtEveryWrite(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("starts some twenty processes")
 	}

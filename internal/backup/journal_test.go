@@ -64,6 +64,7 @@ func altered(b []byte, i int) []byte {
 
 // Whatever byte of the journal changes, what is taken up from it restores.
 func TestJournalOfAnotherByte(t *testing.T) {
+	t.Parallel()
 	e := newSmallEnv(t)
 	e.interrupt()
 	path := e.stateFile("journal.jsonl")
@@ -84,6 +85,7 @@ func TestJournalOfAnotherByte(t *testing.T) {
 // The journal of a version that wrote no checksums isn't believed, and neither is
 // one whose lines are short of their end.
 func TestJournalWithoutChecksum(t *testing.T) {
+	t.Parallel()
 	e := newSmallEnv(t)
 	e.interrupt()
 	path := e.stateFile("journal.jsonl")

@@ -20,7 +20,7 @@ import (
 )
 
 // liveRounds is how often the live test backs up and restores.
-const liveRounds = 20
+var liveRounds = testenv.Rounds(5)
 
 var liveDatabases = []string{"orders", "team/notes", "users-1"}
 
@@ -28,6 +28,7 @@ var liveDatabases = []string{"orders", "team/notes", "users-1"}
 // come and go: each is restored, served by another CouchDB, and compared document
 // by document with what was acknowledged before it began.
 func TestLive(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("takes two minutes")
 	}
@@ -49,7 +50,7 @@ func TestLive(t *testing.T) {
 		_ = live.Get(testenv.DBPath(liveDatabases[round%3], "_design/d")+"/_view/v", nil) // so there are indexes
 		opts := e.options(e.store)
 		opts.Progress = &total
-		opts.Full = round%7 == 0
+		opts.Full = round%4 == 0
 		res, err := backup.Run(t.Context(), opts)
 		if err != nil {
 			t.Fatalf("round %d: %v", round, err)
@@ -170,6 +171,7 @@ type stopped struct{ testing.TB }
 
 // SIGKILL at any moment leaves what was acknowledged in the next backup.
 func TestLiveKilledServer(t *testing.T) {
+	t.Parallel()
 	live := testenv.CouchDB(t, testenv.Options{})
 	must(t, live.Put("/orders?q=2", nil, nil))
 	e := newLiveEnv(t, live.DataDir)

@@ -28,6 +28,7 @@ import (
 // and with all that it holds, and every object of the repository, nobody opens an
 // object; what is in the databases, and their names, doesn't occur in any.
 func TestNodeCannotRead(t *testing.T) {
+	t.Parallel()
 	c := testenv.CouchDB(t, testenv.Options{})
 	needles := []string{"orders-of-quokka", "id-of-wombat", "body-of-numbat"}
 	put := func(n int) {
@@ -182,6 +183,7 @@ func bech32(prefix string, raw []byte) string {
 
 // What a node does when its pin, or what it pins, isn't what it was.
 func TestPinLost(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		edit func(t *testing.T, e *env, dir string)
 		want error
@@ -294,6 +296,7 @@ func (e *env) editConfig(from, to string) {
 
 // What an interrupted run stored under a key that is gone since isn't taken up.
 func TestInterruptedUnderAKeyThatIsGone(t *testing.T) {
+	t.Parallel()
 	e := newEnv(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	opts := e.options(&cancelAfterSegment{e.store, cancel})

@@ -9,6 +9,7 @@ import (
 )
 
 func TestDoubt(t *testing.T) {
+	t.Parallel()
 	now := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
 	ns := func(d time.Duration) int64 { return now.Add(d).UnixNano() }
 	old := local{Dev: 1, Ino: 2, Size: 3, MTime: ns(-30 * time.Hour), CTime: ns(-30 * time.Hour), Proven: now.Add(-48 * time.Hour).Unix()}
@@ -49,6 +50,7 @@ func TestDoubt(t *testing.T) {
 
 // Files that were backed up first on one day aren't all read on one day again.
 func TestDueIsSpread(t *testing.T) {
+	t.Parallel()
 	const days, files = 30, 3000
 	start := time.Date(2026, 11, 1, 3, 0, 0, 0, time.UTC)
 	proven := make([]int64, files)
@@ -77,6 +79,7 @@ func TestDueIsSpread(t *testing.T) {
 // compacted_seq as before: it is no rollback. One whose sequences went back, or the same
 // file with other bytes, is.
 func TestOtherTimeline(t *testing.T) {
+	t.Parallel()
 	at := func(uuid string, seq, compacted uint64) *manifest.File {
 		return &manifest.File{Header: &manifest.Header{UUID: uuid, UpdateSeq: seq, CompactedSeq: compacted}}
 	}

@@ -96,6 +96,7 @@ func indexTimeline(t *testing.T, e *env) (path string, tl timeline) {
 // The heart of an incremental: whatever comes back in time, and by whichever way, the
 // next backup holds what is there now, for each kind of file and of each size.
 func TestAnotherTimeline(t *testing.T) {
+	t.Parallel()
 	ways := map[string]func(t *testing.T, path string, tl timeline){
 		"power cut": func(t *testing.T, path string, tl timeline) {
 			must(t, os.Truncate(path, int64(len(tl.base))))
@@ -232,6 +233,7 @@ func TestChangeFarBeforeTheCut(t *testing.T) {
 
 // A compaction, also one that had nothing to do, is no going back.
 func TestCompactionIsNoRollback(t *testing.T) {
+	t.Parallel()
 	e := newEnv(t)
 	e.run()
 	const compacted = "shards/00000000-7fffffff/compacted.1795334420.couch"
@@ -270,6 +272,7 @@ func (e *env) editState(edit func([]byte) []byte) {
 
 // A state whose text is changed isn't believed, so what comes of it restores.
 func TestStateOfAnotherByte(t *testing.T) {
+	t.Parallel()
 	e := newSmallEnv(t)
 	first := e.run()
 	whole, err := os.ReadFile(e.stateFile("state.jsonl.zst"))
@@ -296,6 +299,7 @@ func TestStateOfAnotherByte(t *testing.T) {
 
 // The state of a version without a checksum serves once all files are proven.
 func TestStateOfAnOlderVersion(t *testing.T) {
+	t.Parallel()
 	e := newEnv(t)
 	first := e.run()
 	e.editState(func(b []byte) []byte {
@@ -316,6 +320,7 @@ func TestStateOfAnOlderVersion(t *testing.T) {
 // A real CouchDB loses its last commits, goes on with others of the same length, and
 // the next backup has those, in shards, in the shard map and in indexes.
 func TestLiveBackInTime(t *testing.T) {
+	t.Parallel()
 	const databases = 12
 	live := testenv.CouchDB(t, testenv.Options{})
 	db := func(i int, parts ...string) string { return testenv.DBPath(fmt.Sprintf("pay%02d", i), parts...) }

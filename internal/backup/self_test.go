@@ -65,6 +65,7 @@ func findings(list []manifest.Damage, what string) (out []manifest.Damage) {
 // A renamed node, whose files were not written to since: by their epochs and vm.args
 // no shard would be its own, and none missing.
 func TestNodeNameOfMapsAndFiles(t *testing.T) {
+	t.Parallel()
 	e := newEnv(t)
 	e.cluster(map[string][]string{"renamed@127.0.0.1": {lower, upper}, "other@127.0.0.1": {lower}})
 	helm := func(o *backup.Options) { o.Node.NodeName, o.Node.NameSource = "nonode@nohost", "vm.args" }
@@ -87,6 +88,7 @@ func TestNodeNameOfMapsAndFiles(t *testing.T) {
 
 // Where all nodes have all shards, a name that no map knows is a finding until one is told.
 func TestNodeNameIsInDoubt(t *testing.T) {
+	t.Parallel()
 	e := newEnv(t)
 	e.cluster(map[string][]string{"a@h": {lower, upper}, "b@h": {lower, upper}})
 	for range 2 {

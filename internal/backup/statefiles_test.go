@@ -15,6 +15,7 @@ import (
 
 // Whatever byte of the pin changes, it says what it said or is refused.
 func TestPinOfAnotherByte(t *testing.T) {
+	t.Parallel()
 	e := newSmallEnv(t)
 	e.run()
 	path := e.stateFile("pin.json")
@@ -46,6 +47,7 @@ func TestPinOfAnotherByte(t *testing.T) {
 
 // A pin without a checksum is accepted, and gets one.
 func TestPinOfAnOlderVersion(t *testing.T) {
+	t.Parallel()
 	e := newSmallEnv(t)
 	e.run()
 	path := e.stateFile("pin.json")
@@ -64,6 +66,7 @@ func TestPinOfAnOlderVersion(t *testing.T) {
 
 // A writer's key whose text changed is refused rather than another key.
 func TestWriterKeyOfAnotherByte(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "writer.key")
 	key, err := backup.WriterKey(dir)

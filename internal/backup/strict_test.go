@@ -26,6 +26,7 @@ var harmless = map[string]string{
 // Strict sees what no checksum covers, in nodes and attachments, in each file that is
 // new, and lets what is harmless pass.
 func TestStrictWalksTheTrees(t *testing.T) {
+	t.Parallel()
 	e := newEnv(t)
 	e.run()
 	list, err := filepath.Glob("../../testdata/couchdb-3.5.0/damaged/*.couch")

@@ -8,9 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os"
 	"slices"
-	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -21,6 +19,7 @@ import (
 	"github.com/slipcover/slipcover/internal/storage"
 	"github.com/slipcover/slipcover/internal/storage/faulty"
 	"github.com/slipcover/slipcover/internal/storage/mem"
+	"github.com/slipcover/slipcover/internal/testenv"
 )
 
 // world is what several hosts do to one instance in one storage: two that make
@@ -306,15 +305,9 @@ func (h *host) pruneLocked(ctx context.Context, r *repo.Repo, lock *repo.Lock) e
 
 // Several hosts with wrong clocks, pauses and deaths, over a storage that lists
 // late, never lose a backup that was reported as made and that nobody removed, and
-// never show one that doesn't read whole. SLIPCOVER_SEEDS sets how many histories.
+// never show one that doesn't read whole. SLIPCOVER_ROUNDS makes more histories.
 func TestHostsLoseNothing(t *testing.T) {
-	seeds := 60
-	if n, err := strconv.Atoi(os.Getenv("SLIPCOVER_SEEDS")); err == nil {
-		seeds = n
-	}
-	if testing.Short() {
-		seeds = 8
-	}
+	seeds := testenv.Rounds(8)
 	total := map[string]int{}
 	for seed := range uint64(seeds) {
 		synctest.Test(t, func(t *testing.T) { history(t, seed, total) })

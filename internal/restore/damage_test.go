@@ -92,6 +92,7 @@ func holds(t *testing.T, dir string, m *manifest.Manifest, res *restore.Result) 
 
 // A wrong byte costs the files whose frame it hit, and no other.
 func TestWrongByteCostsOnlyWhatItHit(t *testing.T) {
+	t.Parallel()
 	for _, encrypted := range []bool{false, true} {
 		store := mem.New()
 		r := openRepo
@@ -127,6 +128,7 @@ func TestWrongByteCostsOnlyWhatItHit(t *testing.T) {
 
 // What is damaged, cut short, too long, or gone costs only itself.
 func TestDamagedSegments(t *testing.T) {
+	t.Parallel()
 	for _, encrypted := range []bool{false, true} {
 		for name, spoiled := range map[string]func([]byte) []byte{
 			"garbage": func(b []byte) []byte { return bytes.Repeat([]byte{7}, len(b)) },
@@ -177,6 +179,7 @@ func TestDamagedSegments(t *testing.T) {
 
 // Of a lost shard what can be read is kept apart, each byte where it was.
 func TestLostShardIsKeptApart(t *testing.T) {
+	t.Parallel()
 	store := mem.New()
 	r := openRepo(t, store)
 	rec := take(t, r, fixture+"/data", t.TempDir())
@@ -211,6 +214,7 @@ func TestLostShardIsKeptApart(t *testing.T) {
 
 // A delta never takes what is right away, nor deletes what stands where something is lost.
 func TestDeltaKeepsWhatTheRepositoryLost(t *testing.T) {
+	t.Parallel()
 	store := mem.New()
 	r := openRepo(t, store)
 	rec := take(t, r, fixture+"/data", t.TempDir())
@@ -254,6 +258,7 @@ func TestDeltaKeepsWhatTheRepositoryLost(t *testing.T) {
 // Without the shard maps everything comes back, and databases can be chosen by the
 // names of their files.
 func TestLostShardMap(t *testing.T) {
+	t.Parallel()
 	store := mem.New()
 	r := openRepo(t, store)
 	rec := take(t, r, fixture+"/data", t.TempDir())

@@ -17,6 +17,7 @@ import (
 )
 
 func TestWholeNode(t *testing.T) {
+	t.Parallel()
 	r, rec := fixtureBackup(t)
 	dir := filepath.Join(t.TempDir(), "to", "data")
 	var p restore.Progress
@@ -35,6 +36,7 @@ func TestWholeNode(t *testing.T) {
 }
 
 func TestRefusesWhatIsThere(t *testing.T) {
+	t.Parallel()
 	r, rec := fixtureBackup(t)
 	dir := t.TempDir()
 	note := filepath.Join(dir, "note.txt")
@@ -56,6 +58,7 @@ func TestRefusesWhatIsThere(t *testing.T) {
 }
 
 func TestDelta(t *testing.T) {
+	t.Parallel()
 	r, rec := fixtureBackup(t)
 	dir := filepath.Join(t.TempDir(), "data")
 	o := restore.Options{Repo: r, Record: rec, To: dir}
@@ -121,6 +124,7 @@ func TestDelta(t *testing.T) {
 }
 
 func TestCancel(t *testing.T) {
+	t.Parallel()
 	r, rec := fixtureBackup(t)
 	var dir string
 	var err error
@@ -147,6 +151,7 @@ func TestCancel(t *testing.T) {
 }
 
 func TestStorageErrorsAtEachRead(t *testing.T) {
+	t.Parallel()
 	store := mem.New()
 	r := openRepo(t, store)
 	rec := take(t, r, copyFixture(t), t.TempDir())
@@ -179,6 +184,7 @@ func TestStorageErrorsAtEachRead(t *testing.T) {
 }
 
 func TestChosenDatabases(t *testing.T) {
+	t.Parallel()
 	r, rec := fixtureBackup(t)
 	dir := filepath.Join(t.TempDir(), "out")
 	res := files(t, restore.Options{Repo: r, Record: rec, To: dir, Databases: []string{"viewed", "team/*"}})
@@ -227,6 +233,7 @@ func TestChosenDatabases(t *testing.T) {
 }
 
 func TestNoSuchDatabase(t *testing.T) {
+	t.Parallel()
 	r, rec := fixtureBackup(t)
 	dir := filepath.Join(t.TempDir(), "out")
 	_, err := restore.Files(t.Context(), restore.Options{Repo: r, Record: rec, To: dir, Databases: []string{"viewd"}})
@@ -239,6 +246,7 @@ func TestNoSuchDatabase(t *testing.T) {
 }
 
 func TestIndexDirectory(t *testing.T) {
+	t.Parallel()
 	r, rec := fixtureBackup(t)
 	dir, index := filepath.Join(t.TempDir(), "data"), filepath.Join(t.TempDir(), "index")
 	files(t, restore.Options{Repo: r, Record: rec, To: dir, IndexTo: index})

@@ -124,6 +124,7 @@ func TestCreateEmpty(t *testing.T) {
 
 // A vm.args that isn't the one the node ran with: by its name no shard would be found.
 func TestCreateUnderAnotherNodeName(t *testing.T) {
+	t.Parallel()
 	needInstances(t)
 	n, err := node.Locate(t.Context(), node.Options{DataDir: fixture + "/data"})
 	if err != nil {
@@ -194,6 +195,7 @@ func groupOf(t *testing.T, pgid int) (list []string) {
 
 // A process whose number stands in the file and that is another one is left alone.
 func TestStopSparesOthers(t *testing.T) {
+	t.Parallel()
 	needInstances(t)
 	dir := newDir(t)
 	if _, err := restore.Create(t.Context(), restore.CreateOptions{Name: "a", Dir: dir}); err != nil {
@@ -239,6 +241,7 @@ func TestStopSparesOthers(t *testing.T) {
 }
 
 func TestRemoveRefuses(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	kept := filepath.Join(dir, "kept")
 	if err := os.WriteFile(kept, nil, 0o600); err != nil {
@@ -263,6 +266,7 @@ func TestRemoveRefuses(t *testing.T) {
 
 // Create is killed at random moments, and repeated; then Remove is.
 func TestKilledCreate(t *testing.T) {
+	t.Parallel()
 	needInstances(t)
 	store, err := file.Create(filepath.Join(t.TempDir(), "repo"))
 	if err != nil {
@@ -273,10 +277,7 @@ func TestKilledCreate(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
-	rounds := 16
-	if testing.Short() {
-		rounds = 4
-	}
+	rounds := testenv.Rounds(3)
 	for round := range rounds {
 		dir := newDir(t)
 		spec := childSpec{Repo: store.URL()[len("file://"):], ID: string(rec.ID), To: dir, Do: "create"}
@@ -387,6 +388,7 @@ func TestStartedByHand(t *testing.T) {
 
 // An agent that is root makes instances that belong to CouchDB's user and run as it.
 func TestCreateForAnotherUser(t *testing.T) {
+	t.Parallel()
 	needInstances(t)
 	if os.Geteuid() != 0 {
 		t.Skip("only root can run programs as others")

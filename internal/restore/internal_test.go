@@ -15,6 +15,7 @@ import (
 )
 
 func TestUnusableIndexes(t *testing.T) {
+	t.Parallel()
 	head := func(update, purge uint64) *manifest.Header {
 		return &manifest.Header{UpdateSeq: update, PurgeSeq: purge}
 	}
@@ -51,6 +52,7 @@ func TestUnusableIndexes(t *testing.T) {
 }
 
 func TestGlob(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		glob, name string
 		want       bool
@@ -97,6 +99,7 @@ func TestGlob(t *testing.T) {
 }
 
 func TestGap(t *testing.T) {
+	t.Parallel()
 	r := func(list ...string) (out []shard.Range) {
 		for _, s := range list {
 			x, err := shard.ParseRange(s)
@@ -127,6 +130,7 @@ func TestGap(t *testing.T) {
 
 // The map of a database that had copies elsewhere names this node only.
 func TestNewMapOfACluster(t *testing.T) {
+	t.Parallel()
 	doc := `{"_id":"db","_rev":"3-a","shard_suffix":[46,49,55,57,53,51,51,52,51,56,56],
 		"changelog":[["add","00000000-7fffffff","a@h"],["add","00000000-7fffffff","b@h"],["add","80000000-ffffffff","b@h"]],
 		"by_node":{"a@h":["00000000-7fffffff"],"b@h":["00000000-7fffffff","80000000-ffffffff"]},
@@ -153,6 +157,7 @@ func TestNewMapOfACluster(t *testing.T) {
 }
 
 func TestInUse(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS != "linux" {
 		t.Skip("known on Linux only")
 	}
@@ -171,6 +176,7 @@ func TestInUse(t *testing.T) {
 }
 
 func TestTwoRestoresIntoOneDirectory(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("no locks on Windows")
 	}

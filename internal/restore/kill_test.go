@@ -113,6 +113,7 @@ func openSpec(s childSpec) (*repo.Repo, *manifest.Record, error) {
 // A restore is killed at random moments and run again: at no moment does the
 // directory look whole when it isn't, and at the end it is.
 func TestKilledRestore(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("needs SIGKILL")
 	}

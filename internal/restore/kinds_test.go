@@ -31,6 +31,7 @@ func small(t *testing.T, names map[string]string) string {
 
 // Databases of a CouchDB 1.x have no shards by design: nothing is wrong with them.
 func TestCouchDB1(t *testing.T) {
+	t.Parallel()
 	data := small(t, map[string]string{"attach.couch": "data/shards/00000000-7fffffff/localdocs.1795334388.couch", "team/x.couch": "data/_users.couch", "_users.couch": "data/_users.couch"})
 	r := openRepo(t, mem.New())
 	rec := take(t, r, data, t.TempDir())
@@ -61,6 +62,7 @@ func TestCouchDB1(t *testing.T) {
 
 // Configuration comes back byte for byte under its name, whatever that is.
 func TestOddConfiguration(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS != "linux" {
 		t.Skip("other systems have no such names")
 	}
@@ -112,6 +114,7 @@ func TestOddConfiguration(t *testing.T) {
 
 // Who restores indexes is told where CouchDB will look for them.
 func TestIndexDirOfTheConfiguration(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	data, index := copyFixture(t), filepath.Join(dir, "index")
 	if err := os.MkdirAll(index, 0o755); err != nil {
@@ -141,6 +144,7 @@ func TestIndexDirOfTheConfiguration(t *testing.T) {
 // A backup of a damaged source that the backup didn't see restores exactly what was
 // there, and verify says so.
 func TestVerifyOfDamageThatTheBackupDidNotSee(t *testing.T) {
+	t.Parallel()
 	data := small(t, map[string]string{"attach.couch": "damaged/bitflip-attachment.couch"})
 	r := openRepo(t, mem.New())
 	rec := take(t, r, data, t.TempDir())

@@ -12,6 +12,7 @@ import (
 )
 
 func TestOwner(t *testing.T) {
+	t.Parallel()
 	if _, warning, err := parseOwner("no-such-user-here"); err != nil || !strings.Contains(warning, "no user") {
 		t.Errorf("unknown user: %q, %v", warning, err)
 	}

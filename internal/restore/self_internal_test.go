@@ -48,6 +48,7 @@ func openMaps(t *testing.T, m *manifest.Manifest, told string) (*nodeMaps, error
 
 // What an old backup says of its node is held against its maps and files.
 func TestNodeOfOldBackup(t *testing.T) {
+	t.Parallel()
 	maps, err := openMaps(t, manifestLike(t, "nonode@nohost"), "")
 	if err != nil {
 		t.Fatal(err)
@@ -58,6 +59,7 @@ func TestNodeOfOldBackup(t *testing.T) {
 }
 
 func TestRenaming(t *testing.T) {
+	t.Parallel()
 	doc := `{"_id":"db","_rev":"3-a","shard_suffix":[46],"changelog":[["add","00000000-ffffffff","a@h"],["split","00000000-ffffffff",2,"b@h"]],` +
 		`"by_node":{"a@h":["00000000-ffffffff"],"b@h":["00000000-ffffffff"]},"by_range":{"00000000-ffffffff":["a@h","b@h"]},"props":{}}`
 	m, _, err := shard.ParseMap([]byte(doc))
@@ -82,6 +84,7 @@ func TestRenaming(t *testing.T) {
 // A name that the maps give to another node of the cluster, with other shards, can't be
 // that of the restored one.
 func TestNodeNameOfAnother(t *testing.T) {
+	t.Parallel()
 	n := &nodeMaps{list: []dbMap{{Map: shard.Map{DB: "db", ByNode: map[string][]shard.Range{"a@h": {{Begin: 0, End: 9}}, "b@h": {{Begin: 10, End: 1<<32 - 1}}}}}}}
 	m := &manifest.Manifest{Summary: manifest.Summary{NodeName: "a@h"}, Files: []*manifest.File{{Root: manifest.DataRoot, Kind: manifest.Shard, Path: "shards/00000000-00000009/db.couch"}}}
 	if err := n.findSelf(m, nil, "b@h"); !errors.Is(err, ErrOptions) || !strings.Contains(err.Error(), "which is a@h") {

@@ -32,6 +32,7 @@ func link(t *testing.T, to, path string) {
 // A folder that is a link is refused before anything changes, and what is behind any
 // link stays as it is.
 func TestDeltaStaysInItsDirectory(t *testing.T) {
+	t.Parallel()
 	r, rec := fixtureBackup(t)
 	const shard = "shards/00000000-7fffffff/attach.1795334389.couch"
 	for _, folder := range []string{"shards", "shards/00000000-7fffffff", ".shards", ".shards/00000000-7fffffff/compacted.1795334420_design"} {
@@ -81,6 +82,7 @@ func TestDeltaStaysInItsDirectory(t *testing.T) {
 
 // What the file system keeps at the top of a volume counts as nothing, and stays.
 func TestFreshVolume(t *testing.T) {
+	t.Parallel()
 	r, rec := fixtureBackup(t)
 	volume := func() string {
 		dir := t.TempDir()

@@ -38,6 +38,7 @@ func trial(t *testing.T, o restore.TrialOptions) *restore.TrialReport {
 
 // The fixture has conflicts, deletions, attachments, partitions and odd names.
 func TestTrial(t *testing.T) {
+	t.Parallel()
 	needInstances(t)
 	r, rec := fixtureBackup(t)
 	rep := trial(t, restore.TrialOptions{Repo: r, Record: rec})
@@ -49,6 +50,7 @@ func TestTrial(t *testing.T) {
 
 // What a running server was given is found again, more of it than a page of the feed.
 func TestTrialOfALiveServer(t *testing.T) {
+	t.Parallel()
 	needInstances(t)
 	c := testenv.CouchDB(t, testenv.Options{NodeName: nodeName})
 	if err := c.Put("/many?q=4", nil, nil); err != nil {
@@ -174,6 +176,7 @@ func deletions(docs []string) (n int) {
 }
 
 func TestTrialOfADamagedBackup(t *testing.T) {
+	t.Parallel()
 	needInstances(t)
 	data := copyFixture(t)
 	shards, err := filepath.Glob(filepath.Join(data, "shards/*/conflicted.*.couch"))
@@ -240,6 +243,7 @@ func TestKilledTrial(t *testing.T) {
 // A server on what a damaged repository gave serves all that is whole, as it was, and
 // answers for the rest with errors and not with empty databases.
 func TestTrialOfADamagedRepository(t *testing.T) {
+	t.Parallel()
 	needInstances(t)
 	store := mem.New()
 	r := openRepo(t, store)

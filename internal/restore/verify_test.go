@@ -26,6 +26,7 @@ func verify(t *testing.T, o restore.VerifyOptions) *restore.VerifyReport {
 }
 
 func TestVerify(t *testing.T) {
+	t.Parallel()
 	r, rec := fixtureBackup(t)
 	var p restore.Progress
 	rep := verify(t, restore.VerifyOptions{Repo: r, Record: rec, Progress: &p})
@@ -46,6 +47,7 @@ func TestVerify(t *testing.T) {
 }
 
 func TestVerifySample(t *testing.T) {
+	t.Parallel()
 	r, rec := fixtureBackup(t)
 	rep := verify(t, restore.VerifyOptions{Repo: r, Record: rec, Sample: 0.05})
 	if !rep.OK() || rep.Skipped == 0 || rep.Files+rep.Skipped != int64(rec.FileCount) {
@@ -55,6 +57,7 @@ func TestVerifySample(t *testing.T) {
 
 // Damage that the source had is in the backup as it was, and no news.
 func TestVerifyKnowsTheSourcesDamage(t *testing.T) {
+	t.Parallel()
 	data := copyFixture(t)
 	for _, name := range []string{"bitflip-doc-body", "bitflip-id-tree-node", "bitflip-attachment", "block-zeroed"} {
 		b, err := os.ReadFile(filepath.Join(fixture, "damaged", name+".couch"))

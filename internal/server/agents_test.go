@@ -23,6 +23,7 @@ func shows(t *testing.T, repository string, servers ...*service) {
 // Which repository an agent has is known to all servers at once, not only to the one that
 // it told: any of them may be asked next for what needs that repository.
 func TestRepositoryIsShared(t *testing.T) {
+	t.Parallel()
 	b := openBus(t)
 	first := start(t, b, server.Config{})
 	p := join(t, first, "db1", "p")
@@ -37,6 +38,7 @@ func TestRepositoryIsShared(t *testing.T) {
 // Two servers whose clocks differ hear one agent in turn. What it said last counts,
 // whichever of them heard it.
 func TestServersOfUnequalClocksHearOneAgent(t *testing.T) {
+	t.Parallel()
 	for name, ahead := range map[string]time.Duration{"the first is ahead": time.Minute, "the second is ahead": -time.Minute} {
 		t.Run(name, func(t *testing.T) {
 			b := openBus(t)

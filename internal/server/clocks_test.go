@@ -24,6 +24,7 @@ func online(s *service) bool { return s.Agents()[0].Online }
 // A clock that is set forward or back by hours ends no running backup, and makes nobody
 // online or offline: that is by the watch.
 func TestClockJumpsWhileABackupRuns(t *testing.T) {
+	t.Parallel()
 	for _, jump := range []time.Duration{7 * time.Hour, -30 * 24 * time.Hour, 365 * 24 * time.Hour} {
 		s, watch := watched(t, openBus(t), server.Config{Lost: 6 * time.Hour})
 		p := join(t, s, "db1", "p")
@@ -63,6 +64,7 @@ func TestClockJumpsWhileABackupRuns(t *testing.T) {
 // A server that starts while its clock is behind shows no dead agent online: what is
 // stored is of the future.
 func TestClockIsBehindAtTheStart(t *testing.T) {
+	t.Parallel()
 	b := openBus(t)
 	first := start(t, b, server.Config{})
 	join(t, first, "db1", "p")
@@ -82,6 +84,7 @@ func TestClockIsBehindAtTheStart(t *testing.T) {
 // Schedules that a clock ahead put off are set right at the next look, and not when that
 // time has come.
 func TestSchedulesOfAClockThatWasAhead(t *testing.T) {
+	t.Parallel()
 	n := newNightly(t, job.Schedule{ProveCron: "0 4 * * 0"})
 	right := *n.schedule()
 	n.pass(100 * 24 * time.Hour)
@@ -99,6 +102,7 @@ func TestSchedulesOfAClockThatWasAhead(t *testing.T) {
 // A backup made while the clock was a year ahead is not the newest one for a year: the
 // order that its record has counts.
 func TestBackupOfAClockThatWasAhead(t *testing.T) {
+	t.Parallel()
 	s := start(t, openBus(t), server.Config{})
 	p := join(t, s, "db1", "p")
 	const year = 365 * 24 * time.Hour

@@ -38,6 +38,7 @@ func (f *faulty) Create(ctx context.Context, key string, value []byte) (rev uint
 var errTimeout = errors.New("timeout")
 
 func TestAJobMayHaveBeenStoredThoughItWasSaidNot(t *testing.T) {
+	t.Parallel()
 	var jobs, backups faulty
 	s := startOver(t, openBus(t), server.Config{}, func(name string, t server.Table) server.Table {
 		switch name {

@@ -14,6 +14,7 @@ import (
 
 // What is sealed can be read to its end by the agent, and by nobody else.
 func TestSeal(t *testing.T) {
+	t.Parallel()
 	id, err := age.GenerateX25519Identity()
 	if err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 // A deletion that removed nothing, since the backup is pinned or protected, leaves it as
 // good as it was.
 func TestKeptBackupStaysUsable(t *testing.T) {
+	t.Parallel()
 	s := start(t, openBus(t), server.Config{})
 	p := join(t, s, "db1", "p")
 	ctx, me := t.Context(), who("p")

@@ -57,6 +57,7 @@ func acceptedByOneAnsweredByAnother(t *testing.T) (front, back *service, p *play
 }
 
 func TestAnInstanceIsLetGoByAServerThatLags(t *testing.T) {
+	t.Parallel()
 	front, _, p := acceptedByOneAnsweredByAnother(t)
 	if _, err := front.CreateBackup(t.Context(), who("p"), server.NewBackup{Name: "n", Instance: p.node}); err != nil {
 		t.Fatal(err)
@@ -71,6 +72,7 @@ func TestAnInstanceIsLetGoByAServerThatLags(t *testing.T) {
 
 // What another server ended just now is not refused as running.
 func TestNothingIsRefusedByACopyThatLags(t *testing.T) {
+	t.Parallel()
 	front, _, p := acceptedByOneAnsweredByAnother(t)
 	ctx, me := t.Context(), who("p")
 	b, err := front.CreateBackup(ctx, me, server.NewBackup{Name: "n", Instance: p.node})
@@ -96,6 +98,7 @@ func TestNothingIsRefusedByACopyThatLags(t *testing.T) {
 
 // What a server heard of a job or an agent goes when another one ends it.
 func TestNothingIsRememberedForEver(t *testing.T) {
+	t.Parallel()
 	b := openBus(t)
 	s := start(t, b, server.Config{})
 	p := join(t, s, "db1", "p")

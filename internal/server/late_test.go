@@ -10,6 +10,7 @@ import (
 
 // A backup that is stored is one, whatever was said of its job meanwhile.
 func TestABackupThatWasMadeAfterAResetCounts(t *testing.T) {
+	t.Parallel()
 	s := start(t, openBus(t), server.Config{})
 	p := join(t, s, "db1", "p")
 	ctx, me := t.Context(), who("p")
@@ -44,6 +45,7 @@ func TestABackupThatWasMadeAfterAResetCounts(t *testing.T) {
 
 // One that was deleted meanwhile is removed from where it was stored, once.
 func TestABackupThatWasMadeAfterItsDeletionIsRemoved(t *testing.T) {
+	t.Parallel()
 	s := start(t, openBus(t), server.Config{})
 	p := join(t, s, "db1", "p")
 	ctx, me := t.Context(), who("p")
@@ -81,6 +83,7 @@ func TestABackupThatWasMadeAfterItsDeletionIsRemoved(t *testing.T) {
 
 // What began between the two writes of a reset stays.
 func TestAResetLeavesWhatBeganMeanwhile(t *testing.T) {
+	t.Parallel()
 	var instances faulty
 	s := startOver(t, openBus(t), server.Config{}, func(name string, t server.Table) server.Table {
 		if name != "instances" {
@@ -114,6 +117,7 @@ func TestAResetLeavesWhatBeganMeanwhile(t *testing.T) {
 
 // A family in which one is being deleted already gets no second job for it.
 func TestADeletionIsBegunOnce(t *testing.T) {
+	t.Parallel()
 	s := start(t, openBus(t), server.Config{})
 	p := join(t, s, "db1", "p")
 	first := backUp(t, s, p, "p", "r1", server.NewBackup{})
@@ -138,6 +142,7 @@ func TestADeletionIsBegunOnce(t *testing.T) {
 // was given up after it had begun. Otherwise, or when there is no agent to ask, it is gone
 // at once.
 func TestAFailedBackupIsDeleted(t *testing.T) {
+	t.Parallel()
 	ctx, me := t.Context(), who("p")
 	for name, c := range map[string]struct {
 		fail func(t *testing.T, s *service, p *player)
@@ -197,6 +202,7 @@ func TestAFailedBackupIsDeleted(t *testing.T) {
 
 // What was taken in of a backup that was given up stays when that is deleted.
 func TestWhatWasTakenInIsKept(t *testing.T) {
+	t.Parallel()
 	s := start(t, openBus(t), server.Config{})
 	p := join(t, s, "db1", "p")
 	ctx, me := t.Context(), who("p")

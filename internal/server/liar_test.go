@@ -13,6 +13,7 @@ import (
 
 // What an agent says is kept in bounds.
 func TestAnAgentThatLies(t *testing.T) {
+	t.Parallel()
 	b := openBus(t)
 	s := start(t, b, server.Config{})
 	p, other := join(t, s, "db1", "p"), join(t, s, "db2", "q")
@@ -63,6 +64,7 @@ func TestAnAgentThatLies(t *testing.T) {
 
 // What is stored under a name is of the project whose node has or had it.
 func TestStoredBackupsOfOtherProjects(t *testing.T) {
+	t.Parallel()
 	b := openBus(t)
 	s := start(t, b, server.Config{})
 	p := join(t, s, "db1", "p")
@@ -164,6 +166,7 @@ func TestMembersReplaceNoAgent(t *testing.T) {
 
 // Of two projects that join a node by one name at once, at two servers, one gets it.
 func TestOneNameForTwoProjects(t *testing.T) {
+	t.Parallel()
 	b := openBus(t)
 	var late lags
 	s1, s2 := start(t, b, server.Config{}), startOver(t, b, server.Config{}, late.wrap)

@@ -28,6 +28,7 @@ func (t heldTable) Watch(ctx context.Context, fn func(bus.Change)) error {
 
 // The tables are read at one time; the server has its catalog when it has all of them.
 func TestLoadedIsTheWholeCatalog(t *testing.T) {
+	t.Parallel()
 	b := openBus(t)
 	s := start(t, b, server.Config{})
 	join(t, s, "db1", "p")

@@ -12,6 +12,7 @@ import (
 
 // Names that are there twice don't spoil the metrics.
 func TestMetricsOfEqualNames(t *testing.T) {
+	t.Parallel()
 	b := openBus(t)
 	reg := prometheus.NewPedanticRegistry()
 	s := start(t, b, server.Config{Metrics: reg})
@@ -37,6 +38,7 @@ func TestMetricsOfEqualNames(t *testing.T) {
 
 // What the newest backup lacks of copies is told until one lacks none.
 func TestMissingCopies(t *testing.T) {
+	t.Parallel()
 	reg := prometheus.NewPedanticRegistry()
 	s := start(t, openBus(t), server.Config{Metrics: reg})
 	p := join(t, s, "db1", "p")

@@ -19,6 +19,7 @@ import (
 
 // What is taken in is no success of the node that happens to read it.
 func TestTakenInIsNoSuccessOfTheNode(t *testing.T) {
+	t.Parallel()
 	s := start(t, openBus(t), server.Config{OwnSwift: true})
 	p := join(t, s, "db1", "p")
 	me := &access.Caller{Project: "p", User: "u", Role: access.Operator, Token: "tok", SwiftURL: "https://swift/v1/AUTH_p"}
@@ -44,6 +45,7 @@ func TestTakenInIsNoSuccessOfTheNode(t *testing.T) {
 // A restore test that could not be done (its agent was removed, the disk was full) says
 // nothing of the backup, and must not take a proof away.
 func TestUndoneRestoreTestKeepsTheProof(t *testing.T) {
+	t.Parallel()
 	s := start(t, openBus(t), server.Config{})
 	p := join(t, s, "db1", "p")
 	b := backUp(t, s, p, "p", "r1", server.NewBackup{})
@@ -68,6 +70,7 @@ func (p *player) helloAs(canRead bool, free int64) {
 
 // An agent without a key can't restore, however much room it has.
 func TestRestoreGoesToAnAgentWithAKey(t *testing.T) {
+	t.Parallel()
 	s := start(t, openBus(t), server.Config{})
 	reader, writer := join(t, s, "reader", "p"), join(t, s, "writer", "p")
 	b := backUp(t, s, writer, "p", "r1", server.NewBackup{})
@@ -93,6 +96,7 @@ func TestRestoreGoesToAnAgentWithAKey(t *testing.T) {
 // The newest backup is in a caller's Swift account, for which a schedule has no token; the
 // schedule's own one before it could be tested.
 func TestScheduledTestTakesABackupThatItCanReach(t *testing.T) {
+	t.Parallel()
 	s := start(t, openBus(t), server.Config{OwnSwift: true})
 	p := join(t, s, "db1", "p")
 	backUp(t, s, p, "p", "r1", server.NewBackup{}) // without a token, as a schedule's: in the agent's repository
@@ -125,6 +129,7 @@ func TestScheduledTestTakesABackupThatItCanReach(t *testing.T) {
 
 // The test of an old backup that somebody asked for is no success of the schedule.
 func TestHeartbeatIsForWhatTheScheduleDid(t *testing.T) {
+	t.Parallel()
 	s := start(t, openBus(t), server.Config{LocalHeartbeats: true})
 	p := join(t, s, "db1", "p")
 	beats := make(chan string, 100)
@@ -162,6 +167,7 @@ func TestHeartbeatIsForWhatTheScheduleDid(t *testing.T) {
 
 // A deletion that is refused leaves the schedules as they are.
 func TestRefusedDeletionKeepsSchedules(t *testing.T) {
+	t.Parallel()
 	b := openBus(t)
 	s := startOver(t, b, server.Config{}, func(name string, tb server.Table) server.Table {
 		if name == "jobs" {

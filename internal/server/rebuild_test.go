@@ -10,6 +10,7 @@ import (
 )
 
 func TestRebuild(t *testing.T) {
+	t.Parallel()
 	record := func(id, instance string, labels map[string]string) server.Found {
 		r := &manifest.Record{}
 		r.ID, r.Instance, r.Name, r.Started, r.Finished, r.Labels = manifest.BackupID(id), instance, "n "+id, time.Now().UTC(), time.Now().UTC(), labels

@@ -16,6 +16,7 @@ import (
 )
 
 func TestScheduleFiresOnceWithTwoServers(t *testing.T) {
+	t.Parallel()
 	b := openBus(t)
 	s1, s2 := start(t, b, server.Config{LocalHeartbeats: true}), start(t, b, server.Config{LocalHeartbeats: true})
 	p := join(t, s1, "db1", "p")
@@ -94,6 +95,7 @@ func (s *service) fire(p *player, c *job.Schedule, repoID string) string {
 }
 
 func TestScheduleRetentionAndProof(t *testing.T) {
+	t.Parallel()
 	s := start(t, openBus(t), server.Config{})
 	p := join(t, s, "db1", "p")
 	byHand := backUp(t, s, p, "p", "hand", server.NewBackup{})
@@ -148,6 +150,7 @@ func TestScheduleRetentionAndProof(t *testing.T) {
 }
 
 func TestBadSchedules(t *testing.T) {
+	t.Parallel()
 	s := start(t, openBus(t), server.Config{})
 	p := join(t, s, "db1", "p")
 	for what, c := range map[string]job.Schedule{
@@ -169,6 +172,7 @@ func TestBadSchedules(t *testing.T) {
 
 // A server that dies between storing a firing and beginning its backup loses nothing.
 func TestFiringOfADeadServerIsBegun(t *testing.T) {
+	t.Parallel()
 	b := openBus(t)
 	s := start(t, b, server.Config{})
 	p := join(t, s, "db1", "p")
@@ -202,6 +206,7 @@ func TestFiringOfADeadServerIsBegun(t *testing.T) {
 }
 
 func TestWhereHeartbeatsMayGo(t *testing.T) {
+	t.Parallel()
 	for address, want := range map[string][2]bool{ // of a service for others, and of one for who runs it
 		"93.184.216.34": {true, true}, "10.0.0.5": {true, true}, "192.168.1.1": {true, true}, "2001:db8::1": {true, true}, "fd12::1": {true, true},
 		"127.0.0.1": {false, true}, "::1": {false, true}, "::ffff:127.0.0.1": {false, true},
@@ -221,6 +226,7 @@ func TestWhereHeartbeatsMayGo(t *testing.T) {
 
 // The address counts at which a name ends up, and redirects aren't followed.
 func TestHeartbeatsStayAwayFromTheMachine(t *testing.T) {
+	t.Parallel()
 	asked := make(chan string, 10)
 	hc := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked <- r.URL.Path
@@ -244,6 +250,7 @@ func TestHeartbeatsStayAwayFromTheMachine(t *testing.T) {
 
 // Retention tries a deletion that failed again after the next backup.
 func TestRetentionTriesAgain(t *testing.T) {
+	t.Parallel()
 	s := start(t, openBus(t), server.Config{})
 	p := join(t, s, "db1", "p")
 	c, err := s.CreateSchedule(t.Context(), who("p"), &job.Schedule{Name: "h", Instance: p.node, Enabled: true, Cron: "@hourly", Keep: job.Keep{Last: 1}})

@@ -78,6 +78,7 @@ func (n *nightly) failed() {
 // After a downtime all agents are taken to be offline when the server first looks at its
 // schedules: they say their hellos some seconds later.
 func TestCatchingUpWaitsForTheAgent(t *testing.T) {
+	t.Parallel()
 	n := newNightly(t, job.Schedule{CatchUp: true, Window: 3 * time.Hour})
 	n.at(5 * time.Hour)
 	n.is("waiting", 0, 0)
@@ -102,6 +103,7 @@ func TestCatchingUpWaitsForTheAgent(t *testing.T) {
 
 // A node that is restarted when it is due is backed up when it is back, within the window.
 func TestAFiringWaitsForTheAgentAsLongAsItsWindow(t *testing.T) {
+	t.Parallel()
 	n := newNightly(t, job.Schedule{Window: 3 * time.Hour})
 	n.at(time.Second)
 	n.is("waiting", 0, 0)
@@ -128,6 +130,7 @@ func TestAFiringWaitsForTheAgentAsLongAsItsWindow(t *testing.T) {
 
 // Without a window it is the next one that ends the wait.
 func TestAFiringWaitsUntilTheNextOne(t *testing.T) {
+	t.Parallel()
 	n := newNightly(t, job.Schedule{})
 	n.at(time.Second)
 	n.is("waiting", 0, 0)
@@ -141,6 +144,7 @@ func TestAFiringWaitsUntilTheNextOne(t *testing.T) {
 
 // What waits doesn't begin long after, when the schedule is enabled again.
 func TestADisabledScheduleWaitsForNothing(t *testing.T) {
+	t.Parallel()
 	n := newNightly(t, job.Schedule{})
 	n.at(time.Second)
 	for _, enabled := range []bool{false, true} {
@@ -155,6 +159,7 @@ func TestADisabledScheduleWaitsForNothing(t *testing.T) {
 
 // Of two servers, and of a server that looks twice, one begins what waits.
 func TestWhatWaitsBeginsOnce(t *testing.T) {
+	t.Parallel()
 	n := newNightly(t, job.Schedule{})
 	other := start(t, n.bus, server.Config{})
 	n.at(time.Second)

@@ -198,6 +198,7 @@ func kindOf(err error) server.Kind {
 }
 
 func TestBackupFromRequestToDeletion(t *testing.T) {
+	t.Parallel()
 	s := start(t, openBus(t), server.Config{})
 	p := join(t, s, "db1", "p")
 	ctx, me := t.Context(), who("p")
@@ -291,6 +292,7 @@ func backUp(t *testing.T, s *service, p *player, project, repoID string, n serve
 }
 
 func TestDeletingAParentDeletesItsChildren(t *testing.T) {
+	t.Parallel()
 	s := start(t, openBus(t), server.Config{})
 	p := join(t, s, "db1", "p")
 	first := backUp(t, s, p, "p", "r1", server.NewBackup{Incremental: true})
@@ -318,6 +320,7 @@ func TestDeletingAParentDeletesItsChildren(t *testing.T) {
 }
 
 func TestFailedDeletionShowsTheBackupAgain(t *testing.T) {
+	t.Parallel()
 	s := start(t, openBus(t), server.Config{})
 	p := join(t, s, "db1", "p")
 	b := backUp(t, s, p, "p", "r1", server.NewBackup{})
@@ -333,6 +336,7 @@ func TestFailedDeletionShowsTheBackupAgain(t *testing.T) {
 }
 
 func TestProjectsSeeNothingOfEachOther(t *testing.T) {
+	t.Parallel()
 	s := start(t, openBus(t), server.Config{})
 	p := join(t, s, "db1", "p")
 	b := backUp(t, s, p, "p", "r1", server.NewBackup{})
@@ -364,6 +368,7 @@ func TestProjectsSeeNothingOfEachOther(t *testing.T) {
 }
 
 func TestAgentThatDiesGivesTheJobToItsNextStart(t *testing.T) {
+	t.Parallel()
 	s := start(t, openBus(t), server.Config{})
 	p := join(t, s, "db1", "p")
 	b, err := s.CreateBackup(t.Context(), who("p"), server.NewBackup{Name: "n", Instance: p.node})
@@ -397,6 +402,7 @@ func TestAgentThatDiesGivesTheJobToItsNextStart(t *testing.T) {
 }
 
 func TestJobsThatKillTheirAgentEnd(t *testing.T) {
+	t.Parallel()
 	s := start(t, openBus(t), server.Config{})
 	p := join(t, s, "db1", "p")
 	b, err := s.CreateBackup(t.Context(), who("p"), server.NewBackup{Name: "n", Instance: p.node})
@@ -417,6 +423,7 @@ func TestJobsThatKillTheirAgentEnd(t *testing.T) {
 }
 
 func TestResetAndLostAgents(t *testing.T) {
+	t.Parallel()
 	s := start(t, openBus(t), server.Config{Lost: time.Hour})
 	p := join(t, s, "db1", "p")
 	ctx, me := t.Context(), who("p")
@@ -485,6 +492,7 @@ func get(t *testing.T, b *bus.Bus, table, id string, doc any) {
 }
 
 func TestSweepEndsWhatADeadServerLeft(t *testing.T) {
+	t.Parallel()
 	b := openBus(t)
 	s := start(t, b, server.Config{})
 	p := join(t, s, "db1", "p")
@@ -533,6 +541,7 @@ func TestSweepEndsWhatADeadServerLeft(t *testing.T) {
 }
 
 func TestInstancesAreMadeAndFreed(t *testing.T) {
+	t.Parallel()
 	s := start(t, openBus(t), server.Config{})
 	p := join(t, s, "db1", "p")
 	ctx, me := t.Context(), who("p")
@@ -597,6 +606,7 @@ func TestInstancesAreMadeAndFreed(t *testing.T) {
 }
 
 func TestJoiningAgainKeepsTheInstance(t *testing.T) {
+	t.Parallel()
 	s := start(t, openBus(t), server.Config{})
 	p := join(t, s, "db1", "p")
 	b := backUp(t, s, p, "p", "r1", server.NewBackup{})
@@ -626,6 +636,7 @@ func TestJoiningAgainKeepsTheInstance(t *testing.T) {
 }
 
 func TestQuotas(t *testing.T) {
+	t.Parallel()
 	s := start(t, openBus(t), server.Config{Quota: job.Quota{Instances: 2, Backups: 1, Volumes: 3}})
 	p := join(t, s, "db1", "p")
 	ctx, me := t.Context(), who("p")
@@ -659,6 +670,7 @@ func TestQuotas(t *testing.T) {
 
 // Requests at one moment don't take the same room.
 func TestQuotaOfManyAtOnce(t *testing.T) {
+	t.Parallel()
 	s := start(t, openBus(t), server.Config{Quota: job.Quota{Instances: 3, Backups: -1, Volumes: -1}})
 	join(t, s, "db1", "p") // its node is one
 	var all sync.WaitGroup

@@ -11,6 +11,7 @@ import (
 
 // A server that hears of others late takes nothing of theirs for left behind.
 func TestSweepOfAServerThatLags(t *testing.T) {
+	t.Parallel()
 	b := openBus(t)
 	var late lags
 	front := start(t, b, server.Config{})
@@ -46,6 +47,7 @@ func TestSweepOfAServerThatLags(t *testing.T) {
 
 // A server that dies after it held the instance for a firing loses nothing.
 func TestFiringOfADeadServerThatHeldTheInstance(t *testing.T) {
+	t.Parallel()
 	b := openBus(t)
 	s := start(t, b, server.Config{})
 	p := join(t, s, "db1", "p")

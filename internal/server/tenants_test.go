@@ -13,6 +13,7 @@ import (
 
 // Two projects whose agents share a repository have nothing of each other's.
 func TestProjectsKeepApart(t *testing.T) {
+	t.Parallel()
 	b := openBus(t)
 	s := start(t, b, server.Config{})
 	ours, theirs := join(t, s, "db1", "p"), join(t, s, "db2", "q")
@@ -68,6 +69,7 @@ func TestProjectsKeepApart(t *testing.T) {
 
 // Retention keeps the newest backup that was proven, and what another was made on.
 func TestRetentionKeepsWhatIsNeeded(t *testing.T) {
+	t.Parallel()
 	s := start(t, openBus(t), server.Config{})
 	p := join(t, s, "db1", "p")
 	c, err := s.CreateSchedule(t.Context(), who("p"), &job.Schedule{Name: "h", Instance: p.node, Enabled: true, Cron: "@hourly", Keep: job.Keep{Last: 1}})

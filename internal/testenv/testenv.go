@@ -7,6 +7,9 @@
 //	COUCHDB_BIN          the program bin/couchdb of a CouchDB 3.x release
 //	SLIPCOVER_MUST_RUN   comma-separated names ("couchdb,age") that may not be
 //	                     skipped: a test that lacks one fails
+//	SLIPCOVER_ROUNDS     how many times the usual rounds of what makes a test surer
+//	                     with each; with more than 1 they also do all of what is
+//	                     much the same; see Rounds and Soak
 //	SLIPCOVER_SKIP_LOG   file to which each skip appends a line, for SkipSummary
 package testenv
 
