@@ -68,6 +68,8 @@ type Options struct {
 	// AddAgent sets it.
 	AckWait time.Duration
 	Log     *slog.Logger // nil: nothing is logged
+
+	hurry int // how many times sooner than usual a loss is seen; 0 is 1
 }
 
 // Bus is a server's side. Its methods may be called at the same time.
@@ -121,6 +123,7 @@ func (b *Bus) open(ctx context.Context) error {
 	if b.dial, err = b.dialOptions(); err != nil {
 		return err
 	}
+	pace := paceOf(b.opts.hurry)
 	again := nats.ReconnectHandler(func(*nats.Conn) {
 		b.log.InfoContext(ctx, "connected to NATS again")
 		b.mu.Lock()
@@ -129,7 +132,7 @@ func (b *Bus) open(ctx context.Context) error {
 			(*f)()
 		}
 	})
-	if b.nc, err = connect(ctx, b.opts.URL, b.log, append(b.dial, again, nats.Name("slipcover server"))...); err != nil {
+	if b.nc, err = connect(ctx, b.opts.URL, b.log, append(b.dial, again, nats.PingInterval(pace.ping), nats.Name("slipcover server"))...); err != nil {
 		return err
 	}
 	if b.js, err = jetstream.New(b.nc); err != nil {
@@ -141,7 +144,7 @@ func (b *Bus) open(ctx context.Context) error {
 	if b.issued, err = b.Table(ctx, "issued"); err != nil {
 		return err
 	}
-	b.health = &health{nc: b.nc, log: b.log, embed: b.embed, every: checkInterval, well: time.Now(), ask: func(ctx context.Context) (*nats.Msg, error) {
+	b.health = &health{nc: b.nc, log: b.log, embed: b.embed, pace: pace, every: pace.check, well: time.Now(), ask: func(ctx context.Context) (*nats.Msg, error) {
 		// For a message that isn't there, as tables are read. STREAM.INFO is answered
 		// without a leader too.
 		return b.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+jobsStream, []byte(`{"last_by_subj":"`+jobsSubject+`none"}`))
@@ -237,7 +240,6 @@ func connect(ctx context.Context, url string, log *slog.Logger, opts ...nats.Opt
 		nats.MaxReconnects(-1),
 		nats.IgnoreAuthErrorAbort(),
 		nats.ReconnectBufSize(-1),
-		nats.PingInterval(20 * time.Second),
 		nats.MaxPingsOutstanding(2),
 		nats.Timeout(5 * time.Second),
 		nats.CustomReconnectDelay(func(attempts int) time.Duration {

@@ -82,6 +82,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 }
 
 func TestTable(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	ctx := t.Context()
 	b := open(t, bus.Options{Dir: dir})
@@ -133,6 +134,7 @@ func TestTable(t *testing.T) {
 }
 
 func TestJobsAndRequests(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	b := open(t, bus.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0", AckWait: 2 * time.Second})
 	o := join(t, b, "node-1")
@@ -192,6 +194,7 @@ func TestJobsAndRequests(t *testing.T) {
 // TestFloodingAgent has an agent ask far more than a server works on at a time, of what
 // takes for ever: others are still served, and so is it when it has come to its senses.
 func TestFloodingAgent(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	b := open(t, bus.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0"})
 	mad, sane := dial(t, join(t, b, "mad")), dial(t, join(t, b, "sane"))

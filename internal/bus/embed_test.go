@@ -22,6 +22,7 @@ import (
 
 	"github.com/slipcover/slipcover/internal/bus"
 	"github.com/slipcover/slipcover/internal/bus/bustest"
+	"github.com/slipcover/slipcover/internal/testenv"
 )
 
 func TestMain(m *testing.M) {
@@ -108,10 +109,8 @@ func writeForEver(dir, round string) error {
 }
 
 func TestKilled(t *testing.T) {
-	rounds := 20
-	if testing.Short() {
-		rounds = 3
-	}
+	t.Parallel()
+	rounds := testenv.Rounds(4)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
@@ -206,6 +205,7 @@ func checkAll(t *testing.T, dir string, counts map[string]int, keys, jobs, revok
 }
 
 func TestRestart(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	o := bus.Options{Dir: filepath.Join(t.TempDir(), "deep", "bus"), Listen: "127.0.0.1:0"}
 	b := open(t, o)
@@ -272,6 +272,7 @@ func TestRestart(t *testing.T) {
 // TestRemovedStaysOut removes an agent by a clock that is behind the one that its user
 // was signed by.
 func TestRemovedStaysOut(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	o := bus.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0"}
 	b := open(t, o)
@@ -299,6 +300,7 @@ func TestRemovedStaysOut(t *testing.T) {
 }
 
 func TestOpenSaysWhatIsWrong(t *testing.T) {
+	t.Parallel()
 	taken := open(t, bus.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0"})
 	_, port, _ := strings.Cut(strings.TrimPrefix(taken.ClientURL(), "nats://"), ":")
 	nothing := filepath.Join(t.TempDir(), "nothing")
@@ -306,24 +308,29 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct {
-		o    bus.Options
-		want string
+		o     bus.Options
+		want  string
+		waits bool // for what may come yet
 	}{
-		"no folder":        {bus.Options{}, "folder"},
-		"port in use":      {bus.Options{Dir: t.TempDir(), Listen: "127.0.0.1:" + port}, "in use"},
-		"bad port":         {bus.Options{Dir: t.TempDir(), Listen: "127.0.0.1:x"}, "not a number"},
-		"no port":          {bus.Options{Dir: t.TempDir(), Listen: "127.0.0.1"}, "missing port"},
-		"no seed":          {bus.Options{URL: taken.ClientURL(), AccountSeed: nothing}, "begins with SA"},
-		"no such seed":     {bus.Options{URL: taken.ClientURL(), AccountSeed: nothing + "x"}, "no such file"},
-		"bad credentials":  {bus.Options{URL: taken.ClientURL(), Creds: nothing}, "nothing"},
-		"no credentials":   {bus.Options{URL: taken.ClientURL()}, bus.ErrRefused.Error()},
-		"nobody is there":  {bus.Options{URL: "nats://127.0.0.1:1"}, "no servers"},
-		"not even an URL":  {bus.Options{URL: "nats://%%"}, "URL"},
-		"folder is a file": {bus.Options{Dir: nothing}, "a file has that name"},
+		"no folder":        {o: bus.Options{}, want: "folder"},
+		"port in use":      {o: bus.Options{Dir: t.TempDir(), Listen: "127.0.0.1:" + port}, want: "in use"},
+		"bad port":         {o: bus.Options{Dir: t.TempDir(), Listen: "127.0.0.1:x"}, want: "not a number"},
+		"no port":          {o: bus.Options{Dir: t.TempDir(), Listen: "127.0.0.1"}, want: "missing port"},
+		"no seed":          {o: bus.Options{URL: taken.ClientURL(), AccountSeed: nothing}, want: "begins with SA"},
+		"no such seed":     {o: bus.Options{URL: taken.ClientURL(), AccountSeed: nothing + "x"}, want: "no such file"},
+		"bad credentials":  {o: bus.Options{URL: taken.ClientURL(), Creds: nothing}, want: "nothing"},
+		"no credentials":   {o: bus.Options{URL: taken.ClientURL()}, want: bus.ErrRefused.Error()},
+		"nobody is there":  {o: bus.Options{URL: "nats://127.0.0.1:1"}, want: "no servers", waits: true},
+		"not even an URL":  {o: bus.Options{URL: "nats://%%"}, want: "URL", waits: true},
+		"folder is a file": {o: bus.Options{Dir: nothing}, want: "a file has that name"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
+			if c.waits {
+				ctx, cancel = context.WithTimeout(t.Context(), 700*time.Millisecond)
+				defer cancel()
+			}
 			_, err := bus.Open(ctx, c.o)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want something about %q", err, c.want)
@@ -334,6 +341,7 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 
 // TestConcurrentUpdates has many count up one entry, by its revision.
 func TestConcurrentUpdates(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	b := open(t, bus.Options{Dir: t.TempDir()})
 	tab, err := b.Table(ctx, "things")
@@ -416,10 +424,8 @@ func enqueueForEver(dir, listen, round string) error {
 // TestServerKilledUnderAgent kills the server while an agent runs its jobs: each one
 // that was acknowledged runs, and what the agent is done with doesn't stay.
 func TestServerKilledUnderAgent(t *testing.T) {
-	rounds := 10
-	if testing.Short() {
-		rounds = 2
-	}
+	t.Parallel()
+	rounds := testenv.Rounds(2)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))

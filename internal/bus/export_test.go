@@ -12,6 +12,12 @@ func (b *Bus) Conn() *nats.Conn { return b.nc }
 // Conn is the connection of an agent.
 func (l *Link) Conn() *nats.Conn { return l.nc }
 
+// Hurry has the loss of a member seen so many times sooner.
+func (o *Options) Hurry(times int) { o.hurry = times }
+
+// Hurry is that of an agent.
+func (o *LinkOptions) Hurry(times int) { o.hurry = times }
+
 // Check asks NATS whether it does its work.
 func (b *Bus) Check(ctx context.Context) error { return b.health.check(ctx) }
 

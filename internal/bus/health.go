@@ -14,19 +14,28 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-const (
-	// How often a server looks, and an agent, of which there can be a thousand.
-	checkInterval     = 3 * time.Second
-	linkCheckInterval = 10 * time.Second
-	checkTimeout      = 5 * time.Second
-	// unwellAfter is how long a check may fail before Connected says so. A cluster that
-	// has lost a member chooses who leads within some 10 seconds.
-	unwellAfter = 10 * time.Second
-	// leaveAfter is how long before another member is tried, or a new start; each further time in a
+// pace says how soon it is seen that NATS doesn't do its work.
+type pace struct {
+	// check is how often a server looks, and linkCheck an agent, of which there can be a thousand.
+	check, linkCheck time.Duration
+	timeout          time.Duration // of a look
+	// unwell is how long a check may fail before Connected says so. A cluster that has lost
+	// a member chooses who leads within some 10 seconds.
+	unwell time.Duration
+	// leave is how long before another member is tried, or a new start; each further time in a
 	// row it takes twice as long, up to leaveAtMost, since then it isn't the member.
-	leaveAfter  = 15 * time.Second
-	leaveAtMost = 4 * time.Minute
-)
+	leave, leaveAtMost time.Duration
+	ping               time.Duration // how often the connection is looked at
+}
+
+// paceOf is the usual pace, so many times faster.
+func paceOf(hurry int) pace {
+	d := func(t time.Duration) time.Duration { return t / time.Duration(max(hurry, 1)) }
+	return pace{
+		check: d(3 * time.Second), linkCheck: d(10 * time.Second), timeout: d(5 * time.Second), unwell: d(10 * time.Second),
+		leave: d(15 * time.Second), leaveAtMost: d(4 * time.Minute), ping: d(20 * time.Second),
+	}
+}
 
 // errLost is of a NATS that was started over an empty folder: what it says is true, and
 // nothing can be stored there.
@@ -36,8 +45,9 @@ var errLost = errors.New("NATS has lost what was stored: bring its state back, o
 // member of a cluster that is cut off from the others keeps its connections, and
 // answers their pings.
 type health struct {
-	nc  *nats.Conn
-	log *slog.Logger
+	nc   *nats.Conn
+	log  *slog.Logger
+	pace pace
 	// every is how often is asked.
 	every time.Duration
 	// ask sends a request which only a part of the cluster answers that has a leader.
@@ -66,7 +76,7 @@ func (h *health) start(ctx context.Context) (stop func()) {
 // and starts the JetStream of an embedded server anew that can't write.
 func (h *health) watch(ctx context.Context) {
 	var bad time.Time // the first bad check in a row; zero: the last was good
-	patience := leaveAfter
+	patience := h.pace.leave
 	tick := time.NewTicker(h.every)
 	defer tick.Stop()
 	for {
@@ -82,7 +92,7 @@ func (h *health) watch(ctx context.Context) {
 		begin := time.Now()
 		err := h.check(ctx)
 		if err == nil || errors.Is(err, errLost) { // no other member has it
-			bad, patience = time.Time{}, leaveAfter
+			bad, patience = time.Time{}, h.pace.leave
 			continue
 		}
 		member := h.nc.ConnectedUrlRedacted()
@@ -107,12 +117,12 @@ func (h *health) watch(ctx context.Context) {
 		default:
 			continue
 		}
-		bad, patience = time.Time{}, min(2*patience, leaveAtMost)
+		bad, patience = time.Time{}, min(2*patience, h.pace.leaveAtMost)
 	}
 }
 
 func (h *health) check(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	ctx, cancel := context.WithTimeout(ctx, h.pace.timeout)
 	defer cancel()
 	m, err := h.ask(ctx)
 	if err == nil {
@@ -151,7 +161,7 @@ func (h *health) connected() error {
 	if errors.Is(h.err, errLost) {
 		return h.err
 	}
-	if quiet := time.Since(h.well); h.err != nil && quiet >= unwellAfter {
+	if quiet := time.Since(h.well); h.err != nil && quiet >= h.pace.unwell {
 		return fmt.Errorf("NATS has not answered for %v: %w", quiet.Round(time.Second), h.err)
 	}
 	return nil

@@ -30,6 +30,8 @@ type LinkOptions struct {
 	CA        *x509.CertPool // nil: the system's
 	AckWait   time.Duration  // as Options.AckWait
 	Log       *slog.Logger   // nil: nothing is logged
+
+	hurry int // as in Options
 }
 
 // Link is an agent's side. Its methods may be called at the same time.
@@ -59,8 +61,10 @@ func Dial(ctx context.Context, o LinkOptions) (*Link, error) {
 		o.AckWait = defaultAckWait
 	}
 	l := &Link{agent: o.Agent, wait: o.AckWait, log: o.Log, wake: map[chan struct{}]bool{}}
+	pace := paceOf(o.hurry)
 	opts := []nats.Option{
 		nats.Name("slipcover agent " + o.Agent),
+		nats.PingInterval(pace.ping),
 		nats.CustomInboxPrefix(inboxOf(o.Agent)),
 		nats.ReconnectHandler(func(*nats.Conn) {
 			o.Log.InfoContext(ctx, "connected to NATS again")
@@ -94,7 +98,7 @@ func Dial(ctx context.Context, o LinkOptions) (*Link, error) {
 	if l.nc, err = connect(ctx, o.URL, o.Log, opts...); err != nil {
 		return nil, err
 	}
-	h := &health{nc: l.nc, log: l.log, every: linkCheckInterval, ask: func(ctx context.Context) (*nats.Msg, error) {
+	h := &health{nc: l.nc, log: l.log, pace: pace, every: pace.linkCheck, ask: func(ctx context.Context) (*nats.Msg, error) {
 		if len(l.nc.Servers()) < 2 { // there is nowhere to go
 			return &nats.Msg{Data: []byte("{}")}, nil
 		}

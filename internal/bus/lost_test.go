@@ -16,6 +16,7 @@ import (
 // TestLostStreams: a NATS that answers and has lost what was stored, as after a start over
 // an empty folder, is not taken to be well.
 func TestLostStreams(t *testing.T) {
+	t.Parallel()
 	b := open(t, bus.Options{Dir: t.TempDir()})
 	table, err := b.Table(t.Context(), "things")
 	if err != nil {
@@ -49,6 +50,7 @@ func TestLostStreams(t *testing.T) {
 
 // TestNATSAwayAtTheStart: that nobody answers is told, also to who doesn't ask for more.
 func TestNATSAwayAtTheStart(t *testing.T) {
+	t.Parallel()
 	for name, start := range map[string]func(context.Context, *slog.Logger) error{
 		"server": func(ctx context.Context, log *slog.Logger) error {
 			_, err := bus.Open(ctx, bus.Options{URL: "nats://127.0.0.1:1", Log: log})

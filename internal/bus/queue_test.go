@@ -24,6 +24,7 @@ import (
 // TestDeadAgentsJob has an agent's process die with a job: the next one has it at
 // once, long before AckWait.
 func TestDeadAgentsJob(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	b := open(t, bus.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0", AckWait: time.Hour})
 	o := join(t, b, "a")
@@ -79,6 +80,7 @@ func expectEmpty(t *testing.T, b *bus.Bus) {
 // TestRedelivery has jobs that last longer than AckWait, are put again while they
 // run, end without a word, are given back, and are put again when done.
 func TestRedelivery(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	const wait = 600 * time.Millisecond
 	b := open(t, bus.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0", AckWait: wait})
@@ -131,6 +133,7 @@ func TestRedelivery(t *testing.T) {
 }
 
 func TestManyJobsAtATime(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	b := open(t, bus.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0"})
 	l := dial(t, join(t, b, "a"))
@@ -172,6 +175,7 @@ func TestManyJobsAtATime(t *testing.T) {
 }
 
 func TestRemoveAgentEmptiesItsQueue(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	b := open(t, bus.Options{Dir: t.TempDir()})
 	for _, agent := range []string{"a", "b"} {
@@ -214,6 +218,7 @@ func TestRemoveAgentEmptiesItsQueue(t *testing.T) {
 }
 
 func TestTLS(t *testing.T) {
+	t.Parallel()
 	cert, pool := selfSigned(t)
 	b := open(t, bus.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0", TLS: &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}})
 	if !strings.HasPrefix(b.ClientURL(), "tls://") {
@@ -292,6 +297,7 @@ func FuzzNames(f *testing.F) {
 }
 
 func TestNamesAreChecked(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	b := open(t, bus.Options{Dir: t.TempDir()})
 	_, public, err := bus.NewKey()

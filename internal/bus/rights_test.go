@@ -54,6 +54,7 @@ func (th *thief) refused(what string) {
 }
 
 func TestStolenAgent(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	b := open(t, bus.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0"})
 	attackAgent(t, b, b, join(t, b, "thief"), join(t, b, "victim"))
@@ -238,6 +239,7 @@ func attackAgent(t *testing.T, serving, raw *bus.Bus, thiefs, victims bus.LinkOp
 // for the next message of its own consumer alone, a user can write into any table.
 // If this fails one day because NATS refuses, servers need not pass requests on.
 func TestReplySubjects(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	b := open(t, bus.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0"})
 	tab, err := b.Table(ctx, "things")
