@@ -30,6 +30,7 @@
 //	internal/newest    which backup is the newest, and which stored times are believed
 //	internal/calendar  lengths of time such as 30d and 1y6m
 //	internal/words     the word that was meant
+//	internal/userfile  paths with a ~, and small files as all editors save them
 //	internal/localhost the name localhost, without a resolver
 //	internal/shard     names, ranges and maps of shards
 //	internal/durable   writes that survive a power cut

@@ -27,13 +27,14 @@ var allowed = map[string][]string{
 	"internal/durable":   {},
 	"internal/words":     {},
 	"internal/localhost": {},
+	"internal/userfile":  {},
 	"internal/calendar":  {},
 	"internal/newest":    {},
 	"internal/job":       {},
-	"internal/config":    {"internal/calendar", "internal/words"},
+	"internal/config":    {"internal/calendar", "internal/userfile", "internal/words"},
 
 	// Where a node's files are: not what is in them.
-	"internal/node": {"internal/localhost", "internal/manifest", "internal/shard"},
+	"internal/node": {"internal/localhost", "internal/manifest", "internal/shard", "internal/userfile"},
 
 	// Keys and bytes: no backups. Drivers and wrappers know the contract alone.
 	"internal/storage":             {},
@@ -46,8 +47,8 @@ var allowed = map[string][]string{
 	"internal/storage/swift":       {"internal/storage", "internal/storage/web"},
 	"internal/storage/s3":          {"internal/storage", "internal/storage/web"},
 	"internal/storage/cdk":         {"internal/storage", "internal/storage/web"},
-	"internal/storage/web":         {"internal/localhost"},
-	"internal/storage/sftp":        {"internal/storage", "internal/localhost"},
+	"internal/storage/web":         {"internal/localhost", "internal/storage", "internal/userfile"},
+	"internal/storage/sftp":        {"internal/storage", "internal/localhost", "internal/userfile"},
 	"internal/storage/retry":       {"internal/storage", "internal/storage/wrap"},
 	"internal/storage/limit":       {"internal/storage", "internal/storage/wrap"},
 	"internal/storage/cache":       {"internal/storage", "internal/storage/wrap"},
@@ -70,7 +71,7 @@ var allowed = map[string][]string{
 	"internal/httpd":  {"internal/durable", "internal/localhost"},
 
 	// NATS: bytes between agents and servers, and their state; no backups.
-	"internal/bus": {"internal/durable"},
+	"internal/bus": {"internal/durable", "internal/userfile"},
 
 	// Pure: a line of cron, a zone and the time in; what is to be done and when out.
 	"internal/schedule": {},

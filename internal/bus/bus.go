@@ -19,6 +19,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
+
+	"github.com/slipcover/slipcover/internal/userfile"
 )
 
 const (
@@ -158,12 +160,11 @@ func (b *Bus) readAccount() error {
 	if b.opts.AccountSeed == "" {
 		return nil
 	}
-	seed, err := os.ReadFile(b.opts.AccountSeed)
+	seed, err := userfile.ReadText(b.opts.AccountSeed)
 	if err != nil {
 		return fmt.Errorf("read the account's seed: %w", err)
 	}
-	b.issuer, err = nkeys.FromSeed([]byte(strings.TrimSpace(string(seed))))
-	clear(seed)
+	b.issuer, err = nkeys.FromSeed([]byte(strings.TrimSpace(seed)))
 	public := ""
 	if err == nil {
 		public, err = b.issuer.PublicKey()

@@ -22,6 +22,7 @@ import (
 
 	"github.com/slipcover/slipcover/internal/localhost"
 	"github.com/slipcover/slipcover/internal/storage"
+	"github.com/slipcover/slipcover/internal/userfile"
 )
 
 const (
@@ -70,11 +71,14 @@ func parseURL(raw string) (target, error) {
 		}
 		switch p {
 		case "identity_file":
-			t.identity = values[0]
+			t.identity, err = userfile.Path(values[0])
 		case "known_hosts":
-			t.knownHosts = values[0]
+			t.knownHosts, err = userfile.Path(values[0])
 		default:
 			return target{}, fmt.Errorf("a URL of sftp:// has no parameter %q; it can have identity_file and known_hosts", p)
+		}
+		if err != nil {
+			return target{}, fmt.Errorf("the parameter %s: %w", p, err)
 		}
 	}
 	if t.user == "" {
@@ -271,11 +275,11 @@ func (noKey) Verify([]byte, *ssh.Signature) error { return errors.New("no key") 
 // live until the log-in.
 func (t target) logIn(ctx context.Context, config *ssh.ClientConfig) (net.Conn, error) {
 	if t.identity != "" {
-		text, err := os.ReadFile(t.identity)
+		text, err := userfile.ReadText(t.identity)
 		if err != nil {
 			return nil, fmt.Errorf("the key to log in with: %w", err)
 		}
-		key, err := ssh.ParsePrivateKey(text)
+		key, err := ssh.ParsePrivateKey([]byte(text))
 		if locked := (*ssh.PassphraseMissingError)(nil); errors.As(err, &locked) {
 			return nil, fmt.Errorf("the key %s has a passphrase: give it to an SSH agent, and leave identity_file out", t.identity)
 		}
