@@ -5,15 +5,27 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/slipcover/slipcover/internal/userfile"
 )
 
 // Redact removes secrets from a configuration file of the node: RedactIni or
 // RedactVMArgs, by the file's name.
+//
+// A file in UTF-16, which CouchDB can't read either, becomes UTF-8 if it has a secret.
 func Redact(path string, data []byte) (clean []byte, removed []string) {
+	redact := RedactVMArgs
 	if filepath.Ext(path) == ".ini" {
-		return RedactIni(data)
+		redact = RedactIni
 	}
-	return RedactVMArgs(data)
+	text := userfile.Decode(data)
+	if bytes.HasSuffix(data, text) { // alike but for a byte order mark
+		return redact(data)
+	}
+	if clean, removed = redact(text); len(removed) == 0 {
+		return data, nil
+	}
+	return clean, removed
 }
 
 // RedactIni removes the secrets from an ini file, for storage that is not
@@ -24,30 +36,37 @@ func Redact(path string, data []byte) (clean []byte, removed []string) {
 //
 // A secret is each setting of [admins] and [jwt_keys]; each whose name speaks of
 // a password, secret, token, cookie, credential or private key, unless its value
-// is true or false; and a URL with user:password@ in it. What tells a secret from
-// other settings are names, so a plugin's own may escape: encrypt the repository.
+// is true or false; and a URL with user:password@ in it. A section counts from the line
+// that is meant to begin it, also where CouchDB skips that line, because of a comment or
+// a byte order mark. What tells a secret from other settings are names, so a plugin's own
+// may escape: encrypt the repository.
 func RedactIni(data []byte) (clean []byte, removed []string) {
 	var b bytes.Buffer
-	section, cut := "", false // whether the setting before is gone, and with it the lines that continue it
+	section, meant := "", ""
+	cut := false // whether the setting before is gone, and with it the lines that continue it
 	eachLine(data, func(l line) {
 		key, value, unused := l.key, l.value, false
 		if l.section != section || l.header {
 			section, cut = l.section, false
 		}
+		if name := meantSection(l.raw); name != "" {
+			meant, cut = name, false
+		}
+		whole := wholeSection(section) || wholeSection(meant)
 		if key == "" && !l.header && !l.continuation {
-			key, value = unusedSetting(l.raw, wholeSection(section))
+			key, value = unusedSetting(l.raw, whole)
 			unused = key != ""
 		}
 		switch {
-		case key != "" && secretSetting(section, key, value):
-			name := section + "/" + key
+		case key != "" && (secretSetting(section, key, value) || secretSetting(meant, key, value)):
+			name := shownSection(section, meant) + "/" + key
 			if unused {
 				name += " (not in use)"
 			}
 			removed = append(removed, name)
 			b.WriteString("; removed by Slipcover, as this backup is not encrypted: " + printable(key))
 			cut = cut || !unused
-		case l.continuation && (cut || wholeSection(section)):
+		case l.continuation && (cut || whole), whole && value == "" && isText(l):
 			b.WriteString("; a line was removed by Slipcover")
 		default:
 			b.Write(l.raw)
@@ -58,6 +77,32 @@ func RedactIni(data []byte) (clean []byte, removed []string) {
 		b.Write(l.end)
 	})
 	return b.Bytes(), removed
+}
+
+// meantSection returns the name in a line that a person takes for the start of a
+// section and CouchDB doesn't: "[admins] # ours", or behind a byte order mark.
+func meantSection(raw []byte) string {
+	text, ok := strings.CutPrefix(trim(strings.TrimPrefix(trim(string(raw)), "\ufeff")), "[")
+	if !ok {
+		return ""
+	}
+	name, _, _ := strings.Cut(text, "]")
+	return strings.ToLower(trim(name))
+}
+
+// shownSection is the name to tell of: CouchDB's own, unless a person means another.
+func shownSection(section, meant string) string {
+	if strings.EqualFold(section, meant) {
+		return section
+	}
+	return meant
+}
+
+// isText says that a line is neither empty nor a comment nor the start of a section,
+// whoever reads it.
+func isText(l line) bool {
+	text := trim(string(l.raw))
+	return text != "" && !l.header && meantSection(l.raw) == "" && !strings.HasPrefix(text, ";")
 }
 
 // unusedSetting returns the setting in a line that CouchDB skips, a comment or
@@ -76,7 +121,7 @@ func unusedSetting(raw []byte, anyKey bool) (key, value string) {
 func wholeSection(section string) bool { return section == "admins" || section == "jwt_keys" }
 
 // secretWords mark the name of a secret.
-var secretWords = []string{"password", "passwd", "passphrase", "secret", "token", "cookie", "credential", "private_key", "privatekey", "api_key", "apikey", "access_key"}
+var secretWords = []string{"pass", "pwd", "secret", "token", "cookie", "credential", "private_key", "privatekey", "api_key", "apikey", "access_key"}
 
 // harmless are settings of CouchDB 3.5.0 whose names only sound like a secret.
 var harmless = []string{

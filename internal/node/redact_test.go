@@ -103,3 +103,53 @@ func FuzzRedact(f *testing.F) {
 		node.RedactVMArgs(data)
 	})
 }
+
+// Where a person sees a section that CouchDB doesn't, what stands below it is secret too.
+func TestRedactMeant(t *testing.T) {
+	t.Parallel()
+	utf16 := func(s string) string {
+		b := []byte{0xff, 0xfe}
+		for _, c := range []byte(s) {
+			b = append(b, c, 0)
+		}
+		return string(b)
+	}
+	for name, in := range map[string]string{
+		"a byte order mark":     "\xef\xbb\xbf[admins]\r\nroot = GONE\r\n",
+		"a mark and a comment":  "\xef\xbb\xbf[admins] # ours\nroot = GONE\n",
+		"a comment behind":      "[couchdb]\nuuid = 1\n[admins] # ours\nroot = GONE\n",
+		"another":               "[couchdb]\n[admins]// ours\nroot = GONE\n",
+		"a comment of CouchDB":  "[admins] ; ours\nroot = GONE\n",
+		"blanks":                "[couchdb]\n  [ admins ]\n\troot\t=\tGONE\n",
+		"capitals":              "[couchdb]\n[Admins]\nroot = GONE\n",
+		"no end":                "[couchdb]\n[admins\nroot = GONE\n",
+		"a colon":               "[admins]\nroot: GONE\n",
+		"a value on its line":   "[admins]\nroot\nGONE\n",
+		"a comment of others":   "[admins]\n#root = GONE\n# root = GONE\n",
+		"no blanks":             "[admins]\nroot=GONE\n",
+		"UTF-16":                utf16("[admins]\r\nroot = GONE\r\n[couchdb]\r\nuuid = 1\r\n"),
+		"a short word":          "[ssl]\nkeyfile_pass = GONE\n",
+		"a shorter one":         "[x]\npwd = GONE\n",
+		"a mark before a word":  "\xef\xbb\xbfpassword = GONE\n",
+		"in UTF-16, by no name": utf16("[replicator]\npassword = GONE\n"),
+	} {
+		clean, removed := node.Redact("local.ini", []byte(in))
+		if text := strings.ReplaceAll(string(clean), "\x00", ""); strings.Contains(text, "GONE") {
+			t.Errorf("%s: a secret is left in %q", name, text)
+		}
+		if len(removed) == 0 && !strings.Contains(string(clean), "a line was removed") {
+			t.Errorf("%s: nothing says that something is gone from %q", name, clean)
+		}
+		if again, more := node.Redact("local.ini", clean); !bytes.Equal(again, clean) || more != nil {
+			t.Errorf("%s: a second time removes %q", name, more)
+		}
+	}
+	for name, in := range map[string]string{
+		"UTF-16 without secrets": utf16("[couchdb]\r\nuuid = 1\r\n"),
+		"what only looks so":     "[ioq.bypass]\nos_process = true\nread = true\n[couch_passwords_cache]\nmax_objects = 5\n[couchdb]\n; [admins] are elsewhere\nfile = [x]\n",
+	} {
+		if clean, removed := node.Redact("local.ini", []byte(in)); string(clean) != in || removed != nil {
+			t.Errorf("%s: removed %q from %q", name, removed, in)
+		}
+	}
+}
