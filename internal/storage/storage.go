@@ -53,6 +53,13 @@ type UnavailableError struct {
 func (e *UnavailableError) Error() string   { return e.Err.Error() }
 func (e *UnavailableError) Unwrap() []error { return []error{ErrUnavailable, e.Err} }
 
+// UnfitError says that what answers is not the storage that was meant, or can't be
+// trusted to be: it speaks another protocol, its certificate is unknown, it shows a page
+// for people. Asking again doesn't help. It is none of the errors above.
+type UnfitError struct{ Why string } // a sentence that says what to do
+
+func (e *UnfitError) Error() string { return e.Why }
+
 // RetryAfter returns how long the storage asked to wait, 0 if it did not.
 func RetryAfter(err error) time.Duration {
 	var u *UnavailableError

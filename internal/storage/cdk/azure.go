@@ -59,11 +59,32 @@ func OpenAzure(ctx context.Context, raw string, opts Options) (*Store, error) {
 			return err
 		},
 		answer: azureAnswer,
+		right:  azureRight,
 		close: func() error {
 			transport.CloseIdleConnections()
 			return nil
 		},
 	}, opts)
+}
+
+// azureRight names roles and the letters of a token's permissions.
+//
+// Source: Azure's documentation, "Common REST API error codes" and "Create a service
+// SAS", permissions of a directory, container, or blob.
+func azureRight(code, op string) string {
+	switch code {
+	case "AuthenticationFailed", "AuthorizationFailure", "InsufficientAccountPermissions", "AccountIsDisabled":
+		return "" // the key, the firewall, the account
+	}
+	letter := map[string]string{"put": "c and w", "get": "r", "stat": "r", "list": "l", "delete": "d"}[op]
+	if letter == "" {
+		return ""
+	}
+	role := "Storage Blob Data Contributor"
+	if op != "put" && op != "delete" {
+		role = "Storage Blob Data Reader"
+	}
+	return fmt.Sprintf("the role %s, or %s in the permissions of the token (sp=)", role, letter)
 }
 
 // azureUpload goes past the CDK, which would buffer the body, and cut a large one
@@ -100,7 +121,7 @@ func azureMD5(r *blob.Reader) []byte {
 // azureClient makes the client that the environment and the URL describe.
 func azureClient(p place, transport *http.Transport) (*container.Client, error) {
 	opts := &container.ClientOptions{ClientOptions: policy.ClientOptions{
-		Transport: &http.Client{Transport: transport},
+		Transport: &http.Client{Transport: web.Service{Name: "Azure", CA: caVariable}.Transport(transport)},
 		Retry:     policy.RetryOptions{MaxRetries: -1},
 	}}
 	account, key, sas := os.Getenv("AZURE_STORAGE_ACCOUNT"), os.Getenv("AZURE_STORAGE_KEY"), os.Getenv("AZURE_STORAGE_SAS_TOKEN")

@@ -73,6 +73,9 @@ type service struct {
 	create func(ctx context.Context) error
 	// answer returns what the service said in err, false if it said nothing.
 	answer func(err error) (answer, bool)
+	// right returns what "put", "get", "stat", "list" or "delete" needs, "" if an answer
+	// 403 with that code is about something else.
+	right func(code, op string) string
 	// close frees what the bucket doesn't.
 	close func() error
 }
@@ -430,6 +433,9 @@ func (s *Store) wrap(ctx context.Context, what string, err error) error {
 	case errors.Is(err, storage.ErrNotExist), errors.Is(err, storage.ErrDenied), errors.Is(err, storage.ErrUnavailable):
 		return fmt.Errorf("%s: %w", what, err)
 	}
+	if unfit := (*storage.UnfitError)(nil); errors.As(err, &unfit) {
+		return fmt.Errorf("%s: %w", what, unfit)
+	}
 	a, ok := s.answer(err)
 	switch {
 	case !ok:
@@ -452,10 +458,24 @@ func (s *Store) wrap(ctx context.Context, what string, err error) error {
 		return &storage.UnavailableError{After: a.after, Err: errors.New(text)}
 	case a.status == http.StatusTooManyRequests || a.status == http.StatusRequestTimeout || a.status >= 500:
 		return fmt.Errorf("%w: %s", storage.ErrUnavailable, text)
-	case a.status == http.StatusUnauthorized || a.status == http.StatusForbidden:
+	case a.status == http.StatusForbidden:
+		return fmt.Errorf("%w: %s%s", storage.ErrDenied, text, s.lacking(what, a))
+	case a.status == http.StatusUnauthorized:
 		return fmt.Errorf("%w: %s", storage.ErrDenied, text)
 	}
 	return errors.New(text)
+}
+
+// lacking names the right that is missing; what begins with what was being done.
+func (s *Store) lacking(what string, a answer) string {
+	op, _, _ := strings.Cut(what, " ")
+	if op == "open" {
+		op = "list" // which is how it is looked whether the place is there
+	}
+	if right := s.right(a.code, op); right != "" && !strings.Contains(a.message, right) {
+		return ": the right may be missing: " + right
+	}
+	return ""
 }
 
 // noAnswer describes a failure to reach the service, without the URL.
@@ -466,6 +486,9 @@ func (s *Store) noAnswer(err error) string {
 	text, _, _ := strings.Cut(err.Error(), "\n")
 	return s.name + " gave no answer: " + text
 }
+
+// caVariable names a file of certificates that Go trusts, and these SDKs with it.
+const caVariable = "SSL_CERT_FILE"
 
 // newTransport returns a transport with limits on how long nothing may happen.
 func newTransport(stall time.Duration) *http.Transport {

@@ -59,7 +59,11 @@ func OpenGCS(ctx context.Context, raw string, opts Options) (*Store, error) {
 			return err
 		},
 		answer: gcsAnswer,
-		close:  client.Close,
+		right: func(_, op string) string {
+			return map[string]string{"put": "storage.objects.create", "get": "storage.objects.get", "stat": "storage.objects.get",
+				"list": "storage.objects.list", "delete": "storage.objects.delete"}[op]
+		},
+		close: client.Close,
 	}, opts)
 }
 
@@ -73,7 +77,7 @@ func gcsClient(ctx context.Context, p place) (*gcs.Client, string, error) {
 		}
 	}
 	project := os.Getenv("GOOGLE_CLOUD_PROJECT")
-	var transport http.RoundTripper = newTransport(stallTime)
+	transport := web.Service{Name: "Google Cloud Storage", CA: caVariable}.Transport(newTransport(stallTime))
 	var options []option.ClientOption
 	if !anonymous && os.Getenv("STORAGE_EMULATOR_HOST") == "" {
 		creds, err := google.FindDefaultCredentials(context.WithoutCancel(ctx), gcs.ScopeReadWrite)

@@ -86,6 +86,9 @@ func passing(err error) bool {
 			return false
 		}
 	}
+	if unfit := (*storage.UnfitError)(nil); errors.As(err, &unfit) {
+		return false
+	}
 	for _, n := range network {
 		if errors.Is(err, n) {
 			return true

@@ -83,6 +83,9 @@ func (s *Store) kind(r *reply, err error) error {
 		if cause := r.failure(); cause != nil {
 			err = cause
 		}
+		if unfit := (*storage.UnfitError)(nil); errors.As(err, &unfit) {
+			return unfit
+		}
 		return fmt.Errorf("%w: %w", storage.ErrUnavailable, hideQuery(err))
 	}
 	if err := s.sentence(r, answer); err != nil {
@@ -99,11 +102,32 @@ func (s *Store) kind(r *reply, err error) error {
 	if kind == nil {
 		return errors.New("the server refuses: " + text)
 	}
+	if right := s.lacking(r, answer, kind); right != "" {
+		text = "the keys may lack the right " + right + ": " + text
+	}
 	err = fmt.Errorf("%w: %s", kind, text)
 	if after := web.RetryAfter(r.headers()); after > 0 && errors.Is(kind, storage.ErrUnavailable) {
 		return &storage.UnavailableError{After: after, Err: err}
 	}
 	return err
+}
+
+// lacking returns the right without which a request is denied, "" if the answer names
+// it itself or is about something else.
+func (s *Store) lacking(r *reply, answer minio.ErrorResponse, kind error) string {
+	if !errors.Is(kind, storage.ErrDenied) || strings.Contains(answer.Message, "s3:") {
+		return ""
+	}
+	req := r.request()
+	if req == nil || answer.Code != minio.AccessDenied && r.status() != http.StatusForbidden || keysRefused[answer.Code] {
+		return ""
+	}
+	return s.settings.right(req)
+}
+
+// keysRefused are codes of answers that refuse the keys and not what they ask for.
+var keysRefused = map[string]bool{
+	minio.InvalidAccessKeyID: true, minio.AllAccessDisabled: true, "ExpiredToken": true, "InvalidToken": true, "XAdminUserNotFound": true,
 }
 
 // sentence is for errors whose cure isn't in the server's words.

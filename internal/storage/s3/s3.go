@@ -44,8 +44,10 @@ package s3
 
 import (
 	"context"
+	"encoding/xml"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -97,7 +99,10 @@ func Open(ctx context.Context, rawURL string, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{settings: set, transport: newTransport(set.timeout)}
+	s := &Store{settings: set}
+	if s.transport, err = newTransport(set.timeout); err != nil {
+		return nil, fmt.Errorf("open %s: %w", s.URL(), err)
+	}
 	if err := s.open(ctx, opts); err != nil {
 		s.transport.CloseIdleConnections()
 		return nil, err
@@ -127,10 +132,19 @@ func (s *Store) open(ctx context.Context, opts Options) error {
 			err = s.look(ctx)
 		}
 	}
+	if err != nil && reply.status() == http.StatusOK && notXML(err) {
+		err = &storage.UnfitError{Why: s.settings.endpoint.Host + " answers, but not as S3 does: check the address and the port"}
+	}
 	if err != nil {
 		return s.wrap(ctx, "open "+s.URL(), reply, err)
 	}
 	return nil
+}
+
+// notXML says of an error that a whole answer of the server could not be read.
+func notXML(err error) bool {
+	syntax, other := (*xml.SyntaxError)(nil), xml.UnmarshalError("")
+	return errors.Is(err, io.EOF) || errors.As(err, &syntax) || errors.As(err, &other)
 }
 
 // connect makes the client; an empty region means that the client asks AWS.

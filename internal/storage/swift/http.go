@@ -2,8 +2,6 @@ package swift
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -51,23 +48,10 @@ func newTransport(timeout time.Duration, caFile string) (*http.Transport, error)
 		WriteBufferSize:       64 << 10,
 		ReadBufferSize:        64 << 10,
 	}
-	if caFile == "" {
-		return t, nil
-	}
-	pem, err := os.ReadFile(caFile)
-	if err != nil {
-		return nil, fmt.Errorf("read the certificates that OS_CACERT names: %w", err)
-	}
-	roots, err := x509.SystemCertPool()
-	if err != nil {
-		roots = x509.NewCertPool()
-	}
-	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("the file that OS_CACERT names, %s, has no certificate", caFile)
-	}
-	t.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
-	return t, nil
+	return t, web.Trust(t, service.CA, caFile)
 }
+
+var service = web.Service{Name: "Swift", CA: "OS_CACERT"}
 
 // request is one request to the storage.
 type request struct {
@@ -190,6 +174,9 @@ func unavailable(ctx context.Context, err error) error {
 	if u := (*url.Error)(nil); errors.As(err, &u) {
 		err = u.Err // the URL would be said twice
 	}
+	if unfit := (*storage.UnfitError)(nil); errors.As(err, &unfit) {
+		return unfit
+	}
 	if n := net.Error(nil); errors.As(err, &n) && n.Timeout() {
 		return fmt.Errorf("%w: nothing came or went for too long: %w", storage.ErrUnavailable, err)
 	}
@@ -245,6 +232,9 @@ func (s *Store) refusal(resp *http.Response) error {
 
 func refused(resp *http.Response, text string) error {
 	e := &statusError{status: resp.StatusCode, text: text, kind: kindOf(resp.StatusCode)}
+	if resp.StatusCode == http.StatusForbidden {
+		e.text = lacking(resp.Request) + ": " + text
+	}
 	if resp.StatusCode == http.StatusRequestEntityTooLarge && strings.Contains(text, "quota") {
 		e.kind = storage.ErrFull
 	}
@@ -253,6 +243,20 @@ func refused(resp *http.Response, text string) error {
 		return e
 	}
 	return &storage.UnavailableError{After: after, Err: e}
+}
+
+// lacking says what right the user of a request may not have.
+func lacking(req *http.Request) string {
+	if req == nil {
+		return "the user may not do that"
+	}
+	switch elements := strings.Count(strings.Trim(req.URL.Path, "/"), "/"); {
+	case req.Method == http.MethodGet || req.Method == http.MethodHead:
+		return "the user may not read there, for which it needs a role that uses the object store, such as member, or X-Container-Read (with .rlistings) of the container"
+	case req.Method == http.MethodPut && elements == 2: // /v1/AUTH_project/container
+		return "the user may not make containers, for which it needs a role that uses the object store, such as member"
+	}
+	return "the user may not write there, for which it needs a role that uses the object store, such as member, or X-Container-Write of the container and of the one for segments"
 }
 
 // statusRateLimit is Swift's own, of its filter ratelimit.

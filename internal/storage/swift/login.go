@@ -2,6 +2,7 @@ package swift
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -220,7 +221,12 @@ func (l *login) failed(ctx context.Context, err error) error {
 		status = answer.StatusCode
 	}
 	var cause error
+	unfit, syntax := (*storage.UnfitError)(nil), (*json.SyntaxError)(nil)
 	switch {
+	case errors.As(err, &unfit):
+		cause = unfit
+	case errors.As(err, &syntax):
+		cause = &storage.UnfitError{Why: "what answers there is neither Keystone nor a v1 log-in: check the URL"}
 	case errors.Is(err, storage.ErrUnavailable):
 		cause = withoutURL(err)
 	case status == http.StatusUnauthorized || status == http.StatusForbidden:

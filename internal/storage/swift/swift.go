@@ -135,12 +135,12 @@ func Open(ctx context.Context, raw string, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", p, err)
 	}
-	l, err := newLogin(p, getenv, transport)
+	l, err := newLogin(p, getenv, service.Transport(transport))
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", p, err)
 	}
 	s := &Store{place: p, id: strings.ToLower(rand.Text()), login: l, page: listPage,
-		client: &http.Client{Transport: transport, CheckRedirect: noRedirect}}
+		client: &http.Client{Transport: service.Transport(transport), CheckRedirect: noRedirect}}
 	if p.prefix != "" {
 		s.prefix = p.prefix + "/"
 	}
