@@ -43,7 +43,7 @@ var allowed = map[string][]string{
 	"internal/storage/faulty":      {"internal/storage"},
 	"internal/storage/wrap":        {"internal/storage"},
 	"internal/storage/probe":       {"internal/storage", "internal/storage/wrap"},
-	"internal/storage/storagetest": {"internal/storage", "internal/storage/probe"},
+	"internal/storage/storagetest": {"internal/storage", "internal/storage/probe", "internal/testenv"},
 	"internal/storage/swift":       {"internal/storage", "internal/storage/web"},
 	"internal/storage/s3":          {"internal/storage", "internal/storage/web"},
 	"internal/storage/cdk":         {"internal/storage", "internal/storage/web"},

@@ -77,11 +77,11 @@ func TestContract(t *testing.T) {
 	for _, c := range clouds() {
 		t.Run(c.name, func(t *testing.T) {
 			c.start(t)
-			for _, prefix := range []string{"", "/some/prefix"} {
-				t.Run("prefix "+prefix, func(t *testing.T) {
-					storagetest.Run(t, func(t *testing.T) storage.Store { return c.create(t, c.url(c.newPlace(), prefix)) })
-				})
+			open := func(prefix string) func(t *testing.T) storage.Store {
+				return func(t *testing.T) storage.Store { return c.create(t, c.url(c.newPlace(), prefix)) }
 			}
+			t.Run("below a prefix", func(t *testing.T) { storagetest.Run(t, open("/some/prefix")) })
+			t.Run("the whole", func(t *testing.T) { storagetest.RunFew(t, open(""), "valid keys", "list beside changes") })
 		})
 	}
 }

@@ -20,13 +20,10 @@ func swiftS3(t *testing.T) *testenv.S3Server {
 }
 
 func TestSwiftContract(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes half a minute")
-	}
 	server := swiftS3(t)
-	storagetest.Run(t, func(t *testing.T) storage.Store {
+	storagetest.RunFew(t, func(t *testing.T) storage.Store {
 		return retried(t, open(t, bucketURL(server, newBucket(), "part_size=5MiB", "if_absent=check")))
-	})
+	}, "delete many at once", "valid keys")
 }
 
 // Swift refuses a conditional put, and takes what Object Lock asks for without

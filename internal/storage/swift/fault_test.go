@@ -104,6 +104,7 @@ var isNew = storage.PutOptions{IfAbsent: true}
 
 // A put of a segment of the repository is one request, and so is a get.
 func TestRequests(t *testing.T) {
+	t.Parallel()
 	f, vars := newFront(t)
 	s := open(t, newContainer(), vars)
 	body := bytes.NewReader(make([]byte, 2<<20))
@@ -146,6 +147,7 @@ func TestRequests(t *testing.T) {
 }
 
 func TestAnswers(t *testing.T) {
+	t.Parallel()
 	f, vars := newFront(t)
 	s := open(t, newContainer(), vars)
 	put(t, s, "a", "body")
@@ -204,6 +206,7 @@ func TestAnswers(t *testing.T) {
 }
 
 func TestCutInTheMiddle(t *testing.T) {
+	t.Parallel()
 	f, vars := newFront(t)
 	s := open(t, newContainer(), vars)
 	put(t, s, "a", strings.Repeat("x", 3<<20))
@@ -246,6 +249,7 @@ func (w *cutWriter) Write(p []byte) (int, error) {
 
 // A byte that is changed on the way is noticed, both ways.
 func TestChangedOnTheWay(t *testing.T) {
+	t.Parallel()
 	f, vars := newFront(t)
 	s := open(t, newContainer(), vars)
 	put(t, s, "a", "body")
@@ -332,6 +336,7 @@ func (s *slowReader) Read(p []byte) (int, error) {
 }
 
 func TestTokenEnds(t *testing.T) {
+	t.Parallel()
 	server := testenv.StartSwift(t, testenv.SwiftOptions{}) // others must keep their tokens
 	s := open(t, newContainer(), server.Vars)
 	put(t, s, "a", "body")
@@ -423,6 +428,7 @@ func TestRules(t *testing.T) {
 }
 
 func TestContainerGone(t *testing.T) {
+	t.Parallel()
 	vars := testenv.Swift(t).Vars
 	url := newContainer()
 	if _, err := swift.Open(t.Context(), url, swift.Options{Getenv: getenv(vars)}); !errors.Is(err, storage.ErrUnavailable) {
@@ -446,6 +452,7 @@ func TestContainerGone(t *testing.T) {
 }
 
 func TestQuota(t *testing.T) {
+	t.Parallel()
 	server := testenv.Swift(t)
 	url := newContainer()
 	s := open(t, url, server.Vars)
@@ -457,6 +464,7 @@ func TestQuota(t *testing.T) {
 
 // Two stores have nothing in common but the server.
 func TestIfAbsentOfTwoStores(t *testing.T) {
+	t.Parallel()
 	vars := testenv.Swift(t).Vars
 	url := newContainer()
 	stores := []*swift.Store{open(t, url, vars), open(t, url, vars)}

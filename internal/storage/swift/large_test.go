@@ -39,6 +39,7 @@ func names(t *testing.T, container string) []string {
 }
 
 func TestStockClient(t *testing.T) {
+	t.Parallel()
 	server := testenv.Swift(t)
 	url := newContainer()
 	container := strings.TrimPrefix(url, "swift://")
@@ -68,6 +69,7 @@ func TestStockClient(t *testing.T) {
 
 // What Swift's own client puts in segments can be read and deleted.
 func TestStockClientsSegments(t *testing.T) {
+	t.Parallel()
 	server := testenv.Swift(t)
 	url := newContainer()
 	container := strings.TrimPrefix(url, "swift://")
@@ -90,6 +92,7 @@ func TestStockClientsSegments(t *testing.T) {
 }
 
 func TestSegmentsGoWithTheObject(t *testing.T) {
+	t.Parallel()
 	server := testenv.Swift(t)
 	url := newContainer()
 	segments := strings.TrimPrefix(url, "swift://") + "_segments"
@@ -134,6 +137,7 @@ func TestSegmentsGoWithTheObject(t *testing.T) {
 }
 
 func TestMissingSegment(t *testing.T) {
+	t.Parallel()
 	server := testenv.Swift(t)
 	url := newContainer()
 	segments := strings.TrimPrefix(url, "swift://") + "_segments"
@@ -159,6 +163,7 @@ func TestMissingSegment(t *testing.T) {
 
 // A put that the server refuses takes its segments back.
 func TestRefusedManifest(t *testing.T) {
+	t.Parallel()
 	f, vars := newFront(t)
 	url := newContainer()
 	segments := strings.TrimPrefix(url, "swift://") + "_segments"
@@ -173,6 +178,7 @@ func TestRefusedManifest(t *testing.T) {
 }
 
 func TestListPages(t *testing.T) {
+	t.Parallel()
 	s := open(t, newContainer()+"/pre", testenv.Swift(t).Vars)
 	s.SetPage(3)
 	var want []string

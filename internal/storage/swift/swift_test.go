@@ -32,26 +32,23 @@ func open(t *testing.T, url string, vars map[string]string) *swift.Store {
 	return s
 }
 
-// run runs the contract over fresh containers.
-func run(t *testing.T, vars map[string]string, query string) {
-	t.Helper()
-	storagetest.Run(t, func(t *testing.T) storage.Store { return open(t, newContainer()+query, vars) })
-}
-
 func TestContract(t *testing.T) {
-	run(t, testenv.Swift(t).Vars, "")
+	vars := testenv.Swift(t).Vars
+	storagetest.Run(t, func(t *testing.T) storage.Store { return open(t, newContainer(), vars) })
 }
 
 func TestContractLarge(t *testing.T) {
-	if testing.Short() {
-		t.Skip("the same as where the server refuses large objects")
-	}
-	run(t, testenv.Swift(t).Vars, "?segment_size=1MiB")
+	t.Parallel()
+	vars := testenv.Swift(t).Vars
+	storagetest.RunFew(t, func(t *testing.T) storage.Store { return open(t, newContainer()+"?segment_size=1MiB", vars) },
+		"replace is atomic to readers", "cancel in the middle", "bad bodies")
 }
 
 // A server that takes no larger objects tells the size of segments itself.
 func TestContractRefusesLarge(t *testing.T) {
-	run(t, testenv.StartSwift(t, testenv.SwiftOptions{MaxObjectBytes: 1 << 20}).Vars, "")
+	t.Parallel()
+	vars := testenv.StartSwift(t, testenv.SwiftOptions{MaxObjectBytes: 1 << 20}).Vars
+	storagetest.RunFew(t, func(t *testing.T) storage.Store { return open(t, newContainer(), vars) })
 }
 
 func TestContractKeystone(t *testing.T) {

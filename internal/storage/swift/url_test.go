@@ -9,6 +9,7 @@ import (
 
 // What is wrong is said before anything is sent.
 func TestOpenRefuses(t *testing.T) {
+	t.Parallel()
 	v3 := "OS_AUTH_URL=http://127.0.0.1:1 OS_USERNAME=u OS_PASSWORD=secret OS_PROJECT_NAME=p"
 	tests := []struct{ url, env, want string }{
 		{"swift:///prefix", v3, "no valid container"},
