@@ -261,7 +261,7 @@ func TestStockClientsShowFaults(t *testing.T) {
 	if testing.Short() {
 		t.Skip("runs clients that take seconds each")
 	}
-	openstack, troveBin := testenv.Tool(t, "openstack"), testenv.Tool(t, "trove")
+	openstackClient, troveClient := testenv.Preload(t, "openstack"), testenv.Preload(t, "trove")
 	w := newWorld(t, func(_ *server.Config, o *trove.Options) { o.URL = "" })
 	p := w.join("db1", project)
 	p.fault = "the disk is full"
@@ -271,12 +271,12 @@ func TestStockClientsShowFaults(t *testing.T) {
 	w.into(w.do("POST", scene+"/backups", token, `{"backup": {"name": "n", "instance": "`+p.instance+`"}}`), 202, "backup", &b)
 	w.idle(p.instance, token)
 	for _, s := range []*strand{
-		{t: t, program: []string{openstack, "database", "backup", "show"}, env: []string{"OS_AUTH_TYPE=admin_token", "OS_ENDPOINT=" + w.HTTP.URL + scene, "OS_TOKEN=" + token}},
-		{t: t, program: []string{troveBin, "backup-show"}, env: []string{"OS_AUTH_URL=" + w.HTTP.URL + "/auth/v1.0", "OS_USERNAME=joe", "OS_PASSWORD=" + token,
+		{t: t, program: openstackClient, options: []string{"database", "backup", "show"}, shown: "openstack", env: []string{"OS_AUTH_TYPE=admin_token", "OS_ENDPOINT=" + w.HTTP.URL + scene, "OS_TOKEN=" + token}},
+		{t: t, program: troveClient, options: []string{"backup-show"}, shown: "trove", env: []string{"OS_AUTH_URL=" + w.HTTP.URL + "/auth/v1.0", "OS_USERNAME=joe", "OS_PASSWORD=" + token,
 			"OS_PROJECT_NAME=" + project, "TROVE_BYPASS_URL=" + w.HTTP.URL + scene}},
 	} {
 		if out := s.ok(b.ID); !strings.Contains(out, "FAILED") || !strings.Contains(out, p.fault) {
-			t.Errorf("%s shows no reason: %s", s.program, out)
+			t.Errorf("%s shows no reason: %s", s.shown, out)
 		}
 	}
 }

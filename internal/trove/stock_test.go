@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -213,7 +212,8 @@ func fill(t *testing.T, c *testenv.Couch) {
 type strand struct {
 	t       *testing.T
 	title   string
-	program []string // with options that are the same for all commands
+	program *testenv.Preloaded
+	options []string // that are the same for all commands
 	shown   string   // the program in the table
 	env     []string
 
@@ -231,25 +231,17 @@ func (s *strand) note(args []string, outcome string) {
 	s.rows = append(s.rows, s.plain(s.shown+" "+strings.Join(args, " "))+"\n    "+s.plain(outcome))
 }
 
-func (s *strand) run(args ...string) (stdout, stderr string, err error) {
+func (s *strand) run(args ...string) (stdout, stderr string, code int) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 5*time.Minute)
-	defer cancel()
-	argv := append(slices.Clone(s.program), args...)
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.t.TempDir(), "LC_ALL=C.UTF-8"}, s.env...)
-	var out, errs strings.Builder
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	err = cmd.Run()
-	return out.String(), errs.String(), err
+	return s.program.Run(s.env, append(slices.Clone(s.options), args...)...)
 }
 
 // ok runs a command that must end well, and returns what it printed.
 func (s *strand) ok(args ...string) string {
 	s.t.Helper()
-	out, errs, err := s.run(args...)
-	if err != nil {
-		s.t.Fatalf("%s %s: %v\n%s\n%s", s.shown, strings.Join(args, " "), err, out, errs)
+	out, errs, code := s.run(args...)
+	if code != 0 {
+		s.t.Fatalf("%s %s: exit code %d\n%s\n%s", s.shown, strings.Join(args, " "), code, out, errs)
 	}
 	return out
 }
@@ -264,10 +256,9 @@ func (s *strand) does(args ...string) {
 // refused runs a command that must end with exit code 1 and a message.
 func (s *strand) refused(want string, args ...string) {
 	s.t.Helper()
-	out, errs, err := s.run(args...)
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(errs, want) {
-		s.t.Errorf("%s %s: %v, want exit code 1 and %q\n%s\n%s", s.shown, strings.Join(args, " "), err, want, out, errs)
+	out, errs, code := s.run(args...)
+	if code != 1 || !strings.Contains(errs, want) {
+		s.t.Errorf("%s %s: exit code %d, want 1 and %q\n%s\n%s", s.shown, strings.Join(args, " "), code, want, out, errs)
 	}
 	s.note(args, "refused: "+want)
 }
@@ -355,7 +346,8 @@ func TestStockClients(t *testing.T) {
 	if testing.Short() {
 		t.Skip("runs clients that take seconds each")
 	}
-	troveBin, openstackBin := testenv.Tool(t, "trove"), testenv.Tool(t, "openstack")
+	clients := []string{"troveclient", "openstackclient.shell", "openstackclient.common", "openstackclient.api", "osc_lib", "keystoneauth1", "keystoneclient.v3", "cliff", "openstack.config"}
+	troveClient, openstackClient := testenv.Preload(t, "trove", clients...), testenv.Preload(t, "openstack", clients...)
 	swift, keystone := testenv.SwiftKeystone(t)
 	couch := testenv.CouchDB(t, testenv.Options{})
 	fill(t, couch)
@@ -397,22 +389,22 @@ func TestStockClients(t *testing.T) {
 		node func() *machine
 	}
 	strands := []client{
-		{&strand{title: "trove, with Keystone", program: []string{troveBin, "--json"}, shown: "trove", env: user("demo", "demo")},
+		{&strand{title: "trove, with Keystone", program: troveClient, options: []string{"--json"}, shown: "trove", env: user("demo", "demo")},
 			func(s *strand, m *machine) { troveWithKeystone(s, m, user("admin", "admin")) },
 			func() *machine { return cloud.machine("trove-db", demo, couch, reader, "") }},
-		{&strand{title: "openstack, with Keystone", program: []string{openstackBin}, shown: "openstack", env: user("demo", "demo")},
+		{&strand{title: "openstack, with Keystone", program: openstackClient, shown: "openstack", env: user("demo", "demo")},
 			func(s *strand, m *machine) { openstackWithKeystone(s, m, keystone, swift, user("admin", "admin")) },
 			func() *machine { return cloud.machine("os-db", demo, couch, reader, "") }},
 		{&strand{title: "gophercloud, with Keystone", shown: "gophercloud"},
 			func(s *strand, m *machine) { gophercloudRun(s, m, keystoneService(s.t, keystone)) },
 			func() *machine { return cloud.machine("go-db", demo, couch, reader, "") }},
-		{&strand{title: "trove, with a token of our own and the log-in of version 1", program: []string{troveBin, "--json"}, shown: "trove",
+		{&strand{title: "trove, with a token of our own and the log-in of version 1", program: troveClient, options: []string{"--json"}, shown: "trove",
 			env: []string{"OS_AUTH_URL=" + alone.HTTP.URL + "/auth/v1.0", "OS_USERNAME=joe", "OS_PASSWORD=" + own, "OS_PROJECT_NAME=" + project, "TROVE_BYPASS_URL=" + endpoint}},
 			troveAlone, func() *machine { return alone.machine("trove1-db", project, couch, reader, repository) }},
-		{&strand{title: "openstack, with a token of our own", program: []string{openstackBin}, shown: "openstack",
+		{&strand{title: "openstack, with a token of our own", program: openstackClient, shown: "openstack",
 			env: []string{"OS_AUTH_TYPE=admin_token", "OS_ENDPOINT=" + endpoint, "OS_TOKEN=" + own}},
 			openstackAlone, func() *machine { return alone.machine("os1-db", project, couch, reader, repository) }},
-		{&strand{title: "openstack, without any token", program: []string{openstackBin}, shown: "openstack",
+		{&strand{title: "openstack, without any token", program: openstackClient, shown: "openstack",
 			env: []string{"OS_AUTH_TYPE=none", "OS_ENDPOINT=" + open.URL + "/v1.0/" + project}},
 			openstackAlone, func() *machine { return alone.machine("os2-db", project, couch, reader, repository) }},
 		{&strand{title: "gophercloud, with a token of our own", shown: "gophercloud"},
@@ -566,7 +558,7 @@ func (s *strand) quiet(args ...string) []map[string]any {
 // refusedAnyhow runs a command that can't work, whatever the server does.
 func (s *strand) refusedAnyhow(args ...string) {
 	s.t.Helper()
-	if out, errs, err := s.run(args...); err == nil {
+	if out, errs, code := s.run(args...); code == 0 {
 		s.t.Errorf("%s: it works: %s %s", args, out, errs)
 	}
 	s.note(args, "broken in the client")
