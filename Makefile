@@ -1,6 +1,7 @@
 # make demo   the main job on a bundled sample of real CouchDB files
 # make test   all tests; says at the end which were skipped and why
-# make race   the same with the race detector
+# make soak   the same with many more rounds, for hours
+# make race   with the race detector, where anything runs beside anything
 # make lint   gofmt, vet, golangci-lint, cross builds, govulncheck
 # make fuzz   each fuzz target for FUZZTIME
 # make packages  a deb and an rpm for this architecture, in build/
@@ -9,13 +10,17 @@
 GO        ?= go
 FUZZTIME  ?= 20s
 TESTFLAGS ?=
+# Twice as many packages at a time as there are cores: many tests wait for servers.
+JOBS      ?= $(shell expr 2 '*' $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2))
+# Those that take longest begin first.
+PACKAGES  ?= ./internal/cli/... ./internal/trove ./internal/backup ./internal/storage/swift ./internal/bus ./...
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 # Google's library brings gRPC along, which is never used: without it the program is a third smaller.
 TAGS      := -tags=disable_grpc_modules
 TOOL      := $(GO) tool -modfile=internal/devtools/go.mod
 export CGO_ENABLED ?= 0
 
-.PHONY: build demo test race lint fuzz bench packages clean
+.PHONY: build demo test soak race lint fuzz bench packages clean
 
 build:
 	$(GO) build $(TAGS) -trimpath -ldflags '-s -w -X github.com/slipcover/slipcover/internal/cli.version=$(VERSION)' -o bin/slipcover ./cmd/slipcover
@@ -23,37 +28,33 @@ build:
 demo: build
 	bin/slipcover demo
 
+test: TIMEOUT ?= 30m
 test:
 	@mkdir -p build && rm -f build/skipped
-	@SLIPCOVER_SKIP_LOG=$(CURDIR)/build/skipped $(GO) test $(TAGS) -count=1 -shuffle=on -timeout 30m $(RACE) $(TESTFLAGS) ./... ; status=$$?; \
+	@SLIPCOVER_SKIP_LOG=$(CURDIR)/build/skipped $(GO) test $(TAGS) -count=1 -shuffle=on -p $(JOBS) -timeout $(TIMEOUT) $(RACE) $(TESTFLAGS) $(PACKAGES); status=$$?; \
 	  $(GO) run ./internal/testenv/skipsummary build/skipped; exit $$status
 
+# Twenty times the rounds of tests that get surer with each, and what the others leave out.
+soak: export SLIPCOVER_ROUNDS ?= 20
+soak: export SLIPCOVER_SCALE ?= full
+soak: TIMEOUT = 12h
+soak: test
+
+race: PACKAGES = $$(.ci/concurrent)
 race: export CGO_ENABLED = 1
 race: RACE = -race
 race: test
 
 lint:
 	@files=$$(gofmt -l .); test -z "$$files" || { echo "gofmt -w $$files"; exit 1; }
-	$(GO) vet ./...
 	$(TOOL) golangci-lint run ./...
-	GOOS=linux GOARCH=arm64 $(GO) build ./...
-	GOOS=darwin GOARCH=arm64 $(GO) vet ./couchfile/... ./cmd/...
-	GOOS=windows GOARCH=amd64 $(GO) vet ./couchfile/... ./cmd/...
-	@mkdir -p build; $(TOOL) govulncheck ./... > build/vuln.txt 2>&1; status=$$?; \
+	$(GO) run ./internal/testenv/crosscheck linux/arm64 darwin/arm64 windows/amd64 -- ./...
+	@mkdir -p build; $(TOOL) govulncheck $(TAGS) ./... > build/vuln.txt 2>&1; status=$$?; \
 	  if grep -q 'fetching vulnerabilities\|no such host\|connection refused\|dial tcp\|proxyconnect\|Forbidden' build/vuln.txt; then echo 'govulncheck: not checked, its database could not be reached'; status=0; \
 	  else cat build/vuln.txt; fi; exit $$status
 
-# Shrinking each input that finds a new path would take most of the time. At its end Go 1.26 can report "context deadline
-# exceeded" though nothing was found (go.dev/issue/75804): then the target runs again.
 fuzz:
-	@mkdir -p build; set -e; for file in $$(grep -rl '^func Fuzz' --include='*_test.go' .); do \
-	  for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' $$file); do \
-	    for try in 1 2 3; do \
-	      if $(GO) test $(TAGS) -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x -parallel 2 $$(dirname $$file) > build/fuzz.log 2>&1; then \
-	        echo "$$target in $$(dirname $$file), $(FUZZTIME): nothing found"; break; fi; \
-	      if [ $$try = 3 ] || grep -q 'Failing input' build/fuzz.log || ! grep -q 'context deadline exceeded' build/fuzz.log; then cat build/fuzz.log; exit 1; fi; \
-	    done; \
-	  done; done
+	.ci/fuzz $(FUZZTIME)
 
 bench: build
 	$(GO) run ./internal/bench -slipcover bin/slipcover $(BENCHFLAGS)

@@ -105,6 +105,7 @@ var allowed = map[string][]string{
 	"internal/agent/agenttest":     {"internal/agent", "internal/repo", "internal/storage", "internal/storage/drivers"},
 	"internal/bus/bustest":         {"internal/testenv"},
 	"internal/testenv/skipsummary": {"internal/testenv"},
+	"internal/testenv/crosscheck":  {},
 	"internal/bench":               {"internal/couchgen"},
 	"internal/archtest":            {},
 	"packaging":                    {"internal/testenv"},
