@@ -199,7 +199,7 @@ func untilHangUp(ctx context.Context) (context.Context, func()) {
 		go func() {
 			select {
 			case s := <-hup:
-				cancel(interrupted{s})
+				cancel(interrupted{signal: s})
 			case <-ctx.Done():
 			}
 		}()
@@ -291,21 +291,21 @@ func (r *agentRepositories) open(ctx context.Context, o agent.Open) (*repo.Repo,
 	env.count(s)
 	known := ""
 	if o.Repository.Storage == "" {
-		known = s.knownRepository()
+		known = knownRepository(s)
 	}
 	store, err := openStore(ctx, &env, s, o.Make && known == "")
 	if err != nil {
-		return nil, nil, s.repositoryGone(known, err)
+		return nil, nil, repositoryGone(s, known, err)
 	}
 	opened, err := openIn(ctx, &env, s, store, false)
 	switch {
 	case errors.Is(err, repo.ErrNoRepository) && known != "":
-		err = s.repositoryGone(known, err)
+		err = repositoryGone(s, known, err)
 	case errors.Is(err, repo.ErrNoRepository) && o.Make:
 		opened, err = r.make(ctx, &env, s, store, o)
 	}
 	if err == nil && o.Repository.Storage == "" {
-		_ = s.rememberRepository(opened.Config().ID) // no reason not to use it
+		_ = rememberRepository(s, opened.Config().ID) // no reason not to use it
 	}
 	if err != nil {
 		_ = store.Close()
@@ -337,7 +337,7 @@ func (r *agentRepositories) make(ctx context.Context, env *Env, s *settings, sto
 func (r *agentRepositories) openCopies(ctx context.Context, first *repo.Repo) (list []agent.Place, closeAll func()) {
 	env := *r.env
 	env.Stderr = discardWriter{}
-	all := &places{}
+	var all []*place
 	seen := map[string]bool{first.Config().ID: true}
 	for _, name := range r.settings.Repositories {
 		url, err := repositoryURL(name)
@@ -350,14 +350,18 @@ func (r *agentRepositories) openCopies(ctx context.Context, first *repo.Repo) (l
 		if q == nil {
 			continue
 		}
-		all.list = append(all.list, q)
+		all = append(all, q)
 		p := agent.Place{URL: q.url, Err: q.err}
 		if q.err == nil {
 			p.Repo = q.Repo
 		}
 		list = append(list, p)
 	}
-	return list, all.close
+	return list, func() {
+		for _, q := range all {
+			q.close()
+		}
+	}
 }
 
 // sameLogIn reports whether the log-in for one repository goes to the same host for another
@@ -405,14 +409,14 @@ func readyRepository(ctx context.Context, env *Env, s *settings, log *slog.Logge
 }
 
 func findRepository(ctx context.Context, env *Env, s *settings, log *slog.Logger, to readers) (*repo.Config, error) {
-	known := s.knownRepository()
+	known := knownRepository(s)
 	store, err := openStore(ctx, env, s, known == "" && to.some(s))
 	if err == nil {
 		defer func() { _ = store.Close() }()
 		var r *repo.Repo
 		if r, err = repo.Open(ctx, store, repo.Options{}); err == nil {
 			c := r.Config()
-			return &c, s.rememberRepository(c.ID)
+			return &c, rememberRepository(s, c.ID)
 		}
 	}
 	none := errors.Is(err, repo.ErrNoRepository) || errors.Is(err, fs.ErrNotExist)
@@ -425,7 +429,7 @@ func findRepository(ctx context.Context, env *Env, s *settings, log *slog.Logger
 		log.WarnContext(ctx, "the repository can't be reached now", "err", err)
 		return nil, nil
 	case known != "" && none:
-		log.ErrorContext(ctx, "no backup can be made until the repository is there", "err", s.repositoryGone(known, err))
+		log.ErrorContext(ctx, "no backup can be made until the repository is there", "err", repositoryGone(s, known, err))
 		return nil, nil
 	case !none || store == nil && to.some(s):
 		return nil, err
@@ -442,7 +446,7 @@ func findRepository(ctx context.Context, env *Env, s *settings, log *slog.Logger
 		return nil, err
 	}
 	log.InfoContext(ctx, "made the repository", "repository", mask(store.URL()), "id", c.ID, "recipients", c.Recipients)
-	return &c, s.rememberRepository(c.ID)
+	return &c, rememberRepository(s, c.ID)
 }
 
 // ownAddress is the address of this machine by which it reaches its server; nothing is

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"sync"
 
-	"filippo.io/age"
-
 	"github.com/slipcover/slipcover/internal/durable"
 	"github.com/slipcover/slipcover/internal/repo"
 )
@@ -60,8 +58,7 @@ func serviceKey(ctx context.Context, env *Env, s *settings, log *slog.Logger) (s
 		if err := durable.MkdirAll(s.StateDir, 0o700); err != nil {
 			return "", err
 		}
-		o := initOptions{identityOut: serviceKeyFile(s)}
-		if _, err := o.newIdentity(env, "of this service"); err != nil {
+		if _, err := newIdentity(env, serviceKeyFile(s), "of this service"); err != nil {
 			return "", err
 		}
 		useServiceKey(s)
@@ -75,20 +72,6 @@ func serviceKey(ctx context.Context, env *Env, s *settings, log *slog.Logger) (s
 		return "", usage("%s holds no X25519 identity: set recipients too", s.identities[0])
 	}
 	return list[0], nil
-}
-
-// recipientsOf returns those of the X25519 identities of files.
-func recipientsOf(files []string) (list []string, err error) {
-	ids, err := readIdentities(files)
-	if err != nil {
-		return nil, err
-	}
-	for _, id := range ids {
-		if x, ok := id.(*age.X25519Identity); ok {
-			list = append(list, x.Recipient().String())
-		}
-	}
-	return list, nil
 }
 
 // useServiceKey reads with the key that the service made here, if no other is named.

@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -19,17 +17,6 @@ import (
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/node"
 )
-
-// nodeFlags say where CouchDB is.
-func nodeFlags(f *pflag.FlagSet) {
-	f.String("data-dir", "", "CouchDB's data `DIR`, with _dbs.couch and shards")
-	f.String("config-dir", "", "`DIR` of default.ini and local.ini, which says where the data is and is backed up too")
-	f.String("couch-url", "", "`URL` of the running node on this machine, which says where its data is")
-	f.String("node-name", "", "Erlang `NAME` of the node, such as couchdb@127.0.0.1, if its files don't tell it")
-	f.String("state-dir", "", "`DIR` for what the next incremental must know; losing it costs a full backup")
-	f.String("parallel", "", "read `N` files at once (default: the number of CPUs, at most 4)")
-	f.String("compression", "", "fastest, default or better")
-}
 
 type backupCreateOptions struct {
 	repoOptions
@@ -120,7 +107,8 @@ func runBackupCreate(ctx context.Context, env *Env, s *settings, o *backupCreate
 	}
 	p := &backup.Progress{}
 	stop := startProgress(env, s.Progress, "backing up", func() reading {
-		return reading{p.Files.Load(), p.FilesDone.Load(), p.Bytes.Load(), p.BytesDone.Load(), p.Stored.Load()}
+		return reading{Files: p.Files.Load(), FilesDone: p.FilesDone.Load(), Bytes: p.Bytes.Load(), BytesDone: p.BytesDone.Load(),
+			Stored: p.Stored.Load()}
 	})
 	defer stop()
 	began := time.Now()
@@ -192,14 +180,6 @@ type backupResult struct {
 	Storage    *trafficJSON `json:"storage"`
 }
 
-// summaryJSON is a backup in the output of all commands.
-type summaryJSON struct {
-	manifest.Summary
-	Writer string `json:"writer,omitempty"` // public key of the node that signed it
-}
-
-func summaryOf(r *manifest.Record) summaryJSON { return summaryJSON{r.Summary, r.Writer} }
-
 func newBackupResult(r *backup.Result, d time.Duration) *backupResult {
 	return &backupResult{Backup: summaryOf(r.Record), TookSeconds: seconds(d), ResumedBytes: r.Resumed,
 		LeftOut: nonNil(r.LeftOut), Damage: nonNil(r.Damage), Notes: nonNil(r.Notes), Problems: r.Problems}
@@ -264,38 +244,6 @@ func printLeftOut(w io.Writer, list []manifest.LeftOut, verbose bool) {
 	printGrouped(w, "left out", list, verbose)
 }
 
-// printGrouped groups paths by reason, the largest group first.
-func printGrouped(w io.Writer, word string, list []manifest.LeftOut, verbose bool) {
-	byReason := map[string][]string{}
-	var reasons []string
-	for _, l := range list {
-		if byReason[l.Reason] == nil {
-			reasons = append(reasons, l.Reason)
-		}
-		byReason[l.Reason] = append(byReason[l.Reason], l.Path)
-	}
-	slices.SortStableFunc(reasons, func(a, b string) int { return cmp.Compare(len(byReason[b]), len(byReason[a])) })
-	for _, reason := range reasons {
-		paths := byReason[reason]
-		line := fmt.Sprintf("%s: %s", word, clean(paths[0]))
-		if len(paths) > 1 {
-			line = fmt.Sprintf("%s: %s", word, count(len(paths), "path"))
-			if !verbose {
-				line += ", such as " + clean(paths[0])
-			}
-		}
-		if reason != "" {
-			line += ": " + clean(reason)
-		}
-		fmt.Fprintln(w, line)
-		if verbose && len(paths) > 1 {
-			for _, p := range paths {
-				fmt.Fprintf(w, "  %s\n", clean(p))
-			}
-		}
-	}
-}
-
 // fewFindings is how many findings are listed without --verbose.
 const fewFindings = 10
 
@@ -307,22 +255,4 @@ func printDamage(w io.Writer, list []manifest.Damage, verbose bool) {
 		}
 		fmt.Fprintf(w, "damage: %s\n", damageText(d))
 	}
-}
-
-// damageText says where the damage is, what it is and what it hurts.
-func damageText(d manifest.Damage) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s at %d", clean(d.Path), d.Offset)
-	if d.Doc != "" {
-		fmt.Fprintf(&b, ", document %s", clean(d.Doc))
-	}
-	if d.Rev != "" {
-		fmt.Fprintf(&b, " rev %s", d.Rev)
-	}
-	fmt.Fprintf(&b, ": %s", clean(d.What))
-	// The cause of a CorruptError repeats what and where.
-	if d.Error != "" && d.Error != d.What && !strings.Contains(d.Error, fmt.Sprintf(" at %d: ", d.Offset)) {
-		fmt.Fprintf(&b, ": %s", clean(d.Error))
-	}
-	return b.String()
 }

@@ -40,15 +40,6 @@ in them as CouchDB would. Exit code 4 if it doesn't restore what was there, 3 if
 	return c
 }
 
-type verifyJSON struct {
-	OK     bool        `json:"ok"`
-	Backup summaryJSON `json:"backup"`
-	*restore.VerifyReport
-	Took    float64      `json:"took_seconds"`
-	NoNS    *struct{}    `json:"took_ns,omitempty"` // hides the report's
-	Storage *trafficJSON `json:"storage"`
-}
-
 func runBackupVerify(ctx context.Context, env *Env, s *settings, o *backupVerifyOptions, ref string) error {
 	sample, err := share(o.sample)
 	if err != nil {

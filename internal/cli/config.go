@@ -2,7 +2,12 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"reflect"
+	"regexp"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -42,9 +47,9 @@ type settingJSON struct {
 
 func runConfigShow(env *Env, s *settings) error {
 	list := []settingJSON{}
-	values := s.values()
+	all := values(s)
 	for _, k := range config.Keys() {
-		list = append(list, settingJSON{k.Name, values[k.Name], s.Origin(k.Name)})
+		list = append(list, settingJSON{k.Name, all[k.Name], s.Origin(k.Name)})
 	}
 	if env.json {
 		return printJSON(env.Stdout, struct {
@@ -57,4 +62,36 @@ func runConfigShow(env *Env, s *settings) error {
 		rows = append(rows, []string{e.Key, text(e.Value), e.Origin})
 	}
 	return table(env.Stdout, []string{"SETTING", "VALUE", "FROM"}, rows)
+}
+
+// whoLogsIn is all that stands before the host of a URL: NATS takes a token there, without
+// a colon.
+var whoLogsIn = regexp.MustCompile(`://[^/\s,]*@`)
+
+// values returns the settings by key, as they are printed: secrets hide
+// themselves, a duration is text, and the URLs of servers have nobody who logs in.
+func values(s *settings) map[string]any {
+	out := map[string]any{}
+	v := reflect.ValueOf(*s.Config)
+	for i, f := range reflect.VisibleFields(v.Type()) {
+		key := f.Tag.Get("yaml")
+		if key == "" || key == "-" {
+			continue
+		}
+		out[key] = v.Field(i).Interface()
+		if d, ok := out[key].(time.Duration); ok {
+			out[key] = d.String()
+		}
+		if at, ok := out[key].(string); ok && strings.HasSuffix(key, "_url") {
+			out[key] = whoLogsIn.ReplaceAllString(at, "://***@")
+		}
+	}
+	return out
+}
+
+func text(v any) string {
+	if list, ok := v.([]string); ok {
+		return strings.Join(list, " ")
+	}
+	return fmt.Sprint(v)
 }

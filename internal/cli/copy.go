@@ -54,13 +54,6 @@ A node whose setting "repositories" names others copies each backup by itself.`,
 	return c
 }
 
-// at returns the settings with another repository.
-func (s *settings) at(place string) *settings {
-	c := *s.Config
-	c.Repository = place
-	return &settings{Config: &c, identities: s.identities}
-}
-
 func runCopy(ctx context.Context, env *Env, s *settings, o *copyOptions, refs []string) error {
 	src, dst, err := o.open(ctx, env, s)
 	if err != nil {

@@ -22,6 +22,7 @@ import (
 	"github.com/slipcover/slipcover/internal/config"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/node"
+	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/restore"
 )
 
@@ -212,9 +213,16 @@ func (d *demo) makeRepository(ctx context.Context) error {
 	d.s = &settings{Config: &config.Config{Repository: place, Compression: "fastest"}}
 	d.say("An encrypted repository, and the key that reads it")
 	d.command("init --repo repository --identity-out identity.txt")
-	quiet := *d.env
-	quiet.Stdout, quiet.json = io.Discard, false
-	if err := runInit(ctx, &quiet, d.s, &initOptions{identityOut: identity}); err != nil {
+	store, err := openStore(ctx, d.env, d.s, true)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = store.Close() }()
+	recipient, err := newIdentity(d.env, identity, store.URL())
+	if err != nil {
+		return err
+	}
+	if _, err := repo.Init(ctx, store, repo.InitOptions{Recipients: []string{recipient}}); err != nil {
 		return err
 	}
 	d.detail("the backups below are written without that key; reading them needs it")

@@ -1,10 +1,10 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,7 +13,6 @@ import (
 	"filippo.io/age"
 	"github.com/spf13/cobra"
 
-	"github.com/slipcover/slipcover/internal/durable"
 	"github.com/slipcover/slipcover/internal/repo"
 )
 
@@ -109,7 +108,8 @@ func runInit(ctx context.Context, env *Env, s *settings, o *initOptions) error {
 	}
 	res := initResult{Passphrase: opts.Passphrase != ""}
 	if !o.noEncryption && (o.identityOut != "" || len(opts.Recipients) == 0 && opts.Passphrase == "") {
-		recipient, err := o.newIdentity(env, store.URL())
+		o.identityOut = cmp.Or(o.identityOut, defaultIdentity)
+		recipient, err := newIdentity(env, o.identityOut, store.URL())
 		if err != nil {
 			return err
 		}
@@ -205,29 +205,6 @@ func (o *initOptions) askPassphrase(env *Env, s *settings) (string, error) {
 		return "", usage("the passphrase is empty, or the two are not the same; nothing was made")
 	}
 	return p, nil
-}
-
-// newIdentity writes a new identity to its file and returns its recipient.
-func (o *initOptions) newIdentity(env *Env, what string) (string, error) {
-	if o.identityOut == "" {
-		o.identityOut = defaultIdentity
-	}
-	id, err := age.GenerateX25519Identity()
-	if err != nil {
-		return "", err
-	}
-	err = durable.WriteNewFile(o.identityOut, 0o600, func(w *os.File) error {
-		_, err := fmt.Fprintf(w, "# Reads the Slipcover repository %s\n# created: %s\n# public key: %s\n%s\n",
-			what, env.Now().UTC().Format(time.RFC3339), id.Recipient(), id)
-		return err
-	})
-	if errors.Is(err, fs.ErrExist) {
-		return "", say(errTarget, "%s is there already and is not replaced, as it may be the only key of another repository: pass --identity-out with another name", o.identityOut)
-	}
-	if err != nil {
-		return "", fmt.Errorf("write the identity: %w", err)
-	}
-	return id.Recipient().String(), nil
 }
 
 func (r *initResult) print(env *Env) error {

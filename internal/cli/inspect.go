@@ -474,15 +474,6 @@ func (r *inspection) facts() []fact {
 	return list
 }
 
-func num(n uint64) string { return strconv.FormatUint(n, 10) }
-
-func exact(n int64) string {
-	if n < 1024 {
-		return size(n)
-	}
-	return fmt.Sprintf("%s (%d bytes)", size(n), n)
-}
-
 func maybe(n int64) string {
 	if n < 0 {
 		return "not recorded"

@@ -33,7 +33,7 @@ func knownRepositories(stateDir string) map[string]string {
 
 // knownRepository returns the id of the repository that was in the place of s; "" if none
 // was seen.
-func (s *settings) knownRepository() string {
+func knownRepository(s *settings) string {
 	place, err := repositoryURL(s.Repository)
 	if err != nil {
 		return ""
@@ -44,7 +44,7 @@ func (s *settings) knownRepository() string {
 }
 
 // rememberRepository notes that the place of s has the repository of that id.
-func (s *settings) rememberRepository(id string) error {
+func rememberRepository(s *settings, id string) error {
 	place, err := repositoryURL(s.Repository)
 	if err != nil {
 		return err
@@ -70,7 +70,7 @@ func (s *settings) rememberRepository(id string) error {
 }
 
 // repositoryGone explains that a place has no repository any more.
-func (s *settings) repositoryGone(id string, err error) error {
+func repositoryGone(s *settings, id string, err error) error {
 	if id == "" || !errors.Is(err, repo.ErrNoRepository) && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -85,14 +86,14 @@ func table(w io.Writer, head []string, rows [][]string) error {
 }
 
 // fact is a line "name  value" of a description.
-type fact struct{ name, value string }
+type fact [2]string
 
 // facts prints those with a value, values aligned.
 func facts(w io.Writer, list []fact) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, f := range list {
-		if f.value != "" {
-			fmt.Fprintf(t, "%s\t%s\n", f.name, clean(f.value))
+		if f[1] != "" {
+			fmt.Fprintf(t, "%s\t%s\n", f[0], clean(f[1]))
 		}
 	}
 	return t.Flush()
@@ -108,4 +109,13 @@ func nonNil[T any](s []T) []T {
 		return []T{}
 	}
 	return s
+}
+
+func num(n uint64) string { return strconv.FormatUint(n, 10) }
+
+func exact(n int64) string {
+	if n < 1024 {
+		return size(n)
+	}
+	return fmt.Sprintf("%s (%d bytes)", size(n), n)
 }

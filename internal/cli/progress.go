@@ -10,6 +10,8 @@ import (
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/pflag"
+
+	"github.com/slipcover/slipcover/internal/restore"
 )
 
 // reading is how far a job is. What a job doesn't know is 0.
@@ -137,4 +139,10 @@ func jsonLine(w io.Writer, verb string, r reading, since time.Duration) {
 		line.Left = &s
 	}
 	_ = json.NewEncoder(w).Encode(line)
+}
+
+func restoreReading(p *restore.Progress) func() reading {
+	return func() reading {
+		return reading{Files: p.Files.Load(), FilesDone: p.FilesDone.Load(), Bytes: p.Bytes.Load(), BytesDone: p.BytesDone.Load()}
+	}
 }

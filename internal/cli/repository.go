@@ -1,17 +1,14 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strings"
 
-	"filippo.io/age"
 	"github.com/spf13/pflag"
 
+	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/storage"
 	"github.com/slipcover/slipcover/internal/storage/drivers"
@@ -70,7 +67,7 @@ func openRepo(ctx context.Context, env *Env, s *settings, ask bool) (*opened, er
 }
 
 func openIn(ctx context.Context, env *Env, s *settings, store storage.Store, ask bool) (*repo.Repo, error) {
-	opts := repo.Options{TrustedWriters: s.TrustedWriters, Level: s.level()}
+	opts := repo.Options{TrustedWriters: s.TrustedWriters, Level: level(s)}
 	opts.Notify = func(text string) { fmt.Fprintf(env.Stderr, "slipcover: %s\n", text) }
 	if !s.ImmutableFor.IsZero() {
 		opts.RetainUntil = s.ImmutableFor.After(env.Now())
@@ -109,56 +106,31 @@ func keepsIdentity(ctx context.Context, store storage.Store) (bool, error) {
 	return false, err
 }
 
-// readIdentities reads files of age identities, as age-keygen writes them.
-func readIdentities(files []string) ([]age.Identity, error) {
-	var out []age.Identity
-	for _, name := range files {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			return nil, fmt.Errorf("read identity: %w", err)
-		}
-		if bytes.HasPrefix(b, []byte("age-encryption.org/")) || bytes.HasPrefix(b, []byte("-----BEGIN AGE")) {
-			return nil, usage("%s is encrypted itself: decrypt it with age first", name)
-		}
-		ids, err := age.ParseIdentities(bytes.NewReader(b))
-		if err != nil {
-			// age's own text could quote the line, which may be the secret.
-			return nil, usage("%s holds no age identity: a line AGE-SECRET-KEY-1… is expected", name)
-		}
-		out = append(out, ids...)
+// level is the compression of what is written.
+func level(s *settings) repo.Level {
+	switch s.Compression {
+	case "fastest":
+		return repo.Fastest
+	case "better":
+		return repo.Better
 	}
-	return out, nil
+	return repo.Default
 }
 
-// confirm asks a question at the terminal; anything but yes is no.
-func confirm(env *Env, question string) (bool, error) {
-	fmt.Fprintf(env.Stderr, "%s [y/N] ", question)
-	line, err := readLine(env.Stdin)
+// openBackup opens the repository for reading and finds a backup. The key is
+// tried before anything else, so that a wrong one costs nothing.
+func openBackup(ctx context.Context, env *Env, s *settings, instance, ref string) (*opened, *manifest.Record, error) {
+	r, err := openRepo(ctx, env, s, true)
 	if err != nil {
-		return false, err
+		return nil, nil, err
 	}
-	a := strings.ToLower(line)
-	return a == "y" || a == "yes", nil
-}
-
-// readLine reads a line byte by byte, so that the next question finds the rest.
-func readLine(r io.Reader) (string, error) {
-	var line []byte
-	var b [1]byte
-	for len(line) < 4096 {
-		n, err := r.Read(b[:])
-		if n == 1 {
-			if b[0] == '\n' {
-				break
-			}
-			line = append(line, b[0])
-		}
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return "", err
-		}
+	rec, err := r.Find(ctx, instance, ref)
+	if err == nil {
+		err = r.Unlock(ctx)
 	}
-	return strings.TrimSpace(string(line)), nil
+	if err != nil {
+		r.close()
+		return nil, nil, err
+	}
+	return r, rec, nil
 }

@@ -101,30 +101,6 @@ func runRestore(ctx context.Context, env *Env, s *settings, o *restoreOptions, r
 	return err
 }
 
-// openBackup opens the repository for reading and finds a backup. The key is
-// tried before anything else, so that a wrong one costs nothing.
-func openBackup(ctx context.Context, env *Env, s *settings, instance, ref string) (*opened, *manifest.Record, error) {
-	r, err := openRepo(ctx, env, s, true)
-	if err != nil {
-		return nil, nil, err
-	}
-	rec, err := r.Find(ctx, instance, ref)
-	if err == nil {
-		err = r.Unlock(ctx)
-	}
-	if err != nil {
-		r.close()
-		return nil, nil, err
-	}
-	return r, rec, nil
-}
-
-func restoreReading(p *restore.Progress) func() reading {
-	return func() reading {
-		return reading{Files: p.Files.Load(), FilesDone: p.FilesDone.Load(), Bytes: p.Bytes.Load(), BytesDone: p.BytesDone.Load()}
-	}
-}
-
 // explainRestore adds what is left behind to the error of a restore that was stopped.
 func explainRestore(ctx context.Context, err error) error {
 	var sig interrupted

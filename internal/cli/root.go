@@ -2,14 +2,12 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"os/signal"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 )
 
 // Run runs the command that args name and returns the exit code.
@@ -35,9 +33,9 @@ func withSignals(ctx context.Context, env *Env) (context.Context, func()) {
 			select {
 			case s := <-ch:
 				if n > 0 {
-					os.Exit(exitOf(interrupted{s}).code)
+					os.Exit(exitOf(interrupted{signal: s}).code)
 				}
-				cancel(interrupted{s})
+				cancel(interrupted{signal: s})
 			case <-done:
 				return
 			}
@@ -117,11 +115,11 @@ func newRoot(env *Env) *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	add("make", newInit(env, g), newKey(env, g), newBackup(env, g), newCopy(env, g), newPrune(env, g), newLock(env, g))
-	add("get", newRestore(env, g), newCreate(env, g))
-	add("look", newCheck(env, g), newInspect(env), newProbe(env, g), newDemo(env))
-	add("service", newServer(env, g), newAgent(env, g), newAgents(env, g), newInstances(env, g), newTokens(env, g), newSchedule(env, g), newJobs(env, g), newProve(env, g))
-	add("trove", newTroveCreate(env, g), newTroveList(env, g), newTroveShow(env, g), newTroveDelete(env, g))
+	add("make", backupsCommands(env, g)...)
+	add("get", restoresCommands(env, g)...)
+	add("look", lookCommands(env, g)...)
+	add("service", serviceCommands(env, g)...)
+	add("trove", troveCommands(env, g)...)
 	root.AddCommand(newConfig(env, g), newVersion(env), newCompletion(env), newExitCodes())
 	root.SetHelpCommand(newHelp(root))
 	return root
@@ -130,41 +128,6 @@ func newRoot(env *Env) *cobra.Command {
 // flagMistake says what is wrong with a flag in one sentence.
 func flagMistake(err error) string {
 	return strings.TrimSuffix(err.Error(), ".") + "; --help lists the flags"
-}
-
-// asGroup makes c a command that only holds others: alone it prints its help, and
-// an unknown one below it is an error.
-func asGroup(c *cobra.Command) {
-	c.Args = func(cmd *cobra.Command, args []string) error {
-		if len(args) == 0 {
-			return nil
-		}
-		hint := fmt.Sprintf("%q lists them", cmd.CommandPath()+" --help")
-		if cmd.SuggestionsMinimumDistance <= 0 {
-			cmd.SuggestionsMinimumDistance = 2
-		}
-		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-			hint = fmt.Sprintf("did you mean %s?", strings.Join(near, " or "))
-		}
-		return usage("there is no command %q in %s; %s", args[0], cmd.CommandPath(), hint)
-	}
-	c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
-}
-
-// arguments checks the number of arguments; what names them in the message.
-func arguments(least, most int, what string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		switch {
-		case len(args) < least:
-			return usage("%s needs %s; see %s --help", cmd.CommandPath(), what, cmd.CommandPath())
-		case most >= 0 && len(args) > most:
-			if most == 0 {
-				return usage("%s takes no argument, and there is %q", cmd.CommandPath(), args[0])
-			}
-			return usage("%s takes %s, and then there is %q", cmd.CommandPath(), what, args[most])
-		}
-		return nil
-	}
 }
 
 func newHelp(root *cobra.Command) *cobra.Command {
@@ -189,15 +152,4 @@ func newExitCodes() *cobra.Command {
 		Short: "The exit codes and what they mean",
 		Long:  "The exit codes, and the same as \"code\" in the JSON of an error:\n\n" + exitTable(),
 	}
-}
-
-// globalOptions are the flags of all commands.
-type globalOptions struct {
-	config string
-	json   bool
-}
-
-func (g *globalOptions) flags(f *pflag.FlagSet) {
-	f.StringVar(&g.config, "config", "", "configuration `FILE`; see slipcover config example")
-	f.BoolVar(&g.json, "json", false, "print the result, and an error, as JSON (docs/json.md)")
 }

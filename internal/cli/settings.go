@@ -5,15 +5,12 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
-	"reflect"
-	"regexp"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/slipcover/slipcover/internal/config"
-	"github.com/slipcover/slipcover/internal/repo"
 )
 
 // settings is what a command works with: flags, else environment, else the
@@ -90,45 +87,31 @@ func repositoryURL(place string) (string, error) {
 	return (&url.URL{Scheme: "file", Path: abs}).String(), nil
 }
 
-// level is the compression of what is written.
-func (s *settings) level() repo.Level {
-	switch s.Compression {
-	case "fastest":
-		return repo.Fastest
-	case "better":
-		return repo.Better
-	}
-	return repo.Default
+// globalOptions are the flags of all commands.
+type globalOptions struct {
+	config string
+	json   bool
 }
 
-// whoLogsIn is all that stands before the host of a URL: NATS takes a token there, without
-// a colon.
-var whoLogsIn = regexp.MustCompile(`://[^/\s,]*@`)
-
-// values returns the settings by key, as they are printed: secrets hide
-// themselves, a duration is text, and the URLs of servers have nobody who logs in.
-func (s *settings) values() map[string]any {
-	out := map[string]any{}
-	v := reflect.ValueOf(*s.Config)
-	for i, f := range reflect.VisibleFields(v.Type()) {
-		key := f.Tag.Get("yaml")
-		if key == "" || key == "-" {
-			continue
-		}
-		out[key] = v.Field(i).Interface()
-		if d, ok := out[key].(time.Duration); ok {
-			out[key] = d.String()
-		}
-		if at, ok := out[key].(string); ok && strings.HasSuffix(key, "_url") {
-			out[key] = whoLogsIn.ReplaceAllString(at, "://***@")
-		}
-	}
-	return out
+func (g *globalOptions) flags(f *pflag.FlagSet) {
+	f.StringVar(&g.config, "config", "", "configuration `FILE`; see slipcover config example")
+	f.BoolVar(&g.json, "json", false, "print the result, and an error, as JSON (docs/json.md)")
 }
 
-func text(v any) string {
-	if list, ok := v.([]string); ok {
-		return strings.Join(list, " ")
-	}
-	return fmt.Sprint(v)
+// at returns the settings with another repository.
+func (s *settings) at(place string) *settings {
+	c := *s.Config
+	c.Repository = place
+	return &settings{Config: &c, identities: s.identities}
+}
+
+// nodeFlags say where CouchDB is.
+func nodeFlags(f *pflag.FlagSet) {
+	f.String("data-dir", "", "CouchDB's data `DIR`, with _dbs.couch and shards")
+	f.String("config-dir", "", "`DIR` of default.ini and local.ini, which says where the data is and is backed up too")
+	f.String("couch-url", "", "`URL` of the running node on this machine, which says where its data is")
+	f.String("node-name", "", "Erlang `NAME` of the node, such as couchdb@127.0.0.1, if its files don't tell it")
+	f.String("state-dir", "", "`DIR` for what the next incremental must know; losing it costs a full backup")
+	f.String("parallel", "", "read `N` files at once (default: the number of CPUs, at most 4)")
+	f.String("compression", "", "fastest, default or better")
 }
