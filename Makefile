@@ -23,7 +23,7 @@ export CGO_ENABLED ?= 0
 .PHONY: build demo test soak race lint fuzz bench packages clean
 
 build:
-	$(GO) build $(TAGS) -trimpath -ldflags '-s -w -X github.com/slipcover/slipcover/internal/cli.version=$(VERSION)' -o bin/slipcover ./cmd/slipcover
+	$(GO) build $(TAGS) -trimpath -ldflags '-s -w -X github.com/slipcover/slipcover/internal/cli/core.version=$(VERSION)' -o bin/slipcover ./cmd/slipcover
 
 demo: build
 	bin/slipcover demo

@@ -4,7 +4,9 @@
 // Data flows one way and imports point down only; internal/archtest holds it:
 //
 //	cmd/slipcover      main only: arguments in, exit code out
-//	internal/cli       a file per command; flags, output, exit codes
+//	internal/cli       the command line: a package for each group of its help, backups, restores, look and
+//	                   service, a file per command; below them open, which opens repositories, and core with
+//	                   settings, output and exit codes
 //	internal/trove     OpenStack Trove's REST API over server
 //	internal/admin     our own REST API, for what Trove's lacks
 //	internal/httpd     listener, TLS, and what stands around handlers
@@ -36,6 +38,6 @@
 //	internal/durable   writes that survive a power cut
 //
 // Only for tests and measuring:
-// internal/testenv (real servers), internal/bench (beside other programs),
+// internal/testenv (real servers), internal/cli/clitest (the program), internal/bench (beside other programs),
 // internal/archtest (imports), internal/devtools (versions of linters).
 package slipcover

@@ -8,11 +8,12 @@ import (
 	"runtime/debug"
 
 	"github.com/slipcover/slipcover/internal/cli"
+	"github.com/slipcover/slipcover/internal/cli/core"
 )
 
 func main() {
 	limitMemory()
-	os.Exit(cli.Run(context.Background(), cli.SystemEnv(), os.Args[1:]))
+	os.Exit(cli.Run(context.Background(), core.SystemEnv(), os.Args[1:]))
 }
 
 // limitMemory makes the collector run at half again of what is in use, which

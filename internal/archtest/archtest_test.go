@@ -91,11 +91,27 @@ var allowed = map[string][]string{
 	// Runs jobs on a node with the engines; the bus brings them.
 	"internal/agent": {"internal/backup", "internal/bus", "internal/durable", "internal/job", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/restore", "internal/storage"},
 
-	// Wires all the rest together.
-	"internal/cli": {"couchfile", "internal/backup", "internal/calendar", "internal/config", "internal/durable", "internal/manifest", "internal/newest", "internal/node",
-		"internal/repo", "internal/restore", "internal/retention", "internal/storage", "internal/storage/drivers", "internal/storage/retry",
-		"internal/storage/limit", "internal/storage/cache", "internal/storage/meter", "internal/storage/probe", "internal/access", "internal/admin", "internal/agent", "internal/bus", "internal/httpd", "internal/job", "internal/localhost", "internal/sdnotify", "internal/server", "internal/trove"},
-	"cmd/slipcover": {"internal/cli"},
+	// What commands have in common, and the settings' repositories opened: no command.
+	"internal/cli/core": {"couchfile", "internal/backup", "internal/config", "internal/manifest", "internal/node", "internal/repo",
+		"internal/restore", "internal/storage", "internal/storage/limit", "internal/storage/meter"},
+	"internal/cli/open": {"internal/cli/core", "internal/durable", "internal/manifest", "internal/repo", "internal/storage",
+		"internal/storage/cache", "internal/storage/drivers", "internal/storage/retry"},
+
+	// The groups of the help: a group never imports another.
+	"internal/cli/backups": {"internal/cli/core", "internal/cli/open", "internal/backup", "internal/manifest", "internal/newest",
+		"internal/node", "internal/repo", "internal/restore", "internal/retention", "internal/storage"},
+	"internal/cli/restores": {"internal/cli/core", "internal/cli/open", "internal/manifest", "internal/restore"},
+	"internal/cli/look": {"internal/cli/core", "internal/cli/open", "couchfile", "internal/backup", "internal/calendar", "internal/config",
+		"internal/manifest", "internal/newest", "internal/node", "internal/repo", "internal/restore", "internal/storage/drivers",
+		"internal/storage/probe"},
+	"internal/cli/service": {"internal/cli/core", "internal/cli/open", "internal/access", "internal/admin", "internal/agent", "internal/backup",
+		"internal/bus", "internal/config", "internal/durable", "internal/httpd", "internal/job", "internal/localhost", "internal/manifest",
+		"internal/node", "internal/repo", "internal/sdnotify", "internal/server", "internal/storage", "internal/trove"},
+
+	// Puts the groups together.
+	"internal/cli": {"internal/cli/core", "internal/cli/backups", "internal/cli/restores", "internal/cli/look", "internal/cli/service",
+		"internal/config"},
+	"cmd/slipcover": {"internal/cli", "internal/cli/core"},
 
 	// Writes .couch files: shard maps of a restore, and all that tests need.
 	"internal/couchgen": {},
@@ -104,6 +120,7 @@ var allowed = map[string][]string{
 	"internal/testenv":             {},
 	"internal/agent/agenttest":     {"internal/agent", "internal/repo", "internal/storage", "internal/storage/drivers"},
 	"internal/bus/bustest":         {"internal/testenv"},
+	"internal/cli/clitest":         {"internal/cli/core", "internal/testenv"},
 	"internal/testenv/skipsummary": {"internal/testenv"},
 	"internal/testenv/crosscheck":  {},
 	"internal/bench":               {"internal/couchgen"},

@@ -4,9 +4,11 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
+
+	"github.com/slipcover/slipcover/internal/cli/core"
 )
 
-func newCompletion(env *Env) *cobra.Command {
+func newCompletion(env *core.Env) *cobra.Command {
 	return &cobra.Command{
 		Use:   "completion bash|zsh|fish|powershell",
 		Short: "Print a script that completes slipcover's commands in a shell",
@@ -16,7 +18,7 @@ func newCompletion(env *Env) *cobra.Command {
   zsh:         slipcover completion zsh > "${fpath[1]}/_slipcover"
   fish:        slipcover completion fish > ~/.config/fish/completions/slipcover.fish
   powershell:  slipcover completion powershell | Out-String | Invoke-Expression`,
-		Args:      arguments(1, 1, "the name of a shell: bash, zsh, fish or powershell"),
+		Args:      core.Arguments(1, 1, "the name of a shell: bash, zsh, fish or powershell"),
 		ValidArgs: []string{"bash", "zsh", "fish", "powershell"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runCompletion(cmd.Root(), env.Stdout, args[0])
@@ -35,5 +37,5 @@ func runCompletion(root *cobra.Command, w io.Writer, shell string) error {
 	case "powershell":
 		return root.GenPowerShellCompletionWithDesc(w)
 	}
-	return usage("there is no completion for %q; there is for bash, zsh, fish and powershell", shell)
+	return core.Usage("there is no completion for %q; there is for bash, zsh, fish and powershell", shell)
 }

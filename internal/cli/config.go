@@ -11,19 +11,20 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/slipcover/slipcover/internal/cli/core"
 	"github.com/slipcover/slipcover/internal/config"
 )
 
-func newConfig(env *Env, g *globalOptions) *cobra.Command {
+func newConfig(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{Use: "config", Short: "Print an example of the configuration file, or the settings in force"}
-	asGroup(c)
+	core.AsGroup(c)
 	c.AddCommand(&cobra.Command{
 		Use:   "example",
 		Short: "Print a configuration file with all settings, what they mean, and their defaults",
-		Args:  arguments(0, 0, ""),
+		Args:  core.Arguments(0, 0, ""),
 		RunE: func(*cobra.Command, []string) error {
-			if env.json {
-				return printJSON(env.Stdout, struct {
+			if env.JSON {
+				return core.PrintJSON(env.Stdout, struct {
 					Example string `json:"example"`
 				}{config.Example()})
 			}
@@ -33,8 +34,8 @@ func newConfig(env *Env, g *globalOptions) *cobra.Command {
 	}, &cobra.Command{
 		Use:   "show",
 		Short: "Print the settings in force and where each comes from; secrets are masked",
-		Args:  arguments(0, 0, ""),
-		RunE:  withSettings(env, g, func(_ context.Context, s *settings, _ []string) error { return runConfigShow(env, s) }),
+		Args:  core.Arguments(0, 0, ""),
+		RunE:  core.WithSettings(env, g, func(_ context.Context, s *core.Settings, _ []string) error { return runConfigShow(env, s) }),
 	})
 	return c
 }
@@ -45,14 +46,14 @@ type settingJSON struct {
 	Origin string `json:"origin"`
 }
 
-func runConfigShow(env *Env, s *settings) error {
+func runConfigShow(env *core.Env, s *core.Settings) error {
 	list := []settingJSON{}
 	all := values(s)
 	for _, k := range config.Keys() {
 		list = append(list, settingJSON{k.Name, all[k.Name], s.Origin(k.Name)})
 	}
-	if env.json {
-		return printJSON(env.Stdout, struct {
+	if env.JSON {
+		return core.PrintJSON(env.Stdout, struct {
 			File     string        `json:"file"`
 			Settings []settingJSON `json:"settings"`
 		}{s.File, list})
@@ -61,7 +62,7 @@ func runConfigShow(env *Env, s *settings) error {
 	for _, e := range list {
 		rows = append(rows, []string{e.Key, text(e.Value), e.Origin})
 	}
-	return table(env.Stdout, []string{"SETTING", "VALUE", "FROM"}, rows)
+	return core.Table(env.Stdout, []string{"SETTING", "VALUE", "FROM"}, rows)
 }
 
 // whoLogsIn is all that stands before the host of a URL: NATS takes a token there, without
@@ -70,7 +71,7 @@ var whoLogsIn = regexp.MustCompile(`://[^/\s,]*@`)
 
 // values returns the settings by key, as they are printed: secrets hide
 // themselves, a duration is text, and the URLs of servers have nobody who logs in.
-func values(s *settings) map[string]any {
+func values(s *core.Settings) map[string]any {
 	out := map[string]any{}
 	v := reflect.ValueOf(*s.Config)
 	for i, f := range reflect.VisibleFields(v.Type()) {

@@ -1,19 +1,24 @@
 package cli
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"strings"
 	"testing"
 
 	"github.com/spf13/cobra"
+
+	"github.com/slipcover/slipcover/internal/cli/clitest"
 )
+
+var update = flag.Bool("update", false, "write docs/commands.md anew")
 
 const manual = "../../docs/commands.md"
 
 // TestManual holds docs/commands.md against the help texts; -update writes it.
 func TestManual(t *testing.T) {
-	env, _, _ := testEnv(t)
+	env, _, _ := clitest.Env(t)
 	var b strings.Builder
 	b.WriteString("# Commands\n\nMade of the program's help by `go test ./internal/cli -run Manual -update`.\n")
 	describe(&b, newRoot(env))

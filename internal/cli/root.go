@@ -1,3 +1,5 @@
+// Package cli is the command line. It puts the commands of the packages below it together, a package for each group of the
+// help, and runs the one that is asked for.
 package cli
 
 import (
@@ -8,22 +10,28 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/slipcover/slipcover/internal/cli/backups"
+	"github.com/slipcover/slipcover/internal/cli/core"
+	"github.com/slipcover/slipcover/internal/cli/look"
+	"github.com/slipcover/slipcover/internal/cli/restores"
+	"github.com/slipcover/slipcover/internal/cli/service"
 )
 
 // Run runs the command that args name and returns the exit code.
-func Run(ctx context.Context, env *Env, args []string) int {
+func Run(ctx context.Context, env *core.Env, args []string) int {
 	ctx, stop := withSignals(ctx, env)
 	defer stop()
-	env.json = asksJSON(args)
+	env.JSON = asksJSON(args)
 	root := newRoot(env) //nolint:contextcheck // commands get theirs from ExecuteContext
 	root.SetArgs(args)
-	return finish(ctx, env, root.ExecuteContext(ctx))
+	return core.Finish(ctx, env, root.ExecuteContext(ctx))
 }
 
 // withSignals cancels ctx at the first SIGINT or SIGTERM, with the signal as the
 // cause. The second one ends the process where it stands: what is on disk and in
 // the repository is safe at any moment.
-func withSignals(ctx context.Context, env *Env) (context.Context, func()) {
+func withSignals(ctx context.Context, env *core.Env) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	ch := make(chan os.Signal, 2)
 	done := make(chan struct{})
@@ -33,9 +41,9 @@ func withSignals(ctx context.Context, env *Env) (context.Context, func()) {
 			select {
 			case s := <-ch:
 				if n > 0 {
-					os.Exit(exitOf(interrupted{signal: s}).code)
+					os.Exit(core.ExitOf(core.Interrupted{Signal: s}).Code)
 				}
-				cancel(interrupted{signal: s})
+				cancel(core.Interrupted{Signal: s})
 			case <-done:
 				return
 			}
@@ -84,24 +92,24 @@ backup-list, backup-show ID, backup-delete ID, create NAME --backup ID.
 Exit codes:
 `
 
-func newRoot(env *Env) *cobra.Command {
+func newRoot(env *core.Env) *cobra.Command {
 	root := &cobra.Command{
 		Use:               "slipcover",
 		Short:             "Back up a running CouchDB by its files",
-		Long:              rootLong + exitTable(),
+		Long:              rootLong + core.ExitTable(),
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
-		Version:           toolVersion(),
+		Version:           core.ToolVersion(),
 	}
 	root.SetVersionTemplate("slipcover {{.Version}}\n")
-	asGroup(root)
+	core.AsGroup(root)
 	root.SetIn(env.Stdin)
 	root.SetOut(env.Stdout)
 	root.SetErr(env.Stderr)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage("%s", flagMistake(err)) })
-	g := &globalOptions{}
-	g.flags(root.PersistentFlags())
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return core.Usage("%s", flagMistake(err)) })
+	g := &core.Global{}
+	g.Flags(root.PersistentFlags())
 	root.AddGroup(
 		&cobra.Group{ID: "make", Title: "Backing up:"},
 		&cobra.Group{ID: "get", Title: "Getting back:"},
@@ -115,11 +123,11 @@ func newRoot(env *Env) *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	add("make", backupsCommands(env, g)...)
-	add("get", restoresCommands(env, g)...)
-	add("look", lookCommands(env, g)...)
-	add("service", serviceCommands(env, g)...)
-	add("trove", troveCommands(env, g)...)
+	add("make", backups.Commands(env, g)...)
+	add("get", restores.Commands(env, g)...)
+	add("look", look.Commands(env, g)...)
+	add("service", service.Commands(env, g)...)
+	add("trove", backups.TroveCommands(env, g)...)
 	root.AddCommand(newConfig(env, g), newVersion(env), newCompletion(env), newExitCodes())
 	root.SetHelpCommand(newHelp(root))
 	return root
@@ -137,7 +145,7 @@ func newHelp(root *cobra.Command) *cobra.Command {
 		RunE: func(_ *cobra.Command, args []string) error {
 			c, rest, err := root.Find(args)
 			if err != nil || c == nil || len(rest) > 0 {
-				return usage("there is no help about %q", strings.Join(args, " "))
+				return core.Usage("there is no help about %q", strings.Join(args, " "))
 			}
 			c.InitDefaultHelpFlag()
 			return c.Help()
@@ -150,6 +158,6 @@ func newExitCodes() *cobra.Command {
 	return &cobra.Command{
 		Use:   "exit-codes",
 		Short: "The exit codes and what they mean",
-		Long:  "The exit codes, and the same as \"code\" in the JSON of an error:\n\n" + exitTable(),
+		Long:  "The exit codes, and the same as \"code\" in the JSON of an error:\n\n" + core.ExitTable(),
 	}
 }

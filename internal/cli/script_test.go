@@ -2,7 +2,6 @@ package cli_test
 
 import (
 	"bufio"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -23,15 +22,11 @@ import (
 
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/internal/cli"
+	"github.com/slipcover/slipcover/internal/cli/clitest"
 	"github.com/slipcover/slipcover/internal/couchgen"
 )
 
-func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
-		"slipcover": func() { os.Exit(cli.Run(context.Background(), cli.SystemEnv(), os.Args[1:])) },
-		"stopwhen":  stopWhen,
-	})
-}
+func TestMain(m *testing.M) { clitest.Main(m, cli.Run, map[string]func(){"stopwhen": stopWhen}) }
 
 // TestScripts runs the stories in testdata/script.
 func TestScripts(t *testing.T) {
@@ -74,7 +69,7 @@ func TestScripts(t *testing.T) {
 
 func condition(name string) (bool, error) {
 	if name == "race" {
-		return raceDetector, nil
+		return clitest.Race, nil
 	}
 	if name == "tmpfs" { // may a test mount one?
 		if runtime.GOOS != "linux" || os.Getuid() != 0 {
@@ -274,12 +269,12 @@ func setFreePort(ts *testscript.TestScript, _ bool, args []string) {
 // ready waits until a command succeeds and prints what matches: ready PATTERN slipcover ….
 func ready(ts *testscript.TestScript, _ bool, args []string) {
 	re := regexp.MustCompile(args[0])
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(clitest.Patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if ts.Exec(args[1], args[2:]...) == nil && re.MatchString(ts.ReadFile("stdout")) {
 			return
 		}
 	}
-	ts.Fatalf("not within %v: %s", patience, args[0])
+	ts.Fatalf("not within %v: %s", clitest.Patience, args[0])
 }
 
 // stopWhen is a program: stopwhen SIGNAL REPO N COMMAND…. It starts the command,

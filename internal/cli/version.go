@@ -1,44 +1,33 @@
 package cli
 
 import (
-	"runtime"
-	"runtime/debug"
+	"fmt"
 
-	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/spf13/cobra"
+
+	"github.com/slipcover/slipcover/internal/cli/core"
 )
 
-// version is set by the linker in releases: -X …/internal/cli.version=1.2.3.
-var version string
-
-type versionReport struct {
-	Version          string `json:"version"`
-	Commit           string `json:"commit"`
-	Modified         bool   `json:"modified"` // built from files that were not committed
-	Go               string `json:"go"`
-	Platform         string `json:"platform"`
-	RepositoryFormat int    `json:"repository_format"`
+func newVersion(env *core.Env) *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print version, commit, Go version and repository format",
+		Args:  core.Arguments(0, 0, ""),
+		RunE:  func(*cobra.Command, []string) error { return runVersion(env) },
+	}
 }
 
-func buildVersion() versionReport {
-	v := versionReport{Version: version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, RepositoryFormat: repo.Format}
-	info, ok := debug.ReadBuildInfo()
-	if ok {
-		if v.Version == "" && info.Main.Version != "(devel)" {
-			v.Version = info.Main.Version
-		}
-		for _, s := range info.Settings {
-			switch s.Key {
-			case "vcs.revision":
-				v.Commit = s.Value
-			case "vcs.modified":
-				v.Modified = s.Value == "true"
-			}
-		}
+func runVersion(env *core.Env) error {
+	v := core.BuildVersion()
+	if env.JSON {
+		return core.PrintJSON(env.Stdout, v)
 	}
-	if v.Version == "" {
-		v.Version = "devel"
+	commit := v.Commit
+	if v.Modified {
+		commit += " and changes"
 	}
-	return v
+	fmt.Fprintf(env.Stdout, "slipcover %s\n", v.Version)
+	return core.Facts(env.Stdout, []core.Fact{
+		{"commit", commit}, {"go", v.Go}, {"platform", v.Platform}, {"repository format", fmt.Sprint(v.RepositoryFormat)},
+	})
 }
-
-func toolVersion() string { return buildVersion().Version }

@@ -1,6 +1,0 @@
-package cli
-
-import "os"
-
-// hangUps never tells anything: Windows has no SIGHUP.
-func hangUps() <-chan os.Signal { return nil }

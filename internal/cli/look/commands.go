@@ -1,0 +1,14 @@
+// Package look has the commands that look and change nothing: at repositories, at CouchDB's files, at storages, and at the
+// demo.
+package look
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/slipcover/slipcover/internal/cli/core"
+)
+
+// Commands are the commands of the group "Looking", in the order of its help.
+func Commands(env *core.Env, g *core.Global) []*cobra.Command {
+	return []*cobra.Command{newCheck(env, g), newInspect(env), newProbe(env, g), newDemo(env)}
+}

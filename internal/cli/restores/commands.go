@@ -1,0 +1,13 @@
+// Package restores has the commands that get something back: files, or an instance made of them.
+package restores
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/slipcover/slipcover/internal/cli/core"
+)
+
+// Commands are the commands of the group "Getting back", in the order of its help.
+func Commands(env *core.Env, g *core.Global) []*cobra.Command {
+	return []*cobra.Command{newRestore(env, g), newCreate(env, g)}
+}

@@ -1,0 +1,133 @@
+package restores
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/slipcover/slipcover/internal/cli/core"
+	"github.com/slipcover/slipcover/internal/cli/open"
+	"github.com/slipcover/slipcover/internal/restore"
+)
+
+type createOptions struct {
+	open.Options
+	backup       string
+	dir          string
+	port         int
+	user         string
+	passwordFile string
+	couchdb      string
+	noStart      bool
+	nodeName     string
+	timeout      time.Duration
+}
+
+func newCreate(env *core.Env, g *core.Global) *cobra.Command {
+	o := &createOptions{}
+	c := &cobra.Command{
+		Use:   "create NAME --backup ID",
+		Short: "Make a new CouchDB instance out of a backup, and start it",
+		Long: `Make a new CouchDB instance out of a backup: data, configuration, and a program that starts it, in a directory of
+its own. It listens on 127.0.0.1 only, under a port and an admin password of its own, and never meets the original.
+If there is a CouchDB on this machine it is started.`,
+		Args: core.Arguments(1, 1, "the NAME of the new instance"),
+		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, args []string) error {
+			return runCreate(ctx, env, s, o, args[0])
+		}),
+	}
+	f := c.Flags()
+	o.Options.Flags(f, "whose backup it is")
+	f.StringVar(&o.backup, "backup", "", "`ID` of the backup, its name, or \"latest\"")
+	f.StringVar(&o.dir, "dir", "", "`DIR` of the instance (default: its name); must be empty")
+	f.IntVar(&o.port, "port", 0, "port of HTTP on 127.0.0.1 (default: a free one)")
+	f.StringVar(&o.nodeName, "node-name", "", "Erlang `NAME` of its node: shard maps are rewritten for it (default: the one that they know)")
+	f.StringVar(&o.user, "admin", "", "name of the admin (default: admin)")
+	f.StringVar(&o.passwordFile, "admin-password-file", "", "`FILE` with the admin's password (default: one is made and printed)")
+	f.StringVar(&o.couchdb, "couchdb", "", "CouchDB's program, `FILE` (default: COUCHDB_BIN, /opt/couchdb/bin/couchdb, or couchdb in PATH)")
+	f.BoolVar(&o.noStart, "no-start", false, "don't start it")
+	f.DurationVar(&o.timeout, "timeout", 0, "how long the server has for its first answer (default 30s)")
+	f.String("owner", "", "`USER:GROUP` that the files shall belong to, and that the server runs as (default: couchdb:couchdb)")
+	f.String("parallel", "", "write `N` files at once (default: the number of CPUs, at most 4)")
+	core.ProgressFlag(f)
+	return c
+}
+
+type createJSON struct {
+	Backup core.SummaryJSON `json:"backup"`
+	*restore.Created
+	Restored restoreJSON `json:"restored"`
+}
+
+func runCreate(ctx context.Context, env *core.Env, s *core.Settings, o *createOptions, name string) error {
+	if o.backup == "" {
+		return core.Usage("create needs --backup ID, the backup to make the instance of")
+	}
+	password := ""
+	if o.passwordFile != "" {
+		b, err := os.ReadFile(o.passwordFile)
+		if err != nil {
+			return fmt.Errorf("read the admin's password: %w", err)
+		}
+		if password = strings.TrimRight(string(b), "\r\n"); password == "" {
+			return core.Usage("%s is empty: write the admin's password into it", o.passwordFile)
+		}
+	}
+	s.FromCache = true // every file is held against its hash
+	r, rec, err := open.Backup(ctx, env, s, o.Instance, o.backup)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if err := core.CheckStrategy("restore", s.RestoreNamespace, rec.Strategy); err != nil {
+		return err
+	}
+	p := &restore.Progress{}
+	stop := core.StartProgress(env, s.Progress, "restoring", core.RestoreReading(p))
+	defer stop()
+	made, err := restore.Create(ctx, restore.CreateOptions{Repo: r.Repo, Record: rec, Name: name, Dir: o.dir, Port: o.port, NodeName: o.nodeName, AdminUser: o.user,
+		AdminPassword: password, CouchDBBin: o.couchdb, Start: !o.noStart, Owner: s.Owner, Timeout: o.timeout, Parallel: s.Parallel, Progress: p})
+	stop()
+	// An instance that was made and did not start is told all the same: its admin's
+	// password is nowhere else.
+	if made != nil && made.Restored != nil {
+		if env.JSON {
+			made.Notes = core.NonNil(made.Notes)
+			out := createJSON{Backup: core.SummaryOf(rec), Created: made, Restored: newRestoreJSON(env, rec, made.Restored)}
+			if perr := core.PrintJSON(env.Stdout, out); err == nil {
+				err = perr
+			}
+		} else {
+			printRestore(env.Stdout, rec, made.Restored, false)
+			if perr := printCreated(env.Stdout, made); err == nil {
+				err = perr
+			}
+		}
+	}
+	if err != nil {
+		return explainRestore(ctx, err)
+	}
+	if !made.Restored.OK() {
+		return core.Say(core.ErrProblem, "the instance is there, but the backup did not restore whole: %s", core.Count(len(made.Restored.Problems)+len(made.Restored.Damaged), "problem"))
+	}
+	return nil
+}
+
+func printCreated(w io.Writer, m *restore.Created) error {
+	fmt.Fprintln(w)
+	state := "not started"
+	if m.Running {
+		state = fmt.Sprintf("running, process %d", m.PID)
+	}
+	err := core.Facts(w, []core.Fact{{"instance", m.Name}, {"state", state}, {"url", m.URL}, {"admin", m.User}, {"password", m.Password},
+		{"node", m.NodeName}, {"directory", m.Dir}, {"start it by", m.Command}, {"log", m.Log}})
+	for _, n := range m.Notes {
+		fmt.Fprintf(w, "note: %s\n", core.Clean(n))
+	}
+	return err
+}

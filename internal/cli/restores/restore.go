@@ -1,0 +1,179 @@
+package restores
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/slipcover/slipcover/internal/cli/core"
+	"github.com/slipcover/slipcover/internal/cli/open"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/restore"
+)
+
+type restoreOptions struct {
+	open.Options
+	to         string
+	indexTo    string
+	configTo   string
+	delta      bool
+	databases  []string
+	as         string
+	keepSuffix bool
+	noIndexes  bool
+	nodeName   string
+	verbose    bool
+}
+
+func newRestore(env *core.Env, g *core.Global) *cobra.Command {
+	o := &restoreOptions{}
+	c := &cobra.Command{
+		Use:   "restore ID --to DIR",
+		Short: "Bring a backup back as files: a node's data directory, or chosen databases",
+		Long: `Bring a backup, named by its id, its name or "latest", back as files. With CouchDB stopped, restore into its data
+directory and start it. A restore that was killed goes on when it is run again, and until it is done no file looks like
+a whole database.
+
+  slipcover restore latest --to /opt/couchdb/data
+  slipcover restore latest --to /tmp/orders --db orders        one database, to be moved into a running node
+  slipcover restore latest --to /opt/couchdb/data --delta      write only what differs from what is there`,
+		Args: core.Arguments(1, 1, "one backup's ID, name, or \"latest\""),
+		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, args []string) error {
+			return runRestore(ctx, env, s, o, args[0])
+		}),
+	}
+	o.Options.Flags(c.Flags(), "whose backup it is")
+	o.bind(c.Flags())
+	return c
+}
+
+func (o *restoreOptions) bind(f *pflag.FlagSet) {
+	f.StringVar(&o.to, "to", "", "the `DIR` to restore to; made if it isn't there, and must be empty")
+	f.BoolVar(&o.delta, "delta", false, "turn what is in the directory into the backup: keep files that are right, replace others")
+	f.StringArrayVar(&o.databases, "db", nil, "only databases whose name fits this `GLOB` (* is any text); may be repeated")
+	f.StringVar(&o.as, "as", "", "with --db for one database: its new `NAME`")
+	f.BoolVar(&o.keepSuffix, "keep-suffix", false, "with --db: keep the creation stamp in the files' names instead of a new one")
+	f.StringVar(&o.nodeName, "node-name", "", "Erlang `NAME` of the CouchDB that gets the files: shard maps are rewritten for it (default: the one that they know)")
+	f.StringVar(&o.indexTo, "index-to", "", "`DIR` for view indexes (default: the one of --to)")
+	f.BoolVar(&o.noIndexes, "no-indexes", false, "leave view indexes out; CouchDB builds them anew")
+	f.StringVar(&o.configTo, "config-to", "", "`DIR` for ini files and vm.args (default: they are not restored)")
+	f.BoolVar(&o.verbose, "verbose", false, "list every file that was dropped, removed or left alone")
+	f.String("owner", "", "`USER:GROUP` that the files shall belong to, or '' to leave it (default: couchdb:couchdb)")
+	f.String("parallel", "", "write `N` files at once (default: the number of CPUs, at most 4)")
+	core.ProgressFlag(f)
+}
+
+func runRestore(ctx context.Context, env *core.Env, s *core.Settings, o *restoreOptions, ref string) error {
+	if o.to == "" {
+		return core.Usage("restore needs --to DIR, where the files shall go")
+	}
+	s.FromCache = true // every file is held against its hash
+	r, rec, err := open.Backup(ctx, env, s, o.Instance, ref)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if err := core.CheckStrategy("restore", s.RestoreNamespace, rec.Strategy); err != nil {
+		return err
+	}
+	p := &restore.Progress{}
+	stop := core.StartProgress(env, s.Progress, "restoring", core.RestoreReading(p))
+	defer stop()
+	res, err := restore.Files(ctx, restore.Options{Repo: r.Repo, Record: rec, To: o.to, IndexTo: o.indexTo, ConfigTo: o.configTo,
+		Delta: o.delta, Databases: o.databases, As: o.as, KeepSuffix: o.keepSuffix, NoIndexes: o.noIndexes, NodeName: o.nodeName, Owner: s.Owner, Parallel: s.Parallel, Progress: p})
+	stop()
+	if err != nil {
+		return explainRestore(ctx, err)
+	}
+	if env.JSON {
+		err = core.PrintJSON(env.Stdout, newRestoreJSON(env, rec, res))
+	} else {
+		printRestore(env.Stdout, rec, res, o.verbose)
+		if o.verbose {
+			fmt.Fprintln(env.Stdout, env.TrafficLine())
+		}
+	}
+	if err == nil && !res.OK() {
+		err = core.Say(core.ErrProblem, "what could be restored is in place, but it is not all: %s", core.Count(len(res.Problems)+len(res.Damaged), "problem"))
+	}
+	return err
+}
+
+// explainRestore adds what is left behind to the error of a restore that was stopped.
+func explainRestore(ctx context.Context, err error) error {
+	var sig core.Interrupted
+	if errors.As(context.Cause(ctx), &sig) {
+		return fmt.Errorf("%w: the target is marked as incomplete, and the same command goes on with it", sig)
+	}
+	return err
+}
+
+type restoreJSON struct {
+	Backup core.SummaryJSON `json:"backup"`
+	*restore.Result
+	Took    float64           `json:"took_seconds"`
+	NoID    *struct{}         `json:"took_ns,omitempty"` // hides Result's
+	Storage *core.TrafficJSON `json:"storage"`
+}
+
+func newRestoreJSON(env *core.Env, rec *manifest.Record, r *restore.Result) restoreJSON {
+	for _, list := range []*[]string{&r.Databases, &r.Damaged, &r.Removed, &r.Aside, &r.LeftAlone, &r.Problems, &r.Warnings, &r.Notes, &r.Commands} {
+		*list = core.NonNil(*list)
+	}
+	r.Dropped, r.Lost = core.NonNil(r.Dropped), core.NonNil(r.Lost)
+	return restoreJSON{Backup: core.SummaryOf(rec), Result: r, Took: core.Seconds(r.Took), Storage: env.TrafficJSON()}
+}
+
+func printRestore(w io.Writer, rec *manifest.Record, r *restore.Result, verbose bool) {
+	rate := ""
+	if s := r.Took.Seconds(); s > 0.001 {
+		rate = fmt.Sprintf(", %s/s", core.Size(int64(float64(r.Bytes)/s)))
+	}
+	fmt.Fprintf(w, "restored %s (%s) to %s\n", rec.ID, core.Clean(rec.Name), r.To)
+	every := "every file has the hash that it was backed up with"
+	if r.LostCount > 0 {
+		every = fmt.Sprintf("%s can't be read back, the others have the hashes that they were backed up with", core.Count(r.LostCount, "more file"))
+	}
+	fmt.Fprintf(w, "%s, %s in %s%s; %s\n", core.Count(int(r.Files), "file"), core.Size(r.Bytes), core.Took(r.Took), rate, every)
+	if r.KeptFiles > 0 {
+		fmt.Fprintf(w, "kept %s (%s) that were right already\n", core.Count(int(r.KeptFiles), "file"), core.Size(r.KeptBytes))
+	}
+	if r.Continued {
+		fmt.Fprintln(w, "went on with a restore that was not finished")
+	}
+	dropped := make([]manifest.LeftOut, len(r.Dropped))
+	for i, d := range r.Dropped {
+		dropped[i] = manifest.LeftOut{Path: d.Path, Reason: d.Reason}
+	}
+	core.PrintGrouped(w, "index not restored", dropped, verbose)
+	printPaths(w, "removed", r.Removed, verbose)
+	printPaths(w, "left alone", r.LeftAlone, verbose)
+	printPaths(w, "set aside", r.Aside, true)
+	for _, list := range []struct {
+		word  string
+		lines []string
+	}{{"note", r.Notes}, {"warning", r.Warnings}, {"damaged", r.Damaged}, {"problem", r.Problems}} {
+		for _, l := range list.lines {
+			fmt.Fprintf(w, "%s: %s\n", list.word, core.Clean(l))
+		}
+	}
+	if len(r.Commands) > 0 {
+		fmt.Fprintln(w, "\nto bring it into a running server:")
+		for _, c := range r.Commands {
+			fmt.Fprintf(w, "  %s\n", c)
+		}
+	}
+}
+
+// printPaths prints how many paths there are, with an example or all of them.
+func printPaths(w io.Writer, word string, paths []string, verbose bool) {
+	list := make([]manifest.LeftOut, len(paths))
+	for i, p := range paths {
+		list[i] = manifest.LeftOut{Path: p}
+	}
+	core.PrintGrouped(w, word, list, verbose)
+}

@@ -1,0 +1,187 @@
+package service
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/slipcover/slipcover/internal/cli/core"
+	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/storage"
+)
+
+func newJobs(env *core.Env, g *core.Global) *cobra.Command {
+	project := ""
+	c := &cobra.Command{
+		Use:   "jobs",
+		Short: "List what a server's agents do, and what they did within the last hour",
+		Args:  core.Arguments(0, 0, ""),
+		RunE: serviceCommand(env, g, func(ctx context.Context, c *serviceClient, _ *core.Settings, _ []string) error {
+			return show(ctx, env, c, inProject("jobs", project), func(l *jobListJSON) error { return l.print(env) })
+		}),
+	}
+	projectFlag(c.Flags(), &project, "whose jobs to list")
+	serviceFlags(c.Flags())
+	return c
+}
+
+type jobListJSON struct {
+	Jobs []jobJSON `json:"jobs"`
+}
+
+type jobJSON struct {
+	ID       string       `json:"id"`
+	Kind     string       `json:"kind"`
+	State    job.State    `json:"state"`
+	Instance string       `json:"instance"`
+	Backup   string       `json:"backup"`
+	Name     string       `json:"name"`
+	Fault    string       `json:"fault"`
+	Progress core.Reading `json:"progress"`
+	Created  time.Time    `json:"created"`
+	Updated  time.Time    `json:"updated"`
+}
+
+func (l *jobListJSON) print(env *core.Env) error {
+	var rows [][]string
+	for _, j := range l.Jobs {
+		done := ""
+		if j.Progress.Bytes > 0 && !j.State.Ended() {
+			done = core.Size(j.Progress.BytesDone) + " of " + core.Size(j.Progress.Bytes)
+		}
+		rows = append(rows, []string{j.ID, j.Kind, string(j.State), cmp.Or(j.Name, j.Backup, j.Instance), core.When(j.Created), done, j.Fault})
+	}
+	return core.Table(env.Stdout, []string{"ID", "KIND", "STATE", "OF", "CREATED (UTC)", "DONE", "FAULT"}, rows)
+}
+
+type proveOptions struct {
+	project string
+	noWait  bool
+}
+
+func newProve(env *core.Env, g *core.Global) *cobra.Command {
+	o := &proveOptions{}
+	c := &cobra.Command{
+		Use:   "prove BACKUP",
+		Short: "Let an agent restore a backup for a test",
+		Long: `Let an agent restore a backup for a test: it restores all of it, starts a CouchDB on it if there is one, compares
+databases and documents with what the backup says, and removes it again. The outcome is kept with the backup.
+It waits for the end, unless --no-wait is given; a test that fails is exit code 4.`,
+		Args: core.Arguments(1, 1, "the ID of one BACKUP"),
+		RunE: serviceCommand(env, g, func(ctx context.Context, c *serviceClient, s *core.Settings, args []string) error {
+			return runProve(ctx, env, c, s, o, args[0])
+		}),
+	}
+	f := c.Flags()
+	f.BoolVar(&o.noWait, "no-wait", false, "don't wait for the end")
+	projectFlag(f, &o.project, "whose backup it is")
+	core.ProgressFlag(f)
+	serviceFlags(f)
+	return c
+}
+
+type proveResult struct {
+	Backup string     `json:"backup"`
+	Job    string     `json:"job"`
+	Proof  *job.Proof `json:"proof,omitempty"`
+}
+
+func runProve(ctx context.Context, env *core.Env, c *serviceClient, s *core.Settings, o *proveOptions, backup string) error {
+	out := &proveResult{Backup: backup}
+	path := "backups/" + url.PathEscape(backup)
+	if err := c.call(ctx, http.MethodPost, inProject(path+"/prove", o.project), nil, out); err != nil {
+		return err
+	}
+	if o.noWait {
+		if env.JSON {
+			return core.PrintJSON(env.Stdout, out)
+		}
+		_, err := fmt.Fprintf(env.Stdout, "job %s has begun; \"slipcover jobs\" shows it\n", out.Job)
+		return err
+	}
+	fault, err := c.await(ctx, env, s, inProject("jobs/"+url.PathEscape(out.Job), o.project), "testing")
+	if err != nil {
+		return err
+	}
+	var now struct {
+		Backup struct{ Proof *job.Proof }
+	}
+	if err := c.call(ctx, http.MethodGet, inProject(path, o.project), nil, &now); err != nil {
+		return err
+	}
+	out.Proof = now.Backup.Proof
+	if out.Proof == nil {
+		return core.Say(core.ErrProblem, "the test did not end: %s", core.Clean(cmp.Or(fault, "its outcome is unknown")))
+	}
+	if err := out.print(env); err != nil {
+		return err
+	}
+	if !out.Proof.OK {
+		return core.Say(core.ErrProblem, "the backup did not restore as it should: %s", core.Clean(cmp.Or(out.Proof.Problem, fault)))
+	}
+	return nil
+}
+
+func (r *proveResult) print(env *core.Env) error {
+	if env.JSON {
+		return core.PrintJSON(env.Stdout, r)
+	}
+	p := r.Proof
+	how := "without a CouchDB"
+	if p.Server {
+		how = "with a CouchDB started on it"
+	}
+	outcome := "restores"
+	if !p.OK {
+		outcome = "the test failed"
+	}
+	return core.Facts(env.Stdout, []core.Fact{{"backup", r.Backup}, {"outcome", outcome}, {"tested", how}, {"databases", fmt.Sprint(p.Databases)}, {"documents", fmt.Sprint(p.Documents)},
+		{"took", core.Took(time.Duration(p.Took * float64(time.Second)))}, {"problem", p.Problem}})
+}
+
+// await waits for the end of a job, with its progress shown, and returns why it failed.
+// A server that can't be reached meanwhile is waited for as long as retry_for says. A
+// job that is not listed any more has ended.
+func (c *serviceClient) await(ctx context.Context, env *core.Env, s *core.Settings, path, verb string) (fault string, err error) {
+	var mu sync.Mutex
+	var at core.Reading // guarded by mu
+	stop := core.StartProgress(env, s.Progress, verb, func() core.Reading { mu.Lock(); defer mu.Unlock(); return at })
+	defer stop()
+	lost := time.Time{}
+	for {
+		var now struct{ Job jobJSON }
+		err := c.call(ctx, http.MethodGet, path, nil, &now)
+		switch {
+		case errors.Is(err, core.ErrMissing):
+			return "", nil
+		case errors.Is(err, storage.ErrUnavailable):
+			if lost.IsZero() {
+				lost = time.Now()
+			}
+			if time.Since(lost) >= s.RetryFor {
+				return "", err
+			}
+		case err != nil:
+			return "", err
+		case now.Job.State.Ended():
+			return now.Job.Fault, nil
+		default:
+			lost = time.Time{}
+			mu.Lock()
+			at = now.Job.Progress
+			mu.Unlock()
+		}
+		select {
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
+}

@@ -1,0 +1,353 @@
+package service
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/slipcover/slipcover/internal/cli/core"
+	"github.com/slipcover/slipcover/internal/job"
+)
+
+func newSchedule(env *core.Env, g *core.Global) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "schedule",
+		Short: "Say when a server backs instances up, and how long it keeps what",
+		Long: `Say when a server backs instances up, how long it keeps the backups, and when it tests that they restore.
+A schedule is named by its id, or by its name if no other of the project has it.`,
+	}
+	core.AsGroup(c)
+	c.AddCommand(newScheduleCreate(env, g), newScheduleList(env, g), newScheduleShow(env, g), newScheduleUpdate(env, g), newScheduleDelete(env, g), newScheduleRun(env, g))
+	return c
+}
+
+// scheduleFlags are what a schedule can be told, as flags; those that are given are sent.
+type scheduleFlags struct {
+	text    map[string]*string // by key
+	enabled bool
+	catchUp bool
+	keep    map[string]*int // by key in keep
+	within  string
+}
+
+func (s *scheduleFlags) flags(f *pflag.FlagSet) {
+	s.text, s.keep = map[string]*string{}, map[string]*int{}
+	for _, t := range []struct{ key, what string }{
+		{"name", "`NAME` of the schedule; its backups are called by it"},
+		{"cron", "when to back up: five `FIELDS` minute, hour, day of the month, month and day of the week, or @daily and the like"},
+		{"time_zone", "`ZONE` of those times, such as Europe/Berlin (default: UTC)"},
+		{"jitter", "begin up to so much `TIME` later, such as 15m, so that not all nodes begin at once"},
+		{"window", "`TIME` after which a backup that could not begin is left out, such as 2h (default: when the next one is due)"},
+		{"prove_cron", "when to restore the newest backup for a test, `FIELDS` as those of --cron (default: never)"},
+		{"heartbeat", "`URL` that is asked for after each success, and with /fail behind it after each failure"},
+	} {
+		s.text[t.key] = f.String(flagOf(t.key), "", t.what)
+	}
+	f.BoolVar(&s.enabled, "enabled", true, "whether it fires; --enabled=false lets it rest")
+	f.BoolVar(&s.catchUp, "catch-up", false, "after a downtime, make one backup for all that were missed")
+	for _, key := range []string{"last", "hourly", "daily", "weekly", "monthly", "yearly"} {
+		s.keep[key] = f.Int("keep-"+key, 0, "retention of its backups, as the setting keep_"+key)
+	}
+	f.StringVar(&s.within, "keep-within", "", "retention, as the setting keep_within: all of the last `SPAN`, such as 30d")
+}
+
+func flagOf(key string) string { return strings.ReplaceAll(key, "_", "-") }
+
+// given returns the fields whose flags were given, as the API takes them.
+func (s *scheduleFlags) given(f *pflag.FlagSet) map[string]any {
+	in, keep := map[string]any{}, map[string]any{}
+	for key, value := range s.text {
+		if f.Changed(flagOf(key)) {
+			in[key] = *value
+		}
+	}
+	for _, key := range []string{"jitter", "window"} {
+		if in[key] == "" {
+			in[key] = "0"
+		}
+	}
+	if f.Changed("enabled") {
+		in["enabled"] = s.enabled
+	}
+	if f.Changed("catch-up") {
+		in["catch_up"] = s.catchUp
+	}
+	for key, n := range s.keep {
+		if f.Changed("keep-" + key) {
+			keep[key] = *n
+		}
+	}
+	if f.Changed("keep-within") {
+		keep["within"] = s.within
+	}
+	if len(keep) > 0 {
+		in["keep"] = keep
+	}
+	return in
+}
+
+func newScheduleCreate(env *core.Env, g *core.Global) *cobra.Command {
+	o, instance, project := &scheduleFlags{}, "", ""
+	c := &cobra.Command{
+		Use:   "create --instance NAME --name NAME --cron FIELDS",
+		Short: "Back an instance up at times",
+		Long: `Back an instance up at times. Without one of the flags --keep-... all of the schedule's backups are kept; with them,
+those that no rule keeps are deleted after each backup, but never the newest, and never one that others were built on.`,
+		Args: core.Arguments(0, 0, ""),
+	}
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		return serviceCommand(env, g, func(ctx context.Context, c *serviceClient, _ *core.Settings, _ []string) error {
+			in := o.given(cmd.Flags())
+			if instance == "" || in["name"] == nil || in["cron"] == nil {
+				return core.Usage("schedule create needs --instance, --name and --cron")
+			}
+			in["instance"] = instance
+			return c.changeSchedule(ctx, env, http.MethodPost, inProject("schedules", project), in)
+		})(cmd, args)
+	}
+	f := c.Flags()
+	f.StringVar(&instance, "instance", "", "`NAME` or id of the instance to back up")
+	o.flags(f)
+	projectFlag(f, &project, "whose instance it is")
+	serviceFlags(f)
+	return c
+}
+
+func newScheduleUpdate(env *core.Env, g *core.Global) *cobra.Command {
+	o, project := &scheduleFlags{}, ""
+	c := &cobra.Command{
+		Use:   "update SCHEDULE",
+		Short: "Change what is given of a schedule; the rest stays",
+		Long:  `Change what is given of a schedule; the rest stays. An empty text takes away what isn't needed: --heartbeat "".`,
+		Args:  core.Arguments(1, 1, "one SCHEDULE"),
+	}
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		return serviceCommand(env, g, func(ctx context.Context, c *serviceClient, _ *core.Settings, args []string) error {
+			in := o.given(cmd.Flags())
+			if len(in) == 0 {
+				return core.Usage("there is nothing to change: give what shall be, such as --cron or --keep-last")
+			}
+			id, err := c.findSchedule(ctx, args[0], project)
+			if err != nil {
+				return err
+			}
+			return c.changeSchedule(ctx, env, http.MethodPatch, inProject("schedules/"+id, project), in)
+		})(cmd, args)
+	}
+	o.flags(c.Flags())
+	projectFlag(c.Flags(), &project, "whose schedule it is")
+	serviceFlags(c.Flags())
+	return c
+}
+
+// changeSchedule makes or changes a schedule and prints it.
+func (c *serviceClient) changeSchedule(ctx context.Context, env *core.Env, method, path string, in any) error {
+	var text json.RawMessage
+	if err := c.call(ctx, method, path, in, &text); err != nil {
+		return err
+	}
+	if env.JSON {
+		return core.PrintJSON(env.Stdout, text)
+	}
+	var out oneScheduleJSON
+	if err := json.Unmarshal(text, &out); err != nil {
+		return err
+	}
+	return out.Schedule.print(env.Stdout)
+}
+
+// findSchedule returns the id of a schedule by its id or its name.
+func (c *serviceClient) findSchedule(ctx context.Context, ref, project string) (string, error) {
+	if _, err := uuid.Parse(ref); err == nil {
+		return url.PathEscape(ref), nil
+	}
+	var l scheduleListJSON
+	if err := c.call(ctx, http.MethodGet, inProject("schedules", project), nil, &l); err != nil {
+		return "", err
+	}
+	var found []string
+	for _, s := range l.Schedules {
+		if s.Name == ref {
+			found = append(found, s.ID)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return "", core.Say(core.ErrMissing, "there is no schedule %q; \"slipcover schedule list\" lists them", ref)
+	case 1:
+		return url.PathEscape(found[0]), nil
+	}
+	return "", core.Usage("%d schedules are called %q: name one by its id, such as %s", len(found), ref, found[0])
+}
+
+type scheduleJSON struct {
+	ID           string    `json:"id"`
+	Name         string    `json:"name"`
+	Project      string    `json:"project"`
+	Instance     string    `json:"instance"`
+	InstanceName string    `json:"instance_name"`
+	Enabled      bool      `json:"enabled"`
+	Cron         string    `json:"cron"`
+	TimeZone     string    `json:"time_zone"`
+	Jitter       string    `json:"jitter"`
+	Window       string    `json:"window"`
+	CatchUp      bool      `json:"catch_up"`
+	Keep         job.Keep  `json:"keep"`
+	ProveCron    string    `json:"prove_cron"`
+	Heartbeat    string    `json:"heartbeat"`
+	Next         time.Time `json:"next"`
+	ProveNext    time.Time `json:"prove_next"`
+	Last         struct {
+		Due     time.Time `json:"due"`
+		Backup  string    `json:"backup"`
+		Outcome string    `json:"outcome"`
+	} `json:"last"`
+	Missed  int `json:"missed"`
+	Skipped int `json:"skipped"`
+}
+
+type scheduleListJSON struct {
+	Schedules []scheduleJSON `json:"schedules"`
+}
+
+type oneScheduleJSON struct {
+	Schedule scheduleJSON `json:"schedule"`
+}
+
+// next says when it fires.
+func (s *scheduleJSON) next() string {
+	if !s.Enabled {
+		return "rests"
+	}
+	return moment(s.Next)
+}
+
+// keep says what retention keeps: "7 last, 14 daily".
+func (s *scheduleJSON) keep() string {
+	var words []string
+	k := s.Keep
+	for _, r := range []struct {
+		n    int
+		what string
+	}{{k.Last, "last"}, {k.Hourly, "hourly"}, {k.Daily, "daily"}, {k.Weekly, "weekly"}, {k.Monthly, "monthly"}, {k.Yearly, "yearly"}} {
+		if r.n > 0 {
+			words = append(words, fmt.Sprintf("%d %s", r.n, r.what))
+		}
+	}
+	if k.Within != "" && k.Within != "0" {
+		words = append(words, "all within "+k.Within)
+	}
+	return cmp.Or(strings.Join(words, ", "), "all")
+}
+
+func (s *scheduleJSON) print(w io.Writer) error {
+	last := ""
+	if !s.Last.Due.IsZero() {
+		last = strings.TrimSuffix(fmt.Sprintf("%s, %s, backup %s", core.When(s.Last.Due), s.Last.Outcome, s.Last.Backup), ", backup ")
+	}
+	unlessZero := func(text string) string { return strings.TrimPrefix(text+"", "0s") }
+	yes := ""
+	if s.CatchUp {
+		yes = "yes"
+	}
+	prove := s.ProveCron
+	if !s.ProveNext.IsZero() {
+		prove += ", next at " + core.When(s.ProveNext)
+	}
+	return core.Facts(w, []core.Fact{
+		{"schedule", s.ID}, {"name", s.Name}, {"project", s.Project}, {"instance", cmp.Or(s.InstanceName, s.Instance)}, {"cron", s.Cron}, {"time zone", s.TimeZone},
+		{"jitter", unlessZero(s.Jitter)}, {"window", unlessZero(s.Window)}, {"catch up", yes}, {"keeps", s.keep()}, {"restore tests", prove},
+		{"heartbeat", s.Heartbeat}, {"next (UTC)", s.next()}, {"last (UTC)", last}, {"missed", number(s.Missed)}, {"skipped", number(s.Skipped)},
+	})
+}
+
+// number is a count, or nothing for 0.
+func number(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprint(n)
+}
+
+func newScheduleList(env *core.Env, g *core.Global) *cobra.Command {
+	project := ""
+	c := &cobra.Command{
+		Use:   "list",
+		Short: "List the schedules, oldest first",
+		Args:  core.Arguments(0, 0, ""),
+		RunE: serviceCommand(env, g, func(ctx context.Context, c *serviceClient, _ *core.Settings, _ []string) error {
+			return show(ctx, env, c, inProject("schedules", project), func(l *scheduleListJSON) error {
+				var rows [][]string
+				for _, s := range l.Schedules {
+					rows = append(rows, []string{s.ID, s.Name, cmp.Or(s.InstanceName, s.Instance), s.Cron, s.TimeZone, s.keep(), s.next(), s.Last.Outcome})
+				}
+				return core.Table(env.Stdout, []string{"ID", "NAME", "INSTANCE", "CRON", "ZONE", "KEEPS", "NEXT (UTC)", "LAST"}, rows)
+			})
+		}),
+	}
+	projectFlag(c.Flags(), &project, "whose schedules to list")
+	serviceFlags(c.Flags())
+	return c
+}
+
+// newScheduleAction is a command about one schedule.
+func newScheduleAction(env *core.Env, g *core.Global, use, short string, run func(ctx context.Context, c *serviceClient, id, project string) error) *cobra.Command {
+	project := ""
+	c := &cobra.Command{
+		Use:   use + " SCHEDULE",
+		Short: short,
+		Args:  core.Arguments(1, 1, "one SCHEDULE"),
+		RunE: serviceCommand(env, g, func(ctx context.Context, c *serviceClient, _ *core.Settings, args []string) error {
+			id, err := c.findSchedule(ctx, args[0], project)
+			if err != nil {
+				return err
+			}
+			return run(ctx, c, id, project)
+		}),
+	}
+	projectFlag(c.Flags(), &project, "whose schedule it is")
+	serviceFlags(c.Flags())
+	return c
+}
+
+func newScheduleShow(env *core.Env, g *core.Global) *cobra.Command {
+	return newScheduleAction(env, g, "show", "Show a schedule, with when it fires next and how it went last", func(ctx context.Context, c *serviceClient, id, project string) error {
+		return show(ctx, env, c, inProject("schedules/"+id, project), func(s *oneScheduleJSON) error { return s.Schedule.print(env.Stdout) })
+	})
+}
+
+func newScheduleDelete(env *core.Env, g *core.Global) *cobra.Command {
+	return newScheduleAction(env, g, "delete", "Delete a schedule; its backups stay", func(ctx context.Context, c *serviceClient, id, project string) error {
+		return c.remove(ctx, env, inProject("schedules/"+id, project), id, "deleted", "schedule "+id+" is deleted; its backups stay")
+	})
+}
+
+func newScheduleRun(env *core.Env, g *core.Global) *cobra.Command {
+	return newScheduleAction(env, g, "run", "Back the schedule's instance up now; retention leaves that backup alone", func(ctx context.Context, c *serviceClient, id, project string) error {
+		var text json.RawMessage
+		if err := c.call(ctx, http.MethodPost, inProject("schedules/"+id+"/run", project), nil, &text); err != nil {
+			return err
+		}
+		if env.JSON {
+			return core.PrintJSON(env.Stdout, text)
+		}
+		var out struct {
+			Backup struct{ ID, Name string }
+		}
+		if err := json.Unmarshal(text, &out); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintf(env.Stdout, "backup %s, %s, has begun\n", out.Backup.ID, core.Clean(out.Backup.Name))
+		return err
+	})
+}

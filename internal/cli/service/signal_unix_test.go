@@ -1,0 +1,56 @@
+//go:build unix
+
+package service_test
+
+import (
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"testing"
+)
+
+// TestHungAgentIsTold: a request that an agent must answer ends with an answer, before the
+// server cuts the connection.
+func TestHungAgentIsTold(t *testing.T) {
+	dir := t.TempDir()
+	p := serverOf(filepath.Join(dir, "state"))
+	p.env = []string{"SLIPCOVER_STATE_DIR=" + p.state}
+	startServer(t, p)
+	agent := p.join(p.url, "", filepath.Join(dir, "agent"))
+	agent.says("a server answers")
+	c := p.client(t)
+	var list struct{ Instances []struct{ ID string } }
+	c.get("/v1.0/default/instances", &list)
+	if len(list.Instances) != 1 {
+		t.Fatalf("%+v", list)
+	}
+	if err := agent.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = agent.cmd.Process.Signal(syscall.SIGCONT) }()
+	if status, err := c.do(http.MethodGet, "/v1.0/default/instances/"+list.Instances[0].ID+"/databases", nil, nil); status != http.StatusServiceUnavailable {
+		t.Errorf("%d, %v", status, err)
+	}
+}
+
+// TestAgentHangsUp: SIGHUP ends an agent in order, as SIGTERM does.
+func TestAgentHangsUp(t *testing.T) {
+	if hups := make(chan os.Signal, 1); signal.Ignored(syscall.SIGHUP) { // below nohup: what is caught here isn't ignored there
+		signal.Notify(hups, syscall.SIGHUP)
+		defer signal.Stop(hups)
+	}
+	dir := t.TempDir()
+	p := serverOf(filepath.Join(dir, "state"))
+	p.env = []string{"SLIPCOVER_STATE_DIR=" + p.state}
+	startServer(t, p)
+	agent := p.join(p.url, "", filepath.Join(dir, "agent"))
+	agent.says("a server answers")
+	if err := agent.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	if code, log := agent.ended(); code != 0 {
+		t.Errorf("it ended with code %d:\n%s", code, log)
+	}
+}
