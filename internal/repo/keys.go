@@ -25,6 +25,10 @@ type keyring struct {
 	instances  map[string][]age.Identity // those that identities open
 }
 
+// passphraseWork is what it costs to try a passphrase, as a power of two: a second and
+// 256 MiB. It is age's own choice, too; tests have less.
+var passphraseWork = 18
+
 // storeIdentity makes an X25519 identity, stores it encrypted with passphrase
 // and returns its recipient. What a passphrase opens is encrypted to the
 // recipient: a passphrase costs a second to check, and with this a writer doesn't
@@ -38,6 +42,7 @@ func storeIdentity(ctx context.Context, store storage.Store, passphrase string) 
 	if err != nil {
 		return "", err
 	}
+	lock.SetWorkFactor(passphraseWork)
 	b, err := encryptText(id.String()+"\n", lock)
 	if err != nil {
 		return "", err
