@@ -5,6 +5,7 @@
 # make lint   gofmt, vet, golangci-lint, cross builds, govulncheck
 # make fuzz   each fuzz target for FUZZTIME
 # make packages  a deb and an rpm for this architecture, in build/
+# make release   all that a release consists of, in build/release; release-check makes it twice
 # make bench  side by side with tar, restic and Kopia
 
 GO        ?= go
@@ -20,7 +21,7 @@ TAGS      := -tags=disable_grpc_modules
 TOOL      := $(GO) tool -modfile=internal/devtools/go.mod
 export CGO_ENABLED ?= 0
 
-.PHONY: build demo test soak race lint fuzz bench packages clean
+.PHONY: build demo test soak race lint fuzz bench packages release release-check clean
 
 build:
 	$(GO) build $(TAGS) -trimpath -ldflags '-s -w -X github.com/slipcover/slipcover/internal/cli/core.version=$(VERSION)' -o bin/slipcover ./cmd/slipcover
@@ -63,11 +64,31 @@ bench: build
 packages: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || date +%s)
 packages: export PACKAGE_ARCH = $(shell $(GO) env GOARCH)
 packages: export PACKAGE_VERSION = $(shell sh packaging/version.sh '$(VERSION)' "$$(git rev-list --count HEAD 2>/dev/null)")
+packages: export PACKAGE_PROGRAM = bin/slipcover
+packages: export PACKAGE_FILES = build/package
 packages: build
 	@mkdir -p build/package && rm -f build/slipcover*.deb build/slipcover*.rpm
 	bin/slipcover config example > build/package/slipcover.yml
+	bin/slipcover completion bash > build/package/slipcover.bash
+	bin/slipcover completion zsh > build/package/_slipcover
+	bin/slipcover completion fish > build/package/slipcover.fish
 	$(TOOL) nfpm package -f packaging/nfpm.yaml -p deb -t build/
 	$(TOOL) nfpm package -f packaging/nfpm.yaml -p rpm -t build/
+
+# Two runs for one commit with one Go give the same bytes. release-check makes it again elsewhere and compares.
+release release-check: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || date +%s)
+release release-check: export RELEASE_VERSION = $(VERSION)
+release release-check: export RELEASE_PACKAGE_VERSION = $(shell sh packaging/version.sh '$(VERSION)' "$$(git rev-list --count HEAD 2>/dev/null)")
+release:
+	@mkdir -p build/tools
+	$(GO) build -modfile=internal/devtools/go.mod -o build/tools/nfpm github.com/goreleaser/nfpm/v2/cmd/nfpm
+	$(GO) build -o build/tools/release ./packaging/release
+	build/tools/release -nfpm $(CURDIR)/build/tools/nfpm $(RELEASEFLAGS) build/release
+
+release-check: release
+	@again=$$(mktemp -d) && trap 'rm -rf "$$again"' EXIT && git ls-files -z | tar -cf - --null -T - | tar -xf - -C "$$again" && cd "$$again" && \
+	  umask 077 && find . -exec touch {} + && TZ=Asia/Kathmandu $(CURDIR)/build/tools/release -nfpm $(CURDIR)/build/tools/nfpm $(RELEASEFLAGS) out && \
+	  diff -r out $(CURDIR)/build/release && echo 'release-check: the same bytes'
 
 clean:
 	rm -rf bin build
