@@ -11,7 +11,8 @@
 GO        ?= go
 FUZZTIME  ?= 20s
 TESTFLAGS ?=
-# Twice as many packages at a time as there are cores: many tests wait for servers.
+TIMEOUT   ?= 30m
+# Twice as many packages, and tests of each, at a time as there are cores: many wait for servers.
 JOBS      ?= $(shell expr 2 '*' $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2))
 # Those that take longest begin first.
 PACKAGES  ?= ./internal/cli/... ./internal/trove ./internal/backup ./internal/storage/swift ./internal/bus ./...
@@ -29,10 +30,9 @@ build:
 demo: build
 	bin/slipcover demo
 
-test: TIMEOUT ?= 30m
 test:
 	@mkdir -p build && rm -f build/skipped
-	@SLIPCOVER_SKIP_LOG=$(CURDIR)/build/skipped $(GO) test $(TAGS) -count=1 -shuffle=on -p $(JOBS) -timeout $(TIMEOUT) $(RACE) $(TESTFLAGS) $(PACKAGES); status=$$?; \
+	@SLIPCOVER_SKIP_LOG=$(CURDIR)/build/skipped $(GO) test $(TAGS) -vet=off -count=1 -shuffle=on -p $(JOBS) -parallel $(JOBS) -timeout $(TIMEOUT) $(RACE) $(TESTFLAGS) $(PACKAGES); status=$$?; \
 	  $(GO) run ./internal/testenv/skipsummary build/skipped; exit $$status
 
 # Twenty times the rounds of tests that get surer with each, and what the others leave out.

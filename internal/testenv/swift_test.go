@@ -11,6 +11,9 @@ import (
 )
 
 func TestSwiftKeystone(t *testing.T) {
+	if !testenv.Soak() {
+		t.Skip("the tests of storage/swift, trove and cli have the two")
+	}
 	s, k := testenv.SwiftKeystone(t)
 	again, _ := testenv.SwiftKeystone(t)
 	if s != again {
