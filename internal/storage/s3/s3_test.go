@@ -128,7 +128,7 @@ func TestContract(t *testing.T) {
 				if tt.prepare != nil {
 					tt.prepare(t, bucket)
 				}
-				return retried(t, open(t, bucketURL(server, bucket, tt.params...)))
+				return retried(t, open(t, bucketURL(server, bucket, append([]string{"timeout=10m"}, tt.params...)...)))
 			}
 			if tt.also == nil {
 				storagetest.Run(t, open)

@@ -22,7 +22,7 @@ func swiftS3(t *testing.T) *testenv.S3Server {
 func TestSwiftContract(t *testing.T) {
 	server := swiftS3(t)
 	storagetest.RunFew(t, func(t *testing.T) storage.Store {
-		return retried(t, open(t, bucketURL(server, newBucket(), "part_size=5MiB", "if_absent=check")))
+		return retried(t, open(t, bucketURL(server, newBucket(), "part_size=5MiB", "if_absent=check", "timeout=10m")))
 	}, "delete many at once", "valid keys")
 }
 

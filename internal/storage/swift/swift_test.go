@@ -32,15 +32,19 @@ func open(t *testing.T, url string, vars map[string]string) *swift.Store {
 	return s
 }
 
+// patient is for a contract, which must not depend on how fast the machine is: a deletion of
+// a thousand objects is one request.
+const patient = "?timeout=10m"
+
 func TestContract(t *testing.T) {
 	vars := testenv.Swift(t).Vars
-	storagetest.Run(t, func(t *testing.T) storage.Store { return open(t, newContainer(), vars) })
+	storagetest.Run(t, func(t *testing.T) storage.Store { return open(t, newContainer()+patient, vars) })
 }
 
 func TestContractLarge(t *testing.T) {
 	t.Parallel()
 	vars := testenv.Swift(t).Vars
-	storagetest.RunFew(t, func(t *testing.T) storage.Store { return open(t, newContainer()+"?segment_size=1MiB", vars) },
+	storagetest.RunFew(t, func(t *testing.T) storage.Store { return open(t, newContainer()+patient+"&segment_size=1MiB", vars) },
 		"replace is atomic to readers", "cancel in the middle", "bad bodies")
 }
 
@@ -48,7 +52,7 @@ func TestContractLarge(t *testing.T) {
 func TestContractRefusesLarge(t *testing.T) {
 	t.Parallel()
 	vars := testenv.StartSwift(t, testenv.SwiftOptions{MaxObjectBytes: 1 << 20}).Vars
-	storagetest.RunFew(t, func(t *testing.T) storage.Store { return open(t, newContainer(), vars) })
+	storagetest.RunFew(t, func(t *testing.T) storage.Store { return open(t, newContainer()+patient, vars) })
 }
 
 func TestContractKeystone(t *testing.T) {
@@ -64,7 +68,7 @@ func TestContractKeystone(t *testing.T) {
 	}
 	for name, vars := range tests {
 		t.Run(name, func(t *testing.T) {
-			storagetest.RunFew(t, func(t *testing.T) storage.Store { return open(t, newContainer(), vars) })
+			storagetest.RunFew(t, func(t *testing.T) storage.Store { return open(t, newContainer()+patient, vars) })
 		})
 	}
 }
