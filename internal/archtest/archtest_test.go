@@ -80,7 +80,7 @@ var allowed = map[string][]string{
 	"internal/sdnotify": {},
 
 	// The catalog and who does what: no HTTP, no engines, no NATS of its own.
-	"internal/server": {"internal/access", "internal/bus", "internal/calendar", "internal/job", "internal/localhost", "internal/manifest", "internal/newest", "internal/retention", "internal/schedule", "internal/words"},
+	"internal/server": {"internal/access", "internal/bus", "internal/calendar", "internal/durable", "internal/job", "internal/localhost", "internal/manifest", "internal/newest", "internal/retention", "internal/schedule", "internal/words"},
 
 	// Trove's REST API: requests and documents translated, nothing kept.
 	"internal/trove": {"internal/access", "internal/httpd", "internal/job", "internal/server", "internal/words"},

@@ -28,6 +28,7 @@ import (
 //	revoked.json  public keys of users that are refused, each with the time in seconds since 1970
 //	jetstream/    state, by the account's public key; NATS's own format
 //	lock          locked by the process that uses the folder
+//	census.json   how much the catalog had; package server's own
 const (
 	keysFile    = "keys.json"
 	revokedFile = "revoked.json"

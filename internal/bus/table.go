@@ -207,7 +207,8 @@ func wrongRevision(err error) bool {
 
 // Change is an entry as it now is, or the mark that all were told.
 type Change struct {
-	// Ready, alone and once, says that all entries of the beginning were told.
+	// Ready, once and with a Rev of which nothing earlier is left to tell, says that all
+	// entries of the beginning were told.
 	Ready   bool
 	Key     string
 	Value   []byte
@@ -380,6 +381,6 @@ func (w *watch) settle(fresh map[string]bool, rev uint64) {
 	w.settled = true
 	if !w.ready {
 		w.ready = true
-		w.fn(Change{Ready: true})
+		w.fn(Change{Ready: true, Rev: rev})
 	}
 }

@@ -46,3 +46,10 @@ var (
 	MayBeat         = mayBeat
 	HeartbeatClient = heartbeatClient
 )
+
+// Compared reports whether a server has looked whether its catalog is whole.
+func Compared(s *Server) bool {
+	s.census.mu.Lock()
+	defer s.census.mu.Unlock()
+	return s.census.compared
+}

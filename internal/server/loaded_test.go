@@ -45,7 +45,7 @@ func TestLoadedIsTheWholeCatalog(t *testing.T) {
 	})
 	servertest.Background(t, other.Run)
 	servertest.Eventually(t, "it waits for the backups alone", func() bool {
-		err := other.Loaded()
+		err := other.Ready()
 		return len(other.Instances(who("p"), false)) == 1 && err != nil && strings.Contains(err.Error(), "(backups)")
 	})
 	if err := other.Loaded(); kindOf(err) != server.Unavailable {

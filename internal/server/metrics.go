@@ -29,6 +29,7 @@ var (
 	descAgentSeen   = desc("agent_last_seen_timestamp_seconds", "When an agent was heard of last.", "agent")
 	descJobs        = desc("jobs", "Jobs that have not ended.", "kind", "state")
 	descQueueOldest = desc("queue_oldest_seconds", "How long the oldest job has been waiting for its agent; 0 if none does.")
+	descDamaged     = desc("catalog_damaged", "Whether entries of the catalog are lost.")
 	descConnected   = desc("bus_connected", "Whether the bus can be used.")
 	instanceLabels  = []string{"instance", "instance_id", "project"}
 	descLast        = desc("backup_last_success_timestamp_seconds", "When the newest completed backup of an instance was finished; 0 if there is none.", instanceLabels...)
@@ -66,7 +67,7 @@ func (m *metrics) ended(j *job.Job) {
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descInstances, descBackups, descAgents, descAgentSeen, descJobs, descQueueOldest, descConnected, descLast,
+	for _, d := range []*prometheus.Desc{descInstances, descBackups, descAgents, descAgentSeen, descJobs, descQueueOldest, descConnected, descDamaged, descLast,
 		descLastSize, descLastStored, descLastTook, descUncopied, descProved, descProvedOK, descNext, descMissed} {
 		ch <- d
 	}
@@ -84,6 +85,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	gauge(descConnected, number(m.s.cfg.Bus.Connected() == nil))
+	gauge(descDamaged, number(m.s.damaged() != nil))
 	m.collectInstances(gauge)
 	m.collectAgents(gauge)
 	m.collectJobs(gauge)

@@ -54,6 +54,10 @@ type Config struct {
 	// the link.
 	Client *http.Client
 
+	// Census is a file in which it is kept how much the catalog has, to notice at the next
+	// start if some of it is lost; empty where the catalog is a cluster's.
+	Census string
+
 	// LookUp finds the addresses of a heartbeat's host; nil asks the system's resolver.
 	LookUp func(ctx context.Context, network, host string) ([]netip.Addr, error)
 
@@ -90,6 +94,7 @@ type Server struct {
 	specs      specs
 	seed       maphash.Seed
 	makings    [64]sync.Mutex // see alone
+	census     keeper
 	sweeping   sync.Mutex     // one sweep at a time
 	requeued   time.Duration  // by the watch, when jobs were last put into the queue again; guarded by sweeping
 	background sync.WaitGroup // heartbeats that are being sent, trusts that are being ended
@@ -142,14 +147,14 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 // Run follows the catalog, answers agents, and does what is due, until ctx ends.
 func (s *Server) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	for _, follow := range []func(context.Context) error{s.instances.follow, s.backups.follow, s.jobs.follow, s.agents.follow,
-		s.schedules.follow, s.strategies.follow, s.quotas.follow} {
-		g.Go(func() error { return follow(ctx) })
+	for _, t := range s.tables() {
+		g.Go(func() error { return t.follow(ctx) })
 	}
 	g.Go(func() error {
 		if err := s.WaitReady(ctx); err != nil {
 			return err
 		}
+		s.compare(ctx)
 		return s.cfg.Bus.Serve(ctx, s.answer)
 	})
 	g.Go(func() error {
@@ -161,6 +166,7 @@ func (s *Server) Run(ctx context.Context) error {
 	})
 	err := g.Wait()
 	s.background.Wait()
+	s.noteCensus(context.WithoutCancel(ctx), true)
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		return nil
 	}
@@ -179,6 +185,7 @@ func (s *Server) keepBusy(ctx context.Context) {
 			return
 		case <-sweep.C:
 			err = s.Sweep(ctx)
+			s.noteCensus(ctx, false)
 		case <-tick.C:
 			err = s.Tick(ctx)
 		}
@@ -188,9 +195,13 @@ func (s *Server) keepBusy(ctx context.Context) {
 	}
 }
 
-// Ready says in an error what the server waits for before it can serve.
+// Ready says in an error what the server waits for before it can serve, or what of its
+// catalog is lost. It is for who runs the server.
 func (s *Server) Ready() error {
-	if err := s.Loaded(); err != nil {
+	if name := s.unread(); name != "" {
+		return refuse(Unavailable, "the catalog is being read (%s)", name)
+	}
+	if err := s.damaged(); err != nil {
 		return err
 	}
 	return s.cfg.Bus.Connected()
@@ -200,21 +211,29 @@ func (s *Server) Ready() error {
 // be answered: of half of the catalog, lists are short, quotas free, and the children of
 // a backup that is deleted unknown.
 func (s *Server) Loaded() error {
-	for _, c := range s.readies() {
-		select {
-		case <-c:
-		default:
-			return refuse(Unavailable, "The server has just started and is reading its catalog: try again in a moment.")
-		}
+	if s.unread() != "" {
+		return refuse(Unavailable, "The server has just started and is reading its catalog: try again in a moment.")
 	}
 	return nil
 }
 
+// unread names a table that is not in memory yet; "" if all are.
+func (s *Server) unread() string {
+	for _, t := range s.tables() {
+		select {
+		case <-t.isReady():
+		default:
+			return t.title()
+		}
+	}
+	return ""
+}
+
 // WaitReady returns when the catalog is in memory.
 func (s *Server) WaitReady(ctx context.Context) error {
-	for _, c := range s.readies() {
+	for _, t := range s.tables() {
 		select {
-		case <-c:
+		case <-t.isReady():
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -222,9 +241,17 @@ func (s *Server) WaitReady(ctx context.Context) error {
 	return nil
 }
 
-// readies end when the tables are in memory.
-func (s *Server) readies() []<-chan struct{} {
-	return []<-chan struct{}{s.instances.ready, s.backups.ready, s.jobs.ready, s.agents.ready, s.schedules.ready, s.strategies.ready, s.quotas.ready}
+// anyShelf is what shelves of all types can do.
+type anyShelf interface {
+	title() string
+	isReady() <-chan struct{}
+	follow(context.Context) error
+	count() (counted, bool)
+	lost() int
+}
+
+func (s *Server) tables() []anyShelf {
+	return []anyShelf{s.instances, s.backups, s.jobs, s.agents, s.schedules, s.strategies, s.quotas}
 }
 
 // now is without the reading of the monotonic clock, which the table doesn't keep: with

@@ -17,6 +17,7 @@ import (
 // for as long as he likes.
 type shelf[T any] struct {
 	table table
+	name  string
 	log   *slog.Logger
 	// changed is told of each change, under the lock: old or now is nil for what comes
 	// or goes.
@@ -29,6 +30,9 @@ type shelf[T any] struct {
 	mu    sync.RWMutex
 	docs  map[string]kept[T]
 	gone  map[string]uint64 // revisions of deletions that the watch hasn't told yet
+	bad   map[string]bool   // what can't be read
+	last  uint64            // the highest revision that is known
+	told  uint64            // and that the watch has told
 	ready chan struct{}     // closed once the copy is complete
 }
 
@@ -52,7 +56,8 @@ func openShelf[T any](ctx context.Context, b *bus.Bus, name string, log *slog.Lo
 	if err != nil {
 		return nil, fmt.Errorf("open table %s: %w", name, err)
 	}
-	s := &shelf[T]{table: table, log: log.With("table", name), watch: watch, changed: changed, docs: map[string]kept[T]{}, gone: map[string]uint64{}, ready: make(chan struct{})}
+	s := &shelf[T]{table: table, name: name, log: log.With("table", name), watch: watch, changed: changed, docs: map[string]kept[T]{}, gone: map[string]uint64{},
+		bad: map[string]bool{}, ready: make(chan struct{})}
 	if changed == nil {
 		s.changed = func(string, *T, *T) {}
 	}
@@ -209,6 +214,7 @@ func (s *shelf[T]) put(id string, doc *T, rev uint64) {
 
 // place is put with the lock held.
 func (s *shelf[T]) place(id string, doc *T, rev uint64) {
+	s.last = max(s.last, rev)
 	old := s.docs[id]
 	if old.doc != nil && old.rev >= rev || rev <= s.gone[id] {
 		return
@@ -220,33 +226,65 @@ func (s *shelf[T]) place(id string, doc *T, rev uint64) {
 
 // follow keeps the copy in step with the table until ctx ends.
 func (s *shelf[T]) follow(ctx context.Context) error {
-	return s.table.Watch(ctx, s.told)
+	return s.table.Watch(ctx, s.learn)
 }
 
-// told takes in one thing that the watch says.
-func (s *shelf[T]) told(c bus.Change) {
+// learn takes in one thing that the watch says.
+func (s *shelf[T]) learn(c bus.Change) {
 	var doc *T
 	switch {
-	case c.Ready:
-		close(s.ready)
-		return
-	case !c.Deleted:
+	case c.Ready, c.Deleted:
+	default:
 		doc = new(T)
 		if err := json.Unmarshal(c.Value, doc); err != nil {
 			s.log.Error("a document can't be read and is left out", "id", c.Key, "err", err)
-			return
+			doc = nil
+		} else {
+			s.share(c.Key, doc)
 		}
-		s.share(c.Key, doc)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if doc != nil {
+	s.told = max(s.told, c.Rev)
+	s.last = max(s.last, c.Rev)
+	switch {
+	case c.Ready:
+		close(s.ready)
+	case doc != nil:
+		delete(s.bad, c.Key)
 		s.place(c.Key, doc, c.Rev)
-		return
+	case !c.Deleted:
+		s.bad[c.Key] = true
+	default:
+		delete(s.bad, c.Key)
+		delete(s.gone, c.Key)
+		if old := s.docs[c.Key]; old.doc != nil && old.rev < c.Rev {
+			delete(s.docs, c.Key)
+			s.changed(c.Key, old.doc, nil)
+		}
 	}
-	delete(s.gone, c.Key)
-	if old := s.docs[c.Key]; old.doc != nil && old.rev < c.Rev {
-		delete(s.docs, c.Key)
-		s.changed(c.Key, old.doc, nil)
+}
+
+func (s *shelf[T]) title() string            { return s.name }
+func (s *shelf[T]) isReady() <-chan struct{} { return s.ready }
+
+// count returns how many documents there are, and up to which revision; false at a moment
+// at which the watch has not told all that was done here.
+func (s *shelf[T]) count() (counted, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	n := len(s.docs)
+	for id := range s.bad {
+		if s.docs[id].doc == nil { // else it is there as it was before
+			n++
+		}
 	}
+	return counted{Entries: n, Last: s.last}, s.told == s.last
+}
+
+// lost returns how many documents can't be read.
+func (s *shelf[T]) lost() int {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return len(s.bad)
 }

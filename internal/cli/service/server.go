@@ -268,7 +268,7 @@ func (v *service) build(ctx context.Context) error {
 	}
 	cfg := server.Config{Bus: v.bus, Log: v.log, Quota: job.Quota{Instances: s.QuotaInstances, Backups: s.QuotaBackups, Volumes: s.QuotaVolumes},
 		OwnSwift: s.OwnSwift && s.Auth == "keystone", Container: s.SwiftContainer, Recipients: s.Recipients, Datastores: s.Datastores, Metrics: v.registry,
-		LocalHeartbeats: s.Auth == "none"} // whose callers run this machine
+		Census: censusFile(s), LocalHeartbeats: s.Auth == "none"} // whose callers run this machine
 	if k, ok := checker.(*access.Keystone); ok && s.OwnSwift && s.KeystoneUser != "" {
 		cfg.Keystone = k
 	}
@@ -313,6 +313,14 @@ func (v *service) checker(ctx context.Context) (access.Checker, error) {
 			Service: access.ServiceUser{User: s.KeystoneUser, Password: s.KeystonePassword, Project: s.KeystoneProject, UserDomain: s.KeystoneDomain, ProjectDomain: s.KeystoneDomain}})
 	}
 	return v.tokens, v.firstToken(ctx)
+}
+
+// censusFile is where it is noted how much the catalog has; "" if that is a cluster's.
+func censusFile(s *core.Settings) string {
+	if s.NATSURL != "" {
+		return ""
+	}
+	return filepath.Join(s.StateDir, "nats", "census.json")
 }
 
 func adminTokenFile(s *core.Settings) string { return filepath.Join(s.StateDir, "admin-token") }

@@ -62,6 +62,9 @@ func runRebuild(ctx context.Context, env *core.Env, s *core.Settings, o *rebuild
 	if err != nil {
 		return err
 	}
+	if err := server.ForgetCensus(censusFile(s)); err != nil {
+		return err
+	}
 	if env.JSON {
 		err = core.PrintJSON(env.Stdout, struct {
 			server.Rebuilt
