@@ -82,6 +82,10 @@ func (r *release) make(targets []string) error {
 	if err != nil {
 		return err
 	}
+	said, err := exec.Command(own.program, "version").Output()
+	if err != nil || !bytes.Contains(said, []byte(r.version)) {
+		return fmt.Errorf("the program says %q of its version, not %s: %v", said, r.version, err)
+	}
 	extra, err := r.generate(own.program)
 	if err != nil {
 		return err
@@ -120,7 +124,7 @@ func (r *release) build(s system) (system, error) {
 	}
 	fmt.Println("build", s.goos+"/"+s.goarch)
 	cmd := exec.Command("go", "build", "-tags=disable_grpc_modules", "-trimpath", "-buildvcs=false",
-		"-ldflags=-s -w -buildid= -X github.com/slipcover/slipcover/internal/cli.version="+r.version, "-o", s.program, "./cmd/slipcover")
+		"-ldflags=-s -w -buildid= -X github.com/slipcover/slipcover/internal/cli/core.version="+r.version, "-o", s.program, "./cmd/slipcover")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOEXPERIMENT=", "GOWORK=off", "GOAMD64=v1", "GOARM64=v8.0", "GOOS="+s.goos, "GOARCH="+s.goarch)
 	return s, show(cmd)
 }

@@ -15,7 +15,7 @@ import (
 )
 
 // liveFor is how long the live round lasts, if by then enough went well.
-const liveFor = 40 * time.Second
+var liveFor = time.Duration(testenv.Rounds(15)) * time.Second
 
 // Backups of a CouchDB with writers at work, to a Swift that does harm at random,
 // while another process prunes by way of a bad connection of its own: every backup

@@ -16,7 +16,7 @@ import (
 // taken up by the next one: no segment that was stored is sent again.
 func TestResumeSendsNothingTwice(t *testing.T) {
 	if testing.Short() {
-		t.Skip("stores 20 segments six times")
+		t.Skip("stores 20 segments some times")
 	}
 	k, s := startSwift(t), newSource(t, 1<<20)
 	big := *s
@@ -24,41 +24,46 @@ func TestResumeSendsNothingTwice(t *testing.T) {
 	if _, err := couchgen.DataDir(big.data, couchgen.DirOptions{Seed: 2, Databases: 2, Q: 2, BytesPerDB: 80 << 20}); err != nil {
 		t.Fatal(err)
 	}
-	for _, stored := range []int{4, 9, 15} {
-		for _, kill := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%d stored, kill %t", stored, kill), func(t *testing.T) {
-				tr := newTrial(t, k, &big, s.empty)
-				first := tr.interrupted(t, stored, kill)
-				tr.front.Set(nil)
-				tr.process = false
-				var made struct {
-					ResumedBytes int64 `json:"resumed_bytes"`
+	tests := []struct {
+		stored int
+		kill   bool
+	}{{4, false}, {9, true}, {4, true}, {9, false}, {15, false}, {15, true}}
+	if !testenv.Soak() {
+		tests = tests[:2]
+	}
+	for _, tt := range tests {
+		t.Run(fmt.Sprintf("%d stored, kill %t", tt.stored, tt.kill), func(t *testing.T) {
+			tr := newTrial(t, k, &big, s.empty)
+			first := tr.interrupted(t, tt.stored, tt.kill)
+			tr.front.Set(nil)
+			tr.process = false
+			var made struct {
+				ResumedBytes int64 `json:"resumed_bytes"`
+			}
+			if err := json.Unmarshal([]byte(tr.must(t, "backup", "create", "--json")), &made); err != nil {
+				t.Fatal(err)
+			}
+			second := storedSegments(tr.front.Seen())
+			if made.ResumedBytes == 0 {
+				t.Error("nothing was taken up")
+			}
+			for key, n := range second {
+				if n > 1 || first[key] > 0 {
+					t.Errorf("%s was sent again", key)
 				}
-				if err := json.Unmarshal([]byte(tr.must(t, "backup", "create", "--json")), &made); err != nil {
-					t.Fatal(err)
-				}
-				second := storedSegments(tr.front.Seen())
-				if made.ResumedBytes == 0 {
-					t.Error("nothing was taken up")
-				}
-				for key, n := range second {
-					if n > 1 || first[key] > 0 {
-						t.Errorf("%s was sent again", key)
-					}
-				}
-				tr.restored(t, hashes(t, big.data, true))
-				// What was stored twice under two names would be left over. Of the puts that
-				// were under way at the kill, some may be stored though nobody was told.
-				needed, most := tr.clean(t, 1), 0
-				if kill {
-					most = underWay
-				}
-				if untold := needed - len(first) - len(second); untold < 0 || untold > most {
-					t.Errorf("%d segments were stored, then %d; the backup has %d", len(first), len(second), needed)
-				}
-				t.Logf("%d segments, then %d, of %d", len(first), len(second), needed)
-			})
-		}
+			}
+			tr.restored(t, hashes(t, big.data, true))
+			// What was stored twice under two names would be left over. Of the puts that
+			// were under way at the kill, some may be stored though nobody was told.
+			needed, most := tr.clean(t, 1), 0
+			if tt.kill {
+				most = underWay
+			}
+			if untold := needed - len(first) - len(second); untold < 0 || untold > most {
+				t.Errorf("%d segments were stored, then %d; the backup has %d", len(first), len(second), needed)
+			}
+			t.Logf("%d segments, then %d, of %d", len(first), len(second), needed)
+		})
 	}
 }
 
@@ -107,15 +112,19 @@ func storedSegments(seen []testenv.Seen) map[string]int {
 	return out
 }
 
-// 10,000 small files need few requests.
+// Thousands of small files need few requests.
 func TestRequestsOfSmallFiles(t *testing.T) {
 	if testing.Short() {
-		t.Skip("makes 10,000 files")
+		t.Skip("makes thousands of files")
 	}
 	k, s := startSwift(t), newSource(t, 1<<20)
 	small := *s
 	small.data = t.TempDir()
-	d, err := couchgen.DataDir(small.data, couchgen.PerUser(10_000))
+	files := 2_000
+	if testenv.Soak() {
+		files = 10_000
+	}
+	d, err := couchgen.DataDir(small.data, couchgen.PerUser(files))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -393,11 +393,31 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// worth leaves out what can't happen, and of the slower storage what is much the
+// worth chooses the jobs that are tried with a fault, in a soak all that are possible.
+func worth(k *kind, j job, f fault) bool {
+	if !possible(k, j, f) {
+		return false
+	}
+	if testenv.Soak() {
+		return true
+	}
+	// Each fault for a part of the jobs, another part for the next one, so that each job
+	// has faults of all kinds.
+	at := slices.IndexFunc(faults, func(o fault) bool { return o.name == f.name })
+	var fit []string
+	for _, o := range jobs {
+		if possible(k, o, f) {
+			fit = append(fit, o.name)
+		}
+	}
+	return slices.Index(fit, j.name)%3 == at%min(3, len(fit))
+}
+
+// possible leaves out what can't happen, and of the slower storage what is much the
 // same for another job, or takes minutes: a small object whose put had no answer
 // stands in the way of its key for two minutes there, and a copy has the keys of the
 // run before.
-func worth(k *kind, j job, f fault) bool {
+func possible(k *kind, j job, f fault) bool {
 	if k.swift != nil && j.name == "copy" && f.code == 10 {
 		return false
 	}

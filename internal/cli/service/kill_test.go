@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -23,20 +22,18 @@ import (
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/storage/drivers"
+	"github.com/slipcover/slipcover/internal/testenv"
 )
 
 // TestServiceKilled kills servers, agents and members of the NATS cluster, and cuts
 // members off, at random moments while backups are asked for. In the end each backup that was accepted is
 // complete, once, in the catalog and in the repository alike, and no job ran twice.
-// SLIPCOVER_ROUNDS sets the number of kills.
+// SLIPCOVER_ROUNDS is for more of it.
 func TestServiceKilled(t *testing.T) {
 	if testing.Short() {
 		t.Skip("kills processes for a while")
 	}
-	rounds := 10
-	if n, err := strconv.Atoi(os.Getenv("SLIPCOVER_ROUNDS")); err == nil {
-		rounds = n
-	}
+	rounds := testenv.Rounds(5)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d, %d rounds", seed, rounds)
 	f := startFleet(t, 3, rand.New(rand.NewPCG(seed, 0)))
@@ -115,7 +112,7 @@ func (f *fleet) round(n int) {
 	}
 	time.Sleep(time.Duration(f.rng.IntN(250)) * time.Millisecond) // to kill at any moment
 	switch k := f.rng.IntN(9); {
-	case n%10 == 5: // as often as that, since it takes longest
+	case n%5 == 2: // as often as that, since it takes longest
 		i, way := f.rng.IntN(3), []bustest.State{bustest.Cut, bustest.Held}[f.rng.IntN(2)]
 		f.kills["NATS member "+way.String()]++
 		f.cluster.Routes(i, way)

@@ -455,11 +455,9 @@ func (c *caller) free(m *made) {
 }
 
 // isAlive reports whether there is a process. One that has ended and that nobody has
-// waited for is none: a killed server's children are left to whoever is process 1.
+// waited for is none: a killed server's children are left to whoever is process 1. Only
+// Linux is asked, as it is where these tests run.
 func isAlive(pid int) bool {
-	if syscall.Kill(pid, 0) != nil {
-		return false
-	}
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	return err != nil || !bytes.Contains(stat, []byte(") Z "))
 }

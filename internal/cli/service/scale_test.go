@@ -36,7 +36,7 @@ func TestServiceScale(t *testing.T) {
 	if testing.Short() || clitest.Race {
 		t.Skip("measures")
 	}
-	agents, backups := 100, 10_000
+	agents, backups := 50, 2_000
 	if os.Getenv("SLIPCOVER_SCALE") == "full" {
 		agents, backups = 1000, 100_000
 	}
