@@ -73,7 +73,7 @@ func run() error {
 	if r.work, err = os.MkdirTemp("", "slipcover-release-"); err != nil {
 		return err
 	}
-	defer os.RemoveAll(r.work)
+	defer func() { _ = os.RemoveAll(r.work) }()
 	return r.make(strings.Fields(*list))
 }
 
@@ -83,8 +83,11 @@ func (r *release) make(targets []string) error {
 		return err
 	}
 	said, err := exec.Command(own.program, "version").Output()
-	if err != nil || !bytes.Contains(said, []byte(r.version)) {
-		return fmt.Errorf("the program says %q of its version, not %s: %v", said, r.version, err)
+	if err != nil {
+		return fmt.Errorf("slipcover version: %w", err)
+	}
+	if !bytes.Contains(said, []byte(r.version)) {
+		return fmt.Errorf("the program says of its version %q, not %s", said, r.version)
 	}
 	extra, err := r.generate(own.program)
 	if err != nil {
