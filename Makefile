@@ -2,7 +2,7 @@
 # make test   all tests; says at the end which were skipped and why
 # make soak   the same with many more rounds, for hours
 # make race   with the race detector, where anything runs beside anything
-# make lint   gofmt, vet, golangci-lint, cross builds, govulncheck
+# make lint   gofmt, golangci-lint, types as for other systems, govulncheck
 # make fuzz   each fuzz target for FUZZTIME
 # make packages  a deb and an rpm for this architecture, in build/
 # make release   all that a release consists of, in build/release; release-check makes it twice

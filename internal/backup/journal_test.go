@@ -10,6 +10,7 @@ import (
 	"github.com/slipcover/slipcover/internal/backup"
 	"github.com/slipcover/slipcover/internal/storage"
 	"github.com/slipcover/slipcover/internal/storage/faulty"
+	"github.com/slipcover/slipcover/internal/testenv"
 )
 
 const deletions = "shards/00000000-7fffffff/deletions.1795334388.couch"
@@ -62,7 +63,8 @@ func altered(b []byte, i int) []byte {
 	return b
 }
 
-// Whatever byte of the journal changes, what is taken up from it restores.
+// Whatever byte of the journal changes, what is taken up from it restores. In a soak it is
+// each byte.
 func TestJournalOfAnotherByte(t *testing.T) {
 	t.Parallel()
 	e := newSmallEnv(t)
@@ -73,7 +75,11 @@ func TestJournalOfAnotherByte(t *testing.T) {
 	if res := e.run(); res.Resumed == 0 {
 		t.Fatal("nothing is taken up from the journal as it is")
 	}
-	for i := range journal {
+	step := 7
+	if testenv.Soak() {
+		step = 1
+	}
+	for i := 0; i < len(journal); i += step {
 		must(t, os.WriteFile(path, altered(journal, i), 0o600))
 		res := e.run(func(o *backup.Options) { o.Full = true })
 		if e.check(res.Record); t.Failed() {
