@@ -66,6 +66,9 @@ func (a *agent) create(ctx context.Context, w *work) (*job.Report, error) {
 		}
 	}
 	made, err := a.makeInstance(ctx, w, o)
+	if made != nil && len(made.Notes) > 0 {
+		a.log.WarnContext(ctx, "an instance was made", "instance", id, "notes", made.Notes)
+	}
 	report := &job.Report{}
 	if made != nil && made.URL != "" {
 		i.URL, i.Run = made.URL, err == nil

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -146,6 +147,9 @@ func (c *creation) create(ctx context.Context, in *instance) (*Created, error) {
 		return nil, err
 	}
 	c.state.Notes = nil
+	if note := runsAsRoot(c.opts.Owner, os.Geteuid() == 0); note != "" {
+		c.note("%s", note)
+	}
 	if err := c.learn(ctx); err != nil {
 		return nil, err
 	}

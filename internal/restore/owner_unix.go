@@ -55,6 +55,26 @@ func parseOwner(spec string) (o owner, warning string, err error) {
 	return o, "", nil
 }
 
+// runsAsRoot says in a sentence that root makes a CouchDB of an owner that isn't there, so
+// that it runs as root; "" if it doesn't.
+func runsAsRoot(spec string, root bool) string {
+	name, group, hasGroup := strings.Cut(spec, ":")
+	_, noUser := lookUser(name)
+	_, noGroup := lookGroup(group)
+	why := ""
+	switch {
+	case !root || spec == "": // which leaves them as they are
+		return ""
+	case name != "" && noUser != nil:
+		why = "this machine has no user " + name + " as the setting owner says"
+	case hasGroup && noGroup != nil:
+		why = "this machine has no group " + group + " as the setting owner says"
+	default:
+		return ""
+	}
+	return "CouchDB runs as root, and its files are root's: " + why + ". Make that user, or set owner to another one, and make the instance again"
+}
+
 func self() string {
 	if u, err := user.Current(); err == nil && u.Username != "" {
 		return u.Username

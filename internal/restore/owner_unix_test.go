@@ -11,6 +11,20 @@ import (
 	"testing"
 )
 
+// A CouchDB that would run as another user, who isn't there, is told to run as root.
+func TestRunsAsRoot(t *testing.T) {
+	t.Parallel()
+	for spec, want := range map[string]string{"no-such-user-here": "no user no-such-user-here", "no-such-user-here:0": "no user no-such-user-here", "0:no-such-group-here": "no group no-such-group-here",
+		":no-such-group-here": "no group no-such-group-here", "65534:65534": "", "65534": "", "": ""} {
+		if got := runsAsRoot(spec, true); (got == "") != (want == "") || !strings.Contains(got, want) {
+			t.Errorf("%q: got %q, want %q", spec, got, want)
+		}
+		if got := runsAsRoot(spec, false); got != "" {
+			t.Errorf("%q, not by root: %q", spec, got)
+		}
+	}
+}
+
 func TestOwner(t *testing.T) {
 	t.Parallel()
 	if _, warning, err := parseOwner("no-such-user-here"); err != nil || !strings.Contains(warning, "no user") {

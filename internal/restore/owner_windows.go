@@ -12,5 +12,7 @@ func parseOwner(spec string) (o owner, warning string, err error) {
 	return owner{}, warning, nil
 }
 
+func runsAsRoot(string, bool) string { return "" }
+
 func (owner) file(*os.File) error { return nil }
 func (owner) path(string) error   { return nil }

@@ -3,6 +3,7 @@ package service
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -37,6 +38,7 @@ type instanceListJSON struct {
 		Version   string    `json:"version"`
 		UsedBytes int64     `json:"used_bytes"`
 		Fault     string    `json:"fault"`
+		Notes     []string  `json:"notes"`
 		Created   time.Time `json:"created"`
 	} `json:"instances"`
 }
@@ -50,5 +52,13 @@ func (l *instanceListJSON) print(env *core.Env) error {
 		}
 		rows = append(rows, []string{i.ID, i.Name, i.Project, state, cmp.Or(i.URL, i.Address), i.Version, core.Size(i.UsedBytes), i.Fault})
 	}
-	return core.Table(env.Stdout, []string{"ID", "NAME", "PROJECT", "STATE", "AT", "COUCHDB", "SIZE", "FAULT"}, rows)
+	if err := core.Table(env.Stdout, []string{"ID", "NAME", "PROJECT", "STATE", "AT", "COUCHDB", "SIZE", "FAULT"}, rows); err != nil {
+		return err
+	}
+	for _, i := range l.Instances {
+		for _, n := range i.Notes {
+			fmt.Fprintf(env.Stdout, "note: %s: %s\n", core.Clean(i.Name), core.Clean(n))
+		}
+	}
+	return nil
 }
