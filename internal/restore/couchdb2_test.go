@@ -16,7 +16,7 @@ import (
 )
 
 // TestTrialOfOtherVersions starts a CouchDB on what the oldest and the newest version wrote,
-// with its own conversions of them.
+// with its own conversions of them. With the COUCHDB_BIN of a 2.3 those of 2 pass as well.
 func TestTrialOfOtherVersions(t *testing.T) {
 	needInstances(t)
 	for _, version := range []string{"2.1", "2.3", "main"} {
@@ -33,8 +33,8 @@ func TestTrialOfOtherVersions(t *testing.T) {
 
 // oldLayout lays the CouchDB 3.5 of this machine out as a CouchDB 2.3 is: its start script
 // knows no COUCHDB_INI_FILES, so that by itself it starts with the installation's own
-// configuration, whose data directory is returned. There is no real CouchDB 2 to start here:
-// it needs an Erlang and a JavaScript engine that no Debian has any more.
+// configuration, whose data directory is returned. A real CouchDB 2 needs an Erlang and a
+// JavaScript engine that no Debian has any more; docs/versions.md says how one was tried.
 func oldLayout(t *testing.T) (bin, trap string) {
 	t.Helper()
 	real, missing := testenv.CouchDBBinary()
