@@ -122,6 +122,37 @@ func laterContent(t *testing.T, b []byte) {
 	}
 }
 
+// TestMovedProps reads a database whose properties changed: each state has its own.
+func TestMovedProps(t *testing.T) {
+	w := padded()
+	dead := int64(len(w.b))
+	for i, ttl := range []int64{60, 3600} {
+		props := w.chunk(zstded(stored(list(tuple(bin("auto_purge"), object(tuple(bin("deleted_document_ttl"), integer(ttl)))))), true))
+		dead += (BlockSize - int64(len(w.b))%BlockSize) % BlockSize
+		none := atom("nil")
+		w.header(stored(tuple(atom("db_header"), integer(8), integer(int64(i)), atom("undefined"), none, none, none, none, none, none, integer(1000),
+			bin("0123456789abcdef0123456789abcdef"), oneEpoch, integer(0), integer(1000), integer(props))))
+	}
+	r, size := bytes.NewReader(w.b), int64(len(w.b))
+	points, err := Points(r, size)
+	if err != nil || len(points) != 2 {
+		t.Fatalf("%d points, %v, want 2", len(points), err)
+	}
+	for i, want := range []string{`{"auto_purge":{"deleted_document_ttl":60}}`, `{"auto_purge":{"deleted_document_ttl":3600}}`} {
+		db, err := OpenAt(r, size, points[i].Header)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := db.Props(); err != nil || string(got) != want {
+			t.Errorf("state %d: %s, %v, want %s", i, got, err, want)
+		}
+	}
+	rep, err := Verify(t.Context(), r, size, VerifyOptions{AllHeaders: true})
+	if err != nil || !rep.OK() || rep.LiveBytes != size-dead {
+		t.Errorf("%v, %+v, want %d live bytes", err, rep, size-dead)
+	}
+}
+
 // TestTimeSeqDamage finds a time_seq that is no term, and one that lies elsewhere.
 func TestTimeSeqDamage(t *testing.T) {
 	good, _ := laterFile(bytes.Clone)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/slipcover/slipcover/couchfile"
@@ -45,33 +46,47 @@ type version struct {
 	answers map[string]*answered
 }
 
+// parsed holds what readVersion returned, by name.
+var parsed sync.Map
+
 func eachVersion(t *testing.T, fn func(t *testing.T, v *version)) {
 	for _, name := range testenv.Versions {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			v := &version{name: name, files: testenv.VersionFiles(t, name), answers: map[string]*answered{}}
-			var all map[string]json.RawMessage
-			if err := json.Unmarshal(v.files["answers.json"], &all); err != nil {
+			files := testenv.VersionFiles(t, name)
+			read, _ := parsed.LoadOrStore(name, sync.OnceValues(func() (*version, error) { return readVersion(name, files) }))
+			v, err := read.(func() (*version, error))()
+			if err != nil {
 				t.Fatal(err)
-			}
-			for db, b := range all {
-				if db == "_all_dbs" {
-					continue
-				}
-				a := &answered{}
-				dec := json.NewDecoder(bytes.NewReader(b))
-				dec.UseNumber()
-				if err := dec.Decode(a); err != nil {
-					t.Fatalf("answers on %s: %v", db, err)
-				}
-				v.answers[db] = a
-			}
-			if len(v.answers) < 15 {
-				t.Fatalf("answers on %d databases, want 15 or more", len(v.answers))
 			}
 			fn(t, v)
 		})
 	}
+}
+
+// readVersion reads what a server said, for all tests, which must not change it.
+func readVersion(name string, files map[string][]byte) (*version, error) {
+	v := &version{name: name, files: files, answers: map[string]*answered{}}
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal(files["answers.json"], &all); err != nil {
+		return nil, err
+	}
+	for db, b := range all {
+		if db == "_all_dbs" {
+			continue
+		}
+		a := &answered{}
+		dec := json.NewDecoder(bytes.NewReader(b))
+		dec.UseNumber()
+		if err := dec.Decode(a); err != nil {
+			return nil, fmt.Errorf("answers on %s: %w", db, err)
+		}
+		v.answers[db] = a
+	}
+	if len(v.answers) < 15 {
+		return nil, fmt.Errorf("answers on %d databases, want 15 or more", len(v.answers))
+	}
+	return v, nil
 }
 
 // shards opens a database's files.
@@ -410,11 +425,7 @@ func TestVersionsLocalDocs(t *testing.T) {
 		for db, a := range v.answers {
 			want, got := map[string]string{}, map[string]string{}
 			for id, doc := range a.LocalDocs {
-				if body, ok := doc.(map[string]any); ok {
-					delete(body, "_id")
-					delete(body, "_rev")
-				}
-				want[id] = plain(t, doc)
+				want[id] = plain(t, withoutRev(doc.(map[string]any)))
 				seen++
 			}
 			for id, text := range localDocs(t, v.shards(t, db), false, nil) {
@@ -424,9 +435,7 @@ func TestVersionsLocalDocs(t *testing.T) {
 				if err := dec.Decode(&body); err != nil {
 					t.Fatal(err)
 				}
-				delete(body, "_id")
-				delete(body, "_rev")
-				got[id] = plain(t, any(body))
+				got[id] = plain(t, withoutRev(body))
 			}
 			compareMaps(t, db+": local document", got, want)
 		}
@@ -434,6 +443,14 @@ func TestVersionsLocalDocs(t *testing.T) {
 			t.Errorf("compared %d local documents, want 40 or more", seen)
 		}
 	})
+}
+
+// withoutRev returns a document without its id and revision.
+func withoutRev(doc map[string]any) any {
+	doc = maps.Clone(doc)
+	delete(doc, "_id")
+	delete(doc, "_rev")
+	return doc
 }
 
 // TestVersionsPurges reads the purges: the documents that they name are gone.
