@@ -128,14 +128,15 @@ func TestGap(t *testing.T) {
 	}
 }
 
-// The map of a database that had copies elsewhere names this node only.
+// The map of a database that had copies elsewhere names this node only, and keeps what a later
+// CouchDB put there.
 func TestNewMapOfACluster(t *testing.T) {
 	t.Parallel()
 	doc := `{"_id":"db","_rev":"3-a","shard_suffix":[46,49,55,57,53,51,51,52,51,56,56],
 		"changelog":[["add","00000000-7fffffff","a@h"],["add","00000000-7fffffff","b@h"],["add","80000000-ffffffff","b@h"]],
 		"by_node":{"a@h":["00000000-7fffffff"],"b@h":["00000000-7fffffff","80000000-ffffffff"]},
 		"by_range":{"00000000-7fffffff":["a@h","b@h"],"80000000-ffffffff":["b@h"]},
-		"props":{"partitioned":true,"hash":["couch_partition","hash",[]]}}`
+		"props":{"partitioned":true,"hash":["couch_partition","hash",[]],"auto_purge":{"deleted_document_ttl":3600}},"later":{"a":[1]}}`
 	m, ok, err := shard.ParseMap([]byte(doc))
 	if err != nil || !ok {
 		t.Fatal(ok, err)
@@ -145,8 +146,8 @@ func TestNewMapOfACluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `{"_id":"db2","by_node":{"b@h":["00000000-7fffffff","80000000-ffffffff"]},"by_range":{"00000000-7fffffff":["b@h"],"80000000-ffffffff":["b@h"]},` +
-		`"changelog":[["add","00000000-7fffffff","b@h"],["add","80000000-ffffffff","b@h"]],"props":{"partitioned":true,"hash":["couch_partition","hash",[]]},` +
-		`"shard_suffix":[46,49,57,48,48,48,48,48,48,48,48]}` + "\n"
+		`"changelog":[["add","00000000-7fffffff","b@h"],["add","80000000-ffffffff","b@h"]],"later":{"a":[1]},` +
+		`"props":{"partitioned":true,"hash":["couch_partition","hash",[]],"auto_purge":{"deleted_document_ttl":3600}},"shard_suffix":[46,49,57,48,48,48,48,48,48,48,48]}` + "\n"
 	if string(b) != want {
 		t.Errorf("got  %s\nwant %s", b, want)
 	}

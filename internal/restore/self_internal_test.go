@@ -61,7 +61,7 @@ func TestNodeOfOldBackup(t *testing.T) {
 func TestRenaming(t *testing.T) {
 	t.Parallel()
 	doc := `{"_id":"db","_rev":"3-a","shard_suffix":[46],"changelog":[["add","00000000-ffffffff","a@h"],["split","00000000-ffffffff",2,"b@h"]],` +
-		`"by_node":{"a@h":["00000000-ffffffff"],"b@h":["00000000-ffffffff"]},"by_range":{"00000000-ffffffff":["a@h","b@h"]},"props":{}}`
+		`"by_node":{"a@h":["00000000-ffffffff"],"b@h":["00000000-ffffffff"]},"by_range":{"00000000-ffffffff":["a@h","b@h"]},"props":{"auto_purge":{"deleted_document_ttl":3600}},"later":{"a":[1]}}`
 	m, _, err := shard.ParseMap([]byte(doc))
 	if err != nil {
 		t.Fatal(err)
@@ -75,7 +75,8 @@ func TestRenaming(t *testing.T) {
 	}
 	got, err := renameNode([]byte(doc), "a@h", "c@h")
 	want := `{"_id":"db","_rev":"3-a","by_node":{"b@h":["00000000-ffffffff"],"c@h":["00000000-ffffffff"]},"by_range":{"00000000-ffffffff":["c@h","b@h"]},` +
-		`"changelog":[["add","00000000-ffffffff","c@h"],["split","00000000-ffffffff",2,"b@h"]],"props":{},"shard_suffix":[46]}`
+		`"changelog":[["add","00000000-ffffffff","c@h"],["split","00000000-ffffffff",2,"b@h"]],` +
+		`"later":{"a":[1]},"props":{"auto_purge":{"deleted_document_ttl":3600}},"shard_suffix":[46]}`
 	if err != nil || string(got) != want {
 		t.Errorf("%v\ngot  %s\nwant %s", err, got, want)
 	}
