@@ -52,6 +52,20 @@ func CouchDBBinary(given string) string {
 	return ""
 }
 
+// oldErlang says that the Erlang of a CouchDB can't do without a port for other nodes, so
+// that it can't run beside the original: it is from before 23, as those of CouchDB 2 are.
+//
+// Source: Erlang/OTP, erts 11 is that of OTP 23; start_erl.data, as in script.
+func oldErlang(bin string) bool {
+	b, err := os.ReadFile(filepath.Join(filepath.Dir(filepath.Dir(bin)), "releases", "start_erl.data"))
+	if err != nil {
+		return false
+	}
+	major, _, _ := strings.Cut(string(b), ".")
+	n, err := strconv.Atoi(strings.TrimSpace(major))
+	return err == nil && n < 11
+}
+
 // freshNode names the node of an instance that isn't made of a backup.
 const freshNode = "couchdb@127.0.0.1"
 

@@ -3,6 +3,7 @@
 package restore_test
 
 import (
+	"errors"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -111,6 +112,30 @@ func TestCreateWithOldStartScript(t *testing.T) {
 	}
 	if !strings.HasSuffix(made.URL, ":"+public) {
 		t.Errorf("%+v", made)
+	}
+}
+
+// TestOldErlang makes an instance for a release whose Erlang would meet the original, and
+// doesn't start it; a trial with it reads the backup alone.
+func TestOldErlang(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	bin := filepath.Join(root, "bin", "couchdb")
+	must(t, os.MkdirAll(filepath.Dir(bin), 0o755))
+	must(t, os.MkdirAll(filepath.Join(root, "releases"), 0o755))
+	must(t, os.WriteFile(bin, []byte("#!/bin/sh\nexit 1\n"), 0o755))
+	must(t, os.WriteFile(filepath.Join(root, "releases", "start_erl.data"), []byte("9.3.3.15 2.3.1\n"), 0o644))
+	made, err := restore.Create(t.Context(), restore.CreateOptions{Name: "old", Dir: filepath.Join(t.TempDir(), "old"), CouchDBBin: bin, Start: true})
+	if err != nil || made.Running {
+		t.Fatalf("%+v, %v", made, err)
+	}
+	contains(t, made.Notes, "older than 23")
+	if _, err := restore.Start(t.Context(), made.Dir, restore.StartOptions{CouchDBBin: bin}); !errors.Is(err, restore.ErrStart) || !strings.Contains(err.Error(), "older than 23") {
+		t.Errorf("Start: %v", err)
+	}
+	r, rec := fixtureBackup(t)
+	if rep := trial(t, restore.TrialOptions{Repo: r, Record: rec, CouchDBBin: bin}); rep.Server || rep.Verify == nil || !rep.OK() {
+		t.Errorf("%+v", rep)
 	}
 }
 

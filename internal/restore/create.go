@@ -187,6 +187,8 @@ func (c *creation) finish(ctx context.Context) (*Created, error) {
 		made.Notes = append(made.Notes, "it was not started: "+without(dbsPath))
 	case c.bin == "":
 		made.Notes = append(made.Notes, "no CouchDB program was found on this machine: start the instance with COUCHDB_BIN=… "+made.Command)
+	case oldErlang(c.bin):
+		made.Notes = append(made.Notes, fmt.Sprintf("it was not started: the Erlang of %s is older than 23 and can't be kept from other nodes, so it would meet the original; where that doesn't run, start epmd and then %s", c.bin, made.Command))
 	default:
 		s := starter{in: c.in, bin: c.bin, timeout: c.opts.Timeout, answers: made.answers}
 		made.PID, err = s.start(ctx)

@@ -49,6 +49,9 @@ func Start(ctx context.Context, dir string, opts StartOptions) (pid int, err err
 	if bin == "" {
 		return 0, fmt.Errorf("%w: there is no CouchDB program on this machine: install CouchDB, or set COUCHDB_BIN", ErrStart)
 	}
+	if oldErlang(bin) {
+		return 0, fmt.Errorf("%w: the Erlang of %s is older than 23 and can't be kept from other nodes, so it would meet the original: set COUCHDB_BIN to another CouchDB", ErrStart, bin)
+	}
 	in, err := hold(dir)
 	if err != nil {
 		return 0, err

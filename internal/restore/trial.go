@@ -101,7 +101,8 @@ var trialAltered func(step, data string)
 // Trial restores a backup into a scratch directory, starts a CouchDB on it, and holds
 // what that answers against the files and the manifest: for each database the numbers
 // of documents and of deleted ones, and a digest over id, winning revision and deletion
-// of all documents. Where there is no CouchDB it is Verify.
+// of all documents. Where there is no CouchDB, or one whose Erlang is too old to run
+// beside the original, it is Verify.
 //
 // The scratch directory is removed whatever happens; after a kill the next Trial with
 // the same Parent removes it. What is wrong with the backup goes into the report; an
@@ -133,6 +134,8 @@ func (r *TrialReport) run(ctx context.Context, opts TrialOptions) error {
 	switch {
 	case bin == "" && opts.CouchDBBin != "":
 		return fmt.Errorf("%w: there is no CouchDB program %s", ErrOptions, opts.CouchDBBin)
+	case bin != "" && oldErlang(bin): // it can't run beside the original
+		bin = ""
 	case bin != "":
 		m, err := opts.Repo.Manifest(ctx, opts.Record)
 		if err != nil {
