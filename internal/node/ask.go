@@ -45,6 +45,13 @@ func Ask(ctx context.Context, url, user, password string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	if welcome.UUID == "" { // as before CouchDB 2.2
+		settings, err := s.settings(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		welcome.UUID = settings["uuid"]
+	}
 	return &Server{URL: s.base.String(), UUID: welcome.UUID, Version: welcome.Version, NodeName: name, server: s}, nil
 }
 

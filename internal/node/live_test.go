@@ -157,6 +157,9 @@ func TestCouchDB2(t *testing.T) {
 		}
 		s, err := node.Ask(t.Context(), front.URL, c.Admin, c.Password)
 		must(t, err)
+		if s.UUID != n.UUID || s.NodeName != c.NodeName {
+			t.Errorf("%s: got %+v, want uuid %s and node name %s", version, s, n.UUID, c.NodeName)
+		}
 		got, err := s.Databases(t.Context())
 		if want := (node.Database{Name: "a+b/c", Docs: 1}); err != nil || !slices.Contains(got, want) || len(got) != 3 {
 			t.Errorf("%s: got %+v, %v, want 3 and %+v among them", version, got, err, want)
