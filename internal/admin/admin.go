@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/slipcover/slipcover/internal/access"
+	"github.com/slipcover/slipcover/internal/api"
 	"github.com/slipcover/slipcover/internal/httpd"
 	"github.com/slipcover/slipcover/internal/server"
 )
@@ -48,7 +49,7 @@ const prefix = "/slipcover/v1"
 // defaultProject is that of callers who have none and name none, without log-in.
 const defaultProject = "default"
 
-type api struct {
+type service struct {
 	Options
 	routes  httpd.Routes[*call]
 	origins *http.CrossOriginProtection
@@ -57,7 +58,7 @@ type api struct {
 
 // call is one request of a caller who is known.
 type call struct {
-	*api
+	*service
 	r   *http.Request
 	who *access.Caller // in the project that the request is about
 	// all says that an administrator named no project.
@@ -104,7 +105,7 @@ var routes = []route{
 // New returns the API.
 func New(o Options) http.Handler {
 	o.URL = strings.TrimSuffix(o.URL, "/")
-	a := &api{Options: o, routes: httpd.Routes[*call]{Refuse: refuse}, origins: http.NewCrossOriginProtection()}
+	a := &service{Options: o, routes: httpd.Routes[*call]{Refuse: refuse}, origins: http.NewCrossOriginProtection()}
 	for _, r := range routes {
 		method, p, _ := strings.Cut(r.pattern, " ")
 		a.routes.Handle(method+" "+prefix+p, r.serve)
@@ -114,7 +115,7 @@ func New(o Options) http.Handler {
 
 // ServeHTTP lets nobody in without a good token, not even to learn which paths there
 // are, but for an agent that joins, and nobody at all before the catalog is read.
-func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (a *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := a.origins.Check(r); err != nil {
 		refuse(w, http.StatusForbidden, "Pages of other sites may not send this.")
 		return
@@ -135,9 +136,9 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.fault(w, r, err)
 		return
 	}
-	c := &call{api: a, r: r, who: who, log: httpd.Of(r.Context())}
-	c.log.User, c.log.UserID, c.log.Project, c.log.Role = who.User, who.UserID, who.Project, who.Role.String()
-	if allowed := a.Callers.Allow(who.Project + "/" + who.UserID); !allowed.OK {
+	log, allowed := api.Admit(r, who, a.Callers)
+	c := &call{service: a, r: r, who: who, log: log}
+	if !allowed.OK {
 		TooMany(w, r, allowed)
 		return
 	}
@@ -166,9 +167,9 @@ func (c *call) chooseProject() error {
 	case project == "" || project == c.who.Project:
 		return nil
 	case !access.ValidProject(project):
-		return invalid("The project's id must be 1 to 64 letters, digits, dots, underscores and hyphens.")
+		return api.Invalid("The project's id must be 1 to 64 letters, digits, dots, underscores and hyphens.")
 	case !c.who.May(access.Admin):
-		return &refusal{http.StatusForbidden, "Only administrators may name another project than that of their token."}
+		return api.Refuse(http.StatusForbidden, "Only administrators may name another project than that of their token.")
 	}
 	d := *c.who
 	d.Project, d.ProjectName = project, project
@@ -188,7 +189,7 @@ func (to route) serve(w http.ResponseWriter, r *http.Request, c *call) {
 	c.answer(w, r, status, body, err)
 }
 
-func (a *api) answer(w http.ResponseWriter, r *http.Request, status int, body any, err error) {
+func (a *service) answer(w http.ResponseWriter, r *http.Request, status int, body any, err error) {
 	if err == nil {
 		err = httpd.SendJSON(w, status, body)
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/slipcover/slipcover/internal/api"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/server"
 )
@@ -94,12 +95,12 @@ func viewAgent(a server.AgentInfo, instances []instanceView) agentView {
 }
 
 func (c *call) removeAgent() (int, any, error) {
-	id, err := c.id()
+	id, err := api.ID(c.r)
 	if err != nil {
 		return 0, nil, err
 	}
 	if !c.all && !slices.ContainsFunc(c.Server.Agents(), func(a server.AgentInfo) bool { return a.ID == id && a.Project == c.who.Project }) {
-		return 0, nil, noResource(id)
+		return 0, nil, api.NoResource(id)
 	}
 	return http.StatusNoContent, nil, c.Server.RemoveAgent(c.r.Context(), id)
 }

@@ -2,9 +2,9 @@ package admin
 
 import (
 	"net/http"
-	"strings"
 	"time"
 
+	"github.com/slipcover/slipcover/internal/api"
 	"github.com/slipcover/slipcover/internal/job"
 )
 
@@ -65,7 +65,7 @@ func (c *call) viewBackup(b *job.Backup) backupView {
 }
 
 func (c *call) showBackup() (int, any, error) {
-	id, err := c.id()
+	id, err := api.ID(c.r)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -77,7 +77,7 @@ func (c *call) showBackup() (int, any, error) {
 }
 
 func (c *call) prove() (int, any, error) {
-	id, err := c.id()
+	id, err := api.ID(c.r)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -128,7 +128,7 @@ func (c *call) listJobs() (int, any, error) {
 }
 
 func (c *call) showJob() (int, any, error) {
-	id, err := c.id()
+	id, err := api.ID(c.r)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -137,13 +137,5 @@ func (c *call) showJob() (int, any, error) {
 			return http.StatusOK, map[string]any{"job": c.viewJob(j)}, nil
 		}
 	}
-	return 0, nil, noResource(id)
-}
-
-// sentence makes one of an error's text.
-func sentence(text string) string {
-	if text == "" {
-		return text
-	}
-	return strings.ToUpper(text[:1]) + text[1:] + "."
+	return 0, nil, api.NoResource(id)
 }

@@ -3,44 +3,32 @@ package admin
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
-
+	"github.com/slipcover/slipcover/internal/api"
 	"github.com/slipcover/slipcover/internal/calendar"
-	"github.com/slipcover/slipcover/internal/httpd"
 )
 
 // maxBody is more than any request needs, in bytes; an agent's hello is the largest.
 const maxBody = 64 << 10
 
 // body reads the body of a request, a JSON object.
-func body(r *http.Request) ([]byte, error) { return httpd.ReadJSON(r, maxBody, refused) }
+func body(r *http.Request) ([]byte, error) { return api.Body(r, maxBody) }
 
 // decode reads a JSON object into a struct; what the object doesn't name stays. Fields
 // that the struct doesn't have are refused.
 func decode(text []byte, to any) error {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
-	err := d.Decode(to)
-	if err == nil {
-		if _, err := d.Token(); !errors.Is(err, io.EOF) {
-			return invalid("The body is more than one JSON value.")
-		}
-		if text[0] != '{' {
-			return invalid("The body must be a JSON object.")
-		}
-		return nil
+	if err := api.Decode(d, to); err != nil {
+		return err
 	}
-	if wrong := (*valueError)(nil); errors.As(err, &wrong) {
-		return invalid("%s", wrong.Error())
+	if text[0] != '{' {
+		return api.Invalid("The body must be a JSON object.")
 	}
-	return invalid("%s.", httpd.JSONFault("The body", err))
+	return nil
 }
 
 // read is body and decode.
@@ -51,21 +39,6 @@ func (c *call) read(to any) error {
 	}
 	return decode(text, to)
 }
-
-// id returns the UUID of the path. What isn't one is the id of nothing.
-func (c *call) id() (string, error) {
-	text := c.r.PathValue("id")
-	id, err := uuid.Parse(text)
-	if err != nil || len(text) != len(id.String()) {
-		return "", noResource(text)
-	}
-	return id.String(), nil
-}
-
-// valueError is of a text that its type can't be read from.
-type valueError struct{ message string }
-
-func (e *valueError) Error() string { return e.message }
 
 // length is a time.Duration as text: 90s, 15m, 1h30m, 12h, 30d, 2w, 1y. In it a day has
 // 24 hours and a year 365 days, and m is minutes.
@@ -98,7 +71,7 @@ func (l *length) UnmarshalText(text []byte) error {
 	}
 	d, err := time.ParseDuration(string(text))
 	if err != nil || d < 0 {
-		return &valueError{fmt.Sprintf("%.40q is no length of time: write it as 15m, 1h30m, 12h, 30d or 1y.", text)}
+		return api.Invalid("%.40q is no length of time: write it as 15m, 1h30m, 12h, 30d or 1y.", text)
 	}
 	*l = length(d)
 	return nil

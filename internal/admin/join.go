@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nkeys"
 
 	"github.com/slipcover/slipcover/internal/access"
+	"github.com/slipcover/slipcover/internal/api"
 	"github.com/slipcover/slipcover/internal/httpd"
 	"github.com/slipcover/slipcover/internal/server"
 )
@@ -36,7 +37,7 @@ const (
 	maxJoins = 1000 // answers to remember
 )
 
-var errNoAgents = &refusal{http.StatusConflict, "This server takes no agents of other machines: give it the setting nats_listen, or nats_url."}
+var errNoAgents = api.Refuse(http.StatusConflict, "This server takes no agents of other machines: give it the setting nats_listen, or nats_url.")
 
 type joins struct {
 	mu   sync.Mutex // held by a join from its beginning to its end
@@ -69,7 +70,7 @@ type joined struct {
 	Recipients []string `json:"recipients,omitempty"`
 }
 
-func (a *api) join(r *http.Request) (int, any, error) {
+func (a *service) join(r *http.Request) (int, any, error) {
 	log := httpd.Of(r.Context())
 	log.Action = "agent.join"
 	text, err := body(r)
@@ -105,25 +106,25 @@ func (a *api) join(r *http.Request) (int, any, error) {
 func (q *joinRequest) joining() (server.Joining, error) {
 	n := server.Joining{PublicKey: q.PublicKey, Recipient: q.Recipient}
 	if q.Token == "" {
-		return n, invalid("token is missing: the join token.")
+		return n, api.Invalid("token is missing: the join token.")
 	}
 	if !nkeys.IsValidPublicUserKey(q.PublicKey) {
-		return n, invalid("public_key must be the public key of a user of NATS.")
+		return n, api.Invalid("public_key must be the public key of a user of NATS.")
 	}
 	if _, err := age.ParseX25519Recipient(q.Recipient); err != nil {
-		return n, invalid("recipient must be an age recipient of the kind age1….")
+		return n, api.Invalid("recipient must be an age recipient of the kind age1….")
 	}
 	if len(q.Hello) == 0 {
 		return n, nil
 	}
 	if err := json.Unmarshal(q.Hello, &n.Hello); err != nil {
-		return n, invalid("%s.", httpd.JSONFault("hello", err))
+		return n, api.Invalid("%s.", httpd.JSONFault("hello", err))
 	}
 	return n, nil
 }
 
 // letIn uses the token up and makes the agent, one at a time.
-func (a *api) letIn(ctx context.Context, token string, n server.Joining, log *httpd.Request) (*joined, error) {
+func (a *service) letIn(ctx context.Context, token string, n server.Joining, log *httpd.Request) (*joined, error) {
 	a.joins.mu.Lock()
 	defer a.joins.mu.Unlock()
 	key := sha256.Sum256([]byte(token))
@@ -133,11 +134,11 @@ func (a *api) letIn(ctx context.Context, token string, n server.Joining, log *ht
 	}
 	// Replacing an agent revokes its key, and with that the new agent.
 	if slices.ContainsFunc(a.Server.Agents(), func(i server.AgentInfo) bool { return i.PublicKey == n.PublicKey }) {
-		return nil, &refusal{http.StatusConflict, "An agent with this public_key has joined already: make a new key, and join with a new token."}
+		return nil, api.Refuse(http.StatusConflict, "An agent with this public_key has joined already: make a new key, and join with a new token.")
 	}
 	j, err := a.Tokens.UseJoin(ctx, token)
 	if errors.Is(err, access.ErrUnauthorized) {
-		return nil, &refusal{http.StatusUnauthorized, "The join token is unknown, expired, or used already: make a new one with \"slipcover token join\"."}
+		return nil, api.Refuse(http.StatusUnauthorized, "The join token is unknown, expired, or used already: make a new one with \"slipcover token join\".")
 	}
 	if err != nil {
 		return nil, err
@@ -178,7 +179,7 @@ func (j *joins) remember(key [sha256.Size]byte, d doneJoin) {
 
 // natsURL is where an agent reaches the bus: a server that listens on all its addresses
 // is reached at the one that the agent knows.
-func (a *api) natsURL(r *http.Request) string {
+func (a *service) natsURL(r *http.Request) string {
 	host := r.Host
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h

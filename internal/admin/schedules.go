@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/slipcover/slipcover/internal/access"
+	"github.com/slipcover/slipcover/internal/api"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/server"
 )
@@ -110,7 +111,7 @@ func (c *call) createSchedule() (int, any, error) {
 		return 0, nil, err
 	}
 	if n.Instance == "" {
-		return 0, nil, invalid("instance is missing: the id or the name of the instance to back up.")
+		return 0, nil, api.Invalid("instance is missing: the id or the name of the instance to back up.")
 	}
 	instance, err := c.findInstance(n.Instance)
 	if err != nil {
@@ -133,7 +134,7 @@ func (c *call) findInstance(ref string) (string, error) {
 		case i.ID == ref:
 			return ref, nil
 		case i.Name == ref && found != "":
-			return "", &refusal{http.StatusConflict, "Several instances have this name: give the id of one."}
+			return "", api.Refuse(http.StatusConflict, "Several instances have this name: give the id of one.")
 		case i.Name == ref:
 			found = i.ID
 		}
@@ -141,12 +142,12 @@ func (c *call) findInstance(ref string) (string, error) {
 	if found != "" {
 		return found, nil
 	}
-	return "", &refusal{http.StatusNotFound, fmt.Sprintf("There is no instance %.100q in project %s.", ref, c.who.Project)}
+	return "", api.Refuse(http.StatusNotFound, fmt.Sprintf("There is no instance %.100q in project %s.", ref, c.who.Project))
 }
 
 // schedule returns the one of the path.
 func (c *call) schedule() (*job.Schedule, error) {
-	id, err := c.id()
+	id, err := api.ID(c.r)
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +164,7 @@ func (c *call) showSchedule() (int, any, error) {
 
 // updateSchedule changes the fields that the body names, those in keep one by one too.
 func (c *call) updateSchedule() (int, any, error) {
-	id, err := c.id()
+	id, err := api.ID(c.r)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -186,7 +187,7 @@ func (c *call) updateSchedule() (int, any, error) {
 }
 
 func (c *call) deleteSchedule() (int, any, error) {
-	id, err := c.id()
+	id, err := api.ID(c.r)
 	if err != nil {
 		return 0, nil, err
 	}

@@ -6,10 +6,11 @@ import (
 	"time"
 
 	"github.com/slipcover/slipcover/internal/access"
+	"github.com/slipcover/slipcover/internal/api"
 	"github.com/slipcover/slipcover/internal/manifest"
 )
 
-var errKeystone = &refusal{http.StatusNotImplemented, "Tokens are Keystone's here: make and revoke them there."}
+var errKeystone = api.Refuse(http.StatusNotImplemented, "Tokens are Keystone's here: make and revoke them there.")
 
 type newToken struct {
 	Name      string `json:"name"`
@@ -53,7 +54,7 @@ func (c *call) createToken() (int, any, error) {
 	}
 	role, err := access.ParseRole(n.Role)
 	if err != nil {
-		return 0, nil, invalid("The token needs a role: viewer, operator or admin.")
+		return 0, nil, api.Invalid("The token needs a role: viewer, operator or admin.")
 	}
 	k := access.Token{Name: n.Name, Role: role, Project: n.Project, CreatedBy: c.who.User}
 	if k.Project == "" {
@@ -76,7 +77,7 @@ func badValue(err error) error {
 	if errors.Unwrap(err) != nil {
 		return err
 	}
-	return invalid("%s", sentence(err.Error()))
+	return api.Invalid("%s", api.Sentence(err.Error()))
 }
 
 func (c *call) revokeToken() (int, any, error) {
@@ -89,7 +90,7 @@ func (c *call) revokeToken() (int, any, error) {
 
 func (c *call) revoked(id string, err error) (int, any, error) {
 	if errors.Is(err, access.ErrNoToken) {
-		err = noResource(id)
+		err = api.NoResource(id)
 	}
 	return http.StatusNoContent, nil, err
 }
@@ -125,14 +126,14 @@ func (c *call) createJoinToken() (int, any, error) {
 		return 0, nil, errNoAgents
 	}
 	if !manifest.ValidInstance(n.Name) {
-		return 0, nil, invalid("The node needs a name of 1 to 63 letters, digits, dots, underscores and hyphens, the first a letter or digit.")
+		return 0, nil, api.Invalid("The node needs a name of 1 to 63 letters, digits, dots, underscores and hyphens, the first a letter or digit.")
 	}
 	j := access.Join{Agent: n.Name, Project: n.Project, ByAdmin: c.who.May(access.Admin), CreatedBy: c.who.User}
 	if j.Project == "" {
 		j.Project = c.who.Project
 	}
 	if j.Project != c.who.Project && !c.who.May(access.Admin) {
-		return 0, nil, &refusal{http.StatusForbidden, "Only administrators may let an agent into another project than their own."}
+		return 0, nil, api.Refuse(http.StatusForbidden, "Only administrators may let an agent into another project than their own.")
 	}
 	c.log.Target = n.Name // of a refusal
 	if err := c.Server.MayJoin(j.Agent, j.Project, j.ByAdmin); err != nil {

@@ -82,11 +82,14 @@ var allowed = map[string][]string{
 	// The catalog and who does what: no HTTP, no engines, no NATS of its own.
 	"internal/server": {"internal/access", "internal/bus", "internal/calendar", "internal/durable", "internal/job", "internal/localhost", "internal/manifest", "internal/newest", "internal/retention", "internal/schedule", "internal/words"},
 
+	// What both REST APIs do alike with a request.
+	"internal/api": {"internal/access", "internal/httpd", "internal/server"},
+
 	// Trove's REST API: requests and documents translated, nothing kept.
-	"internal/trove": {"internal/access", "internal/httpd", "internal/job", "internal/server", "internal/words"},
+	"internal/trove": {"internal/access", "internal/api", "internal/httpd", "internal/job", "internal/server", "internal/words"},
 
 	// Our own REST API over the same: an agent's join, schedules, lengths of time and names checked.
-	"internal/admin": {"internal/access", "internal/calendar", "internal/httpd", "internal/job", "internal/manifest", "internal/server"},
+	"internal/admin": {"internal/access", "internal/api", "internal/calendar", "internal/httpd", "internal/job", "internal/manifest", "internal/server"},
 
 	// Runs jobs on a node with the engines; the bus brings them.
 	"internal/agent": {"internal/backup", "internal/bus", "internal/durable", "internal/job", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/restore", "internal/storage"},

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/slipcover/slipcover/internal/access"
+	"github.com/slipcover/slipcover/internal/api"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/server"
 )
@@ -61,7 +62,7 @@ func (c *call) listBackups() (int, any, error) {
 		f.All = true
 	}
 	if f.All && !c.who.May(access.Admin) {
-		return 0, nil, &refusal{http.StatusForbidden, "Only administrators see backups of other projects."}
+		return 0, nil, api.Refuse(http.StatusForbidden, "Only administrators see backups of other projects.")
 	}
 	if text := q.Get("datastore"); text != "" {
 		d, err := c.findDatastore(text)
@@ -74,7 +75,7 @@ func (c *call) listBackups() (int, any, error) {
 }
 
 func (c *call) listInstanceBackups() (int, any, error) {
-	id, err := c.id()
+	id, err := api.ID(c.r)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -90,7 +91,7 @@ func (c *call) listInstanceBackups() (int, any, error) {
 }
 
 func (c *call) showBackup() (int, any, error) {
-	id, err := c.id()
+	id, err := api.ID(c.r)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -141,7 +142,7 @@ func (c *call) adoptBackup(from object, name, description string) (*job.Backup, 
 		return nil, err
 	}
 	if _, ok := c.findVersion(version); version != "" && !ok {
-		return nil, badRequest("Datastore version '%s' cannot be found.", version)
+		return nil, api.Invalid("Datastore version '%s' cannot be found.", version)
 	}
 	return c.Server.AdoptBackup(c.r.Context(), c.who, a)
 }
@@ -156,7 +157,7 @@ func (o object) container(key string) string {
 }
 
 func (c *call) deleteBackup() (int, any, error) {
-	id, err := c.id()
+	id, err := api.ID(c.r)
 	if err != nil {
 		return 0, nil, err
 	}

@@ -3,9 +3,7 @@ package trove
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"path"
@@ -15,9 +13,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/google/uuid"
-
-	"github.com/slipcover/slipcover/internal/httpd"
+	"github.com/slipcover/slipcover/internal/api"
 	"github.com/slipcover/slipcover/internal/words"
 )
 
@@ -36,22 +32,19 @@ type object struct {
 func (c *call) body(key string) (object, error) {
 	var bad error
 	whole := object{bad: &bad}
-	text, err := httpd.ReadJSON(c.r, maxBody, refused)
+	text, err := api.Body(c.r, maxBody)
 	if err != nil {
 		return whole, err
 	}
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.UseNumber()
 	var value any
-	if err := d.Decode(&value); err != nil {
-		return whole, badRequest("The body is not JSON: %v.", err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return whole, badRequest("The body is more than one JSON value.")
+	if err := api.Decode(d, &value); err != nil {
+		return whole, err
 	}
 	fields, ok := value.(map[string]any)
 	if !ok {
-		return whole, badRequest("Validation error: the body must be a JSON object, not %s", kindOf(value))
+		return whole, api.Invalid("Validation error: the body must be a JSON object, not %s", kindOf(value))
 	}
 	whole.fields = fields
 	if key == "" {
@@ -69,7 +62,7 @@ func (o object) err() error { return *o.bad }
 
 func (o object) wrong(key, what string) {
 	if *o.bad == nil {
-		*o.bad = badRequest("Validation error: %s %s", o.name(key), what)
+		*o.bad = api.Invalid("Validation error: %s %s", o.name(key), what)
 	}
 }
 
@@ -157,17 +150,11 @@ func (o object) id(key string, needed bool) string {
 		}
 		return ""
 	}
-	id, ok := parseID(s)
+	id, ok := api.ParseID(s)
 	if !ok {
 		o.wrong(key, "must be a UUID")
 	}
 	return id
-}
-
-// parseID returns a UUID in small letters, of which only the usual form is one.
-func parseID(text string) (string, bool) {
-	u, err := uuid.Parse(text)
-	return strings.ToLower(text), err == nil && len(text) == len(u.String())
 }
 
 // number returns a whole number from low to high, which may come as text, or false if
@@ -258,7 +245,7 @@ func (o object) none(key, message string) error {
 			return nil
 		}
 	}
-	return &refusal{http.StatusNotImplemented, message}
+	return api.Refuse(http.StatusNotImplemented, message)
 }
 
 // one returns the only one of the known keys that is there.
@@ -273,10 +260,10 @@ func (o object) one(known ...string) (string, error) {
 	case 1:
 		return found[0], nil
 	case 0:
-		return "", badRequest("Invalid action: use one of %s.", strings.Join(known, ", "))
+		return "", api.Invalid("Invalid action: use one of %s.", strings.Join(known, ", "))
 	}
 	slices.Sort(found)
-	return "", badRequest("The body asks for several actions: %s.", strings.Join(found, ", "))
+	return "", api.Invalid("The body asks for several actions: %s.", strings.Join(found, ", "))
 }
 
 func kindOf(v any) string {

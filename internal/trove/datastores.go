@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/slipcover/slipcover/internal/api"
 	"github.com/slipcover/slipcover/internal/server"
 )
 
@@ -77,7 +78,7 @@ func (c *call) findDatastore(text string) (server.Datastore, error) {
 			return d, nil
 		}
 	}
-	return server.Datastore{}, &refusal{http.StatusNotFound, fmt.Sprintf("Datastore '%s' cannot be found.", text)}
+	return server.Datastore{}, api.Refuse(http.StatusNotFound, fmt.Sprintf("Datastore '%s' cannot be found.", text))
 }
 
 // findVersion returns the version of CouchDB of an id or name.
@@ -136,7 +137,7 @@ func (c *call) showVersion() (int, any, error) {
 func (c *call) oneVersion(d server.Datastore, text string) (int, any, error) {
 	v, ok := versionOf(d, text)
 	if !ok {
-		return 0, nil, &refusal{http.StatusNotFound, fmt.Sprintf("Datastore version '%s' cannot be found.", text)}
+		return 0, nil, api.Refuse(http.StatusNotFound, fmt.Sprintf("Datastore version '%s' cannot be found.", text))
 	}
 	return http.StatusOK, map[string]any{"version": c.version(d, v)}, nil
 }
@@ -168,5 +169,5 @@ func (c *call) showFlavor() (int, any, error) {
 			return http.StatusOK, map[string]any{"flavor": c.flavor(f)}, nil
 		}
 	}
-	return 0, nil, noResource(c.r.PathValue("id"))
+	return 0, nil, api.NoResource(c.r.PathValue("id"))
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/slipcover/slipcover/internal/access"
+	"github.com/slipcover/slipcover/internal/api"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/server"
 )
@@ -142,7 +143,7 @@ func (c *call) listAllInstances() (int, any, error) {
 }
 
 func (c *call) showInstance() (int, any, error) {
-	id, err := c.id()
+	id, err := api.ID(c.r)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -164,7 +165,7 @@ func (c *call) showAnyInstance() (int, any, error) {
 // anyInstance returns the instance in the path, of whatever project, and the caller as
 // one of that project.
 func (c *call) anyInstance() (*job.Instance, *access.Caller, error) {
-	id, err := c.id()
+	id, err := api.ID(c.r)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -175,7 +176,7 @@ func (c *call) anyInstance() (*job.Instance, *access.Caller, error) {
 			return i, &who, nil
 		}
 	}
-	return nil, nil, noResource(id)
+	return nil, nil, api.NoResource(id)
 }
 
 func (c *call) createInstance() (int, any, error) {
@@ -190,7 +191,7 @@ func (c *call) createInstance() (int, any, error) {
 	n.VolumeGB, _ = o.object("volume").number("size", 1, maxVolume)
 	if point := o.object("restorePoint"); point.fields != nil {
 		var ok bool
-		if n.Backup, ok = parseID(point.last("backupRef")); !ok {
+		if n.Backup, ok = api.ParseID(point.last("backupRef")); !ok {
 			point.wrong("backupRef", "must be a backup's UUID, or a URL that ends in it")
 		}
 	}
@@ -223,7 +224,7 @@ func (c *call) createInstance() (int, any, error) {
 }
 
 func (c *call) updateInstance() (int, any, error) {
-	id, err := c.id()
+	id, err := api.ID(c.r)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -244,7 +245,7 @@ func (c *call) updateInstance() (int, any, error) {
 }
 
 func (c *call) deleteInstance() (int, any, error) {
-	id, err := c.id()
+	id, err := api.ID(c.r)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -252,7 +253,7 @@ func (c *call) deleteInstance() (int, any, error) {
 }
 
 func (c *call) actOnInstance() (int, any, error) {
-	id, err := c.id()
+	id, err := api.ID(c.r)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -293,13 +294,13 @@ func (c *call) actOnAnyInstance() (int, any, error) {
 	}
 	c.log.Action = "instance." + what
 	if !strings.HasPrefix(what, "reset") {
-		return 0, nil, &refusal{http.StatusNotImplemented, "The action " + what + " is not supported."}
+		return 0, nil, api.Refuse(http.StatusNotImplemented, "The action "+what+" is not supported.")
 	}
 	return http.StatusAccepted, nil, c.Server.ResetStatus(c.r.Context(), owner, i.ID)
 }
 
 func (c *call) listDatabases() (int, any, error) {
-	id, err := c.id()
+	id, err := api.ID(c.r)
 	if err != nil {
 		return 0, nil, err
 	}

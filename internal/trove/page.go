@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/slipcover/slipcover/internal/api"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/server"
 )
@@ -46,7 +47,7 @@ func (c *call) backupPage(f server.BackupFilter) (int, any, error) {
 	}
 	if marker := c.r.URL.Query().Get("marker"); marker != "" {
 		if f.Offset, err = strconv.Atoi(marker); err != nil || f.Offset < 0 {
-			return 0, nil, badRequest("The marker of a list of backups is a number of rows, not '%s'.", marker)
+			return 0, nil, api.Invalid("The marker of a list of backups is a number of rows, not '%s'.", marker)
 		}
 	}
 	list, _ := c.Server.Backups(c.who, f)
@@ -68,7 +69,7 @@ func (c *call) limit() (int, error) {
 	}
 	limit, err := strconv.Atoi(text)
 	if err != nil || limit < 1 {
-		return 0, badRequest("The limit of a list is a number from 1 on, not '%s'.", text)
+		return 0, api.Invalid("The limit of a list is a number from 1 on, not '%s'.", text)
 	}
 	return limit, nil
 }
@@ -80,16 +81,6 @@ func (c *call) next(marker string) []link {
 	q.Set("marker", marker)
 	u := url.URL{Path: c.r.URL.Path, RawPath: c.r.URL.RawPath, RawQuery: q.Encode()}
 	return []link{{"next", c.base(c.r) + u.String()}}
-}
-
-// id returns the id in the path. What can't be one is as unknown as any other: only
-// after a 404 clients look for a name.
-func (c *call) id() (string, error) {
-	text := c.r.PathValue("id")
-	if id, ok := parseID(text); ok {
-		return id, nil
-	}
-	return "", noResource(text)
 }
 
 // isTrue reads a truth value of a query, as Python writes it.

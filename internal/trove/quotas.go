@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/slipcover/slipcover/internal/access"
+	"github.com/slipcover/slipcover/internal/api"
 )
 
 // absolute is the first of the limits.
@@ -55,7 +56,7 @@ type quota struct {
 func (c *call) showQuotas() (int, any, error) {
 	project := c.r.PathValue("project")
 	if !access.ValidProject(project) {
-		return 0, nil, noResource(project)
+		return 0, nil, api.NoResource(project)
 	}
 	list := []quota{}
 	for _, q := range c.Server.Quotas(project) {
@@ -68,7 +69,7 @@ func (c *call) updateQuotas() (int, any, error) {
 	project := c.r.PathValue("project")
 	c.log.Target = project
 	if !access.ValidProject(project) {
-		return 0, nil, noResource(project)
+		return 0, nil, api.NoResource(project)
 	}
 	o, err := c.body("quotas")
 	if err != nil {
@@ -81,7 +82,7 @@ func (c *call) updateQuotas() (int, any, error) {
 	limits := map[string]int{}
 	for resource := range o.fields {
 		if !slices.Contains(known, resource) {
-			return 0, nil, &refusal{http.StatusNotFound, fmt.Sprintf("Quota for '%s' could not be found.", resource)}
+			return 0, nil, api.Refuse(http.StatusNotFound, fmt.Sprintf("Quota for '%s' could not be found.", resource))
 		}
 		if n, ok := o.number(resource, -1, math.MaxInt32); ok {
 			limits[resource] = n

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/slipcover/slipcover/internal/access"
+	"github.com/slipcover/slipcover/internal/api"
 	"github.com/slipcover/slipcover/internal/job"
 )
 
@@ -28,7 +29,7 @@ func (c *call) strategyQuery() (project, instance string, err error) {
 		project = c.who.Project
 	}
 	if project != c.who.Project && !c.who.May(access.Admin) {
-		return "", "", &refusal{http.StatusForbidden, "Only administrators see backup strategies of other projects."}
+		return "", "", api.Refuse(http.StatusForbidden, "Only administrators see backup strategies of other projects.")
 	}
 	return project, instance, nil
 }
@@ -70,8 +71,8 @@ func (c *call) deleteStrategy() (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	if _, ok := parseID(instance); instance != "" && !ok {
-		return 0, nil, noResource(instance)
+	if _, ok := api.ParseID(instance); instance != "" && !ok {
+		return 0, nil, api.NoResource(instance)
 	}
 	c.log.Target = instance
 	return http.StatusAccepted, nil, c.Server.DeleteStrategy(c.r.Context(), c.who, project, instance)

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/slipcover/slipcover/internal/access"
+	"github.com/slipcover/slipcover/internal/api"
 	"github.com/slipcover/slipcover/internal/httpd"
 	"github.com/slipcover/slipcover/internal/server"
 )
@@ -29,14 +30,14 @@ type Options struct {
 	Callers *httpd.Limiter
 }
 
-type api struct {
+type service struct {
 	Options
 	routes httpd.Routes[*call]
 }
 
 // call is one request of a caller who is known.
 type call struct {
-	*api
+	*service
 	r       *http.Request
 	who     *access.Caller
 	allowed httpd.Allowance
@@ -124,7 +125,7 @@ func New(o Options) http.Handler {
 		o.Region = "RegionOne"
 	}
 	o.URL = strings.TrimSuffix(o.URL, "/")
-	a := &api{Options: o, routes: httpd.Routes[*call]{Refuse: refuse}}
+	a := &service{Options: o, routes: httpd.Routes[*call]{Refuse: refuse}}
 	for _, r := range routes {
 		method, p, _ := strings.Cut(r.pattern, " ")
 		a.routes.Handle(method+" /v1.0/{t}"+p, r.serve)
@@ -143,7 +144,7 @@ func New(o Options) http.Handler {
 
 // ServeHTTP lets nobody into a project's paths without a token for that project, not
 // even to learn which paths there are, and nobody at all before the catalog is read.
-func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (a *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p := r.URL.EscapedPath()
 	if p == "/" || p == "/v1.0" || p == "/v1.0/" {
 		a.versions(w, r, p == "/")
@@ -165,7 +166,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // project serves the paths of a project.
-func (a *api) project(w http.ResponseWriter, r *http.Request) {
+func (a *service) project(w http.ResponseWriter, r *http.Request) {
 	who, err := a.Checker.Check(r.Context(), access.TokenOf(r))
 	if err == nil {
 		project, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/v1.0/"), "/")
@@ -175,14 +176,12 @@ func (a *api) project(w http.ResponseWriter, r *http.Request) {
 		a.fault(w, r, err)
 		return
 	}
-	log := httpd.Of(r.Context())
-	log.User, log.UserID, log.Project, log.Role = who.User, who.UserID, who.Project, who.Role.String()
-	allowed := a.Callers.Allow(who.Project + "/" + who.UserID)
+	log, allowed := api.Admit(r, who, a.Callers)
 	if !allowed.OK {
 		TooMany(w, r, allowed)
 		return
 	}
-	a.routes.Serve(w, r, &call{api: a, who: who, allowed: allowed, log: log})
+	a.routes.Serve(w, r, &call{service: a, who: who, allowed: allowed, log: log})
 }
 
 // serve is what all routes have in common.
@@ -208,7 +207,7 @@ type link struct {
 }
 
 // base is what links begin with.
-func (a *api) base(r *http.Request) string {
+func (a *service) base(r *http.Request) string {
 	switch {
 	case a.URL != "":
 		return a.URL
@@ -241,7 +240,7 @@ func escape(segments []string) []string {
 // from one that is free.
 func unsupportedOn(message string) func(*call) (int, any, error) {
 	return func(c *call) (int, any, error) {
-		id, err := c.id()
+		id, err := api.ID(c.r)
 		if err != nil {
 			return 0, nil, err
 		}
@@ -258,6 +257,6 @@ func unsupportedOn(message string) func(*call) (int, any, error) {
 
 func unsupported(message string) func(*call) (int, any, error) {
 	return func(*call) (int, any, error) {
-		return 0, nil, &refusal{http.StatusNotImplemented, message}
+		return 0, nil, api.Refuse(http.StatusNotImplemented, message)
 	}
 }

@@ -16,7 +16,7 @@ type apiVersion struct {
 }
 
 // versions tells everybody which version of the API there is.
-func (a *api) versions(w http.ResponseWriter, r *http.Request, list bool) {
+func (a *service) versions(w http.ResponseWriter, r *http.Request, list bool) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		onlyGet(w)
 		return
@@ -32,7 +32,7 @@ func (a *api) versions(w http.ResponseWriter, r *http.Request, list bool) {
 // logIn is Swift's log-in of version 1, which the trove command makes when it has no
 // Keystone. It wants X-Server-Management-Url, though it then uses the URL that it was
 // given.
-func (a *api) logIn(w http.ResponseWriter, r *http.Request) {
+func (a *service) logIn(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		onlyGet(w)
 		return
