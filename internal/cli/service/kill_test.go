@@ -111,7 +111,11 @@ func (f *fleet) round(n int) {
 		}
 	}
 	time.Sleep(time.Duration(f.rng.IntN(250)) * time.Millisecond) // to kill at any moment
-	switch k := f.rng.IntN(9); {
+	k := f.rng.IntN(9)
+	if n < 5 { // each at least once
+		k = []int{0, 4, 0, 8, 4}[n]
+	}
+	switch {
 	case n%5 == 2: // as often as that, since it takes longest
 		i, way := f.rng.IntN(3), []bustest.State{bustest.Cut, bustest.Held}[f.rng.IntN(2)]
 		f.kills["NATS member "+way.String()]++
