@@ -95,19 +95,19 @@ var allowed = map[string][]string{
 	"internal/agent": {"internal/backup", "internal/bus", "internal/durable", "internal/job", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/restore", "internal/storage"},
 
 	// What commands have in common, and the settings' repositories opened: no command.
-	"internal/cli/core": {"couchfile", "internal/backup", "internal/config", "internal/manifest", "internal/node", "internal/repo",
+	"internal/cli/core": {"internal/userfile", "couchfile", "internal/backup", "internal/config", "internal/manifest", "internal/node", "internal/repo",
 		"internal/restore", "internal/storage", "internal/storage/limit", "internal/storage/meter"},
-	"internal/cli/open": {"internal/cli/core", "internal/durable", "internal/manifest", "internal/repo", "internal/storage",
+	"internal/cli/open": {"internal/userfile", "internal/cli/core", "internal/durable", "internal/manifest", "internal/repo", "internal/storage",
 		"internal/storage/cache", "internal/storage/drivers", "internal/storage/retry"},
 
 	// The groups of the help: a group never imports another.
-	"internal/cli/backups": {"internal/cli/core", "internal/cli/open", "internal/backup", "internal/manifest", "internal/newest",
+	"internal/cli/backups": {"internal/userfile", "internal/cli/core", "internal/cli/open", "internal/backup", "internal/manifest", "internal/newest",
 		"internal/node", "internal/repo", "internal/restore", "internal/retention", "internal/storage"},
-	"internal/cli/restores": {"internal/cli/core", "internal/cli/open", "internal/manifest", "internal/restore"},
+	"internal/cli/restores": {"internal/userfile", "internal/cli/core", "internal/cli/open", "internal/manifest", "internal/restore"},
 	"internal/cli/look": {"internal/cli/core", "internal/cli/open", "couchfile", "internal/backup", "internal/calendar", "internal/config",
 		"internal/manifest", "internal/newest", "internal/node", "internal/repo", "internal/restore", "internal/storage/drivers",
 		"internal/storage/probe"},
-	"internal/cli/service": {"internal/cli/core", "internal/cli/open", "internal/access", "internal/admin", "internal/agent", "internal/backup",
+	"internal/cli/service": {"internal/storage/web", "internal/cli/core", "internal/cli/open", "internal/access", "internal/admin", "internal/agent", "internal/backup",
 		"internal/bus", "internal/config", "internal/durable", "internal/httpd", "internal/job", "internal/localhost", "internal/manifest",
 		"internal/node", "internal/repo", "internal/sdnotify", "internal/server", "internal/storage", "internal/trove"},
 

@@ -11,7 +11,7 @@ import (
 func newCompletion(env *core.Env) *cobra.Command {
 	return &cobra.Command{
 		Use:   "completion bash|zsh|fish|powershell",
-		Short: "Print a script that completes slipcover's commands in a shell",
+		Short: "Print a completion script for a shell",
 		Long: `Print a script that completes slipcover's commands in a shell.
 
   bash:        source <(slipcover completion bash)

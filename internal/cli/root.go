@@ -23,6 +23,7 @@ func Run(ctx context.Context, env *core.Env, args []string) int {
 	ctx, stop := withSignals(ctx, env)
 	defer stop()
 	env.JSON = asksJSON(args)
+	env.WatchOutput()
 	root := newRoot(env) //nolint:contextcheck // commands get theirs from ExecuteContext
 	root.SetArgs(args)
 	return core.Finish(ctx, env, root.ExecuteContext(ctx))
@@ -36,6 +37,9 @@ func withSignals(ctx context.Context, env *core.Env) (context.Context, func()) {
 	ch := make(chan os.Signal, 2)
 	done := make(chan struct{})
 	signal.Notify(ch, os.Interrupt, syscall.SIGTERM)
+	// A reader who went away, as head does, is told at the end, and not by dying where we
+	// stand. Ignored it would be inherited by programs that we start.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	go func() {
 		for n := 0; ; n++ {
 			select {
@@ -70,22 +74,22 @@ func asksJSON(args []string) bool {
 	return false
 }
 
-const rootLong = `Slipcover backs up a running Apache CouchDB by its files and brings back anything from it.
+const rootLong = `Slipcover backs up a running Apache CouchDB by copying its files, and gets back anything from it.
 
 Three commands to begin with:
 
   slipcover init --repo /backups
         make a repository, and the key that reads it
   slipcover backup create --repo /backups --data-dir /opt/couchdb/data
-        back a running node up; run again, it reads and stores only what is new
+        back up a running node; the next time, only what is new is read and stored
   slipcover restore latest --to /opt/couchdb/data --repo /backups --identity slipcover-identity.txt
         bring the files back
 
-"slipcover demo" shows all of it on a small sample, in a temporary folder.
+"slipcover demo" shows all of it on a small sample in a temporary folder.
 
-A setting is taken from its flag, else from the environment (SLIPCOVER_REPOSITORY
-and so on), else from the configuration file, else it has a default; "slipcover
-config example" shows them all. --repo takes a folder or a URL, and is the setting
+Each setting comes from its flag, else from the environment (SLIPCOVER_REPOSITORY
+and so on), else from the configuration file, else it has a default. "slipcover
+config example" shows them all. --repo takes a folder or a URL; its setting is
 "repository". Trove's spellings work too: backup-create INSTANCE NAME,
 backup-list, backup-show ID, backup-delete ID, create NAME --backup ID.
 
@@ -99,6 +103,7 @@ func newRoot(env *core.Env) *cobra.Command {
 		Long:              rootLong + core.ExitTable(),
 		SilenceErrors:     true,
 		SilenceUsage:      true,
+		PersistentPreRunE: core.ExpandPaths,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 		Version:           core.ToolVersion(),
 	}

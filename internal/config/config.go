@@ -24,8 +24,8 @@ import (
 //	min, max the smallest and the largest number allowed; min is 0 if it isn't given
 //	kind     path: relative to the file that says it, or to the working directory
 type Config struct {
-	Repository   string        `yaml:"repository" example:"file:///srv/backup" doc:"Where backups are stored, as a URL or a folder's absolute path."`
-	Repositories []string      `yaml:"repositories" example:"[s3://bucket/couchdb, file:///mnt/backup]" doc:"Further repositories that each backup is copied to, in this order, after it is in the one of the setting repository."`
+	Repository   string        `yaml:"repository" kind:"place" example:"file:///srv/backup" doc:"Where backups are stored, as a URL or a folder's absolute path."`
+	Repositories []string      `yaml:"repositories" kind:"place" example:"[s3://bucket/couchdb, file:///mnt/backup]" doc:"Further repositories that each backup is copied to, in this order, after it is in the one of the setting repository."`
 	Recipients   []string      `yaml:"recipients" example:"[age1z5xphhwcaug5n38vyg40nqdc23ffl6cu6v8qj5pz4wdr2f47fuysypkakq]" doc:"The age recipients that this node encrypts to, and no others: a repository that has one that is missing here is refused, so that who can write there can't add a reader. Without any, those of the repository count."`
 	ImmutableFor calendar.Span `yaml:"immutable_for" default:"0" doc:"For how long storage that has object lock keeps what is written from being deleted or replaced, such as 30d, 2w or 1y6m; 0 is not at all. Until then prune can not delete it either."`
 	Instance     string        `yaml:"instance" example:"db1" doc:"Name of this CouchDB node in the repository: letters, digits, dot, underscore and dash, at most 63. Without it, the name that the backups of this CouchDB have already, by the state directory or the repository, and for a first one the host name (in a container, whose host name changes, the node's)."`
@@ -124,6 +124,13 @@ type Config struct {
 	// Warnings are sentences for the operator, such as of a password file that
 	// everybody can read.
 	Warnings []string `yaml:"-"`
+	// Faults say by key what is wrong with settings that not all commands need: a password
+	// file that can't be read, variables of others such as COUCH_URL. Such a setting is
+	// empty, and who needs it returns its fault.
+	Faults map[string]error `yaml:"-"`
+
+	// PassphraseBytes are those of passphrase_file; see Passphrases.
+	PassphraseBytes Secret `yaml:"-"`
 
 	origin map[string]string
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -338,7 +339,10 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		{name: "couch_url", file: "couch_url: localhost:hunter2\n", want: "http://127.0.0.1:5984"},
 		{name: "user twice", file: "couch_url: http://a:hunter2@h\ncouch_user: b\n", want: "different users"},
 		{name: "password twice", file: "couch_password: hunter2\ncouch_password_file: /x\n", want: "are both given"},
-		{name: "missing password file", file: "passphrase_file: /does/not/exist\n", want: "passphrase_file: open "},
+		{name: "couch_url with odd characters", file: "couch_url: http://a:hunter2%s@h\n", want: ":1: the user or password in couch_url has characters that a URL can't hold: write % as %25"},
+		{name: "couch_url with a fragment", file: "couch_url: http://h:5984/#hunter2\n", want: ":1: couch_url must look like"},
+		{name: "nats_url with odd characters", file: "nats_url: nats://a:hunter#2@h:4222\n", want: ":1: the user or password in nats_url has characters"},
+		{name: "a home that isn't there", file: "state_dir: ~no-such-user-here/x\n", want: "write the path out"},
 		{name: "listen", file: "listen: nonsense\n", want: `:1: listen is "nonsense", and must be HOST:PORT`},
 		{name: "port", file: "listen: 127.0.0.1:99999\n", want: "a port from 0 to 65535"},
 		{name: "nats_listen", file: "nats_listen: 4222\n", want: ":1: nats_listen is"},
@@ -448,8 +452,12 @@ func TestPasswordFiles(t *testing.T) {
 	if err := os.WriteFile(pw, []byte("\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := load(Options{File: file}); err == nil || !strings.Contains(err.Error(), "is empty") {
-		t.Errorf("an empty password file: %v", err)
+	if c, err = load(Options{File: file}); err != nil || c.Faults["couch_password_file"] == nil || !strings.Contains(c.Faults["couch_password_file"].Error(), "couch_password_file: "+pw+" is empty") {
+		t.Errorf("an empty password file: %v, %v", err, c.Faults)
+	}
+	c, err = load(Options{File: write(t, "passphrase_file: /does/not/exist\n")})
+	if fault := c.Faults["passphrase_file"]; err != nil || fault == nil || !strings.Contains(fault.Error(), "passphrase_file: open ") || len(c.Passphrases()) != 0 {
+		t.Errorf("a password file that isn't there: %v, %v", err, c.Faults)
 	}
 }
 
@@ -507,8 +515,72 @@ func TestSecretsStayHidden(t *testing.T) {
 
 func TestHostNameThatCantNameAnInstance(t *testing.T) {
 	o := Options{Environ: []string{"HOME=/h"}, Hostname: func() (string, error) { return "bad name", nil }, system: os.DevNull}
-	if _, err := Load(o); err == nil || !strings.Contains(err.Error(), "set instance") {
-		t.Errorf("got %v", err)
+	c, err := Load(o)
+	if err != nil || c.Instance != "" || c.Faults["instance"] == nil || !strings.Contains(c.Faults["instance"].Error(), "set instance") {
+		t.Errorf("got %v, %+v", err, c)
+	}
+}
+
+// Variables that are meant for other programs, and what there is no home for, are
+// faults of what needs them and stop nobody else.
+func TestFaults(t *testing.T) {
+	for _, tt := range []struct{ env, key, want string }{
+		{"HOME=/h COUCH_URL=http://admin:hunter%2@h:5984", "couch_url", "COUCH_URL: the user or password in couch_url has characters that a URL can't hold: write % as %25"},
+		{"HOME=/h COUCH_URL=http://admin:hunter/2@h:5984", "couch_url", "give COUCHDB_USER and COUCHDB_PASSWORD"},
+		{"HOME=/h COUCH_URL=http://admin:1/hunter2@h:5984", "couch_url", "characters that a URL can't hold"},
+		{"HOME=/h COUCH_URL=http://admin:hunter[2]@h:5984", "couch_url", "characters that a URL can't hold"},
+		{"HOME=/h COUCH_URL=http://admin:hünter2@h:5984", "couch_url", "characters that a URL can't hold"},
+		{"HOME=/h COUCH_URL=http://admin:p@hunter2.invalid#w@h:5984", "couch_url", "characters that a URL can't hold"},
+		{"HOME=/h COUCH_URL=http://h:5984/?hunter2", "couch_url", "must look like"},
+		{"HOME=/h COUCH_URL=couch.example", "couch_url", "must look like"},
+		{"X=1", "state_dir", "set state_dir"},
+	} {
+		c, err := load(Options{Environ: strings.Fields(tt.env), uid: func() int { return 1000 }})
+		if err != nil || c.CouchURL != "" || len(c.Faults) != 1 {
+			t.Errorf("%s: got %v, %+v", tt.env, err, c)
+			continue
+		}
+		if got := c.Faults[tt.key]; got == nil || !strings.Contains(got.Error(), tt.want) || strings.Contains(got.Error(), "unter") {
+			t.Errorf("%s: got the fault %v, want %q", tt.env, got, tt.want)
+		}
+	}
+	c, err := load(Options{Environ: []string{"HOME=/h", "COUCHDB_USER=root", "COUCH_URL=http://admin:x@h:5984", "SLIPCOVER_COUCH_URL=http://a:p%40s@h:5984"}})
+	if err != nil || c.CouchURL != "http://h:5984" || c.CouchPassword.Reveal() != "p@s" || len(c.Faults) != 0 {
+		t.Errorf("our own variable beside others: %v, %+v", err, c)
+	}
+}
+
+func TestHome(t *testing.T) {
+	t.Setenv("HOME", "/home/me")
+	c, err := load(Options{Environ: []string{"SLIPCOVER_REPOSITORIES=~/a file:~/b s3://x/~/c"}, File: write(t, "repository: file://~/r\nstate_dir: \"~\"\n")})
+	want := &Config{Repository: "/home/me/r", Repositories: []string{"/home/me/a", "/home/me/b", "s3://x/~/c"}, StateDir: "/home/me"}
+	if err != nil || c.Repository != want.Repository || !slices.Equal(c.Repositories, want.Repositories) || c.StateDir != want.StateDir {
+		t.Errorf("got %+v, %v", c, err)
+	}
+}
+
+// A passphrase is what people typed, and for repositories of old what the file's bytes were.
+func TestPassphrases(t *testing.T) {
+	for in, want := range map[string][]string{
+		"hunter2\n":                  {"hunter2"},
+		" hunter2 \r\n":              {" hunter2 ", "hunter2"},
+		"\xef\xbb\xbfhunter2\n":      {"hunter2", "\xef\xbb\xbfhunter2"},
+		"\xff\xfeh\x00\n\x00":        {"h", "\xff\xfeh\x00\n\x00"},
+		"\x01\x02\x00\xff\x80\n":     {"\x01\x02\x00\xff\x80"},
+		"\x01\x02\x00\xff\x80\n\r\n": {"\x01\x02\x00\xff\x80"},
+	} {
+		file := write(t, in)
+		c, err := load(Options{Flags: map[string]string{"passphrase_file": file}})
+		if err != nil || !slices.Equal(c.Passphrases(), want) || len(c.Faults) != 0 {
+			t.Errorf("%q: got %q, %v, %v, want %q", in, c.Passphrases(), err, c.Faults, want)
+		}
+	}
+	c, err := load(Options{File: write(t, "\xef\xbb\xbfcouch_user: me\r\n")})
+	if err != nil || c.CouchUser != "me" {
+		t.Errorf("settings as Notepad saves them: %v, %+v", err, c)
+	}
+	if _, err = load(Options{File: write(t, "\x7fELF\x00\x01")}); err == nil || !strings.Contains(err.Error(), "is not a text file") {
+		t.Errorf("no text: %v", err)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/slipcover/slipcover/internal/calendar"
+	"github.com/slipcover/slipcover/internal/userfile"
 )
 
 // Key describes one setting.
@@ -23,8 +24,9 @@ type Key struct {
 	Bool    bool     // a flag without a value means true
 
 	field    int
-	path     bool
-	min, max int // of a number
+	path     bool // of a file or folder
+	place    bool // of a repository: a URL or the path of a folder
+	min, max int  // of a number
 }
 
 // Env is the environment variable of the setting: SLIPCOVER_DATA_DIR.
@@ -49,7 +51,7 @@ func readKeys() []Key {
 		k := Key{
 			Name: name, Default: f.Tag.Get("default"), Example: f.Tag.Get("example"), Doc: f.Tag.Get("doc"),
 			Secret: f.Type == reflect.TypeFor[Secret](), Bool: f.Type.Kind() == reflect.Bool,
-			field: i, path: f.Tag.Get("kind") == "path",
+			field: i, path: f.Tag.Get("kind") == "path", place: f.Tag.Get("kind") == "place",
 		}
 		if f.Type.Kind() == reflect.Int {
 			k.min, k.max = number(f.Tag.Get("min"), 0), number(f.Tag.Get("max"), math.MaxInt)
@@ -109,6 +111,13 @@ func (c *Config) set(k Key, v value) error {
 			return fail("one of " + strings.Join(k.Enum, ", "))
 		}
 		*p = v.text
+		if k.place {
+			place, err := userfile.Place(v.text)
+			if err != nil {
+				return fmt.Errorf("%s: %s: %w", v.origin, k.Name, err)
+			}
+			*p = place
+		}
 		if k.path && v.text != "" {
 			abs, err := absolute(v.text, v.dir)
 			if err != nil {
@@ -161,6 +170,16 @@ func (c *Config) set(k Key, v value) error {
 		*p = v.list
 		if !v.isList {
 			*p = strings.FieldsFunc(v.text, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' })
+		}
+		for i := range *p {
+			if !k.place {
+				break
+			}
+			place, err := userfile.Place((*p)[i])
+			if err != nil {
+				return fmt.Errorf("%s: %s: %w", v.origin, k.Name, err)
+			}
+			(*p)[i] = place
 		}
 	default:
 		panic(fmt.Sprintf("config: field of type %T", p)) // a field that nobody taught set to parse

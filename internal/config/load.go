@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"net/netip"
@@ -18,12 +17,12 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/slipcover/slipcover/internal/userfile"
 	"github.com/slipcover/slipcover/internal/words"
 )
 
 const (
 	envPrefix = "SLIPCOVER_"
-	fileLimit = 1 << 20 // bytes of a configuration or password file
 )
 
 // Options say where settings come from. The zero value is what the program uses
@@ -75,10 +74,16 @@ func Load(o Options) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, layer := range []map[string]value{couchVariables(env), fromFile, fromEnv, fromFlags} {
+	if err := c.apply(couchVariables(env)); err != nil {
+		c.fault("couch_url", err)
+	}
+	for _, layer := range []map[string]value{fromFile, fromEnv, fromFlags} {
 		if err := c.apply(layer); err != nil {
 			return nil, err
 		}
+	}
+	if c.CouchURL != "" {
+		delete(c.Faults, "couch_url") // of a layer that no longer counts
 	}
 	if err := c.complete(o, env); err != nil {
 		return nil, err
@@ -174,7 +179,7 @@ func (c *Config) readFile(o Options, env map[string]string) (map[string]value, e
 		}
 	}
 	for _, file := range candidates {
-		data, mode, err := readSmall(file)
+		read, err := userfile.Read(file)
 		if errors.Is(err, fs.ErrNotExist) && !named {
 			continue
 		}
@@ -184,12 +189,15 @@ func (c *Config) readFile(o Options, env map[string]string) (map[string]value, e
 		if err != nil {
 			return nil, fmt.Errorf("configuration file: %w", err)
 		}
-		if c.File, err = filepath.Abs(file); err != nil {
+		if read.Binary {
+			return nil, fmt.Errorf("configuration file: %s is not a text file: save it as UTF-8 text", file)
+		}
+		if c.File, err = filepath.Abs(read.Path); err != nil {
 			return nil, err
 		}
-		layer, err := parseFile(file, data, filepath.Dir(c.File))
+		layer, err := parseFile(file, []byte(read.Text), filepath.Dir(c.File))
 		for _, k := range keys {
-			if _, given := layer[k.Name]; given && k.Secret && worldReadable(mode) {
+			if _, given := layer[k.Name]; given && k.Secret && worldReadable(read.Mode) {
 				c.Warnings = append(c.Warnings, fmt.Sprintf("everybody on this machine can read %s, which holds %s: chmod 600 it", file, k.Name))
 			}
 		}
@@ -266,8 +274,11 @@ func splitURL(layer map[string]value) error {
 	if !ok || v.isList {
 		return nil
 	}
+	if misreadUser(v.text) {
+		return fmt.Errorf("%s: the user or password in couch_url has characters that a URL can't hold: write %% as %%25, @ as %%40, / as %%2F, # as %%23, ? as %%3F, or take them out and give %s", v.origin, besides(v.origin))
+	}
 	u, err := url.Parse(v.text)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
 		return fmt.Errorf("%s: couch_url must look like http://127.0.0.1:5984", v.origin) // without the value: it may hold a password
 	}
 	if u.User == nil {
@@ -289,6 +300,33 @@ func splitURL(layer map[string]value) error {
 	return nil
 }
 
+// misreadUser says that a URL with a user is not read as it was meant: a password with a
+// "#" in it would make its other half a fragment, and what stands before the host's name.
+func misreadUser(text string) bool {
+	_, rest, ok := strings.Cut(text, "://")
+	if !ok || !strings.Contains(rest, "@") {
+		return false
+	}
+	u, err := url.Parse(text)
+	return err != nil || u.User == nil || strings.Contains(u.Path+u.RawQuery+u.Fragment, "@")
+}
+
+// besides says where a password can stand as it is.
+func besides(origin string) string {
+	if origin == "COUCH_URL" {
+		return "COUCHDB_USER and COUCHDB_PASSWORD"
+	}
+	return "couch_user and couch_password_file"
+}
+
+// fault notes what is wrong with a setting that not all commands need.
+func (c *Config) fault(key string, err error) {
+	if c.Faults == nil {
+		c.Faults = map[string]error{}
+	}
+	c.Faults[key] = err
+}
+
 // complete fills in what has no fixed default and reads the password files.
 func (c *Config) complete(o Options, env map[string]string) error {
 	if c.Instance == "" {
@@ -298,15 +336,15 @@ func (c *Config) complete(o Options, env map[string]string) error {
 		}
 		name, err := hostname()
 		if err != nil || !instanceName.MatchString(name) {
-			return fmt.Errorf("the host name %q can't name the instance: set instance to letters, digits, dot, underscore and dash, at most 63", name)
+			c.fault("instance", fmt.Errorf("the host name %q can't name the instance: set instance to letters, digits, dot, underscore and dash, at most 63", name))
+		} else {
+			c.Instance, c.origin["instance"] = name, "host name"
 		}
-		c.Instance = name
-		c.origin["instance"] = "host name"
 	}
 	if c.StateDir == "" {
 		c.StateDir = stateDir(o, env)
 		if c.StateDir == "" {
-			return errors.New("there is no home directory to keep state in: set state_dir")
+			c.fault("state_dir", errors.New("there is no home directory to keep state in: set state_dir"))
 		}
 	}
 	for _, f := range []struct {
@@ -316,18 +354,50 @@ func (c *Config) complete(o Options, env map[string]string) error {
 		if f.file == "" {
 			continue
 		}
-		data, mode, err := readSmall(f.file)
+		read, err := userfile.Read(f.file)
+		if err == nil {
+			err = c.secretOf(f.key, read, f.to)
+		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", f.key, err)
+			c.fault(f.key, fmt.Errorf("%s: %w", f.key, err))
+			continue
 		}
-		if *f.to = Secret(strings.TrimRight(string(data), "\r\n")); *f.to == "" {
-			return fmt.Errorf("%s: %s is empty: write the secret into it", f.key, f.file)
-		}
-		if worldReadable(mode) {
+		if worldReadable(read.Mode) {
 			c.Warnings = append(c.Warnings, fmt.Sprintf("everybody on this machine can read %s (%s): chmod 600 it", f.file, f.key))
 		}
 	}
 	return nil
+}
+
+// secretOf takes the secret out of a file. A passphrase can be any bytes: those of a
+// repository that was made with a file of another encoding.
+func (c *Config) secretOf(key string, f *userfile.File, to *Secret) error {
+	if key == "passphrase_file" {
+		c.PassphraseBytes = Secret(strings.TrimRight(string(f.Raw), "\r\n"))
+		if f.Binary && c.PassphraseBytes != "" {
+			*to = c.PassphraseBytes
+			return nil
+		}
+	}
+	secret, err := f.Secret()
+	if key == "token_file" {
+		secret = strings.TrimSpace(secret)
+	}
+	*to = Secret(secret)
+	return err
+}
+
+// Passphrases returns the spellings of the passphrase that may be meant, the likeliest
+// first: without blanks around it comes second, as some are set with them, and then the
+// bytes of the file, which were it before its encoding was looked at.
+func (c *Config) Passphrases() []string {
+	var out []string
+	for _, p := range []string{c.Passphrase.Reveal(), strings.TrimSpace(c.Passphrase.Reveal()), c.PassphraseBytes.Reveal()} {
+		if p != "" && !slices.Contains(out, p) {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 func stateDir(o Options, env map[string]string) string {
@@ -355,7 +425,7 @@ var (
 
 // check looks at what a single value can't say for itself.
 func (c *Config) check() error {
-	if !instanceName.MatchString(c.Instance) {
+	if c.Instance != "" && !instanceName.MatchString(c.Instance) {
 		return fmt.Errorf("%s: instance is %q, and must be letters, digits, dot, underscore and dash, at most 63, the first a letter or digit", c.Origin("instance"), c.Instance)
 	}
 	if c.Owner != "" && !ownerName.MatchString(c.Owner) {
@@ -393,6 +463,9 @@ func (c *Config) checkService() error {
 	}
 	for at := range strings.SplitSeq(c.NATSURL, ",") {
 		u, err := url.Parse(strings.TrimSpace(at))
+		if c.NATSURL != "" && misreadUser(strings.TrimSpace(at)) {
+			return fmt.Errorf("%s: the user or password in nats_url has characters that a URL can't hold: write %% as %%25, @ as %%40, / as %%2F, # as %%23, ? as %%3F", c.Origin("nats_url"))
+		}
 		if c.NATSURL != "" && (err != nil || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) || u.Hostname() == "") {
 			return fmt.Errorf("%s: nats_url must look like nats://n1:4222,nats://n2:4222, or tls:// to demand TLS", c.Origin("nats_url"))
 		}
@@ -472,34 +545,14 @@ func (c *Config) checkRepository(key, place string) error {
 
 // absolute makes a path absolute; "~/" is the home directory.
 func absolute(p, dir string) (string, error) {
-	if rest, ok := strings.CutPrefix(p, "~/"); ok {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return "", err
-		}
-		return filepath.Join(home, rest), nil
+	p, err := userfile.Path(p)
+	if err != nil {
+		return "", err
 	}
 	if filepath.IsAbs(p) || dir == "" {
 		return filepath.Abs(p)
 	}
 	return filepath.Join(dir, p), nil
-}
-
-func readSmall(path string) (data []byte, mode fs.FileMode, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, 0, err
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, 0, err
-	}
-	data, err = io.ReadAll(io.LimitReader(f, fileLimit+1))
-	if err == nil && len(data) > fileLimit {
-		err = fmt.Errorf("%s has more than %d bytes", path, fileLimit)
-	}
-	return data, st.Mode(), err
 }
 
 // worldReadable says whether everybody can read a regular file. Windows has no

@@ -215,6 +215,9 @@ func (s *server) do(req *http.Request, v any) error {
 		return fmt.Errorf("the server answers %s with %s: check the URL", u, resp.Status)
 	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, answerLimit)).Decode(v); err != nil {
+		if syntax := (*json.SyntaxError)(nil); errors.As(err, &syntax) {
+			return fmt.Errorf("what answers at %s is not a CouchDB: check the URL", s.base)
+		}
 		return fmt.Errorf("read the server's answer to %s: %w", u, err)
 	}
 	return nil

@@ -194,7 +194,7 @@ func readsWith(t *testing.T, s storage.Store, passphrase string, try bool) error
 	if !try {
 		return nil
 	}
-	r, err := repo.Open(t.Context(), s, repo.Options{Passphrase: func() (string, error) { return passphrase, nil }})
+	r, err := repo.Open(t.Context(), s, repo.Options{Passphrase: func() ([]string, error) { return []string{passphrase}, nil }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -103,7 +103,8 @@ func (r *Repo) unlock(ctx context.Context) ([]age.Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	passphrase, asked := "", false
+	var spellings []string
+	asked := false
 	for _, recipient := range r.config.Recipients {
 		w, err := r.readIdentity(ctx, recipient, copies)
 		if err != nil {
@@ -111,14 +112,16 @@ func (r *Repo) unlock(ctx context.Context) ([]age.Identity, error) {
 		}
 		for _, b := range w.all() {
 			if !asked {
-				if passphrase, err = r.opts.Passphrase(); err != nil {
+				if spellings, err = r.opts.Passphrase(); err != nil {
 					return nil, err
 				}
 				asked = true
 			}
-			ids, err := openIdentity(b, passphrase)
-			if !errors.Is(err, ErrWrongKey) {
-				return ids, err
+			for _, passphrase := range spellings {
+				ids, err := openIdentity(b, passphrase)
+				if !errors.Is(err, ErrWrongKey) {
+					return ids, err
+				}
 			}
 		}
 	}

@@ -300,7 +300,7 @@ func TestPassphraseComesAndGoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	try := func(pass string) error {
-		r, err := repo.Open(t.Context(), f.store, repo.Options{Passphrase: func() (string, error) { return pass, nil }})
+		r, err := repo.Open(t.Context(), f.store, repo.Options{Passphrase: func() ([]string, error) { return []string{pass}, nil }})
 		if err != nil {
 			t.Fatal(err)
 		}

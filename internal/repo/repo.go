@@ -67,7 +67,8 @@ type Options struct {
 	Identities []age.Identity
 	// Passphrase opens the identity that the repository keeps under a passphrase;
 	// it is asked for only when something must be read. nil if there is none.
-	Passphrase func() (string, error)
+	// of several spellings the first that opens counts.
+	Passphrase func() ([]string, error)
 	// TrustedWriters are Ed25519 public keys in base64. If there are any, records of
 	// other writers are refused; if not, any valid signature is accepted.
 	TrustedWriters []string

@@ -252,7 +252,7 @@ func TestKeys(t *testing.T) {
 	}{
 		"no key":                         {repo.Options{}, repo.ErrNoKey},
 		"wrong key":                      {repo.Options{Identities: []age.Identity{other}}, repo.ErrWrongKey},
-		"no identity under a passphrase": {repo.Options{Passphrase: func() (string, error) { return "x", nil }}, repo.ErrNoKey},
+		"no identity under a passphrase": {repo.Options{Passphrase: func() ([]string, error) { return []string{"x"}, nil }}, repo.ErrNoKey},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, err := repo.Open(t.Context(), f.store, test.opts)
@@ -284,7 +284,7 @@ func TestPassphrase(t *testing.T) {
 		t.Fatalf("config %+v", c)
 	}
 	for pass, want := range map[string]error{"correct horse": nil, "wrong": repo.ErrWrongKey} {
-		r, err := repo.Open(t.Context(), store, repo.Options{Passphrase: func() (string, error) { return pass, nil }})
+		r, err := repo.Open(t.Context(), store, repo.Options{Passphrase: func() ([]string, error) { return []string{pass}, nil }})
 		if err != nil {
 			t.Fatal(err)
 		}

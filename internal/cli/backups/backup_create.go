@@ -35,7 +35,7 @@ func newBackupCreate(env *core.Env, g *core.Global) *cobra.Command {
 	o := &backupCreateOptions{}
 	c := &cobra.Command{
 		Use:   "create",
-		Short: "Back up a CouchDB node; only what is new since the backup before",
+		Short: "Back up a CouchDB node: what is new since its last backup",
 		Long: `Back up the files of a CouchDB node, which may run meanwhile. The first backup is a full one, the next ones read and
 store what was added since; each restores alone. Nothing of CouchDB's is changed, locked or paused.
 
@@ -126,6 +126,7 @@ func runBackupCreate(ctx context.Context, env *core.Env, s *core.Settings, o *ba
 	if err != nil {
 		return explainBackup(ctx, err)
 	}
+	env.Done("backup %s was made", res.Record.ID)
 	out := newBackupResult(res, time.Since(began))
 	missing := places.copy(ctx, env, res, out)
 	if key, err := backup.WriterKey(s.StateDir); err == nil {
@@ -133,15 +134,12 @@ func runBackupCreate(ctx context.Context, env *core.Env, s *core.Settings, o *ba
 	}
 	out.Storage = env.TrafficJSON()
 	if env.JSON {
-		err = core.PrintJSON(env.Stdout, out)
+		_ = core.PrintJSON(env.Stdout, out) // Finish tells of it, unless there is worse
 	} else {
-		err = out.print(env.Stdout, o.verbose)
+		_ = out.print(env.Stdout, o.verbose)
 		if o.verbose {
 			fmt.Fprintln(env.Stdout, env.TrafficLine())
 		}
-	}
-	if err != nil {
-		return err
 	}
 	if missing != nil {
 		return missing

@@ -22,7 +22,7 @@ func newBackupDelete(env *core.Env, g *core.Global) *cobra.Command {
 	o := &backupDeleteOptions{}
 	c := &cobra.Command{
 		Use:   "delete ID...",
-		Short: "Delete backups; others stay whole",
+		Short: "Delete backups; the others stay whole",
 		Long: `Delete backups, and the stored bytes that no other backup needs. Backups built on them stay whole: each restores
 alone. At a terminal it asks first; otherwise --yes is needed.`,
 		Args: core.Arguments(1, -1, "at least one backup's ID"),
@@ -118,6 +118,7 @@ func deleteOne(ctx context.Context, env *core.Env, r *repo.Repo, rec *manifest.R
 }
 
 func (d *backupDeleteResult) print(env *core.Env) error {
+	env.Done("%s deleted", core.WasWere(len(d.Deleted), "backup"))
 	if env.JSON {
 		return core.PrintJSON(env.Stdout, d)
 	}

@@ -71,12 +71,13 @@ func runBackupPin(ctx context.Context, env *core.Env, s *core.Settings, o *backu
 	if err != nil {
 		return err
 	}
-	if env.JSON {
-		return core.PrintJSON(env.Stdout, out)
-	}
 	what := "pinned"
 	if o.remove {
 		what = "unpinned"
+	}
+	env.Done("the backup was %s", what)
+	if env.JSON {
+		return core.PrintJSON(env.Stdout, out)
 	}
 	_, err = fmt.Fprintf(env.Stdout, "%s %s (%s)\n", what, rec.ID, core.Clean(rec.Name))
 	return err

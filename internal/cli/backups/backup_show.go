@@ -24,7 +24,7 @@ func newBackupShow(env *core.Env, g *core.Global) *cobra.Command {
 	o := &backupShowOptions{}
 	c := &cobra.Command{
 		Use:   "show ID",
-		Short: "Show a backup: an id, the end of one, a name, or \"latest\"",
+		Short: "Show one backup, by its id, the end of its id, its name or \"latest\"",
 		Long: `Show a backup, named by its id, by 4 or more characters of the id's beginning or end, by its name, or as "latest".
 With the repository's key, also what was left out of it and what was damaged; --files lists its files.`,
 		Args: core.Arguments(1, 1, "one backup's ID, name, or \"latest\""),

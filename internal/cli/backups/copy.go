@@ -249,6 +249,7 @@ func (c *copiedJSON) text() string {
 }
 
 func (r *copyResult) print(env *core.Env) error {
+	env.Done("the copies were made")
 	if env.JSON {
 		return core.PrintJSON(env.Stdout, r)
 	}

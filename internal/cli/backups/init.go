@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -16,6 +15,7 @@ import (
 	"github.com/slipcover/slipcover/internal/cli/core"
 	"github.com/slipcover/slipcover/internal/cli/open"
 	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/userfile"
 )
 
 // defaultIdentity is where init puts a new identity.
@@ -122,6 +122,7 @@ func runInit(ctx context.Context, env *core.Env, s *core.Settings, o *initOption
 	if err != nil {
 		return err
 	}
+	env.Done("repository %s was made%s", c.ID, res.keyPlace())
 	res.Repository = repositoryJSON{store.URL(), c.ID, c.Format, c.Created, c.Encryption, core.NonNil(c.Recipients)}
 	return res.print(env)
 }
@@ -157,11 +158,11 @@ Choice: `)
 func (o *initOptions) allRecipients() ([]string, error) {
 	lists := []string{strings.Join(o.recipients, "\n")}
 	for _, name := range o.recipientFiles {
-		b, err := os.ReadFile(name)
+		text, err := userfile.ReadText(name)
 		if err != nil {
-			return nil, fmt.Errorf("read recipients: %w", err)
+			return nil, core.FileError("read recipients", err)
 		}
-		lists = append(lists, string(b))
+		lists = append(lists, text)
 	}
 	var out []string
 	for _, text := range lists {
@@ -187,7 +188,7 @@ func (o *initOptions) allRecipients() ([]string, error) {
 
 func (o *initOptions) askPassphrase(env *core.Env, s *core.Settings) (string, error) {
 	if s.Passphrase != "" && (o.passphrase || o.PassphraseFile != "" || !o.given()) {
-		return s.Passphrase.Reveal(), nil
+		return s.Passphrase.Reveal(), plainPassphrase(s.Passphrase.Reveal())
 	}
 	if !o.passphrase {
 		return "", nil
@@ -206,7 +207,15 @@ func (o *initOptions) askPassphrase(env *core.Env, s *core.Settings) (string, er
 	if p == "" || p != again {
 		return "", core.Usage("the passphrase is empty, or the two are not the same; nothing was made")
 	}
-	return p, nil
+	return p, plainPassphrase(p)
+}
+
+// keyPlace says where the new key is, if there is one.
+func (r *initResult) keyPlace() string {
+	if r.IdentityFile == "" {
+		return ""
+	}
+	return ", and its key is in " + r.IdentityFile + ","
 }
 
 func (r *initResult) print(env *core.Env) error {

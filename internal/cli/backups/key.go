@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 
@@ -16,12 +15,13 @@ import (
 	"github.com/slipcover/slipcover/internal/cli/open"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/userfile"
 )
 
 func newKey(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "key",
-		Short: "Who can read a repository: list, add, remove, rotate, destroy",
+		Short: "Decide who can read a repository: list, add, remove, rotate, destroy keys",
 		Long: `Who can read a repository. Each instance's backups are encrypted to a key of its own, which is kept in the repository,
 wrapped for all recipients: so recipients come and go without any data being written anew, and destroying an instance's
 key makes its backups unreadable. docs/keys.md says more.`,
@@ -121,7 +121,7 @@ func newKeyAdd(env *core.Env, g *core.Global) *cobra.Command {
 	o := &keyAddOptions{}
 	c := &cobra.Command{
 		Use:   "add [RECIPIENT...]",
-		Short: "Let more recipients, or a passphrase, read all backups",
+		Short: "Let another recipient or a passphrase read all backups",
 		Long: `Let more recipients, or a passphrase, read all backups, those of before too. It needs an identity or the passphrase of
 someone who can read. No data is written anew: only the instances' keys.
 
@@ -172,6 +172,7 @@ func runKeyAdd(ctx context.Context, env *core.Env, s *core.Settings, o *keyAddOp
 	if err != nil {
 		return err
 	}
+	env.Done("the keys were changed")
 	if env.JSON {
 		return core.PrintJSON(env.Stdout, res)
 	}
@@ -188,15 +189,20 @@ func (o *keyAddOptions) newPassphrase(env *core.Env) (string, error) {
 	if o.newFile == "" {
 		return o.askPassphrase(env, &core.Settings{})
 	}
-	b, err := os.ReadFile(o.newFile)
+	p, err := userfile.ReadSecret(o.newFile)
 	if err != nil {
-		return "", fmt.Errorf("read the new passphrase: %w", err)
+		return "", core.FileError("read the new passphrase", err)
 	}
-	p := strings.TrimRight(string(b), "\r\n")
-	if p == "" {
-		return "", core.Usage("%s is empty: write the passphrase into it", o.newFile)
+	return p, plainPassphrase(p)
+}
+
+// plainPassphrase refuses blanks around a passphrase that is to be set: they get lost
+// where it is copied, and whoever types it later doesn't know of them.
+func plainPassphrase(p string) error {
+	if p != strings.TrimSpace(p) {
+		return core.Usage("the passphrase begins or ends with a blank, which is easily lost: take it away")
 	}
-	return p, nil
+	return nil
 }
 
 func printStrangers(w io.Writer, res *repo.KeyChange) {
@@ -215,7 +221,7 @@ func newKeyRemove(env *core.Env, g *core.Global) *cobra.Command {
 	o := &keyRemoveOptions{}
 	c := &cobra.Command{
 		Use:   "remove RECIPIENT...",
-		Short: "Take the right to read from recipients, or from a passphrase",
+		Short: "Take the right to read away from recipients or from a passphrase",
 		Long: `Take the right to read from recipients, for what is stored from now on; a passphrase is removed by its recipient, which
 key list tells. It needs an identity or the passphrase of someone who stays. The keys of all instances are retired, so
 that nodes make new ones at their next backup, once they have accepted the new recipients (key accept).
@@ -245,6 +251,7 @@ func runKeyRemove(ctx context.Context, env *core.Env, s *core.Settings, o *keyRe
 	if err != nil {
 		return err
 	}
+	env.Done("the keys were changed")
 	if env.JSON {
 		return core.PrintJSON(env.Stdout, res)
 	}
@@ -261,7 +268,7 @@ func newKeyRotate(env *core.Env, g *core.Global) *cobra.Command {
 	o := &open.Options{}
 	c := &cobra.Command{
 		Use:   "rotate",
-		Short: "Have nodes make a new key at their next backup",
+		Short: "Make nodes use a new key from their next backup on",
 		Long:  `Have nodes make a new key at their next backup. What is stored stays readable by the old ones. It needs no secret.`,
 		Args:  core.Arguments(0, 0, ""),
 	}
@@ -287,6 +294,7 @@ func runKeyRotate(ctx context.Context, env *core.Env, s *core.Settings, o *open.
 	if err != nil {
 		return err
 	}
+	env.Done("the keys were changed")
 	if env.JSON {
 		return core.PrintJSON(env.Stdout, struct {
 			Retired int `json:"retired"`
@@ -305,7 +313,7 @@ func newKeyDestroy(env *core.Env, g *core.Global) *cobra.Command {
 	o := &keyDestroyOptions{}
 	c := &cobra.Command{
 		Use:   "destroy --instance NAME",
-		Short: "Make the backups of an instance unreadable, for ever",
+		Short: "Make the backups of an instance unreadable for ever",
 		Long: `Delete the keys of an instance: its backups are unreadable from then on, for everyone and for ever. Other instances are
 not touched. A copy of the repository, or a key that was exported, is not reached. Data of the first versions, which had
 no such keys, stays readable; with an identity it is told if there is any. At a terminal it asks first; otherwise --yes
@@ -350,6 +358,7 @@ func runKeyDestroy(ctx context.Context, env *core.Env, s *core.Settings, o *keyD
 			return err
 		}
 	}
+	env.Done("the keys were changed")
 	if env.JSON {
 		return core.PrintJSON(env.Stdout, struct {
 			Destroyed int  `json:"destroyed"`
@@ -402,10 +411,14 @@ func runKeyAccept(ctx context.Context, env *core.Env, s *core.Settings) error {
 		return err
 	}
 	defer r.Close()
+	if err := s.Need("state_dir", "instance"); err != nil {
+		return err
+	}
 	res, err := backup.AcceptRecipients(s.StateDir, r.Repo, s.Instance)
 	if err != nil {
 		return err
 	}
+	env.Done("the keys were changed")
 	if env.JSON {
 		return core.PrintJSON(env.Stdout, struct {
 			Recipients []string `json:"recipients"`
@@ -432,7 +445,7 @@ func newKeyExport(env *core.Env, g *core.Global) *cobra.Command {
 	o := &open.Options{}
 	c := &cobra.Command{
 		Use:   "export --instance NAME",
-		Short: "Print the identities that read one instance, and no other",
+		Short: "Print the keys that read one instance and no other",
 		Long: `Print the age identities of an instance's keys: a file of them is an --identity that reads the backups of that instance
 and of no other, until it makes a new key. age itself opens its segments with them.`,
 		Args: core.Arguments(0, 0, ""),

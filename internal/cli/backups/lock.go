@@ -17,7 +17,7 @@ import (
 func newLock(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "lock",
-		Short: "Who works on an instance now: list locks, free one",
+		Short: "Show who is working on an instance: list locks, free one",
 		Long: `Who works on an instance now. A backup, a copy and a deletion hold the instance's lock, and let it go at their end. One
 that was killed is found dead at once on its own machine, and elsewhere after five minutes of silence; so a lock needs no
 hand in nearly all cases.`,
@@ -122,6 +122,9 @@ func runLockFree(ctx context.Context, env *core.Env, s *core.Settings, instance 
 	l, err := r.FreeLock(ctx, instance, force)
 	if err != nil {
 		return err
+	}
+	if l != nil {
+		env.Done("the lock was freed")
 	}
 	if env.JSON {
 		list := []lockJSON{}

@@ -265,6 +265,9 @@ func decide(ctx context.Context, r *repo.Repo, policy retention.Policy, instance
 }
 
 func (p *pruneResult) print(env *core.Env) error {
+	if !p.DryRun {
+		env.Done("it was pruned")
+	}
 	if env.JSON {
 		return core.PrintJSON(env.Stdout, p)
 	}

@@ -41,6 +41,7 @@ type Env struct {
 	// nil until the first is open.
 	Traffic *meter.Meter
 	limits  *limit.Limits
+	done    string // see Done
 }
 
 // SystemEnv is the Env of the process.

@@ -30,15 +30,15 @@ type exit struct {
 // The exit codes. Scripts branch on them: a number keeps its meaning.
 var (
 	exitOK          = exit{0, "ok", "all went well"}
-	ExitError       = exit{1, "error", "any other error"}
-	exitUsage       = exit{2, "usage", "wrong use: unknown command or flag, bad value, bad configuration"}
+	ExitError       = exit{1, "error", "any other error, also output that can't be written"}
+	exitUsage       = exit{2, "usage", "wrong use: an unknown command or flag, a bad value, a bad configuration"}
 	exitDamaged     = exit{3, "source_damaged", "the source is damaged; the backup is complete and holds it as it is (with --strict none was made)"}
-	exitProblem     = exit{4, "problem", "something stored or read is not what it should be: check or verify found a problem"}
-	exitLocked      = exit{5, "locked", "another process works on the instance"}
+	exitProblem     = exit{4, "problem", "check or verify found a problem: something stored or read isn't what it should be"}
+	exitLocked      = exit{5, "locked", "another process is working on the instance"}
 	exitNotFound    = exit{6, "not_found", "no such repository, backup, instance, database, document or file"}
-	exitKey         = exit{7, "key", "the key that reads is missing, gone or not the right one, or the repository's recipients are not the accepted ones"}
+	exitKey         = exit{7, "key", "the key to read with is missing, destroyed or the wrong one; or the repository's recipients are not those that this node accepts"}
 	exitDenied      = exit{8, "denied", "permission denied"}
-	exitFull        = exit{9, "full", "no room left in the storage or at the target"}
+	exitFull        = exit{9, "full", "no room left, in the storage or at the target"}
 	exitUnavailable = exit{10, "unavailable", "the storage, or the server of the service, cannot be reached"}
 	exitRefused     = exit{11, "target", "the target refuses: not empty, in use, or there already; a backup is pinned or protected; the CouchDB is not the one that the instance's backups are of"}
 	exitInterrupt   = exit{130, "interrupted", "stopped by SIGINT (Ctrl-C)"}
@@ -141,6 +141,7 @@ func Finish(ctx context.Context, env *Env, err error) int {
 	if cause := context.Cause(ctx); err != nil && errors.As(cause, &sig) && !errors.As(err, &sig) {
 		err = sig
 	}
+	err = env.outputFault(err)
 	e := ExitOf(err)
 	if err != nil {
 		more := advice[e]

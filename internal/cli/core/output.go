@@ -48,6 +48,14 @@ func Count(n int, noun string) string {
 	return fmt.Sprintf("%d %s", n, noun)
 }
 
+// WasWere is Count with its verb: "1 file was", "2 files were".
+func WasWere(n int, noun string) string {
+	if n == 1 {
+		return Count(n, noun) + " was"
+	}
+	return Count(n, noun) + " were"
+}
+
 // Took prints a duration for people.
 func Took(d time.Duration) string {
 	switch {

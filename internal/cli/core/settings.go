@@ -45,6 +45,9 @@ func (g *Global) Load(env *Env, cmd *cobra.Command) (*Settings, error) {
 	if err != nil {
 		return nil, Say(ErrUsage, "%s", err)
 	}
+	if err := neededFault(c, f); err != nil {
+		return nil, err
+	}
 	for _, w := range c.Warnings {
 		fmt.Fprintf(env.Stderr, "slipcover: warning: %s\n", w)
 	}
@@ -58,6 +61,35 @@ func (g *Global) Load(env *Env, cmd *cobra.Command) (*Settings, error) {
 		}
 	}
 	return s, nil
+}
+
+// needed pairs settings that can have a fault with the flags of the commands that need
+// them.
+var needed = [][2]string{
+	{"couch_url", "couch-url"}, {"couch_password_file", "couch-url"},
+	{"state_dir", "state-dir"}, {"instance", "state-dir"},
+	{"passphrase_file", "state-dir"}, {"passphrase_file", "passphrase-file"},
+	{"token_file", "token-file"},
+}
+
+func neededFault(c *config.Config, flags *pflag.FlagSet) error {
+	for _, n := range needed {
+		if err := c.Faults[n[0]]; err != nil && flags.Lookup(n[1]) != nil {
+			return Say(ErrUsage, "%s", err)
+		}
+	}
+	return nil
+}
+
+// Need returns what is wrong with settings that a command needs which has no flags for
+// them.
+func (s *Settings) Need(keys ...string) error {
+	for _, key := range keys {
+		if err := s.Faults[key]; err != nil {
+			return Say(ErrUsage, "%s", err)
+		}
+	}
+	return nil
 }
 
 // WithSettings is the RunE of a command that runs with the settings.

@@ -46,7 +46,7 @@ func newDemo(env *core.Env) *cobra.Command {
 	o := &demoOptions{}
 	c := &cobra.Command{
 		Use:   "demo",
-		Short: "Show a backup, an incremental and a restore on a small sample; a second or two",
+		Short: "Show a backup, an incremental and a restore on a small sample, in a second or two",
 		Long: `Show what Slipcover does on a small sample of real CouchDB files that is part of the program, in a temporary folder
 that is removed in the end: a full backup, growth, an incremental, verification, a restore, and the comparison of every
 document. It fails if anything differs.`,

@@ -26,7 +26,7 @@ func newProbe(env *core.Env, g *core.Global) *cobra.Command {
 	o := &probeOptions{}
 	c := &cobra.Command{
 		Use:   "probe URL",
-		Short: "Check that a storage does what a repository needs, and how fast",
+		Short: "Check that a storage does what a repository needs, and how fast it is",
 		Long: `Check that a storage (` + strings.Join(drivers.Forms(), ", ") + `) does what a repository needs of it, and measure
 how fast it is: what was put is there at once and whole, of several who create an object one wins, listings are
 complete and in order, and so on. Nothing is tried again, so that a fault shows.

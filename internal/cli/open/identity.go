@@ -1,31 +1,39 @@
 package open
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 	"time"
 
 	"filippo.io/age"
 
 	"github.com/slipcover/slipcover/internal/cli/core"
 	"github.com/slipcover/slipcover/internal/durable"
+	"github.com/slipcover/slipcover/internal/userfile"
 )
 
 // readIdentities reads files of age identities, as age-keygen writes them.
 func readIdentities(files []string) ([]age.Identity, error) {
 	var out []age.Identity
 	for _, name := range files {
-		b, err := os.ReadFile(name)
+		f, err := userfile.Read(name)
 		if err != nil {
-			return nil, fmt.Errorf("read identity: %w", err)
+			return nil, core.FileError("read identity", err)
 		}
-		if bytes.HasPrefix(b, []byte("age-encryption.org/")) || bytes.HasPrefix(b, []byte("-----BEGIN AGE")) {
+		if f.Binary {
+			return nil, core.Usage("%s is not a text file, as an age identity is", name)
+		}
+		if strings.HasPrefix(f.Text, "age-encryption.org/") || strings.HasPrefix(f.Text, "-----BEGIN AGE") {
 			return nil, core.Usage("%s is encrypted itself: decrypt it with age first", name)
 		}
-		ids, err := age.ParseIdentities(bytes.NewReader(b))
+		var lines []string // without the blanks that copying brings along
+		for line := range strings.Lines(f.Text) {
+			lines = append(lines, strings.TrimSpace(line))
+		}
+		ids, err := age.ParseIdentities(strings.NewReader(strings.Join(lines, "\n")))
 		if err != nil {
 			// age's own text could quote the line, which may be the secret.
 			return nil, core.Usage("%s holds no age identity: a line AGE-SECRET-KEY-1… is expected", name)

@@ -82,7 +82,7 @@ func In(ctx context.Context, env *core.Env, s *core.Settings, store storage.Stor
 		return nil, err
 	}
 	if s.Passphrase != "" {
-		opts.Passphrase = func() (string, error) { return s.Passphrase.Reveal(), nil }
+		opts.Passphrase = func() ([]string, error) { return s.Passphrases(), nil }
 	}
 	if opts.Passphrase == nil && ask && env.StdinTerminal && len(opts.Identities) == 0 {
 		kept, err := keepsIdentity(ctx, store)
@@ -90,7 +90,10 @@ func In(ctx context.Context, env *core.Env, s *core.Settings, store storage.Stor
 			return nil, err
 		}
 		if kept {
-			opts.Passphrase = func() (string, error) { return env.ReadPassword("Passphrase of the repository: ") }
+			opts.Passphrase = func() ([]string, error) {
+				p, err := env.ReadPassword("Passphrase of the repository: ")
+				return []string{p}, err
+			}
 		}
 	}
 	return repo.Open(ctx, store, opts)

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,6 +11,7 @@ import (
 	"github.com/slipcover/slipcover/internal/cli/core"
 	"github.com/slipcover/slipcover/internal/cli/open"
 	"github.com/slipcover/slipcover/internal/restore"
+	"github.com/slipcover/slipcover/internal/userfile"
 )
 
 type createOptions struct {
@@ -32,7 +31,7 @@ func newCreate(env *core.Env, g *core.Global) *cobra.Command {
 	o := &createOptions{}
 	c := &cobra.Command{
 		Use:   "create NAME --backup ID",
-		Short: "Make a new CouchDB instance out of a backup, and start it",
+		Short: "Make a new CouchDB instance from a backup, and start it",
 		Long: `Make a new CouchDB instance out of a backup: data, configuration, and a program that starts it, in a directory of
 its own. It listens on 127.0.0.1 only, under a port and an admin password of its own, and never meets the original.
 If there is a CouchDB on this machine it is started.`,
@@ -70,12 +69,9 @@ func runCreate(ctx context.Context, env *core.Env, s *core.Settings, o *createOp
 	}
 	password := ""
 	if o.passwordFile != "" {
-		b, err := os.ReadFile(o.passwordFile)
-		if err != nil {
-			return fmt.Errorf("read the admin's password: %w", err)
-		}
-		if password = strings.TrimRight(string(b), "\r\n"); password == "" {
-			return core.Usage("%s is empty: write the admin's password into it", o.passwordFile)
+		var err error
+		if password, err = userfile.ReadSecret(o.passwordFile); err != nil {
+			return core.FileError("read the admin's password", err)
 		}
 	}
 	s.FromCache = true // every file is held against its hash
@@ -96,6 +92,7 @@ func runCreate(ctx context.Context, env *core.Env, s *core.Settings, o *createOp
 	// An instance that was made and did not start is told all the same: its admin's
 	// password is nowhere else.
 	if made != nil && made.Restored != nil {
+		env.Done("the instance %s was made", name)
 		if env.JSON {
 			made.Notes = core.NonNil(made.Notes)
 			out := createJSON{Backup: core.SummaryOf(rec), Created: made, Restored: newRestoreJSON(env, rec, made.Restored)}

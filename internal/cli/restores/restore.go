@@ -33,7 +33,7 @@ func newRestore(env *core.Env, g *core.Global) *cobra.Command {
 	o := &restoreOptions{}
 	c := &cobra.Command{
 		Use:   "restore ID --to DIR",
-		Short: "Bring a backup back as files: a node's data directory, or chosen databases",
+		Short: "Restore a backup as files: a node's data directory, or chosen databases",
 		Long: `Bring a backup, named by its id, its name or "latest", back as files. With CouchDB stopped, restore into its data
 directory and start it. A restore that was killed goes on when it is run again, and until it is done no file looks like
 a whole database.
@@ -89,8 +89,9 @@ func runRestore(ctx context.Context, env *core.Env, s *core.Settings, o *restore
 	if err != nil {
 		return explainRestore(ctx, err)
 	}
+	env.Done("the backup was restored to %s", o.to)
 	if env.JSON {
-		err = core.PrintJSON(env.Stdout, newRestoreJSON(env, rec, res))
+		_ = core.PrintJSON(env.Stdout, newRestoreJSON(env, rec, res)) // Finish tells of it, unless there is worse
 	} else {
 		printRestore(env.Stdout, rec, res, o.verbose)
 		if o.verbose {

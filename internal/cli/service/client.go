@@ -27,6 +27,7 @@ import (
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/localhost"
 	"github.com/slipcover/slipcover/internal/storage"
+	"github.com/slipcover/slipcover/internal/storage/web"
 )
 
 // serviceClient speaks to a server's own API, which docs/service-api.md describes.
@@ -79,7 +80,7 @@ func serviceCAs(s *core.Settings, u *url.URL) (*x509.CertPool, error) {
 		return pool, err
 	}
 	own, err := os.ReadFile(filepath.Join(s.StateDir, "ca.crt"))
-	if err != nil {
+	if err != nil || s.StateDir == "" {
 		return pool, nil //nolint:nilerror // there is none, or it is another user's
 	}
 	if pool == nil {
@@ -145,7 +146,7 @@ func callerToken(env *core.Env, s *core.Settings) (config.Secret, error) {
 		}
 		return s.Token, nil
 	}
-	if !onThisMachine(u) {
+	if !onThisMachine(u) || s.StateDir == "" {
 		return "", nil
 	}
 	b, err := os.ReadFile(adminTokenFile(s))
@@ -205,6 +206,11 @@ func (c *serviceClient) unreachable(ctx context.Context, err error) error {
 	var u *url.Error
 	if errors.As(err, &u) {
 		err = u.Err
+	}
+	if at, bad := url.Parse(c.base); bad == nil {
+		if why := (web.Service{Name: "Slipcover", CA: "ca_file"}).Why(at.Host, err); why != "" {
+			return fmt.Errorf("the server at %s: %s", c.base, why)
+		}
 	}
 	return core.Say(storage.ErrUnavailable, "the server at %s can't be reached: %s", c.base, err)
 }

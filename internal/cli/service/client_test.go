@@ -80,7 +80,7 @@ func TestServiceTLS(t *testing.T) {
 		{"fingerprint", empty, "", ca.Fingerprint(), 0},
 		{"ca_file", empty, pem, "", 0},
 		{"state_dir", own, "", "", 0},
-		{"nothing", empty, "", "", 10},
+		{"nothing", empty, "", "", 1}, // it isn't trusted, which asking again doesn't change
 		{"another fingerprint", own, pem, strings.Repeat("0", 64), 10},
 		{"no fingerprint", own, pem, "00", 2},
 		{"no certificates", own, file + ".none", "", 2},

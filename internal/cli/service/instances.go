@@ -15,7 +15,7 @@ func newInstances(env *core.Env, g *core.Global) *cobra.Command {
 	project := ""
 	c := &cobra.Command{
 		Use:   "instances",
-		Short: "List the CouchDB nodes of a server, and where those are that it made",
+		Short: "List the CouchDB nodes of a server, and where to find those that it made",
 		Args:  core.Arguments(0, 0, ""),
 		RunE: serviceCommand(env, g, func(ctx context.Context, c *serviceClient, _ *core.Settings, _ []string) error {
 			return show(ctx, env, c, inProject("instances", project), func(l *instanceListJSON) error { return l.print(env) })

@@ -21,7 +21,7 @@ func newJobs(env *core.Env, g *core.Global) *cobra.Command {
 	project := ""
 	c := &cobra.Command{
 		Use:   "jobs",
-		Short: "List what a server's agents do, and what they did within the last hour",
+		Short: "List what a server's agents are doing, and did in the last hour",
 		Args:  core.Arguments(0, 0, ""),
 		RunE: serviceCommand(env, g, func(ctx context.Context, c *serviceClient, _ *core.Settings, _ []string) error {
 			return show(ctx, env, c, inProject("jobs", project), func(l *jobListJSON) error { return l.print(env) })
@@ -70,7 +70,7 @@ func newProve(env *core.Env, g *core.Global) *cobra.Command {
 	o := &proveOptions{}
 	c := &cobra.Command{
 		Use:   "prove BACKUP",
-		Short: "Let an agent restore a backup for a test",
+		Short: "Have an agent restore a backup as a test",
 		Long: `Let an agent restore a backup for a test: it restores all of it, starts a CouchDB on it if there is one, compares
 databases and documents with what the backup says, and removes it again. The outcome is kept with the backup.
 It waits for the end, unless --no-wait is given; a test that fails is exit code 4.`,

@@ -22,7 +22,7 @@ import (
 func newSchedule(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "schedule",
-		Short: "Say when a server backs instances up, and how long it keeps what",
+		Short: "Say when a server backs up instances, and how long it keeps the backups",
 		Long: `Say when a server backs instances up, how long it keeps the backups, and when it tests that they restore.
 A schedule is named by its id, or by its name if no other of the project has it.`,
 	}
@@ -100,7 +100,7 @@ func newScheduleCreate(env *core.Env, g *core.Global) *cobra.Command {
 	o, instance, project := &scheduleFlags{}, "", ""
 	c := &cobra.Command{
 		Use:   "create --instance NAME --name NAME --cron FIELDS",
-		Short: "Back an instance up at times",
+		Short: "Back up an instance at given times",
 		Long: `Back an instance up at times. Without one of the flags --keep-... all of the schedule's backups are kept; with them,
 those that no rule keeps are deleted after each backup, but never the newest, and never one that others were built on.`,
 		Args: core.Arguments(0, 0, ""),
@@ -127,7 +127,7 @@ func newScheduleUpdate(env *core.Env, g *core.Global) *cobra.Command {
 	o, project := &scheduleFlags{}, ""
 	c := &cobra.Command{
 		Use:   "update SCHEDULE",
-		Short: "Change what is given of a schedule; the rest stays",
+		Short: "Change parts of a schedule; the rest stays",
 		Long:  `Change what is given of a schedule; the rest stays. An empty text takes away what isn't needed: --heartbeat "".`,
 		Args:  core.Arguments(1, 1, "one SCHEDULE"),
 	}

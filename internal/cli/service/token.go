@@ -31,7 +31,7 @@ func newTokenCreate(env *core.Env, g *core.Global) *cobra.Command {
 	o := &tokenCreateOptions{}
 	c := &cobra.Command{
 		Use:   "create --name NAME --role ROLE",
-		Short: "Make a token for a caller, and print it this once",
+		Short: "Make a token for a caller, and print it once",
 		Long: `Make a token for a caller, and print it: this once, since the server keeps only its hash. Roles are viewer (looks),
 operator (makes, changes and deletes too) and admin (the same in all projects, and tokens, agents and quotas).`,
 		Args: core.Arguments(0, 0, ""),

@@ -10,7 +10,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -32,7 +31,7 @@ type Service struct {
 func (s Service) Send(base http.RoundTripper, req *http.Request) (*http.Response, error) {
 	resp, err := base.RoundTrip(req)
 	if err != nil {
-		if why := s.unfit(req.URL, err); why != "" {
+		if why := s.Why(req.URL.Host, err); why != "" {
 			return nil, &storage.UnfitError{Why: why}
 		}
 		return nil, err
@@ -56,9 +55,9 @@ func (t transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return t.service.Send(t.Transport, req)
 }
 
-// unfit says why a request had no answer, if that won't pass; else "".
-func (s Service) unfit(u *url.URL, err error) string {
-	if why := s.untrusted(u.Host, err); why != "" {
+// Why says why a request to a host had no answer, if that won't pass; else "".
+func (s Service) Why(host string, err error) string {
+	if why := s.untrusted(host, err); why != "" {
 		return why
 	}
 	text := err.Error()
@@ -66,18 +65,18 @@ func (s Service) unfit(u *url.URL, err error) string {
 	op := (*net.OpError)(nil)
 	switch {
 	case errors.As(err, &record) && string(record.RecordHeader[:]) == "HTTP/":
-		return u.Host + " speaks plain HTTP, not TLS: write http:// in its address, or give the port that speaks TLS"
+		return host + " speaks plain HTTP, not TLS: write http:// in its address, or give the port that speaks TLS"
 	case errors.As(err, &record):
-		return u.Host + " doesn't speak TLS: check the port, or write http:// in its address"
+		return host + " doesn't speak TLS: check the port, or write http:// in its address"
 	// net/http has no types for these; src/net/http/response.go, ReadResponse.
 	case strings.Contains(text, `malformed HTTP response "\x15\x03`): // an alert of TLS
-		return speaksTLS(u.Host)
+		return speaksTLS(host)
 	case strings.Contains(text, "malformed HTTP "):
-		return u.Host + " doesn't speak HTTP: check the address and the port"
+		return host + " doesn't speak HTTP: check the address and the port"
 	case strings.Contains(text, "Proxy Authentication Required"):
 		return "the proxy wants a log-in: write user and password into HTTPS_PROXY"
 	case errors.As(err, &op) && op.Op == "remote error" && !strings.Contains(text, "internal error"):
-		return fmt.Sprintf("%s refuses the TLS connection (%s): check the address, and whether it wants a newer TLS or a client's certificate", u.Host, op.Err)
+		return fmt.Sprintf("%s refuses the TLS connection (%s): check the address, and whether it wants a newer TLS or a client's certificate", host, op.Err)
 	}
 	return ""
 }
