@@ -33,6 +33,9 @@ var (
 	// ErrNoTrust is of a trust that Keystone doesn't honour: it was deleted, or whoever gave
 	// it was disabled or has lost one of his roles.
 	ErrNoTrust = errors.New("Keystone doesn't honour the trust")
+	// ErrNoSwiftRole is of a caller who has none of the roles that may be lent. It is
+	// ErrForbidden too.
+	ErrNoSwiftRole = fmt.Errorf("%w: the token has none of the roles that agents are lent", ErrForbidden)
 	// ErrNoToken is of an id that no token has, or one of another project.
 	ErrNoToken = errors.New("no such token")
 )
@@ -86,7 +89,11 @@ type Caller struct {
 	// SwiftURL is the endpoint of the caller's account, as https://HOST/v1/AUTH_x; empty
 	// if the catalog of the token has none, and with tokens of our own.
 	SwiftURL string
-	Expires  time.Time // zero: never
+	// Credential says that Token is one by an application credential, which gives no trust.
+	Credential bool
+	// Lent says that Token is one by a trust, made for others to use.
+	Lent    bool
+	Expires time.Time // zero: never
 	// TokenID names a token of our own in lists and in the audit log; it is no secret.
 	TokenID string
 }

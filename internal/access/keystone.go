@@ -38,6 +38,9 @@ type KeystoneOptions struct {
 	// Roles gives each of Keystone's role names, which have no case, a role of ours. The
 	// highest counts. Nil: DefaultRoles.
 	Roles map[string]Role
+	// SwiftRoles are the names of those roles, which have no case, that may be lent to
+	// agents: of the caller's, those that are among them. Empty: DefaultSwiftRoles.
+	SwiftRoles []string
 	// CacheFor is how long an answer is kept, and thereby how long a revoked token may go
 	// on; 0 means 30 s, less than 0 not at all.
 	CacheFor time.Duration
@@ -60,6 +63,10 @@ func DefaultRoles() map[string]Role {
 	return map[string]Role{"admin": Admin, "manager": Operator, "member": Operator, "_member_": Operator, "reader": Viewer}
 }
 
+// DefaultSwiftRoles are those that Swift takes on most sites as its operator_roles, but for
+// those of administrators.
+func DefaultSwiftRoles() []string { return []string{"member", "_member_", "swiftoperator"} }
+
 // Keystone is a Checker that asks OpenStack's Keystone, version 3.
 //
 // Source: Identity API v3, "Validate and show information for token".
@@ -73,7 +80,9 @@ type Keystone struct {
 	bad cache[error]
 
 	// trusted are the tokens by which the service user acts for others, by trust.
-	trusted cache[config.Secret]
+	trusted cache[byTrust]
+	// lent are the ids of the trusts that Lend made, by user and project.
+	lent cache[string]
 
 	mu      sync.Mutex
 	own     string    // token of the service user; guarded by mu
@@ -111,6 +120,9 @@ func NewKeystone(o KeystoneOptions) (*Keystone, error) {
 		roles[strings.ToLower(name)] = role
 	}
 	o.Roles = roles
+	if len(o.SwiftRoles) == 0 {
+		o.SwiftRoles = DefaultSwiftRoles()
+	}
 	o.CacheFor = cmp.Or(o.CacheFor, 30*time.Second)
 	return &Keystone{o: o, now: time.Now, http: http.Client{
 		Timeout:   keystoneTimeout,
@@ -179,6 +191,12 @@ type answer struct {
 	Project tokens.Project        `json:"project"`
 	Roles   []tokens.Role         `json:"roles"`
 	Catalog []tokens.CatalogEntry `json:"catalog"`
+	// Credential is that by which it was had; nil of one by a password.
+	Credential *struct{ ID string } `json:"application_credential"`
+	Trust      struct {
+		ID      string              `json:"id"`
+		Trustee struct{ ID string } `json:"trustee_user"`
+	} `json:"OS-TRUST:trust"`
 }
 
 // ask asks Keystone who a token is of.
@@ -187,7 +205,16 @@ func (k *Keystone) ask(ctx context.Context, token string) (*Caller, error) {
 	if err != nil {
 		return nil, err
 	}
-	return k.caller(a, token)
+	c, err := k.caller(a, token)
+	switch {
+	case err != nil:
+		return nil, err
+	case c.Role == 0:
+		return nil, fmt.Errorf("%w: none of the token's roles counts here", ErrForbidden)
+	case k.isLent(a): // an agent has no business here
+		return nil, fmt.Errorf("%w: the token was lent to an agent", ErrForbidden)
+	}
+	return c, nil
 }
 
 // about asks Keystone about a token, in the name of the service user or of the token
@@ -330,6 +357,7 @@ func (k *Keystone) newToken(ctx context.Context, o *tokens.AuthOptions) (token s
 	return token, a, 0, err
 }
 
+// caller is who has a token. The Role is 0 if none of the token's counts here.
 func (k *Keystone) caller(a *answer, token string) (*Caller, error) {
 	if !k.now().Before(a.Expires) {
 		return nil, ErrUnauthorized
@@ -337,17 +365,25 @@ func (k *Keystone) caller(a *answer, token string) (*Caller, error) {
 	if a.Project.ID == "" {
 		return nil, fmt.Errorf("%w: the token is for no project; log in with one", ErrForbidden)
 	}
-	role := Role(0)
+	return &Caller{
+		UserID: a.User.ID, User: a.User.Name, Project: a.Project.ID, ProjectName: a.Project.Name,
+		Role: k.role(a), Token: config.Secret(token), SwiftURL: k.swift(a.Catalog), Expires: a.Expires, Credential: a.Credential != nil,
+	}, nil
+}
+
+// role is the highest of a token's roles; 0 if none counts here.
+func (k *Keystone) role(a *answer) (role Role) {
 	for _, r := range a.Roles {
 		role = max(role, k.o.Roles[strings.ToLower(r.Name)])
 	}
-	if role == 0 {
-		return nil, fmt.Errorf("%w: none of the token's roles counts here", ErrForbidden)
-	}
-	return &Caller{
-		UserID: a.User.ID, User: a.User.Name, Project: a.Project.ID, ProjectName: a.Project.Name,
-		Role: role, Token: config.Secret(token), SwiftURL: k.swift(a.Catalog), Expires: a.Expires,
-	}, nil
+	return role
+}
+
+// isLent reports whether a token is one that an agent was lent.
+func (k *Keystone) isLent(a *answer) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return a.Trust.ID != "" && k.ownID != "" && a.Trust.Trustee.ID == k.ownID
 }
 
 func (k *Keystone) swift(catalog []tokens.CatalogEntry) string {

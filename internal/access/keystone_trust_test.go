@@ -1,15 +1,19 @@
 package access_test
 
 import (
+	"encoding/json"
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/slipcover/slipcover/internal/access"
+	"github.com/slipcover/slipcover/internal/config"
 	"github.com/slipcover/slipcover/internal/testenv"
 )
 
@@ -58,7 +62,7 @@ func (w *trustWorld) trust(c *access.Caller) string {
 func TestTrust(t *testing.T) {
 	w := newTrustWorld(t, access.KeystoneOptions{})
 	clock := newClock(w.Keystone)
-	for _, who := range []struct{ user, project string }{{"demo", "demo"}, {"backup-only", "demo"}, {"admin", "admin"}} {
+	for _, who := range []struct{ user, project string }{{"demo", "demo"}, {"admin", "admin"}} {
 		giver := w.caller(w.real.User(who.user, who.project))
 		id := w.trust(giver)
 		w.front.Set(nil)
@@ -104,6 +108,96 @@ func TestTrust(t *testing.T) {
 		}
 		if err := w.Untrust(t.Context(), giver, id); err != nil {
 			t.Errorf("untrust again: %v", err)
+		}
+	}
+}
+
+// rolesOf asks Keystone for the roles of a token.
+func (w *trustWorld) rolesOf(token config.Secret) (names []string) {
+	w.t.Helper()
+	r, err := http.NewRequestWithContext(w.t.Context(), http.MethodGet, w.real.URL+"/v3/auth/tokens", nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	r.Header.Set("X-Auth-Token", token.Reveal())
+	r.Header.Set("X-Subject-Token", token.Reveal())
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var a struct {
+		Token struct{ Roles []struct{ Name string } }
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&a); err != nil || resp.StatusCode != http.StatusOK {
+		w.t.Fatalf("%d, %v", resp.StatusCode, err)
+	}
+	for _, role := range a.Token.Roles {
+		names = append(names, role.Name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// What an agent is lent has no role of an administrator's, ends, and is good for nothing
+// here; one caller's is the same for a day.
+func TestLend(t *testing.T) {
+	w := newTrustWorld(t, access.KeystoneOptions{})
+	clock := newClock(w.Keystone)
+	for _, who := range []struct{ user, project string }{{"demo", "demo"}, {"admin", "admin"}} {
+		c := w.caller(w.real.User(who.user, who.project))
+		token, err := w.Lend(t.Context(), c)
+		if err != nil {
+			t.Fatalf("%s: %v", who.user, err)
+		}
+		if got, want := w.rolesOf(token), []string{"member", "reader"}; !slices.Equal(got, want) { // member implies reader
+			t.Errorf("%s: lent the roles %v of %v, want %v", who.user, got, w.rolesOf(c.Token), want)
+		}
+		hides(t, token.Reveal(), c)
+		if c, err := w.Check(t.Context(), token.Reveal()); !errors.Is(err, access.ErrForbidden) {
+			t.Errorf("%s: an agent may ask as %v, %v", who.user, c, err)
+		}
+		var trusts atomic.Int32
+		w.front.Set(func(_ int, r *http.Request) testenv.Fault {
+			if r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/OS-TRUST/trusts") {
+				trusts.Add(1)
+			}
+			return nil
+		})
+		another := w.caller(w.real.User(who.user, who.project))
+		for range 3 {
+			if again, err := w.Lend(t.Context(), another); err != nil || again != token {
+				t.Errorf("%s: lent another token, %v", who.user, err)
+			}
+		}
+		clock.add(7 * time.Hour) // by the same trust there is another token
+		later, err := w.Lend(t.Context(), another)
+		if err != nil || later == token || trusts.Load() != 0 {
+			t.Errorf("%s: hours later: %d more trusts, and the same token or %v", who.user, trusts.Load(), err)
+		}
+		clock.add(6 * time.Hour)
+		if _, err := w.Lend(t.Context(), another); err != nil || trusts.Load() != 1 {
+			t.Errorf("%s: half a day later: %d more trusts, want 1; %v", who.user, trusts.Load(), err)
+		}
+		clock.add(-13 * time.Hour)
+		lent := &access.Caller{Token: later, Lent: true}
+		if same, err := w.Lend(t.Context(), lent); err != nil || same != later {
+			t.Errorf("%s: what is lent isn't lent on: %v", who.user, err)
+		}
+	}
+	reader := w.caller(w.real.User("backup-only", "demo"))
+	if _, err := w.Lend(t.Context(), reader); !errors.Is(err, access.ErrNoSwiftRole) || !errors.Is(err, access.ErrForbidden) {
+		t.Errorf("without such a role: %v", err)
+	}
+	for name, roles := range map[string][]string{"READER": {"reader"}, "admin": {"admin", "member", "reader"}} {
+		k := newKeystone(t, access.KeystoneOptions{URL: w.front.URL, Service: access.ServiceUser{User: "trove", Password: "trove-key", Project: "service"},
+			SwiftRoles: []string{name, "nosuchrole"}})
+		token, err := k.Lend(t.Context(), w.caller(w.real.User("admin", "admin")))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if got := w.rolesOf(token); !slices.Equal(got, roles) {
+			t.Errorf("%s: lent the roles %v, want %v", name, got, roles)
 		}
 	}
 }

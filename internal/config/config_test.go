@@ -206,6 +206,7 @@ region: R
 token_cache: 5s
 own_swift: false
 swift_container: c
+swift_roles: [r1, r2]
 quota_instances: 1
 quota_backups: 2
 quota_volumes: 3
@@ -219,6 +220,7 @@ nats_listen: 0.0.0.0:4222
 server_url: https://b:8779
 ca_file: ca
 token: slc
+accept_storages: ["https://s/v1/"]
 instances_dir: /i
 bind_address: 0.0.0.0
 couchdb_bin: /c
@@ -250,9 +252,9 @@ metrics_token: mt
 		RetentionTimeZone: TimeZone{berlin},
 		Listen:            "0.0.0.0:8779", TLSCert: filepath.Join(dir, "tls.crt"), TLSKey: filepath.Join(dir, "tls.key"), InsecureHTTP: true, PublicURL: "https://b:8779",
 		Auth: "keystone", KeystoneURL: "http://k:5000/v3", KeystoneUser: "trove", KeystonePassword: "kp", KeystoneProject: "services", KeystoneDomain: "D", Region: "R",
-		TokenCache: 5 * time.Second, SwiftContainer: "c", QuotaInstances: 1, QuotaBackups: 2, QuotaVolumes: 3, RateLimit: 4, AuditFile: filepath.Join(dir, "audit"),
+		TokenCache: 5 * time.Second, SwiftContainer: "c", SwiftRoles: []string{"r1", "r2"}, QuotaInstances: 1, QuotaBackups: 2, QuotaVolumes: 3, RateLimit: 4, AuditFile: filepath.Join(dir, "audit"),
 		NATSURL: "nats://n:4222", NATSCreds: filepath.Join(dir, "creds"), NATSAccountSeed: filepath.Join(dir, "seed"), NATSReplicas: 3, NATSListen: "0.0.0.0:4222",
-		ServerURL: "https://b:8779", CAFile: filepath.Join(dir, "ca"), Token: "slc", InstancesDir: "/i", BindAddress: "0.0.0.0", CouchDBBin: "/c",
+		ServerURL: "https://b:8779", CAFile: filepath.Join(dir, "ca"), Token: "slc", AcceptStorages: []string{"https://s/v1/"}, InstancesDir: "/i", BindAddress: "0.0.0.0", CouchDBBin: "/c",
 		RestartCommand: "r", HookBefore: "x", HookAfter: "y", HookTimeout: time.Minute, LogLevel: "debug", LogFormat: "json", MetricsToken: "mt",
 	}
 	if got := settings(c); !reflect.DeepEqual(got, want) && runtime.GOOS != "windows" {

@@ -102,7 +102,7 @@ func (s *Server) CreateBackup(ctx context.Context, who *access.Caller, n NewBack
 		b.Parent = parent.ID
 	}
 	var secrets job.Secrets
-	if b.Repository, err = s.repositoryFor(who, i, n.Container, &secrets); err != nil {
+	if b.Repository, err = s.repositoryFor(ctx, who, i, n.Container, &secrets); err != nil {
 		return nil, err
 	}
 	spec.Repository, spec.Labels = b.Repository, labels(b, i)
@@ -171,7 +171,7 @@ func (s *Server) parentOf(ctx context.Context, who *access.Caller, i *job.Instan
 
 // repositoryFor says where an instance's backup goes, and puts what the agent needs for
 // it into secrets.
-func (s *Server) repositoryFor(who *access.Caller, i *job.Instance, container string, secrets *job.Secrets) (job.Repository, error) {
+func (s *Server) repositoryFor(ctx context.Context, who *access.Caller, i *job.Instance, container string, secrets *job.Secrets) (job.Repository, error) {
 	if !s.cfg.OwnSwift || who.Token == "" {
 		if container != "" {
 			return job.Repository{}, refuse(Invalid, "Backups are stored where the agent's configuration says: leave the container out.")
@@ -187,7 +187,9 @@ func (s *Server) repositoryFor(who *access.Caller, i *job.Instance, container st
 	if !validContainer(container) {
 		return job.Repository{}, refuse(Invalid, "%q can't name a Swift container.", container)
 	}
-	secrets.Token = who.Token.Reveal()
+	if err := s.lend(ctx, who, secrets); err != nil {
+		return job.Repository{}, err
+	}
 	return job.Repository{URL: "swift://" + container, Storage: who.SwiftURL, Recipients: s.cfg.Recipients}, nil
 }
 
@@ -201,14 +203,14 @@ func validContainer(name string) bool {
 		words.IsLine(name)
 }
 
-// reach puts what an agent needs to reach a repository into secrets: the caller's token,
-// if it is in a Swift account, which must be his.
-func (s *Server) reach(who *access.Caller, r *job.Repository, secrets *job.Secrets) error {
+// reach puts what an agent needs to reach a repository into secrets: a token, if it is in a
+// Swift account, which must be the caller's.
+func (s *Server) reach(ctx context.Context, who *access.Caller, r *job.Repository, secrets *job.Secrets) error {
 	if !reaches(who, r) {
 		return refuse(Invalid, "The backup is in the Swift account of project %s: ask with a token of that project.", who.Project)
 	}
 	if r.Storage != "" {
-		secrets.Token = who.Token.Reveal()
+		return s.lend(ctx, who, secrets)
 	}
 	return nil
 }
@@ -239,7 +241,7 @@ func (s *Server) DeleteBackup(ctx context.Context, who *access.Caller, id string
 	}
 	for _, m := range family {
 		var secrets job.Secrets
-		if err := s.reach(who, &m.Repository, &secrets); err != nil {
+		if err := s.reach(ctx, who, &m.Repository, &secrets); err != nil {
 			return err
 		}
 		if err := s.deleteOne(ctx, m, secrets); err != nil {
@@ -413,7 +415,9 @@ func (s *Server) AdoptBackup(ctx context.Context, who *access.Caller, a Adoption
 	var secrets job.Secrets
 	if own {
 		b.Repository = job.Repository{URL: "swift://" + strings.TrimPrefix(place, who.SwiftURL+"/"), Storage: who.SwiftURL}
-		secrets.Token = who.Token.Reveal()
+		if err := s.lend(ctx, who, &secrets); err != nil {
+			return nil, err
+		}
 	} else if who.Token != "" && s.cfg.OwnSwift {
 		return nil, refuse(NotFound, "The backup isn't in the Swift account of project %s.", who.Project)
 	}

@@ -82,7 +82,7 @@ func (s *Server) CreateInstance(ctx context.Context, who *access.Caller, n NewIn
 		if b.Size > int64(n.VolumeGB)<<30 {
 			return nil, refuse(Forbidden, "Backup %s is larger than the volume of %d GB.", b.ID, n.VolumeGB)
 		}
-		if err := s.reach(who, &b.Repository, &secrets); err != nil {
+		if err := s.reach(ctx, who, &b.Repository, &secrets); err != nil {
 			return nil, err
 		}
 		spec.Repository, spec.RepoID, spec.RepoName = b.Repository, b.RepoID, b.RepoName

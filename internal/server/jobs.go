@@ -487,7 +487,7 @@ func (s *Server) prove(ctx context.Context, who *access.Caller, id, schedule str
 		return "", refuse(Conflict, "Backup %s is %s: only a completed one can be tested.", b.ID, b.Status)
 	}
 	var secrets job.Secrets
-	if err := s.reach(who, &b.Repository, &secrets); err != nil {
+	if err := s.reach(ctx, who, &b.Repository, &secrets); err != nil {
 		return "", err
 	}
 	if s.proving(func(j *job.Job) bool { return j.Backup == b.ID }) {

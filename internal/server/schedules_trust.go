@@ -23,6 +23,8 @@ func (s *Server) giveTrust(ctx context.Context, who *access.Caller) (string, err
 	}
 	id, err := s.cfg.Keystone.Trust(ctx, who)
 	switch {
+	case errors.Is(err, access.ErrNoSwiftRole):
+		return "", s.noSwiftRole(who, err)
 	case errors.Is(err, access.ErrForbidden):
 		return "", &Error{Forbidden, "A schedule acts later for whoever makes it, by a trust of Keystone's, and Keystone lets this token give none: " +
 			"log in with a user's name and password, not with an application credential or a trust.", err}
@@ -33,10 +35,12 @@ func (s *Server) giveTrust(ctx context.Context, who *access.Caller) (string, err
 }
 
 // newTrust makes a trust of the caller's for a schedule that has none, or none that
-// Keystone honours; "" if none is needed, or can be made out to be.
+// Keystone honours, or one with an administrator's role; "" if none is needed, or can be
+// made out to be.
 func (s *Server) newTrust(ctx context.Context, who *access.Caller, c *job.Schedule) (string, error) {
 	if c.Trust != "" && s.cfg.Keystone != nil {
-		if _, err := s.cfg.Keystone.ByTrust(ctx, c.Trust); !errors.Is(err, access.ErrNoTrust) {
+		by, err := s.cfg.Keystone.ByTrust(ctx, c.Trust)
+		if !errors.Is(err, access.ErrNoTrust) && (err != nil || by.Role < access.Admin) {
 			return "", nil
 		}
 	}
@@ -61,7 +65,11 @@ func (s *Server) actor(ctx context.Context, c *job.Schedule) (*access.Caller, er
 	case err != nil:
 		return nil, &Error{Unavailable, "Keystone can't be asked now for the token of the schedule; it is tried again.", err}
 	}
-	who.UserID, who.Token, who.SwiftURL, who.Expires = by.UserID, by.Token, by.SwiftURL, by.Expires
+	if by.Role >= access.Admin {
+		s.log.WarnContext(ctx, "a schedule acts with the role of an administrator, which its agent gets: update it, so that its trust is made anew without",
+			"schedule", c.Name, "id", c.ID, "project", c.Project)
+	}
+	who.UserID, who.Token, who.SwiftURL, who.Expires, who.Lent = by.UserID, by.Token, by.SwiftURL, by.Expires, by.Lent
 	return who, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -214,6 +215,99 @@ func TestScheduleActsByTrust(t *testing.T) {
 	}
 }
 
+// administrator makes a user who is one in the project demo.
+func (c *cloud) administrator() (vars map[string]string) {
+	c.t.Helper()
+	vars, user := c.keystone.NewUser(c.t, "demo")
+	path := "/projects/" + c.keystone.Vars["DEMO_PROJECT_ID"] + "/users/" + user + "/roles/" + c.keystone.Role(c.t, "admin")
+	c.keystone.Admin(c.t, http.MethodPut, path, nil, nil)
+	return vars
+}
+
+// lends asks for a backup and returns the token that the agent gets for it, and its roles.
+func (c *cloud) lends(s *service, who *access.Caller) (token, roles string) {
+	c.t.Helper()
+	if _, err := s.CreateBackup(c.t.Context(), who, server.NewBackup{Name: "n", Instance: c.node}); err != nil {
+		c.t.Fatal(err)
+	}
+	j := c.do(job.KindBackup, made("r-"+strconv.FormatInt(time.Now().UnixNano(), 36)))
+	c.swift(j, http.MethodPut, "/lent-"+j.ID, http.StatusCreated)
+	token = c.tokenOf(j)
+	var of struct{ Roles []struct{ Name string } }
+	servertest.Do(c.t, http.MethodGet, c.keystone.URL+"/v3/auth/tokens", token, "", "X-Subject-Token", token).Into(c.t, http.StatusOK, "token", &of)
+	var names []string
+	for _, r := range of.Roles {
+		names = append(names, r.Name)
+	}
+	slices.Sort(names)
+	return token, strings.Join(names, " ")
+}
+
+// No agent is given the role of an administrator, whoever asks and whatever Keystone allows:
+// what he needs of Swift he is lent, or the job is refused.
+func TestAgentsGetNoAdministratorsToken(t *testing.T) {
+	c := startCloud(t)
+	vars := c.administrator()
+	boss, demo := c.as(vars), c.as(c.keystone.Vars)
+	if boss.Role != access.Admin || demo.Role != access.Operator {
+		t.Fatalf("callers: %v, %v", boss, demo)
+	}
+	servertest.Do(t, http.MethodPut, demo.SwiftURL+"/"+c.box, demo.Token.Reveal(), "", "Content-Length", "0").Into(t, http.StatusCreated, "", nil)
+	for _, who := range []*access.Caller{boss, demo} {
+		if token, roles := c.lends(c.service, who); token == who.Token.Reveal() || roles != "member reader" {
+			t.Errorf("%v: the agent has the roles %q; his own token: %t", who, roles, token == who.Token.Reveal())
+		}
+	}
+	ask := func(s *service, who *access.Caller) error {
+		_, err := s.CreateBackup(t.Context(), who, server.NewBackup{Name: "n", Instance: c.node})
+		return err
+	}
+	limited := func(roles ...string) *service {
+		k, err := access.NewKeystone(access.KeystoneOptions{URL: c.front.URL, CacheFor: -1, SwiftRoles: roles,
+			Service: access.ServiceUser{User: "trove", Password: "trove-key", Project: "service"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return start(t, c.bus, server.Config{OwnSwift: true, Container: c.box, Keystone: k})
+	}
+	strange, alone := limited("nosuchrole"), start(t, c.bus, server.Config{OwnSwift: true, Container: c.box})
+	for _, s := range []*service{strange, alone} { // which hear of the agent late
+		servertest.Eventually(t, "the agent is known", func() bool { return len(s.Agents()) == 1 })
+		c.hello()
+	}
+	credential := c.byCredential(vars)
+	for name, refused := range map[string]struct {
+		s    *service
+		who  *access.Caller
+		text string
+	}{
+		"by an application credential": {c.service, credential, "not with an application credential"},
+		"without such a role":          {strange, boss, "swift_roles"},
+		"without a service user":       {alone, boss, "keystone_user"},
+	} {
+		if err := ask(refused.s, refused.who); kindOf(err) != server.Forbidden || !strings.Contains(err.Error(), refused.text) {
+			t.Errorf("%s: %v, want Forbidden with %q", name, err, refused.text)
+		}
+	}
+	if token, _ := c.lends(alone, demo); token != demo.Token.Reveal() { // there is nothing less
+		t.Error("without a service user a member's token isn't used")
+	}
+
+	// A schedule of before has a trust with that role, until it is updated.
+	wide := limited("admin")
+	s, err := wide.CreateSchedule(t.Context(), boss, &job.Schedule{Name: "x", Instance: c.node, Enabled: true, Cron: "@daily"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now, err := c.UpdateSchedule(t.Context(), boss, s.ID, func(s *job.Schedule) error { s.Jitter = time.Minute; return nil })
+	if err != nil || now.Trust == s.Trust {
+		t.Fatalf("updated: %+v, %v", now, err)
+	}
+	if by, err := c.check.ByTrust(t.Context(), now.Trust); err != nil || by.Role != access.Operator {
+		t.Errorf("by the trust: %v, %v", by, err)
+	}
+}
+
 // When who made a schedule is gone, it says so, until another one takes it over.
 func TestScheduleTrustIsRenewed(t *testing.T) {
 	c := startCloud(t)
@@ -239,7 +333,7 @@ func TestScheduleTrustIsRenewed(t *testing.T) {
 	switchTo := func(enabled bool) func(*job.Schedule) error {
 		return func(s *job.Schedule) error { s.Enabled = enabled; return nil }
 	}
-	credential := c.byCredential()
+	credential := c.byCredential(c.keystone.Vars)
 	if _, err := c.UpdateSchedule(t.Context(), credential, s.ID, switchTo(true)); kindOf(err) != server.Forbidden {
 		t.Errorf("taken over by an application credential: %v", err)
 	}
@@ -258,9 +352,9 @@ func TestScheduleTrustIsRenewed(t *testing.T) {
 	}
 }
 
-func (c *cloud) byCredential() *access.Caller {
+func (c *cloud) byCredential(vars map[string]string) *access.Caller {
 	c.t.Helper()
-	vars := c.keystone.ApplicationCredential(c.t, c.keystone.Vars, "schedule-"+strconv.FormatInt(time.Now().UnixNano(), 36))
+	vars = c.keystone.ApplicationCredential(c.t, vars, "schedule-"+strconv.FormatInt(time.Now().UnixNano(), 36))
 	body := map[string]any{"auth": map[string]any{"identity": map[string]any{"methods": []string{"application_credential"},
 		"application_credential": map[string]any{"id": vars["OS_APPLICATION_CREDENTIAL_ID"], "secret": vars["OS_APPLICATION_CREDENTIAL_SECRET"]}}}}
 	text, err := json.Marshal(body)
@@ -346,7 +440,7 @@ func TestScheduleWhileKeystoneIsDown(t *testing.T) {
 func TestScheduleWithoutTrust(t *testing.T) {
 	c := startCloud(t)
 	n := &job.Schedule{Name: "x", Instance: c.node, Enabled: true, Cron: "@daily"}
-	_, err := c.CreateSchedule(t.Context(), c.byCredential(), n)
+	_, err := c.CreateSchedule(t.Context(), c.byCredential(c.keystone.Vars), n)
 	if kindOf(err) != server.Forbidden || !strings.Contains(err.Error(), "application credential") {
 		t.Errorf("by an application credential: %v", err)
 	}

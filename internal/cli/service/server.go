@@ -309,7 +309,7 @@ func (v *service) checker(ctx context.Context) (access.Checker, error) {
 	case "none":
 		return access.None{}, nil
 	case "keystone":
-		return access.NewKeystone(access.KeystoneOptions{URL: s.KeystoneURL, Region: s.Region, CacheFor: s.TokenCache,
+		return access.NewKeystone(access.KeystoneOptions{URL: s.KeystoneURL, Region: s.Region, CacheFor: s.TokenCache, SwiftRoles: s.SwiftRoles,
 			Service: access.ServiceUser{User: s.KeystoneUser, Password: s.KeystonePassword, Project: s.KeystoneProject, UserDomain: s.KeystoneDomain, ProjectDomain: s.KeystoneDomain}})
 	}
 	return v.tokens, v.firstToken(ctx)
