@@ -79,6 +79,13 @@ type Options struct {
 	// if it names none. CanRead says that the configuration has a key that reads.
 	RepositoryURL string
 	CanRead       bool
+	// Accept are the beginnings of the places where jobs may have to do with backups, beside
+	// RepositoryURL: URLs, of Swift accounts as https://HOST/v1/AUTH_ID, or paths. With neither,
+	// a server names accounts of its callers' as it likes.
+	Accept []string
+	// JoinRecipients are whom the server wanted backups encrypted to when the agent joined,
+	// which counts where Backup has no Recipients; nil if it named none.
+	JoinRecipients []string
 	// OpenCopies opens the further repositories of the configuration, to which each backup
 	// in the first one is copied, and returns how to close them; nil if there are none.
 	OpenCopies func(ctx context.Context, first *repo.Repo) ([]Place, func())

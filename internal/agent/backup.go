@@ -172,7 +172,9 @@ func (a *agent) runEngine(ctx context.Context, w *work, r *repo.Repo, n *node.No
 		p := o.Progress
 		return job.Progress{Files: p.Files.Load(), FilesDone: p.FilesDone.Load(), Bytes: p.Bytes.Load(), BytesDone: p.BytesDone.Load(), Stored: p.Stored.Load()}
 	})
-	if spec.Repository.Storage != "" {
+	if list, _ := a.o.recipients(); spec.Repository.Storage != "" && len(list) > 0 {
+		o.Recipients = list
+	} else if spec.Repository.Storage != "" {
 		o.Recipients = spec.Repository.Recipients
 	}
 	run := func() (err error) {
@@ -234,11 +236,26 @@ func (a *agent) whenFree(ctx context.Context, w *work, do func() error) error {
 	}
 }
 
-// open opens the repository of a job, and refuses another one in its place.
+// open opens the repository of a job, if the node's settings allow its place, and refuses
+// another one in its place.
 func (a *agent) open(ctx context.Context, w *work, makeIt bool) (*repo.Repo, func(), error) {
 	in := w.job.Spec.Repository
 	if !manifest.ValidInstance(w.job.Spec.RepoName) {
 		return nil, nil, fmt.Errorf("the job names no instance in the repository (%q)", w.job.Spec.RepoName)
+	}
+	if err := a.o.acceptsPlace(in); err != nil {
+		if !a.isOwnPlace(ctx, in) {
+			return nil, nil, err
+		}
+		in.URL = ""
+	}
+	if makeIt {
+		if err := a.o.acceptsRecipients(in); err != nil {
+			return nil, nil, err
+		}
+		if list, _ := a.o.recipients(); in.Storage != "" && len(list) > 0 {
+			in.Recipients = list
+		}
 	}
 	o := Open{Repository: in, Make: makeIt}
 	if in.Storage != "" {
@@ -264,6 +281,20 @@ func (a *agent) open(ctx context.Context, w *work, makeIt bool) (*repo.Repo, fun
 		return nil, nil, fmt.Errorf("%s holds the repository %s and not %s, which the job is for", r.URL(), id, in.ID)
 	}
 	return r, done, nil
+}
+
+// isOwnPlace reports whether a place is the repository of the configuration by another form
+// of its URL, as the storage shows it: with the user who logs in, say.
+func (a *agent) isOwnPlace(ctx context.Context, in job.Repository) bool {
+	if in.Storage != "" || a.o.RepositoryURL == "" {
+		return false
+	}
+	r, done, err := a.o.OpenRepo(ctx, Open{})
+	if err != nil {
+		return false
+	}
+	defer done()
+	return r.URL() == in.URL
 }
 
 // whereIs says where the open repository is.

@@ -407,7 +407,10 @@ func TestTwoAgents(t *testing.T) {
 func TestDeleteAndAdopt(t *testing.T) {
 	t.Parallel()
 	s, w := newServer(t), newWorld(t)
-	s.start(w, copyFixture(t))
+	s.start(w, copyFixture(t), func(o *agent.Options) {
+		o.RepositoryURL = "sftp://host/as-the-settings-have-it" // which the storage shows as w.url()
+		o.Accept = []string{w.path("elsewhere")}
+	})
 	j := backupJob(t)
 	made := s.do(j)
 	spec := job.Spec{RepoName: nodeName, RepoID: made.Result.RepoID, Repository: *made.Repository}
@@ -444,7 +447,7 @@ func TestFaultsAreMasked(t *testing.T) {
 		}
 	})
 	j := backupJob(t)
-	j.Spec.Repository.Storage = "http://127.0.0.1:1/v1/AUTH_x"
+	j.Spec.Repository = job.Repository{URL: "swift://box", Storage: "http://127.0.0.1:1/v1/AUTH_x"}
 	j.Spec.Sealed = s.seal(job.Secrets{Token: "tok-123"})
 	r := s.fail(j, "user:***@host/x: ***")
 	if strings.Contains(r.Fault+a.said(), "geheim") || strings.Contains(r.Fault+a.said(), "tok-123") {
