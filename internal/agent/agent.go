@@ -28,8 +28,13 @@ type Link interface {
 	Request(ctx context.Context, verb string, data []byte) ([]byte, error)
 	Jobs(ctx context.Context, fn func(context.Context, *bus.Delivery)) error
 	Answer(ctx context.Context, fn func(context.Context, []byte) ([]byte, error)) error
+	// Refused is closed once the credentials count no more.
+	Refused() <-chan struct{}
 	Close()
 }
+
+// ErrRemoved is of an agent that servers have removed, or don't know any more.
+var ErrRemoved = errors.New("the server has removed this agent, or knows it no more")
 
 // Open says which repository a job needs.
 type Open struct {
@@ -126,6 +131,9 @@ const (
 	lastWords     = 5 * time.Second // for the last report of a job, when the agent ends
 	noServerLater = 10 * time.Second
 	busyLater     = 5 * time.Second // until a job is taken again for which too many wait already
+	// unknownTimes is how often in a row servers must say that they don't know the agent: one
+	// that joined just now may be known to one of them a moment later.
+	unknownTimes = 5
 )
 
 // agent is a running agent.
@@ -143,6 +151,8 @@ type agent struct {
 	waiting  chan struct{} // jobs that wait for holds
 	saying   sync.Mutex    // held while a hello is said
 	said     int64         // hellos; guarded by saying
+	unknown  int           // hellos in a row that were answered so; guarded by saying
+	quit     context.CancelCauseFunc
 
 	mu      sync.Mutex
 	reply   job.HelloReply // the last one; guarded by mu, like what follows
@@ -153,14 +163,31 @@ type agent struct {
 
 // Run does jobs until ctx ends. Then it stops those at work, which the next start
 // takes up again, and closes the link. An error says that it can't begin: its state
-// can't be read or written, or it is Dial's.
+// can't be read or written, or it is Dial's; or that it can't go on: ErrRemoved.
 func Run(ctx context.Context, o Options) error {
 	a, err := newAgent(o)
 	if err != nil {
 		return err
 	}
 	defer a.lock.Close()
+	ctx, a.quit = context.WithCancelCause(ctx)
+	defer a.quit(nil)
+	if err := a.run(ctx); err != nil {
+		return err
+	}
+	if err := context.Cause(ctx); errors.Is(err, ErrRemoved) {
+		return err
+	}
+	return nil
+}
+
+// run is Run, until ctx ends or the agent is removed.
+func (a *agent) run(ctx context.Context) (err error) {
+	o := a.o
 	a.log.InfoContext(ctx, "agent starts", "session", a.session, "version", o.Version)
+	if o.RepositoryURL == "" && len(o.Accept) == 0 {
+		a.log.InfoContext(ctx, "backups go where the server says: accept_storages would bound that")
+	}
 	if o.Ready != nil {
 		o.Ready()
 	}
@@ -181,6 +208,13 @@ func Run(ctx context.Context, o Options) error {
 		}
 		return err
 	}
+	wait.Go(func() {
+		select {
+		case <-a.link.Refused():
+			a.quit(ErrRemoved)
+		case <-ctx.Done():
+		}
+	})
 	wait.Go(func() { a.findRepository(ctx) })
 	measured := make(chan struct{})
 	wait.Go(func() { a.measures(ctx, sync.OnceFunc(func() { close(measured) })) })

@@ -41,6 +41,7 @@ type server struct {
 	mu       sync.Mutex
 	changed  chan struct{} // closed at each change; guarded by mu, like what follows
 	away     bool          // answers nothing
+	forgot   bool          // knows no agent
 	refusals int
 	session  string
 	hello    job.Hello
@@ -85,6 +86,9 @@ func newServer(t testing.TB) *server {
 func (s *server) serve(_ context.Context, from, verb string, data []byte) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.forgot {
+		return nil, &bus.Error{Code: bus.CodeUnknown, Text: "no such agent"}
+	}
 	if s.away || from != agentID {
 		s.refusals++
 		return nil, errors.New("not now")

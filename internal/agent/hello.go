@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/slipcover/slipcover/internal/bus"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/localhost"
 	"github.com/slipcover/slipcover/internal/node"
@@ -79,8 +80,10 @@ func (a *agent) hello(ctx context.Context) error {
 	h.Number = a.said
 	var reply job.HelloReply
 	if err := a.ask(ctx, job.VerbHello, h, &reply); err != nil {
+		a.isUnknown(err)
 		return err
 	}
+	a.unknown = 0
 	a.mu.Lock()
 	first := !a.greeted
 	a.greeted, a.reply = true, reply
@@ -90,6 +93,19 @@ func (a *agent) hello(ctx context.Context) error {
 	}
 	a.strangers(ctx, reply.Instances)
 	return nil
+}
+
+// isUnknown ends an agent of which servers say, again and again, that they don't know it. It
+// is called while a hello is said.
+func (a *agent) isUnknown(err error) {
+	var answer *bus.Error
+	if !errors.As(err, &answer) || answer.Code != bus.CodeUnknown {
+		a.unknown = 0
+		return
+	}
+	if a.unknown++; a.unknown >= unknownTimes {
+		a.quit(ErrRemoved)
+	}
 }
 
 // tellNews says hello out of turn, before a server hears that the job is done that made

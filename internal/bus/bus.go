@@ -262,8 +262,11 @@ func connect(ctx context.Context, url string, log *slog.Logger, opts ...nats.Opt
 		if err == nil {
 			return nc, nil
 		}
-		if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked) || errors.Is(err, nats.ErrAccountAuthExpired) {
+		if refuses(err) {
 			return nil, fmt.Errorf("%w: %w", ErrRefused, err)
+		}
+		if untrusted(err) {
+			return nil, fmt.Errorf("connect to NATS: %w: %w", ErrCertificate, err)
 		}
 		if !temporary(err) {
 			return nil, fmt.Errorf("connect to NATS: %w", err)
@@ -278,6 +281,17 @@ func connect(ctx context.Context, url string, log *slog.Logger, opts ...nats.Opt
 		case <-time.After(wait):
 		}
 	}
+}
+
+// refuses says that an error is NATS's refusal of credentials.
+func refuses(err error) bool {
+	return errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked) || errors.Is(err, nats.ErrAccountAuthExpired)
+}
+
+// untrusted says that an error is of a certificate that isn't trusted.
+func untrusted(err error) bool {
+	var bad *tls.CertificateVerificationError
+	return errors.As(err, &bad)
 }
 
 // temporary says that a server may let itself be reached later.

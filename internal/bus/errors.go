@@ -22,9 +22,14 @@ var (
 	ErrUnavailable = errors.New("NATS is not available")
 	// ErrRefused says that NATS doesn't accept the credentials.
 	ErrRefused = errors.New("NATS refuses the credentials")
+	// ErrCertificate says that what answers isn't known by the certificates that sign NATS's.
+	ErrCertificate = errors.New("the certificate of NATS is not one to trust here")
 	// ErrInUse says that another process uses the folder.
 	ErrInUse = errors.New("another process uses it")
 )
+
+// CodeUnknown is the code of the Error by which a server tells an agent that it knows no such.
+const CodeUnknown = "unknown_agent"
 
 // Error is what the function at the other end of a request returned. A function
 // given to Serve or Answer may return one to set the code; of another error the

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -43,13 +44,21 @@ type Link struct {
 
 	stop context.CancelFunc // ends what watches the connection
 
-	begin sync.Once
-	mu    sync.Mutex
-	wake  map[chan struct{}]bool // guarded by mu; told of each reconnection
+	begin   sync.Once
+	refused chan struct{} // closed once NATS has refused the credentials for good
+
+	mu       sync.Mutex
+	wake     map[chan struct{}]bool // guarded by mu; told of each reconnection
+	refusals int                    // in a row; guarded by mu
 }
 
+// maxRefusals is how often in a row NATS may refuse credentials that it took before, as one
+// that has just started may, some seconds long.
+const maxRefusals = 6
+
 // Dial connects an agent. It tries until ctx ends; credentials that are refused end
-// it with ErrRefused. The link then comes back by itself whenever it is lost.
+// it with ErrRefused, and a certificate that isn't trusted with ErrCertificate. The link
+// then comes back by itself whenever it is lost, see Refused.
 func Dial(ctx context.Context, o LinkOptions) (*Link, error) {
 	if err := checkName("agent", o.Agent); err != nil {
 		return nil, err
@@ -60,7 +69,7 @@ func Dial(ctx context.Context, o LinkOptions) (*Link, error) {
 	if o.AckWait == 0 {
 		o.AckWait = defaultAckWait
 	}
-	l := &Link{agent: o.Agent, wait: o.AckWait, log: o.Log, wake: map[chan struct{}]bool{}}
+	l := &Link{agent: o.Agent, wait: o.AckWait, log: o.Log, refused: make(chan struct{}), wake: map[chan struct{}]bool{}}
 	pace := paceOf(o.hurry)
 	opts := []nats.Option{
 		nats.Name("slipcover agent " + o.Agent),
@@ -70,6 +79,7 @@ func Dial(ctx context.Context, o LinkOptions) (*Link, error) {
 			o.Log.InfoContext(ctx, "connected to NATS again")
 			l.mu.Lock()
 			defer l.mu.Unlock()
+			l.refusals = 0
 			for c := range l.wake {
 				select {
 				case c <- struct{}{}:
@@ -78,6 +88,10 @@ func Dial(ctx context.Context, o LinkOptions) (*Link, error) {
 			}
 		}),
 	}
+	opts = append(opts, nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+		o.Log.DebugContext(ctx, "NATS", "err", err)
+		l.wasRefused(err)
+	}))
 	if o.CA != nil {
 		opts = append(opts, nats.Secure(&tls.Config{RootCAs: o.CA, MinVersion: tls.VersionTLS12}))
 	}
@@ -108,6 +122,29 @@ func Dial(ctx context.Context, o LinkOptions) (*Link, error) {
 	return l, nil
 }
 
+// wasRefused notes an error of the connection.
+func (l *Link) wasRefused(err error) {
+	if !refuses(err) {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.refusals++
+	if errors.Is(err, nats.ErrAuthRevoked) { // said of credentials that are in use
+		l.refusals = maxRefusals
+	}
+	if l.refusals >= maxRefusals {
+		select {
+		case <-l.refused:
+		default:
+			close(l.refused)
+		}
+	}
+}
+
+// Refused is closed once NATS takes the credentials no more: RemoveAgent was called.
+func (l *Link) Refused() <-chan struct{} { return l.refused }
+
 // Close ends the link. Jobs and Answer must be ended before, by their contexts.
 func (l *Link) Close() {
 	l.stop()
@@ -115,7 +152,8 @@ func (l *Link) Close() {
 }
 
 // Request asks the servers. If none listens, or the connection is down, the error is
-// ErrNoServer, at once; what the server's function returned as an error is an *Error.
+// ErrNoServer, at once, and says why; what the server's function returned as an error is an
+// *Error.
 // Without a deadline it waits for a minute. After any other error the request may
 // have been carried out.
 func (l *Link) Request(ctx context.Context, verb string, data []byte) ([]byte, error) {
@@ -127,11 +165,25 @@ func (l *Link) Request(ctx context.Context, verb string, data []byte) ([]byte, e
 	m, err := l.nc.RequestWithContext(ctx, l.from("request", verb), data)
 	if err != nil {
 		if down(err) {
-			err = ErrNoServer
+			err = l.noServer()
 		}
 		return nil, fmt.Errorf("request %s: %w", verb, err)
 	}
 	return answered(m)
+}
+
+// noServer is ErrNoServer, with why NATS isn't reached if that is known.
+func (l *Link) noServer() error {
+	why := l.nc.LastError()
+	switch {
+	case l.nc.IsConnected() || why == nil:
+		return ErrNoServer
+	case refuses(why):
+		return fmt.Errorf("%w: %w", ErrNoServer, ErrRefused)
+	case untrusted(why):
+		return fmt.Errorf("%w: %w: %w", ErrNoServer, ErrCertificate, why)
+	}
+	return fmt.Errorf("%w: NATS can't be reached: %w", ErrNoServer, why)
 }
 
 func (l *Link) from(kind, what string) string {

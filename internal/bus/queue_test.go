@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"io"
 	"math/big"
 	"net"
@@ -214,6 +215,52 @@ func TestRemoveAgentEmptiesItsQueue(t *testing.T) {
 	expectEmpty(t, b)
 	if len(jobs) > 0 {
 		t.Error("and another one")
+	}
+}
+
+// An agent learns that it was removed, and why NATS isn't reached.
+func TestLinkSaysWhyItIsDown(t *testing.T) {
+	t.Parallel()
+	b := open(t, bus.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0"})
+	removed, stays := dial(t, join(t, b, "removed")), dial(t, join(t, b, "stays"))
+	if err := b.RemoveAgent(t.Context(), "removed"); err != nil {
+		t.Fatal(err)
+	}
+	<-removed.Refused()
+	eventually(t, "it says so", func() bool {
+		_, err := removed.Request(t.Context(), "hello", nil)
+		return errors.Is(err, bus.ErrNoServer) && errors.Is(err, bus.ErrRefused)
+	})
+	select {
+	case <-stays.Refused():
+		t.Error("another agent is refused too")
+	default:
+	}
+
+	cert, pool := selfSigned(t)
+	secure := func(listen string, cert tls.Certificate) *bus.Bus {
+		return open(t, bus.Options{Dir: t.TempDir(), Listen: listen, TLS: &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}})
+	}
+	b = secure("127.0.0.1:0", cert)
+	o := join(t, b, "a")
+	o.CA = pool
+	l := dial(t, o)
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	another, _ := selfSigned(t)
+	secure(strings.TrimPrefix(o.URL, "tls://"), another)
+	eventually(t, "the certificate is told", func() bool {
+		_, err := l.Request(t.Context(), "hello", nil)
+		return errors.Is(err, bus.ErrNoServer) && errors.Is(err, bus.ErrCertificate)
+	})
+	select {
+	case <-l.Refused():
+		t.Error("a certificate that changed was taken for a removal")
+	default:
+	}
+	if _, err := bus.Dial(t.Context(), o); !errors.Is(err, bus.ErrCertificate) {
+		t.Errorf("dial: got %v, want ErrCertificate", err)
 	}
 }
 

@@ -374,6 +374,9 @@ func (s *Server) removeAgent(ctx context.Context, id, heir string) error {
 
 // answer answers the requests of agents.
 func (s *Server) answer(ctx context.Context, agent, verb string, data []byte) ([]byte, error) {
+	if _, err := s.agents.get(ctx, agent); errors.Is(err, bus.ErrNotFound) { // NATS may go on to let it in
+		return nil, &bus.Error{Code: bus.CodeUnknown, Text: "the server knows no such agent: it was removed"}
+	}
 	switch verb {
 	case job.VerbHello:
 		return answerTo(ctx, agent, data, s.greet)

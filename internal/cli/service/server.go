@@ -533,7 +533,11 @@ func (v *service) ready(ctx context.Context, o *serverOptions) error {
 	v.tellReaders(ctx)
 	tellReady(ctx, v.log)
 	if o.withAgent {
-		return agent.Run(ctx, opts)
+		err := agent.Run(ctx, opts)
+		if !errors.Is(err, agent.ErrRemoved) {
+			return err
+		}
+		v.log.ErrorContext(ctx, "this machine's agent was removed: the server goes on without it, and its next start lets it join again")
 	}
 	<-ctx.Done()
 	return nil
