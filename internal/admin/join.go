@@ -39,6 +39,10 @@ const (
 
 var errNoAgents = api.Refuse(http.StatusConflict, "This server takes no agents of other machines: give it the setting nats_listen, or nats_url.")
 
+// errNoRepository is of an agent that could make no backup here.
+var errNoRepository = api.Refuse(http.StatusConflict, "Backups go into the agent's own repository here, and it names none: give it the setting repository. "+
+	"The join token was not used.")
+
 type joins struct {
 	mu   sync.Mutex // held by a join from its beginning to its end
 	done map[[sha256.Size]byte]doneJoin
@@ -87,6 +91,9 @@ func (a *service) join(r *http.Request) (int, any, error) {
 	}
 	if a.NATSURL == "" {
 		return 0, nil, errNoAgents
+	}
+	if n.Hello.NoRepository && !a.Server.OwnSwift() {
+		return 0, nil, errNoRepository
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), joinFor)
 	defer cancel()

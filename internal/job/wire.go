@@ -21,9 +21,11 @@ type Hello struct {
 	Recipient string `json:"recipient,omitempty"`
 	// Repository is the one of the agent's configuration; zero if it has none.
 	Repository Repository `json:"repository"`
-	CanRead    bool       `json:"can_read"`   // it has a key that reads
-	CanCreate  bool       `json:"can_create"` // it makes new instances
-	FreeBytes  int64      `json:"free_bytes"` // where it makes them
+	// NoRepository says, of an agent that joins, that its configuration names none.
+	NoRepository bool  `json:"no_repository,omitempty"`
+	CanRead      bool  `json:"can_read"`   // it has a key that reads
+	CanCreate    bool  `json:"can_create"` // it makes new instances
+	FreeBytes    int64 `json:"free_bytes"` // where it makes them
 	// Instances is how the CouchDBs are that it has, by the instances' ids; the node
 	// that was there before has the id "" until HelloReply tells it.
 	Instances []Seen   `json:"instances"`

@@ -173,6 +173,9 @@ func (s *Server) Run(ctx context.Context) error {
 	return err
 }
 
+// OwnSwift reports whether backups go into the Swift accounts of whoever asks for them.
+func (s *Server) OwnSwift() bool { return s.cfg.OwnSwift }
+
 // keepBusy sweeps and fires schedules.
 func (s *Server) keepBusy(ctx context.Context) {
 	sweep, tick := time.NewTicker(s.cfg.Sweep), time.NewTicker(s.cfg.Tick)

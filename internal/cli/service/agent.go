@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -29,6 +30,7 @@ import (
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/node"
 	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/restore"
 	"github.com/slipcover/slipcover/internal/sdnotify"
 	"github.com/slipcover/slipcover/internal/storage"
 )
@@ -128,6 +130,9 @@ func runAgent(ctx context.Context, env *core.Env, s *core.Settings, o *agentOpti
 		return err
 	}
 	if o.join != "" {
+		if err := canWork(ctx, env, s); err != nil {
+			return fmt.Errorf("%w; the token of --join was not used, so run the same command again then", err)
+		}
 		if m, err = joinServer(ctx, s, o); err != nil {
 			return err
 		}
@@ -151,15 +156,23 @@ func runAgent(ctx context.Context, env *core.Env, s *core.Settings, o *agentOpti
 	// Not only once the bus is there: a server that is away must not hold up the start of
 	// this machine.
 	opts.Ready = func() { tellReady(ctx, log) }
-	return ended(ctx, agent.Run(ctx, opts))
+	err = ended(ctx, agent.Run(ctx, opts))
+	if errors.Is(err, agent.ErrRemoved) {
+		return core.Say(storage.ErrDenied, "%s: join again with a new token", err)
+	}
+	return err
 }
 
 // dial returns how an agent connects.
 func dial(o bus.LinkOptions) func(context.Context) (agent.Link, error) {
 	return func(ctx context.Context) (agent.Link, error) {
 		l, err := bus.Dial(ctx, o)
-		if errors.Is(err, bus.ErrRefused) {
-			return nil, core.Say(storage.ErrDenied, "the server has removed this agent, or knows it no more: join again with a new token (%s)", err)
+		switch {
+		case errors.Is(err, bus.ErrRefused):
+			return nil, core.Say(storage.ErrDenied, "%s: join again with a new token (%s)", agent.ErrRemoved, err)
+		case errors.Is(err, bus.ErrCertificate):
+			return nil, fmt.Errorf("%w: if the server has another certificate than when this agent joined, join again with a new token, or set ca_file to what signs it; "+
+				"else something else answers there", err)
 		}
 		if err != nil {
 			return nil, err
@@ -250,15 +263,17 @@ func agentSetup(ctx context.Context, env *core.Env, s *core.Settings, log *slog.
 	quiet := s.At(s.Repository)
 	quiet.Progress = "none"
 	r := &agentRepositories{env: env, settings: quiet, readers: to, log: log}
+	at, err := core.RepositoryURL(s.Repository)
+	if err != nil {
+		return agent.Options{}, err
+	}
 	o := agent.Options{
 		Version: "slipcover " + core.ToolVersion(), Host: host, Address: ownAddress(ctx, s), StateDir: s.StateDir,
 		InstancesDir: s.InstancesDir, BindAddress: s.BindAddress, Owner: s.Owner, CouchDBBin: s.CouchDBBin,
 		CouchURL: s.CouchURL, RestartCommand: s.RestartCommand,
-		Locate: func(ctx context.Context) (*node.Node, error) {
-			return node.Locate(ctx, node.Options{DataDir: s.DataDir, ConfigDir: s.ConfigDir, URL: s.CouchURL, NodeName: s.NodeName, User: s.CouchUser,
-				Password: s.CouchPassword.Reveal(), Getenv: env.Getenv})
-		},
-		OpenRepo: r.open, OpenCopies: r.openCopies, RepositoryURL: core.Mask(s.Repository), CanRead: len(s.Identities) > 0 || s.Passphrase != "",
+		Locate:   func(ctx context.Context) (*node.Node, error) { return locateOwn(ctx, env, s) },
+		OpenRepo: r.open, OpenCopies: r.openCopies, RepositoryURL: core.Mask(at),
+		Accept: slices.Concat(s.AcceptStorages, s.Repositories), JoinRecipients: to.recipients, CanRead: len(s.Identities) > 0 || s.Passphrase != "",
 		Backup: backup.Options{Strategy: s.BackupStrategy, Namespace: s.BackupNamespace, ProveInterval: s.ProveInterval, Strict: s.Strict,
 			Recipients: s.Recipients, Indexes: s.Indexes, Parallel: s.Parallel, Tool: "slipcover " + core.ToolVersion()},
 		HookBefore: s.HookBefore, HookAfter: s.HookAfter, HookTimeout: s.HookTimeout, Log: log,
@@ -286,7 +301,7 @@ func (r *agentRepositories) open(ctx context.Context, o agent.Open) (*repo.Repo,
 		env.StorageEnv = o.Getenv
 	} else if s.Repository == "" {
 		return nil, nil, core.Usage("this agent has no repository: give it the setting repository")
-	} else if asked := o.Repository.URL; asked != "" && !o.Make && asked != core.Mask(s.Repository) { // the one of the settings may have been another
+	} else if asked := o.Repository.URL; asked != "" && !o.Make && !isRepository(asked, s.Repository) { // the one of the settings may have been another
 		if !sameLogIn(s.Repository, asked) {
 			return nil, nil, core.Usage("the backup is in %s, for which the log-in of this agent's repository is not: set its repository to that place", core.Mask(asked))
 		}
@@ -316,6 +331,12 @@ func (r *agentRepositories) open(ctx context.Context, o agent.Open) (*repo.Repo,
 		return nil, nil, err
 	}
 	return opened, func() { _ = store.Close() }, nil
+}
+
+// isRepository reports whether the URL of a job is that of the settings, as this shows it.
+func isRepository(asked, own string) bool {
+	at, err := core.RepositoryURL(own)
+	return asked == core.Mask(own) || err == nil && asked == core.Mask(at)
 }
 
 // make makes the repository of a job, which there was none of at the start, or whose
@@ -432,6 +453,9 @@ func findRepository(ctx context.Context, env *core.Env, s *core.Settings, log *s
 	case errors.Is(err, storage.ErrUnavailable):
 		log.WarnContext(ctx, "the repository can't be reached now", "err", err)
 		return nil, nil
+	case errors.Is(err, storage.ErrDenied): // which may pass, as that of a clock that isn't set yet
+		log.ErrorContext(ctx, "no backup can be made until the repository lets this node in", "err", err)
+		return nil, nil
 	case known != "" && none:
 		log.ErrorContext(ctx, "no backup can be made until the repository is there", "err", repositoryGone(s, known, err))
 		return nil, nil
@@ -473,6 +497,65 @@ func ownAddress(ctx context.Context, s *core.Settings) string {
 	return host
 }
 
+// locateOwn finds the CouchDB of this machine.
+func locateOwn(ctx context.Context, env *core.Env, s *core.Settings) (*node.Node, error) {
+	return node.Locate(ctx, node.Options{DataDir: s.DataDir, ConfigDir: s.ConfigDir, URL: s.CouchURL, NodeName: s.NodeName, User: s.CouchUser,
+		Password: s.CouchPassword.Reveal(), Getenv: env.Getenv})
+}
+
+// canWork says in an error why an agent with these settings could do nothing: there is
+// neither a CouchDB whose files it may read nor the program to make one, or its repository
+// doesn't let it in. What may pass, as a storage that is away, is no reason.
+func canWork(ctx context.Context, env *core.Env, s *core.Settings) error {
+	n, err := locateOwn(ctx, env, s)
+	switch {
+	case err == nil:
+		if err = readable(n.DataDir); errors.Is(err, fs.ErrPermission) {
+			return fmt.Errorf("this agent could back up nothing: %w: run it as root or as CouchDB's user", err)
+		} else if err != nil {
+			return fmt.Errorf("this agent could back up nothing: %w", err)
+		}
+	case !errors.Is(err, node.ErrNotFound) || s.DataDir != "" || restore.CouchDBBinary(s.CouchDBBin) == "":
+		return fmt.Errorf("this agent could back up nothing: %w", err)
+	}
+	if s.Repository == "" {
+		return nil // the server knows whether one is needed
+	}
+	quiet := *env
+	quiet.Stderr = discardWriter{}
+	store, err := open.Store(ctx, &quiet, s, false)
+	if err == nil {
+		_, err = repo.Open(ctx, store, repo.Options{})
+		_ = store.Close()
+	}
+	if errors.Is(err, storage.ErrDenied) || errors.Is(err, core.ErrUsage) || errors.Is(err, repo.ErrFormat) || errors.Is(err, repo.ErrCorrupt) {
+		return fmt.Errorf("this agent could store nothing: %w", err)
+	}
+	return nil
+}
+
+// readable says in an error why a data directory can't be read, as far as that is seen at its
+// top.
+func readable(dataDir string) error {
+	if _, err := os.ReadDir(dataDir); err != nil {
+		return err
+	}
+	_, err := os.ReadDir(filepath.Join(dataDir, "shards"))
+	f, ferr := os.Open(filepath.Join(dataDir, "_dbs.couch"))
+	if ferr == nil {
+		_ = f.Close()
+	}
+	if errors.Is(err, fs.ErrNotExist) && errors.Is(ferr, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %s holds neither shards nor _dbs.couch", node.ErrNoData, dataDir)
+	}
+	for _, err := range []error{err, ferr} {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
 // joinServer spends a one-time token and keeps what the server gives for it.
 func joinServer(ctx context.Context, s *core.Settings, o *agentOptions) (*membership, error) {
 	if !manifest.ValidInstance(s.Instance) {
@@ -491,7 +574,7 @@ func joinServer(ctx context.Context, s *core.Settings, o *agentOptions) (*member
 		return nil, err
 	}
 	m := &membership{Server: s.ServerURL, Seed: seed}
-	hello := job.Hello{Version: "slipcover " + core.ToolVersion(), Host: s.Instance, Address: ownAddress(ctx, s)}
+	hello := job.Hello{Version: "slipcover " + core.ToolVersion(), Host: s.Instance, Address: ownAddress(ctx, s), NoRepository: s.Repository == ""}
 	if err := client.join(ctx, joinRequest{o.join, public, recipient, hello}, m); err != nil {
 		return nil, err
 	}
