@@ -479,15 +479,44 @@ func (s *Server) takenIn(repoName string) (ids []string) {
 	return ids
 }
 
-// adopterOf returns an agent of the project that can read a place.
+// adopterOf returns the agent of the project that has a stored backup: of those that are
+// online and reach its place, that of its node, else one whose repository is known to have
+// others of that node, else the first by name. A folder is a place of its own on each
+// machine, so there it is nobody but the agent of the node, if the node is known.
 func (s *Server) adopterOf(who *access.Caller, b *job.Backup, place string) *job.Agent {
+	of, repository := "", ""
+	s.instances.all(func(_ string, i *job.Instance) bool {
+		if i.RepoName == b.RepoName && i.Project == who.Project {
+			of = i.Agent
+		}
+		return of == ""
+	})
+	s.backups.all(func(_ string, o *job.Backup) bool {
+		if o.RepoName == b.RepoName && o.Project == who.Project && o.Repository.Storage == "" && o.Repository.ID != "" {
+			repository = o.Repository.ID
+		}
+		return repository == ""
+	})
 	var best *job.Agent
+	most := -1
 	s.agents.all(func(_ string, a *job.Agent) bool {
 		hello, online := s.hello(a)
-		if online && a.Project == who.Project && (b.Repository.Storage != "" || strings.TrimRight(hello.Repository.URL, "/") == place) {
-			best = a
+		if a.Project != who.Project || b.Repository.Storage == "" && strings.TrimRight(hello.Repository.URL, "/") != strings.TrimRight(place, "/") {
+			return true
 		}
-		return best == nil
+		rank := 0
+		switch {
+		case a.ID == of:
+			rank = 2
+		case b.Repository.Storage == "" && of != "" && strings.HasPrefix(place, "file:"):
+			return true
+		case b.Repository.Storage == "" && hello.Repository.ID == repository && repository != "":
+			rank = 1
+		}
+		if online && (rank > most || rank == most && a.Name < best.Name) {
+			best, most = a, rank
+		}
+		return true
 	})
 	return best
 }

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/uuid"
+
 	"github.com/slipcover/slipcover/internal/bus"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/server"
@@ -107,6 +109,39 @@ func TestStoredBackupsOfOtherProjects(t *testing.T) {
 		if _, err := s.AdoptBackup(ctx, who("q"), adoption); kindOf(err) != server.Invalid {
 			t.Errorf("%s: %v, want Invalid", bad, err)
 		}
+	}
+}
+
+// A stored backup is looked for where its node's agent keeps its own: a folder of one name is
+// on each machine.
+func TestAdoptionAsksTheAgentThatHasTheBackup(t *testing.T) {
+	t.Parallel()
+	s := start(t, openBus(t), server.Config{})
+	agents := map[string]*player{}
+	for _, name := range []string{"db1", "db2", "db3", "db4", "db5", "db6"} {
+		agents[name] = join(t, s, name, "p")
+	}
+	adopts := func(name string) string {
+		t.Helper()
+		b, err := s.AdoptBackup(t.Context(), who("p"), server.Adoption{Name: "n", Location: "file:///backups/backups/" + name + "/" + uuid.Must(uuid.NewV7()).String() + "/manifest.json.zst.age"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, j := range s.Jobs(who("p")) {
+			if j.Backup == b.ID {
+				return j.Agent
+			}
+		}
+		t.Fatalf("no job for %s", b.ID)
+		return ""
+	}
+	for name, p := range agents {
+		if got := adopts(name); got != p.id {
+			t.Errorf("a backup of %s is looked for by the agent %s, want %s", name, got, p.id)
+		}
+	}
+	if got := adopts("gone"); got != agents["db1"].id {
+		t.Errorf("a backup of a node that is gone is looked for by the agent %s, want the first, %s", got, agents["db1"].id)
 	}
 }
 
