@@ -5,7 +5,9 @@ package main
 import (
 	"context"
 	"os"
+	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 
 	"github.com/slipcover/slipcover/internal/cli"
 	"github.com/slipcover/slipcover/internal/cli/core"
@@ -16,15 +18,32 @@ func main() {
 	os.Exit(cli.Run(context.Background(), core.SystemEnv(), os.Args[1:]))
 }
 
-// limitMemory makes the collector run at half again of what is in use, which
-// keeps a backup below 128 MiB in all, and work harder near 200 MiB, which only
-// some 100,000 files reach. A lower limit would have it run all the time then.
-// GOGC and GOMEMLIMIT win.
+// leastLimit is the memory of Go's that a backup, a restore or a verification needs, which
+// keeps each of them below 128 MiB in all.
+const leastLimit = 96 << 20
+
+// limitMemory makes the collector run at half again of what is in use, and work harder
+// near the limit. GOGC and GOMEMLIMIT win.
 func limitMemory() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(50)
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(200 << 20)
+		debug.SetMemoryLimit(leastLimit)
+		follow(leastLimit)
 	}
+}
+
+// follow raises the limit after a collection if more is in use than fits below it, as
+// with 100,000 files: else the collector would run all the time then.
+func follow(limit int64) {
+	runtime.AddCleanup(new([64]byte), func(limit int64) {
+		live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+		metrics.Read(live)
+		if n := int64(live[0].Value.Uint64()); n+n/4+leastLimit/12 > limit {
+			limit = n + n/4 + leastLimit/12
+			debug.SetMemoryLimit(limit)
+		}
+		follow(limit)
+	}, limit)
 }

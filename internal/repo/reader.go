@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -13,10 +14,10 @@ import (
 )
 
 const (
-	// readAhead is how many segments Stream fetches before they are needed.
+	// readAhead is how many segments at most Stream fetches before they are needed.
 	readAhead = 2
-	// cachedSegments is how many whole segments a Reader keeps: 64 MiB.
-	cachedSegments = 8
+	// cachedSegments is how many whole segments a Reader keeps, unless there are more CPUs: 32 MiB.
+	cachedSegments = 4
 	// cachedFrames is how many frames a Reader keeps for ranged reads: 32 MiB.
 	cachedFrames = 64
 )
@@ -28,10 +29,11 @@ type Reader struct {
 	m        *manifest.Manifest
 	wanted   []int64        // bytes that the caller will read of each segment
 	left     []atomic.Int64 // of those, bytes that it didn't read yet
-	segments lru[int, []byte]
+	segments lru[int, *content]
 	frames   lru[frameID, []byte]
 	open     lru[int, *seekSegment]
 	prefixes lru[int, []byte]
+	streams  atomic.Int32 // that go on now
 
 	mu      sync.Mutex
 	damaged map[int]error // guarded by mu: why a segment can't be read whole
@@ -46,7 +48,8 @@ type frameID struct {
 // kept.
 func (r *Repo) NewReader(m *manifest.Manifest, files []*manifest.File) *Reader {
 	rd := &Reader{repo: r, m: m, wanted: make([]int64, len(m.Segments)), left: make([]atomic.Int64, len(m.Segments)), damaged: map[int]error{}}
-	rd.segments.max, rd.frames.max, rd.open.max, rd.prefixes.max = cachedSegments, cachedFrames, 1024, 2
+	rd.segments.max, rd.frames.max, rd.open.max, rd.prefixes.max = max(cachedSegments, 2*min(4, runtime.GOMAXPROCS(0))), cachedFrames, 1024, 2
+	rd.segments.gone = (*content).leave
 	for _, f := range files {
 		for _, e := range f.Extents {
 			rd.wanted[e.Seg] += e.N
@@ -66,14 +69,20 @@ func (rd *Reader) Stream(ctx context.Context, f *manifest.File, fn func([]byte) 
 	var ahead sync.WaitGroup
 	defer ahead.Wait()
 	order := segmentOrder(f)
+	rd.streams.Add(1)
+	defer rd.streams.Add(-1)
 	k, asked := -1, 0
 	for _, e := range f.Extents {
 		if k < 0 || order[k] != e.Seg {
 			k++
 		}
-		for ; asked < len(order) && asked <= k+readAhead; asked++ {
+		for most := rd.ahead(); asked < len(order) && asked <= k+most; asked++ {
 			if seg := order[asked]; asked > k && rd.whole(seg) {
-				ahead.Go(func() { _, _ = rd.segment(ctx, seg) }) // an error comes again when it is needed
+				ahead.Go(func() {
+					if c, err := rd.segment(ctx, seg); err == nil { // an error comes again when it is needed
+						c.leave()
+					}
+				})
 			}
 		}
 		if err := rd.extent(ctx, e, fn); err != nil {
@@ -81,6 +90,12 @@ func (rd *Reader) Stream(ctx context.Context, f *manifest.File, fn func([]byte) 
 		}
 	}
 	return nil
+}
+
+// ahead returns how many segments a stream may fetch before it needs them, so that none
+// is fetched in place of one that another stream needs now.
+func (rd *Reader) ahead() int {
+	return min(readAhead, rd.segments.max/max(1, int(rd.streams.Load()))-1)
 }
 
 // segmentOrder lists the segments that f's extents are in, as they follow each other.
@@ -99,12 +114,14 @@ func (rd *Reader) whole(seg int) bool { return rd.wanted[seg] >= rd.m.Segments[s
 
 func (rd *Reader) extent(ctx context.Context, e manifest.Extent, fn func([]byte) error) error {
 	if rd.whole(e.Seg) {
-		b, err := rd.segment(ctx, e.Seg)
+		c, err := rd.segment(ctx, e.Seg)
 		if err == nil {
+			err := fn(c.b[e.At : e.At+e.N])
 			if rd.left[e.Seg].Add(-e.N) <= 0 { // the last of its bytes that anyone wants
 				rd.segments.drop(e.Seg)
 			}
-			return fn(b[e.At : e.At+e.N])
+			c.leave()
+			return err
 		}
 		if !errors.Is(err, ErrCorrupt) {
 			return err
@@ -125,20 +142,56 @@ func (rd *Reader) extent(ctx context.Context, e manifest.Extent, fn func([]byte)
 	return nil
 }
 
-// segment returns the content of a whole segment.
-func (rd *Reader) segment(ctx context.Context, seg int) ([]byte, error) {
-	if err := rd.damage(seg); err != nil {
-		return nil, err
+// content is that of a whole segment. Its memory is used again once all who took it,
+// the Reader's cache among them, have left it; who never leaves it keeps it.
+type content struct {
+	b     []byte
+	users atomic.Int32
+}
+
+// take reports whether the content is still there, and then counts one more user.
+func (c *content) take() bool {
+	for {
+		n := c.users.Load()
+		if n == 0 {
+			return false
+		}
+		if c.users.CompareAndSwap(n, n+1) {
+			return true
+		}
 	}
-	b, err := rd.segments.get(ctx, seg, func() ([]byte, error) {
-		return rd.repo.ReadSegment(ctx, rd.m.Instance, rd.m.Segments[seg])
-	})
-	if Damaged(err) {
-		rd.mu.Lock()
-		defer rd.mu.Unlock()
-		rd.damaged[seg] = err
+}
+
+func (c *content) leave() {
+	if c.users.Add(-1) == 0 {
+		freeContent(c.b)
 	}
-	return b, err
+}
+
+// segment returns the content of a whole segment, for the caller to leave.
+func (rd *Reader) segment(ctx context.Context, seg int) (*content, error) {
+	for {
+		if err := rd.damage(seg); err != nil {
+			return nil, err
+		}
+		c, err := rd.segments.get(ctx, seg, func() (*content, error) {
+			b, err := rd.repo.ReadSegment(ctx, rd.m.Instance, rd.m.Segments[seg])
+			c := &content{b: b}
+			c.users.Store(1) // the cache
+			return c, err
+		})
+		if Damaged(err) {
+			rd.mu.Lock()
+			rd.damaged[seg] = err
+			rd.mu.Unlock()
+		}
+		if err != nil {
+			return nil, err
+		}
+		if c.take() { // else it went out of the cache just now
+			return c, nil
+		}
+	}
 }
 
 // frame returns the content of the frame that holds offset at of a segment, and the
@@ -158,8 +211,11 @@ func (rd *Reader) frame(ctx context.Context, seg int, at int64) ([]byte, int64, 
 			return b, from, err
 		}
 	}
-	b, err := rd.segment(ctx, seg)
-	return b, 0, err
+	c, err := rd.segment(ctx, seg)
+	if err != nil {
+		return nil, 0, err
+	}
+	return c.b, 0, nil // the caller has the bytes for as long as it wants: they are never left
 }
 
 // ranged reads a frame by range.
@@ -242,6 +298,7 @@ func (fr *fileReader) find(off int64) int {
 // for one load.
 type lru[K comparable, V any] struct {
 	max   int
+	gone  func(V) // if not nil, is told of values that were loaded and aren't kept any more
 	mu    sync.Mutex
 	items map[K]*lruItem[V] // guarded by mu, like what follows
 	clock int64
@@ -306,7 +363,7 @@ func (c *lru[K, V]) item(key K) (item *lruItem[V], mine bool) {
 func (c *lru[K, V]) drop(key K) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.items, key)
+	c.forget(key)
 }
 
 // evict drops the item whose last use is longest ago. One that is still loading
@@ -319,5 +376,21 @@ func (c *lru[K, V]) evict() {
 			oldest, best = k, item.used
 		}
 	}
-	delete(c.items, oldest)
+	c.forget(oldest)
+}
+
+// forget is drop for who holds mu. Of a value that is still loading nobody is told.
+func (c *lru[K, V]) forget(key K) {
+	item, ok := c.items[key]
+	if !ok {
+		return
+	}
+	delete(c.items, key)
+	select {
+	case <-item.ready:
+		if c.gone != nil && item.err == nil {
+			c.gone(item.value)
+		}
+	default:
+	}
 }

@@ -89,3 +89,48 @@ func oneSegment(t *testing.T, store storage.Store) (*repo.Repo, *manifest.Manife
 	m.Instance = "db1"
 	return r, m, plain
 }
+
+// The memory of a segment is used again for others, but not while somebody still reads
+// in it: not even if it went out of the cache long ago.
+func TestContentStays(t *testing.T) {
+	t.Parallel()
+	const size, segments = 5 << 20, 12 // enough to be used again, and twice as many as are kept
+	r, m, _ := oneSegment(t, mem.New())
+	m.Segments = nil
+	var files []*manifest.File
+	for n := range segments {
+		id, err := manifest.NewID()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var s repo.Sealed
+		if err := r.Seal(&s, &repo.WriteKey{}, id, n, bytes.Repeat([]byte{byte(n)}, size)); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.PutSegment(t.Context(), "db1", &s); err != nil {
+			t.Fatal(err)
+		}
+		m.Segments = append(m.Segments, s.Segment)
+		files = append(files, &manifest.File{Size: size, Extents: []manifest.Extent{{Seg: n, N: size}}})
+	}
+	rd := r.NewReader(m, append(files, files...))
+	is := func(b []byte, n int) {
+		if len(b) != size || bytes.Count(b, []byte{byte(n)}) != size {
+			t.Errorf("segment %d has other bytes", n)
+		}
+	}
+	err := rd.Stream(t.Context(), files[0], func(first []byte) error {
+		for range 2 {
+			for n := 1; n < segments; n++ {
+				if err := rd.Stream(t.Context(), files[n], func(b []byte) error { is(b, n); return nil }); err != nil {
+					return err
+				}
+			}
+		}
+		is(first, 0)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -223,8 +223,10 @@ func readObject(ctx context.Context, store storage.Store, key storage.Key, limit
 // again.
 func readInto(ctx context.Context, b *bytes.Buffer, store storage.Store, key storage.Key, size int64) error {
 	err := store.Get(ctx, key, 0, -1, func(rd io.Reader) error {
-		b.Reset() // a try before may have begun
-		b.Grow(int(size) + 1 + bytes.MinRead)
+		b.Reset()                                            // a try before may have begun
+		if n := int(size) + 1 + bytes.MinRead; b.Cap() < n { // Grow would make it twice as large as it was
+			*b = *bytes.NewBuffer(make([]byte, 0, n))
+		}
 		_, err := b.ReadFrom(io.LimitReader(rd, size+1))
 		return err
 	})

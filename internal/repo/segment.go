@@ -135,8 +135,30 @@ func (r *Repo) segmentKey(instance string, id manifest.BackupID, n int) storage.
 }
 
 // buffers hold stored segments while they are opened: several MiB each, which a
-// reader needs again at once.
-var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+// reader needs again at once. All are for the largest: one that grows leaves twice its
+// memory to the collector.
+var buffers = sync.Pool{New: func() any { return bytes.NewBuffer(make([]byte, 0, SegmentSize+64<<10)) }}
+
+// contents hold the content of segments, for the same reason: memory that is made anew
+// for each must be cleared, and twice as much of it is in use until it is collected.
+var contents = sync.Pool{New: func() any { return make([]byte, 0, SegmentSize+decoderSpare) }}
+
+// decoderSpare is how much more memory than content lets the decoder take its faster way.
+const decoderSpare = 64
+
+// newContent returns memory for n bytes of content; freeContent takes it back.
+func newContent(n int64) []byte {
+	if n < SegmentSize/2 {
+		return make([]byte, 0, n+decoderSpare)
+	}
+	return contents.Get().([]byte)
+}
+
+func freeContent(b []byte) {
+	if cap(b) == SegmentSize+decoderSpare {
+		contents.Put(b[:0]) //nolint:staticcheck // three words for each 8 MiB
+	}
+}
 
 // ReadSegment reads segment s of the instance whole, checks its hash, and returns
 // its content. No more than maxFetches are under way at once, and no more are opened
@@ -159,12 +181,10 @@ func (r *Repo) ReadSegment(ctx context.Context, instance string, s manifest.Segm
 		return nil, err
 	}
 	defer leave(r.opens)
-	opened := buffers.Get().(*bytes.Buffer)
-	defer buffers.Put(opened)
 	if err := sameHash(stored.Bytes(), key, s.Size, s.SHA256); err != nil {
 		return nil, err
 	}
-	plain, err := r.unseal(ctx, instance, opened, stored.Bytes(), s.Plain)
+	plain, err := r.unseal(ctx, instance, stored.Bytes(), s.Plain)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", key, err)
 	}
@@ -208,26 +228,21 @@ func sameHash(b []byte, key storage.Key, size int64, sum string) error {
 	return nil
 }
 
-// unseal undoes seal; the content must have just that many bytes. opened is used
-// for what is between.
-func (r *Repo) unseal(ctx context.Context, instance string, opened *bytes.Buffer, b []byte, plain int64) ([]byte, error) {
+// unseal undoes seal; the content must have just that many bytes. It decrypts b in place.
+func (r *Repo) unseal(ctx context.Context, instance string, b []byte, plain int64) ([]byte, error) {
 	if plain <= 0 || plain > SegmentSize {
 		return nil, fmt.Errorf("%w: a segment of %d bytes", ErrCorrupt, plain)
 	}
 	if r.config.Encrypted() {
-		rd, err := r.decrypt(ctx, instance, b)
-		if err != nil {
+		var err error
+		if b, err = r.decryptInPlace(ctx, instance, b); err != nil {
 			return nil, err
 		}
-		opened.Reset()
-		opened.Grow(len(b) + bytes.MinRead)
-		if _, err := opened.ReadFrom(rd); err != nil {
-			return nil, errors.Join(ErrCorrupt, err)
-		}
-		b = opened.Bytes()
 	}
-	out, err := r.decoder.DecodeAll(b, make([]byte, 0, plain))
+	content := newContent(plain)
+	out, err := r.decoder.DecodeAll(b, content)
 	if err != nil || int64(len(out)) != plain {
+		freeContent(content)
 		return nil, errors.Join(ErrCorrupt, fmt.Errorf("decompressed to %d bytes, not %d", len(out), plain), err)
 	}
 	return out, nil

@@ -26,7 +26,7 @@ import (
 
 // inMemory is the size up to which a file is verified in memory, in bytes. Tests
 // change it.
-var inMemory int64 = 32 << 20
+var inMemory int64 = 8 << 20
 
 const (
 	// sampleWhole is the size below which sampling takes or leaves a whole file.
@@ -45,7 +45,7 @@ type VerifyOptions struct {
 	// documents, in place by ranges. What it reads in place it can't hold against
 	// the file's hash. 0 and 1 read everything.
 	Sample float64
-	// Scratch is where files above 32 MiB are put, one at a time and process; ""
+	// Scratch is where files above 8 MiB are put, one at a time and process; ""
 	// is the system's directory for temporary files. It needs the space of the
 	// Parallel largest files.
 	Scratch  string
