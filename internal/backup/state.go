@@ -16,9 +16,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/slipcover/slipcover/internal/durable"
 	"github.com/slipcover/slipcover/internal/manifest"
@@ -106,7 +109,7 @@ func readState(dir, repoID string) (st *state, why string, err error) {
 		return nil, "", fmt.Errorf("read state: %w", err)
 	}
 	defer f.Close()
-	z, err := zstd.NewReader(f, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(8<<20))
+	z, err := zstd.NewReader(f, zstd.WithDecoderConcurrency(2), zstd.WithDecoderMaxWindow(8<<20))
 	if err != nil {
 		return nil, "", err
 	}
@@ -129,32 +132,68 @@ func decodeState(r io.Reader, repoID string) (*state, error) {
 	}
 	st := &state{summary: head.Summary, key: head.Key, boot: head.Boot, unproven: head.Format == oldStateFormat,
 		segments: head.Segments, damage: head.Damage, files: make(map[name]*known, max(0, min(head.Files, 1<<20)))}
-	for {
-		b, err := lines.next()
-		if errors.Is(err, io.EOF) {
-			break
+	if err := st.readFiles(lines); err != nil {
+		return nil, err
+	}
+	if len(st.files) != head.Files {
+		return nil, fmt.Errorf("%d files of %d", len(st.files), head.Files)
+	}
+	return st, nil
+}
+
+// parsedAtOnce is how many lines of a state are parsed by one CPU at a time.
+const parsedAtOnce = 256
+
+// readFiles parses the lines of files on all CPUs: with many files that is most of what
+// a backup does that finds nothing new.
+func (st *state) readFiles(lines *stateReader) error {
+	var mu sync.Mutex // guards st.files
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for end := false; !end; {
+		var batch [][]byte
+		for len(batch) < parsedAtOnce && !end {
+			b, err := lines.next()
+			if end = errors.Is(err, io.EOF); end {
+				break
+			}
+			if err != nil {
+				return errors.Join(err, g.Wait())
+			}
+			batch = append(batch, b)
 		}
+		g.Go(func() error {
+			parsed, err := parseFiles(batch, len(st.segments))
+			mu.Lock()
+			defer mu.Unlock()
+			for _, k := range parsed {
+				st.files[name{k.file.Root, k.file.Path}] = k
+			}
+			return err
+		})
+	}
+	return g.Wait()
+}
+
+// parseFiles parses lines of files that are in that many segments.
+func parseFiles(batch [][]byte, segments int) ([]*known, error) {
+	out := make([]*known, 0, len(batch))
+	for _, b := range batch {
 		var line stateLine
-		if err == nil {
-			err = json.Unmarshal(b, &line)
-		}
-		if err != nil {
+		if err := json.Unmarshal(b, &line); err != nil {
 			return nil, err
 		}
 		if line.File == nil {
 			return nil, errors.New("a line without a file")
 		}
 		for _, e := range line.File.Extents {
-			if e.Seg >= len(head.Segments) {
+			if e.Seg >= segments {
 				return nil, errors.New("an extent without a segment")
 			}
 		}
-		st.files[name{line.File.Root, line.File.Path}] = &known{line.File, line.Local}
+		out = append(out, &known{line.File, line.Local})
 	}
-	if len(st.files) != head.Files {
-		return nil, fmt.Errorf("%d files of %d", len(st.files), head.Files)
-	}
-	return st, nil
+	return out, nil
 }
 
 // sumLine is the last line of a state.
@@ -216,7 +255,7 @@ type stateWriter struct {
 }
 
 func newStateWriter(w io.Writer) (*stateWriter, error) {
-	z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
+	z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2), zstd.WithWindowSize(1<<20))
 	return &stateWriter{z, sha256.New()}, err
 }
 

@@ -9,6 +9,7 @@ import (
 	"io"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -62,20 +63,49 @@ func ValidInstance(name string) bool {
 
 // MarshalJSON writes [seg, at, n].
 func (e Extent) MarshalJSON() ([]byte, error) {
-	return fmt.Appendf(nil, "[%d,%d,%d]", e.Seg, e.At, e.N), nil
+	b := append(make([]byte, 0, 64), '[')
+	b = append(strconv.AppendInt(b, int64(e.Seg), 10), ',')
+	b = append(strconv.AppendInt(b, e.At, 10), ',')
+	return append(strconv.AppendInt(b, e.N, 10), ']'), nil
 }
 
 // UnmarshalJSON reads [seg, at, n] and nothing else.
 func (e *Extent) UnmarshalJSON(b []byte) error {
-	var a []int64
-	if err := json.Unmarshal(b, &a); err != nil {
-		return err
+	a, ok := threeNumbers(b)
+	if !ok { // not as MarshalJSON writes it, but it may be the same
+		var list []int64
+		if err := json.Unmarshal(b, &list); err != nil {
+			return err
+		}
+		if len(list) != 3 {
+			return fmt.Errorf("extent %s: %w", b, ErrFormat)
+		}
+		a = [3]int64(list)
 	}
-	if len(a) != 3 || a[0] < 0 || a[1] < 0 || a[2] <= 0 {
+	if a[0] < 0 || a[1] < 0 || a[2] <= 0 {
 		return fmt.Errorf("extent %s: %w", b, ErrFormat)
 	}
 	e.Seg, e.At, e.N = int(a[0]), a[1], a[2]
 	return nil
+}
+
+// threeNumbers reads what MarshalJSON writes, of numbers with up to 18 digits.
+func threeNumbers(b []byte) (a [3]int64, ok bool) {
+	for i := range a {
+		if len(b) == 0 || b[0] != "[,,"[i] {
+			return a, false
+		}
+		b = b[1:]
+		n := 0
+		for ; n < len(b) && '0' <= b[n] && b[n] <= '9'; n++ {
+			a[i] = 10*a[i] + int64(b[n]-'0')
+		}
+		if n == 0 || n > 18 || n > 1 && b[0] == '0' {
+			return a, false
+		}
+		b = b[n:]
+	}
+	return a, string(b) == "]"
 }
 
 // Encode writes m as JSON, one segment and one file a line, so that neither

@@ -2,7 +2,9 @@ package manifest_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
+	"math"
 	"reflect"
 	"strings"
 	"testing"
@@ -119,4 +121,35 @@ func FuzzDecode(f *testing.F) {
 			t.Error("files or segments differ after a round trip")
 		}
 	})
+}
+
+func TestExtentJSON(t *testing.T) {
+	t.Parallel()
+	good := map[string]manifest.Extent{
+		"[0,0,1]":                   {N: 1},
+		"[12,3456789,8388608]":      {Seg: 12, At: 3456789, N: 8388608},
+		"[1,999999999999999999,2]":  {Seg: 1, At: 999999999999999999, N: 2},
+		"[1,9223372036854775807,2]": {Seg: 1, At: math.MaxInt64, N: 2},
+		" [ 1 ,\n2, 3 ] ":           {Seg: 1, At: 2, N: 3},
+	}
+	for text, want := range good {
+		var e manifest.Extent
+		if err := json.Unmarshal([]byte(text), &e); err != nil || e != want {
+			t.Errorf("%s: %v, %v", text, e, err)
+		}
+		b, err := json.Marshal(want)
+		var again manifest.Extent
+		if err != nil || json.Unmarshal(b, &again) != nil || again != want {
+			t.Errorf("%v is written as %s", want, b)
+		}
+	}
+	for _, text := range []string{"[]", "[1,2]", "[1,2,3,4]", "[1,2,0]", "[-1,2,3]", "[1,-2,3]", "[1,2,3", "1,2,3]", "[1,2,03]", "[1.5,2,3]", "[1,2,9223372036854775808]", "{}", `"[1,2,3]"`, "[,1,2]"} {
+		var e manifest.Extent
+		if err := json.Unmarshal([]byte(text), &e); err == nil {
+			t.Errorf("%s is %v", text, e)
+		}
+		if err := e.UnmarshalJSON([]byte(text)); err == nil {
+			t.Errorf("%s is %v", text, e)
+		}
+	}
 }

@@ -226,7 +226,8 @@ func (r *Repo) sealManifest(ctx context.Context, m *manifest.Manifest, key *Writ
 		return nil, err
 	}
 	packed := &counted{w: e}
-	z, err := zstd.NewWriter(packed, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
+	// Two, so that text is made while what was made before is compressed.
+	z, err := zstd.NewWriter(packed, zstd.WithEncoderConcurrency(2), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(1<<20))
 	if err != nil {
 		return nil, err
 	}
