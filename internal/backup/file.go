@@ -23,6 +23,9 @@ import (
 const (
 	// readSize is how much is read at once, and between two looks at the context.
 	readSize = 512 << 10
+	// readOnce is the size up to which a file is read into memory with one call, in bytes.
+	// Its header, its root nodes and its proof would take some six.
+	readOnce = 256 << 10
 	// maxConfig bounds an ini file that is taken, in bytes.
 	maxConfig = 4 << 20
 )
@@ -41,6 +44,7 @@ type worker struct {
 	buf []byte   // for bytes that may be stored already
 
 	proof []byte // for bytes that are read to be hashed alone
+	whole []byte // for a small file
 }
 
 // source is an open file of the node; it counts what is read.
@@ -51,12 +55,26 @@ type source struct {
 	info  fs.FileInfo
 	local local
 	run   *run
+	whole []byte // all bytes, of a small file; nil if they are to be read
 }
 
 func (s *source) ReadAt(p []byte, off int64) (int, error) {
+	if off >= 0 && off+int64(len(p)) <= int64(len(s.whole)) {
+		return copy(p, s.whole[off:]), nil
+	}
 	n, err := s.f.ReadAt(p, off)
 	s.run.read.Add(int64(n))
 	return n, err
+}
+
+// readWhole reads a small file into buf.
+func (s *source) readWhole(buf []byte) error {
+	b := buf[:s.info.Size()]
+	if err := readFull(s, b, 0); err != nil {
+		return err
+	}
+	s.whole = b
+	return nil
 }
 
 // NextData lets couchfile skip the holes of the file.
@@ -238,6 +256,7 @@ func (w *worker) copyCouch(ctx context.Context, s *source, old *known) error {
 // finish records a file that was copied, after a closer look if the scan of its
 // chunks, or the backup before, found something.
 func (w *worker) finish(ctx context.Context, s *source, file *manifest.File, sum *prefixHash, look bool) error {
+	s.whole = nil // what follows is about the file as it is now
 	if look {
 		sound, err := w.run.examine(ctx, s, file.Size)
 		if err != nil || !sound && file.Kind == manifest.View {
@@ -273,7 +292,15 @@ func (w *worker) cut(ctx context.Context, s *source) (couchfile.RawHeader, error
 		if s.info, err = s.f.Stat(); err != nil {
 			return false, err
 		}
-		s.local = localOf(s.info)
+		s.local, s.whole = localOf(s.info), nil
+		if s.info.Size() <= readOnce {
+			if w.whole == nil {
+				w.whole = make([]byte, readOnce)
+			}
+			if err := s.readWhole(w.whole); err != nil {
+				return false, err
+			}
+		}
 		raw, err = couchfile.FindHeader(couchfile.WithContext(ctx, s), s.info.Size())
 		fresh := time.Since(s.info.ModTime()) < 10*time.Second
 		return errors.Is(err, couchfile.ErrNoHeader) && fresh, err
