@@ -126,7 +126,7 @@ var allowed = map[string][]string{
 	"internal/cli/clitest":         {"internal/cli/core", "internal/testenv"},
 	"internal/testenv/skipsummary": {"internal/testenv"},
 	"internal/testenv/crosscheck":  {},
-	"internal/bench":               {"internal/couchgen"},
+	"internal/bench":               {"internal/couchgen", "internal/testenv"},
 	"internal/archtest":            {},
 	"packaging":                    {"internal/testenv"},
 	"packaging/release":            {},

@@ -58,13 +58,18 @@ func (b *bench) run(ctx context.Context) error {
 	if b.list[0].Missing != "" {
 		return errors.New(b.list[0].Missing)
 	}
-	if slices.ContainsFunc(b.opts.only, func(s string) bool { return s != "small" && s != "swift" }) {
+	if slices.ContainsFunc(b.opts.only, func(s string) bool { return s != "small" && s != "prose" && s != "swift" }) {
 		if err := b.mixed(ctx); err != nil {
 			return err
 		}
 	}
 	if b.wants("small") {
 		if err := b.small(ctx); err != nil {
+			return err
+		}
+	}
+	if b.wants("prose") {
+		if err := b.prose(ctx); err != nil {
 			return err
 		}
 	}
@@ -130,7 +135,7 @@ func dataText(m made) string { return fmt.Sprintf("%s in %d files", bytesText(m.
 func (b *bench) generate(ctx context.Context, what, dir string, n int64) (made, error) {
 	b.say("making data: %s", what)
 	m, err := runGenerate(ctx, what, dir, n)
-	if err != nil {
+	if err != nil || m.Missing != "" {
 		return m, err
 	}
 	return m, warm(ctx, dir)

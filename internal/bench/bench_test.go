@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/slipcover/slipcover/internal/testenv"
 )
 
 // The program generates data by running itself, which in a test is the test.
@@ -49,7 +51,7 @@ func TestAllScenarios(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	o, err := parse([]string{"--size", "4MiB", "--small-files", "20", "--rounds", "1", "--dir", filepath.Join(dir, "work"), "--json"}, io.Discard)
+	o, err := parse([]string{"--size", "4MiB", "--small-files", "20", "--rounds", "1", "--only", "full,restore,verify,incremental,small", "--dir", filepath.Join(dir, "work"), "--json"}, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +166,7 @@ func TestJudge(t *testing.T) {
 	sc.Failed["restic"] = "failed: disk"
 	r.judge()
 	want := []string{
-		"full backup tar|zstd -1 1.00 reached", "full backup restic 2.00 missed by 20 %", "full backup kopia - kopia is not installed",
+		"full backup tar|zstd -1 1.00 reached", "full backup restic 2.00 missed by 9 %", "full backup kopia - kopia is not installed",
 		"full backup most memory of slipcover reached",
 		"incremental restic - failed: disk", "incremental kopia - kopia is not installed",
 		"incremental most memory of slipcover reached", "incremental source read by slipcover, 3.9 KiB grown in 1 files missed by 500 B",
@@ -208,5 +210,32 @@ func TestParse(t *testing.T) {
 	o, err := parse(nil, io.Discard)
 	if err != nil || o.size != 1<<30 || o.smallFiles != 10000 || o.rounds != 3 || o.slow != 45*time.Second {
 		t.Errorf("defaults are %+v, %v", o, err)
+	}
+}
+
+// A CouchDB writes what apt knows of packages.
+func TestProse(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	m, err := makeProse(dir, 30)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Missing != "" {
+		testenv.Missing(t, "couchdb", m.Missing)
+	}
+	shards, err := filepath.Glob(filepath.Join(dir, "shards", "*", "packages.*.couch"))
+	if err != nil || len(shards) != 2 || m.Files < 4 || m.Bytes < 1<<16 {
+		t.Errorf("made %+v, %q, %v", m, shards, err)
+	}
+}
+
+func TestParsePackages(t *testing.T) {
+	t.Parallel()
+	const text = "Package: a\nVersion: 1\nDescription: one\n two\n .\n\nPackage: a\nVersion: 2\n\nPackage: b\n\nPackage: c\n\n"
+	docs, err := parsePackages(strings.NewReader(text), 2)
+	got, _ := json.Marshal(docs)
+	if want := `[{"Description":"one\n two\n .","Version":"1","_id":"a"},{"_id":"b"}]`; err != nil || string(got) != want {
+		t.Errorf("got %s, %v, want %s", got, err, want)
 	}
 }

@@ -23,10 +23,12 @@ const generateCommand = "generate-data"
 type made struct {
 	Files int   `json:"files"` // made, or grown
 	Bytes int64 `json:"bytes"`
+	// Missing says why there is none, if so: it takes what isn't installed.
+	Missing string `json:"missing,omitempty"`
 }
 
-// generate is the process that makes data: mixed DIR BYTES, small DIR FILES, or
-// grow DIR SEED.
+// generate is the process that makes data: mixed DIR BYTES, small DIR FILES, prose
+// DIR DOCUMENTS, or grow DIR SEED.
 func generate(args []string, out io.Writer) error {
 	if len(args) != 3 {
 		return errors.New(generateCommand + " takes what, where and a number")
@@ -42,8 +44,10 @@ func generate(args []string, out io.Writer) error {
 	case "small":
 		var d *couchgen.Dir
 		if d, err = couchgen.DataDir(args[1], couchgen.PerUser(int(n))); err == nil {
-			m = made{d.Files, d.Bytes}
+			m = made{Files: d.Files, Bytes: d.Bytes}
 		}
+	case "prose":
+		m, err = makeProse(args[1], int(n))
 	case "grow":
 		m.Files, m.Bytes, err = couchgen.Grow(args[1], 0.01, couchgen.GrowOptions{Seed: uint64(n)})
 	default:
@@ -76,7 +80,7 @@ func makeMixed(dir string, bytes int64) (made, error) {
 	if err != nil {
 		return made{}, err
 	}
-	return made{second.Files, second.Bytes}, addMap(filepath.Join(dir, "_dbs.couch"), &first.Databases[0])
+	return made{Files: second.Files, Bytes: second.Bytes}, addMap(filepath.Join(dir, "_dbs.couch"), &first.Databases[0])
 }
 
 // addMap adds a database to a node's shard map.
