@@ -148,7 +148,11 @@ func Finish(ctx context.Context, env *Env, err error) int {
 		if e == exitProblem && errors.Is(err, storage.ErrNotExist) {
 			more = adviceGone
 		}
-		printError(env.Stderr, e, Mask(OneLine(err.Error()))+more, env.JSON)
+		text := Mask(OneLine(err.Error()))
+		if strings.HasSuffix(text, "?") {
+			more = strings.TrimPrefix(more, ".")
+		}
+		printError(env.Stderr, e, text+more, env.JSON)
 	}
 	return e.Code
 }
@@ -156,8 +160,8 @@ func Finish(ctx context.Context, env *Env, err error) int {
 // advice is what to do about errors that come from outside, and of which the text
 // only says what happened.
 var advice = map[exit]string{
-	exitFull:        "; make room there and run the same command again, nothing stored is lost",
-	exitUnavailable: "; run the same command again when it is, nothing stored is lost",
+	exitFull:        ". Nothing stored is lost: make room there and run the same command again",
+	exitUnavailable: ". Nothing stored is lost: run the same command again when it is back",
 }
 
 // adviceGone is what to do about an object that is gone from the repository.
