@@ -35,7 +35,9 @@ func newConfig(env *core.Env, g *core.Global) *cobra.Command {
 		Use:   "show",
 		Short: "Print the settings in force and where each comes from; secrets are masked",
 		Args:  core.Arguments(0, 0, ""),
-		RunE:  core.WithSettings(env, g, func(_ context.Context, s *core.Settings, _ []string) error { return runConfigShow(env, s) }),
+		RunE: core.WithSettings(env, g, func(_ context.Context, s *core.Settings, _ []string) error {
+			return runConfigShow(env, s)
+		}),
 	})
 	return c
 }

@@ -100,7 +100,8 @@ func runBackupCreate(ctx context.Context, env *core.Env, s *core.Settings, o *ba
 		return err
 	}
 	defer places.close()
-	n, err := node.Locate(ctx, node.Options{DataDir: s.DataDir, ConfigDir: s.ConfigDir, URL: s.CouchURL, NodeName: s.NodeName, User: s.CouchUser, Password: s.CouchPassword.Reveal(), Getenv: env.Getenv})
+	n, err := node.Locate(ctx, node.Options{DataDir: s.DataDir, ConfigDir: s.ConfigDir, URL: s.CouchURL,
+		NodeName: s.NodeName, User: s.CouchUser, Password: s.CouchPassword.Reveal(), Getenv: env.Getenv})
 	if err != nil {
 		return err
 	}
@@ -109,8 +110,10 @@ func runBackupCreate(ctx context.Context, env *core.Env, s *core.Settings, o *ba
 	}
 	p := &backup.Progress{}
 	stop := core.StartProgress(env, s.Progress, "backing up", func() core.Reading {
-		return core.Reading{Files: p.Files.Load(), FilesDone: p.FilesDone.Load(), Bytes: p.Bytes.Load(), BytesDone: p.BytesDone.Load(),
-			Stored: p.Stored.Load()}
+		return core.Reading{
+			Files: p.Files.Load(), FilesDone: p.FilesDone.Load(),
+			Bytes: p.Bytes.Load(), BytesDone: p.BytesDone.Load(), Stored: p.Stored.Load(),
+		}
 	})
 	defer stop()
 	began := time.Now()
@@ -206,7 +209,8 @@ func (r *backupResult) print(w io.Writer, verbose bool) error {
 		{"type", kind},
 		{"files", fmt.Sprintf("%d, %s", b.FileCount, core.Count(b.DatabaseCount, "database"))},
 		{"size", core.Size(b.SizeBytes)},
-		{"read", fmt.Sprintf("%s in %s", core.Size(b.ReadBytes), core.Took(time.Duration(r.TookSeconds*float64(time.Second))))},
+		{"read", fmt.Sprintf("%s in %s", core.Size(b.ReadBytes),
+			core.Took(time.Duration(r.TookSeconds*float64(time.Second))))},
 		{"stored", stored(b.AddedBytes, b.StoredBytes)},
 	}
 	if r.ResumedBytes > 0 {

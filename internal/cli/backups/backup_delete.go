@@ -97,7 +97,8 @@ func (o *backupDeleteOptions) ask(env *core.Env, recs []*manifest.Record) error 
 		return core.Usage("deleting needs --yes where nobody can be asked")
 	}
 	for _, rec := range recs {
-		fmt.Fprintf(env.Stderr, "%s  %s  %s  %s  %s\n", rec.ID, rec.Instance, core.Clean(rec.Name), core.When(rec.Started), core.Size(rec.SizeBytes))
+		fmt.Fprintf(env.Stderr, "%s  %s  %s  %s  %s\n", rec.ID, rec.Instance, core.Clean(rec.Name),
+			core.When(rec.Started), core.Size(rec.SizeBytes))
 	}
 	yes, err := core.Confirm(env, fmt.Sprintf("Delete %s for good?", core.Count(len(recs), "backup")))
 	if err != nil {
@@ -127,7 +128,8 @@ func (d *backupDeleteResult) print(env *core.Env) error {
 		if b.Freed.Kept > 0 {
 			kept = fmt.Sprintf("; %s stay for other backups", core.Count(b.Freed.Kept, "object"))
 		}
-		fmt.Fprintf(env.Stdout, "deleted %s (%s): freed %s in %s%s\n", b.ID, core.Clean(b.Name), core.Size(b.Freed.Bytes), core.Count(b.Freed.Segments, "object"), kept)
+		fmt.Fprintf(env.Stdout, "deleted %s (%s): freed %s in %s%s\n", b.ID, core.Clean(b.Name),
+			core.Size(b.Freed.Bytes), core.Count(b.Freed.Segments, "object"), kept)
 	}
 	return nil
 }

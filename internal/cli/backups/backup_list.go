@@ -90,7 +90,8 @@ func runBackupList(ctx context.Context, env *core.Env, s *core.Settings, o *back
 		if err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(env.Stdout, "no backups of %s in %s; instances here: %s\n", o.Instance, r.URL(), cmp.Or(strings.Join(known, ", "), "none"))
+		_, err = fmt.Fprintf(env.Stdout, "no backups of %s in %s; instances here: %s\n", o.Instance, r.URL(),
+			cmp.Or(strings.Join(known, ", "), "none"))
 		return err
 	}
 	if err := out.print(env, r.Repo); err != nil {
@@ -112,7 +113,9 @@ func (l *backupListResult) print(env *core.Env, r *repo.Repo) error {
 	}
 	var rows [][]string
 	for _, b := range l.Backups {
-		rows = append(rows, []string{string(b.ID), b.Instance, b.Name, string(b.Type), b.Parent.Short(), string(b.Status), core.When(b.Started), core.Size(b.SizeBytes), core.Size(b.StoredBytes), b.marks()})
+		rows = append(rows, []string{string(b.ID), b.Instance, b.Name, string(b.Type), b.Parent.Short(),
+			string(b.Status), core.When(b.Started), core.Size(b.SizeBytes), core.Size(b.StoredBytes), b.marks()})
 	}
-	return core.Table(env.Stdout, []string{"ID", "INSTANCE", "NAME", "TYPE", "PARENT", "STATUS", "STARTED (UTC)", "SIZE", "STORED", ""}, rows)
+	return core.Table(env.Stdout, []string{"ID", "INSTANCE", "NAME", "TYPE", "PARENT", "STATUS", "STARTED (UTC)",
+		"SIZE", "STORED", ""}, rows)
 }

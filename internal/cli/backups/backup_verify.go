@@ -36,7 +36,8 @@ in them as CouchDB would. Exit code 4 if it doesn't restore what was there, 3 if
 	}
 	o.Options.Flags(c.Flags(), "whose backup it is")
 	c.Flags().StringVar(&o.sample, "sample", "100%", "read only this share of the documents, such as 5%")
-	c.Flags().StringVar(&o.scratch, "scratch", "", "`DIR` for one file at a time that is too large for memory (default: the system's)")
+	c.Flags().StringVar(&o.scratch, "scratch", "",
+		"`DIR` for one file at a time that is too large for memory (default: the system's)")
 	c.Flags().String("parallel", "", "read `N` files at once (default: the number of CPUs, at most 4)")
 	core.ProgressFlag(c.Flags())
 	return c
@@ -55,7 +56,8 @@ func runBackupVerify(ctx context.Context, env *core.Env, s *core.Settings, o *ba
 	p := &restore.Progress{}
 	stop := core.StartProgress(env, s.Progress, "verifying", core.RestoreReading(p))
 	defer stop()
-	rep, err := restore.Verify(ctx, restore.VerifyOptions{Repo: r.Repo, Record: rec, Sample: sample, Scratch: o.scratch, Parallel: s.Parallel, Progress: p})
+	rep, err := restore.Verify(ctx, restore.VerifyOptions{Repo: r.Repo, Record: rec, Sample: sample, Scratch: o.scratch,
+		Parallel: s.Parallel, Progress: p})
 	stop()
 	if err != nil {
 		return err
@@ -68,7 +70,8 @@ func runBackupVerify(ctx context.Context, env *core.Env, s *core.Settings, o *ba
 	}
 	rep.Findings, rep.Dropped = core.NonNil(rep.Findings), core.NonNil(rep.Dropped)
 	if env.JSON {
-		err = core.PrintJSON(env.Stdout, core.VerifyJSON{OK: rep.OK(), Backup: core.SummaryOf(rec), VerifyReport: rep, Took: core.Seconds(rep.Took), Storage: env.TrafficJSON()})
+		err = core.PrintJSON(env.Stdout, core.VerifyJSON{OK: rep.OK(), Backup: core.SummaryOf(rec), VerifyReport: rep,
+			Took: core.Seconds(rep.Took), Storage: env.TrafficJSON()})
 	} else {
 		printVerified(env.Stdout, rec, rep)
 	}
@@ -76,11 +79,13 @@ func runBackupVerify(ctx context.Context, env *core.Env, s *core.Settings, o *ba
 	case err != nil:
 		return err
 	case !rep.OK():
-		return core.Say(core.ErrProblem, "the backup does not restore as it was made: %s", core.Count(rep.Unsound(), "finding"))
+		return core.Say(core.ErrProblem, "the backup does not restore as it was made: %s",
+			core.Count(rep.Unsound(), "finding"))
 	case rep.New > 0:
 		return core.Say(core.ErrDamaged, "the backup restores exactly what was there, and the source was damaged: %s, %d of which the backup doesn't record", core.Count(len(rep.Findings), "finding"), rep.New)
 	case rep.Known > 0:
-		return core.Say(core.ErrDamaged, "the backup restores as it was made, and holds damage that the source had: %s", core.Count(rep.Known, "finding"))
+		return core.Say(core.ErrDamaged, "the backup restores as it was made, and holds damage that the source had: %s",
+			core.Count(rep.Known, "finding"))
 	}
 	return nil
 }
@@ -90,11 +95,13 @@ func printVerified(w io.Writer, rec *manifest.Record, r *restore.VerifyReport) {
 	if r.Skipped > 0 {
 		skipped = fmt.Sprintf(" (a sample: %s left out)", core.Count(int(r.Skipped), "file"))
 	}
-	fmt.Fprintf(w, "read back %s (%s): %s, %s, %s in %s%s\n", rec.ID, core.Clean(rec.Name), core.Count(int(r.Files), "file"), core.Size(r.Bytes),
+	fmt.Fprintf(w, "read back %s (%s): %s, %s, %s in %s%s\n", rec.ID, core.Clean(rec.Name),
+		core.Count(int(r.Files), "file"), core.Size(r.Bytes),
 		core.Count(int(r.Docs), "document"), core.Took(r.Took), skipped)
 	for _, f := range r.Findings {
 		d := manifest.Damage{Root: f.Root, Path: f.Path, Offset: f.Offset, What: f.What, Doc: f.Doc, Rev: f.Rev}
-		cause := map[restore.Cause]string{restore.Stored: "damaged in the repository", restore.Source: "damaged at the source", restore.Missing: "missing"}[f.Cause]
+		cause := map[restore.Cause]string{restore.Stored: "damaged in the repository",
+			restore.Source: "damaged at the source", restore.Missing: "missing"}[f.Cause]
 		switch {
 		case f.Known:
 			cause += ", as the backup says"

@@ -10,7 +10,8 @@ import (
 
 // Commands are the commands of the group "Backing up", in the order of its help.
 func Commands(env *core.Env, g *core.Global) []*cobra.Command {
-	return []*cobra.Command{newInit(env, g), newKey(env, g), newBackup(env, g), newCopy(env, g), newPrune(env, g), newLock(env, g)}
+	return []*cobra.Command{newInit(env, g), newKey(env, g), newBackup(env, g), newCopy(env, g), newPrune(env, g),
+		newLock(env, g)}
 }
 
 // TroveCommands are those that have the names of Trove's client.

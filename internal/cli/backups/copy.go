@@ -43,14 +43,17 @@ the backup was made with, and the instance's key is encrypted to other recipient
 
 A node whose setting "repositories" names others copies each backup by itself.`,
 		Args: core.Arguments(0, -1, ""),
-		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, args []string) error { return runCopy(ctx, env, s, o, args) }),
+		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, args []string) error {
+			return runCopy(ctx, env, s, o, args)
+		}),
 	}
 	f := c.Flags()
 	o.Options.Flags(f, "whose backups to copy (default: all)")
 	f.StringVar(&o.from, "from", "", "the repository to copy from, `URL` or folder (default: --repo)")
 	f.StringVar(&o.to, "to", "", "the repository to copy to, `URL` or folder; init makes one")
 	f.IntVar(&o.last, "last", 0, "only the newest `N` of each instance")
-	f.StringArrayVar(&o.recipients, "recipient", nil, "age recipient (`age1…`) of the other repository who may read the copies; may be repeated")
+	f.StringArrayVar(&o.recipients, "recipient", nil,
+		"age recipient (`age1…`) of the other repository who may read the copies; may be repeated")
 	f.String("state-dir", "", "`DIR` with what the next incremental must know, if this is the node that made the backups")
 	core.ProgressFlag(f)
 	return c
@@ -137,7 +140,9 @@ func (o *copyOptions) open(ctx context.Context, env *core.Env, s *core.Settings)
 }
 
 // choose returns the backups to copy, oldest first, and how many others are in dst.
-func (o *copyOptions) choose(ctx context.Context, src, dst *repo.Repo, refs []string) (todo []backup.ToCopy, already int, err error) {
+func (o *copyOptions) choose(
+	ctx context.Context, src, dst *repo.Repo, refs []string,
+) (todo []backup.ToCopy, already int, err error) {
 	if len(refs) > 0 {
 		for _, ref := range refs {
 			rec, err := src.Find(ctx, o.Instance, ref)
@@ -241,7 +246,8 @@ func (c *copiedJSON) text() string {
 	if c.Error != "" {
 		return fmt.Sprintf("%s (%s) was not copied", c.ID, core.Clean(c.Name))
 	}
-	text := fmt.Sprintf("copied %s (%s): %s sent, %s", c.ID, core.Clean(c.Name), core.Count(c.Sent, "object"), core.Size(c.SentBytes))
+	text := fmt.Sprintf("copied %s (%s): %s sent, %s", c.ID, core.Clean(c.Name), core.Count(c.Sent, "object"),
+		core.Size(c.SentBytes))
 	if c.There > 0 {
 		text += fmt.Sprintf("; %s, %s, there already", core.Count(c.There, "object"), core.Size(c.ThereBytes))
 	}

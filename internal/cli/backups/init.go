@@ -43,7 +43,9 @@ identity (a file with AGE-SECRET-KEY-1…) or the passphrase, and without it nob
   slipcover init --repo /backups --passphrase              asks for a passphrase, which unlocks a key kept in the repository
   slipcover init --repo /backups --no-encryption           whoever can read the storage can read the databases`,
 		Args: core.Arguments(0, 0, ""),
-		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, _ []string) error { return runInit(ctx, env, s, o) }),
+		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, _ []string) error {
+			return runInit(ctx, env, s, o)
+		}),
 	}
 	f := c.Flags()
 	o.Place(f)
@@ -51,7 +53,8 @@ identity (a file with AGE-SECRET-KEY-1…) or the passphrase, and without it nob
 	f.StringArrayVar(&o.recipientFiles, "recipients-file", nil, "`FILE` with age recipients, one a line; may be repeated")
 	f.BoolVar(&o.passphrase, "passphrase", false, "ask for a passphrase that reads the backups")
 	f.StringVar(&o.PassphraseFile, "passphrase-file", "", "`FILE` with a passphrase that reads the backups")
-	f.StringVar(&o.identityOut, "identity-out", "", "`FILE` for the new identity (default "+defaultIdentity+"); one that is there is not replaced")
+	f.StringVar(&o.identityOut, "identity-out", "",
+		"`FILE` for the new identity (default "+defaultIdentity+"); one that is there is not replaced")
 	f.BoolVar(&o.noEncryption, "no-encryption", false, "encrypt nothing")
 	return c
 }

@@ -27,7 +27,8 @@ wrapped for all recipients: so recipients come and go without any data being wri
 key makes its backups unreadable. docs/keys.md says more.`,
 	}
 	core.AsGroup(c)
-	c.AddCommand(newKeyList(env, g), newKeyAdd(env, g), newKeyRemove(env, g), newKeyRotate(env, g), newKeyDestroy(env, g), newKeyAccept(env, g), newKeyExport(env, g))
+	c.AddCommand(newKeyList(env, g), newKeyAdd(env, g), newKeyRemove(env, g), newKeyRotate(env, g),
+		newKeyDestroy(env, g), newKeyAccept(env, g), newKeyExport(env, g))
 	return c
 }
 
@@ -41,7 +42,9 @@ each key is wrapped, with one for whom.`,
 		Args: core.Arguments(0, 0, ""),
 	}
 	o.Flags(c.Flags(), "whose keys are listed (default: all)")
-	c.RunE = core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, _ []string) error { return runKeyList(ctx, env, s, o) })
+	c.RunE = core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, _ []string) error {
+		return runKeyList(ctx, env, s, o)
+	})
 	return c
 }
 
@@ -56,7 +59,8 @@ func runKeyList(ctx context.Context, env *core.Env, s *core.Settings, o *open.Op
 		return err
 	}
 	if o.Instance != "" {
-		keys.Instances = slices.DeleteFunc(keys.Instances, func(k repo.InstanceKeyInfo) bool { return k.Instance != o.Instance })
+		keys.Instances = slices.DeleteFunc(keys.Instances,
+			func(k repo.InstanceKeyInfo) bool { return k.Instance != o.Instance })
 	}
 	if env.JSON {
 		return core.PrintJSON(env.Stdout, keys)
@@ -134,7 +138,8 @@ someone who can read. No data is written anew: only the instances' keys.
 	f.StringArrayVar(&o.recipientFiles, "recipients-file", nil, "`FILE` with age recipients, one a line; may be repeated")
 	f.BoolVar(&o.passphrase, "new-passphrase", false, "ask for a new passphrase, which reads all backups from now on")
 	f.StringVar(&o.newFile, "new-passphrase-file", "", "`FILE` with such a passphrase")
-	f.StringArrayVar(&o.Identities, "identity", nil, "`FILE` with the age identity that reads the repository; may be repeated")
+	f.StringArrayVar(&o.Identities, "identity", nil,
+		"`FILE` with the age identity that reads the repository; may be repeated")
 	f.StringVar(&o.PassphraseFile, "passphrase-file", "", "`FILE` with the passphrase that reads the repository now")
 	c.RunE = core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, args []string) error {
 		return runKeyAdd(ctx, env, s, o, args)
@@ -176,7 +181,8 @@ func runKeyAdd(ctx context.Context, env *core.Env, s *core.Settings, o *keyAddOp
 	if env.JSON {
 		return core.PrintJSON(env.Stdout, res)
 	}
-	fmt.Fprintf(env.Stdout, "the repository has %s now; %s wrapped anew\n", core.Count(len(res.Recipients), "recipient"), core.Count(res.Wrapped, "key"))
+	fmt.Fprintf(env.Stdout, "the repository has %s now; %s wrapped anew\n",
+		core.Count(len(res.Recipients), "recipient"), core.Count(res.Wrapped, "key"))
 	for _, name := range res.Direct {
 		fmt.Fprintf(env.Stdout, "note: instance %s has data of an earlier version, encrypted to the recipients of then: who was added now can't read it\n", core.Clean(name))
 	}
@@ -232,7 +238,8 @@ then. Only deleting those backups, and the copies, ends that.`,
 	}
 	f := c.Flags()
 	o.Place(f)
-	f.StringArrayVar(&o.Identities, "identity", nil, "`FILE` with the age identity that reads the repository; may be repeated")
+	f.StringArrayVar(&o.Identities, "identity", nil,
+		"`FILE` with the age identity that reads the repository; may be repeated")
 	f.StringVar(&o.PassphraseFile, "passphrase-file", "", "`FILE` with the passphrase that reads the repository")
 	f.BoolVar(&o.noRotate, "no-rotate", false, "let nodes use their keys on, which the removed may have read")
 	c.RunE = core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, args []string) error {
@@ -255,7 +262,8 @@ func runKeyRemove(ctx context.Context, env *core.Env, s *core.Settings, o *keyRe
 	if env.JSON {
 		return core.PrintJSON(env.Stdout, res)
 	}
-	fmt.Fprintf(env.Stdout, "the repository has %s now; %s wrapped anew, %d retired\n", core.Count(len(res.Recipients), "recipient"), core.Count(res.Wrapped, "key"), res.Retired)
+	fmt.Fprintf(env.Stdout, "the repository has %s now; %s wrapped anew, %d retired\n",
+		core.Count(len(res.Recipients), "recipient"), core.Count(res.Wrapped, "key"), res.Retired)
 	fmt.Fprintln(env.Stdout, "Who was removed and has read a key before, or has a copy of the repository, can still read what it could read then.")
 	for _, name := range res.Direct {
 		fmt.Fprintf(env.Stdout, "note: instance %s has data of an earlier version, encrypted to the recipients of then: who was removed can read it until it is deleted\n", core.Clean(name))
@@ -274,7 +282,9 @@ func newKeyRotate(env *core.Env, g *core.Global) *cobra.Command {
 	}
 	o.Place(c.Flags())
 	c.Flags().StringVar(&o.Instance, "instance", "", "`NAME` of the instance (default: all)")
-	c.RunE = core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, _ []string) error { return runKeyRotate(ctx, env, s, o) })
+	c.RunE = core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, _ []string) error {
+		return runKeyRotate(ctx, env, s, o)
+	})
 	return c
 }
 
@@ -322,7 +332,9 @@ is needed.`,
 	}
 	o.Flags(c.Flags(), "whose backups nobody shall read")
 	c.Flags().BoolVar(&o.yes, "yes", false, "destroy without asking")
-	c.RunE = core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, _ []string) error { return runKeyDestroy(ctx, env, s, o) })
+	c.RunE = core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, _ []string) error {
+		return runKeyDestroy(ctx, env, s, o)
+	})
 	return c
 }
 
@@ -379,7 +391,8 @@ func (o *keyDestroyOptions) ask(env *core.Env) error {
 	if !env.StdinTerminal {
 		return core.Usage("destroying needs --yes where nobody can be asked")
 	}
-	yes, err := core.Confirm(env, fmt.Sprintf("Make all backups of instance %s unreadable, for everyone and for ever?", o.Instance))
+	yes, err := core.Confirm(env, fmt.Sprintf("Make all backups of instance %s unreadable, for everyone and for ever?",
+		o.Instance))
 	if err == nil && !yes {
 		err = errors.New("nothing was destroyed")
 	}
@@ -397,8 +410,11 @@ Compare what it prints with what you expect: who can write to the storage can wr
 		Args: core.Arguments(0, 0, ""),
 	}
 	o.Place(c.Flags())
-	c.Flags().StringVar(&o.Instance, "instance", "", "`NAME` of this node in the repository (default: the name of this machine)")
-	c.RunE = core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, _ []string) error { return runKeyAccept(ctx, env, s) })
+	c.Flags().StringVar(&o.Instance, "instance", "",
+		"`NAME` of this node in the repository (default: the name of this machine)")
+	c.RunE = core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, _ []string) error {
+		return runKeyAccept(ctx, env, s)
+	})
 	return c
 }
 
@@ -451,7 +467,9 @@ and of no other, until it makes a new key. age itself opens its segments with th
 		Args: core.Arguments(0, 0, ""),
 	}
 	o.Flags(c.Flags(), "whose keys they are")
-	c.RunE = core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, _ []string) error { return runKeyExport(ctx, env, s, o) })
+	c.RunE = core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, _ []string) error {
+		return runKeyExport(ctx, env, s, o)
+	})
 	return c
 }
 
@@ -478,6 +496,7 @@ func runKeyExport(ctx context.Context, env *core.Env, s *core.Settings, o *open.
 			Identities []string `json:"identities"`
 		}{o.Instance, lines})
 	}
-	fmt.Fprintf(env.Stdout, "# Reads the backups of instance %s in %s\n%s\n", o.Instance, r.URL(), strings.Join(lines, "\n"))
+	fmt.Fprintf(env.Stdout, "# Reads the backups of instance %s in %s\n%s\n", o.Instance, r.URL(),
+		strings.Join(lines, "\n"))
 	return nil
 }

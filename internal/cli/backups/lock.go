@@ -36,7 +36,9 @@ func newLockList(env *core.Env, g *core.Global) *cobra.Command {
 	}
 	o.Place(c.Flags())
 	c.Flags().StringVar(&o.Instance, "instance", "", "`NAME` of the CouchDB node whose lock is looked at (default: all)")
-	c.RunE = core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, _ []string) error { return runLockList(ctx, env, s, o) })
+	c.RunE = core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, _ []string) error {
+		return runLockList(ctx, env, s, o)
+	})
 	return c
 }
 
@@ -86,7 +88,8 @@ func printLocks(w io.Writer, list []lockJSON) error {
 		if l.Silent {
 			state = "silent"
 		}
-		rows[i] = []string{l.Instance, l.Purpose, l.Host, fmt.Sprint(l.PID), core.When(l.Since), core.When(l.Renewed), state}
+		rows[i] = []string{l.Instance, l.Purpose, l.Host, fmt.Sprint(l.PID), core.When(l.Since),
+			core.When(l.Renewed), state}
 	}
 	return core.Table(w, []string{"INSTANCE", "PURPOSE", "HOST", "PROCESS", "SINCE", "RENEWED", "STATE"}, rows)
 }
@@ -137,6 +140,7 @@ func runLockFree(ctx context.Context, env *core.Env, s *core.Settings, instance 
 		_, err = fmt.Fprintf(env.Stdout, "nobody holds the lock of %s\n", core.Clean(instance))
 		return err
 	}
-	_, err = fmt.Fprintf(env.Stdout, "freed %s: a %s on %s, process %d, held its lock since %s\n", core.Clean(instance), core.Clean(l.Purpose), core.Clean(l.Host), l.PID, core.When(l.Since))
+	_, err = fmt.Fprintf(env.Stdout, "freed %s: a %s on %s, process %d, held its lock since %s\n", core.Clean(instance),
+		core.Clean(l.Purpose), core.Clean(l.Host), l.PID, core.When(l.Since))
 	return err
 }

@@ -37,7 +37,9 @@ Backups of several CouchDBs under one name are counted apart. Without any rule a
 
 --dry-run shows what would be done, with the reason for each backup.`,
 		Args: core.Arguments(0, 0, ""),
-		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, _ []string) error { return runPrune(ctx, env, s, o) }),
+		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, _ []string) error {
+			return runPrune(ctx, env, s, o)
+		}),
 	}
 	f := c.Flags()
 	o.Place(f)
@@ -94,7 +96,8 @@ func runPrune(ctx context.Context, env *core.Env, s *core.Settings, o *pruneOpti
 	}
 	if o.Instance != "" {
 		if !slices.Contains(instances, o.Instance) {
-			return core.Say(core.ErrMissing, "there is nothing of instance %s in %s; it has %s", o.Instance, r.URL(), listed(instances))
+			return core.Say(core.ErrMissing, "there is nothing of instance %s in %s; it has %s", o.Instance, r.URL(),
+				listed(instances))
 		}
 		instances = []string{o.Instance}
 	}
@@ -146,13 +149,15 @@ func (p *pruneResult) lost(forget []manifest.BackupID) error {
 				incomplete++
 			}
 		}
-		forget = slices.DeleteFunc(slices.Clone(forget), func(id manifest.BackupID) bool { return slices.Contains(i.Freed.Forgotten, id) })
+		forget = slices.DeleteFunc(slices.Clone(forget),
+			func(id manifest.BackupID) bool { return slices.Contains(i.Freed.Forgotten, id) })
 	}
 	switch {
 	case len(forget) > 0:
 		return core.Say(core.ErrMissing, "%s is no backup whose record vanished; `slipcover check` names those", forget[0])
 	case n > 0:
-		return core.Say(core.ErrProblem, "the record of %s vanished, and what is stored of it was left", core.Count(n, "backup"))
+		return core.Say(core.ErrProblem, "the record of %s vanished, and what is stored of it was left",
+			core.Count(n, "backup"))
 	case incomplete > 0:
 		return core.Say(core.ErrProblem, "not all is stored any more that restoring %s needs; `slipcover check` says more", core.Count(incomplete, "backup"))
 	}
@@ -168,7 +173,10 @@ func listed(names []string) string {
 }
 
 // pruneOne prunes one instance.
-func pruneOne(ctx context.Context, env *core.Env, r *repo.Repo, policy retention.Policy, instance string, forget []manifest.BackupID, dryRun bool) (*pruneInstance, error) {
+func pruneOne(
+	ctx context.Context, env *core.Env, r *repo.Repo, policy retention.Policy, instance string,
+	forget []manifest.BackupID, dryRun bool,
+) (*pruneInstance, error) {
 	now := env.Now()
 	if dryRun {
 		p, remove, err := decide(ctx, r, policy, instance, now)
@@ -217,7 +225,9 @@ func withLock(ctx context.Context, r *repo.Repo, instance, purpose string, do fu
 }
 
 // decide asks the policy about the backups of an instance.
-func decide(ctx context.Context, r *repo.Repo, policy retention.Policy, instance string, now time.Time) (*pruneInstance, []manifest.BackupID, error) {
+func decide(
+	ctx context.Context, r *repo.Repo, policy retention.Policy, instance string, now time.Time,
+) (*pruneInstance, []manifest.BackupID, error) {
 	recs, bad, err := r.List(ctx, instance)
 	if err != nil {
 		return nil, nil, err
@@ -237,7 +247,8 @@ func decide(ctx context.Context, r *repo.Repo, policy retention.Policy, instance
 	var backups []retention.Backup
 	for i, rec := range recs { // in the order that they were made in
 		m := marks[rec.ID]
-		b := retention.Backup{ID: string(rec.ID), Time: rec.Started, Order: i + 1, Full: rec.Type == manifest.Full, Damaged: rec.Status == manifest.CompletedDamaged, Incomplete: incomplete[rec.ID] != "",
+		b := retention.Backup{ID: string(rec.ID), Time: rec.Started, Order: i + 1, Full: rec.Type == manifest.Full,
+			Damaged: rec.Status == manifest.CompletedDamaged, Incomplete: incomplete[rec.ID] != "",
 			Pinned: m.Pin != nil, Verified: m.Verified != nil, Node: rec.Node(), Maker: rec.Writer + " " + rec.NodeName, Databases: rec.DatabaseCount}
 		if m.Pin != nil {
 			b.PinReason = m.Pin.Reason
@@ -256,7 +267,8 @@ func decide(ctx context.Context, r *repo.Repo, policy retention.Policy, instance
 	var remove []manifest.BackupID
 	for _, d := range decisions {
 		rec := byID[d.ID]
-		out.Backups = append(out.Backups, decisionJSON{rec.ID, rec.Name, rec.Started, d.Keep, d.Reasons, incomplete[rec.ID]})
+		out.Backups = append(out.Backups, decisionJSON{rec.ID, rec.Name, rec.Started, d.Keep, d.Reasons,
+			incomplete[rec.ID]})
 		if !d.Keep {
 			remove = append(remove, rec.ID)
 		}
@@ -294,7 +306,8 @@ func (i *pruneInstance) print(w io.Writer, dryRun bool) error {
 		if !b.Keep {
 			what = removes
 		}
-		rows = append(rows, []string{string(b.ID), core.Clean(b.Name), core.When(b.Started), what, core.Clean(strings.Join(b.Reasons, "; "))})
+		rows = append(rows, []string{string(b.ID), core.Clean(b.Name), core.When(b.Started), what,
+			core.Clean(strings.Join(b.Reasons, "; "))})
 	}
 	fmt.Fprintf(w, "instance %s\n", i.Instance)
 	if len(rows) > 0 {
@@ -305,7 +318,8 @@ func (i *pruneInstance) print(w io.Writer, dryRun bool) error {
 	if dryRun {
 		removed = "would be removed"
 	}
-	text := fmt.Sprintf("%s and %s of data in %s %s", core.Count(i.Freed.Backups, "backup"), core.Size(i.Freed.Bytes), core.Count(i.Freed.Segments, "object"), removed)
+	text := fmt.Sprintf("%s and %s of data in %s %s", core.Count(i.Freed.Backups, "backup"), core.Size(i.Freed.Bytes),
+		core.Count(i.Freed.Segments, "object"), removed)
 	if i.Freed.Unreferenced > 0 {
 		text += fmt.Sprintf(", %d of them left by runs that did not end", i.Freed.Unreferenced)
 	}
@@ -318,7 +332,8 @@ func (i *pruneInstance) print(w io.Writer, dryRun bool) error {
 	fmt.Fprintln(w, text)
 	for _, b := range i.Backups {
 		if b.Incomplete != "" {
-			fmt.Fprintf(w, "problem: %s can't be restored, or not all of it, and counts as damaged: %s\n", b.ID, b.Incomplete)
+			fmt.Fprintf(w, "problem: %s can't be restored, or not all of it, and counts as damaged: %s\n", b.ID,
+				b.Incomplete)
 		}
 	}
 	for _, id := range i.Freed.Lost {

@@ -130,7 +130,8 @@ func (p *places) backup(ctx context.Context, opts backup.Options) (*backup.Resul
 func (p *places) catchUp(ctx context.Context, q *open.Place) {
 	for _, o := range p.others(q) {
 		if _, err := p.copyNewer(ctx, o, q, ""); err != nil {
-			p.notes = append(p.notes, fmt.Sprintf("%s has backups that %s lacks: %s", o.URL, q.URL, core.OneLine(err.Error())))
+			p.notes = append(p.notes, fmt.Sprintf("%s has backups that %s lacks: %s", o.URL, q.URL,
+				core.OneLine(err.Error())))
 		}
 	}
 }
@@ -138,7 +139,8 @@ func (p *places) catchUp(ctx context.Context, q *open.Place) {
 // copyNewer copies what to lacks, see Copier.Newer.
 func (p *places) copyNewer(ctx context.Context, from, to *open.Place, must manifest.BackupID) ([]copiedJSON, error) {
 	s := p.settings
-	c := &backup.Copier{From: from.Repo, To: to.Repo, StateDir: s.StateDir, Recipients: s.Recipients, Copy: repo.CopyOptions{Readers: s.Recipients, Progress: &p.progress}}
+	c := &backup.Copier{From: from.Repo, To: to.Repo, StateDir: s.StateDir, Recipients: s.Recipients,
+		Copy: repo.CopyOptions{Readers: s.Recipients, Progress: &p.progress}}
 	err := explainCopy(c.Newer(ctx, s.Instance, must))
 	p.notes = append(p.notes, c.Notes...)
 	return copiesJSON(c.Done), err
@@ -183,7 +185,8 @@ func (p *places) copy(ctx context.Context, env *core.Env, res *backup.Result, ou
 	case errors.As(context.Cause(ctx), &sig):
 		return fmt.Errorf("%w: the backup is complete in %s, and the next run copies it", sig, p.used.URL)
 	}
-	return core.Say(kind, "the backup is complete in %s, but %s; the next run tries again", p.used.URL, strings.Join(missing, ", "))
+	return core.Say(kind, "the backup is complete in %s, but %s; the next run tries again", p.used.URL,
+		strings.Join(missing, ", "))
 }
 
 // copyJSON is what backup create tells of a further repository.

@@ -83,7 +83,8 @@ func repeat(every time.Duration, show func(last bool)) (stop func()) {
 func bar(w io.Writer, verb string, read func() Reading) func(last bool) {
 	// Without a spinner the bar starts no goroutine, which would race with this one.
 	b := progressbar.NewOptions64(-1, progressbar.OptionSetSpinnerChangeInterval(0),
-		progressbar.OptionSetWriter(w), progressbar.OptionShowBytes(true), progressbar.OptionShowCount(), progressbar.OptionShowTotalBytes(true),
+		progressbar.OptionSetWriter(w), progressbar.OptionShowBytes(true), progressbar.OptionShowCount(),
+		progressbar.OptionShowTotalBytes(true),
 		progressbar.OptionUseIECUnits(true), progressbar.OptionSetPredictTime(true), progressbar.OptionFullWidth(),
 		progressbar.OptionClearOnFinish(), progressbar.OptionUseANSICodes(true), progressbar.OptionSetDescription(verb))
 	return func(last bool) {
@@ -145,6 +146,7 @@ func jsonLine(w io.Writer, verb string, r Reading, since time.Duration) {
 // RestoreReading reads how far a restore is, or a verification.
 func RestoreReading(p *restore.Progress) func() Reading {
 	return func() Reading {
-		return Reading{Files: p.Files.Load(), FilesDone: p.FilesDone.Load(), Bytes: p.Bytes.Load(), BytesDone: p.BytesDone.Load()}
+		return Reading{Files: p.Files.Load(), FilesDone: p.FilesDone.Load(), Bytes: p.Bytes.Load(),
+			BytesDone: p.BytesDone.Load()}
 	}
 }

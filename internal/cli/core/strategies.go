@@ -36,5 +36,6 @@ func CheckStrategy(job, namespace, name string) error {
 		}
 		have = append(have, fmt.Sprintf("%s in %s", k.name, k.namespace))
 	}
-	return Usage("there is no %s strategy %q in namespace %q; there is %s", job, name, namespace, strings.Join(have, ", and "))
+	return Usage("there is no %s strategy %q in namespace %q; there is %s", job, name, namespace,
+		strings.Join(have, ", and "))
 }

@@ -22,7 +22,8 @@ type Build struct {
 
 // BuildVersion is what the linker and the build's own record say.
 func BuildVersion() Build {
-	v := Build{Version: version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, RepositoryFormat: repo.Format}
+	v := Build{Version: version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH,
+		RepositoryFormat: repo.Format}
 	info, ok := debug.ReadBuildInfo()
 	if ok {
 		if v.Version == "" && info.Main.Version != "(devel)" {

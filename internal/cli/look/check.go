@@ -37,11 +37,14 @@ verify" goes further: it restores, and reads every document.
 With --max-age an instance whose newest backup is older is a problem too: backups that stopped, or newer ones that
 somebody with access to the storage has removed, show in no other way. So is a repository without any backup.`,
 		Args: core.Arguments(0, 0, ""),
-		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, _ []string) error { return runCheck(ctx, env, s, o) }),
+		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, _ []string) error {
+			return runCheck(ctx, env, s, o)
+		}),
 	}
 	o.Flags(c.Flags(), "whose backups to check (default: all)")
 	core.ProgressFlag(c.Flags())
-	c.Flags().BoolVar(&o.readData, "read-data", false, "read every stored byte and compare its hash; of backups of earlier versions that needs the repository's key")
+	c.Flags().BoolVar(&o.readData, "read-data", false,
+		"read every stored byte and compare its hash; of backups of earlier versions that needs the repository's key")
 	c.Flags().StringVar(&o.maxAge, "max-age", "", "a newest backup that is older than this `TIME`, such as 26h or 2d, is a problem")
 	return c
 }
@@ -78,7 +81,8 @@ func runCheck(ctx context.Context, env *core.Env, s *core.Settings, o *checkOpti
 	var done, total atomic.Int64
 	stop := func() {}
 	if o.readData {
-		stop = core.StartProgress(env, s.Progress, "reading", func() core.Reading { return core.Reading{Bytes: total.Load(), BytesDone: done.Load()} })
+		stop = core.StartProgress(env, s.Progress, "reading",
+			func() core.Reading { return core.Reading{Bytes: total.Load(), BytesDone: done.Load()} })
 		defer stop()
 	}
 	report, err := r.Check(ctx, repo.CheckOptions{Instance: o.Instance, ReadData: o.readData, Progress: func(d, t int64) {
@@ -134,7 +138,8 @@ func tooOld(ctx context.Context, r *repo.Repo, instance string, age calendar.Spa
 		if rec == nil {
 			out = append(out, repo.Problem{Instance: name, What: "has no backup"})
 		} else if what := newest.Late(stamps[name], age.Before(now), now); what != "" {
-			out = append(out, repo.Problem{Instance: name, Backup: rec.ID, What: fmt.Sprintf("is the newest backup and %s; there must be one not older than %s", what, age)})
+			out = append(out, repo.Problem{Instance: name, Backup: rec.ID,
+				What: fmt.Sprintf("is the newest backup and %s; there must be one not older than %s", what, age)})
 		}
 	}
 	return out, nil
@@ -149,12 +154,14 @@ func (c *checkResult) print(env *core.Env, readData bool) error {
 		where := strings.Join(strings.Fields(fmt.Sprintf("problem: %s %s %s", p.Instance, p.Backup, p.Object)), " ")
 		fmt.Fprintf(w, "%s: %s\n", strings.TrimSuffix(where, ":"), core.Clean(p.What))
 	}
-	fmt.Fprintf(w, "checked %s, %s of data (%s)\n", core.Count(c.Backups, "backup"), core.Count(c.Segments, "object"), core.Size(c.SegmentBytes))
+	fmt.Fprintf(w, "checked %s, %s of data (%s)\n", core.Count(c.Backups, "backup"), core.Count(c.Segments, "object"),
+		core.Size(c.SegmentBytes))
 	if readData {
 		fmt.Fprintf(w, "read every byte that a backup needs: %s\n", core.Size(c.ReadBytes))
 	}
 	if c.Unreferenced > 0 {
-		fmt.Fprintf(w, "%s (%s) belong to no backup: left by runs that did not end\n", core.Count(c.Unreferenced, "object"), core.Size(c.UnreferencedB))
+		fmt.Fprintf(w, "%s (%s) belong to no backup: left by runs that did not end\n",
+			core.Count(c.Unreferenced, "object"), core.Size(c.UnreferencedB))
 	}
 	fmt.Fprintf(w, "what was checked: %s\n", strings.Join(c.Checked, ", "))
 	for _, s := range c.Unchecked {

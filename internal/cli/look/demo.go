@@ -146,7 +146,8 @@ func (d *demo) end(keep bool) error {
 
 // growing reports whether the demo lets a file of the sample grow.
 func growing(name string) bool {
-	return strings.HasPrefix(name, "shards/") && slices.ContainsFunc(sampleGrowing, func(s string) bool { return strings.Contains(name, s) })
+	return strings.HasPrefix(name, "shards/") && slices.ContainsFunc(sampleGrowing,
+		func(s string) bool { return strings.Contains(name, s) })
 }
 
 // earlier returns the end of a header about the middle of a database file.
@@ -181,7 +182,8 @@ func (d *demo) makeNode(context.Context) error {
 	if err := writeSample(d.path("node/etc"), "local.ini", []byte("[couchdb]\nsingle_node = true\nuuid = 0123456789abcdef0123456789abcdef\n")); err != nil {
 		return err
 	}
-	d.say("A CouchDB node: %s of %s, %s, as CouchDB 3.5.0 wrote them", core.Count(files, "file"), core.Count(len(databases), "database"), core.Size(bytes))
+	d.say("A CouchDB node: %s of %s, %s, as CouchDB 3.5.0 wrote them", core.Count(files, "file"),
+		core.Count(len(databases), "database"), core.Size(bytes))
 	return nil
 }
 
@@ -233,12 +235,14 @@ func (d *demo) makeRepository(ctx context.Context) error {
 }
 
 func (d *demo) backup(ctx context.Context, name string) (*backup.Result, error) {
-	n, err := node.Locate(ctx, node.Options{DataDir: d.path("node/data"), ConfigDir: d.path("node/etc"), Getenv: func(string) string { return "" }})
+	n, err := node.Locate(ctx, node.Options{DataDir: d.path("node/data"), ConfigDir: d.path("node/etc"),
+		Getenv: func(string) string { return "" }})
 	if err != nil {
 		return nil, err
 	}
 	d.command("backup create --repo repository --instance demo --data-dir node/data --config-dir node/etc --state-dir state --name %s", name)
-	res, err := backup.Run(ctx, backup.Options{Repo: d.repo.Repo, Node: n, Instance: "demo", StateDir: d.path("state"), Name: name,
+	res, err := backup.Run(ctx, backup.Options{Repo: d.repo.Repo, Node: n, Instance: "demo",
+		StateDir: d.path("state"), Name: name,
 		Tool: "slipcover " + core.ToolVersion(), Strategy: core.StrategyName, Namespace: core.Namespace, Indexes: true})
 	if err != nil {
 		return nil, err
@@ -257,7 +261,8 @@ func (d *demo) fullBackup(ctx context.Context) error {
 	}
 	b := core.SummaryOf(res.Record)
 	d.res.Full = b
-	d.detail("%s backup of %s: read %s, stored %s", b.Type, core.Count(b.FileCount, "file"), core.Size(b.ReadBytes), core.Size(b.StoredBytes))
+	d.detail("%s backup of %s: read %s, stored %s", b.Type, core.Count(b.FileCount, "file"), core.Size(b.ReadBytes),
+		core.Size(b.StoredBytes))
 	return nil
 }
 
@@ -282,7 +287,8 @@ func (d *demo) grow(context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.say("CouchDB goes on: documents are written, changed and deleted; %s grow by %s", core.Count(files, "file"), core.Size(d.res.GrownBytes))
+	d.say("CouchDB goes on: documents are written, changed and deleted; %s grow by %s", core.Count(files, "file"),
+		core.Size(d.res.GrownBytes))
 	return nil
 }
 
@@ -294,7 +300,8 @@ func (d *demo) incremental(ctx context.Context) error {
 	}
 	b := core.SummaryOf(res.Record)
 	d.res.Incremental = b
-	d.detail("%s backup of %s: read %s of %s, stored %s", b.Type, core.Count(b.FileCount, "file"), core.Size(b.ReadBytes), core.Size(b.SizeBytes), core.Size(b.StoredBytes))
+	d.detail("%s backup of %s: read %s of %s, stored %s", b.Type, core.Count(b.FileCount, "file"),
+		core.Size(b.ReadBytes), core.Size(b.SizeBytes), core.Size(b.StoredBytes))
 	if b.Type != manifest.Incremental || b.AddedBytes != d.res.GrownBytes {
 		return core.Say(core.ErrProblem, "the second backup is %s and stored %d new bytes; it should be incremental and store the %d that were added", b.Type, b.AddedBytes, d.res.GrownBytes)
 	}
@@ -340,11 +347,13 @@ func (d *demo) verify(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.res.Verified = &core.VerifyJSON{OK: rep.OK(), Backup: core.SummaryOf(rec), VerifyReport: rep, Took: core.Seconds(rep.Took)}
+	d.res.Verified = &core.VerifyJSON{OK: rep.OK(), Backup: core.SummaryOf(rec), VerifyReport: rep,
+		Took: core.Seconds(rep.Took)}
 	if len(rep.Findings) > 0 {
 		return core.Say(core.ErrProblem, "the backup does not verify: %s: %s", rep.Findings[0].Path, rep.Findings[0].What)
 	}
-	d.detail("%s and %s read back, nothing is wrong", core.Count(int(rep.Files), "file"), core.Count(int(rep.Docs), "document"))
+	d.detail("%s and %s read back, nothing is wrong", core.Count(int(rep.Files), "file"),
+		core.Count(int(rep.Docs), "document"))
 	return nil
 }
 
@@ -355,7 +364,8 @@ func (d *demo) restore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	res, err := restore.Files(ctx, restore.Options{Repo: d.repo.Repo, Record: rec, To: d.path("restored"), ConfigTo: d.path("restored-etc")})
+	res, err := restore.Files(ctx, restore.Options{Repo: d.repo.Repo, Record: rec, To: d.path("restored"),
+		ConfigTo: d.path("restored-etc")})
 	if err != nil {
 		return err
 	}
@@ -398,7 +408,8 @@ func (d *demo) compare(ctx context.Context) error {
 		return err
 	}
 	c := d.res.Compared
-	d.detail("%s, %s and %s are the same", core.Count(c.Files, "file"), core.Count(c.Documents, "document"), core.Count(c.Attachments, "attachment"))
+	d.detail("%s, %s and %s are the same", core.Count(c.Files, "file"), core.Count(c.Documents, "document"),
+		core.Count(c.Attachments, "attachment"))
 	return d.example()
 }
 

@@ -57,7 +57,8 @@ func (o *inspectOptions) check() error {
 	case o.doc != "" && (o.verify || o.headers):
 		return core.Usage("--doc shows a document and goes with neither --verify nor --headers")
 	case o.at < -1 || o.at > 0 && o.at%couchfile.BlockSize != 0:
-		return core.Usage("--at %d is not the offset of a header: those are multiples of %d; --headers lists them", o.at, couchfile.BlockSize)
+		return core.Usage("--at %d is not the offset of a header: those are multiples of %d; --headers lists them",
+			o.at, couchfile.BlockSize)
 	}
 	return nil
 }
@@ -194,8 +195,9 @@ func verifyFile(ctx context.Context, f io.ReaderAt, size int64) (*verifyReport, 
 	if err != nil {
 		return nil, err
 	}
-	out := &verifyReport{OK: report.OK(), Docs: report.Docs, Bodies: report.Bodies, Attachments: report.Attachments, LiveBytes: report.LiveBytes,
-		Findings: []findingReport{}, MoreFindings: report.Dropped}
+	out := &verifyReport{OK: report.OK(), Docs: report.Docs, Bodies: report.Bodies, Attachments: report.Attachments,
+		LiveBytes: report.LiveBytes,
+		Findings:  []findingReport{}, MoreFindings: report.Dropped}
 	for _, f := range report.Findings {
 		out.Findings = append(out.Findings, findingReport{f.Offset, f.What, f.Doc, f.Rev})
 	}
@@ -291,7 +293,8 @@ func (o *inspectOptions) look(f io.ReaderAt, size int64) (*inspection, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.Header = headerReport{Offset: raw.Offset, End: raw.End, Checksum: raw.Checksum.String(), Kind: raw.Kind.String(), History: true}
+	r.Header = headerReport{Offset: raw.Offset, End: raw.End, Checksum: raw.Checksum.String(), Kind: raw.Kind.String(),
+		History: true}
 	r.Behind = size - raw.End
 	if raw.Kind == couchfile.HeaderView {
 		return r, r.lookView(raw)
@@ -386,7 +389,8 @@ func listHeaders(f io.ReaderAt, size int64) ([]headerReport, error) {
 	}
 	out := []headerReport{}
 	err = couchfile.EachHeader(f, size, func(raw couchfile.RawHeader) error {
-		h := headerReport{Offset: raw.Offset, End: raw.End, Checksum: raw.Checksum.String(), Kind: raw.Kind.String(), History: history[raw.Offset]}
+		h := headerReport{Offset: raw.Offset, End: raw.End, Checksum: raw.Checksum.String(), Kind: raw.Kind.String(),
+			History: history[raw.Offset]}
 		switch raw.Kind {
 		case couchfile.HeaderDB:
 			d, err := couchfile.ParseHeader(raw)
@@ -447,7 +451,8 @@ func (r *inspection) print(env *core.Env) error {
 
 func (r *inspection) facts() []core.Fact {
 	if v := r.View; v != nil {
-		list := []core.Fact{{"signature", v.Signature}, {"update_seq", core.Num(v.UpdateSeq)}, {"purge_seq", core.Num(v.PurgeSeq)}}
+		list := []core.Fact{{"signature", v.Signature}, {"update_seq", core.Num(v.UpdateSeq)},
+			{"purge_seq", core.Num(v.PurgeSeq)}}
 		if v.Fresh {
 			list = append(list, core.Fact{"state", "nothing indexed yet"})
 		}
@@ -493,7 +498,8 @@ func (r *inspection) printHeaders(w io.Writer) error {
 		if !h.History {
 			note = "not a state the database was in: part of a compaction"
 		}
-		rows = append(rows, []string{strconv.FormatInt(h.Offset, 10), strconv.FormatInt(h.End, 10), h.Checksum, core.Num(h.UpdateSeq),
+		rows = append(rows, []string{strconv.FormatInt(h.Offset, 10), strconv.FormatInt(h.End, 10), h.Checksum,
+			core.Num(h.UpdateSeq),
 			core.Num(h.PurgeSeq), core.Num(h.Docs), core.Num(h.Deleted), note})
 	}
 	return core.Table(w, []string{"HEADER AT", "CUT TO", "CHECKSUM", "UPDATE_SEQ", "PURGE_SEQ", "DOCS", "DELETED", ""}, rows)
@@ -505,12 +511,14 @@ func (r *inspection) printVerify(w io.Writer) error {
 	}
 	fmt.Fprintln(w)
 	if r.Verify.OK {
-		_, err := fmt.Fprintf(w, "verified: all trees, %s and %s are intact (%s in use)\n", core.Count(int(r.Verify.Bodies), "document body"),
+		_, err := fmt.Fprintf(w, "verified: all trees, %s and %s are intact (%s in use)\n",
+			core.Count(int(r.Verify.Bodies), "document body"),
 			core.Count(int(r.Verify.Attachments), "attachment"), core.Size(r.Verify.LiveBytes))
 		return err
 	}
 	for _, f := range r.Verify.Findings {
-		fmt.Fprintf(w, "damage: %s\n", core.DamageText(manifest.Damage{Path: r.File, Offset: f.Offset, What: f.What, Doc: f.Doc, Rev: f.Rev}))
+		fmt.Fprintf(w, "damage: %s\n", core.DamageText(manifest.Damage{Path: r.File, Offset: f.Offset, What: f.What,
+			Doc: f.Doc, Rev: f.Rev}))
 	}
 	if r.Verify.MoreFindings > 0 {
 		fmt.Fprintf(w, "damage: %d more\n", r.Verify.MoreFindings)

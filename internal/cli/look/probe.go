@@ -125,7 +125,8 @@ func runProbe(ctx context.Context, env *core.Env, s *core.Settings, o *probeOpti
 		return err
 	}
 	if !res.OK {
-		return core.Say(core.ErrProblem, "the storage does not do what a repository needs: %s failed", core.Count(len(failed), "check"))
+		return core.Say(core.ErrProblem, "the storage does not do what a repository needs: %s failed",
+			core.Count(len(failed), "check"))
 	}
 	return nil
 }

@@ -28,7 +28,8 @@ type Options struct {
 func (o *Options) Flags(f *pflag.FlagSet, what string) {
 	o.Place(f)
 	f.StringVar(&o.Instance, "instance", "", "`NAME` of the CouchDB node "+what)
-	f.StringArrayVar(&o.Identities, "identity", nil, "`FILE` with the age identity that reads the repository; may be repeated")
+	f.StringArrayVar(&o.Identities, "identity", nil,
+		"`FILE` with the age identity that reads the repository; may be repeated")
 	f.StringVar(&o.PassphraseFile, "passphrase-file", "", "`FILE` with the passphrase that reads the repository")
 }
 
@@ -127,7 +128,9 @@ func level(s *core.Settings) repo.Level {
 
 // Backup opens the repository for reading and finds a backup. The key is
 // tried before anything else, so that a wrong one costs nothing.
-func Backup(ctx context.Context, env *core.Env, s *core.Settings, instance, ref string) (*Repository, *manifest.Record, error) {
+func Backup(
+	ctx context.Context, env *core.Env, s *core.Settings, instance, ref string,
+) (*Repository, *manifest.Record, error) {
 	r, err := Repo(ctx, env, s, true)
 	if err != nil {
 		return nil, nil, err

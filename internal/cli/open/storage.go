@@ -40,7 +40,9 @@ const openFor = 30 * time.Second
 
 // openAgain opens a storage, and tries again while it isn't available, unless it is
 // on this machine. A host that the DNS says doesn't exist is not waited for.
-func openAgain(ctx context.Context, env *core.Env, s *core.Settings, place string, create bool) (store storage.Store, err error) {
+func openAgain(
+	ctx context.Context, env *core.Env, s *core.Settings, place string, create bool,
+) (store storage.Store, err error) {
 	if !strings.Contains(place, "://") || strings.HasPrefix(place, "file://") || s.RetryFor == 0 {
 		return Bare(ctx, env, s, place, create)
 	}

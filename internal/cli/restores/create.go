@@ -47,7 +47,8 @@ If there is a CouchDB on this machine it is started.`,
 	f.IntVar(&o.port, "port", 0, "port of HTTP on 127.0.0.1 (default: a free one)")
 	f.StringVar(&o.nodeName, "node-name", "", "Erlang `NAME` of its node: shard maps are rewritten for it (default: the one that they know)")
 	f.StringVar(&o.user, "admin", "", "name of the admin (default: admin)")
-	f.StringVar(&o.passwordFile, "admin-password-file", "", "`FILE` with the admin's password (default: one is made and printed)")
+	f.StringVar(&o.passwordFile, "admin-password-file", "",
+		"`FILE` with the admin's password (default: one is made and printed)")
 	f.StringVar(&o.couchdb, "couchdb", "", "CouchDB's program, `FILE` (default: COUCHDB_BIN, /opt/couchdb/bin/couchdb, or couchdb in PATH)")
 	f.BoolVar(&o.noStart, "no-start", false, "don't start it")
 	f.DurationVar(&o.timeout, "timeout", 0, "how long the server has for its first answer (default 30s)")
@@ -86,7 +87,8 @@ func runCreate(ctx context.Context, env *core.Env, s *core.Settings, o *createOp
 	p := &restore.Progress{}
 	stop := core.StartProgress(env, s.Progress, "restoring", core.RestoreReading(p))
 	defer stop()
-	made, err := restore.Create(ctx, restore.CreateOptions{Repo: r.Repo, Record: rec, Name: name, Dir: o.dir, Port: o.port, NodeName: o.nodeName, AdminUser: o.user,
+	made, err := restore.Create(ctx, restore.CreateOptions{Repo: r.Repo, Record: rec, Name: name, Dir: o.dir,
+		Port: o.port, NodeName: o.nodeName, AdminUser: o.user,
 		AdminPassword: password, CouchDBBin: o.couchdb, Start: !o.noStart, Owner: s.Owner, Timeout: o.timeout, Parallel: s.Parallel, Progress: p})
 	stop()
 	// An instance that was made and did not start is told all the same: its admin's
@@ -110,7 +112,8 @@ func runCreate(ctx context.Context, env *core.Env, s *core.Settings, o *createOp
 		return explainRestore(ctx, err)
 	}
 	if !made.Restored.OK() {
-		return core.Say(core.ErrProblem, "the instance is there, but the backup did not restore whole: %s", core.Count(len(made.Restored.Problems)+len(made.Restored.Damaged), "problem"))
+		return core.Say(core.ErrProblem, "the instance is there, but the backup did not restore whole: %s",
+			core.Count(len(made.Restored.Problems)+len(made.Restored.Damaged), "problem"))
 	}
 	return nil
 }
@@ -121,7 +124,8 @@ func printCreated(w io.Writer, m *restore.Created) error {
 	if m.Running {
 		state = fmt.Sprintf("running, process %d", m.PID)
 	}
-	err := core.Facts(w, []core.Fact{{"instance", m.Name}, {"state", state}, {"url", m.URL}, {"admin", m.User}, {"password", m.Password},
+	err := core.Facts(w, []core.Fact{{"instance", m.Name}, {"state", state}, {"url", m.URL}, {"admin", m.User},
+		{"password", m.Password},
 		{"node", m.NodeName}, {"directory", m.Dir}, {"start it by", m.Command}, {"log", m.Log}})
 	for _, n := range m.Notes {
 		fmt.Fprintf(w, "note: %s\n", core.Clean(n))

@@ -56,7 +56,8 @@ func (o *restoreOptions) bind(f *pflag.FlagSet) {
 	f.BoolVar(&o.delta, "delta", false, "turn what is in the directory into the backup: keep files that are right, replace others")
 	f.StringArrayVar(&o.databases, "db", nil, "only databases whose name fits this `GLOB` (* is any text); may be repeated")
 	f.StringVar(&o.as, "as", "", "with --db for one database: its new `NAME`")
-	f.BoolVar(&o.keepSuffix, "keep-suffix", false, "with --db: keep the creation stamp in the files' names instead of a new one")
+	f.BoolVar(&o.keepSuffix, "keep-suffix", false,
+		"with --db: keep the creation stamp in the files' names instead of a new one")
 	f.StringVar(&o.nodeName, "node-name", "", "Erlang `NAME` of the CouchDB that gets the files: shard maps are rewritten for it (default: the one that they know)")
 	f.StringVar(&o.indexTo, "index-to", "", "`DIR` for view indexes (default: the one of --to)")
 	f.BoolVar(&o.noIndexes, "no-indexes", false, "leave view indexes out; CouchDB builds them anew")
@@ -83,8 +84,11 @@ func runRestore(ctx context.Context, env *core.Env, s *core.Settings, o *restore
 	p := &restore.Progress{}
 	stop := core.StartProgress(env, s.Progress, "restoring", core.RestoreReading(p))
 	defer stop()
-	res, err := restore.Files(ctx, restore.Options{Repo: r.Repo, Record: rec, To: o.to, IndexTo: o.indexTo, ConfigTo: o.configTo,
-		Delta: o.delta, Databases: o.databases, As: o.as, KeepSuffix: o.keepSuffix, NoIndexes: o.noIndexes, NodeName: o.nodeName, Owner: s.Owner, Parallel: s.Parallel, Progress: p})
+	res, err := restore.Files(ctx, restore.Options{
+		Repo: r.Repo, Record: rec, To: o.to, IndexTo: o.indexTo, ConfigTo: o.configTo, Delta: o.delta,
+		Databases: o.databases, As: o.as, KeepSuffix: o.keepSuffix, NoIndexes: o.noIndexes, NodeName: o.nodeName,
+		Owner: s.Owner, Parallel: s.Parallel, Progress: p,
+	})
 	stop()
 	if err != nil {
 		return explainRestore(ctx, err)
@@ -99,7 +103,8 @@ func runRestore(ctx context.Context, env *core.Env, s *core.Settings, o *restore
 		}
 	}
 	if err == nil && !res.OK() {
-		err = core.Say(core.ErrProblem, "what could be restored is in place, but it is not all: %s", core.Count(len(res.Problems)+len(res.Damaged), "problem"))
+		err = core.Say(core.ErrProblem, "what could be restored is in place, but it is not all: %s",
+			core.Count(len(res.Problems)+len(res.Damaged), "problem"))
 	}
 	return err
 }
@@ -137,11 +142,14 @@ func printRestore(w io.Writer, rec *manifest.Record, r *restore.Result, verbose 
 	fmt.Fprintf(w, "restored %s (%s) to %s\n", rec.ID, core.Clean(rec.Name), r.To)
 	every := "every file has the hash that it was backed up with"
 	if r.LostCount > 0 {
-		every = fmt.Sprintf("%s can't be read back, the others have the hashes that they were backed up with", core.Count(r.LostCount, "more file"))
+		every = fmt.Sprintf("%s can't be read back, the others have the hashes that they were backed up with",
+			core.Count(r.LostCount, "more file"))
 	}
-	fmt.Fprintf(w, "%s, %s in %s%s; %s\n", core.Count(int(r.Files), "file"), core.Size(r.Bytes), core.Took(r.Took), rate, every)
+	fmt.Fprintf(w, "%s, %s in %s%s; %s\n", core.Count(int(r.Files), "file"), core.Size(r.Bytes), core.Took(r.Took),
+		rate, every)
 	if r.KeptFiles > 0 {
-		fmt.Fprintf(w, "kept %s (%s) that were right already\n", core.Count(int(r.KeptFiles), "file"), core.Size(r.KeptBytes))
+		fmt.Fprintf(w, "kept %s (%s) that were right already\n", core.Count(int(r.KeptFiles), "file"),
+			core.Size(r.KeptBytes))
 	}
 	if r.Continued {
 		fmt.Fprintln(w, "went on with a restore that was not finished")

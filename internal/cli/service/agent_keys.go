@@ -91,7 +91,8 @@ func tellReading(ctx context.Context, s *core.Settings, c *repo.Config, log *slo
 	strange := c != nil && !slices.ContainsFunc(list, func(r string) bool { return slices.Contains(c.Recipients, r) })
 	switch {
 	case c != nil && !c.Encrypted():
-		log.WarnContext(ctx, "this node can read the backups, as can whoever reads the repository: it is not encrypted", "repository", core.Mask(s.Repository))
+		log.WarnContext(ctx, "this node can read the backups, as can whoever reads the repository: it is not encrypted",
+			"repository", core.Mask(s.Repository))
 	case err != nil:
 		log.ErrorContext(ctx, "this node can't read its backups: the identity can't be used", "identity", files, "err", err)
 	case len(s.Identities) > 0 && strange:

@@ -68,9 +68,11 @@ func (l *agentListJSON) print(env *core.Env) error {
 			}
 			names = append(names, name)
 		}
-		rows = append(rows, []string{a.ID, a.Name, a.Project, state, moment(a.Seen), strings.TrimPrefix(a.Version, "slipcover "), a.Address, strings.Join(names, ", ")})
+		rows = append(rows, []string{a.ID, a.Name, a.Project, state, moment(a.Seen),
+			strings.TrimPrefix(a.Version, "slipcover "), a.Address, strings.Join(names, ", ")})
 	}
-	return core.Table(env.Stdout, []string{"ID", "NAME", "PROJECT", "STATE", "SEEN (UTC)", "VERSION", "ADDRESS", "INSTANCES"}, rows)
+	return core.Table(env.Stdout, []string{"ID", "NAME", "PROJECT", "STATE", "SEEN (UTC)", "VERSION", "ADDRESS",
+		"INSTANCES"}, rows)
 }
 
 func newAgentsRemove(env *core.Env, g *core.Global) *cobra.Command {

@@ -18,7 +18,9 @@ func newInstances(env *core.Env, g *core.Global) *cobra.Command {
 		Short: "List the CouchDB nodes of a server, and where to find those that it made",
 		Args:  core.Arguments(0, 0, ""),
 		RunE: serviceCommand(env, g, func(ctx context.Context, c *serviceClient, _ *core.Settings, _ []string) error {
-			return show(ctx, env, c, inProject("instances", project), func(l *instanceListJSON) error { return l.print(env) })
+			return show(ctx, env, c, inProject("instances", project), func(l *instanceListJSON) error {
+				return l.print(env)
+			})
 		}),
 	}
 	c.Flags().StringVar(&project, "project", "", "`ID` of the project whose instances to list (default: all that the token may see)")
@@ -50,7 +52,8 @@ func (l *instanceListJSON) print(env *core.Env) error {
 		if i.Status == "ACTIVE" && !i.Up {
 			state += ", not answering"
 		}
-		rows = append(rows, []string{i.ID, i.Name, i.Project, state, cmp.Or(i.URL, i.Address), i.Version, core.Size(i.UsedBytes), i.Fault})
+		rows = append(rows, []string{i.ID, i.Name, i.Project, state, cmp.Or(i.URL, i.Address), i.Version,
+			core.Size(i.UsedBytes), i.Fault})
 	}
 	if err := core.Table(env.Stdout, []string{"ID", "NAME", "PROJECT", "STATE", "AT", "COUCHDB", "SIZE", "FAULT"}, rows); err != nil {
 		return err

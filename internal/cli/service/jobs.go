@@ -56,7 +56,8 @@ func (l *jobListJSON) print(env *core.Env) error {
 		if j.Progress.Bytes > 0 && !j.State.Ended() {
 			done = core.Size(j.Progress.BytesDone) + " of " + core.Size(j.Progress.Bytes)
 		}
-		rows = append(rows, []string{j.ID, j.Kind, string(j.State), cmp.Or(j.Name, j.Backup, j.Instance), core.When(j.Created), done, j.Fault})
+		rows = append(rows, []string{j.ID, j.Kind, string(j.State), cmp.Or(j.Name, j.Backup, j.Instance),
+			core.When(j.Created), done, j.Fault})
 	}
 	return core.Table(env.Stdout, []string{"ID", "KIND", "STATE", "OF", "CREATED (UTC)", "DONE", "FAULT"}, rows)
 }
@@ -93,7 +94,9 @@ type proveResult struct {
 	Proof  *job.Proof `json:"proof,omitempty"`
 }
 
-func runProve(ctx context.Context, env *core.Env, c *serviceClient, s *core.Settings, o *proveOptions, backup string) error {
+func runProve(
+	ctx context.Context, env *core.Env, c *serviceClient, s *core.Settings, o *proveOptions, backup string,
+) error {
 	out := &proveResult{Backup: backup}
 	path := "backups/" + url.PathEscape(backup)
 	if err := c.call(ctx, http.MethodPost, inProject(path+"/prove", o.project), nil, out); err != nil {
@@ -124,7 +127,8 @@ func runProve(ctx context.Context, env *core.Env, c *serviceClient, s *core.Sett
 		return err
 	}
 	if !out.Proof.OK {
-		return core.Say(core.ErrProblem, "the backup did not restore as it should: %s", core.Clean(cmp.Or(out.Proof.Problem, fault)))
+		return core.Say(core.ErrProblem, "the backup did not restore as it should: %s",
+			core.Clean(cmp.Or(out.Proof.Problem, fault)))
 	}
 	return nil
 }
@@ -142,14 +146,17 @@ func (r *proveResult) print(env *core.Env) error {
 	if !p.OK {
 		outcome = "the test failed"
 	}
-	return core.Facts(env.Stdout, []core.Fact{{"backup", r.Backup}, {"outcome", outcome}, {"tested", how}, {"databases", fmt.Sprint(p.Databases)}, {"documents", fmt.Sprint(p.Documents)},
+	return core.Facts(env.Stdout, []core.Fact{{"backup", r.Backup}, {"outcome", outcome}, {"tested", how},
+		{"databases", fmt.Sprint(p.Databases)}, {"documents", fmt.Sprint(p.Documents)},
 		{"took", core.Took(time.Duration(p.Took * float64(time.Second)))}, {"problem", p.Problem}})
 }
 
 // await waits for the end of a job, with its progress shown, and returns why it failed.
 // A server that can't be reached meanwhile is waited for as long as retry_for says. A
 // job that is not listed any more has ended.
-func (c *serviceClient) await(ctx context.Context, env *core.Env, s *core.Settings, path, verb string) (fault string, err error) {
+func (c *serviceClient) await(
+	ctx context.Context, env *core.Env, s *core.Settings, path, verb string,
+) (fault string, err error) {
 	var mu sync.Mutex
 	var at core.Reading // guarded by mu
 	stop := core.StartProgress(env, s.Progress, verb, func() core.Reading { mu.Lock(); defer mu.Unlock(); return at })

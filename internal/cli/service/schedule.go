@@ -27,7 +27,8 @@ func newSchedule(env *core.Env, g *core.Global) *cobra.Command {
 A schedule is named by its id, or by its name if no other of the project has it.`,
 	}
 	core.AsGroup(c)
-	c.AddCommand(newScheduleCreate(env, g), newScheduleList(env, g), newScheduleShow(env, g), newScheduleUpdate(env, g), newScheduleDelete(env, g), newScheduleRun(env, g))
+	c.AddCommand(newScheduleCreate(env, g), newScheduleList(env, g), newScheduleShow(env, g), newScheduleUpdate(env, g),
+		newScheduleDelete(env, g), newScheduleRun(env, g))
 	return c
 }
 
@@ -253,7 +254,8 @@ func (s *scheduleJSON) keep() string {
 func (s *scheduleJSON) print(w io.Writer) error {
 	last := ""
 	if !s.Last.Due.IsZero() {
-		last = strings.TrimSuffix(fmt.Sprintf("%s, %s, backup %s", core.When(s.Last.Due), s.Last.Outcome, s.Last.Backup), ", backup ")
+		last = strings.TrimSuffix(fmt.Sprintf("%s, %s, backup %s", core.When(s.Last.Due), s.Last.Outcome,
+			s.Last.Backup), ", backup ")
 	}
 	unlessZero := func(text string) string { return strings.TrimPrefix(text+"", "0s") }
 	yes := ""
@@ -265,9 +267,12 @@ func (s *scheduleJSON) print(w io.Writer) error {
 		prove += ", next at " + core.When(s.ProveNext)
 	}
 	return core.Facts(w, []core.Fact{
-		{"schedule", s.ID}, {"name", s.Name}, {"project", s.Project}, {"instance", cmp.Or(s.InstanceName, s.Instance)}, {"cron", s.Cron}, {"time zone", s.TimeZone},
-		{"jitter", unlessZero(s.Jitter)}, {"window", unlessZero(s.Window)}, {"catch up", yes}, {"keeps", s.keep()}, {"restore tests", prove},
-		{"heartbeat", s.Heartbeat}, {"next (UTC)", s.next()}, {"last (UTC)", last}, {"missed", number(s.Missed)}, {"skipped", number(s.Skipped)},
+		{"schedule", s.ID}, {"name", s.Name}, {"project", s.Project}, {"instance", cmp.Or(s.InstanceName, s.Instance)},
+		{"cron", s.Cron}, {"time zone", s.TimeZone},
+		{"jitter", unlessZero(s.Jitter)}, {"window", unlessZero(s.Window)}, {"catch up", yes}, {"keeps", s.keep()},
+		{"restore tests", prove},
+		{"heartbeat", s.Heartbeat}, {"next (UTC)", s.next()}, {"last (UTC)", last}, {"missed", number(s.Missed)},
+		{"skipped", number(s.Skipped)},
 	})
 }
 
@@ -289,9 +294,11 @@ func newScheduleList(env *core.Env, g *core.Global) *cobra.Command {
 			return show(ctx, env, c, inProject("schedules", project), func(l *scheduleListJSON) error {
 				var rows [][]string
 				for _, s := range l.Schedules {
-					rows = append(rows, []string{s.ID, s.Name, cmp.Or(s.InstanceName, s.Instance), s.Cron, s.TimeZone, s.keep(), s.next(), s.Last.Outcome})
+					rows = append(rows, []string{s.ID, s.Name, cmp.Or(s.InstanceName, s.Instance), s.Cron, s.TimeZone,
+						s.keep(), s.next(), s.Last.Outcome})
 				}
-				return core.Table(env.Stdout, []string{"ID", "NAME", "INSTANCE", "CRON", "ZONE", "KEEPS", "NEXT (UTC)", "LAST"}, rows)
+				return core.Table(env.Stdout, []string{"ID", "NAME", "INSTANCE", "CRON", "ZONE", "KEEPS", "NEXT (UTC)",
+					"LAST"}, rows)
 			})
 		}),
 	}
@@ -301,7 +308,10 @@ func newScheduleList(env *core.Env, g *core.Global) *cobra.Command {
 }
 
 // newScheduleAction is a command about one schedule.
-func newScheduleAction(env *core.Env, g *core.Global, use, short string, run func(ctx context.Context, c *serviceClient, id, project string) error) *cobra.Command {
+func newScheduleAction(
+	env *core.Env, g *core.Global, use, short string,
+	run func(ctx context.Context, c *serviceClient, id, project string) error,
+) *cobra.Command {
 	project := ""
 	c := &cobra.Command{
 		Use:   use + " SCHEDULE",
@@ -322,13 +332,16 @@ func newScheduleAction(env *core.Env, g *core.Global, use, short string, run fun
 
 func newScheduleShow(env *core.Env, g *core.Global) *cobra.Command {
 	return newScheduleAction(env, g, "show", "Show a schedule, with when it fires next and how it went last", func(ctx context.Context, c *serviceClient, id, project string) error {
-		return show(ctx, env, c, inProject("schedules/"+id, project), func(s *oneScheduleJSON) error { return s.Schedule.print(env.Stdout) })
+		return show(ctx, env, c, inProject("schedules/"+id, project), func(s *oneScheduleJSON) error {
+			return s.Schedule.print(env.Stdout)
+		})
 	})
 }
 
 func newScheduleDelete(env *core.Env, g *core.Global) *cobra.Command {
 	return newScheduleAction(env, g, "delete", "Delete a schedule; its backups stay", func(ctx context.Context, c *serviceClient, id, project string) error {
-		return c.remove(ctx, env, inProject("schedules/"+id, project), id, "deleted", "schedule "+id+" is deleted; its backups stay")
+		return c.remove(ctx, env, inProject("schedules/"+id, project), id, "deleted",
+			"schedule "+id+" is deleted; its backups stay")
 	})
 }
 

@@ -31,7 +31,9 @@ What the catalog has stays as it is, so this can be repeated, and run for one re
 needed. A server with its own NATS must be stopped meanwhile; agents join again afterwards, and get their instances back
 by their names.`,
 		Args: core.Arguments(0, 0, ""),
-		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, _ []string) error { return runRebuild(ctx, env, s, o) }),
+		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, _ []string) error {
+			return runRebuild(ctx, env, s, o)
+		}),
 	}
 	f := c.Flags()
 	o.Options.Flags(f, "whose backups (default: all)")
@@ -71,10 +73,12 @@ func runRebuild(ctx context.Context, env *core.Env, s *core.Settings, o *rebuild
 			Unreadable int `json:"unreadable"`
 		}{res, len(bad)})
 	} else {
-		fmt.Fprintf(env.Stdout, "added %s and %s; %d were known\n", core.Count(res.Backups, "backup"), core.Count(res.Instances, "instance"), res.Known)
+		fmt.Fprintf(env.Stdout, "added %s and %s; %d were known\n", core.Count(res.Backups, "backup"),
+			core.Count(res.Instances, "instance"), res.Known)
 	}
 	for _, b := range bad {
-		fmt.Fprintf(env.Stderr, "slipcover: backup %s of %s was left out: %s\n", b.ID, b.Instance, core.OneLine(b.Err.Error()))
+		fmt.Fprintf(env.Stderr, "slipcover: backup %s of %s was left out: %s\n", b.ID, b.Instance,
+			core.OneLine(b.Err.Error()))
 	}
 	if err == nil && len(bad) > 0 {
 		err = core.Say(core.ErrProblem, "%s could not be read", core.Count(len(bad), "record"))

@@ -87,7 +87,8 @@ func runTokenCreate(ctx context.Context, env *core.Env, c *serviceClient, o *tok
 	if !k.Expires.IsZero() {
 		until = "until " + core.When(k.Expires) + " UTC"
 	}
-	fmt.Fprintf(env.Stderr, "token %s of %s: %s in project %s, %s; it is not shown again:\n", k.ID, core.Clean(k.Name), k.Role, k.Project, until)
+	fmt.Fprintf(env.Stderr, "token %s of %s: %s in project %s, %s; it is not shown again:\n", k.ID, core.Clean(k.Name),
+		k.Role, k.Project, until)
 	_, err := fmt.Fprintln(env.Stdout, made.Secret)
 	return err
 }
@@ -147,7 +148,8 @@ func (l *tokenListJSON) print(env *core.Env, join bool) error {
 		return core.Table(env.Stdout, []string{"ID", "NODE", "PROJECT", "CREATED (UTC)", "EXPIRES", "USED"}, rows)
 	}
 	for _, k := range l.Tokens {
-		rows = append(rows, []string{k.ID, k.Name, k.Role, k.Project, moment(k.Created), moment(k.Expires), moment(k.LastUsed)})
+		rows = append(rows, []string{k.ID, k.Name, k.Role, k.Project, moment(k.Created), moment(k.Expires),
+			moment(k.LastUsed)})
 	}
 	return core.Table(env.Stdout, []string{"ID", "NAME", "ROLE", "PROJECT", "CREATED (UTC)", "EXPIRES", "LAST USED"}, rows)
 }
@@ -235,7 +237,8 @@ func runTokenJoin(ctx context.Context, env *core.Env, c *serviceClient, s *core.
 		text["command"] = command
 		return core.PrintJSON(env.Stdout, text)
 	}
-	fmt.Fprintf(env.Stderr, "run this on the node %s until %s UTC; it works once, and the token is not shown again:\n", core.Clean(made.Token.Agent), core.When(made.Token.Expires))
+	fmt.Fprintf(env.Stderr, "run this on the node %s until %s UTC; it works once, and the token is not shown again:\n",
+		core.Clean(made.Token.Agent), core.When(made.Token.Expires))
 	if _, err := fmt.Fprintln(env.Stdout, command); err != nil {
 		return err
 	}
