@@ -107,9 +107,10 @@ var allowed = map[string][]string{
 	"internal/cli/look": {"internal/cli/core", "internal/cli/open", "couchfile", "internal/backup", "internal/calendar", "internal/config",
 		"internal/manifest", "internal/newest", "internal/node", "internal/repo", "internal/restore", "internal/storage/drivers",
 		"internal/storage/probe"},
-	"internal/cli/service": {"internal/storage/web", "internal/cli/core", "internal/cli/open", "internal/access", "internal/admin", "internal/agent", "internal/backup",
+	"internal/cli/service": {"internal/cli/core", "internal/cli/open", "internal/access", "internal/admin", "internal/agent", "internal/backup",
 		"internal/bus", "internal/config", "internal/durable", "internal/httpd", "internal/job", "internal/localhost", "internal/manifest",
-		"internal/node", "internal/repo", "internal/sdnotify", "internal/server", "internal/storage", "internal/trove"},
+		"internal/node", "internal/repo", "internal/restore", "internal/sdnotify", "internal/server", "internal/storage",
+		"internal/storage/web", "internal/trove"},
 
 	// Puts the groups together.
 	"internal/cli": {"internal/cli/core", "internal/cli/backups", "internal/cli/restores", "internal/cli/look", "internal/cli/service",
