@@ -101,14 +101,17 @@ setting recipients, of this node or else of the server at the time of --join.
 
 It runs in the foreground until SIGTERM, SIGINT or SIGHUP; a job at work is then left to its next start.`,
 		Args: core.Arguments(0, 0, ""),
-		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, _ []string) error { return runAgent(ctx, env, s, o) }),
+		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, _ []string) error {
+			return runAgent(ctx, env, s, o)
+		}),
 	}
 	f := c.Flags()
 	o.Options.Flags(f, "which this is (default: the name of this machine)")
 	core.NodeFlags(f)
 	agentFlags(f)
 	f.StringVar(&o.join, "join", "", "the one-time `TOKEN` of a server, to join it")
-	f.StringVar(&o.fingerprint, "ca-fingerprint", "", "with --join: the `SHA256` of the certificate authority of a server that made its own")
+	f.StringVar(&o.fingerprint, "ca-fingerprint", "",
+		"with --join: the `SHA256` of the certificate authority of a server that made its own")
 	f.String("server-url", "", "with --join: `URL` of the server")
 	f.String("ca-file", "", "certificates that sign the server's, PEM `FILE`")
 	return c
@@ -136,7 +139,8 @@ func runAgent(ctx context.Context, env *core.Env, s *core.Settings, o *agentOpti
 		if m, err = joinServer(ctx, s, o); err != nil {
 			return err
 		}
-		log.InfoContext(ctx, "joined", "server", m.Server, "name", m.Name, "project", m.Project, "agent", m.AgentID, "instance", m.Instance)
+		log.InfoContext(ctx, "joined", "server", m.Server, "name", m.Name, "project", m.Project, "agent", m.AgentID,
+			"instance", m.Instance)
 	}
 	if m == nil {
 		return core.Usage("this agent belongs to no server yet: on the server run \"slipcover token join --name %s\", and here what it prints", s.Instance)
@@ -341,7 +345,9 @@ func isRepository(asked, own string) bool {
 
 // make makes the repository of a job, which there was none of at the start, or whose
 // storage was away then.
-func (r *agentRepositories) make(ctx context.Context, env *core.Env, s *core.Settings, store storage.Store, o agent.Open) (*repo.Repo, error) {
+func (r *agentRepositories) make(
+	ctx context.Context, env *core.Env, s *core.Settings, store storage.Store, o agent.Open,
+) (*repo.Repo, error) {
 	recipients := o.Repository.Recipients
 	if o.Repository.Storage == "" {
 		var err error
@@ -350,7 +356,8 @@ func (r *agentRepositories) make(ctx context.Context, env *core.Env, s *core.Set
 		}
 	}
 	if len(recipients) == 0 { // it would be made without encryption
-		return nil, core.Usage("the server names no recipients for %s: give it the setting recipients", core.Mask(store.URL()))
+		return nil, core.Usage("the server names no recipients for %s: give it the setting recipients",
+			core.Mask(store.URL()))
 	}
 	if _, err := repo.Init(ctx, store, repo.InitOptions{Recipients: recipients}); err != nil && !errors.Is(err, repo.ErrExists) {
 		return nil, err
@@ -433,7 +440,9 @@ func readyRepository(ctx context.Context, env *core.Env, s *core.Settings, log *
 	return nil
 }
 
-func findRepository(ctx context.Context, env *core.Env, s *core.Settings, log *slog.Logger, to readers) (*repo.Config, error) {
+func findRepository(
+	ctx context.Context, env *core.Env, s *core.Settings, log *slog.Logger, to readers,
+) (*repo.Config, error) {
 	known := knownRepository(s)
 	store, err := open.Store(ctx, env, s, known == "" && to.some(s))
 	if err == nil {
@@ -473,7 +482,8 @@ func findRepository(ctx context.Context, env *core.Env, s *core.Settings, log *s
 	if err != nil {
 		return nil, err
 	}
-	log.InfoContext(ctx, "made the repository", "repository", core.Mask(store.URL()), "id", c.ID, "recipients", c.Recipients)
+	log.InfoContext(ctx, "made the repository", "repository", core.Mask(store.URL()), "id", c.ID,
+		"recipients", c.Recipients)
 	return &c, rememberRepository(s, c.ID)
 }
 
@@ -499,7 +509,8 @@ func ownAddress(ctx context.Context, s *core.Settings) string {
 
 // locateOwn finds the CouchDB of this machine.
 func locateOwn(ctx context.Context, env *core.Env, s *core.Settings) (*node.Node, error) {
-	return node.Locate(ctx, node.Options{DataDir: s.DataDir, ConfigDir: s.ConfigDir, URL: s.CouchURL, NodeName: s.NodeName, User: s.CouchUser,
+	return node.Locate(ctx, node.Options{DataDir: s.DataDir, ConfigDir: s.ConfigDir, URL: s.CouchURL, NodeName: s.NodeName,
+		User:     s.CouchUser,
 		Password: s.CouchPassword.Reveal(), Getenv: env.Getenv})
 }
 
@@ -574,7 +585,8 @@ func joinServer(ctx context.Context, s *core.Settings, o *agentOptions) (*member
 		return nil, err
 	}
 	m := &membership{Server: s.ServerURL, Seed: seed}
-	hello := job.Hello{Version: "slipcover " + core.ToolVersion(), Host: s.Instance, Address: ownAddress(ctx, s), NoRepository: s.Repository == ""}
+	hello := job.Hello{Version: "slipcover " + core.ToolVersion(), Host: s.Instance, Address: ownAddress(ctx, s),
+		NoRepository: s.Repository == ""}
 	if err := client.join(ctx, joinRequest{o.join, public, recipient, hello}, m); err != nil {
 		return nil, err
 	}

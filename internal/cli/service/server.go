@@ -65,7 +65,9 @@ Agents that join and have no setting recipients encrypt to those of the server, 
 
 It runs in the foreground until SIGTERM or SIGINT.`,
 		Args: core.Arguments(0, 0, ""),
-		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, _ []string) error { return runServer(ctx, env, s, o) }),
+		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, _ []string) error {
+			return runServer(ctx, env, s, o)
+		}),
 	}
 	f := c.Flags()
 	f.BoolVar(&o.withAgent, "with-agent", false, "be the agent of this machine's CouchDB too")
@@ -206,12 +208,14 @@ func (v *service) certificates() error {
 		return err
 	}
 	v.key = v.cert
-	return durable.WriteFile(filepath.Join(s.StateDir, "ca.crt"), 0o644, func(w *os.File) error { _, err := w.Write(v.ca.PEM()); return err })
+	return durable.WriteFile(filepath.Join(s.StateDir, "ca.crt"), 0o644,
+		func(w *os.File) error { _, err := w.Write(v.ca.PEM()); return err })
 }
 
 func (v *service) openBus(ctx context.Context) (err error) {
 	s := v.settings
-	o := bus.Options{URL: s.NATSURL, Creds: s.NATSCreds, AccountSeed: s.NATSAccountSeed, Dir: filepath.Join(s.StateDir, "nats"),
+	o := bus.Options{URL: s.NATSURL, Creds: s.NATSCreds, AccountSeed: s.NATSAccountSeed,
+		Dir:    filepath.Join(s.StateDir, "nats"),
 		Listen: s.NATSListen, Replicas: s.NATSReplicas, Log: v.log}
 	if s.NATSListen != "" {
 		o.TLS = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
@@ -262,11 +266,13 @@ func (v *service) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	v.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
+	v.registry.MustRegister(collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo())
 	if v.cert != "" {
 		v.registry.MustRegister(certificateExpiry(v.cert))
 	}
-	cfg := server.Config{Bus: v.bus, Log: v.log, Quota: job.Quota{Instances: s.QuotaInstances, Backups: s.QuotaBackups, Volumes: s.QuotaVolumes},
+	cfg := server.Config{Bus: v.bus, Log: v.log,
+		Quota:    job.Quota{Instances: s.QuotaInstances, Backups: s.QuotaBackups, Volumes: s.QuotaVolumes},
 		OwnSwift: s.OwnSwift && s.Auth == "keystone", Container: s.SwiftContainer, Recipients: s.Recipients, Datastores: s.Datastores, Metrics: v.registry,
 		Census: censusFile(s), LocalHeartbeats: s.Auth == "none"} // whose callers run this machine
 	if k, ok := checker.(*access.Keystone); ok && s.OwnSwift && s.KeystoneUser != "" {
@@ -293,7 +299,8 @@ func (v *service) build(ctx context.Context) error {
 	if v.ca != nil && (isLoopback(s.Listen) || s.InsecureHTTP) { // it was made for the agents
 		cert, key = "", ""
 	}
-	v.http, err = httpd.Listen(ctx, httpd.Options{Address: s.Listen, CertFile: cert, KeyFile: key, AllowPlain: s.InsecureHTTP, Handler: handler, Log: v.log})
+	v.http, err = httpd.Listen(ctx, httpd.Options{Address: s.Listen, CertFile: cert, KeyFile: key,
+		AllowPlain: s.InsecureHTTP, Handler: handler, Log: v.log})
 	return err
 }
 
@@ -309,8 +316,9 @@ func (v *service) checker(ctx context.Context) (access.Checker, error) {
 	case "none":
 		return access.None{}, nil
 	case "keystone":
-		return access.NewKeystone(access.KeystoneOptions{URL: s.KeystoneURL, Region: s.Region, CacheFor: s.TokenCache, SwiftRoles: s.SwiftRoles,
-			Service: access.ServiceUser{User: s.KeystoneUser, Password: s.KeystonePassword, Project: s.KeystoneProject, UserDomain: s.KeystoneDomain, ProjectDomain: s.KeystoneDomain}})
+		return access.NewKeystone(access.KeystoneOptions{URL: s.KeystoneURL, Region: s.Region, CacheFor: s.TokenCache,
+			SwiftRoles: s.SwiftRoles,
+			Service:    access.ServiceUser{User: s.KeystoneUser, Password: s.KeystonePassword, Project: s.KeystoneProject, UserDomain: s.KeystoneDomain, ProjectDomain: s.KeystoneDomain}})
 	}
 	return v.tokens, v.firstToken(ctx)
 }
@@ -345,7 +353,8 @@ func (v *service) firstToken(ctx context.Context) error {
 			return nil
 		}
 	}
-	_, secret, err := v.tokens.Create(ctx, access.Token{Name: "admin", Role: access.Admin, Project: defaultProject, CreatedBy: firstStart})
+	_, secret, err := v.tokens.Create(ctx, access.Token{Name: "admin", Role: access.Admin, Project: defaultProject,
+		CreatedBy: firstStart})
 	if err != nil {
 		return err
 	}
@@ -372,10 +381,13 @@ func (v *service) handler(checker access.Checker) (http.Handler, error) {
 		return nil, err
 	}
 	callers, door := httpd.NewLimiter(s.RateLimit), access.NewDoor(checker)
-	api := httpd.API{Name: "trove", Log: v.log, Metrics: metrics, Audit: v.audit, Addresses: httpd.NewLimiter(10 * s.RateLimit), Known: door.Knows, Proxies: proxies,
+	api := httpd.API{Name: "trove", Log: v.log, Metrics: metrics, Audit: v.audit,
+		Addresses: httpd.NewLimiter(10 * s.RateLimit), Known: door.Knows, Proxies: proxies,
 		Broken: trove.Broken, TooMany: trove.TooMany}
-	troves := api.Handler(trove.New(trove.Options{Server: v.server, Checker: door, Log: v.log, Keystone: keystone, URL: s.PublicURL, Region: s.Region, Callers: callers}))
-	o := admin.Options{Server: v.server, Checker: door, Tokens: v.tokens, Log: v.log, Callers: callers, URL: s.PublicURL, NATSURL: v.natsURL(), CA: v.natsCA(), Auth: s.Auth,
+	troves := api.Handler(trove.New(trove.Options{Server: v.server, Checker: door, Log: v.log, Keystone: keystone,
+		URL: s.PublicURL, Region: s.Region, Callers: callers}))
+	o := admin.Options{Server: v.server, Checker: door, Tokens: v.tokens, Log: v.log, Callers: callers,
+		URL: s.PublicURL, NATSURL: v.natsURL(), CA: v.natsCA(), Auth: s.Auth,
 		Recipients: func() []string { return handedOut(s) }}
 	if v.ca != nil {
 		o.Fingerprint = v.ca.Fingerprint()
@@ -384,7 +396,8 @@ func (v *service) handler(checker access.Checker) (http.Handler, error) {
 	admins := api.Handler(admin.New(o))
 	probes := map[string]http.Handler{
 		"/healthz": httpd.Healthz(),
-		"/readyz":  httpd.Readyz(v.log, s.MetricsToken.Reveal(), httpd.Check{Name: "catalog", Run: func(context.Context) error { return v.server.Ready() }}),
+		"/readyz": httpd.Readyz(v.log, s.MetricsToken.Reveal(),
+			httpd.Check{Name: "catalog", Run: func(context.Context) error { return v.server.Ready() }}),
 		"/metrics": httpd.MetricsHandler(v.registry, s.MetricsToken.Reveal(), true),
 	}
 	// No ServeMux: it would answer for the APIs what is not in its shortest form.
@@ -551,9 +564,11 @@ func (v *service) tellReaders(ctx context.Context) {
 	case len(list) == 0:
 		v.log.InfoContext(ctx, "agents that join need the setting recipients of their own: this server has none to give them")
 	case len(v.settings.Recipients) == 0:
-		v.log.WarnContext(ctx, "agents that join encrypt to the key of this server: keep a copy of it in another place", "file", serviceKeyFile(v.settings), "recipients", list)
+		v.log.WarnContext(ctx, "agents that join encrypt to the key of this server: keep a copy of it in another place",
+			"file", serviceKeyFile(v.settings), "recipients", list)
 	default:
-		v.log.InfoContext(ctx, "agents that join encrypt to the setting recipients, if they have none of their own", "recipients", list)
+		v.log.InfoContext(ctx, "agents that join encrypt to the setting recipients, if they have none of their own",
+			"recipients", list)
 	}
 }
 
@@ -583,7 +598,8 @@ func (v *service) ownAgent(ctx context.Context, o *serverOptions) (agent.Options
 		if err != nil {
 			return opts, err
 		}
-		m = &membership{AgentID: j.AgentID, Instance: j.Instance, Name: s.Instance, Project: project, Server: "this process", Seed: seed, JWT: j.JWT}
+		m = &membership{AgentID: j.AgentID, Instance: j.Instance, Name: s.Instance, Project: project,
+			Server: "this process", Seed: seed, JWT: j.JWT}
 		if err := m.write(s); err != nil {
 			return opts, err
 		}
@@ -604,7 +620,8 @@ func (v *service) knows(m *membership, name, project string) bool {
 }
 
 func buildInfo() prometheus.Collector {
-	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "slipcover_build_info", Help: "Always 1; the label is the version.",
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "slipcover_build_info",
+		Help:        "Always 1; the label is the version.",
 		ConstLabels: prometheus.Labels{"version": core.ToolVersion()}}, func() float64 { return 1 })
 }
 
