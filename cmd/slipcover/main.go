@@ -20,7 +20,7 @@ func main() {
 
 // leastLimit is the memory of Go's that a backup, a restore or a verification needs, which
 // keeps each of them below 128 MiB in all.
-const leastLimit = 96 << 20
+const leastLimit = 84 << 20
 
 // limitMemory makes the collector run at half again of what is in use, and work harder
 // near the limit. GOGC and GOMEMLIMIT win.
@@ -40,8 +40,9 @@ func follow(limit int64) {
 	runtime.AddCleanup(new([64]byte), func(limit int64) {
 		live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 		metrics.Read(live)
-		if n := int64(live[0].Value.Uint64()); n+n/4+leastLimit/12 > limit {
-			limit = n + n/4 + leastLimit/12
+		n := int64(live[0].Value.Uint64())
+		if n += max(n/8, n-64<<20); n > limit {
+			limit = n
 			debug.SetMemoryLimit(limit)
 		}
 		follow(limit)
