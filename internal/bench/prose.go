@@ -53,7 +53,7 @@ func makeProse(dir string, n int) (m made, err error) {
 	}
 	t := &server{}
 	defer func() {
-		if v := recover(); v != nil && v != t { //nolint:errorlint // what Fatalf panicked with
+		if v := recover(); v != nil && v != t { // what Fatalf panicked with
 			panic(v)
 		}
 		err = errors.Join(err, t.end())

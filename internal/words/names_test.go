@@ -12,7 +12,7 @@ func TestNames(t *testing.T) {
 	for text, want := range map[string][3]bool{ // IsName, IsLine, IsText
 		"nightly 02:30":         {true, true, true},
 		"日本　語 é 👩‍🔬":            {true, true, true},
-		"می‌خواهم":              {true, true, true},
+		"می\u200cخواهم":         {true, true, true},
 		"":                      {false, true, true},
 		" \u00a0":               {false, true, true},
 		strings.Repeat("é", 20): {true, true, true},
