@@ -37,6 +37,7 @@ func TestDecryptInPlace(t *testing.T) {
 			t.Errorf("%s: %d bytes, %v; age has %d, %v", what, len(got), err, len(want), wantErr)
 		}
 	}
+	const ageChunk = 64 << 10 // of content
 	for _, n := range []int{0, 1, ageChunk - 1, ageChunk, ageChunk + 1, 2 * ageChunk, 2*ageChunk + 7} {
 		var b bytes.Buffer
 		w, err := age.Encrypt(&b, id.Recipient())

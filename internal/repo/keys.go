@@ -258,3 +258,20 @@ func (r *Repo) decrypt(ctx context.Context, instance string, b []byte) (io.Reade
 	})
 	return rd, err
 }
+
+// decryptInPlace is decrypt into the memory of b, for a segment of many MiB: age has read
+// a chunk, and its header before, when it gives what is in it, which is shorter.
+func (r *Repo) decryptInPlace(ctx context.Context, instance string, b []byte) ([]byte, error) {
+	rd, err := r.decrypt(ctx, instance, b)
+	for n := 0; err == nil; {
+		var more int
+		more, err = rd.Read(b[n:])
+		if n += more; errors.Is(err, io.EOF) {
+			return b[:n], nil
+		}
+		if err != nil {
+			err = errors.Join(ErrCorrupt, err)
+		}
+	}
+	return nil, err
+}
