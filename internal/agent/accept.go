@@ -29,7 +29,7 @@ func (o *Options) acceptsPlace(in job.Repository) error {
 			return nil
 		}
 		place = strings.TrimRight(in.Storage, "/") + "/" + container
-	case place == "" || within(o.RepositoryURL, place) && within(place, o.RepositoryURL):
+	case place == "" || o.isOwn(place):
 		return nil
 	}
 	if slices.ContainsFunc(o.Accept, func(from string) bool { return within(from, place) }) {
@@ -37,6 +37,14 @@ func (o *Options) acceptsPlace(in job.Repository) error {
 	}
 	return fmt.Errorf("the job is for %s, which the settings of this node (%s) don't name: if it is right, add %s to its setting accept_storages; "+
 		"if nobody asked for it, somebody else may have the server", place, o.Host, cmp.Or(strings.TrimRight(in.Storage, "/"), place))
+}
+
+// isOwn reports whether the URL of a job is that of the node's own repository but for its
+// parameters, which are never the job's: they say at which endpoint a bucket is.
+func (o *Options) isOwn(place string) bool {
+	a, ok := placeOf(o.RepositoryURL)
+	b, fine := placeOf(place)
+	return ok && fine && a.below(b) && b.below(a)
 }
 
 // recipients are whom backups in an account that the server names are encrypted to: those of
@@ -67,31 +75,38 @@ func sameSet(a, b []string) bool {
 }
 
 // within reports whether a place is another one or below it: of the same scheme, user and
-// host, with all parts of its path. Parameters are the business of whoever logs in. What
-// could be read in two ways is within nothing.
+// host, with the same parameters, and all parts of its path. What could be read in two ways
+// is within nothing.
 func within(outer, inner string) bool {
 	a, ok := placeOf(outer)
 	b, fine := placeOf(inner)
-	if !ok || !fine || a.Scheme != b.Scheme || !strings.EqualFold(a.Host, b.Host) || a.User.Username() != b.User.Username() {
+	return ok && fine && a.below(b) && a.Query().Encode() == b.Query().Encode()
+}
+
+type placeURL struct{ *url.URL }
+
+// below reports whether b is u or below it, whatever their parameters.
+func (u placeURL) below(b placeURL) bool {
+	if u.Scheme != b.Scheme || !strings.EqualFold(u.Host, b.Host) || u.User.Username() != b.User.Username() {
 		return false
 	}
-	return a.Path == "/" || b.Path == a.Path || strings.HasPrefix(b.Path, a.Path+"/")
+	return u.Path == "/" || b.Path == u.Path || strings.HasPrefix(b.Path, u.Path+"/")
 }
 
 // placeOf reads the URL or the path of a place, into one that begins with a slash and ends
 // with none.
-func placeOf(text string) (*url.URL, bool) {
+func placeOf(text string) (placeURL, bool) {
 	if strings.HasPrefix(text, "/") {
 		text = "file://" + text
 	}
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme == "" || u.Opaque != "" || u.Fragment != "" {
-		return nil, false
+		return placeURL{}, false
 	}
 	clean := path.Clean("/" + strings.TrimPrefix(u.Path, "/"))
 	if strings.Contains(u.Path, `\`) || clean != "/"+strings.Trim(u.Path, "/") || strings.Contains(strings.ToLower(u.EscapedPath()), "%2f") {
-		return nil, false
+		return placeURL{}, false
 	}
 	u.Path = clean
-	return u, true
+	return placeURL{u}, true
 }

@@ -1,11 +1,15 @@
 package agent
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
 
 	"github.com/slipcover/slipcover/internal/backup"
 	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/storage"
 )
 
 // The node's own settings decide where its jobs have to do with backups.
@@ -49,7 +53,9 @@ func TestAcceptedPlaces(t *testing.T) {
 		{"", []string{swift}, account(swift+"/%2e%2e/AUTH_q", "box"), false},
 		{"", []string{swift}, account(swift+"%2f..%2fAUTH_q", "box"), false},
 		{"", []string{swift}, job.Repository{URL: "file:///backups", Storage: swift}, false},
-		{"s3://bucket/new", []string{"s3://bucket/old"}, at("s3://bucket/old?region=x"), true},
+		{"s3://bucket/new", []string{"s3://bucket/old?region=x"}, at("s3://bucket/old?region=x"), true},
+		{"s3://bucket/new", []string{"s3://bucket/old"}, at("s3://bucket/old?endpoint=https://evil.example"), false},
+		{"", []string{swift}, account(swift, "box?auth_url=https://evil.example"), false},
 		{"/backups", []string{"/old"}, at("file:///old"), true},
 		{"/backups", []string{"/old"}, at("file:///old/../etc"), false},
 		{"/backups", []string{"/"}, at("file:///anywhere"), true},
@@ -91,5 +97,23 @@ func TestAcceptedRecipients(t *testing.T) {
 		if err != nil && (!strings.Contains(err.Error(), "set recipients") || !strings.Contains(err.Error(), strings.Join(test.asked, ", "))) {
 			t.Errorf("%v", err)
 		}
+	}
+}
+
+// A job for the node's own repository is done there, at the endpoint of the node's own
+// configuration, whatever endpoint the job names.
+func TestOwnPlaceIsThatOfTheConfiguration(t *testing.T) {
+	t.Parallel()
+	var asked []Open
+	a := &agent{o: Options{RepositoryURL: "s3://bucket/couch?endpoint=https://s3.example", OpenRepo: func(_ context.Context, o Open) (*repo.Repo, func(), error) {
+		asked = append(asked, o)
+		return nil, nil, storage.ErrUnavailable
+	}}}
+	w := &work{job: &job.Job{Spec: job.Spec{RepoName: "node1", Repository: job.Repository{URL: "s3://bucket/couch/?endpoint=https://evil.example"}}}}
+	if _, _, err := a.open(t.Context(), w, false); !errors.Is(err, storage.ErrUnavailable) {
+		t.Fatal(err)
+	}
+	if len(asked) != 1 || asked[0].Repository.URL != "" {
+		t.Errorf("opened: %+v", asked)
 	}
 }

@@ -249,6 +249,9 @@ func (a *agent) open(ctx context.Context, w *work, makeIt bool) (*repo.Repo, fun
 		}
 		in.URL = ""
 	}
+	if in.Storage == "" && a.o.isOwn(in.URL) {
+		in.URL = "" // with the parameters of the configuration
+	}
 	if makeIt {
 		if err := a.o.acceptsRecipients(in); err != nil {
 			return nil, nil, err
