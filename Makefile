@@ -12,8 +12,8 @@ GO        ?= go
 FUZZTIME  ?= 20s
 TESTFLAGS ?=
 TIMEOUT   ?= 30m
-# Twice as many packages, and tests of each, at a time as there are cores: many wait for servers.
-JOBS      ?= $(shell expr 2 '*' $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2))
+# Packages, and tests of each, at a time. With more the servers beside them answer too late for what tests have them prove.
+JOBS      ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 # Those that take longest begin first.
 PACKAGES  ?= ./internal/cli/... ./internal/trove ./internal/backup ./internal/storage/swift ./internal/bus ./...
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null)

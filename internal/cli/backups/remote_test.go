@@ -140,9 +140,11 @@ func (c *command) run(ctx context.Context, args ...string) output {
 	return output{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
 }
 
-// must runs a command that must go well, and returns what it printed.
+// must runs a command that must go well, however busy the machine is, and returns what it printed.
 func (c *command) must(t *testing.T, args ...string) string {
 	t.Helper()
+	defer func(was string) { c.retryFor = was }(c.retryFor)
+	c.retryFor = "5m"
 	out := c.run(t.Context(), args...)
 	if out.code != 0 {
 		t.Fatalf("%q: code %d: %s", args, out.code, out.stderr)

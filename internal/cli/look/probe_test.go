@@ -75,7 +75,7 @@ func TestProbeSwift(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	env.Stdout, env.Stderr = &stdout, &stderr
 	env.Environ = append(testenv.Environ(), "SLIPCOVER_CONFIG="+os.DevNull)
-	if c := cli.Run(t.Context(), env, []string{"probe", "swift://probe/below", "--size", "32MiB"}); c != 0 {
+	if c := cli.Run(t.Context(), env, []string{"probe", "swift://probe/below?timeout=10m", "--size", "32MiB"}); c != 0 {
 		t.Errorf("ended with code %d: %s", c, stderr.String())
 	}
 	t.Logf("\n%s", stdout.String())
