@@ -459,7 +459,7 @@ func (c *caller) free(m *made) {
 // Linux is asked, as it is where these tests run.
 func isAlive(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	return err != nil || !bytes.Contains(stat, []byte(") Z "))
+	return err == nil && !bytes.Contains(stat, []byte(") Z "))
 }
 
 // list returns the ids of the project's backups, sorted.

@@ -3,12 +3,17 @@
 package service_test
 
 import (
+	"bytes"
+	"fmt"
 	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
+
+	"github.com/slipcover/slipcover/internal/cli/clitest"
 )
 
 // TestHungAgentIsTold: a request that an agent must answer ends with an answer, before the
@@ -30,6 +35,13 @@ func TestHungAgentIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = agent.cmd.Process.Signal(syscall.SIGCONT) }()
+	eventually(t, clitest.Patience, "the agent is stopped", func() bool { // each of its threads, when it would run next
+		stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", agent.cmd.Process.Pid))
+		return err == nil && !slices.ContainsFunc(stats, func(name string) bool {
+			b, err := os.ReadFile(name)
+			return err == nil && !bytes.Contains(b, []byte(") T "))
+		})
+	})
 	if status, err := c.do(http.MethodGet, "/v1.0/default/instances/"+list.Instances[0].ID+"/databases", nil, nil); status != http.StatusServiceUnavailable {
 		t.Errorf("%d, %v", status, err)
 	}

@@ -138,7 +138,12 @@ func (p *process) join(url, ca, dir string) *process {
 	if i := slices.Index(words, "ca.crt"); i > 0 {
 		words[i] = ca
 	}
-	return startAgent(p.t, []string{"SLIPCOVER_STATE_DIR=" + dir, "SLIPCOVER_INSTANCE=db1", "SLIPCOVER_REPOSITORY=file://" + filepath.Join(dir, "repo"), "SLIPCOVER_DATA_DIR=" + dir, "SLIPCOVER_RECIPIENTS=" + aRecipient}, words[2:]...)
+	data := filepath.Join(dir, "data")
+	if err := os.MkdirAll(filepath.Join(data, "shards"), 0o700); err != nil { // an agent that could back up nothing doesn't join
+		p.t.Fatal(err)
+	}
+	return startAgent(p.t, []string{"SLIPCOVER_STATE_DIR=" + dir, "SLIPCOVER_INSTANCE=db1", "SLIPCOVER_DATA_DIR=" + data,
+		"SLIPCOVER_REPOSITORY=file://" + filepath.Join(dir, "repo"), "SLIPCOVER_RECIPIENTS=" + aRecipient}, words[2:]...)
 }
 
 // says waits until a process has written something to its log.
