@@ -20,7 +20,7 @@ func main() {
 
 // leastLimit is the memory of Go's that a backup, a restore or a verification needs, which
 // keeps each of them below 128 MiB in all.
-const leastLimit = 84 << 20
+const leastLimit = 92 << 20
 
 // limitMemory makes the collector run at half again of what is in use, and work harder
 // near the limit. GOGC and GOMEMLIMIT win.
