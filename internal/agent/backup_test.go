@@ -100,7 +100,7 @@ func TestSameAttemptTwice(t *testing.T) {
 func TestRefused(t *testing.T) {
 	t.Parallel()
 	s, w := newServer(t), newWorld(t)
-	s.start(w, copyFixture(t))
+	s.start(w, copyFixture(t), func(o *agent.Options) { o.Accept = []string{"http://127.0.0.1:1/v1/"} })
 	other := backupJob(t)
 	other.Instance = newID(t)
 	s.fail(other, "does not have the instance")
@@ -108,7 +108,7 @@ func TestRefused(t *testing.T) {
 	name.Spec.RepoName = "../up"
 	s.fail(name, "names no instance")
 	token := backupJob(t)
-	token.Spec.Repository.Storage = "http://127.0.0.1:1/v1/AUTH_x"
+	token.Spec.Repository = job.Repository{URL: "swift://box", Storage: "http://127.0.0.1:1/v1/AUTH_x"}
 	s.fail(token, "no token")
 	sealed := backupJob(t)
 	sealed.Spec.Sealed = []byte("nonsense")

@@ -11,7 +11,7 @@ import (
 	"github.com/slipcover/slipcover/internal/repo"
 )
 
-// gate stops jobs that name the repository by its URL, and don't make it, when they open it.
+// gate stops jobs that name the repository by its id, and don't make it, when they open it.
 type gate struct {
 	w      *world
 	inside atomic.Int64 // jobs that have come to it
@@ -23,7 +23,7 @@ func newGate(w *world) *gate { return &gate{w: w, open: make(chan struct{})} }
 func (g *gate) options(o *agent.Options) {
 	opener := agenttest.Opener(g.w.url(), g.w.identity)
 	o.OpenRepo = func(ctx context.Context, in agent.Open) (*repo.Repo, func(), error) {
-		if in.Repository.URL != "" && !in.Make {
+		if in.Repository.ID != "" && !in.Make {
 			g.inside.Add(1)
 			select {
 			case <-g.open:
@@ -36,8 +36,9 @@ func (g *gate) options(o *agent.Options) {
 }
 
 // spec is of a job that the gate stops.
-func (g *gate) spec(repoID string) job.Spec {
-	return job.Spec{RepoName: nodeName, RepoID: repoID, Repository: job.Repository{URL: g.w.url()}}
+func (g *gate) spec(t *testing.T, repoID string) job.Spec {
+	t.Helper()
+	return job.Spec{RepoName: nodeName, RepoID: repoID, Repository: job.Repository{ID: g.w.repo(t).Config().ID}}
 }
 
 // Restores and restore tests of an instance, however many, hold off neither its backups nor
@@ -50,9 +51,9 @@ func TestRestoresHoldOffNoBackups(t *testing.T) {
 	first, second := s.do(backupJob(t)).Result.RepoID, s.do(backupJob(t)).Result.RepoID
 	var reads []string
 	for n := range 10 {
-		j := job.Job{Kind: job.KindProve, Spec: g.spec(second)}
+		j := job.Job{Kind: job.KindProve, Spec: g.spec(t, second)}
 		if n%2 == 1 {
-			j = job.Job{Kind: job.KindCreate, Instance: newID(t), Spec: g.spec(second)}
+			j = job.Job{Kind: job.KindCreate, Instance: newID(t), Spec: g.spec(t, second)}
 		}
 		reads = append(reads, s.submit(j))
 	}
@@ -89,7 +90,7 @@ func TestWaitingJobsLeaveRoom(t *testing.T) {
 	g := newGate(w)
 	s.start(w, copyFixture(t), g.options)
 	stored := s.do(backupJob(t)).Result.RepoID
-	ids := []string{s.submit(job.Job{Kind: job.KindDeleteBackup, Spec: g.spec(stored)})}
+	ids := []string{s.submit(job.Job{Kind: job.KindDeleteBackup, Spec: g.spec(t, stored)})}
 	await(t, func() bool { return g.inside.Load() == 1 })
 	for range 12 {
 		ids = append(ids, s.submit(job.Job{Kind: job.KindDeleteBackup, Spec: job.Spec{RepoName: nodeName, RepoID: newID(t)}}))
