@@ -3,7 +3,9 @@ package server_test
 import (
 	"context"
 	"errors"
+	"net/http"
 	"net/netip"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -95,6 +97,9 @@ func TestHeartbeatsAreRefusedWhenMade(t *testing.T) {
 		"gate.example": {true, false}, "[64:ff9b::127.0.0.1]:80": {true, false}, "[::ffff:127.0.0.1]": {true, false}, "[2002:7f00:1::]": {true, false},
 		"secrets.example": {}, "169.254.169.254": {}, "[64:ff9b::a9fe:a9fe]": {}, "[fe80::1%25eth0]": {}, "0.0.0.0": {},
 	} {
+		if proxy, err := http.ProxyFromEnvironment(&http.Request{URL: &url.URL{Scheme: "http", Host: host}}); proxy != nil && err == nil && names[host] != "" {
+			may = [2]bool{true, true} // a proxy of this machine looks names up itself
+		}
 		for n, s := range []*service{open, shut} {
 			c, err := s.CreateSchedule(t.Context(), who("p"), &job.Schedule{Name: "h", Instance: p.node, Cron: "@daily", Heartbeat: "http://" + host + "/ping"})
 			if may[n] != (err == nil) || err != nil && kindOf(err) != server.Invalid {
@@ -112,7 +117,7 @@ func TestHeartbeatsAreRefusedWhenMade(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := shut.UpdateSchedule(t.Context(), who("p"), c.ID, func(c *job.Schedule) error { c.Heartbeat = "https://inside.example"; return nil }); kindOf(err) != server.Invalid {
+	if _, err := shut.UpdateSchedule(t.Context(), who("p"), c.ID, func(c *job.Schedule) error { c.Heartbeat = "https://x.localhost"; return nil }); kindOf(err) != server.Invalid {
 		t.Errorf("by an update: %v", err)
 	}
 	names["outside.example"] = "127.0.0.1" // by now: what isn't changed is not refused, and not asked for either

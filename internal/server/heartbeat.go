@@ -97,15 +97,14 @@ func (s *Server) checkHeartbeat(ctx context.Context, text string) error {
 	if err != nil || text == "" { // which checkFields has looked at
 		return nil
 	}
-	if proxy, err := http.ProxyFromEnvironment(&http.Request{URL: u}); err == nil && proxy != nil {
-		return nil // it decides
-	}
 	host := u.Hostname()
 	var at []netip.Addr
 	if a, err := netip.ParseAddr(host); err == nil {
 		at = []netip.Addr{a}
 	} else if localhost.Is(host) {
 		at = localhost.Addresses
+	} else if proxy, err := http.ProxyFromEnvironment(&http.Request{URL: u}); err == nil && proxy != nil {
+		return nil // it looks the name up, and decides
 	} else {
 		ctx, cancel := context.WithTimeout(ctx, lookUpFor)
 		defer cancel()
