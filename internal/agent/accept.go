@@ -44,7 +44,7 @@ func (o *Options) acceptsPlace(in job.Repository) error {
 func (o *Options) isOwn(place string) bool {
 	a, ok := placeOf(o.RepositoryURL)
 	b, fine := placeOf(place)
-	return ok && fine && a.below(b) && b.below(a)
+	return ok && fine && below(a, b) && below(b, a)
 }
 
 // recipients are whom backups in an account that the server names are encrypted to: those of
@@ -54,6 +54,15 @@ func (o *Options) recipients() (list []string, from string) {
 		return o.Backup.Recipients, "its setting recipients"
 	}
 	return o.JoinRecipients, "what its server gave it when it joined"
+}
+
+// readers are whom a backup in an account that the server names is encrypted to: the node's
+// recipients, or else those of the job.
+func (o *Options) readers(in job.Repository) []string {
+	if list, _ := o.recipients(); len(list) > 0 {
+		return list
+	}
+	return in.Recipients
 }
 
 // acceptsRecipients refuses recipients that aren't the node's.
@@ -80,33 +89,31 @@ func sameSet(a, b []string) bool {
 func within(outer, inner string) bool {
 	a, ok := placeOf(outer)
 	b, fine := placeOf(inner)
-	return ok && fine && a.below(b) && a.Query().Encode() == b.Query().Encode()
+	return ok && fine && below(a, b) && a.Query().Encode() == b.Query().Encode()
 }
 
-type placeURL struct{ *url.URL }
-
-// below reports whether b is u or below it, whatever their parameters.
-func (u placeURL) below(b placeURL) bool {
-	if u.Scheme != b.Scheme || !strings.EqualFold(u.Host, b.Host) || u.User.Username() != b.User.Username() {
+// below reports whether inner is outer or below it, whatever their parameters.
+func below(outer, inner *url.URL) bool {
+	if outer.Scheme != inner.Scheme || !strings.EqualFold(outer.Host, inner.Host) || outer.User.Username() != inner.User.Username() {
 		return false
 	}
-	return u.Path == "/" || b.Path == u.Path || strings.HasPrefix(b.Path, u.Path+"/")
+	return outer.Path == "/" || inner.Path == outer.Path || strings.HasPrefix(inner.Path, outer.Path+"/")
 }
 
 // placeOf reads the URL or the path of a place, into one that begins with a slash and ends
 // with none.
-func placeOf(text string) (placeURL, bool) {
+func placeOf(text string) (*url.URL, bool) {
 	if strings.HasPrefix(text, "/") {
 		text = "file://" + text
 	}
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme == "" || u.Opaque != "" || u.Fragment != "" {
-		return placeURL{}, false
+		return nil, false
 	}
 	clean := path.Clean("/" + strings.TrimPrefix(u.Path, "/"))
 	if strings.Contains(u.Path, `\`) || clean != "/"+strings.Trim(u.Path, "/") || strings.Contains(strings.ToLower(u.EscapedPath()), "%2f") {
-		return placeURL{}, false
+		return nil, false
 	}
 	u.Path = clean
-	return placeURL{u}, true
+	return u, true
 }

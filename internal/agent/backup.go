@@ -172,10 +172,8 @@ func (a *agent) runEngine(ctx context.Context, w *work, r *repo.Repo, n *node.No
 		p := o.Progress
 		return job.Progress{Files: p.Files.Load(), FilesDone: p.FilesDone.Load(), Bytes: p.Bytes.Load(), BytesDone: p.BytesDone.Load(), Stored: p.Stored.Load()}
 	})
-	if list, _ := a.o.recipients(); spec.Repository.Storage != "" && len(list) > 0 {
-		o.Recipients = list
-	} else if spec.Repository.Storage != "" {
-		o.Recipients = spec.Repository.Recipients
+	if spec.Repository.Storage != "" {
+		o.Recipients = a.o.readers(spec.Repository)
 	}
 	run := func() (err error) {
 		res, err = backup.Run(ctx, o)
@@ -256,8 +254,8 @@ func (a *agent) open(ctx context.Context, w *work, makeIt bool) (*repo.Repo, fun
 		if err := a.o.acceptsRecipients(in); err != nil {
 			return nil, nil, err
 		}
-		if list, _ := a.o.recipients(); in.Storage != "" && len(list) > 0 {
-			in.Recipients = list
+		if in.Storage != "" {
+			in.Recipients = a.o.readers(in)
 		}
 	}
 	o := Open{Repository: in, Make: makeIt}
