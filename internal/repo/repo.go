@@ -66,8 +66,8 @@ type Options struct {
 	// Identities open what is encrypted; none are needed for writing.
 	Identities []age.Identity
 	// Passphrase opens the identity that the repository keeps under a passphrase;
-	// it is asked for only when something must be read. nil if there is none.
-	// of several spellings the first that opens counts.
+	// it is asked for only when something must be read. Of several spellings the first
+	// that opens it counts. nil if there is none.
 	Passphrase func() ([]string, error)
 	// TrustedWriters are Ed25519 public keys in base64. If there are any, records of
 	// other writers are refused; if not, any valid signature is accepted.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -127,7 +126,7 @@ func runBackupCreate(ctx context.Context, env *core.Env, s *core.Settings, o *ba
 	res, err := places.backup(ctx, opts)
 	stop()
 	if err != nil {
-		return explainBackup(ctx, err)
+		return core.WhenStopped(ctx, err, "no backup was made; the next run takes up what is stored already")
 	}
 	env.Done("backup %s was made", res.Record.ID)
 	out := newBackupResult(res, time.Since(began))
@@ -155,15 +154,6 @@ func runBackupCreate(ctx context.Context, env *core.Env, s *core.Settings, o *ba
 			core.Count(len(res.Damage), "finding"), core.Count(out.damagedFiles(), "file"))
 	}
 	return nil
-}
-
-// explainBackup adds what is left behind to the error of a backup that was stopped.
-func explainBackup(ctx context.Context, err error) error {
-	var sig core.Interrupted
-	if errors.As(context.Cause(ctx), &sig) {
-		return fmt.Errorf("%w: no backup was made; the next run takes up what is stored already", sig)
-	}
-	return err
 }
 
 // backupResult is what backup create tells.

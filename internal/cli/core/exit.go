@@ -80,6 +80,15 @@ type Interrupted struct{ Signal os.Signal }
 
 func (i Interrupted) Error() string { return "stopped by " + signalName(i.Signal) }
 
+// WhenStopped adds what is left behind to the error of a command that a signal stopped.
+func WhenStopped(ctx context.Context, err error, left string) error {
+	var sig Interrupted
+	if errors.As(context.Cause(ctx), &sig) {
+		return fmt.Errorf("%w: %s", sig, left)
+	}
+	return err
+}
+
 func signalName(s os.Signal) string {
 	switch s {
 	case syscall.SIGTERM:

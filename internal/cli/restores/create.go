@@ -75,15 +75,11 @@ func runCreate(ctx context.Context, env *core.Env, s *core.Settings, o *createOp
 			return core.FileError("read the admin's password", err)
 		}
 	}
-	s.FromCache = true // every file is held against its hash
-	r, rec, err := open.Backup(ctx, env, s, o.Instance, o.backup)
+	r, rec, err := toRestore(ctx, env, s, o.Instance, o.backup)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	if err := core.CheckStrategy("restore", s.RestoreNamespace, rec.Strategy); err != nil {
-		return err
-	}
 	p := &restore.Progress{}
 	stop := core.StartProgress(env, s.Progress, "restoring", core.RestoreReading(p))
 	defer stop()
@@ -109,7 +105,7 @@ func runCreate(ctx context.Context, env *core.Env, s *core.Settings, o *createOp
 		}
 	}
 	if err != nil {
-		return explainRestore(ctx, err)
+		return core.WhenStopped(ctx, err, marked)
 	}
 	if !made.Restored.OK() {
 		return core.Say(core.ErrProblem, "the instance is there, but the backup did not restore whole: %s",

@@ -2,7 +2,6 @@ package restores
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 
@@ -72,15 +71,11 @@ func runRestore(ctx context.Context, env *core.Env, s *core.Settings, o *restore
 	if o.to == "" {
 		return core.Usage("restore needs --to DIR, where the files shall go")
 	}
-	s.FromCache = true // every file is held against its hash
-	r, rec, err := open.Backup(ctx, env, s, o.Instance, ref)
+	r, rec, err := toRestore(ctx, env, s, o.Instance, ref)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	if err := core.CheckStrategy("restore", s.RestoreNamespace, rec.Strategy); err != nil {
-		return err
-	}
 	p := &restore.Progress{}
 	stop := core.StartProgress(env, s.Progress, "restoring", core.RestoreReading(p))
 	defer stop()
@@ -91,7 +86,7 @@ func runRestore(ctx context.Context, env *core.Env, s *core.Settings, o *restore
 	})
 	stop()
 	if err != nil {
-		return explainRestore(ctx, err)
+		return core.WhenStopped(ctx, err, marked)
 	}
 	env.Done("the backup was restored to %s", o.to)
 	if env.JSON {
@@ -109,14 +104,22 @@ func runRestore(ctx context.Context, env *core.Env, s *core.Settings, o *restore
 	return err
 }
 
-// explainRestore adds what is left behind to the error of a restore that was stopped.
-func explainRestore(ctx context.Context, err error) error {
-	var sig core.Interrupted
-	if errors.As(context.Cause(ctx), &sig) {
-		return fmt.Errorf("%w: the target is marked as incomplete, and the same command goes on with it", sig)
+// toRestore opens a backup to be restored, if the settings restore those of its strategy.
+func toRestore(ctx context.Context, env *core.Env, s *core.Settings, instance, ref string) (*open.Repository, *manifest.Record, error) {
+	s.FromCache = true // every file is held against its hash
+	r, rec, err := open.Backup(ctx, env, s, instance, ref)
+	if err != nil {
+		return nil, nil, err
 	}
-	return err
+	if err := core.CheckStrategy("restore", s.RestoreNamespace, rec.Strategy); err != nil {
+		r.Close()
+		return nil, nil, err
+	}
+	return r, rec, nil
 }
+
+// marked is what a restore that was stopped leaves behind.
+const marked = "the target is marked as incomplete, and the same command goes on with it"
 
 type restoreJSON struct {
 	Backup core.SummaryJSON `json:"backup"`
