@@ -20,6 +20,7 @@ var allowed = map[string][]string{
 	// Public: reads files through an io.ReaderAt and knows nothing of backups.
 	"couchfile":         {"couchfile/erlterm"},
 	"couchfile/erlterm": {},
+	"couchfile/snappy":  {},
 
 	// No I/O of their own, or I/O that knows nothing of backups.
 	"internal/shard":     {},
