@@ -218,7 +218,7 @@ func (r *initResult) keyPlace() string {
 	if r.IdentityFile == "" {
 		return ""
 	}
-	return ", and its key is in " + r.IdentityFile + ","
+	return " and its key is in " + r.IdentityFile
 }
 
 func (r *initResult) print(env *core.Env) error {

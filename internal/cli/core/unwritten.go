@@ -63,7 +63,7 @@ func (e *Env) outputFault(err error) error {
 	case o.err == nil, err != nil && !errors.As(err, &fault):
 		return err
 	case e.done != "":
-		return fmt.Errorf("%w; %s all the same", o.err, e.done)
+		return fmt.Errorf("%w, but %s", o.err, e.done)
 	}
 	return o.err
 }

@@ -37,7 +37,12 @@ func TestServiceAnswers(t *testing.T) {
 		{"Trove", 404, `{"itemNotFound":{"message":"x"}}`, 1, "is server_url right?"},
 		{"TLS", 400, "Client sent an HTTP request to an HTTPS server.\n", 2, "server_url must begin with https://"},
 		{"a redirect", 302, ``, 1, "is server_url right?"},
-		{"not JSON", 200, `hello`, 1, "doesn't answer as a Slipcover server"},
+		{"not JSON", 200, `hello`, 1, "sent something other than JSON, which no Slipcover server does: check server_url"},
+		{"cut JSON", 200, `{"agents": [`, 1, "sent something other than JSON"},
+		{"nothing", 200, ``, 1, "sent an empty answer"},
+		{"a log-in page", 200, `<!DOCTYPE html><title>Log in</title>`, 1, "sent a web page"},
+		{"other fields", 200, `{"agents": "none"}`, 1, "isn't what this version of Slipcover expects: check that server_url"},
+		{"a list", 200, `[]`, 1, "isn't what this version of Slipcover expects"},
 		{"control characters", 400, `{"error":{"code":"invalid","message":"A\u001b[31mb"}}`, 2, `\x1b[31m`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -53,6 +58,9 @@ func TestServiceAnswers(t *testing.T) {
 			env, out, errs := clitest.Env(t)
 			env.Environ = []string{"HOME=" + t.TempDir(), "SLIPCOVER_CONFIG=" + os.DevNull, "SLIPCOVER_SERVER_URL=" + s.URL, "SLIPCOVER_STATE_DIR=" + t.TempDir()}
 			code := cli.Run(context.Background(), env, []string{"agents", "list"})
+			if strings.Contains(errs.String(), "json:") || strings.Contains(errs.String(), "Go ") {
+				t.Errorf("it speaks of Go: %s", errs)
+			}
 			if code != test.code || !strings.Contains(errs.String(), test.want) || strings.Count(errs.String(), "\n") != 1 || out.Len() != 0 {
 				t.Errorf("exit code %d, want %d: %s%s, want %s", code, test.code, out, errs, test.want)
 			}

@@ -193,10 +193,27 @@ func (c *serviceClient) call(ctx context.Context, method, path string, in, out a
 	if out == nil {
 		return nil
 	}
-	if err := json.Unmarshal(text, out); err != nil {
-		return fmt.Errorf("%s doesn't answer as a Slipcover server: %w", c.base, err)
+	return c.decode(text, out)
+}
+
+// decode reads the answer to what was asked into out. What doesn't fit was sent by another
+// program, or by a Slipcover of another version.
+func (c *serviceClient) decode(text []byte, out any) error {
+	err := json.Unmarshal(text, out)
+	if err == nil {
+		return nil
 	}
-	return nil
+	if fit := (*json.UnmarshalTypeError)(nil); errors.As(err, &fit) {
+		return fmt.Errorf("the answer of %s isn't what this version of Slipcover expects: check that server_url is that of a Slipcover server, and compare its version with `slipcover version` here", c.base)
+	}
+	what := "something other than JSON"
+	switch {
+	case len(bytes.TrimSpace(text)) == 0:
+		what = "an empty answer"
+	case strings.HasPrefix(http.DetectContentType(text), "text/html"):
+		what = "a web page"
+	}
+	return fmt.Errorf("%s sent %s, which no Slipcover server does: check server_url, and whether a proxy or a log-in page stands in between", c.base, what)
 }
 
 func (c *serviceClient) unreachable(ctx context.Context, err error) error {
@@ -273,16 +290,27 @@ func inProject(path, project string) string {
 // show prints the server's answer to a GET: as it is, or by the function, which gets it
 // read into a T.
 func show[T any](ctx context.Context, env *core.Env, c *serviceClient, path string, print func(*T) error) error {
+	return request[T](ctx, env, c, http.MethodGet, path, nil, nil, print)
+}
+
+// request is show for any method, with a body if in isn't nil. Where it changes something,
+// done says what, for the case that the output can't be written.
+func request[T any](
+	ctx context.Context, env *core.Env, c *serviceClient, method, path string, in any, done func(*T) string, print func(*T) error,
+) error {
 	var text json.RawMessage
-	if err := c.call(ctx, http.MethodGet, path, nil, &text); err != nil {
+	if err := c.call(ctx, method, path, in, &text); err != nil {
 		return err
+	}
+	v := new(T)
+	if err := c.decode(text, v); err != nil {
+		return err
+	}
+	if done != nil {
+		env.Done("%s", done(v))
 	}
 	if env.JSON {
 		return core.PrintJSON(env.Stdout, text)
-	}
-	v := new(T)
-	if err := json.Unmarshal(text, v); err != nil {
-		return fmt.Errorf("%s doesn't answer as a Slipcover server: %w", c.base, err)
 	}
 	return print(v)
 }
@@ -292,6 +320,7 @@ func (c *serviceClient) remove(ctx context.Context, env *core.Env, path, id, don
 	if err := c.call(ctx, http.MethodDelete, path, nil, nil); err != nil {
 		return err
 	}
+	env.Done("%s", text)
 	if env.JSON {
 		return core.PrintJSON(env.Stdout, map[string]string{done: id})
 	}

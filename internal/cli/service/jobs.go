@@ -102,6 +102,7 @@ func runProve(
 	if err := c.call(ctx, http.MethodPost, inProject(path+"/prove", o.project), nil, out); err != nil {
 		return err
 	}
+	env.Done("job %s has begun", out.Job)
 	if o.noWait {
 		if env.JSON {
 			return core.PrintJSON(env.Stdout, out)
@@ -123,6 +124,7 @@ func runProve(
 	if out.Proof == nil {
 		return core.Say(core.ErrProblem, "the test did not end: %s", core.Clean(cmp.Or(fault, "its outcome is unknown")))
 	}
+	env.Done("the test has ended, and its outcome is kept with the backup")
 	if err := out.print(env); err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package service
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -113,7 +112,7 @@ those that no rule keeps are deleted after each backup, but never the newest, an
 				return core.Usage("schedule create needs --instance, --name and --cron")
 			}
 			in["instance"] = instance
-			return c.changeSchedule(ctx, env, http.MethodPost, inProject("schedules", project), in)
+			return c.changeSchedule(ctx, env, http.MethodPost, inProject("schedules", project), in, "was made")
 		})(cmd, args)
 	}
 	f := c.Flags()
@@ -142,7 +141,7 @@ func newScheduleUpdate(env *core.Env, g *core.Global) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.changeSchedule(ctx, env, http.MethodPatch, inProject("schedules/"+id, project), in)
+			return c.changeSchedule(ctx, env, http.MethodPatch, inProject("schedules/"+id, project), in, "was changed")
 		})(cmd, args)
 	}
 	o.flags(c.Flags())
@@ -152,19 +151,10 @@ func newScheduleUpdate(env *core.Env, g *core.Global) *cobra.Command {
 }
 
 // changeSchedule makes or changes a schedule and prints it.
-func (c *serviceClient) changeSchedule(ctx context.Context, env *core.Env, method, path string, in any) error {
-	var text json.RawMessage
-	if err := c.call(ctx, method, path, in, &text); err != nil {
-		return err
-	}
-	if env.JSON {
-		return core.PrintJSON(env.Stdout, text)
-	}
-	var out oneScheduleJSON
-	if err := json.Unmarshal(text, &out); err != nil {
-		return err
-	}
-	return out.Schedule.print(env.Stdout)
+func (c *serviceClient) changeSchedule(ctx context.Context, env *core.Env, method, path string, in any, verb string) error {
+	return request(ctx, env, c, method, path, in,
+		func(s *oneScheduleJSON) string { return fmt.Sprintf("schedule %s %s", s.Schedule.ID, verb) },
+		func(s *oneScheduleJSON) error { return s.Schedule.print(env.Stdout) })
 }
 
 // findSchedule returns the id of a schedule by its id or its name.
@@ -347,20 +337,15 @@ func newScheduleDelete(env *core.Env, g *core.Global) *cobra.Command {
 
 func newScheduleRun(env *core.Env, g *core.Global) *cobra.Command {
 	return newScheduleAction(env, g, "run", "Back the schedule's instance up now; retention leaves that backup alone", func(ctx context.Context, c *serviceClient, id, project string) error {
-		var text json.RawMessage
-		if err := c.call(ctx, http.MethodPost, inProject("schedules/"+id+"/run", project), nil, &text); err != nil {
-			return err
-		}
-		if env.JSON {
-			return core.PrintJSON(env.Stdout, text)
-		}
-		var out struct {
+		type begun struct {
 			Backup struct{ ID, Name string }
 		}
-		if err := json.Unmarshal(text, &out); err != nil {
-			return err
+		say := func(b *begun) string {
+			return fmt.Sprintf("backup %s, %s, has begun", b.Backup.ID, core.Clean(b.Backup.Name))
 		}
-		_, err := fmt.Fprintf(env.Stdout, "backup %s, %s, has begun\n", out.Backup.ID, core.Clean(out.Backup.Name))
-		return err
+		return request(ctx, env, c, http.MethodPost, inProject("schedules/"+id+"/run", project), nil, say, func(b *begun) error {
+			_, err := fmt.Fprintln(env.Stdout, say(b))
+			return err
+		})
 	})
 }

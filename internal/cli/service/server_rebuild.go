@@ -67,6 +67,7 @@ func runRebuild(ctx context.Context, env *core.Env, s *core.Settings, o *rebuild
 	if err := server.ForgetCensus(censusFile(s)); err != nil {
 		return err
 	}
+	env.Done("the catalog was rebuilt")
 	if env.JSON {
 		err = core.PrintJSON(env.Stdout, struct {
 			server.Rebuilt

@@ -68,28 +68,31 @@ func runTokenCreate(ctx context.Context, env *core.Env, c *serviceClient, o *tok
 	in := map[string]string{"name": o.name, "role": o.role}
 	addText(in, "project", o.project)
 	addText(in, "expires_in", o.expires)
-	var text json.RawMessage
-	if err := c.call(ctx, http.MethodPost, "tokens", in, &text); err != nil {
-		return err
-	}
-	if env.JSON {
-		return core.PrintJSON(env.Stdout, text)
-	}
-	var made struct {
-		Token  tokenJSON `json:"token"`
-		Secret string    `json:"secret"`
-	}
-	if err := json.Unmarshal(text, &made); err != nil {
-		return err
-	}
-	k := made.Token
+	return request(ctx, env, c, http.MethodPost, "tokens", in, func(m *madeToken) string {
+		return unseen(m.Token.ID, "slipcover token revoke ")
+	}, func(m *madeToken) error { return m.print(env) })
+}
+
+// unseen is what was done when a token's secret, which the server shows once, couldn't be
+// printed. Revoke is the command, without the id.
+func unseen(id, revoke string) string {
+	return fmt.Sprintf("token %s was made, and its secret is lost: revoke it with `%s%s` and make another", id, revoke, id)
+}
+
+type madeToken struct {
+	Token  tokenJSON `json:"token"`
+	Secret string    `json:"secret"`
+}
+
+func (m *madeToken) print(env *core.Env) error {
+	k := m.Token
 	until := "until it is revoked"
 	if !k.Expires.IsZero() {
 		until = "until " + core.When(k.Expires) + " UTC"
 	}
 	fmt.Fprintf(env.Stderr, "token %s of %s: %s in project %s, %s; it is not shown again:\n", k.ID, core.Clean(k.Name),
 		k.Role, k.Project, until)
-	_, err := fmt.Fprintln(env.Stdout, made.Secret)
+	_, err := fmt.Fprintln(env.Stdout, m.Secret)
 	return err
 }
 
@@ -193,6 +196,13 @@ callers' own Swift accounts, only administrators make such tokens.`,
 	return c
 }
 
+type madeJoin struct {
+	Token       tokenJSON `json:"join_token"`
+	Secret      string    `json:"secret"`
+	URL         string    `json:"url"`
+	Fingerprint string    `json:"ca_fingerprint"`
+}
+
 func runTokenJoin(ctx context.Context, env *core.Env, c *serviceClient, s *core.Settings, o *tokenJoinOptions) error {
 	if o.name == "" {
 		return core.Usage("token join needs --name, that of the node")
@@ -200,23 +210,15 @@ func runTokenJoin(ctx context.Context, env *core.Env, c *serviceClient, s *core.
 	in := map[string]string{"name": o.name}
 	addText(in, "project", o.project)
 	addText(in, "expires_in", o.expires)
-	var made struct {
-		Token       tokenJSON `json:"join_token"`
-		Secret      string    `json:"secret"`
-		URL         string    `json:"url"`
-		Fingerprint string    `json:"ca_fingerprint"`
-	}
-	var text map[string]any
+	var text json.RawMessage
 	if err := c.call(ctx, http.MethodPost, "join-tokens", in, &text); err != nil {
 		return err
 	}
-	b, err := json.Marshal(text)
-	if err == nil {
-		err = json.Unmarshal(b, &made)
-	}
-	if err != nil {
+	var made madeJoin
+	if err := c.decode(text, &made); err != nil {
 		return err
 	}
+	env.Done("%s", unseen(made.Token.ID, "slipcover token revoke --join "))
 	at := made.URL
 	if at == "" {
 		at = c.base
@@ -234,8 +236,12 @@ func runTokenJoin(ctx context.Context, env *core.Env, c *serviceClient, s *core.
 	}
 	command += " --join " + made.Secret
 	if env.JSON {
-		text["command"] = command
-		return core.PrintJSON(env.Stdout, text)
+		var all map[string]any
+		if err := c.decode(text, &all); err != nil {
+			return err
+		}
+		all["command"] = command
+		return core.PrintJSON(env.Stdout, all)
 	}
 	fmt.Fprintf(env.Stderr, "run this on the node %s until %s UTC; it works once, and the token is not shown again:\n",
 		core.Clean(made.Token.Agent), core.When(made.Token.Expires))
