@@ -6,8 +6,9 @@ import (
 	"strings"
 )
 
-// right returns what a policy must allow for a request: "s3:GetObject", or two joined
-// by "and" or "or"; "" for a request that needs none of the bucket.
+// right returns what a policy must allow for a request, and on what: "s3:GetObject on
+// bucket/prefix/*", or two joined by "and" or "or"; "" for a request that needs none of the
+// bucket.
 //
 // Source: Amazon's Service Authorization Reference, actions of Amazon S3.
 func (s settings) right(req *http.Request) string {
@@ -16,10 +17,17 @@ func (s settings) right(req *http.Request) string {
 	switch {
 	case !ofBucket:
 		return ""
+	case name == "" && q.Has("delete"):
+		return s.onObjects("s3:DeleteObject")
 	case name == "":
-		return bucketRight(req.Method, q)
+		return s.onBucket(bucketRight(req.Method, q))
 	}
-	return objectRight(req, q)
+	return s.objectRight(req, q)
+}
+
+func (s settings) onBucket(right string) string { return right + " on the bucket " + s.bucket }
+func (s settings) onObjects(right string) string {
+	return right + " on " + s.bucket + "/" + s.prefix + "*"
 }
 
 // objectOf returns the name of the object in a URL, "" if it is the bucket's own. The
@@ -45,15 +53,13 @@ func bucketRight(method string, q url.Values) string {
 		return "s3:ListBucketVersions"
 	case q.Has("uploads"):
 		return "s3:ListBucketMultipartUploads"
-	case q.Has("delete"):
-		return "s3:DeleteObject"
 	case method == http.MethodPut:
 		return "s3:CreateBucket"
 	}
 	return "s3:ListBucket"
 }
 
-func objectRight(req *http.Request, q url.Values) string {
+func (s settings) objectRight(req *http.Request, q url.Values) string {
 	of := "Object"
 	if q.Has("versionId") {
 		of = "ObjectVersion"
@@ -62,20 +68,20 @@ func objectRight(req *http.Request, q url.Values) string {
 	case http.MethodPut, http.MethodPost:
 		switch {
 		case q.Has("retention"):
-			return "s3:PutObjectRetention"
+			return s.onObjects("s3:PutObjectRetention")
 		case req.Header.Get("X-Amz-Object-Lock-Mode") != "":
-			return "s3:PutObject and s3:PutObjectRetention"
+			return s.onObjects("s3:PutObject and s3:PutObjectRetention")
 		}
-		return "s3:PutObject"
+		return s.onObjects("s3:PutObject")
 	case http.MethodDelete:
 		if q.Has("uploadId") {
-			return "s3:AbortMultipartUpload"
+			return s.onObjects("s3:AbortMultipartUpload")
 		}
-		return "s3:Delete" + of
+		return s.onObjects("s3:Delete" + of)
 	}
 	if q.Has("retention") {
-		return "s3:GetObjectRetention"
+		return s.onObjects("s3:GetObjectRetention")
 	}
 	// Without ListBucket S3 denies also what isn't there.
-	return "s3:Get" + of + ", or s3:ListBucket on the bucket"
+	return s.onObjects("s3:Get"+of) + ", or " + s.onBucket("s3:ListBucket")
 }
