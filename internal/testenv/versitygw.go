@@ -13,38 +13,30 @@ import (
 type S3Server struct {
 	Endpoint             string // "http://127.0.0.1:7070"
 	Region               string // not the one that clients guess
-	AccessKey, SecretKey string // of an administrator
-	User, UserSecret     string // keys of a user who may do what a bucket's policy says
+	AccessKey, SecretKey string
 	Dir                  string // buckets are folders here, objects files
 }
 
 // Versitygw starts versitygw, which keeps objects as files, with versions and
 // Object Lock. It takes the one in PATH, or builds the version that
 // internal/devtools/versitygw/go.mod names, once on each machine. The file system
-// of temporary folders must have extended attributes.
-func Versitygw(t TB) *S3Server {
+// of temporary folders must have extended attributes. Flags are further ones of the program.
+func Versitygw(t TB, flags ...string) *S3Server {
 	t.Helper()
 	binary, err := findVersitygw()
 	if err != nil {
 		Missing(t, "versitygw", err.Error())
 	}
-	s := &S3Server{
-		Region: "eu-test-1", AccessKey: "slipcover", SecretKey: randomHex(32), Dir: filepath.Join(t.TempDir(), "buckets"),
-		User: "user", UserSecret: randomHex(32),
-	}
-	versions, users := filepath.Join(t.TempDir(), "versions"), filepath.Join(t.TempDir(), "users")
-	for _, dir := range []string{s.Dir, versions, users} {
+	s := &S3Server{Region: "eu-test-1", AccessKey: "slipcover", SecretKey: randomHex(32), Dir: filepath.Join(t.TempDir(), "buckets")}
+	versions := filepath.Join(t.TempDir(), "versions")
+	for _, dir := range []string{s.Dir, versions} {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			t.Fatalf("versitygw: %v", err)
 		}
 	}
-	list := fmt.Sprintf(`{"accessAccounts": {%q: {"access": %q, "secret": %q, "role": "user"}}}`, s.User, s.User, s.UserSecret)
-	if err := os.WriteFile(filepath.Join(users, "users.json"), []byte(list), 0o600); err != nil {
-		t.Fatalf("versitygw: %v", err)
-	}
 	port := startEmulator(t, "versitygw", func(port int) *exec.Cmd {
-		cmd := exec.Command(binary, "--port", fmt.Sprintf("127.0.0.1:%d", port), "--region", s.Region, "--keep-alive", "--quiet",
-			"--iam-dir", users, "posix", "--versioning-dir", versions, s.Dir)
+		args := append([]string{"--port", fmt.Sprintf("127.0.0.1:%d", port), "--region", s.Region, "--keep-alive", "--quiet"}, flags...)
+		cmd := exec.Command(binary, append(args, "posix", "--versioning-dir", versions, s.Dir)...)
 		cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY_ID="+s.AccessKey, "ROOT_SECRET_ACCESS_KEY="+s.SecretKey)
 		return cmd
 	})

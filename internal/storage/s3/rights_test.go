@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -21,7 +23,13 @@ import (
 // TestRights: a user who lacks just one right is told which, and where: by the server, as
 // Amazon's and versitygw's answers do, or by us, where the server says no more than no.
 func TestRights(t *testing.T) {
-	server := testenv.Versitygw(t)
+	const user, secret = "user", "the secret of the user"
+	users := t.TempDir()
+	list := fmt.Sprintf(`{"accessAccounts": {%q: {"access": %q, "secret": %q, "role": "user"}}}`, user, user, secret)
+	if err := os.WriteFile(filepath.Join(users, "users.json"), []byte(list), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	server := testenv.Versitygw(t, "--iam-dir", users)
 	useKeys(t, server)
 	curt, now := between(t, server)
 	curtly := hook(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
@@ -98,11 +106,11 @@ func TestRights(t *testing.T) {
 			if _, err := admin.PutObject(ctx, bucket, there, strings.NewReader("body"), 4, minio.PutObjectOptions{}); err != nil {
 				t.Fatal(err)
 			}
-			if err := admin.SetBucketPolicy(ctx, bucket, allBut(server.User, bucket, tt.denied)); err != nil {
+			if err := admin.SetBucketPolicy(ctx, bucket, allBut(user, bucket, tt.denied)); err != nil {
 				t.Fatal(err)
 			}
-			t.Setenv("AWS_ACCESS_KEY_ID", server.User)
-			t.Setenv("AWS_SECRET_ACCESS_KEY", server.UserSecret)
+			t.Setenv("AWS_ACCESS_KEY_ID", user)
+			t.Setenv("AWS_SECRET_ACCESS_KEY", secret)
 			try := func(server *testenv.S3Server) error {
 				s, err := s3.Open(ctx, bucketURL(server, bucket+"/some/prefix", "part_size=5MiB"), s3.Options{})
 				if err != nil || tt.do == nil {
