@@ -21,6 +21,8 @@ var allowed = map[string][]string{
 	"couchfile":         {"couchfile/erlterm"},
 	"couchfile/erlterm": {},
 	"couchfile/snappy":  {},
+	// Public: writes files as CouchDB does, out of what the reader gives.
+	"couchfile/couchwriter": {"couchfile", "couchfile/erlterm", "couchfile/snappy"},
 
 	// No I/O of their own, or I/O that knows nothing of backups.
 	"internal/shard":     {},
