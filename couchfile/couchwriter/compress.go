@@ -26,6 +26,7 @@ const (
 const (
 	snappyMark  = 1
 	deflateMark = 80 // behind 131
+	zstdMark    = "\x28\xb5\x2f\xfd"
 )
 
 // Append appends the stored form of a term, whose first byte is 131, to dst.
@@ -42,6 +43,23 @@ func (c Compression) Append(dst, term []byte) []byte {
 	default:
 		return append(dst, term...)
 	}
+}
+
+// stores says whether payload is stored in this way already.
+//
+// Source: CouchDB 3.5, src/couch/src/couch_compress.erl, is_compressed.
+func (c Compression) stores(payload []byte) bool {
+	switch {
+	case len(payload) == 0:
+		return false
+	case payload[0] == snappyMark:
+		return c == Snappy
+	case bytes.HasPrefix(payload, []byte(zstdMark)):
+		return c == Zstd
+	case len(payload) > 1 && payload[1] == deflateMark:
+		return c == Deflate
+	}
+	return c == None
 }
 
 func appendDeflate(dst, term []byte) []byte {

@@ -17,16 +17,19 @@
 //	B-tree nodes              of all trees of databases and views, whose keys and
 //	                          values are told as terms and go into the file as they are
 //	reductions                of databases
+//	compaction                of 2.1 to 3.5 and the main branch of August 2026, not of
+//	                          one that was interrupted and resumed
 //
 // # Memory
 //
 // A Tree keeps the nodes that it read or wrote last, some megabytes at most,
-// and what one Modify touches.
+// and what one Modify touches. A Compaction keeps one batch of documents (their
+// trees of revisions, not their bodies) and one body or attachment part. What
+// it must sort it puts into a scratch file and merges, as the server does.
 //
 // Source: CouchDB 3.5, src/couch/src: couch_file.erl, couch_btree.erl,
-// couch_bt_engine.erl, couch_bt_engine_compactor.erl, couch_emsort.erl,
-// couch_stream.erl and couch_query_servers.erl; src/couch_mrview/src:
-// couch_mrview_util.erl and couch_mrview_compactor.erl. Each function names its own.
+// couch_bt_engine.erl, couch_bt_engine_compactor.erl, couch_key_tree.erl,
+// couch_emsort.erl and couch_stream.erl. Each function names its own.
 package couchwriter
 
 import "errors"

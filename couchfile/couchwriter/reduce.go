@@ -143,10 +143,14 @@ type sizes struct{ active, external uint64 }
 func (s *sizes) add(o sizes) { s.active += o.active; s.external += o.external }
 
 func (s sizes) putRecord(dst []byte) []byte {
-	dst = erlterm.PutAtom(erlterm.PutTuple(dst, 3), "size_info")
-	return erlterm.PutUint(erlterm.PutUint(dst, s.active), s.external)
+	return s.putNumbers(erlterm.PutAtom(erlterm.PutTuple(dst, 3), "size_info"))
 }
 
+func (s sizes) putTuple(dst []byte) []byte { return s.putNumbers(erlterm.PutTuple(dst, 2)) }
+
+func (s sizes) putNumbers(dst []byte) []byte {
+	return erlterm.PutUint(erlterm.PutUint(dst, s.active), s.external)
+}
 
 // parseSizes reads {active, external}, a record of them, or the active size
 // alone.

@@ -276,3 +276,19 @@ func (t *Tree) Lookup(key erlterm.Term) (erlterm.Term, error) {
 	}
 	return nil, nil
 }
+
+// last returns the largest key, or nil.
+func (t *Tree) last() (erlterm.Term, error) {
+	for state := t.state; state != nil; {
+		n, err := t.load(state)
+		if err != nil {
+			return nil, err
+		}
+		end := n.pairs[len(n.pairs)-1]
+		if n.leaf {
+			return end.key(), nil
+		}
+		state = end.value()
+	}
+	return nil, nil
+}

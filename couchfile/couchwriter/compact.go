@@ -1,0 +1,464 @@
+package couchwriter
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/couchfile/erlterm"
+)
+
+// Release is a line of CouchDB releases whose compactors write the same bytes.
+type Release int
+
+const (
+	Release23   Release = iota // 2.3: measures bodies anew, has no properties
+	Release30                  // 3.0: sorts whole records
+	Release31                  // 3.1 to 3.5
+	ReleaseMain                // the main branch of August 2026: time_seq, compresses all trees
+)
+
+// CompactionOptions are what a compaction's bytes depend on beside documents.
+type CompactionOptions struct {
+	Release     Release
+	Compression Compression // couchdb/file_compression
+	ChunkSize   int         // couchdb/btree_chunk_size; DefaultChunkSize if 0
+	// BufferSize is database_compaction/doc_buffer_size: the bytes of records
+	// in a batch; 524288 if 0.
+	BufferSize int
+	// CheckpointAfter is database_compaction/checkpoint_after: the bytes of
+	// records behind which a batch is committed; 10 times BufferSize if 0.
+	CheckpointAfter int
+	// DefaultSecurity is the object that a new file begins with: default_security
+	// makes it [] or {members, admins} of _admin.
+	DefaultSecurity erlterm.Term
+}
+
+const defaultBufferSize = 524288
+
+// Compaction writes a compacted database: the passes that the server needed
+// until nothing had been written meanwhile, and what it adds at the swap.
+//
+// Source: CouchDB 3.5, src/couch/src/couch_bt_engine_compactor.erl, and
+// src/couch/src/couch_bt_engine.erl, finish_compaction_int.
+type Compaction struct {
+	f       *File
+	scratch Scratch
+	used    int64 // bytes of scratch that earlier passes left
+	p       CompactionOptions
+
+	head    dbHeader
+	written dbHeader // the newest header in the file
+
+	ids, seqs, locals, purges, purgeSeqs *Tree
+
+	sorter *emsort
+	passes int
+
+	body, part, term []byte // reused
+}
+
+// NewCompaction begins a compaction that writes to f, which is empty. scratch
+// is a file for sorting; nil keeps it in memory.
+func NewCompaction(f *File, scratch Scratch, opts CompactionOptions) *Compaction {
+	if opts.BufferSize == 0 {
+		opts.BufferSize = defaultBufferSize
+	}
+	if opts.CheckpointAfter == 0 {
+		opts.CheckpointAfter = 10 * opts.BufferSize
+	}
+	if scratch == nil {
+		scratch = &memoryScratch{}
+	}
+	c := &Compaction{f: f, scratch: scratch, p: opts}
+	always := Snappy // whatever is configured, before main
+	if opts.Release == ReleaseMain {
+		always = opts.Compression
+	}
+	tree := func(r Reducer, z Compression) *Tree {
+		return NewTree(f, f, nil, TreeOptions{Reducer: r, Compression: z, ChunkSize: opts.ChunkSize})
+	}
+	c.ids, c.seqs = tree(DocsReduce, always), tree(CountReduce, opts.Compression)
+	c.locals = tree(NoReduce, opts.Compression)
+	c.purges, c.purgeSeqs = tree(CountReduce, always), tree(CountReduce, always)
+	return c
+}
+
+// memoryScratch is a Scratch in memory.
+type memoryScratch struct{ b []byte }
+
+func (m *memoryScratch) Write(p []byte) (int, error) {
+	m.b = append(m.b, p...)
+	return len(p), nil
+}
+
+func (m *memoryScratch) ReadAt(p []byte, off int64) (int, error) {
+	return bytes.NewReader(m.b).ReadAt(p, off)
+}
+
+// Pass copies what src has and an earlier pass did not. minPurgeSeq is the
+// sequence up to which all indexes and copies know of purges; those are left out.
+//
+// Source: CouchDB 3.5, src/couch/src/couch_bt_engine_compactor.erl, start.
+func (c *Compaction) Pass(src *Source, minPurgeSeq uint64) error {
+	head, err := parseDBHeader(src.Header)
+	if err != nil {
+		return err
+	}
+	if err := c.begin(head); err != nil {
+		return err
+	}
+	for _, stage := range []func() error{
+		func() error { return c.copyPurges(src, minPurgeSeq) },
+		func() error { return c.copyDocs(src, head) },
+		func() error { return c.copyObjects(src, head) },
+		c.checkpoint,
+		c.sorter.merge,
+		c.checkpoint,
+		c.copyIDs,
+		c.commit,
+	} {
+		if err := stage(); err != nil {
+			return fmt.Errorf("pass %d of the compaction: %w", c.passes, err)
+		}
+	}
+	return nil
+}
+
+// begin starts the file, in the first pass, and the file for sorting.
+//
+// Source: CouchDB 3.5, src/couch/src/couch_bt_engine_compactor.erl,
+// open_compaction_files; src/couch/src/couch_bt_engine.erl, init_state.
+func (c *Compaction) begin(src dbHeader) error {
+	first := newDBHeader(c.p.Release, src)
+	if err := c.newSorter(first); err != nil {
+		return err
+	}
+	if c.passes++; c.passes > 1 {
+		return nil
+	}
+	c.head = first
+	if _, err := c.f.Header(withVersion(c.head.term())); err != nil {
+		return err
+	}
+	c.put(atSecurity, c.p.DefaultSecurity)
+	return c.commit()
+}
+
+func (c *Compaction) newSorter(first dbHeader) error {
+	if c.sorter != nil {
+		if err := c.sorter.f.Flush(); err != nil {
+			return err
+		}
+		c.used += c.sorter.f.Offset()
+	}
+	back := io.NewSectionReader(c.scratch, c.used, 1<<62-c.used)
+	c.sorter = &emsort{f: NewFile(c.scratch, back, 0, c.f.Checksum)}
+	if c.p.Release == ReleaseMain {
+		c.sorter.compression = c.p.Compression
+	}
+	_, err := c.sorter.f.Header(withVersion(first.term()))
+	return err
+}
+
+// put appends an object and lets the header point to it.
+func (c *Compaction) put(at int, t erlterm.Term) {
+	off, _ := c.f.Chunk(c.p.Compression.Append(nil, withVersion(t)))
+	c.head[at] = erlterm.PutInt(nil, off)
+}
+
+// setTrees puts the trees' states into the header. The id tree's is that of
+// the file, while its new entries are being sorted.
+//
+// Source: CouchDB 3.5, src/couch/src/couch_bt_engine.erl, update_header.
+func (c *Compaction) setTrees() {
+	for at, t := range map[int]*Tree{atIDTree: c.ids, atSeqTree: c.seqs, atLocalTree: c.locals,
+		atPurgeTree: c.purges, atPurgeSeqTree: c.purgeSeqs} {
+		c.head[at] = t.State()
+	}
+}
+
+// commit writes the database's header.
+func (c *Compaction) commit() error {
+	c.setTrees()
+	c.written = c.head.clone()
+	_, err := c.f.Header(withVersion(c.head.term()))
+	return err
+}
+
+// checkpoint writes a header of the compaction into both files.
+//
+// Source: CouchDB 3.5, src/couch/src/couch_bt_engine_compactor.erl,
+// commit_compaction_data.
+func (c *Compaction) checkpoint() error {
+	c.setTrees()
+	t := erlterm.PutAtom(erlterm.PutTuple(nil, 3), "comp_header")
+	t = append(append(t, c.head.term()...), c.sorterState()...)
+	if _, err := c.sorter.f.Header(withVersion(t)); err != nil {
+		return err
+	}
+	_, err := c.f.Header(withVersion(t))
+	return err
+}
+
+// sorterState is where the records are in the file for sorting.
+//
+// Source: CouchDB 3.5, src/couch/src/couch_emsort.erl, get_state.
+func (c *Compaction) sorterState() erlterm.Term {
+	root := c.sorter.root()
+	if c.p.Release < Release31 {
+		return root
+	}
+	pair := func(name string, value erlterm.Term) erlterm.Term {
+		return append(erlterm.PutAtom(erlterm.PutTuple(nil, 2), name), value...)
+	}
+	return erlterm.PutList(nil, []erlterm.Term{pair("root", root),
+		pair("num_kvs", erlterm.PutInt(nil, int64(c.sorter.kvs))),
+		pair("num_bb", erlterm.PutInt(nil, int64(c.sorter.chains)))})
+}
+
+// copyDocs copies documents in the order of their sequences, in batches.
+//
+// Source: CouchDB 3.5, src/couch/src/couch_bt_engine_compactor.erl, copy_compact.
+func (c *Compaction) copyDocs(src *Source, head dbHeader) error {
+	limit := int(head.uint(atRevsLimit))
+	var batch []batchDoc
+	size, copied := 0, 0
+	for e, err := range src.Docs(c.head.uint(atUpdateSeq)) {
+		if err != nil {
+			return err
+		}
+		d, err := parseSeqEntry(e.Entry)
+		if err != nil {
+			return err
+		}
+		batch = append(batch, batchDoc{d, e.Chunks})
+		c.term = d.putRecord(c.term[:0])
+		if size += 1 + len(c.term); size < c.p.BufferSize {
+			continue
+		}
+		if err := c.copyBatch(batch, limit); err != nil {
+			return err
+		}
+		c.head[atUpdateSeq] = d.seq
+		copied += size
+		if batch, size = batch[:0], 0; copied >= c.p.CheckpointAfter {
+			copied = 0
+			if err := c.checkpoint(); err != nil {
+				return err
+			}
+		}
+	}
+	return c.copyBatch(batch, limit)
+}
+
+type batchDoc struct {
+	*docInfo
+	from Chunks
+}
+
+// copyBatch copies one batch, in the order of the documents' ids.
+//
+// Source: CouchDB 3.5, src/couch/src/couch_bt_engine_compactor.erl, copy_docs.
+func (c *Compaction) copyBatch(batch []batchDoc, limit int) error {
+	slices.SortFunc(batch, func(a, b batchDoc) int {
+		n, _ := Terms(a.id, b.id) // binaries
+		return n
+	})
+	seqs := make([]couchfile.Entry, 0, len(batch))
+	kvs := make([]kv, 0, len(batch))
+	var gone []erlterm.Term
+	for _, d := range batch {
+		if err := c.copyDoc(d.docInfo, d.from); err != nil {
+			return fmt.Errorf("document of update_seq %x: %w", []byte(d.seq), err)
+		}
+		var err error
+		if d.roots, err = stem(d.roots, limit); err != nil {
+			return err
+		}
+		_, seq := d.entries()
+		seqs = append(seqs, seq)
+		if c.passes > 1 {
+			was, err := c.ids.Lookup(d.id)
+			if err != nil {
+				return err
+			}
+			if was != nil {
+				gone = append(gone, firstOf(was))
+			}
+		}
+		kvs = append(kvs, c.record(d.docInfo))
+	}
+	if err := c.seqs.Modify(seqs, gone); err != nil {
+		return err
+	}
+	c.sorter.add(kvs)
+	return nil
+}
+
+// firstOf is the sequence in a value of the id tree.
+func firstOf(value erlterm.Term) erlterm.Term {
+	_, rest, _ := erlterm.Tuple(value)
+	t, _, _ := erlterm.Next(rest)
+	return t
+}
+
+// record puts a document into the file for sorting: by itself, and what is
+// sorted points to it; until 3.0, as what is sorted.
+func (c *Compaction) record(d *docInfo) kv {
+	if c.p.Release < Release31 {
+		return newKV(d.id, d.seq, d.putRecord(nil))
+	}
+	c.term = d.putRecord(append(c.term[:0], erlterm.Version))
+	c.part = c.sorter.compression.Append(c.part[:0], c.term)
+	off, _ := c.sorter.f.Chunk(c.part)
+	return newKV(d.id, d.seq, erlterm.PutInt(nil, off))
+}
+
+// copyObjects copies security, properties and times.
+func (c *Compaction) copyObjects(src *Source, head dbHeader) error {
+	empty := erlterm.Term{erlterm.TagNil}
+	c.put(atSecurity, orElse(src.Security, empty))
+	if c.p.Release > Release23 {
+		c.put(atProps, orElse(src.Props, empty))
+	}
+	if err := c.copyTimes(src); err != nil {
+		return err
+	}
+	c.head[atUpdateSeq] = head[atUpdateSeq]
+	return nil
+}
+
+// copyTimes copies the times of sequences if they are others than in the file.
+//
+// Source: CouchDB's main branch of August 2026, src/couch/src/couch_bt_engine.erl, set_time_seq.
+func (c *Compaction) copyTimes(src *Source) error {
+	if c.p.Release < ReleaseMain || src.TimeSeq == nil {
+		return nil
+	}
+	if off := c.head.pointer(atTimeSeq); off >= 0 {
+		p, err := c.f.Payload(off)
+		if err != nil {
+			return err
+		}
+		t, err := couchfile.Inflate(p)
+		if err != nil || bytes.Equal(t, src.TimeSeq) {
+			return err
+		}
+	}
+	c.put(atTimeSeq, src.TimeSeq)
+	return nil
+}
+
+func orElse(t, other erlterm.Term) erlterm.Term {
+	if t == nil {
+		return other
+	}
+	return t
+}
+
+// idBatch is how many records are added to the id tree at once: as many as
+// are needed for more than a thousand.
+const idBatch = 1001
+
+// copyIDs builds the id tree of the sorted records.
+//
+// Source: CouchDB 3.5, src/couch/src/couch_bt_engine_compactor.erl,
+// copy_meta_data and merge_docids.
+func (c *Compaction) copyIDs() error {
+	batch := make([]couchfile.Entry, 0, idBatch)
+	err := c.sorter.each(c.sorter.bone.items, false, func(k kv) error {
+		d, err := c.sorted(k)
+		if err != nil {
+			return err
+		}
+		if n := len(batch); n > 0 && bytes.Equal(batch[n-1].Key, d.id) {
+			return fmt.Errorf("a document twice in one pass: %w", ErrUnpredicted)
+		}
+		if len(batch) == idBatch {
+			if err := c.ids.Modify(batch, nil); err != nil {
+				return err
+			}
+			batch = batch[:0]
+		}
+		id, _ := d.entries()
+		batch = append(batch, id)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return c.ids.Modify(batch, nil)
+}
+
+// sorted is the document of a sorted record.
+func (c *Compaction) sorted(k kv) (*docInfo, error) {
+	if c.p.Release < Release31 {
+		return parseRecord(k.value())
+	}
+	off, _, ok := erlterm.Uint(k.value())
+	if !ok {
+		return nil, fmt.Errorf("record in the scratch file: %w", couchfile.ErrCorrupt)
+	}
+	t, err := c.sorter.term(int64(off))
+	if err != nil {
+		return nil, err
+	}
+	return parseRecord(t)
+}
+
+// Swap adds what the server does when it takes the compacted file into use:
+// local documents, limits and the sequence of the compaction, all of src, the
+// older database as it was then.
+//
+// Source: CouchDB 3.5, src/couch/src/couch_bt_engine.erl, finish_compaction_int.
+func (c *Compaction) Swap(src *Source) error {
+	head, err := parseDBHeader(src.Header)
+	if err != nil {
+		return err
+	}
+	var locals []couchfile.Entry
+	for e, err := range src.Locals() {
+		if err != nil {
+			return err
+		}
+		locals = append(locals, localEntry(e))
+	}
+	if err := c.locals.Modify(locals, nil); err != nil {
+		return err
+	}
+	times := c.head[atTimeSeq]
+	if err := c.copyTimes(src); err != nil {
+		return err
+	}
+	for at, from := range map[int]int{atCompactedSeq: atUpdateSeq, atRevsLimit: atRevsLimit, atPurgesLimit: atPurgesLimit} {
+		c.head[at] = head[from]
+	}
+	// The server compares the trees alone with the header that it is about to write.
+	if string(c.locals.State()) == string(c.written[atLocalTree]) && string(times) == string(c.head[atTimeSeq]) {
+		return c.f.Flush()
+	}
+	return c.commit()
+}
+
+// localEntry gives the revision of a local document the form of today.
+//
+// Source: CouchDB 3.5, src/couch/src/couch_bt_engine.erl, local_tree_split.
+func localEntry(e couchfile.Entry) couchfile.Entry {
+	parts, ok := erlterm.Elements(e.Value)
+	if !ok || len(parts) != 2 {
+		return e
+	}
+	digits, _, ok := erlterm.Binary(parts[0])
+	if !ok {
+		return e
+	}
+	var n uint64
+	for _, d := range digits {
+		n = n*10 + uint64(d-'0')
+	}
+	e.Value = tupleOf([]erlterm.Term{erlterm.PutUint(nil, n), parts[1]})
+	return e
+}

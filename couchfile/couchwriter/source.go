@@ -1,0 +1,97 @@
+package couchwriter
+
+import (
+	"errors"
+	"io"
+	"iter"
+	"slices"
+
+	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/couchfile/erlterm"
+)
+
+// Source is a database as a pass of the compactor saw it. OpenSource reads
+// one from a file; another may take parts of it from elsewhere.
+type Source struct {
+	Header   erlterm.Term // its db_header
+	Security erlterm.Term // what the header points to; nil if it points to nothing
+	Props    erlterm.Term
+	TimeSeq  erlterm.Term
+
+	// Docs iterates over the entries of the seq tree behind since. They must
+	// stay valid.
+	Docs func(since uint64) iter.Seq2[SourceDoc, error]
+	// Purges iterates over those of the purge_seq tree in the same way.
+	Purges func(since uint64) iter.Seq2[couchfile.Entry, error]
+	// Locals iterates over the local documents.
+	Locals func() iter.Seq2[couchfile.Entry, error]
+	// Has says whether the database has a document, deleted or not.
+	Has func(id erlterm.Term) (bool, error)
+}
+
+// SourceDoc is an entry of a seq tree, and the file that its record points into.
+type SourceDoc struct {
+	couchfile.Entry
+	Chunks Chunks
+}
+
+// OpenSource opens the database in a file of size bytes at one of its headers.
+func OpenSource(r io.ReaderAt, size int64, h couchfile.RawHeader) (*Source, error) {
+	db, err := couchfile.OpenOffset(r, size, h.Offset)
+	if err != nil {
+		return nil, err
+	}
+	head, err := parseDBHeader(erlterm.Term(h.Term[1:]))
+	if err != nil {
+		return nil, err
+	}
+	s := &Source{Header: head.term()}
+	chunks := couchfile.NewChunkReader(r, size)
+	for at, to := range map[int]*erlterm.Term{atSecurity: &s.Security, atProps: &s.Props, atTimeSeq: &s.TimeSeq} {
+		off := head.pointer(at)
+		if off < 0 {
+			continue
+		}
+		t, err := chunks.Term(off)
+		if err != nil {
+			return nil, err
+		}
+		*to = slices.Clone(t)
+	}
+	s.Docs = func(since uint64) iter.Seq2[SourceDoc, error] {
+		return func(yield func(SourceDoc, error) bool) {
+			for e, err := range entries(db.SeqTree(), &couchfile.Key{Seq: since + 1}) {
+				if !yield(SourceDoc{e, chunks}, err) {
+					return
+				}
+			}
+		}
+	}
+	s.Purges = func(since uint64) iter.Seq2[couchfile.Entry, error] {
+		return entries(db.PurgeSeqTree(), &couchfile.Key{Seq: since + 1})
+	}
+	s.Locals = func() iter.Seq2[couchfile.Entry, error] { return entries(db.LocalTree(), nil) }
+	s.Has = func(id erlterm.Term) (bool, error) {
+		name, _, _ := erlterm.Binary(id)
+		_, err := db.DocInfo(string(name))
+		if errors.Is(err, couchfile.ErrNotFound) {
+			return false, nil
+		}
+		return err == nil, err
+	}
+	return s, nil
+}
+
+// entries iterates over a tree and copies its entries.
+func entries(t *couchfile.Tree, from *couchfile.Key) iter.Seq2[couchfile.Entry, error] {
+	return func(yield func(couchfile.Entry, error) bool) {
+		for e, err := range t.All(from, false) {
+			if err == nil {
+				e = couchfile.Entry{Key: slices.Clone(e.Key), Value: slices.Clone(e.Value)}
+			}
+			if !yield(e, err) {
+				return
+			}
+		}
+	}
+}
