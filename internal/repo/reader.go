@@ -147,6 +147,7 @@ func (rd *Reader) extent(ctx context.Context, e manifest.Extent, fn func([]byte)
 type content struct {
 	b     []byte
 	users atomic.Int32
+	back  *spares // who gets the memory
 }
 
 // take reports whether the content is still there, and then counts one more user.
@@ -164,7 +165,7 @@ func (c *content) take() bool {
 
 func (c *content) leave() {
 	if c.users.Add(-1) == 0 {
-		freeContent(c.b)
+		c.back.put(c.b)
 	}
 }
 
@@ -176,7 +177,7 @@ func (rd *Reader) segment(ctx context.Context, seg int) (*content, error) {
 		}
 		c, err := rd.segments.get(ctx, seg, func() (*content, error) {
 			b, err := rd.repo.ReadSegment(ctx, rd.m.Instance, rd.m.Segments[seg])
-			c := &content{b: b}
+			c := &content{b: b, back: rd.repo.contents}
 			c.users.Store(1) // the cache
 			return c, err
 		})

@@ -95,6 +95,9 @@ type Repo struct {
 	keys    keyring
 	fetches chan struct{} // full when as many segments are read at once as may be
 	opens   chan struct{} // and opened
+
+	sealed   *spares // for stored segments while they are opened
+	contents *spares // for the content of segments
 }
 
 // InitOptions are the options of Init.
@@ -151,7 +154,13 @@ func Open(ctx context.Context, store storage.Store, opts Options) (*Repo, error)
 		return nil, fmt.Errorf("%s: %w", store.URL(), err)
 	}
 	cpus := runtime.GOMAXPROCS(0)
-	r := &Repo{store: store, config: c, opts: opts, fetches: make(chan struct{}, max(maxFetches, cpus)), opens: make(chan struct{}, max(2, cpus))}
+	fetches := max(maxFetches, cpus)
+	r := &Repo{
+		store: store, config: c, opts: opts,
+		fetches: make(chan struct{}, fetches), opens: make(chan struct{}, max(2, cpus)),
+		// All are for the largest: memory that grows leaves twice of it to the collector.
+		sealed: newSpares(SegmentSize+64<<10, fetches), contents: newSpares(SegmentSize+decoderSpare, fetches),
+	}
 	level := map[Level]zstd.EncoderLevel{Fastest: zstd.SpeedFastest, Default: zstd.SpeedDefault, Better: zstd.SpeedBetterCompression}[opts.Level]
 	r.encoder, err = zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)), zstd.WithWindowSize(frameSize), zstd.WithLowerEncoderMem(true))
 	if err != nil {

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"sort"
-	"sync"
 
 	"filippo.io/age"
 
@@ -134,30 +133,47 @@ func (r *Repo) segmentKey(instance string, id manifest.BackupID, n int) storage.
 	return storage.Key(fmt.Sprintf("segments/%s/%s/%06d%s", instance, id, n, r.ending()))
 }
 
-// buffers hold stored segments while they are opened: several MiB each, which a
-// reader needs again at once. All are for the largest: one that grows leaves twice its
-// memory to the collector.
-var buffers = sync.Pool{New: func() any { return bytes.NewBuffer(make([]byte, 0, SegmentSize+64<<10)) }}
+// spares are pieces of memory of one size that were used and are used again, at most as many
+// as there may be in use for long. The collector would take a sync.Pool's at each run, and with
+// little memory it runs for every segment: new memory must be cleared and mapped, which cost 8 %
+// of a verification.
+type spares struct {
+	size int         // of each
+	free chan []byte // as many as fit are kept
+}
 
-// contents hold the content of segments, for the same reason: memory that is made anew
-// for each must be cleared, and twice as much of it is in use until it is collected.
-var contents = sync.Pool{New: func() any { return make([]byte, 0, SegmentSize+decoderSpare) }}
+func newSpares(size, most int) *spares { return &spares{size: size, free: make(chan []byte, most)} }
+
+// get returns empty memory of the size.
+func (s *spares) get() []byte {
+	select {
+	case b := <-s.free:
+		return b[:0]
+	default:
+		return make([]byte, 0, s.size)
+	}
+}
+
+// put takes memory back that get gave, and nothing else.
+func (s *spares) put(b []byte) {
+	if cap(b) != s.size {
+		return
+	}
+	select {
+	case s.free <- b:
+	default:
+	}
+}
 
 // decoderSpare is how much more memory than content lets the decoder take its faster way.
 const decoderSpare = 64
 
-// newContent returns memory for n bytes of content; freeContent takes it back.
-func newContent(n int64) []byte {
+// newContent returns memory for n bytes of content, which contents.put takes back.
+func (r *Repo) newContent(n int64) []byte {
 	if n < SegmentSize/2 {
 		return make([]byte, 0, n+decoderSpare)
 	}
-	return contents.Get().([]byte)
-}
-
-func freeContent(b []byte) {
-	if cap(b) == SegmentSize+decoderSpare {
-		contents.Put(b[:0]) //nolint:staticcheck // three words for each 8 MiB
-	}
+	return r.contents.get()
 }
 
 // ReadSegment reads segment s of the instance whole, checks its hash, and returns
@@ -172,8 +188,9 @@ func (r *Repo) ReadSegment(ctx context.Context, instance string, s manifest.Segm
 		return nil, err
 	}
 	defer leave(r.fetches)
-	stored := buffers.Get().(*bytes.Buffer)
-	defer buffers.Put(stored)
+	mem := r.sealed.get()
+	defer r.sealed.put(mem)
+	stored := bytes.NewBuffer(mem)
 	if err := readInto(ctx, stored, r.store, key, s.Size); err != nil {
 		return nil, err
 	}
@@ -239,10 +256,10 @@ func (r *Repo) unseal(ctx context.Context, instance string, b []byte, plain int6
 			return nil, err
 		}
 	}
-	content := newContent(plain)
+	content := r.newContent(plain)
 	out, err := r.decoder.DecodeAll(b, content)
 	if err != nil || int64(len(out)) != plain {
-		freeContent(content)
+		r.contents.put(content)
 		return nil, errors.Join(ErrCorrupt, fmt.Errorf("decompressed to %d bytes, not %d", len(out), plain), err)
 	}
 	return out, nil
