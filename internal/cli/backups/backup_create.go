@@ -35,17 +35,17 @@ func newBackupCreate(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "create",
 		Short: "Back up a CouchDB node: what is new since its last backup",
-		Long: `Back up the files of a CouchDB node, which may run meanwhile. The first backup is a full one, the next ones read and
-store what was added since; each restores alone. Nothing of CouchDB's is changed, locked or paused.
+		Long: `Back up the files of a CouchDB node while it runs. The first backup is a full one; the next ones read and store only what
+was added since, and each restores alone. Nothing in CouchDB is changed, locked or paused.
 
-A backup is refused (exit code 11) if the files have nothing in common with the instance's backup before, as when a disk is
-not mounted and CouchDB made fresh ones, or if another node backs up under the same name. If this CouchDB has replaced the
-one before, pass --take-over once.
+A backup is refused (exit code 11) if the files have nothing in common with the instance's last backup, as when a disk
+isn't mounted and CouchDB has made fresh ones, or if another node backs up under the same name. If this CouchDB has replaced
+that one, pass --take-over once.
 
-Writing needs no secret. What is damaged in the source is backed up as it is and told: exit code 3.
+Writing needs no secret. Damage in the source is backed up as it is and reported: exit code 3.
 
-The backup is copied to the further repositories of the setting "repositories". If the first one can't be reached, it is
-made in the next. Where it is missing is told, with the exit code of the reason: 10 if that storage can't be reached.`,
+The backup is then copied to the setting "repositories". If the first repository can't be reached, it is made in the next
+one that can. If it is missing somewhere, the output says where, and the exit code why: 10 if that storage can't be reached.`,
 		Args: core.Arguments(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd, env, g) },
 	}

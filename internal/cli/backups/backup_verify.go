@@ -28,7 +28,7 @@ func newBackupVerify(env *core.Env, g *core.Global) *cobra.Command {
 		Use:   "verify ID",
 		Short: "Prove that a backup restores: read it back, with every document in it",
 		Long: `Prove that a backup restores: read its files back, compare their hashes, and read every tree, document and attachment
-in them as CouchDB would. Exit code 4 if it doesn't restore what was there, 3 if it does, and the source was damaged.`,
+in them as CouchDB would. Exit code 4 if it doesn't restore what was there; 3 if it does, but the source was damaged.`,
 		Args: core.Arguments(1, 1, "one backup's ID, name, or \"latest\""),
 		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, args []string) error {
 			return runBackupVerify(ctx, env, s, o, args[0])

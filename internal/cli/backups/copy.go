@@ -30,18 +30,18 @@ func newCopy(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "copy [ID...]",
 		Short: "Copy backups to another repository",
-		Long: `Copy backups to another repository: all that it lacks, of every instance, oldest first, or those that are named. Nothing is
-decrypted, and what is there already is not sent again; one that was interrupted goes on where it stopped.
+		Long: `Copy backups to another repository: all that it lacks, of every instance, oldest first; or the ones that you name. Nothing is
+decrypted, and what is there already isn't sent again. A copy that was interrupted goes on where it stopped.
 
   slipcover copy --from /backups --to s3://bucket/couchdb
   slipcover copy latest --from /backups --to s3://bucket/couchdb --instance db1
 
-No key is needed if both repositories have the same recipients. With --identity the bytes are held against the hashes that
-the backup was made with, and the instance's key is encrypted to other recipients, which --recipient must name:
+No key is needed if both repositories have the same recipients. With --identity the bytes are compared with the hashes that
+the backup was made with, and the instance's key can be encrypted to other recipients, which --recipient must name:
 
   slipcover copy --from /backups --to /elsewhere --identity slipcover-identity.txt --recipient age1…
 
-A node whose setting "repositories" names others copies each backup by itself.`,
+A node with the setting "repositories" copies each of its backups by itself.`,
 		Args: core.Arguments(0, -1, ""),
 		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, args []string) error {
 			return runCopy(ctx, env, s, o, args)

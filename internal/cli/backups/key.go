@@ -22,9 +22,9 @@ func newKey(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "key",
 		Short: "Decide who can read a repository: list, add, remove, rotate, destroy keys",
-		Long: `Who can read a repository. Each instance's backups are encrypted to a key of its own, which is kept in the repository,
-wrapped for all recipients: so recipients come and go without any data being written anew, and destroying an instance's
-key makes its backups unreadable. docs/keys.md says more.`,
+		Long: `Say who can read a repository. Each instance's backups are encrypted to a key of its own, which is kept in the repository,
+wrapped for all recipients. So recipients can come and go without any data being written again, and destroying an instance's
+key makes its backups unreadable. See docs/keys.md.`,
 	}
 	core.AsGroup(c)
 	c.AddCommand(newKeyList(env, g), newKeyAdd(env, g), newKeyRemove(env, g), newKeyRotate(env, g),
@@ -37,8 +37,8 @@ func newKeyList(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "list",
 		Short: "List the recipients, and the keys of the instances",
-		Long: `List the recipients, and the keys of the instances. Without an identity or passphrase it tells for how many recipients
-each key is wrapped, with one for whom.`,
+		Long: `List the recipients, and the keys of the instances. It shows for how many recipients each key is wrapped; with an
+identity or passphrase, for whom.`,
 		Args: core.Arguments(0, 0, ""),
 	}
 	o.Flags(c.Flags(), "whose keys are listed (default: all)")
@@ -126,8 +126,8 @@ func newKeyAdd(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "add [RECIPIENT...]",
 		Short: "Let another recipient or a passphrase read all backups",
-		Long: `Let more recipients, or a passphrase, read all backups, those of before too. It needs an identity or the passphrase of
-someone who can read. No data is written anew: only the instances' keys.
+		Long: `Let more recipients, or a passphrase, read all backups, including those there are. It needs an identity or the passphrase
+of someone who can read. Only the instances' keys are written again, no data.
 
   slipcover key add age1… --identity slipcover-identity.txt
   slipcover key add --new-passphrase --identity slipcover-identity.txt`,
@@ -228,12 +228,12 @@ func newKeyRemove(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "remove RECIPIENT...",
 		Short: "Take the right to read away from recipients or from a passphrase",
-		Long: `Take the right to read from recipients, for what is stored from now on; a passphrase is removed by its recipient, which
-key list tells. It needs an identity or the passphrase of someone who stays. The keys of all instances are retired, so
-that nodes make new ones at their next backup, once they have accepted the new recipients (key accept).
+		Long: `Stop recipients from reading what is stored from now on. A passphrase is removed by its recipient, which "key list"
+shows. It needs an identity or the passphrase of someone who stays. The keys of all instances are retired: each node makes a
+new one at its next backup, once it has accepted the new recipients (key accept).
 
-Who was removed and has read a key before, or has a copy of the repository of before, can still read what could be read
-then. Only deleting those backups, and the copies, ends that.`,
+Somebody who has read a key before, or has an old copy of the repository, can still read what was there then. Only deleting
+those backups, and the copies, ends that.`,
 		Args: core.Arguments(1, -1, "at least one RECIPIENT (age1…)"),
 	}
 	f := c.Flags()
@@ -241,7 +241,7 @@ then. Only deleting those backups, and the copies, ends that.`,
 	f.StringArrayVar(&o.Identities, "identity", nil,
 		"`FILE` with the age identity that reads the repository; may be repeated")
 	f.StringVar(&o.PassphraseFile, "passphrase-file", "", "`FILE` with the passphrase that reads the repository")
-	f.BoolVar(&o.noRotate, "no-rotate", false, "let nodes use their keys on, which the removed may have read")
+	f.BoolVar(&o.noRotate, "no-rotate", false, "let nodes go on using their keys, which the removed may have read")
 	c.RunE = core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, args []string) error {
 		return runKeyRemove(ctx, env, s, o, args)
 	})
@@ -324,10 +324,9 @@ func newKeyDestroy(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "destroy --instance NAME",
 		Short: "Make the backups of an instance unreadable for ever",
-		Long: `Delete the keys of an instance: its backups are unreadable from then on, for everyone and for ever. Other instances are
-not touched. A copy of the repository, or a key that was exported, is not reached. Data of the first versions, which had
-no such keys, stays readable; with an identity it is told if there is any. At a terminal it asks first; otherwise --yes
-is needed.`,
+		Long: `Delete the keys of an instance: nobody can ever read its backups again. Other instances are not touched. A copy of the
+repository, or a key that was exported, still works. Data of the first versions, which had no such keys, stays readable too;
+with an identity this says whether there is any. At a terminal it asks first; otherwise --yes is needed.`,
 		Args: core.Arguments(0, 0, ""),
 	}
 	o.Flags(c.Flags(), "whose backups nobody shall read")
@@ -404,9 +403,9 @@ func newKeyAccept(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "accept",
 		Short: "On a node: accept the recipients that the repository has now",
-		Long: `Run on a node that backs up: accept the recipients that the repository names now, for the next key that the node makes.
-A node that has no setting recipients takes those that it finds at its first backup, and no others until this is run.
-Compare what it prints with what you expect: who can write to the storage can write names there.`,
+		Long: `Accept the recipients that the repository names now, for the next key that this node makes. Run it on the node that backs up.
+A node without the setting recipients takes those that it finds at its first backup, and no others until you run this.
+Compare what it prints with what you expect: anybody who can write to the storage can write names there.`,
 		Args: core.Arguments(0, 0, ""),
 	}
 	o.Place(c.Flags())
@@ -462,8 +461,8 @@ func newKeyExport(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "export --instance NAME",
 		Short: "Print the keys that read one instance and no other",
-		Long: `Print the age identities of an instance's keys: a file of them is an --identity that reads the backups of that instance
-and of no other, until it makes a new key. age itself opens its segments with them.`,
+		Long: `Print the age identities of an instance's keys. In a file they serve as an --identity that reads the backups of that
+instance and of no other, until it makes a new key. The age program itself opens the instance's segments with them.`,
 		Args: core.Arguments(0, 0, ""),
 	}
 	o.Flags(c.Flags(), "whose keys they are")

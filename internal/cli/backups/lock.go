@@ -18,9 +18,9 @@ func newLock(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "lock",
 		Short: "Show who is working on an instance: list locks, free one",
-		Long: `Who works on an instance now. A backup, a copy and a deletion hold the instance's lock, and let it go at their end. One
-that was killed is found dead at once on its own machine, and elsewhere after five minutes of silence; so a lock needs no
-hand in nearly all cases.`,
+		Long: `Show who is working on an instance. A backup, a copy and a deletion hold the instance's lock until they end. If one was
+killed, its own machine notices at once, and others after five minutes of silence. So you will hardly ever have to free a
+lock.`,
 	}
 	core.AsGroup(c)
 	c.AddCommand(newLockList(env, g), newLockFree(env, g))
@@ -100,16 +100,16 @@ func newLockFree(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "free INSTANCE",
 		Short: "End a lock whose holder is gone, without waiting for it",
-		Long: `End the lock of an instance. No data is at stake, even if its holder lives: the backup that the holder was making is given
-up, and what it has stored serves the next one; a deletion that it had begun is ended here. A holder that showed a sign of
-life within the last five minutes, or lives on this machine, is left alone unless --force is given.`,
+		Long: `Free the lock of an instance. No data is at risk, even if its holder is alive: the backup that it was making is given up,
+and the next one uses what it has stored; a deletion that it had begun is finished here. A holder that showed a sign of
+life within the last five minutes, or is alive on this machine, is left alone unless --force is given.`,
 		Args: core.Arguments(1, 1, "one instance's name"),
 		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, args []string) error {
 			return runLockFree(ctx, env, s, args[0], force)
 		}),
 	}
 	o.Place(c.Flags())
-	c.Flags().BoolVar(&force, "force", false, "also if its holder seems to live: its backup will fail")
+	c.Flags().BoolVar(&force, "force", false, "even if its holder seems to be alive: its backup will fail")
 	return c
 }
 

@@ -30,8 +30,9 @@ func newPrune(env *core.Env, g *core.Global) *cobra.Command {
 		Use:   "prune",
 		Short: "Remove backups that no retention rule keeps, and what nothing needs",
 		Long: `Remove the backups that no keep_ rule keeps, for each instance by itself, and the stored objects that no backup needs. A
-backup is kept by every rule that finds a reason; the newest one, the newest verified one and pinned ones always stay.
-Backups of several CouchDBs under one name are counted apart. Without any rule all backups stay, and only what interrupted runs left is removed.
+backup stays if any rule keeps it. The newest one, the newest verified one and pinned ones always stay. Backups of several
+CouchDBs under one name are counted separately. Without any rule all backups stay, and only what interrupted runs left behind
+is removed.
 
   slipcover prune --repo /backups --keep-daily 7 --keep-monthly 12 --dry-run
 

@@ -29,13 +29,13 @@ func newCheck(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "check",
 		Short: "Check that the repository holds what its backups need",
-		Long: `Check the repository: signatures, that every stored object that a backup needs is there and has its size, that keys
-are as they were, and that no record vanished. With the repository's key also what the manifests say; with --read-data
-every stored byte. At the end it says what was checked, and what was not. Exit code 4 if something is wrong. "backup
-verify" goes further: it restores, and reads every document.
+		Long: `Check the repository: that signatures are right, that every object that a backup needs is there and has its size, that keys
+are unchanged, and that no record vanished. With the repository's key it also reads the manifests; with --read-data every
+stored byte. At the end it says what was checked and what wasn't. Exit code 4 if something is wrong. "backup verify" goes
+further: it restores a backup and reads every document.
 
-With --max-age an instance whose newest backup is older is a problem too: backups that stopped, or newer ones that
-somebody with access to the storage has removed, show in no other way. So is a repository without any backup.`,
+With --max-age it is also a problem if an instance's newest backup is older than that, or if there is no backup at all.
+Nothing else shows that backups have stopped, or that somebody with access to the storage has removed the newest.`,
 		Args: core.Arguments(0, 0, ""),
 		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, _ []string) error {
 			return runCheck(ctx, env, s, o)

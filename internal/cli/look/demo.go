@@ -47,9 +47,9 @@ func newDemo(env *core.Env) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "demo",
 		Short: "Show a backup, an incremental and a restore on a small sample, in a second or two",
-		Long: `Show what Slipcover does on a small sample of real CouchDB files that is part of the program, in a temporary folder
-that is removed in the end: a full backup, growth, an incremental, verification, a restore, and the comparison of every
-document. It fails if anything differs.`,
+		Long: `Show what Slipcover does, on a small sample of real CouchDB files that is part of the program: a full backup, growth,
+an incremental, verification, a restore, and a comparison of every document. It fails if anything differs. It works in a
+temporary folder and removes it at the end.`,
 		Args: core.Arguments(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error { return runDemo(cmd.Context(), env, o) },
 	}

@@ -27,12 +27,12 @@ func newProbe(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "probe URL",
 		Short: "Check that a storage does what a repository needs, and how fast it is",
-		Long: `Check that a storage (` + strings.Join(drivers.Forms(), ", ") + `) does what a repository needs of it, and measure
-how fast it is: what was put is there at once and whole, of several who create an object one wins, listings are
-complete and in order, and so on. Nothing is tried again, so that a fault shows.
+		Long: `Check that a storage (` + strings.Join(drivers.Forms(), ", ") + `) does what a repository needs, and measure
+how fast it is: what was put is there at once and whole, only one of several who create an object wins, listings are
+complete and in order, and so on. No request is repeated, so every fault shows.
 
-It works below a prefix of its own, touches nothing else, and removes what it put, also after Ctrl-C. Exit code 4 if
-the storage doesn't do something, 10 if it can't be reached.`,
+It works below a prefix of its own, touches nothing else, and removes what it put, even after Ctrl-C. Exit code 4 if
+the storage fails a check, 10 if it can't be reached.`,
 		Args: core.Arguments(1, 1, "the URL or folder of one storage"),
 		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, args []string) (err error) {
 			if o.place, err = core.RepositoryURL(args[0]); err != nil {

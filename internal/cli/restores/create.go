@@ -32,9 +32,9 @@ func newCreate(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "create NAME --backup ID",
 		Short: "Make a new CouchDB instance from a backup, and start it",
-		Long: `Make a new CouchDB instance out of a backup: data, configuration, and a program that starts it, in a directory of
-its own. It listens on 127.0.0.1 only, under a port and an admin password of its own, and never meets the original.
-If there is a CouchDB on this machine it is started.`,
+		Long: `Make a new CouchDB instance from a backup: data, configuration and a start script, in a directory of its own. It
+listens on 127.0.0.1 only, with its own port and admin password, and never touches the original. If CouchDB is installed on
+this machine, the instance is started.`,
 		Args: core.Arguments(1, 1, "the NAME of the new instance"),
 		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, args []string) error {
 			return runCreate(ctx, env, s, o, args[0])
@@ -52,7 +52,7 @@ If there is a CouchDB on this machine it is started.`,
 	f.StringVar(&o.couchdb, "couchdb", "", "CouchDB's program, `FILE` (default: COUCHDB_BIN, /opt/couchdb/bin/couchdb, or couchdb in PATH)")
 	f.BoolVar(&o.noStart, "no-start", false, "don't start it")
 	f.DurationVar(&o.timeout, "timeout", 0, "how long the server has for its first answer (default 30s)")
-	f.String("owner", "", "`USER:GROUP` that the files shall belong to, and that the server runs as (default: couchdb:couchdb)")
+	f.String("owner", "", "`USER:GROUP` to own the files and run the server (default: couchdb:couchdb)")
 	f.String("parallel", "", "write `N` files at once (default: the number of CPUs, at most 4)")
 	core.ProgressFlag(f)
 	return c

@@ -33,9 +33,8 @@ func newRestore(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "restore ID --to DIR",
 		Short: "Restore a backup as files: a node's data directory, or chosen databases",
-		Long: `Bring a backup, named by its id, its name or "latest", back as files. With CouchDB stopped, restore into its data
-directory and start it. A restore that was killed goes on when it is run again, and until it is done no file looks like
-a whole database.
+		Long: `Restore a backup, named by its id, its name or "latest", as files. Stop CouchDB, restore into its data directory, and start
+it. A restore that was killed goes on when you run it again; until it is done, no file looks like a whole database.
 
   slipcover restore latest --to /opt/couchdb/data
   slipcover restore latest --to /tmp/orders --db orders        one database, to be moved into a running node
@@ -62,7 +61,7 @@ func (o *restoreOptions) bind(f *pflag.FlagSet) {
 	f.BoolVar(&o.noIndexes, "no-indexes", false, "leave view indexes out; CouchDB builds them anew")
 	f.StringVar(&o.configTo, "config-to", "", "`DIR` for ini files and vm.args (default: they are not restored)")
 	f.BoolVar(&o.verbose, "verbose", false, "list every file that was dropped, removed or left alone")
-	f.String("owner", "", "`USER:GROUP` that the files shall belong to, or '' to leave it (default: couchdb:couchdb)")
+	f.String("owner", "", "`USER:GROUP` to own the files, or '' to leave them as they are (default: couchdb:couchdb)")
 	f.String("parallel", "", "write `N` files at once (default: the number of CPUs, at most 4)")
 	core.ProgressFlag(f)
 }

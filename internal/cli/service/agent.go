@@ -91,15 +91,21 @@ func newAgent(env *core.Env, g *core.Global) *cobra.Command {
 		Short: "Do a server's jobs on this CouchDB node",
 		Long: `Do a server's jobs on this node: back it up, make new CouchDB instances out of backups, test that backups restore.
 The first time, --join takes the one-time token that "slipcover token join" prints on the server; after that the agent
-knows its server. Credentials that it gets allow its own work and nothing else.
+knows its server. The credentials that it gets allow its own work and nothing else.
 
-It backs up what "slipcover backup create" would, to the same repository, by the same settings, and copies it to those of
-the setting repositories; a server whose callers have Swift accounts of their own names those instead, without copies.
-Restoring needs a key, so an agent without the setting identity_file makes backups and can't read them; its log says so at
-each start. It never makes a key, which would lie on the machine that it protects: a new repository is encrypted to the
-setting recipients, of this node or else of the server at the time of --join.
+It backs up what "slipcover backup create" would, with the same settings and into the same repository, and copies each
+backup to those of the setting repositories.
 
-It runs in the foreground until SIGTERM, SIGINT or SIGHUP; a job at work is then left to its next start.`,
+The node decides where its backups may go, not the server. Besides its own repositories it accepts what is below an entry
+of accept_storages: for callers' own Swift accounts, set accept_storages: [https://swift.example/v1/]. Jobs for other places
+fail, and say what to add. A node that has neither a repository nor accept_storages goes where its server says. Backups in
+callers' accounts are not copied.
+
+Restoring needs a key: without the setting identity_file the agent makes backups and can't read them, and its log says so at
+each start. It never makes a key, which would lie on the machine that it protects. A new repository is encrypted to the
+setting recipients of this node, or else to those that the server had when the agent joined.
+
+It runs in the foreground until SIGTERM, SIGINT or SIGHUP. Its next start goes on with a job that was at work.`,
 		Args: core.Arguments(0, 0, ""),
 		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, _ []string) error {
 			return runAgent(ctx, env, s, o)
@@ -113,7 +119,7 @@ It runs in the foreground until SIGTERM, SIGINT or SIGHUP; a job at work is then
 	f.StringVar(&o.fingerprint, "ca-fingerprint", "",
 		"with --join: the `SHA256` of the certificate authority of a server that made its own")
 	f.String("server-url", "", "with --join: `URL` of the server")
-	f.String("ca-file", "", "certificates that sign the server's, PEM `FILE`")
+	f.String("ca-file", "", "PEM `FILE` with the authority that signed the server's certificate")
 	return c
 }
 

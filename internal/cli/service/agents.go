@@ -80,9 +80,8 @@ func newAgentsRemove(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "remove ID",
 		Short: "Take an agent out of the service",
-		Long: `Take an agent out of the service: its credentials are worth nothing from now on, and its instances and their
-schedules are let go. CouchDB and its files stay as they are, and so do the backups. At a terminal it asks first;
-otherwise --yes is needed.`,
+		Long: `Take an agent out of the service. Its credentials stop working at once, and the service forgets its instances and their
+schedules. CouchDB, its files and the backups stay as they are. At a terminal it asks first; otherwise --yes is needed.`,
 		Args: core.Arguments(1, 1, "one agent's ID"),
 		RunE: serviceCommand(env, g, func(ctx context.Context, c *serviceClient, _ *core.Settings, args []string) error {
 			return runAgentsRemove(ctx, env, c, args[0], yes)

@@ -72,9 +72,9 @@ func newProve(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "prove BACKUP",
 		Short: "Have an agent restore a backup as a test",
-		Long: `Let an agent restore a backup for a test: it restores all of it, starts a CouchDB on it if there is one, compares
-databases and documents with what the backup says, and removes it again. The outcome is kept with the backup.
-It waits for the end, unless --no-wait is given; a test that fails is exit code 4.`,
+		Long: `Have an agent restore a backup as a test. It restores all of it, starts a CouchDB on it if one is installed, compares
+databases and documents with what the backup says, and removes it all again. The outcome is kept with the backup.
+The command waits for the end unless --no-wait is given. Exit code 4 if the test fails.`,
 		Args: core.Arguments(1, 1, "the ID of one BACKUP"),
 		RunE: serviceCommand(env, g, func(ctx context.Context, c *serviceClient, s *core.Settings, args []string) error {
 			return runProve(ctx, env, c, s, o, args[0])

@@ -22,7 +22,7 @@ func newSchedule(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "schedule",
 		Short: "Say when a server backs up instances, and how long it keeps the backups",
-		Long: `Say when a server backs instances up, how long it keeps the backups, and when it tests that they restore.
+		Long: `Say when a server backs up instances, how long it keeps the backups, and when it tests that they restore.
 A schedule is named by its id, or by its name if no other of the project has it.`,
 	}
 	core.AsGroup(c)
@@ -43,18 +43,18 @@ type scheduleFlags struct {
 func (s *scheduleFlags) flags(f *pflag.FlagSet) {
 	s.text, s.keep = map[string]*string{}, map[string]*int{}
 	for _, t := range []struct{ key, what string }{
-		{"name", "`NAME` of the schedule; its backups are called by it"},
+		{"name", "`NAME` of the schedule; its backups get it too"},
 		{"cron", "when to back up: five `FIELDS` minute, hour, day of the month, month and day of the week, or @daily and the like"},
 		{"time_zone", "`ZONE` of those times, such as Europe/Berlin (default: UTC)"},
-		{"jitter", "begin up to so much `TIME` later, such as 15m, so that not all nodes begin at once"},
-		{"window", "`TIME` after which a backup that could not begin is left out, such as 2h (default: when the next one is due)"},
-		{"prove_cron", "when to restore the newest backup for a test, `FIELDS` as those of --cron (default: never)"},
-		{"heartbeat", "`URL` that is asked for after each success, and with /fail behind it after each failure"},
+		{"jitter", "begin up to this `TIME` later, such as 15m, so that not all nodes begin at once"},
+		{"window", "`TIME` after which a backup that could not begin counts as missed, such as 2h (default: when the next one is due)"},
+		{"prove_cron", "when to restore the newest backup as a test, `FIELDS` as for --cron (default: never)"},
+		{"heartbeat", "`URL` to request after each success, and with /fail appended after each failure"},
 	} {
 		s.text[t.key] = f.String(flagOf(t.key), "", t.what)
 	}
-	f.BoolVar(&s.enabled, "enabled", true, "whether it fires; --enabled=false lets it rest")
-	f.BoolVar(&s.catchUp, "catch-up", false, "after a downtime, make one backup for all that were missed")
+	f.BoolVar(&s.enabled, "enabled", true, "whether it fires; --enabled=false pauses it")
+	f.BoolVar(&s.catchUp, "catch-up", false, "after downtime, make one backup for all that were missed")
 	for _, key := range []string{"last", "hourly", "daily", "weekly", "monthly", "yearly"} {
 		s.keep[key] = f.Int("keep-"+key, 0, "retention of its backups, as the setting keep_"+key)
 	}
@@ -101,8 +101,8 @@ func newScheduleCreate(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "create --instance NAME --name NAME --cron FIELDS",
 		Short: "Back up an instance at given times",
-		Long: `Back an instance up at times. Without one of the flags --keep-... all of the schedule's backups are kept; with them,
-those that no rule keeps are deleted after each backup, but never the newest, and never one that others were built on.`,
+		Long: `Back up an instance at given times. Without any of the flags --keep-... all of the schedule's backups are kept. With them,
+backups that no rule keeps are deleted after each backup, but never the newest, and never one that others were built on.`,
 		Args: core.Arguments(0, 0, ""),
 	}
 	c.RunE = func(cmd *cobra.Command, args []string) error {
@@ -128,7 +128,7 @@ func newScheduleUpdate(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "update SCHEDULE",
 		Short: "Change parts of a schedule; the rest stays",
-		Long:  `Change what is given of a schedule; the rest stays. An empty text takes away what isn't needed: --heartbeat "".`,
+		Long:  `Change parts of a schedule; the rest stays. An empty text removes an optional part: --heartbeat "".`,
 		Args:  core.Arguments(1, 1, "one SCHEDULE"),
 	}
 	c.RunE = func(cmd *cobra.Command, args []string) error {

@@ -51,17 +51,17 @@ func newServer(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "server",
 		Short: "Serve OpenStack Trove's API and direct the agents of CouchDB nodes",
-		Long: `Serve OpenStack Trove's REST API (port 8779) and an API of our own, keep the catalog of instances and backups, and
+		Long: `Serve OpenStack Trove's REST API (port 8779) and Slipcover's own, keep the catalog of instances and backups, and
 direct the agents on the nodes. All state is in state_dir, or in the NATS cluster of nats_url.
 
-With --with-agent this process is the agent of this machine's CouchDB too, and all that is needed:
+With --with-agent this process is also the agent of this machine's CouchDB, and nothing else is needed:
 
   slipcover server --with-agent --repo /backups
 
-The first start makes what isn't there: the repository, the key that reads it (identity.txt in state_dir, on the machine
+The first start makes what is missing: the repository, the key that reads it (identity.txt in state_dir, on the machine
 that it protects: keep a copy elsewhere), and an administrator's token (admin-token in state_dir).
 
-Agents that join and have no setting recipients encrypt to those of the server, or without any to the key that it made.
+Agents that join without the setting recipients encrypt to the server's, or if it has none, to the key that it made.
 
 It runs in the foreground until SIGTERM or SIGINT.`,
 		Args: core.Arguments(0, 0, ""),

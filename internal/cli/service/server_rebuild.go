@@ -26,10 +26,9 @@ func newRebuild(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "rebuild",
 		Short: "Make the server's catalog anew from the repositories alone",
-		Long: `Put the backups that a repository has into the server's catalog, with the ids, projects and instances that they had.
-What the catalog has stays as it is, so this can be repeated, and run for one repository after the other. No key is
-needed. A server with its own NATS must be stopped meanwhile; agents join again afterwards, and get their instances back
-by their names.`,
+		Long: `Put the backups of a repository into the server's catalog, with the ids, projects and instances that they had.
+What the catalog has stays as it is, so you can repeat this, and run it for one repository after another. No key is
+needed. Stop a server with its own NATS first. Agents join again afterwards, and get their instances back by their names.`,
 		Args: core.Arguments(0, 0, ""),
 		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, _ []string) error {
 			return runRebuild(ctx, env, s, o)

@@ -17,8 +17,8 @@ func newTokens(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "token",
 		Short: "Make, list and revoke the tokens of a server",
-		Long: `Make, list and revoke the tokens of a server: those that callers log in with, each with a role in a project, and
-those with which an agent joins, once. Callers' tokens need an administrator; with Keystone they are Keystone's.`,
+		Long: `Make, list and revoke the tokens of a server: those that callers log in with, each with a role in a project, and one-time
+tokens with which agents join. Only an administrator makes tokens for callers; with Keystone, Keystone makes them.`,
 	}
 	core.AsGroup(c)
 	c.AddCommand(newTokenCreate(env, g), newTokenList(env, g), newTokenRevoke(env, g), newTokenJoin(env, g))
@@ -32,8 +32,8 @@ func newTokenCreate(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "create --name NAME --role ROLE",
 		Short: "Make a token for a caller, and print it once",
-		Long: `Make a token for a caller, and print it: this once, since the server keeps only its hash. Roles are viewer (looks),
-operator (makes, changes and deletes too) and admin (the same in all projects, and tokens, agents and quotas).`,
+		Long: `Make a token for a caller and print it. It is shown this once only: the server keeps just its hash. A viewer can look, an
+operator can also make, change and delete, and an admin can do so in all projects, and manage tokens, agents and quotas.`,
 		Args: core.Arguments(0, 0, ""),
 		RunE: serviceCommand(env, g, func(ctx context.Context, c *serviceClient, _ *core.Settings, _ []string) error {
 			return runTokenCreate(ctx, env, c, o)
@@ -131,7 +131,7 @@ func newTokenList(env *core.Env, g *core.Global) *cobra.Command {
 		}),
 	}
 	f := c.Flags()
-	f.BoolVar(&o.join, "join", false, "those with which agents join")
+	f.BoolVar(&o.join, "join", false, "list the one-time tokens with which agents join")
 	f.StringVar(&o.project, "project", "", "`ID` of the project whose tokens to list (default: all)")
 	serviceFlags(f)
 	return c
@@ -167,7 +167,7 @@ func newTokenRevoke(env *core.Env, g *core.Global) *cobra.Command {
 			return c.remove(ctx, env, o.path(args[0]), args[0], "revoked", "token "+core.Clean(args[0])+" is revoked")
 		}),
 	}
-	c.Flags().BoolVar(&o.join, "join", false, "it is one with which an agent joins")
+	c.Flags().BoolVar(&o.join, "join", false, "it is a one-time token with which an agent joins")
 	serviceFlags(c.Flags())
 	return c
 }
@@ -179,10 +179,10 @@ func newTokenJoin(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "join --name NAME",
 		Short: "Let a node's agent join: prints the command to run there",
-		Long: `Make a token with which one agent can join, once, and print the command that does it on the node. The name is that of
-the node in the service and in repositories. An administrator's token replaces an agent of the same name and project that
-is there already, and its instance and backups are kept; others' tokens are refused then. Where backups go into the
-callers' own Swift accounts, only administrators make such tokens.`,
+		Long: `Make a one-time token with which an agent can join, and print the command to run on the node. The name is the node's
+name in the service and in repositories. If the project has an agent of that name, an administrator's token replaces it and
+keeps its instance and backups; other tokens are refused. Where backups go into callers' own Swift accounts, only
+administrators can make these tokens.`,
 		Args: core.Arguments(0, 0, ""),
 		RunE: serviceCommand(env, g, func(ctx context.Context, c *serviceClient, s *core.Settings, _ []string) error {
 			return runTokenJoin(ctx, env, c, s, o)
