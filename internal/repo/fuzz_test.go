@@ -24,7 +24,7 @@ func plainRepo(t testing.TB) *Repo {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Repo{config: Config{Encryption: "none"}, encoder: e, decoder: d}
+	return &Repo{config: Config{Encryption: "none"}, encoder: e, decoder: d, contents: newSpares(SegmentSize+decoderSpare, 1)}
 }
 
 // A stored segment of any bytes gives its content or ErrCorrupt, whole and by
