@@ -52,9 +52,18 @@ func OpenView(r io.ReaderAt, size int64) (*View, error) {
 	if err != nil {
 		return nil, err
 	}
+	return OpenViewAt(r, size, raw)
+}
+
+// OpenViewAt opens the view index as it was at a header of this file. Bytes
+// behind it are not read. It returns ErrNotView if that is no view header.
+func OpenViewAt(r io.ReaderAt, size int64, raw RawHeader) (*View, error) {
 	h, err := ParseViewHeader(raw)
 	if err != nil {
 		return nil, err
+	}
+	if h.End > size {
+		return nil, corrupt(h.Offset, "view header", errBeyondEnd)
 	}
 	return &View{src: newSource(r, h.End, lookupShift, lookupFrames), hdr: h}, nil
 }

@@ -16,9 +16,13 @@
 //	deflate, zstd             what a server reads, but not the bytes it would write
 //	B-tree nodes              of all trees of databases and views, whose keys and
 //	                          values are told as terms and go into the file as they are
-//	reductions                of databases
-//	compaction                of 2.1 to 3.5 and the main branch of August 2026, not of
+//	reductions                of databases; of views: _count, _sum of numbers and lists
+//	                          of numbers, and _stats. Others return ErrUnpredicted.
+//	compaction                of 2.3 to 3.5 and the main branch of August 2026, not of
 //	                          one that was interrupted and resumed
+//
+// Floats are added in the order in which the server adds them and are rounded
+// after each step, on every processor.
 //
 // # Memory
 //
@@ -29,7 +33,8 @@
 //
 // Source: CouchDB 3.5, src/couch/src: couch_file.erl, couch_btree.erl,
 // couch_bt_engine.erl, couch_bt_engine_compactor.erl, couch_key_tree.erl,
-// couch_emsort.erl and couch_stream.erl. Each function names its own.
+// couch_emsort.erl, couch_stream.erl and couch_query_servers.erl; src/couch_mrview/src:
+// couch_mrview_util.erl and couch_mrview_compactor.erl. Each function names its own.
 package couchwriter
 
 import "errors"

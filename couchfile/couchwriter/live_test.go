@@ -59,6 +59,10 @@ func TestLiveCompaction(t *testing.T) {
 				"database_compaction/doc_buffer_size": "524288", "couchdb/write_xxhash_checksums": "true"})
 		})
 	}
+	t.Run("views", func(t *testing.T) {
+		live := liveTest{T: t, couch: couch, rnd: rand.New(rand.NewPCG(7, 1))}
+		live.compactView("views")
+	})
 }
 
 type liveTest struct {

@@ -36,6 +36,7 @@ type Tree struct {
 	opts  TreeOptions
 	state erlterm.Term // {offset, reduction, bytes}; nil if the tree is empty
 	cache nodeCache
+	ahead bool   // what is inserted is in order and behind all keys
 	buf   []byte // of the term that is being made
 	out   []byte // of its stored form
 }
@@ -132,7 +133,18 @@ func (t *Tree) Modify(insert []couchfile.Entry, remove []erlterm.Term) error {
 	return nil
 }
 
+// Append adds entries, which are in order, behind all others: of trees whose
+// order is not known here, as that of views.
+func (t *Tree) Append(entries []couchfile.Entry) error {
+	t.ahead = true
+	defer func() { t.ahead = false }()
+	return t.Modify(entries, nil)
+}
+
 func (t *Tree) sort(actions []action) error {
+	if t.ahead {
+		return nil
+	}
 	var failed error
 	slices.SortStableFunc(actions, func(a, b action) int {
 		c, err := t.opts.Order(a.key, b.key)
@@ -203,6 +215,9 @@ func (t *Tree) mergeLeaf(list []pair, actions []action) ([]pair, error) {
 // Source: CouchDB 3.5, src/couch/src/couch_btree.erl, find_first_gteq.
 func (t *Tree) find(list []pair, key erlterm.Term) (at int, same bool, err error) {
 	lo, hi := 0, len(list)
+	if t.ahead {
+		return hi, false, nil
+	}
 	for lo < hi {
 		mid := lo + (hi-lo)/2
 		c, err := t.opts.Order(list[mid].key(), key)
