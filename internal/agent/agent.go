@@ -34,7 +34,7 @@ type Link interface {
 }
 
 // ErrRemoved is of an agent that servers have removed, or don't know any more.
-var ErrRemoved = errors.New("the server has removed this agent, or knows it no more")
+var ErrRemoved = errors.New("the server has removed this agent, or doesn't know it any more")
 
 // Open says which repository a job needs.
 type Open struct {
@@ -283,7 +283,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 }
 
 // errLater says that a job has to wait, and is to be given back for that.
-var errLater = errors.New("others have what the job needs")
+var errLater = errors.New("other jobs have what this one needs")
 
 // errStopped is the cause of a job's end that a server asked for.
 var errStopped = errors.New("a server stopped the job")

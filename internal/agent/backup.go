@@ -261,7 +261,7 @@ func (a *agent) open(ctx context.Context, w *work, makeIt bool) (*repo.Repo, fun
 	o := Open{Repository: in, Make: makeIt}
 	if in.Storage != "" {
 		if w.secrets.Token == "" {
-			return nil, nil, errors.New("the job is for the caller's own Swift account and brings no token for it: ask for it again")
+			return nil, nil, errors.New("the job is for the caller's own Swift account and brings no token for it: request it again")
 		}
 		o.Getenv = func(name string) string {
 			switch name {

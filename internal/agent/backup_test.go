@@ -112,7 +112,7 @@ func TestRefused(t *testing.T) {
 	s.fail(token, "no token")
 	sealed := backupJob(t)
 	sealed.Spec.Sealed = []byte("nonsense")
-	s.fail(sealed, "not for this agent's key")
+	s.fail(sealed, "encrypted to another agent's key")
 	s.do(backupJob(t))
 	id := backupJob(t)
 	id.Spec.Repository.ID = newID(t)

@@ -232,7 +232,7 @@ func (a *agent) deleteInstance(ctx context.Context, w *work) (*job.Report, error
 // notMade refuses to remove what the agent didn't make; nil if there is nothing.
 func (a *agent) notMade(id string) error {
 	if id == "" || id == a.lastReply().Node {
-		return errors.New("this agent did not make the instance, so it does not remove it")
+		return errors.New("this agent did not make the instance, so it won't remove it")
 	}
 	if u, err := uuid.Parse(id); err != nil || u.String() != id {
 		return fmt.Errorf("%w %q", errNoInstance, id)
@@ -242,7 +242,7 @@ func (a *agent) notMade(id string) error {
 	}
 	dir := filepath.Join(a.o.InstancesDir, id)
 	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s is there, but this agent has not noted that it made it, so it does not remove it", dir)
+		return fmt.Errorf("%s is there, but this agent has no record of making it, so it won't remove it", dir)
 	}
 	return nil
 }

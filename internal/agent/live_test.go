@@ -256,7 +256,7 @@ func TestCreateEmpty(t *testing.T) {
 	// What isn't the agent's is not removed.
 	stranger := uuid.NewString()
 	must(t, os.MkdirAll(filepath.Join(w.path("instances"), stranger), 0o700))
-	s.fail(job.Job{Kind: job.KindDeleteInstance, Instance: stranger}, "has not noted")
+	s.fail(job.Job{Kind: job.KindDeleteInstance, Instance: stranger}, "has no record")
 	s.fail(job.Job{Kind: job.KindCreate, Instance: stranger}, "did not make")
 	s.fail(job.Job{Kind: job.KindDeleteInstance, Instance: "../x"}, "does not have the instance")
 	s.fail(job.Job{Kind: job.KindCreate, Instance: "../x"}, "not the id of an instance")

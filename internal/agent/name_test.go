@@ -38,7 +38,7 @@ func TestAnotherNodesName(t *testing.T) {
 		j.Spec.RepoName = "node2"
 		return j
 	}
-	s.fail(forged(), "the newest backup of node2 is of another one")
+	s.fail(forged(), "the newest backup of node2 is of another CouchDB")
 	s.do(job.Job{Kind: job.KindDeleteBackup, Spec: job.Spec{RepoName: "node2", RepoID: string(res.Record.ID)}})
 	s.do(forged())
 	if _, err := victim(); !errors.Is(err, backup.ErrOtherNode) {

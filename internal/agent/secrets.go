@@ -87,14 +87,14 @@ func (a *agent) unseal(sealed []byte) (job.Secrets, error) {
 	}
 	r, err := age.Decrypt(bytes.NewReader(sealed), a.identity)
 	if err != nil {
-		return s, fmt.Errorf("the secrets of this job are not for this agent's key; ask for it again: %w", err)
+		return s, fmt.Errorf("the secrets of this job are encrypted to another agent's key: request it again: %w", err)
 	}
 	text, err := io.ReadAll(io.LimitReader(r, maxSealed))
 	if err == nil {
 		err = json.Unmarshal(text, &s)
 	}
 	if err != nil { // whose text could quote them
-		return job.Secrets{}, errors.New("the secrets of this job can't be read; ask for it again")
+		return job.Secrets{}, errors.New("the secrets of this job can't be read: request it again")
 	}
 	return s, nil
 }

@@ -239,7 +239,7 @@ func (a *agent) do(ctx context.Context, w *work) (*job.Report, error) {
 	}
 	run := kinds[w.job.Kind]
 	if run == nil {
-		return nil, fmt.Errorf("this agent (%s) does not know jobs of the kind %q: bring it up to the server's version", a.o.Version, w.job.Kind)
+		return nil, fmt.Errorf("this agent (%s) does not know jobs of the kind %q: update it to the server's version", a.o.Version, w.job.Kind)
 	}
 	return run(ctx, w)
 }

@@ -12,10 +12,10 @@ var (
 	// ErrParent says that the backup asked for as parent can't be one.
 	ErrParent = errors.New("cannot be the parent")
 	// ErrOptions says that an option is out of form.
-	ErrOptions = errors.New("an option of the backup is out of form")
+	ErrOptions = errors.New("an option of the backup can't be used")
 	// ErrOtherNode says that the files are not those of the CouchDB that the instance's
 	// backups are of, or that two write under one instance name.
-	ErrOtherNode = errors.New("not, or not surely, the CouchDB that this instance is")
+	ErrOtherNode = errors.New("this is not, or may not be, the CouchDB whose backups are under that name")
 	// ErrNothing says that the node has no files to back up.
 	ErrNothing = errors.New("nothing to back up")
 )

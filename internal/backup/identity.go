@@ -221,7 +221,7 @@ func (r *run) checkWriter(ctx context.Context, st *state, nodeName string, befor
 		return fmt.Errorf(`%w: %s was backed up from here last as %s, and since then from elsewhere: %s. Two nodes must not write under one name: `+
 			`give each its own instance, or end the other one's backups and run this once with --take-over`, ErrOtherNode, r.opts.Instance, mine.Short(), writerText(rec))
 	}
-	return fmt.Errorf(`%w: the newest backup of %s is of another one, or it can't be known that it is of this one: %s; here is node %s, %s. `+
+	return fmt.Errorf(`%w: the newest backup of %s is of another CouchDB, or nothing shows that it is of this one: %s; this is node %s, %s. `+
 		`If this is another CouchDB, name another instance; if it replaces that one, run this once with --take-over`,
 		ErrOtherNode, r.opts.Instance, writerText(rec), orUnknown(nodeName), mapText(r.identity))
 }

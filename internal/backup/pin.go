@@ -143,7 +143,7 @@ func AcceptRecipients(stateDir string, r *repo.Repo, instance string) (*Accepted
 		return nil, err
 	}
 	if pin != nil && len(pin.Recipients) > 0 && !r.Config().Encrypted() {
-		return nil, fmt.Errorf("%w: slipcover.json says that nothing is encrypted, which a repository doesn't become; someone changed it", repo.ErrRecipients)
+		return nil, fmt.Errorf("%w: slipcover.json says that nothing is encrypted, but this repository was: somebody has changed it", repo.ErrRecipients)
 	}
 	before := pin
 	if pin == nil {

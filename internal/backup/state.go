@@ -237,7 +237,7 @@ func (s *stateReader) next() ([]byte, error) {
 	if bytes.HasPrefix(b, []byte(`{"sha256":`)) {
 		var last sumLine
 		if json.Unmarshal(b, &last) != nil || last.SHA256 != hex.EncodeToString(s.sum.Sum(nil)) {
-			return nil, errors.New("it doesn't have its checksum")
+			return nil, errors.New("its checksum is wrong")
 		}
 		if _, err := s.lines.ReadByte(); !errors.Is(err, io.EOF) {
 			return nil, errors.Join(errors.New("something follows its last line"), err)
@@ -340,7 +340,7 @@ func WriterKey(stateDir string) (ed25519.PrivateKey, error) {
 }
 
 func badWriterKey(path string) error {
-	return fmt.Errorf("%s is not a writer's key, or is damaged; put its copy back if there is one, or remove it and a new one is made, which who names trusted_writers must be told of", path)
+	return fmt.Errorf("%s is not a writer's key, or is damaged: put a copy of it back; or remove it, and the next backup makes a new key, to be added wherever trusted_writers is set", path)
 }
 
 func publicText(key ed25519.PrivateKey) string {

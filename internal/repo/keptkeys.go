@@ -190,7 +190,7 @@ func (r *Repo) destroyKept(ctx context.Context, instance string) error {
 	}
 	n, err := r.deleteAll(ctx, keys)
 	if err == nil && n > 0 {
-		err = fmt.Errorf("the keys of instance %s are deleted, but not %d protected copies, with which its backups can be read: %w; repeat it then", instance, n, storage.ErrRetained)
+		err = fmt.Errorf("the keys of instance %s are deleted, but not %d protected copies, which still read its backups: %w; run the command again after that date", instance, n, storage.ErrRetained)
 	}
 	return err
 }

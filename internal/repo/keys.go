@@ -126,9 +126,9 @@ func (r *Repo) unlock(ctx context.Context) ([]age.Identity, error) {
 		}
 	}
 	if asked {
-		return nil, fmt.Errorf("%w: no identity that is kept here has this passphrase", ErrWrongKey)
+		return nil, fmt.Errorf("%w: this passphrase opens no identity in the repository", ErrWrongKey)
 	}
-	return nil, fmt.Errorf("%w: no identity is kept under a passphrase here; pass --identity FILE", ErrNoKey)
+	return nil, fmt.Errorf("%w: the repository has no passphrase; pass --identity FILE", ErrNoKey)
 }
 
 func openIdentity(b []byte, passphrase string) ([]age.Identity, error) {

@@ -129,7 +129,7 @@ func (r *Repo) makePlan(ctx context.Context, instance string, top int, opts Prun
 		return nil, freed, err
 	}
 	for _, b := range bad {
-		return nil, freed, fmt.Errorf("nothing is deleted, since it can't be known which segments this backup needs: %w", b.Err)
+		return nil, freed, fmt.Errorf("nothing is deleted, since nobody knows which segments this backup needs: %w", b.Err)
 	}
 	p := &plan{Format: planFormat, Made: r.now().UTC().Truncate(time.Second), Segments: map[manifest.BackupID][]manifest.Range{}}
 	if p.Backups, err = r.removable(ctx, instance, recs, opts); err != nil {

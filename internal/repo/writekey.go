@@ -374,7 +374,7 @@ func (r *Repo) copyKey(ctx context.Context, from *Repo, k *instanceKey, recipien
 			return err
 		}
 		if more := without(recipients, with(s.recipients, readers)); len(more) > 0 {
-			return fmt.Errorf("%w: the other repository has some who can't read this one (%s); name them if they shall read", ErrRecipients, strings.Join(more, ", "))
+			return fmt.Errorf("%w: the other repository has some who can't read this one (%s); name them if they may read it", ErrRecipients, strings.Join(more, ", "))
 		}
 		s.recipients = recipients
 		if b, err = s.wrap(); err != nil {

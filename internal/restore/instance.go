@@ -180,7 +180,7 @@ func (in *instance) readState() (state, error) {
 		return s, err
 	}
 	if err := json.Unmarshal(b, &s); err != nil {
-		return s, fmt.Errorf("%s is damaged: remove the instance and make it anew: %w", in.path(stateName), err)
+		return s, fmt.Errorf("%s is damaged: remove the instance and create it again: %w", in.path(stateName), err)
 	}
 	return s, nil
 }

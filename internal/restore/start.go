@@ -50,7 +50,7 @@ func Start(ctx context.Context, dir string, opts StartOptions) (pid int, err err
 		return 0, fmt.Errorf("%w: there is no CouchDB program on this machine: install CouchDB, or set COUCHDB_BIN", ErrStart)
 	}
 	if oldErlang(bin) {
-		return 0, fmt.Errorf("%w: the Erlang of %s is older than 23 and can't be kept from other nodes, so it would meet the original: set COUCHDB_BIN to another CouchDB", ErrStart, bin)
+		return 0, fmt.Errorf("%w: the Erlang of %s is older than 23 and can't be kept from connecting to other nodes, the original among them: set COUCHDB_BIN to another CouchDB", ErrStart, bin)
 	}
 	in, err := hold(dir)
 	if err != nil {
@@ -62,7 +62,7 @@ func Start(ctx context.Context, dir string, opts StartOptions) (pid int, err err
 		return 0, err
 	}
 	if !st.Complete {
-		return 0, fmt.Errorf("%w: %s was not made whole: create it again", ErrStart, dir)
+		return 0, fmt.Errorf("%w: %s was not made completely: create it again", ErrStart, dir)
 	}
 	addr, err := readAddress(dir)
 	if err != nil {

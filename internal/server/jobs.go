@@ -113,7 +113,7 @@ func (s *Server) enqueue(ctx context.Context, j *job.Job) error {
 }
 
 // errOpen says that a job may have been stored, or not.
-var errOpen = errors.New("whether the job was stored is not known")
+var errOpen = errors.New("it is not known whether the job was stored")
 
 // settle finds out whether a job was stored whose storing ended in an error: nil if it
 // was. Otherwise it takes its place as a job that has failed, so that the write can't

@@ -94,7 +94,7 @@ func (o *backupDeleteOptions) ask(env *core.Env, recs []*manifest.Record) error 
 		return nil
 	}
 	if !env.StdinTerminal {
-		return core.Usage("deleting needs --yes where nobody can be asked")
+		return core.Usage("deleting needs --yes, since there is nobody to ask")
 	}
 	for _, rec := range recs {
 		fmt.Fprintf(env.Stderr, "%s  %s  %s  %s  %s\n", rec.ID, rec.Instance, core.Clean(rec.Name),

@@ -339,7 +339,7 @@ with an identity this says whether there is any. At a terminal it asks first; ot
 
 func runKeyDestroy(ctx context.Context, env *core.Env, s *core.Settings, o *keyDestroyOptions) error {
 	if !manifest.ValidInstance(o.Instance) {
-		return core.Usage("destroy needs --instance NAME, the one whose backups nobody shall read any more")
+		return core.Usage("destroy needs --instance NAME, the one whose backups become unreadable")
 	}
 	r, err := open.Repo(ctx, env, s, false)
 	if err != nil {
@@ -388,7 +388,7 @@ func (o *keyDestroyOptions) ask(env *core.Env) error {
 		return nil
 	}
 	if !env.StdinTerminal {
-		return core.Usage("destroying needs --yes where nobody can be asked")
+		return core.Usage("destroying needs --yes, since there is nobody to ask")
 	}
 	yes, err := core.Confirm(env, fmt.Sprintf("Make all backups of instance %s unreadable, for everyone and for ever?",
 		o.Instance))

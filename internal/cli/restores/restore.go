@@ -68,7 +68,7 @@ func (o *restoreOptions) bind(f *pflag.FlagSet) {
 
 func runRestore(ctx context.Context, env *core.Env, s *core.Settings, o *restoreOptions, ref string) error {
 	if o.to == "" {
-		return core.Usage("restore needs --to DIR, where the files shall go")
+		return core.Usage("restore needs --to DIR, where the files go")
 	}
 	r, rec, err := toRestore(ctx, env, s, o.Instance, ref)
 	if err != nil {

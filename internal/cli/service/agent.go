@@ -313,7 +313,7 @@ func (r *agentRepositories) open(ctx context.Context, o agent.Open) (*repo.Repo,
 		return nil, nil, core.Usage("this agent has no repository: give it the setting repository")
 	} else if asked := o.Repository.URL; asked != "" && !o.Make && !isRepository(asked, s.Repository) { // the one of the settings may have been another
 		if !sameLogIn(s.Repository, asked) {
-			return nil, nil, core.Usage("the backup is in %s, for which the log-in of this agent's repository is not: set its repository to that place", core.Mask(asked))
+			return nil, nil, core.Usage("the backup is in %s, which this agent's log-in isn't for: set the agent's repository to that place", core.Mask(asked))
 		}
 		s = s.At(asked)
 	}

@@ -41,7 +41,7 @@ func (r readers) list(ctx context.Context, env *core.Env, s *core.Settings, log 
 		recipient, err := serviceKey(ctx, env, s, log)
 		return []string{recipient}, err
 	}
-	return nil, core.Usage("there is no repository in %s, and nobody is named who shall read a new one; a key made here would be on the machine that it protects. "+
+	return nil, core.Usage("there is no repository in %s, and no recipients are set for a new one; a key made here would be on the machine that it protects. "+
 		"Make one on another machine (age-keygen -o slipcover-key.txt) and set recipients here to its public key (age1…), "+
 		"or set it on the server and join again with a new token; nothing was made", core.Mask(s.Repository))
 }

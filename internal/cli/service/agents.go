@@ -95,7 +95,7 @@ schedules. CouchDB, its files and the backups stay as they are. At a terminal it
 func runAgentsRemove(ctx context.Context, env *core.Env, c *serviceClient, id string, yes bool) error {
 	if !yes {
 		if !env.StdinTerminal {
-			return core.Usage("removing an agent needs --yes where nobody can be asked")
+			return core.Usage("removing an agent needs --yes, since there is nobody to ask")
 		}
 		ok, err := core.Confirm(env, fmt.Sprintf("Remove agent %s, with its instances and their schedules, from the service?", core.Clean(id)))
 		if err != nil {

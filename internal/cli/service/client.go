@@ -53,7 +53,7 @@ func newServiceClient(s *core.Settings, fingerprint string) (*serviceClient, err
 	var t *tls.Config
 	switch {
 	case fingerprint != "" && u.Scheme != "https":
-		return nil, core.Usage("a fingerprint is of a server that speaks TLS, and %s does not: its URL must begin with https://", s.ServerURL)
+		return nil, core.Usage("--ca-fingerprint is for a server that speaks TLS: the URL must begin with https://, and it is %s", s.ServerURL)
 	case fingerprint != "":
 		if t, err = httpd.ClientTLS(fingerprint); err != nil {
 			return nil, core.Usage("%s", err)

@@ -135,7 +135,7 @@ func newScheduleUpdate(env *core.Env, g *core.Global) *cobra.Command {
 		return serviceCommand(env, g, func(ctx context.Context, c *serviceClient, _ *core.Settings, args []string) error {
 			in := o.given(cmd.Flags())
 			if len(in) == 0 {
-				return core.Usage("there is nothing to change: give what shall be, such as --cron or --keep-last")
+				return core.Usage("nothing to change was given: pass a flag such as --cron or --keep-last")
 			}
 			id, err := c.findSchedule(ctx, args[0], project)
 			if err != nil {

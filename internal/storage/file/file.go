@@ -100,7 +100,7 @@ func Open(path string) (*Store, error) {
 	}
 	handle, err := os.Open(root)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("open storage %s: %w: there is no such folder; if it is on a disk, is that mounted?", root, storage.ErrUnavailable)
+		return nil, fmt.Errorf("open storage %s: %w: there is no such folder: check its name, and that its disk is mounted", root, storage.ErrUnavailable)
 	}
 	if err != nil {
 		return nil, wrap("open storage "+root, err)

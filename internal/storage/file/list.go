@@ -149,7 +149,7 @@ func (w *walk) isDir(dir string, e fs.DirEntry) (bool, error) {
 			return false, err
 		}
 		if os.SameFile(info, target) {
-			return false, fmt.Errorf("%s is a link to a folder that it is in", path)
+			return false, fmt.Errorf("%s is a link to a folder that contains it", path)
 		}
 		if up == w.store.root {
 			return true, nil

@@ -118,7 +118,7 @@ func (s *Store) open(ctx context.Context, opts Options) error {
 	}
 	info, err := c.Stat(s.root)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w: there is no such folder; if it is on a disk, is that mounted?", storage.ErrUnavailable)
+		return fmt.Errorf("%w: there is no such folder: check its name, and that its disk is mounted", storage.ErrUnavailable)
 	}
 	if err != nil {
 		return err

@@ -178,7 +178,7 @@ func unavailable(ctx context.Context, err error) error {
 		return unfit
 	}
 	if n := net.Error(nil); errors.As(err, &n) && n.Timeout() {
-		return fmt.Errorf("%w: nothing came or went for too long: %w", storage.ErrUnavailable, err)
+		return fmt.Errorf("%w: nothing moved on the connection for too long: %w", storage.ErrUnavailable, err)
 	}
 	return fmt.Errorf("%w: %w", storage.ErrUnavailable, err)
 }

@@ -340,7 +340,7 @@ func (s *Store) putRefused(resp *http.Response, isNew bool) error {
 		return fmt.Errorf("%w: the server has a newer put or delete of the object and did not store this one", storage.ErrUnavailable)
 	case resp.StatusCode == http.StatusUnprocessableEntity:
 		discard(resp)
-		return fmt.Errorf("%w: what arrived has another checksum than what was sent", storage.ErrUnavailable)
+		return fmt.Errorf("%w: what arrived doesn't have the checksum of what was sent", storage.ErrUnavailable)
 	}
 	return s.refusal(resp)
 }
@@ -532,7 +532,7 @@ func (r *reader) Read(p []byte) (int, error) {
 // end returns io.EOF if the bytes are those that were put.
 func (r *reader) end() error {
 	if r.sum != nil && hex.EncodeToString(r.sum.Sum(nil)) != r.want {
-		return fmt.Errorf("%w: what was read has another checksum than the object", storage.ErrUnavailable)
+		return fmt.Errorf("%w: what was read doesn't have the object's checksum", storage.ErrUnavailable)
 	}
 	return io.EOF
 }
