@@ -218,7 +218,7 @@ type oneScheduleJSON struct {
 // next says when it fires.
 func (s *scheduleJSON) next() string {
 	if !s.Enabled {
-		return "rests"
+		return "paused"
 	}
 	return moment(s.Next)
 }
