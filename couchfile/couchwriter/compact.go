@@ -31,10 +31,23 @@ type CompactionOptions struct {
 	// CheckpointAfter is database_compaction/checkpoint_after: the bytes of
 	// records behind which a batch is committed; 10 times BufferSize if 0.
 	CheckpointAfter int
+	// ToldBatches lets SourceDoc.Batch say where batches of documents end,
+	// instead of the two sizes above.
+	ToldBatches bool
 	// DefaultSecurity is the object that a new file begins with: default_security
 	// makes it [] or {members, admins} of _admin.
 	DefaultSecurity erlterm.Term
 }
+
+// Batch says whether a batch of documents ends. Behind the last document of a
+// pass there is an end that need not be told.
+type Batch int
+
+const (
+	BatchGoesOn     Batch = iota
+	BatchEnds             // and its documents are copied
+	BatchCheckpoint       // and a header of the compaction is written
+)
 
 const defaultBufferSize = 524288
 
@@ -235,8 +248,13 @@ func (c *Compaction) copyDocs(src *Source, head dbHeader) error {
 			return err
 		}
 		batch = append(batch, batchDoc{d, e.Chunks})
-		c.term = d.putRecord(c.term[:0])
-		if size += 1 + len(c.term); size < c.p.BufferSize {
+		end := e.Batch
+		if !c.p.ToldBatches {
+			c.term = d.putRecord(c.term[:0])
+			size += 1 + len(c.term)
+			end = c.batch(size, copied)
+		}
+		if end == BatchGoesOn {
 			continue
 		}
 		if err := c.copyBatch(batch, limit); err != nil {
@@ -244,7 +262,7 @@ func (c *Compaction) copyDocs(src *Source, head dbHeader) error {
 		}
 		c.head[atUpdateSeq] = d.seq
 		copied += size
-		if batch, size = batch[:0], 0; copied >= c.p.CheckpointAfter {
+		if batch, size = batch[:0], 0; end == BatchCheckpoint {
 			copied = 0
 			if err := c.checkpoint(); err != nil {
 				return err
@@ -252,6 +270,18 @@ func (c *Compaction) copyDocs(src *Source, head dbHeader) error {
 		}
 	}
 	return c.copyBatch(batch, limit)
+}
+
+// batch says whether a batch of size bytes of records ends, after others of
+// copied bytes since the last checkpoint.
+func (c *Compaction) batch(size, copied int) Batch {
+	switch {
+	case size < c.p.BufferSize:
+		return BatchGoesOn
+	case copied+size < c.p.CheckpointAfter:
+		return BatchEnds
+	}
+	return BatchCheckpoint
 }
 
 type batchDoc struct {

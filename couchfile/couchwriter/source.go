@@ -33,6 +33,7 @@ type Source struct {
 type SourceDoc struct {
 	couchfile.Entry
 	Chunks Chunks
+	Batch  Batch // behind this document, if CompactionOptions.ToldBatches
 }
 
 // OpenSource opens the database in a file of size bytes at one of its headers.
@@ -61,7 +62,7 @@ func OpenSource(r io.ReaderAt, size int64, h couchfile.RawHeader) (*Source, erro
 	s.Docs = func(since uint64) iter.Seq2[SourceDoc, error] {
 		return func(yield func(SourceDoc, error) bool) {
 			for e, err := range entries(db.SeqTree(), &couchfile.Key{Seq: since + 1}) {
-				if !yield(SourceDoc{e, chunks}, err) {
+				if !yield(SourceDoc{Entry: e, Chunks: chunks}, err) {
 					return
 				}
 			}
