@@ -57,15 +57,19 @@ func startHost(t *testing.T) *onehost {
 	}
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	h.load = h.couch.Load(testenv.LoadOptions{Databases: liveDatabases, Writers: 2, Duration: 10 * time.Minute, Pause: 30 * time.Millisecond, Seed: seed})
+	h.load = h.couch.Load(testenv.LoadOptions{Databases: liveDatabases, Writers: 2, Duration: 10 * time.Minute, Pause: 250 * time.Millisecond, Seed: seed})
 	t.Cleanup(func() {
 		for _, err := range h.load.Stop().Errors() {
 			t.Errorf("a writer met an error: %v", err)
 		}
 	})
 	h.grow(6)
+	eventually(t, clitest.Patience, "there is something to lose", func() bool { return len(h.load.Journal.Writes()) >= fewestWrites })
 	return h
 }
+
+// fewestWrites were acknowledged before a backup.
+const fewestWrites = 20
 
 // grow writes so many MB of what can't be compressed.
 func (h *onehost) grow(megabytes int) {
@@ -434,6 +438,9 @@ func (h *onehost) has(m *made, cut time.Time) {
 		if w.Acked.Before(cut) {
 			before++
 		}
+	}
+	if before < fewestWrites {
+		h.t.Errorf("only %d writes were acknowledged before the backup", before)
 	}
 	h.t.Logf("%d writes were acknowledged before the backup, %d documents are wrong", before, len(wrong))
 }

@@ -139,7 +139,7 @@ func freePort(t *testing.T) int {
 // eventually waits for what other processes bring about.
 func eventually(t *testing.T, within time.Duration, what string, fn func() bool) {
 	t.Helper()
-	for end := time.Now().Add(within); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(within); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		if fn() {
 			return
 		}
