@@ -5,9 +5,9 @@ import (
 )
 
 const exampleHead = `Slipcover's settings, in slipcover.yml. Each can also be given as a variable or as a flag: data_dir is
-SLIPCOVER_DATA_DIR and --data-dir (passwords have no flag). A flag is stronger than a variable, and that than this file.
+SLIPCOVER_DATA_DIR and --data-dir (passwords have no flag). A flag overrides a variable, which overrides this file.
 The file is looked for in $XDG_CONFIG_HOME/slipcover (or ~/.config/slipcover), then in /etc/slipcover; --config or
-SLIPCOVER_CONFIG names another. What is unknown is an error. Values below are the defaults; a commented one is an example.`
+SLIPCOVER_CONFIG names another. Unknown settings are errors. Values below are the defaults; commented ones are examples.`
 
 // Example returns a slipcover.yml with all settings, what they mean, and their
 // defaults. It is made of the tags of Config. Reading it gives the defaults.
