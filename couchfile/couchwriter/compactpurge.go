@@ -65,7 +65,7 @@ func (c *Compaction) copyPurges(src *Source, minSeq uint64) error {
 
 // lastPurge is the largest purge_seq in the file.
 func (c *Compaction) lastPurge() (uint64, error) {
-	last, err := c.purgeSeqs.last()
+	last, err := c.purgeSeqs.Last()
 	if err != nil || last == nil {
 		return 0, err
 	}

@@ -307,9 +307,12 @@ func parseState(state erlterm.Term) (reduction erlterm.Term, size int64, ok bool
 	return reduction, int64(v), true
 }
 
-// nodeCache keeps the nodes that were used last: those of two generations of
-// at most cacheNodes each.
-type nodeCache struct{ young, old map[int64]node }
+// nodeCache keeps the nodes that were used last: two generations of at most so
+// many each.
+type nodeCache struct {
+	young, old map[int64]node
+	most       int
+}
 
 const cacheNodes = 256
 
@@ -325,8 +328,8 @@ func (c *nodeCache) get(off int64) (node, bool) {
 }
 
 func (c *nodeCache) put(off int64, n node) {
-	if c.young == nil || len(c.young) >= cacheNodes {
-		c.young, c.old = make(map[int64]node, cacheNodes), c.young
+	if c.young == nil || len(c.young) >= c.most {
+		c.young, c.old = map[int64]node{}, c.young
 	}
 	c.young[off] = n
 }

@@ -24,6 +24,9 @@ type TreeOptions struct {
 	Reducer     Reducer     // NoReduce if nil
 	Compression Compression // of its nodes
 	ChunkSize   int         // DefaultChunkSize if 0
+	// CacheNodes is how many of the nodes that were used last are kept, of some
+	// 2 KiB each; 512 if 0. With enough of them nothing is read back.
+	CacheNodes int
 }
 
 // Tree is one B-tree of a file that is written.
@@ -54,7 +57,10 @@ func NewTree(f *File, nodes Chunks, state erlterm.Term, opts TreeOptions) *Tree 
 	if opts.ChunkSize == 0 {
 		opts.ChunkSize = DefaultChunkSize
 	}
-	t := &Tree{f: f, nodes: nodes, opts: opts}
+	t := &Tree{f: f, nodes: nodes, opts: opts, cache: nodeCache{most: max(1, opts.CacheNodes/2)}}
+	if opts.CacheNodes == 0 {
+		t.cache.most = cacheNodes
+	}
 	t.Reset(state)
 	return t
 }
@@ -269,41 +275,4 @@ func (t *Tree) upTo(actions []action, key erlterm.Term) (int, error) {
 		}
 	}
 	return len(actions), nil
-}
-
-// Lookup returns the value of a key, or nil.
-func (t *Tree) Lookup(key erlterm.Term) (erlterm.Term, error) {
-	for state := t.state; state != nil; {
-		n, err := t.load(state)
-		if err != nil {
-			return nil, err
-		}
-		at, same, err := t.find(n.pairs, key)
-		if err != nil || at == len(n.pairs) {
-			return nil, err
-		}
-		if state = n.pairs[at].value(); n.leaf {
-			if same {
-				return state, nil
-			}
-			return nil, nil
-		}
-	}
-	return nil, nil
-}
-
-// last returns the largest key, or nil.
-func (t *Tree) last() (erlterm.Term, error) {
-	for state := t.state; state != nil; {
-		n, err := t.load(state)
-		if err != nil {
-			return nil, err
-		}
-		end := n.pairs[len(n.pairs)-1]
-		if n.leaf {
-			return end.key(), nil
-		}
-		state = end.value()
-	}
-	return nil, nil
 }

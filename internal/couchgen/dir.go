@@ -543,11 +543,11 @@ func (g *Generator) partitioned() (bool, error) {
 	if g.head.noProps {
 		return false, nil
 	}
-	p, err := g.out.payload(g.head.props)
+	p, err := g.out.Payload(g.head.props)
 	if err != nil {
 		return false, err
 	}
-	if p, err = decompress(p); err != nil {
+	if p, err = inflated(p); err != nil {
 		return false, err
 	}
 	term, err := decodeTerm(p)

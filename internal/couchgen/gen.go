@@ -14,6 +14,9 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/zeebo/xxh3"
+
+	"github.com/slipcover/slipcover/couchfile/couchwriter"
+	"github.com/slipcover/slipcover/couchfile/erlterm"
 )
 
 // DefaultNode is the node name that files belong to when none is given.
@@ -44,7 +47,7 @@ type Options struct {
 // Nothing is visible to a reader before Commit; the caller closes the file.
 type Generator struct {
 	opts Options
-	out  appender
+	out  *couchwriter.File
 	head header
 
 	ids       tree[string, *info]
@@ -125,7 +128,7 @@ type Attachment struct {
 // Create starts a file: props (for a shard), a header, the security object and a
 // second header. It takes an empty w; the caller closes it.
 func Create(w io.Writer, opts Options) (*Generator, error) {
-	g := newGenerator(w, opts)
+	g := newGenerator(w, 0, opts)
 	rnd := rand.New(rand.NewPCG(opts.Seed, 1))
 	g.head = header{
 		noCompactedSeq: true, noSecurity: true, noProps: true,
@@ -145,7 +148,9 @@ func Create(w io.Writer, opts Options) (*Generator, error) {
 		}
 		g.head.noProps = false
 	}
-	g.writeHeader()
+	if err := g.writeHeader(); err != nil {
+		return nil, err
+	}
 	security := opts.Security
 	if security == nil {
 		admins := Object{{"roles", []any{"_admin"}}}
@@ -155,72 +160,51 @@ func Create(w io.Writer, opts Options) (*Generator, error) {
 		return nil, err
 	}
 	g.head.noCompactedSeq = false
-	g.writeHeader()
-	return g, g.out.err
+	return g, g.writeHeader()
 }
 
-func newGenerator(w io.Writer, opts Options) *Generator {
+func newGenerator(w io.Writer, size int64, opts Options) *Generator {
 	opts.NodeName = cmp.Or(opts.NodeName, DefaultNode)
 	opts.AttachmentChunk = cmp.Or(opts.AttachmentChunk, 8<<10)
 	opts.MemoryDocs = cmp.Or(opts.MemoryDocs, 100_000)
 	opts.DiskVersion = cmp.Or(opts.DiskVersion, newestDisk)
-	r, _ := w.(io.ReaderAt)
-	g := &Generator{
-		opts:      opts,
-		out:       appender{w: w, r: r, checksum: opts.Checksum},
-		pending:   map[string]*info{},
-		newLocals: map[string]*local{},
-		noAtts:    opts.Compression.compress(nil, []byte{tagVersion, tagNil}),
+	nodes := opts.MemoryDocs / docsInNode
+	r, ok := w.(io.ReaderAt)
+	if !ok {
+		nodes = allNodes
 	}
-	setUp(&g.ids, g, opts.Compression, idCodec)
-	setUp(&g.seqs, g, opts.Compression, seqCodec)
-	setUp(&g.locals, g, opts.Compression, localCodec)
+	f := couchwriter.NewFile(w, r, size, opts.Checksum.kind())
 	purges := Snappy // whatever the rest is, before the main branch of 2026
 	if opts.Compression == Zstd {
 		purges = Zstd
 	}
-	setUp(&g.purges, g, purges, purgeCodec)
-	setUp(&g.purgeSeqs, g, purges, purgeSeqCodec)
-	return g
+	return &Generator{
+		opts:      opts,
+		out:       f,
+		pending:   map[string]*info{},
+		newLocals: map[string]*local{},
+		noAtts:    opts.Compression.Append(nil, []byte{tagVersion, tagNil}),
+		ids:       newTree(f, opts.Compression, nodes, idCodec),
+		seqs:      newTree(f, opts.Compression, nodes, seqCodec),
+		locals:    newTree(f, opts.Compression, nodes, localCodec),
+		purges:    newTree(f, purges, nodes, purgeCodec),
+		purgeSeqs: newTree(f, purges, nodes, purgeSeqCodec),
+	}
 }
 
-func setUp[K cmp.Ordered, V any](t *tree[K, V], g *Generator, c Compression, codec codec[K, V]) {
-	t.out, t.compression, t.codec = &g.out, c, codec
-}
+// docsInNode is about how many documents a leaf has.
+const docsInNode = 8
 
 var idCodec = codec[string, *info]{
 	value: func(b []byte, d *info) []byte {
 		return d.appendTail(appendUint(appendTuple(b, 4), d.seq))
 	},
-	measure: func(d *info) reduction {
-		if d.deleted {
-			return reduction{dead: 1, active: d.active, external: d.external}
-		}
-		return reduction{live: 1, active: d.active, external: d.external}
-	},
-	red: func(b []byte, r reduction) []byte {
-		b = appendInt(appendInt(appendTuple(b, 3), r.live), r.dead)
-		b = appendAtom(appendTuple(b, 3), "size_info")
-		return appendInt(appendInt(b, r.active), r.external)
-	},
+	reducer: couchwriter.DocsReduce,
 	readValue: func(id string, term any) (d *info, err error) {
 		defer guard(&err)
 		t := must[Tuple](term)
 		d = &info{id: id, seq: uint64(must[int64](t[0]))}
 		return d, d.readTail(t[1], t[2], t[3])
-	},
-	readRed: func(term any) (r reduction) {
-		t, ok := term.(Tuple)
-		if !ok || len(t) != 3 {
-			return r
-		}
-		r.live, _ = t[0].(int64)
-		r.dead, _ = t[1].(int64)
-		if s, ok := t[2].(Tuple); ok && len(s) == 3 {
-			r.active, _ = s[1].(int64)
-			r.external, _ = s[2].(int64)
-		}
-		return r
 	},
 }
 
@@ -228,65 +212,50 @@ var seqCodec = codec[uint64, *info]{
 	value: func(b []byte, d *info) []byte {
 		return d.appendTail(appendBinary(appendTuple(b, 4), d.id))
 	},
-	measure: func(*info) reduction { return reduction{live: 1} },
-	red:     appendCount,
+	reducer: couchwriter.CountReduce,
 	readValue: func(seq uint64, term any) (d *info, err error) {
 		defer guard(&err)
 		t := must[Tuple](term)
 		d = &info{id: must[string](t[0]), seq: seq}
 		return d, d.readTail(t[1], t[2], t[3])
 	},
-	readRed: readCount,
 }
 
 var localCodec = codec[string, *local]{
 	value: func(b []byte, l *local) []byte {
 		return append(appendInt(appendTuple(b, 2), l.rev), l.body...)
 	},
-	measure: func(*local) reduction { return reduction{live: 1} },
-	red:     func(b []byte, _ reduction) []byte { return append(b, tagNil) },
+	reducer: couchwriter.NoReduce,
 	readValue: func(id string, term any) (l *local, err error) {
 		defer guard(&err)
 		t := must[Tuple](term)
 		body, _, err := appendValue(nil, t[1])
 		return &local{id, must[int64](t[0]), body}, err
 	},
-	readRed: func(any) reduction { return reduction{} },
 }
 
 var purgeCodec = codec[string, *purge]{
 	value: func(b []byte, p *purge) []byte {
 		return appendRevs(appendBinary(appendUint(appendTuple(b, 3), p.seq), p.id), p.revs)
 	},
-	measure: func(*purge) reduction { return reduction{live: 1} },
-	red:     appendCount,
+	reducer: couchwriter.CountReduce,
 	readValue: func(uuid string, term any) (p *purge, err error) {
 		defer guard(&err)
 		t := must[Tuple](term)
 		return &purge{uint64(must[int64](t[0])), uuid, must[string](t[1]), readRevs(t[2])}, nil
 	},
-	readRed: readCount,
 }
 
 var purgeSeqCodec = codec[uint64, *purge]{
 	value: func(b []byte, p *purge) []byte {
 		return appendRevs(appendBinary(appendBinary(appendTuple(b, 3), p.uuid), p.id), p.revs)
 	},
-	measure: func(*purge) reduction { return reduction{live: 1} },
-	red:     appendCount,
+	reducer: couchwriter.CountReduce,
 	readValue: func(seq uint64, term any) (p *purge, err error) {
 		defer guard(&err)
 		t := must[Tuple](term)
 		return &purge{seq, must[string](t[0]), must[string](t[1]), readRevs(t[2])}, nil
 	},
-	readRed: readCount,
-}
-
-func appendCount(b []byte, r reduction) []byte { return appendInt(b, r.live) }
-
-func readCount(term any) reduction {
-	n, _ := term.(int64)
-	return reduction{live: n}
 }
 
 func appendRevs(b []byte, revs []Rev) []byte {
@@ -341,7 +310,7 @@ func (g *Generator) Put(doc Doc) (Rev, error) {
 	d.attach(parent, rev.Pos, n)
 	d.sum()
 	g.keep(doc.ID, d, d)
-	return rev, g.out.err
+	return rev, nil
 }
 
 // keep notes d as what the next commit writes for id; nil removes the document.
@@ -409,7 +378,7 @@ func (g *Generator) writeSummary(n *revNode, doc Doc, parent Rev, atts, digest [
 	}
 	g.summary = appendBinary(append(g.summary[:0], tagVersion, tagTuple, 2), body.bytes)
 	g.summary = appendBinary(g.summary, atts)
-	n.body, n.active = g.out.checkedChunk(g.summary)
+	n.body, n.active = g.out.Checked(g.summary)
 	return nil
 }
 
@@ -436,7 +405,7 @@ func (p *packer) pack(c Compression, body any, dst []byte) (packed, error) {
 	if len(term) < 3 || term[1] != tagTuple || term[2] != 1 {
 		return packed{}, fmt.Errorf("body of type %T is not an object", body)
 	}
-	return packed{c.compress(dst, term), size, xxh3.Hash128(term)}, nil
+	return packed{c.Append(dst, term), size, xxh3.Hash128(term)}, nil
 }
 
 // revID differs from the server's, which hashes a term with MD5; no reader can
@@ -471,7 +440,7 @@ func (g *Generator) writeAttachments(n *revNode, kept []byte, atts []Attachment,
 		}
 		s := stream{length: int64(len(data))}
 		for part := range slices.Chunk(data, g.opts.AttachmentChunk) {
-			off, _ := g.out.chunk(part)
+			off, _ := g.out.Chunk(part)
 			s.chunks = append(s.chunks, extent{off, int64(len(part))})
 		}
 		sum := md5.Sum(data)
@@ -484,7 +453,7 @@ func (g *Generator) writeAttachments(n *revNode, kept []byte, atts []Attachment,
 	slices.SortFunc(n.atts, compareStreams)
 	n.atts = slices.CompactFunc(n.atts, func(a, b stream) bool { return compareStreams(a, b) == 0 })
 	term = append(term, tagNil)
-	return g.opts.Compression.compress(nil, term), term, nil
+	return g.opts.Compression.Append(nil, term), term, nil
 }
 
 // listEntries returns the elements of an encoded list.
@@ -500,7 +469,7 @@ func (g *Generator) attachmentList(n *revNode) ([]byte, error) {
 	if len(n.atts) == 0 {
 		return nil, nil // zero-byte ones are in atts too
 	}
-	p, err := g.out.payload(n.body)
+	p, err := g.out.Payload(n.body)
 	if err != nil {
 		return nil, err
 	}
@@ -513,7 +482,7 @@ func (g *Generator) attachmentList(n *revNode) ([]byte, error) {
 	if !ok {
 		return nil, errTerm
 	}
-	return decompress([]byte(packed))
+	return inflated([]byte(packed))
 }
 
 // gzipped returns p compressed; valid until the next call.
@@ -598,8 +567,8 @@ func (g *Generator) setTerm(ptr *int64, o Object) error {
 	if err != nil {
 		return err
 	}
-	*ptr, _ = g.out.chunk(g.opts.Compression.compress(nil, term))
-	return g.out.err
+	*ptr, _ = g.out.Chunk(g.opts.Compression.Append(nil, term))
+	return nil
 }
 
 // SetRevsLimit changes the limit in the header; histories are not cut to it.
@@ -613,12 +582,7 @@ func (g *Generator) Commit() error {
 			return fmt.Errorf("commit: %w", err)
 		}
 	}
-	g.writeHeader()
-	if g.out.r != nil && g.ids.loaded+g.seqs.loaded > 2*g.opts.MemoryDocs {
-		g.ids.unload()
-		g.seqs.unload()
-	}
-	return g.out.err
+	return g.writeHeader()
 }
 
 func (g *Generator) commitDocs() error {
@@ -664,7 +628,10 @@ func (g *Generator) commitPurges() error {
 	return g.purgeSeqs.apply(bySeq)
 }
 
-func (g *Generator) writeHeader() { g.out.header(g.headerTerm()) }
+func (g *Generator) writeHeader() error {
+	_, err := g.out.Header(g.headerTerm())
+	return err
+}
 
 // newestDisk is the disk version of CouchDB 3.
 const newestDisk = 8
@@ -682,14 +649,14 @@ func (g *Generator) headerTerm() []byte {
 	b := appendAtom(appendTuple([]byte{tagVersion}, fields), "db_header")
 	b = appendUint(appendInt(b, int64(g.opts.DiskVersion)), h.updateSeq)
 	b = appendKnown(b, h.timeSeq)
-	b = g.ids.rootState(b)
-	b = g.seqs.rootState(b)
-	b = g.locals.rootState(b)
+	b = append(b, g.ids.State()...)
+	b = append(b, g.seqs.State()...)
+	b = append(b, g.locals.State()...)
 	if g.opts.DiskVersion < 7 { // purge_seq, and the last purge
 		b = appendAtom(appendInt(b, 0), "nil")
 	} else {
-		b = g.purges.rootState(b)
-		b = g.purgeSeqs.rootState(b)
+		b = append(b, g.purges.State()...)
+		b = append(b, g.purgeSeqs.State()...)
 	}
 	b = appendOr(b, h.noSecurity, "nil", h.security)
 	b = appendBinary(appendInt(b, h.revsLimit), h.uuid)
@@ -730,7 +697,7 @@ func appendOr(b []byte, absent bool, atom string, v int64) []byte {
 }
 
 // Size is the length of the file so far, uncommitted bytes included.
-func (g *Generator) Size() int64 { return g.out.off }
+func (g *Generator) Size() int64 { return g.out.Offset() }
 
 // UpdateSeq is the sequence of the latest change.
 func (g *Generator) UpdateSeq() uint64 { return g.head.updateSeq }
@@ -740,10 +707,19 @@ func (g *Generator) UUID() string { return g.head.uuid }
 
 // Docs counts the committed documents.
 func (g *Generator) Docs() (live, deleted int64) {
-	if g.ids.root == nil {
+	state, _ := erlterm.Elements(g.ids.State())
+	if len(state) != 3 {
 		return 0, 0
 	}
-	return g.ids.root.red.live, g.ids.root.red.dead
+	return countsOf(state[1])
+}
+
+// countsOf reads a reduction of the id tree.
+func countsOf(reduction erlterm.Term) (live, deleted int64) {
+	_, rest, _ := erlterm.Tuple(reduction)
+	a, rest, _ := erlterm.Uint(rest)
+	b, _, _ := erlterm.Uint(rest)
+	return int64(a), int64(b)
 }
 
 // DocAt returns the id and the winning revision of the i-th committed document,
@@ -753,7 +729,22 @@ func (g *Generator) DocAt(i int64) (id string, rev Rev, deleted bool, err error)
 	if i < 0 || i >= live+dead {
 		return "", rev, false, fmt.Errorf("document %d of %d", i, live+dead)
 	}
-	d, err := g.ids.at(i)
+	e, err := g.ids.Descend(func(red erlterm.Term) bool {
+		count := int64(1)
+		if red != nil {
+			live, dead := countsOf(red)
+			count = live + dead
+		}
+		if i < count {
+			return false
+		}
+		i -= count
+		return true
+	})
+	if err != nil {
+		return "", rev, false, err
+	}
+	d, err := g.ids.readEntry(e)
 	if err != nil {
 		return "", rev, false, err
 	}

@@ -1,10 +1,13 @@
 package couchgen
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/couchfile/couchwriter"
+	"github.com/slipcover/slipcover/couchfile/erlterm"
 )
 
 // File is what Reopen needs; *os.File opened for reading and writing is one.
@@ -22,20 +25,16 @@ func Reopen(f File, opts Options) (*Generator, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := newGenerator(f, opts)
-	g.out.off = size
-	for block := size / blockSize; block >= 0; block-- {
-		term, err := readHeader(f, block*blockSize)
-		if err != nil {
-			continue // no header here: the next lower block
-		}
-		if err := g.readHeader(term); err != nil {
-			return nil, fmt.Errorf("header at %d: %w", block*blockSize, err)
-		}
-		g.takeOver()
-		return g, nil
+	raw, err := couchfile.FindHeader(f, size)
+	if err != nil {
+		return nil, err
 	}
-	return nil, errors.New("no header")
+	g := newGenerator(f, size, opts)
+	if err := g.readHeader(raw.Term); err != nil {
+		return nil, fmt.Errorf("header at %d: %w", raw.Offset, err)
+	}
+	g.takeOver()
+	return g, nil
 }
 
 // takeOver notes that another node writes from now on.
@@ -47,31 +46,6 @@ func (g *Generator) takeOver() {
 		}
 		h.epochs = append([]epoch{{node, h.updateSeq}}, h.epochs...)
 	}
-}
-
-func readHeader(r io.ReaderAt, off int64) ([]byte, error) {
-	var marker [1]byte
-	if _, err := r.ReadAt(marker[:], off); err != nil || marker[0] != 1 {
-		return nil, errTerm
-	}
-	head, at, err := readBlocks(r, off+1, 20, 0)
-	if err != nil {
-		return nil, err
-	}
-	n := int(binary.BigEndian.Uint32(head)) - 16
-	if n < 1 || n > 1<<20 {
-		return nil, errTerm
-	}
-	term, _, err := readBlocks(r, at, n, 0)
-	if err != nil {
-		return nil, err
-	}
-	for _, c := range []Checksum{XXH3, MD5} {
-		if c.sum(term) == [16]byte(head[4:]) {
-			return term, nil
-		}
-	}
-	return nil, errTerm
 }
 
 func (g *Generator) readHeader(p []byte) (err error) {
@@ -86,14 +60,16 @@ func (g *Generator) readHeader(p []byte) (err error) {
 	}
 	h := &g.head
 	h.updateSeq = uint64(must[int64](t[2]))
-	opens := []func(any) error{g.ids.openRoot, g.seqs.openRoot, g.locals.openRoot, g.purges.openRoot, g.purgeSeqs.openRoot}
-	for i, open := range opens {
-		if err := open(t[4+i]); err != nil {
-			return err
-		}
+	states, _ := erlterm.Elements(p[1:])
+	for i, t := range []*couchwriter.Tree{g.ids.Tree, g.seqs.Tree, g.locals.Tree, g.purges.Tree, g.purgeSeqs.Tree} {
+		t.Reset(states[4+i])
 	}
-	if g.purgeSeqs.root != nil {
-		h.purgeSeq = g.purgeSeqs.root.last
+	last, err := g.purgeSeqs.Last()
+	if err != nil {
+		return err
+	}
+	if last != nil {
+		h.purgeSeq, _, _ = erlterm.Uint(last)
 	}
 	h.security, h.noSecurity = intOr(t[9])
 	h.revsLimit = must[int64](t[10])

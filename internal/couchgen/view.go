@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/slipcover/slipcover/couchfile/couchwriter"
 )
 
 // The design document that DirOptions.Views writes has one view. Its rows show
@@ -61,8 +63,7 @@ var viewIDCodec = codec[string, viewRow]{
 		b = appendBinary(appendInt(appendTuple(appendList(b, 1), 2), 0), r.id)
 		return append(b, tagNil)
 	},
-	measure: func(viewRow) reduction { return reduction{live: 1} },
-	red:     func(b []byte, _ reduction) []byte { return append(b, tagNil) },
+	reducer: couchwriter.NoReduce,
 }
 
 // viewRowCodec is the view: {key, id} to value, with {count, [], external size}.
@@ -70,15 +71,8 @@ var viewRowCodec = codec[string, viewRow]{
 	key: func(b []byte, id string) []byte {
 		return appendBinary(appendBinary(appendTuple(b, 2), id), id)
 	},
-	value: func(b []byte, r viewRow) []byte { return appendBinary(b, r.rev) },
-	measure: func(r viewRow) reduction {
-		return reduction{live: 1, external: int64(len(r.id)+len(r.rev)) + 12}
-	},
-	red: func(b []byte, r reduction) []byte {
-		b = append(appendInt(appendTuple(b, 3), r.live), tagNil)
-		return appendInt(b, r.external)
-	},
-	leaf: reduction{external: 2}, // of the empty list of reductions
+	value:   func(b []byte, r viewRow) []byte { return appendBinary(b, r.rev) },
+	reducer: couchwriter.ViewReduce(nil),
 }
 
 // writeViews writes the index of the shard that g has just committed.
@@ -87,7 +81,7 @@ var viewRowCodec = codec[string, viewRow]{
 // and make_disk_view_state.
 func writeViews(g *Generator, db *Database, s *Shard, o DirOptions) (err error) {
 	var rows []edit[string, viewRow]
-	err = g.ids.each(g.ids.root, func(d *info) error {
+	err = g.ids.each(func(d *info) error {
 		if !d.deleted && !strings.HasPrefix(d.id, "_design/") {
 			rev, _ := d.winner()
 			rows = append(rows, edit[string, viewRow]{d.id, viewRow{d.id, rev.String()}, false})
@@ -107,23 +101,24 @@ func writeViews(g *Generator, db *Database, s *Shard, o DirOptions) (err error) 
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	out := appender{w: f, checksum: o.Checksum}
-	out.header(viewHeader(sig, func(b []byte) []byte { return appendAtom(b, "nil") }))
-	ids := tree[string, viewRow]{out: &out, compression: o.Compression, codec: viewIDCodec}
-	view := tree[string, viewRow]{out: &out, compression: o.Compression, codec: viewRowCodec}
+	out := couchwriter.NewFile(f, nil, 0, o.Checksum.kind())
+	if _, err := out.Header(viewHeader(sig, func(b []byte) []byte { return appendAtom(b, "nil") })); err != nil {
+		return err
+	}
+	ids, view := newTree(out, o.Compression, allNodes, viewIDCodec), newTree(out, o.Compression, allNodes, viewRowCodec)
 	if err := errors.Join(ids.apply(rows), view.apply(rows)); err != nil {
 		return err
 	}
-	out.header(viewHeader(sig, func(b []byte) []byte {
+	_, err = out.Header(viewHeader(sig, func(b []byte) []byte {
 		b = appendAtom(appendTuple(b, 6), "mrheader")
 		b = appendUint(appendUint(b, g.head.updateSeq), g.head.purgeSeq)
-		b = appendCollator(ids.rootState(b))
-		b = view.rootState(appendTuple(appendList(b, 1), 5))
+		b = appendCollator(append(b, ids.State()...))
+		b = append(appendTuple(appendList(b, 1), 5), view.State()...)
 		b = appendAtom(appendAtom(b, "nil"), "nil")
 		b = appendUint(appendUint(b, g.head.updateSeq), g.head.purgeSeq)
 		return append(b, tagNil)
 	}))
-	return out.err
+	return err
 }
 
 func viewHeader(sig [16]byte, state func([]byte) []byte) []byte {
