@@ -65,7 +65,7 @@ type Compaction struct {
 	head    dbHeader
 	written dbHeader // the newest header in the file
 
-	ids, seqs, locals, purges, purgeSeqs *Tree
+	allTrees
 
 	sorter *emsort
 	passes int
@@ -90,12 +90,7 @@ func NewCompaction(f *File, scratch Scratch, opts CompactionOptions) *Compaction
 	if opts.Release == ReleaseMain {
 		always = opts.Compression
 	}
-	tree := func(r Reducer, z Compression) *Tree {
-		return NewTree(f, f, nil, TreeOptions{Reducer: r, Compression: z, ChunkSize: opts.ChunkSize})
-	}
-	c.ids, c.seqs = tree(DocsReduce, always), tree(CountReduce, opts.Compression)
-	c.locals = tree(NoReduce, opts.Compression)
-	c.purges, c.purgeSeqs = tree(CountReduce, always), tree(CountReduce, always)
+	c.allTrees = newTrees(f, f, always, opts.Compression, always, opts.ChunkSize)
 	return c
 }
 
@@ -156,7 +151,7 @@ func (c *Compaction) begin(src dbHeader) error {
 	if _, err := c.f.Header(withVersion(c.head.term())); err != nil {
 		return err
 	}
-	c.put(atSecurity, c.p.DefaultSecurity)
+	c.object(atSecurity, c.p.DefaultSecurity)
 	return c.commit()
 }
 
@@ -176,26 +171,15 @@ func (c *Compaction) newSorter(first dbHeader) error {
 	return err
 }
 
-// put appends an object and lets the header point to it.
-func (c *Compaction) put(at int, t erlterm.Term) {
+// object appends an object and lets the header point to it.
+func (c *Compaction) object(at int, t erlterm.Term) {
 	off, _ := c.f.Chunk(c.p.Compression.Append(nil, withVersion(t)))
 	c.head[at] = erlterm.PutInt(nil, off)
 }
 
-// setTrees puts the trees' states into the header. The id tree's is that of
-// the file, while its new entries are being sorted.
-//
-// Source: CouchDB 3.5, src/couch/src/couch_bt_engine.erl, update_header.
-func (c *Compaction) setTrees() {
-	for at, t := range map[int]*Tree{atIDTree: c.ids, atSeqTree: c.seqs, atLocalTree: c.locals,
-		atPurgeTree: c.purges, atPurgeSeqTree: c.purgeSeqs} {
-		c.head[at] = t.State()
-	}
-}
-
 // commit writes the database's header.
 func (c *Compaction) commit() error {
-	c.setTrees()
+	c.allTrees.put(c.head)
 	c.written = c.head.clone()
 	_, err := c.f.Header(withVersion(c.head.term()))
 	return err
@@ -206,7 +190,7 @@ func (c *Compaction) commit() error {
 // Source: CouchDB 3.5, src/couch/src/couch_bt_engine_compactor.erl,
 // commit_compaction_data.
 func (c *Compaction) checkpoint() error {
-	c.setTrees()
+	c.allTrees.put(c.head) // the id tree is that of the file, while its new entries are being sorted
 	t := erlterm.PutAtom(erlterm.PutTuple(nil, 3), "comp_header")
 	t = append(append(t, c.head.term()...), c.sorterState()...)
 	if _, err := c.sorter.f.Header(withVersion(t)); err != nil {
@@ -350,9 +334,9 @@ func (c *Compaction) record(d *docInfo) kv {
 // copyObjects copies security, properties and times.
 func (c *Compaction) copyObjects(src *Source, head dbHeader) error {
 	empty := erlterm.Term{erlterm.TagNil}
-	c.put(atSecurity, orElse(src.Security, empty))
+	c.object(atSecurity, orElse(src.Security, empty))
 	if c.p.Release > Release23 {
-		c.put(atProps, orElse(src.Props, empty))
+		c.object(atProps, orElse(src.Props, empty))
 	}
 	if err := c.copyTimes(src); err != nil {
 		return err
@@ -378,7 +362,7 @@ func (c *Compaction) copyTimes(src *Source) error {
 			return err
 		}
 	}
-	c.put(atTimeSeq, src.TimeSeq)
+	c.object(atTimeSeq, src.TimeSeq)
 	return nil
 }
 

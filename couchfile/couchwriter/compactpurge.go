@@ -26,6 +26,11 @@ func parsePurge(e couchfile.Entry) (p purge, err error) {
 	return p, nil
 }
 
+// byUUID is the purge's entry of the other tree.
+func (p *purge) byUUID() couchfile.Entry {
+	return couchfile.Entry{Key: p.uuid, Value: tupleOf([]erlterm.Term{p.key, p.id, p.revisions})}
+}
+
 // copyPurges copies purges behind the last one that an earlier pass copied,
 // in batches.
 //
@@ -81,7 +86,7 @@ func (c *Compaction) copyPurgeBatch(src *Source, batch []purge, minSeq uint64) e
 	var byUUID, bySeq []couchfile.Entry
 	for _, p := range batch {
 		if p.seq > minSeq {
-			byUUID = append(byUUID, couchfile.Entry{Key: p.uuid, Value: tupleOf([]erlterm.Term{p.key, p.id, p.revisions})})
+			byUUID = append(byUUID, p.byUUID())
 			bySeq = append(bySeq, couchfile.Entry{Key: p.key, Value: tupleOf([]erlterm.Term{p.uuid, p.id, p.revisions})})
 		}
 	}

@@ -3,11 +3,11 @@
 // same chunks, nodes and headers at the same offsets.
 //
 // What CouchDB writes is a function of what happened. A File puts payloads
-// into blocks; a Tree is one B-tree, changed by Modify; a Reducer computes
-// what its nodes say about what is below them; a Compaction makes a new file
-// out of what an older one holds, in as many passes as the server needed.
-// Nothing here knows of backups, and nothing is written beside what was asked
-// for: who wants a database that a server opens writes its headers too.
+// into blocks; a Tree is one B-tree, changed by Modify; a Reducer computes what
+// its nodes say about what is below them. A Database appends what a commit does
+// to all its trees, and makes its header; a Compaction makes a new file out of
+// what an older one holds, in as many passes as the server needed; CompactView
+// does so for an index. Nothing here knows of backups.
 //
 // # What is exact
 //

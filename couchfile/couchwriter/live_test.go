@@ -51,6 +51,7 @@ func TestLiveCompaction(t *testing.T) {
 				live.must("PUT", "/"+c.name+"/last", map[string]any{"last": true}, nil)
 			}
 			older := live.file(c.name)
+			live.tails(older, c)
 			if err := couch.Compact(c.name); err != nil {
 				t.Fatal(err)
 			}
@@ -174,6 +175,22 @@ func (l *liveTest) file(name string) []byte {
 		l.Fatal(err)
 	}
 	return b
+}
+
+// tails holds each commit of the filled database against what it should be. The server
+// compresses as it was told when it opened the file.
+func (l *liveTest) tails(file []byte, c liveCase) {
+	l.Helper()
+	opts := couchwriter.DatabaseOptions{Release: couchwriter.Release31, Compression: c.opts.Compression, ChunkSize: c.opts.ChunkSize}
+	if c.name == "recompressed" {
+		opts.Compression = couchwriter.Snappy
+	}
+	tail := tailTest{t: l.T, file: file, opts: opts}
+	tail.run()
+	l.Logf("%d commits, %d of their headers, %d of %d nodes", tail.commits, tail.headers, tail.same, tail.nodes)
+	if tail.nodes < 100 || tail.same != tail.nodes || tail.headers != tail.commits {
+		l.Errorf("got %d of %d nodes and %d of %d headers, want all", tail.same, tail.nodes, tail.headers, tail.commits)
+	}
 }
 
 func (l *liveTest) compare(older, want []byte, opts couchwriter.CompactionOptions) {
