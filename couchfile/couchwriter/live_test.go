@@ -60,6 +60,10 @@ func TestLiveCompaction(t *testing.T) {
 				"database_compaction/doc_buffer_size": "524288", "couchdb/write_xxhash_checksums": "true"})
 		})
 	}
+	t.Run("passes", func(t *testing.T) {
+		live := liveTest{T: t, couch: couch, rnd: rand.New(rand.NewPCG(7, 2))}
+		live.underWrites("passes")
+	})
 	t.Run("views", func(t *testing.T) {
 		live := liveTest{T: t, couch: couch, rnd: rand.New(rand.NewPCG(7, 1))}
 		live.compactView("views")
@@ -70,6 +74,7 @@ type liveTest struct {
 	*testing.T
 	couch *testenv.Couch
 	rnd   *rand.Rand
+	revs  []string // of what underWrites wrote
 }
 
 func (l *liveTest) must(method, path string, body, into any) {
