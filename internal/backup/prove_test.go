@@ -290,6 +290,12 @@ func TestStateOfAnotherByte(t *testing.T) {
 	}
 	e.identity = nil // as on a node: without a state it is a full backup
 	for i := 0; i < len(whole); i += len(whole) / 10 {
+		if zr, err := zstd.NewReader(nil); err == nil { // some bits of a frame say nothing
+			same, err := zr.DecodeAll(altered(whole, i), nil)
+			if zr.Close(); err == nil && bytes.Equal(same, text) {
+				continue
+			}
+		}
 		must(t, os.WriteFile(e.stateFile("state.jsonl.zst"), altered(whole, i), 0o600))
 		if res := e.run(); res.Record.Type != manifest.Full || !strings.Contains(strings.Join(res.Notes, "\n"), "can't be used") {
 			t.Fatalf("byte %d of the file: %s, notes %q", i, res.Record.Type, res.Notes)
