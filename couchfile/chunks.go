@@ -1,6 +1,7 @@
 package couchfile
 
 import (
+	"fmt"
 	"io"
 	"iter"
 
@@ -93,10 +94,15 @@ func (r *ChunkReader) Term(off int64) (erlterm.Term, error) {
 }
 
 // Inflate returns the term that is stored in payload, which may be compressed
-// as CouchDB compresses: with snappy, zlib or zstd, or not at all.
+// as CouchDB compresses: with snappy, zlib or zstd, or not at all. What is no
+// such term is an ErrCorrupt.
 //
 // Source: CouchDB 3.5, src/couch/src/couch_compress.erl, decompress.
 func Inflate(payload []byte) (erlterm.Term, error) {
 	var f inflater
-	return f.term(payload)
+	t, err := f.term(payload)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return t, nil
 }

@@ -23,6 +23,8 @@ var allowed = map[string][]string{
 	"couchfile/snappy":  {},
 	// Public: writes files as CouchDB does, out of what the reader gives.
 	"couchfile/couchwriter": {"couchfile", "couchfile/erlterm", "couchfile/snappy"},
+	// Public: stores a compacted file as what the compactor read.
+	"couchfile/replay": {"couchfile", "couchfile/couchwriter", "couchfile/erlterm"},
 
 	// No I/O of their own, or I/O that knows nothing of backups.
 	"internal/shard":     {},

@@ -1,0 +1,442 @@
+package replay
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/couchfile/couchwriter"
+	"github.com/slipcover/slipcover/couchfile/erlterm"
+)
+
+// Result is what Encode made.
+type Result struct {
+	// Prologue stands in front of the body: the stream is both.
+	Prologue []byte
+	Info     *Info
+
+	Taken, New  uint64 // documents: of the older file, and in the stream
+	Corrections int    // places where the prediction was wrong
+}
+
+// Encode writes the body of the stream for a file that a compaction made. known
+// is of the older file at the cut that the stream will rest on; nil if nothing
+// is known, and then the stream has all documents. scratch is as for Decode.
+//
+// It returns ErrNotReplayed, with the reason, if the file is to be stored as it
+// is. After an error what body got is worthless.
+//
+// It holds 8 bytes for each document of the pass with the most, one batch of
+// records, and what the simulator holds.
+func Encode(body io.Writer, f File, known *Known, scratch couchwriter.Scratch) (*Result, error) {
+	s, err := shapeOf(f)
+	if err != nil {
+		return nil, asNotReplayed(err)
+	}
+	info, err := s.parameters()
+	if err != nil {
+		return nil, asNotReplayed(err)
+	}
+	p := startProof(info, f, known, scratch)
+	e := &encoder{shape: s, info: info, known: openCursor(known), proof: p, w: newWireWriter(io.MultiWriter(body, p.pipe)),
+		chunks: couchfile.NewChunkReader(f.R, s.size)}
+	if known != nil {
+		e.hasher.key = known.key
+	}
+	defer e.known.close()
+	err = e.run()
+	if proved := p.end(err); err == nil || errors.Is(proved, errWrong) || errors.Is(err, errProofEnded) {
+		err = proved
+	}
+	if err != nil {
+		return nil, asNotReplayed(err)
+	}
+	return e.result()
+}
+
+// asNotReplayed turns damage and what isn't predicted into ErrNotReplayed: the
+// file is stored as it is, whatever is the matter with it. Errors of reading
+// and writing stay.
+func asNotReplayed(err error) error {
+	switch {
+	case errors.Is(err, ErrNotReplayed):
+	case errors.Is(err, couchfile.ErrCorrupt), errors.Is(err, couchwriter.ErrUnpredicted), errors.Is(err, errWrong),
+		errors.Is(err, couchfile.ErrUnsupportedVersion), errors.Is(err, couchfile.ErrNotDatabase):
+		return notReplayed("%w", err)
+	}
+	return err
+}
+
+// result is the prologue, with what the proof found out.
+func (e *encoder) result() (*Result, error) {
+	c := e.proof.out
+	if c.off != e.info.Size {
+		return nil, notReplayed("%w: %d bytes instead of %d", errWrong, c.off, e.info.Size)
+	}
+	info := e.info
+	copy(info.SHA256[:], c.sum.Sum(nil))
+	info.corrections = c.corrections
+	info.bodySize = e.w.n
+	copy(info.bodySum[:], e.w.sum.Sum(nil))
+	if e.taken > 0 {
+		info.OlderDocs, info.OlderSeq = e.known.known.docs, e.known.known.updateSeq
+	}
+	r := &Result{Prologue: info.append(nil), Info: info, Taken: e.taken, New: e.news, Corrections: len(info.corrections)}
+	again, err := ReadInfo(bytes.NewReader(r.Prologue))
+	if err != nil || !bytes.Equal(again.append(nil), r.Prologue) {
+		return nil, notReplayed("the prologue does not read back: %w", err)
+	}
+	return r, nil
+}
+
+// encoder writes a body.
+type encoder struct {
+	*shape
+	info   *Info
+	known  *cursor
+	proof  *proof
+	w      *wireWriter
+	chunks *couchfile.ChunkReader
+	hasher hasher
+	inf    inflater
+
+	objects     [3]erlterm.Term // of the pass before
+	lastPurge   uint64
+	lastNew     uint64
+	skipped     uint64 // not yet written
+	taken, news uint64
+}
+
+func (e *encoder) run() error {
+	since := uint64(0)
+	for _, h := range e.passes {
+		src, err := couchwriter.OpenSource(e.f.R, e.size, h)
+		if err != nil {
+			return err
+		}
+		parsed, err := couchfile.ParseHeader(h)
+		if err != nil {
+			return err
+		}
+		e.w.number(parsed.UpdateSeq)
+		for i, t := range []erlterm.Term{src.Security, src.Props, src.TimeSeq} {
+			e.object(i, t)
+		}
+		if err := e.purges(src); err != nil {
+			return err
+		}
+		if err := e.docs(src, since, parsed.SecurityPtr); err != nil {
+			return err
+		}
+		since = parsed.UpdateSeq
+	}
+	if err := e.swapped(); err != nil {
+		return err
+	}
+	return e.w.flush()
+}
+
+// object writes the object of one kind.
+func (e *encoder) object(kind int, t erlterm.Term) {
+	switch {
+	case t == nil:
+		e.w.number(0)
+	case bytes.Equal(t, e.objects[kind]):
+		e.w.number(1)
+	default:
+		e.w.number(uint64(len(t)) + 1)
+		e.w.raw(t)
+	}
+	e.objects[kind] = t
+}
+
+func (e *encoder) entries(list []couchfile.Entry, more func(couchfile.Entry) error) error {
+	e.w.number(uint64(len(list)))
+	for _, x := range list {
+		e.w.str(x.Key)
+		e.w.str(x.Value)
+		if err := more(x); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *encoder) purges(src *couchwriter.Source) error {
+	var list []couchfile.Entry
+	for p, err := range src.Purges(e.lastPurge) {
+		if err != nil {
+			return err
+		}
+		seq, ok := seqOf(p)
+		if !ok {
+			return damaged("purge")
+		}
+		e.lastPurge = seq
+		list = append(list, p)
+	}
+	return e.entries(list, func(p couchfile.Entry) error {
+		id, ok := purgedID(p)
+		if !ok {
+			return damaged("purge")
+		}
+		has, err := src.Has(id)
+		if has {
+			e.w.number(1)
+		} else {
+			e.w.number(0)
+		}
+		return err
+	})
+}
+
+// swapped writes what the server added when it took the file into use.
+func (e *encoder) swapped() error {
+	if e.swap == nil {
+		e.w.number(0)
+		return nil
+	}
+	src, err := couchwriter.OpenSource(e.f.R, e.size, *e.swap)
+	if err != nil {
+		return err
+	}
+	parsed, err := couchfile.ParseHeader(*e.swap)
+	if err != nil {
+		return err
+	}
+	e.w.number(1)
+	e.w.number(parsed.CompactedSeq)
+	e.w.number(parsed.RevsLimit)
+	e.w.number(parsed.PurgeInfosLimit)
+	e.object(2, src.TimeSeq)
+	var locals []couchfile.Entry
+	for l, err := range src.Locals() {
+		if err != nil {
+			return err
+		}
+		locals = append(locals, l)
+	}
+	return e.entries(locals, func(couchfile.Entry) error { return nil })
+}
+
+// doc is a document of a batch.
+type doc struct {
+	couchwriter.SourceDoc
+	seq   uint64
+	id    erlterm.Term
+	known bool    // in the older file, at this sequence
+	hash  docHash // that is known
+	skips uint64  // documents of the older file in front of it
+	taken bool
+}
+
+// docs writes the documents of a pass.
+func (e *encoder) docs(src *couchwriter.Source, since uint64, objects int64) error {
+	x, err := e.newExtents(src, since)
+	if err != nil {
+		return err
+	}
+	e.lastNew = 0
+	var batch []doc
+	size := 0
+	for s, err := range src.Docs(since) {
+		if err != nil {
+			return err
+		}
+		end, err := x.next(s, objects)
+		if err != nil {
+			return err
+		}
+		d, err := e.doc(s)
+		if err != nil {
+			return err
+		}
+		batch = append(batch, d)
+		if size += len(s.Key) + len(s.Value); size > maxBatch {
+			return notReplayed("a batch of more than %d MiB", maxBatch>>20)
+		}
+		if end == couchwriter.BatchGoesOn {
+			continue
+		}
+		n := uint64(endBatch)
+		if end == couchwriter.BatchCheckpoint {
+			n = endCheckpoint
+		}
+		if err := e.batch(batch, n); err != nil {
+			return err
+		}
+		batch, size = batch[:0], 0
+	}
+	return e.batch(batch, endPass)
+}
+
+// doc looks up what is known of a document.
+func (e *encoder) doc(s couchwriter.SourceDoc) (d doc, err error) {
+	r, err := couchwriter.ParseRecord(s.Entry)
+	if err != nil {
+		return d, err
+	}
+	d = doc{SourceDoc: s, id: r.ID}
+	var ok bool
+	if d.seq, ok = seqOf(s.Entry); !ok {
+		return d, damaged("update_seq of a document")
+	}
+	d.hash, d.known, d.skips, err = e.known.find(d.seq)
+	return d, err
+}
+
+// batch writes documents, which are in the order of their sequences.
+func (e *encoder) batch(docs []doc, end uint64) error {
+	order := make([]*doc, len(docs))
+	for i := range docs {
+		order[i] = &docs[i]
+	}
+	slices.SortFunc(order, func(a, b *doc) int {
+		n, _ := couchwriter.Terms(a.id, b.id) // binaries
+		return n
+	})
+	for _, d := range order {
+		if d.known && d.hash != (docHash{}) && e.hasher.hash(d.Entry, e.chunks) == d.hash {
+			d.taken = e.whole(d)
+		}
+	}
+	if err := e.steps(docs); err != nil {
+		return err
+	}
+	e.w.number(end << 2) // and stepEnd, which is 0
+	for _, d := range order {
+		if d.taken {
+			continue
+		}
+		if err := e.payloads(d); err != nil {
+			return fmt.Errorf("document of update_seq %d: %w", d.seq, err)
+		}
+	}
+	return e.w.err
+}
+
+// steps writes runs of documents.
+func (e *encoder) steps(docs []doc) error {
+	for i := 0; i < len(docs); {
+		n := 1
+		for i+n < len(docs) && docs[i+n].taken == docs[i].taken && (!docs[i].taken || docs[i+n].skips == 0) {
+			n++
+		}
+		run := docs[i : i+n]
+		i += n
+		if !run[0].taken {
+			if err := e.newDocs(run); err != nil {
+				return err
+			}
+			continue
+		}
+		if e.skipped += run[0].skips; e.skipped > 0 {
+			e.w.number(e.skipped<<2 | stepSkip)
+		}
+		e.skipped = 0
+		e.proof.lend(run)
+		e.taken += uint64(n)
+		e.w.number(uint64(n)<<2 | stepTake)
+	}
+	return e.w.err
+}
+
+func (e *encoder) newDocs(run []doc) error {
+	e.news += uint64(len(run))
+	e.w.number(uint64(len(run))<<2 | stepNew)
+	var plain []byte
+	for _, d := range run {
+		e.skipped += d.skips
+		if d.known {
+			e.skipped++
+		}
+		r, err := couchwriter.ParseRecord(d.Entry)
+		if err != nil {
+			return err
+		}
+		plain = r.AppendPlain(plain[:0])
+		e.w.number(d.seq - e.lastNew)
+		e.w.str(plain)
+		e.lastNew = d.seq
+	}
+	return nil
+}
+
+// whole says whether all attachments of a document are what their MD5s say: the
+// hash that is known is of these.
+func (e *encoder) whole(d *doc) bool {
+	r, err := couchwriter.ParseRecord(d.Entry)
+	if err != nil {
+		return false
+	}
+	for _, leaf := range r.Leaves {
+		if len(leaf.Attachments) > 0 && leaf.Attachments.Tag() == erlterm.TagNil {
+			continue
+		}
+		p, err := e.chunks.Payload(leaf.Offset)
+		if err != nil {
+			return false
+		}
+		s, err := splitSummary(bytes.Clone(p))
+		if err != nil {
+			return false
+		}
+		for _, a := range s.atts {
+			if !a.whole(e.chunks) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// payloads writes bodies and attachments of a new document.
+func (e *encoder) payloads(d *doc) error {
+	r, err := couchwriter.ParseRecord(d.Entry)
+	if err != nil {
+		return err
+	}
+	for _, leaf := range r.Leaves {
+		p, err := e.chunks.Payload(leaf.Offset)
+		if err != nil {
+			return err
+		}
+		s, err := splitSummary(p)
+		if err != nil {
+			return err
+		}
+		e.body(s)
+		for _, a := range s.atts {
+			for _, c := range a.chunks {
+				p, err := e.chunks.Payload(c.off)
+				if err != nil {
+					return err
+				}
+				e.w.number(payloadChunk)
+				e.w.str(p)
+			}
+		}
+	}
+	return e.w.err
+}
+
+// body writes a body decompressed, if compressing it gives the same again.
+func (e *encoder) body(s summary) {
+	kind, body := uint64(payloadStored), s.body
+	t, err := e.inf.term(s.body)
+	if err == nil {
+		if n, ok := erlterm.Size(t); ok && n == len(t) && bytes.Equal(e.store(t), s.body) {
+			kind, body = payloadTerm, t
+		}
+	}
+	e.w.number(kind)
+	e.w.str(body)
+	e.w.str(s.list(zeros))
+}
+
+func (e *encoder) store(t erlterm.Term) []byte {
+	return e.info.compression.Append(nil, append([]byte{erlterm.Version}, t...))
+}

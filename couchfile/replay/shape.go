@@ -1,0 +1,255 @@
+package replay
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/couchfile/couchwriter"
+	"github.com/slipcover/slipcover/couchfile/erlterm"
+)
+
+// ErrNotReplayed says that a file can't be stored as a stream, and why not: it
+// is no compaction, or not one that is predicted. It is stored as it is then.
+var ErrNotReplayed = errors.New("not stored as a replay")
+
+func notReplayed(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", ErrNotReplayed, fmt.Errorf(format, args...))
+}
+
+// Places in a db_header.
+//
+// Source: CouchDB 3.5, src/couch/src/couch_bt_engine_header.erl, record db_header.
+const (
+	atUpdateSeq    = 2
+	atTimeSeq      = 3
+	atLocalTree    = 6
+	atSecurity     = 9
+	atRevsLimit    = 10
+	atUUID         = 11
+	atEpochs       = 12
+	atCompactedSeq = 13
+	atPurgesLimit  = 14
+)
+
+// shape is how a compaction went, as the headers of its file show it.
+type shape struct {
+	f           File
+	first       couchfile.RawHeader
+	firstObject int64                 // where the object is that the file began with
+	passes      []couchfile.RawHeader // that ended them
+	swap        *couchfile.RawHeader  // nil if the server wrote none
+	checkpoints []int64               // where headers of the compaction are
+	lastComp    erlterm.Term          // the newest of these
+	size        int64                 // of what is replayed
+}
+
+// shapeOf reads the headers of a file up to its cut.
+func shapeOf(f File) (*shape, error) {
+	s := &shape{f: f, firstObject: -1}
+	var before couchfile.HeaderKind
+	var behind *couchfile.RawHeader // the first database header behind the passes
+	cut, err := couchfile.ReadHeader(f.R, f.Size, f.Header)
+	if err != nil {
+		return nil, err
+	}
+	err = couchfile.EachHeader(f.R, cut.End, func(h couchfile.RawHeader) error {
+		if s.first.Term == nil {
+			s.first = h
+		}
+		switch {
+		case h.Kind == couchfile.HeaderCompaction:
+			s.checkpoints = append(s.checkpoints, h.Offset)
+			s.lastComp, behind = erlterm.Term(slices.Clone(h.Term[1:])), nil
+		case h.Kind != couchfile.HeaderDB:
+			return notReplayed("a header at %d of a kind that no compaction writes", h.Offset)
+		case before == couchfile.HeaderCompaction:
+			s.passes = append(s.passes, h)
+		case behind == nil:
+			behind = &h
+		}
+		if s.firstObject < 0 && h.Kind == couchfile.HeaderDB {
+			if parsed, err := couchfile.ParseHeader(h); err == nil {
+				s.firstObject = parsed.SecurityPtr
+			}
+		}
+		before = h.Kind
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(s.passes) == 0 || before == couchfile.HeaderCompaction || s.firstObject < 0 {
+		return nil, notReplayed("no compaction made this file")
+	}
+	last := s.passes[len(s.passes)-1]
+	s.size = last.End
+	if behind != nil && swapped(last, *behind) {
+		s.swap, s.size = behind, behind.End
+	}
+	return s, nil
+}
+
+// swapped says whether h is what the server wrote when it took the file of the
+// last pass into use: nothing but local documents and numbers are new.
+func swapped(last, h couchfile.RawHeader) bool {
+	a, okA := erlterm.Elements(last.Term[1:])
+	b, okB := erlterm.Elements(h.Term[1:])
+	if !okA || !okB || len(a) != len(b) || len(a) <= atPurgesLimit {
+		return false
+	}
+	for i := range a {
+		switch i {
+		case atTimeSeq, atLocalTree, atRevsLimit, atCompactedSeq, atPurgesLimit:
+			continue
+		}
+		if string(a[i]) != string(b[i]) {
+			return false
+		}
+	}
+	return string(a[atLocalTree]) != string(b[atLocalTree]) || string(a[atTimeSeq]) != string(b[atTimeSeq])
+}
+
+// parameters are what the file itself says of how it was made.
+func (s *shape) parameters() (*Info, error) {
+	info := &Info{Size: s.size, Passes: len(s.passes), chunkSize: couchwriter.DefaultChunkSize, checksum: s.first.Checksum}
+	head, ok := erlterm.Elements(s.passes[0].Term[1:])
+	first, okFirst := erlterm.Elements(s.first.Term[1:])
+	if !ok || !okFirst || len(head) <= atPurgesLimit || len(first) <= atPurgesLimit {
+		return nil, notReplayed("a header of an unknown form")
+	}
+	info.uuid, info.epochs, info.compactedSeq = head[atUUID], head[atEpochs], head[atCompactedSeq]
+	parsed, err := couchfile.ParseHeader(s.passes[0])
+	if err != nil {
+		return nil, notReplayed("%w", err)
+	}
+	comp, ok := erlterm.Elements(s.lastComp)
+	if !ok || len(comp) != 3 {
+		return nil, notReplayed("a header of the compaction of an unknown form")
+	}
+	switch version := parsed.DiskVersion; {
+	case version == 7:
+		info.release = couchwriter.Release23
+	case version != 8:
+		return nil, notReplayed("compaction of disk version %d", version)
+	case comp[2].Tag() != erlterm.TagList:
+		info.release = couchwriter.Release30
+	case erlterm.IsAtom(first[atTimeSeq], "undefined"):
+		info.release = couchwriter.ReleaseMain
+	default:
+		info.release = couchwriter.Release31
+	}
+	chunks := couchfile.NewChunkReader(s.f.R, s.f.Size)
+	p, err := chunks.Payload(s.firstObject)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case len(p) > 0 && p[0] == snappyMark:
+		info.compression = couchwriter.Snappy
+	case len(p) > 1 && p[0] == erlterm.Version && p[1] != 80:
+		info.compression = couchwriter.None
+	default:
+		return nil, notReplayed("nodes that are compressed with neither snappy nor nothing")
+	}
+	t, err := couchfile.Inflate(p)
+	info.security = slices.Clone(t)
+	return info, err
+}
+
+// extents says where batches of documents end in one pass. Inside a batch
+// documents lie side by side, by id; behind it are nodes of the seq tree.
+type extents struct {
+	after  []int64 // the least start of those behind each document
+	at     int
+	end    int64 // the largest end up to it
+	points []int64
+}
+
+// newExtents reads the entries of a pass once.
+func (s *shape) newExtents(src *couchwriter.Source, since uint64) (*extents, error) {
+	x := &extents{points: s.checkpoints}
+	for e, err := range src.Docs(since) {
+		if err != nil {
+			return nil, err
+		}
+		start, _, err := extentOf(e)
+		if err != nil {
+			return nil, err
+		}
+		x.after = append(x.after, start)
+	}
+	least := int64(math.MaxInt64)
+	for i, start := range slices.Backward(x.after) {
+		x.after[i], least = least, min(least, start)
+	}
+	return x, nil
+}
+
+// next says whether a batch ends behind the next document.
+func (x *extents) next(e couchwriter.SourceDoc, objects int64) (couchwriter.Batch, error) {
+	_, end, err := extentOf(e)
+	if err != nil {
+		return 0, err
+	}
+	if x.at >= len(x.after) {
+		return 0, damaged("a tree that changes while it is read")
+	}
+	x.end = max(x.end, end)
+	following := x.after[x.at]
+	x.at++
+	if following == math.MaxInt64 { // the last one of the pass
+		following = objects
+		if !x.checkpoint(following) {
+			return couchwriter.BatchGoesOn, nil
+		}
+	}
+	switch {
+	case following <= x.end:
+		return couchwriter.BatchGoesOn, nil
+	case x.checkpoint(following):
+		return couchwriter.BatchCheckpoint, nil
+	}
+	return couchwriter.BatchEnds, nil
+}
+
+// checkpoint says whether a header of the compaction is between x.end and to.
+func (x *extents) checkpoint(to int64) bool {
+	i, _ := slices.BinarySearch(x.points, x.end)
+	return i < len(x.points) && x.points[i] < to
+}
+
+// extentOf is where a document's bodies and attachments lie in a file that a
+// compaction wrote.
+func extentOf(e couchwriter.SourceDoc) (start, end int64, err error) {
+	r, err := couchwriter.ParseRecord(e.Entry)
+	if err != nil {
+		return 0, 0, err
+	}
+	if len(r.Leaves) == 0 {
+		return 0, 0, damaged("document without a body")
+	}
+	first, last := r.Leaves[0], r.Leaves[len(r.Leaves)-1]
+	start = first.Offset
+	lists, ok := erlterm.Elements(first.Attachments)
+	if !ok {
+		return 0, 0, damaged("attachments of a document")
+	}
+	for _, l := range lists {
+		pair, ok := erlterm.Elements(l)
+		if !ok || len(pair) == 0 {
+			return 0, 0, damaged("attachments of a document")
+		}
+		chunks, err := parts(pair[0])
+		if err != nil {
+			return 0, 0, err
+		}
+		if len(chunks) > 0 {
+			start = min(start, chunks[0].off)
+			break
+		}
+	}
+	return start, last.Offset + last.Size, nil
+}
