@@ -203,19 +203,15 @@ type hasher struct {
 
 // hash returns 8 zeros for documents that can't be read, whose damage is not
 // this package's to find.
-func (h *hasher) hash(e couchfile.Entry, chunks couchwriter.Chunks) docHash {
-	sum, err := h.sum(e, chunks)
+func (h *hasher) hash(r *couchwriter.Record, chunks couchwriter.Chunks) docHash {
+	sum, err := h.sum(r, chunks)
 	if err != nil {
 		return docHash{}
 	}
 	return sum
 }
 
-func (h *hasher) sum(e couchfile.Entry, chunks couchwriter.Chunks) (sum docHash, err error) {
-	r, err := couchwriter.ParseRecord(e)
-	if err != nil {
-		return sum, err
-	}
+func (h *hasher) sum(r *couchwriter.Record, chunks couchwriter.Chunks) (sum docHash, err error) {
 	s := sha256.New()
 	str := func(p []byte) {
 		var n [binary.MaxVarintLen64]byte

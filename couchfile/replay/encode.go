@@ -226,7 +226,7 @@ func (e *encoder) swapped() error {
 type doc struct {
 	couchwriter.SourceDoc
 	seq   uint64
-	id    erlterm.Term
+	rec   *couchwriter.Record
 	known bool    // in the older file, at this sequence
 	hash  docHash // that is known
 	skips uint64  // documents of the older file in front of it
@@ -246,11 +246,11 @@ func (e *encoder) docs(src *couchwriter.Source, since uint64, objects int64) err
 		if err != nil {
 			return err
 		}
-		end, err := x.next(s, objects)
+		d, err := e.doc(s)
 		if err != nil {
 			return err
 		}
-		d, err := e.doc(s)
+		end, err := x.next(d.rec, objects)
 		if err != nil {
 			return err
 		}
@@ -279,7 +279,7 @@ func (e *encoder) doc(s couchwriter.SourceDoc) (d doc, err error) {
 	if err != nil {
 		return d, err
 	}
-	d = doc{SourceDoc: s, id: r.ID}
+	d = doc{SourceDoc: s, rec: r}
 	var ok bool
 	if d.seq, ok = seqOf(s.Entry); !ok {
 		return d, damaged("update_seq of a document")
@@ -295,11 +295,11 @@ func (e *encoder) batch(docs []doc, end uint64) error {
 		order[i] = &docs[i]
 	}
 	slices.SortFunc(order, func(a, b *doc) int {
-		n, _ := couchwriter.Terms(a.id, b.id) // binaries
+		n, _ := couchwriter.Terms(a.rec.ID, b.rec.ID) // binaries
 		return n
 	})
 	for _, d := range order {
-		if d.known && d.hash != (docHash{}) && e.hasher.hash(d.Entry, e.chunks) == d.hash {
+		if d.known && d.hash != (docHash{}) && e.hasher.hash(d.rec, e.chunks) == d.hash {
 			d.taken = e.whole(d)
 		}
 	}
@@ -315,7 +315,7 @@ func (e *encoder) batch(docs []doc, end uint64) error {
 			return fmt.Errorf("document of update_seq %d: %w", d.seq, err)
 		}
 	}
-	return e.w.err
+	return e.w.flush() // so that the proof does not fall behind, which holds what it was lent
 }
 
 // steps writes runs of documents.
@@ -328,9 +328,7 @@ func (e *encoder) steps(docs []doc) error {
 		run := docs[i : i+n]
 		i += n
 		if !run[0].taken {
-			if err := e.newDocs(run); err != nil {
-				return err
-			}
+			e.newDocs(run)
 			continue
 		}
 		if e.skipped += run[0].skips; e.skipped > 0 {
@@ -344,7 +342,7 @@ func (e *encoder) steps(docs []doc) error {
 	return e.w.err
 }
 
-func (e *encoder) newDocs(run []doc) error {
+func (e *encoder) newDocs(run []doc) {
 	e.news += uint64(len(run))
 	e.w.number(uint64(len(run))<<2 | stepNew)
 	var plain []byte
@@ -353,26 +351,17 @@ func (e *encoder) newDocs(run []doc) error {
 		if d.known {
 			e.skipped++
 		}
-		r, err := couchwriter.ParseRecord(d.Entry)
-		if err != nil {
-			return err
-		}
-		plain = r.AppendPlain(plain[:0])
+		plain = d.rec.AppendPlain(plain[:0])
 		e.w.number(d.seq - e.lastNew)
 		e.w.str(plain)
 		e.lastNew = d.seq
 	}
-	return nil
 }
 
 // whole says whether all attachments of a document are what their MD5s say: the
 // hash that is known is of these.
 func (e *encoder) whole(d *doc) bool {
-	r, err := couchwriter.ParseRecord(d.Entry)
-	if err != nil {
-		return false
-	}
-	for _, leaf := range r.Leaves {
+	for _, leaf := range d.rec.Leaves {
 		if len(leaf.Attachments) > 0 && leaf.Attachments.Tag() == erlterm.TagNil {
 			continue
 		}
@@ -395,11 +384,7 @@ func (e *encoder) whole(d *doc) bool {
 
 // payloads writes bodies and attachments of a new document.
 func (e *encoder) payloads(d *doc) error {
-	r, err := couchwriter.ParseRecord(d.Entry)
-	if err != nil {
-		return err
-	}
-	for _, leaf := range r.Leaves {
+	for _, leaf := range d.rec.Leaves {
 		p, err := e.chunks.Payload(leaf.Offset)
 		if err != nil {
 			return err

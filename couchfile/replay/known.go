@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/couchfile/couchwriter"
 	"github.com/slipcover/slipcover/couchfile/erlterm"
 )
 
@@ -200,7 +201,11 @@ func (k *knownWriter) addDocs(db *couchfile.DB, f File, since uint64, key [32]by
 		if !ok || seq < k.last {
 			return damaged("update_seq of a document")
 		}
-		k.add(knownDoc{seq, h.hash(e, chunks)})
+		d := knownDoc{seq: seq}
+		if r, err := couchwriter.ParseRecord(e); err == nil {
+			d.hash = h.hash(r, chunks)
+		}
+		k.add(d)
 		if k.w.err != nil {
 			return k.w.err
 		}

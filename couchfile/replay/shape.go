@@ -175,7 +175,11 @@ func (s *shape) newExtents(src *couchwriter.Source, since uint64) (*extents, err
 		if err != nil {
 			return nil, err
 		}
-		start, _, err := extentOf(e)
+		r, err := couchwriter.ParseRecord(e.Entry)
+		if err != nil {
+			return nil, err
+		}
+		start, _, err := extentOf(r)
 		if err != nil {
 			return nil, err
 		}
@@ -188,9 +192,10 @@ func (s *shape) newExtents(src *couchwriter.Source, since uint64) (*extents, err
 	return x, nil
 }
 
-// next says whether a batch ends behind the next document.
-func (x *extents) next(e couchwriter.SourceDoc, objects int64) (couchwriter.Batch, error) {
-	_, end, err := extentOf(e)
+// next says whether a batch ends behind the next document. objects is where the
+// objects lie that are written behind the last one.
+func (x *extents) next(r *couchwriter.Record, objects int64) (couchwriter.Batch, error) {
+	_, end, err := extentOf(r)
 	if err != nil {
 		return 0, err
 	}
@@ -223,11 +228,7 @@ func (x *extents) checkpoint(to int64) bool {
 
 // extentOf is where a document's bodies and attachments lie in a file that a
 // compaction wrote.
-func extentOf(e couchwriter.SourceDoc) (start, end int64, err error) {
-	r, err := couchwriter.ParseRecord(e.Entry)
-	if err != nil {
-		return 0, 0, err
-	}
+func extentOf(r *couchwriter.Record) (start, end int64, err error) {
 	if len(r.Leaves) == 0 {
 		return 0, 0, damaged("document without a body")
 	}
