@@ -93,16 +93,23 @@ func (r *ChunkReader) Term(off int64) (erlterm.Term, error) {
 	return t, nil
 }
 
-// Inflate returns the term that is stored in payload, which may be compressed
-// as CouchDB compresses: with snappy, zlib or zstd, or not at all. What is no
-// such term is an ErrCorrupt.
-//
-// Source: CouchDB 3.5, src/couch/src/couch_compress.erl, decompress.
-func Inflate(payload []byte) (erlterm.Term, error) {
-	var f inflater
-	t, err := f.term(payload)
+// Inflater expands stored terms into memory that it uses again. The zero value
+// is ready. It is not safe for concurrent use.
+type Inflater struct{ inf inflater }
+
+// Term is Inflate, valid until the next call, or as long as payload if that was
+// not compressed.
+func (f *Inflater) Term(payload []byte) (erlterm.Term, error) {
+	t, err := f.inf.term(payload)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	return t, nil
 }
+
+// Inflate returns the term that is stored in payload, which may be compressed
+// as CouchDB compresses: with snappy, zlib or zstd, or not at all. What is no
+// such term is an ErrCorrupt.
+//
+// Source: CouchDB 3.5, src/couch/src/couch_compress.erl, decompress.
+func Inflate(payload []byte) (erlterm.Term, error) { return new(Inflater).Term(payload) }

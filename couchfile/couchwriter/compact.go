@@ -151,7 +151,7 @@ func (c *Compaction) begin(src dbHeader) error {
 	if _, err := c.f.Header(withVersion(c.head.term())); err != nil {
 		return err
 	}
-	c.object(atSecurity, c.p.DefaultSecurity)
+	c.object(AtSecurity, c.p.DefaultSecurity)
 	return c.commit()
 }
 
@@ -220,10 +220,10 @@ func (c *Compaction) sorterState() erlterm.Term {
 //
 // Source: CouchDB 3.5, src/couch/src/couch_bt_engine_compactor.erl, copy_compact.
 func (c *Compaction) copyDocs(src *Source, head dbHeader) error {
-	limit := int(head.uint(atRevsLimit))
+	limit := int(head.uint(AtRevsLimit))
 	var batch []batchDoc
 	size, copied := 0, 0
-	for e, err := range src.Docs(c.head.uint(atUpdateSeq)) {
+	for e, err := range src.Docs(c.head.uint(AtUpdateSeq)) {
 		if err != nil {
 			return err
 		}
@@ -244,7 +244,7 @@ func (c *Compaction) copyDocs(src *Source, head dbHeader) error {
 		if err := c.copyBatch(batch, limit); err != nil {
 			return err
 		}
-		c.head[atUpdateSeq] = d.seq
+		c.head[AtUpdateSeq] = d.seq
 		copied += size
 		if batch, size = batch[:0], 0; end == BatchCheckpoint {
 			copied = 0
@@ -334,14 +334,14 @@ func (c *Compaction) record(d *docInfo) kv {
 // copyObjects copies security, properties and times.
 func (c *Compaction) copyObjects(src *Source, head dbHeader) error {
 	empty := erlterm.Term{erlterm.TagNil}
-	c.object(atSecurity, orElse(src.Security, empty))
+	c.object(AtSecurity, orElse(src.Security, empty))
 	if c.p.Release > Release23 {
-		c.object(atProps, orElse(src.Props, empty))
+		c.object(AtProps, orElse(src.Props, empty))
 	}
 	if err := c.copyTimes(src); err != nil {
 		return err
 	}
-	c.head[atUpdateSeq] = head[atUpdateSeq]
+	c.head[AtUpdateSeq] = head[AtUpdateSeq]
 	return nil
 }
 
@@ -352,7 +352,7 @@ func (c *Compaction) copyTimes(src *Source) error {
 	if c.p.Release < ReleaseMain || src.TimeSeq == nil {
 		return nil
 	}
-	if off := c.head.pointer(atTimeSeq); off >= 0 {
+	if off := c.head.pointer(AtTimeSeq); off >= 0 {
 		p, err := c.f.Payload(off)
 		if err != nil {
 			return err
@@ -362,7 +362,7 @@ func (c *Compaction) copyTimes(src *Source) error {
 			return err
 		}
 	}
-	c.object(atTimeSeq, src.TimeSeq)
+	c.object(AtTimeSeq, src.TimeSeq)
 	return nil
 }
 
@@ -443,15 +443,15 @@ func (c *Compaction) Swap(src *Source) error {
 	if err := c.locals.Modify(locals, nil); err != nil {
 		return err
 	}
-	times := c.head[atTimeSeq]
+	times := c.head[AtTimeSeq]
 	if err := c.copyTimes(src); err != nil {
 		return err
 	}
-	for at, from := range map[int]int{atCompactedSeq: atUpdateSeq, atRevsLimit: atRevsLimit, atPurgesLimit: atPurgesLimit} {
+	for at, from := range map[int]int{AtCompactedSeq: AtUpdateSeq, AtRevsLimit: AtRevsLimit, AtPurgesLimit: AtPurgesLimit} {
 		c.head[at] = head[from]
 	}
 	// The server compares the trees alone with the header that it is about to write.
-	if string(c.locals.State()) == string(c.written[atLocalTree]) && string(times) == string(c.head[atTimeSeq]) {
+	if string(c.locals.State()) == string(c.written[AtLocalTree]) && string(times) == string(c.head[AtTimeSeq]) {
 		return c.f.Flush()
 	}
 	return c.commit()

@@ -45,10 +45,10 @@ func (c Compression) Append(dst, term []byte) []byte {
 	}
 }
 
-// stores says whether payload is stored in this way already.
+// Stores says whether payload is stored in this way already.
 //
 // Source: CouchDB 3.5, src/couch/src/couch_compress.erl, is_compressed.
-func (c Compression) stores(payload []byte) bool {
+func (c Compression) Stores(payload []byte) bool {
 	switch {
 	case len(payload) == 0:
 		return false

@@ -52,7 +52,7 @@ func (c *Compaction) copyLeaf(l *revLeaf, from Chunks) (attached uint64, err err
 		return 0, err
 	}
 	c.body = append(c.body[:0], payload...)
-	body, list, err := splitSummary(c.body)
+	body, list, err := SplitSummary(c.body)
 	if err != nil {
 		return 0, fmt.Errorf("summary at %d: %w", l.ptr, err)
 	}
@@ -66,7 +66,7 @@ func (c *Compaction) copyLeaf(l *revLeaf, from Chunks) (attached uint64, err err
 	if err != nil {
 		return 0, fmt.Errorf("attachments of the summary at %d: %w", l.ptr, err)
 	}
-	if !c.p.Compression.stores(body) {
+	if !c.p.Compression.Stores(body) {
 		term, err := couchfile.Inflate(body)
 		if err != nil {
 			return 0, fmt.Errorf("summary at %d: %w", l.ptr, err)
@@ -81,8 +81,9 @@ func (c *Compaction) copyLeaf(l *revLeaf, from Chunks) (attached uint64, err err
 	return attached, nil
 }
 
-// splitSummary takes {body, attachments} apart; the list comes decompressed.
-func splitSummary(p []byte) (body []byte, list erlterm.Term, err error) {
+// SplitSummary takes what a document's chunk holds apart, {body, attachments}.
+// The body comes as it is stored, the list decompressed.
+func SplitSummary(p []byte) (body []byte, list erlterm.Term, err error) {
 	if len(p) == 0 || p[0] != erlterm.Version {
 		return nil, nil, ErrUnpredicted
 	}
@@ -171,10 +172,12 @@ func tupleOf(items []erlterm.Term) erlterm.Term {
 	return out
 }
 
-// streamBuffer is what a stream keeps before it writes.
+// FillsStream says whether a stream that holds some bytes of an attachment writes
+// them as a chunk, with more of them, instead of waiting for others.
 //
-// Source: CouchDB 3.5, src/couch/src/couch_stream.erl, DEFAULT_BUFFER_SIZE.
-const streamBuffer = 4096
+// Source: CouchDB 3.5, src/couch/src/couch_stream.erl, DEFAULT_BUFFER_SIZE and
+// handle_call write.
+func FillsStream(held, more uint64) bool { return held+more > 4096 }
 
 // copyStream copies the chunks of an attachment, small ones merged, and
 // returns the list of {offset, length} of the new ones.
@@ -206,7 +209,7 @@ func (c *Compaction) copyStream(pointers erlterm.Term, from Chunks) (erlterm.Ter
 		if err != nil {
 			return nil, err
 		}
-		full := len(data)+len(c.part) > streamBuffer
+		full := FillsStream(uint64(len(c.part)), uint64(len(data)))
 		if c.part = append(c.part, data...); full {
 			write()
 		}

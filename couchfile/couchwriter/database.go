@@ -43,7 +43,7 @@ func (t *allTrees) put(h dbHeader) {
 }
 
 func (t *allTrees) places() map[int]*Tree {
-	return map[int]*Tree{atIDTree: t.ids, atSeqTree: t.seqs, atLocalTree: t.locals, atPurgeTree: t.purges, atPurgeSeqTree: t.purgeSeqs}
+	return map[int]*Tree{AtIDTree: t.ids, AtSeqTree: t.seqs, AtLocalTree: t.locals, AtPurgeTree: t.purges, AtPurgeSeqTree: t.purgeSeqs}
 }
 
 // DatabaseOptions are what the trees of a database depend on beside entries.
@@ -98,7 +98,7 @@ func (d *Database) Update(u Update) error {
 		}
 		return err
 	}
-	newest := d.head.uint(atUpdateSeq)
+	newest := d.head.uint(AtUpdateSeq)
 	for _, e := range u.Docs {
 		id, seq, err := idEntry(e)
 		if err != nil {
@@ -114,7 +114,7 @@ func (d *Database) Update(u Update) error {
 			return err
 		}
 	}
-	if len(u.Purges) > 0 && newest == d.head.uint(atUpdateSeq) {
+	if len(u.Purges) > 0 && newest == d.head.uint(AtUpdateSeq) {
 		newest++
 	}
 	byUUID := make([]couchfile.Entry, 0, len(u.Purges))
@@ -125,7 +125,7 @@ func (d *Database) Update(u Update) error {
 		}
 		byUUID = append(byUUID, p.byUUID())
 	}
-	d.head[atUpdateSeq] = erlterm.PutUint(nil, newest)
+	d.head[AtUpdateSeq] = erlterm.PutUint(nil, newest)
 	for _, change := range []struct {
 		tree *Tree
 		put  []couchfile.Entry

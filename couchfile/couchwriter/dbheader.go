@@ -8,24 +8,24 @@ import (
 	"github.com/slipcover/slipcover/couchfile/erlterm"
 )
 
-// Places in a db_header.
+// Places of elements in a db_header.
 //
 // Source: CouchDB 3.5, src/couch/src/couch_bt_engine_header.erl, record db_header.
 const (
-	atUpdateSeq    = 2
-	atTimeSeq      = 3
-	atIDTree       = 4
-	atSeqTree      = 5
-	atLocalTree    = 6
-	atPurgeTree    = 7
-	atPurgeSeqTree = 8
-	atSecurity     = 9
-	atRevsLimit    = 10
-	atUUID         = 11
-	atEpochs       = 12
-	atCompactedSeq = 13
-	atPurgesLimit  = 14
-	atProps        = 15
+	AtUpdateSeq    = 2
+	AtTimeSeq      = 3
+	AtIDTree       = 4
+	AtSeqTree      = 5
+	AtLocalTree    = 6
+	AtPurgeTree    = 7
+	AtPurgeSeqTree = 8
+	AtSecurity     = 9
+	AtRevsLimit    = 10
+	AtUUID         = 11
+	AtEpochs       = 12
+	AtCompactedSeq = 13
+	AtPurgesLimit  = 14
+	AtProps        = 15
 )
 
 // dbHeader is a db_header, its elements as they are stored.
@@ -33,7 +33,7 @@ type dbHeader []erlterm.Term
 
 func parseDBHeader(t erlterm.Term) (dbHeader, error) {
 	h, ok := erlterm.Elements(t)
-	if !ok || len(h) <= atPurgesLimit || !erlterm.IsAtom(h[0], "db_header") {
+	if !ok || len(h) <= AtPurgesLimit || !erlterm.IsAtom(h[0], "db_header") {
 		return nil, fmt.Errorf("header of the database: %w", ErrUnpredicted)
 	}
 	return h, nil
@@ -49,7 +49,7 @@ func (h dbHeader) uint(at int) uint64 {
 // pointer is the offset of an object, or -1.
 func (h dbHeader) pointer(at int) int64 {
 	if at < len(h) {
-		if v, _, ok := erlterm.Uint(h[at]); ok && v < 1<<62 && (at != atTimeSeq || v > 0) {
+		if v, _, ok := erlterm.Uint(h[at]); ok && v < 1<<62 && (at != AtTimeSeq || v > 0) {
 			return int64(v)
 		}
 	}
@@ -62,14 +62,14 @@ func (h dbHeader) pointer(at int) int64 {
 func newDBHeader(release Release, src dbHeader) dbHeader {
 	null, limit := erlterm.PutAtom(nil, "nil"), erlterm.PutInt(nil, 1000)
 	h := dbHeader{erlterm.PutAtom(nil, "db_header"), erlterm.PutInt(nil, 8), erlterm.PutInt(nil, 0), erlterm.PutInt(nil, 0),
-		null, null, null, null, null, null, limit, src[atUUID], src[atEpochs], src[atCompactedSeq], limit}
+		null, null, null, null, null, null, limit, src[AtUUID], src[AtEpochs], src[AtCompactedSeq], limit}
 	if release == Release23 {
 		h[1] = erlterm.PutInt(nil, 7)
 		return h
 	}
 	undefined := erlterm.PutAtom(nil, "undefined")
 	if release == ReleaseMain {
-		h[atTimeSeq] = undefined
+		h[AtTimeSeq] = undefined
 	}
 	return append(h, undefined)
 }

@@ -48,7 +48,7 @@ func OpenSource(r io.ReaderAt, size int64, h couchfile.RawHeader) (*Source, erro
 	}
 	s := &Source{Header: head.term()}
 	chunks := couchfile.NewChunkReader(r, size)
-	for at, to := range map[int]*erlterm.Term{atSecurity: &s.Security, atProps: &s.Props, atTimeSeq: &s.TimeSeq} {
+	for at, to := range map[int]*erlterm.Term{AtSecurity: &s.Security, AtProps: &s.Props, AtTimeSeq: &s.TimeSeq} {
 		off := head.pointer(at)
 		if off < 0 {
 			continue

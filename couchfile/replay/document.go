@@ -6,14 +6,9 @@ import (
 	"encoding/binary"
 	"fmt"
 
-	"github.com/klauspost/compress/snappy"
-
-	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/couchfile/couchwriter"
 	"github.com/slipcover/slipcover/couchfile/erlterm"
 )
-
-const snappyMark = 1 // first byte of a term that snappy compressed
 
 // summary is what the chunk of a body holds.
 type summary struct {
@@ -44,21 +39,9 @@ type part struct {
 
 // splitSummary takes {body, attachments} apart, as the compactor does.
 func splitSummary(p []byte) (s summary, err error) {
-	if len(p) == 0 || p[0] != erlterm.Version {
-		return s, damaged("summary of a document")
-	}
-	rest, ok := erlterm.TupleN(p[1:], 2)
-	if !ok {
-		return s, damaged("summary of a document")
-	}
-	if s.body, rest, ok = erlterm.Binary(rest); !ok {
-		return s, damaged("body of a document")
-	}
-	list := erlterm.Term(rest)
-	if packed, _, ok := erlterm.Binary(rest); ok {
-		if list, err = couchfile.Inflate(packed); err != nil {
-			return s, err
-		}
+	var list erlterm.Term
+	if s.body, list, err = couchwriter.SplitSummary(p); err != nil {
+		return s, err
 	}
 	items, ok := erlterm.Elements(list)
 	if !ok {
@@ -127,14 +110,11 @@ func zeros(chunks []part) erlterm.Term {
 }
 
 // merged are the lengths of the chunks that a compaction makes of others.
-//
-// Source: CouchDB 3.5, src/couch/src/couch_stream.erl, handle_call write.
 func merged(chunks []part) erlterm.Term {
-	const buffer = 4096
 	var lengths []erlterm.Term
 	held := uint64(0)
 	for _, c := range chunks {
-		full := held+c.length > buffer
+		full := couchwriter.FillsStream(held, c.length)
 		if held += c.length; full {
 			lengths, held = append(lengths, erlterm.PutUint(nil, held)), 0
 		}
@@ -167,29 +147,6 @@ func (a *attachment) whole(chunks couchwriter.Chunks) bool {
 func joinSummary(dst, body []byte, list erlterm.Term) []byte {
 	dst = erlterm.PutBinary(erlterm.PutTuple(append(dst, erlterm.Version), 2), body)
 	return erlterm.PutBinary(dst, append([]byte{erlterm.Version}, list...))
-}
-
-// inflater decompresses bodies into one buffer.
-type inflater struct{ buf []byte }
-
-// term is valid until the next call.
-func (f *inflater) term(p []byte) (erlterm.Term, error) {
-	const ratio = 22 // snappy makes 3 bytes of 64 at best
-	if len(p) < 2 || p[0] != snappyMark {
-		return couchfile.Inflate(p)
-	}
-	n, err := snappy.DecodedLen(p[1:])
-	if err != nil || n > ratio*len(p)+64 {
-		return nil, damaged("body of a document")
-	}
-	if n > len(f.buf) {
-		f.buf = make([]byte, 2*n)
-	}
-	out, err := snappy.Decode(f.buf[:n], p[1:])
-	if err != nil || len(out) < 2 || out[0] != erlterm.Version {
-		return nil, damaged("body of a document")
-	}
-	return out[1:], nil
 }
 
 // docHash is what a node remembers of a document.

@@ -101,7 +101,7 @@ type encoder struct {
 	w      *wireWriter
 	chunks *couchfile.ChunkReader
 	hasher hasher
-	inf    inflater
+	inf    couchfile.Inflater
 
 	objects     [3]erlterm.Term // of the pass before
 	lastPurge   uint64
@@ -411,7 +411,7 @@ func (e *encoder) payloads(d *doc) error {
 // body writes a body decompressed, if compressing it gives the same again.
 func (e *encoder) body(s summary) {
 	kind, body := uint64(payloadStored), s.body
-	t, err := e.inf.term(s.body)
+	t, err := e.inf.Term(s.body)
 	if err == nil {
 		if n, ok := erlterm.Size(t); ok && n == len(t) && bytes.Equal(e.store(t), s.body) {
 			kind, body = payloadTerm, t

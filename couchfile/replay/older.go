@@ -29,7 +29,7 @@ func OpenOlder(f File) (*OlderFile, error) {
 		return nil, damaged("header of the older file")
 	}
 	o := &OlderFile{}
-	o.updateSeq, _, _ = erlterm.Uint(head[atUpdateSeq])
+	o.updateSeq, _, _ = erlterm.Uint(head[couchwriter.AtUpdateSeq])
 	o.next, o.stop = iter.Pull2(src.Docs(0))
 	return o, nil
 }

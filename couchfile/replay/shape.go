@@ -19,21 +19,6 @@ func notReplayed(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", ErrNotReplayed, fmt.Errorf(format, args...))
 }
 
-// Places in a db_header.
-//
-// Source: CouchDB 3.5, src/couch/src/couch_bt_engine_header.erl, record db_header.
-const (
-	atUpdateSeq    = 2
-	atTimeSeq      = 3
-	atLocalTree    = 6
-	atSecurity     = 9
-	atRevsLimit    = 10
-	atUUID         = 11
-	atEpochs       = 12
-	atCompactedSeq = 13
-	atPurgesLimit  = 14
-)
-
 // shape is how a compaction went, as the headers of its file show it.
 type shape struct {
 	f           File
@@ -97,19 +82,19 @@ func shapeOf(f File) (*shape, error) {
 func swapped(last, h couchfile.RawHeader) bool {
 	a, okA := erlterm.Elements(last.Term[1:])
 	b, okB := erlterm.Elements(h.Term[1:])
-	if !okA || !okB || len(a) != len(b) || len(a) <= atPurgesLimit {
+	if !okA || !okB || len(a) != len(b) || len(a) <= couchwriter.AtPurgesLimit {
 		return false
 	}
 	for i := range a {
 		switch i {
-		case atTimeSeq, atLocalTree, atRevsLimit, atCompactedSeq, atPurgesLimit:
+		case couchwriter.AtTimeSeq, couchwriter.AtLocalTree, couchwriter.AtRevsLimit, couchwriter.AtCompactedSeq, couchwriter.AtPurgesLimit:
 			continue
 		}
 		if string(a[i]) != string(b[i]) {
 			return false
 		}
 	}
-	return string(a[atLocalTree]) != string(b[atLocalTree]) || string(a[atTimeSeq]) != string(b[atTimeSeq])
+	return string(a[couchwriter.AtLocalTree]) != string(b[couchwriter.AtLocalTree]) || string(a[couchwriter.AtTimeSeq]) != string(b[couchwriter.AtTimeSeq])
 }
 
 // parameters are what the file itself says of how it was made.
@@ -117,10 +102,10 @@ func (s *shape) parameters() (*Info, error) {
 	info := &Info{Size: s.size, Passes: len(s.passes), chunkSize: couchwriter.DefaultChunkSize, checksum: s.first.Checksum}
 	head, ok := erlterm.Elements(s.passes[0].Term[1:])
 	first, okFirst := erlterm.Elements(s.first.Term[1:])
-	if !ok || !okFirst || len(head) <= atPurgesLimit || len(first) <= atPurgesLimit {
+	if !ok || !okFirst || len(head) <= couchwriter.AtPurgesLimit || len(first) <= couchwriter.AtPurgesLimit {
 		return nil, notReplayed("a header of an unknown form")
 	}
-	info.uuid, info.epochs, info.compactedSeq = head[atUUID], head[atEpochs], head[atCompactedSeq]
+	info.uuid, info.epochs, info.compactedSeq = head[couchwriter.AtUUID], head[couchwriter.AtEpochs], head[couchwriter.AtCompactedSeq]
 	parsed, err := couchfile.ParseHeader(s.passes[0])
 	if err != nil {
 		return nil, notReplayed("%w", err)
@@ -136,7 +121,7 @@ func (s *shape) parameters() (*Info, error) {
 		return nil, notReplayed("compaction of disk version %d", version)
 	case comp[2].Tag() != erlterm.TagList:
 		info.release = couchwriter.Release30
-	case erlterm.IsAtom(first[atTimeSeq], "undefined"):
+	case erlterm.IsAtom(first[couchwriter.AtTimeSeq], "undefined"):
 		info.release = couchwriter.ReleaseMain
 	default:
 		info.release = couchwriter.Release31
@@ -147,9 +132,9 @@ func (s *shape) parameters() (*Info, error) {
 		return nil, err
 	}
 	switch {
-	case len(p) > 0 && p[0] == snappyMark:
+	case couchwriter.Snappy.Stores(p):
 		info.compression = couchwriter.Snappy
-	case len(p) > 1 && p[0] == erlterm.Version && p[1] != 80:
+	case couchwriter.None.Stores(p):
 		info.compression = couchwriter.None
 	default:
 		return nil, notReplayed("nodes that are compressed with neither snappy nor nothing")
