@@ -8,6 +8,7 @@ import (
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/couchfile/couchwriter"
 	"github.com/slipcover/slipcover/couchfile/erlterm"
+	"github.com/slipcover/slipcover/internal/testenv"
 )
 
 var releases = map[string]couchwriter.Release{"2.3": couchwriter.Release23, "3.5.0": couchwriter.Release31, "main": couchwriter.ReleaseMain}
@@ -79,10 +80,10 @@ func chunkAround(file []byte, at int64) string {
 // TestCompaction compacts what three servers compacted, nothing written meanwhile.
 func TestCompaction(t *testing.T) {
 	t.Parallel()
-	for _, version := range grownVersions {
+	for _, version := range testenv.GrownVersions {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
-			older, want := grownFile(t, version, "2-grown", "grow.couch"), grownFile(t, version, "3-compacted", "grow.couch")
+			older, want := testenv.GrownFile(t, version, "2-grown", ".couch"), testenv.GrownFile(t, version, "3-compacted", ".couch")
 			headers := rawHeaders(t, older)
 			newest := headers[len(headers)-1]
 			src := openSource(t, older, newest)
@@ -105,11 +106,11 @@ func TestCompaction(t *testing.T) {
 // out of the result.
 func TestCompactionUnderWrites(t *testing.T) {
 	t.Parallel()
-	for _, version := range grownVersions {
+	for _, version := range testenv.GrownVersions {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
-			older := grownFile(t, version, "4-grown", "grow.couch")
-			want := grownFile(t, version, "5-compacted-under-writes", "grow.couch")
+			older := testenv.GrownFile(t, version, "4-grown", ".couch")
+			want := testenv.GrownFile(t, version, "5-compacted-under-writes", ".couch")
 			passes, swap := compactionOf(t, want)
 			olderHeaders := rawHeaders(t, older)
 			known := docsOf(t, openSource(t, older, olderHeaders[len(olderHeaders)-1]))

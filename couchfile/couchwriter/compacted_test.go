@@ -1,20 +1,13 @@
 package couchwriter_test
 
 import (
-	"archive/tar"
 	"bytes"
-	"errors"
-	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/klauspost/compress/zstd"
-
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/couchfile/couchwriter"
+	"github.com/slipcover/slipcover/internal/testenv"
 )
 
 // TestCompactedFixtures compacts what compacted databases of other servers hold into what they
@@ -24,7 +17,7 @@ func TestCompactedFixtures(t *testing.T) {
 	releases := map[string]couchwriter.Release{"2.3": couchwriter.Release23, "3.3": couchwriter.Release31,
 		"3.5.0": couchwriter.Release31, "3.5.2": couchwriter.Release31, "main": couchwriter.ReleaseMain}
 	counts := map[string]int{}
-	eachFixture(t, func(version, name string, file []byte) {
+	testenv.EachFixture(t, func(version, name string, file []byte) {
 		release, ok := releases[version]
 		if headers := rawHeaders(t, file); !ok || len(headers) == 0 || headers[0].Kind != couchfile.HeaderDB {
 			return
@@ -66,46 +59,4 @@ func firstDifference(a, b []byte) int {
 		}
 	}
 	return n
-}
-
-// eachFixture calls fn for the databases of all versions.
-func eachFixture(t *testing.T, fn func(version, name string, file []byte)) {
-	t.Helper()
-	err := filepath.WalkDir("../../testdata/couchdb-3.5.0/data", func(p string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || !strings.HasSuffix(p, ".couch") {
-			return err
-		}
-		b, err := os.ReadFile(p)
-		fn("3.5.0", p, b)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.Open("../../testdata/versions/versions.tar.zst")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	zr, err := zstd.NewReader(f, zstd.WithDecoderMaxWindow(1<<27))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer zr.Close()
-	for tr := tar.NewReader(zr); ; {
-		h, err := tr.Next()
-		if errors.Is(err, io.EOF) {
-			return
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if version, _, _ := strings.Cut(h.Name, "/"); strings.HasSuffix(h.Name, ".couch") {
-			b, err := io.ReadAll(tr)
-			if err != nil {
-				t.Fatal(err)
-			}
-			fn(version, h.Name, b)
-		}
-	}
 }

@@ -8,17 +8,18 @@ import (
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/couchfile/couchwriter"
 	"github.com/slipcover/slipcover/couchfile/erlterm"
+	"github.com/slipcover/slipcover/internal/testenv"
 )
 
 // TestTails tells a simulator the documents of each commit of files that servers wrote, and
 // holds each node of the commit against the file, and its header.
 func TestTails(t *testing.T) {
 	t.Parallel()
-	for _, version := range grownVersions {
+	for _, version := range testenv.GrownVersions {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
 			for _, stage := range []string{"2-grown", "4-grown"} {
-				tail := tailTest{t: t, file: grownFile(t, version, stage, "grow.couch"), opts: couchwriter.DatabaseOptions{Release: releases[version]}}
+				tail := tailTest{t: t, file: testenv.GrownFile(t, version, stage, ".couch"), opts: couchwriter.DatabaseOptions{Release: releases[version]}}
 				tail.run()
 				t.Logf("%s: %d commits, %d of their headers, %d of %d nodes", stage, tail.commits, tail.headers, tail.same, tail.nodes)
 				// main has times of sequences in headers, which change now and then

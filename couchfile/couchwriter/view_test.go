@@ -8,16 +8,17 @@ import (
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/couchfile/couchwriter"
 	"github.com/slipcover/slipcover/couchfile/erlterm"
+	"github.com/slipcover/slipcover/internal/testenv"
 )
 
 // TestViewCompaction compacts the index that three servers compacted: a tree with _stats and
 // one with _count, as it was in memory. What the server wrote into the header is taken from it.
 func TestViewCompaction(t *testing.T) {
 	t.Parallel()
-	for _, version := range grownVersions {
+	for _, version := range testenv.GrownVersions {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
-			older, want := grownFile(t, version, "2-grown", "grow.view"), grownFile(t, version, "3-compacted", "grow.view")
+			older, want := testenv.GrownFile(t, version, "2-grown", ".view"), testenv.GrownFile(t, version, "3-compacted", ".view")
 			headers := rawHeaders(t, want)
 			newest := headers[len(headers)-1]
 			forged, err := couchwriter.ViewHeader(newest.Term, newestRoots(t, older, 3))

@@ -1,67 +1,22 @@
 package replay_test
 
 import (
-	"archive/tar"
 	"bytes"
-	"errors"
-	"io"
-	"os"
-	"path"
-	"strings"
-	"sync"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/couchfile/replay"
+	"github.com/slipcover/slipcover/internal/testenv"
 )
-
-// Versions of the servers that wrote testdata/grown.
-var grownVersions = []string{"2.3", "3.5.0", "main"}
 
 // compactions are the stages before and after a compaction.
 var compactions = [][2]string{{"2-grown", "3-compacted"}, {"4-grown", "5-compacted-under-writes"}}
 
-var grownFiles = sync.OnceValues(func() (map[string][]byte, error) {
-	f, err := os.Open("../../testdata/grown/grown.tar.zst")
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	zr, err := zstd.NewReader(f, zstd.WithDecoderMaxWindow(1<<27))
-	if err != nil {
-		return nil, err
-	}
-	defer zr.Close()
-	files := map[string][]byte{}
-	for tr := tar.NewReader(zr); ; {
-		h, err := tr.Next()
-		if errors.Is(err, io.EOF) {
-			return files, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		if strings.HasSuffix(h.Name, ".couch") {
-			if files[path.Clean(h.Name)], err = io.ReadAll(tr); err != nil {
-				return nil, err
-			}
-		}
-	}
-})
-
 func grown(t testing.TB, version, stage string) []byte {
 	t.Helper()
-	files, err := grownFiles()
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := files[path.Join(version, stage, "grow.couch")]
-	if b == nil {
-		t.Fatalf("testdata/grown has no %s at %s", version, stage)
-	}
-	return b
+	return testenv.GrownFile(t, version, stage, ".couch")
 }
 
 // atNewest is a file cut behind its newest header.

@@ -7,13 +7,14 @@ import (
 
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/couchfile/replay"
+	"github.com/slipcover/slipcover/internal/testenv"
 )
 
 // TestExtend remembers a file that has grown, from each tenth of its headers on: the same as if
 // all of it were read.
 func TestExtend(t *testing.T) {
 	t.Parallel()
-	for _, version := range grownVersions {
+	for _, version := range testenv.GrownVersions {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
 			is := grown(t, version, "2-grown")

@@ -5,12 +5,13 @@ import (
 	"testing"
 
 	"github.com/slipcover/slipcover/couchfile/replay"
+	"github.com/slipcover/slipcover/internal/testenv"
 )
 
 // TestGrown stores what three servers compacted, and makes it again.
 func TestGrown(t *testing.T) {
 	t.Parallel()
-	for _, version := range grownVersions {
+	for _, version := range testenv.GrownVersions {
 		for _, c := range compactions {
 			t.Run(version+"/"+c[1], func(t *testing.T) {
 				t.Parallel()

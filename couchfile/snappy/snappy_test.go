@@ -1,27 +1,18 @@
 package snappy_test
 
 import (
-	"archive/tar"
 	"bytes"
-	"errors"
-	"io"
-	"io/fs"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/klauspost/compress/s2"
 	library "github.com/klauspost/compress/snappy"
-	"github.com/klauspost/compress/zstd"
 
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/couchfile/erlterm"
 	"github.com/slipcover/slipcover/couchfile/snappy"
+	"github.com/slipcover/slipcover/internal/testenv"
 )
-
-const testdata = "../../testdata"
 
 // tally counts the snappy blocks that come back as they were.
 type tally struct{ blocks, same int }
@@ -79,25 +70,12 @@ func (c *tally) summary(t *testing.T, where string, chunk couchfile.Chunk) {
 func TestSameAsCouchDB(t *testing.T) {
 	t.Parallel()
 	counts := map[string]*tally{}
-	each := func(version, where string, b []byte) {
+	testenv.EachFixture(t, func(version, where string, b []byte) {
 		if counts[version] == nil {
 			counts[version] = &tally{}
 		}
 		counts[version].file(t, where, b)
-	}
-	root := filepath.Join(testdata, "couchdb-3.5.0", "data")
-	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || !isCouch(p) {
-			return err
-		}
-		b, err := os.ReadFile(p)
-		each("3.5.0", p, b)
-		return err
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	eachOfVersions(t, each)
 	for version, atLeast := range map[string]int{"2.1": 2000, "2.3": 2000, "3.3": 2000, "3.5.0": 10000, "3.5.2": 2000, "main": 2000} {
 		c := counts[version]
 		if c == nil || c.blocks < atLeast || c.same != c.blocks {
@@ -105,40 +83,6 @@ func TestSameAsCouchDB(t *testing.T) {
 			continue
 		}
 		t.Logf("%s: %d blocks", version, c.blocks)
-	}
-}
-
-func isCouch(p string) bool { return strings.HasSuffix(p, ".couch") || strings.HasSuffix(p, ".view") }
-
-// eachOfVersions calls fn for the files of the other versions.
-func eachOfVersions(t *testing.T, fn func(version, where string, b []byte)) {
-	f, err := os.Open(filepath.Join(testdata, "versions", "versions.tar.zst"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	zr, err := zstd.NewReader(f, zstd.WithDecoderMaxWindow(1<<27))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer zr.Close()
-	for tr := tar.NewReader(zr); ; {
-		h, err := tr.Next()
-		if errors.Is(err, io.EOF) {
-			return
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !isCouch(h.Name) {
-			continue
-		}
-		b, err := io.ReadAll(tr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		version, _, _ := strings.Cut(h.Name, "/")
-		fn(version, h.Name, b)
 	}
 }
 

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -38,10 +40,10 @@ func VersionDir(t TB, version string) string {
 	t.Helper()
 	dir := t.TempDir()
 	for name, b := range VersionFiles(t, version) {
-		path := filepath.Join(dir, filepath.FromSlash(name))
-		err := os.MkdirAll(filepath.Dir(path), 0o755)
+		file := filepath.Join(dir, filepath.FromSlash(name))
+		err := os.MkdirAll(filepath.Dir(file), 0o755)
 		if err == nil {
-			err = os.WriteFile(path, b, 0o644)
+			err = os.WriteFile(file, b, 0o644)
 		}
 		if err != nil {
 			t.Fatalf("files of a CouchDB %s: %v", version, err)
@@ -50,16 +52,73 @@ func VersionDir(t TB, version string) string {
 	return filepath.Join(dir, "data")
 }
 
-var versions = sync.OnceValues(func() (map[string]map[string][]byte, error) {
+// GrownVersions are the CouchDBs that wrote testdata/grown.
+var GrownVersions = []string{"2.3", "3.5.0", "main"}
+
+// GrownFile returns the shard (".couch") or the index (".view") of one of the GrownVersions
+// at a stage of its life. It is not to be changed.
+func GrownFile(t TB, version, stage, ext string) []byte {
+	t.Helper()
+	all, err := grown()
+	if err != nil {
+		t.Fatalf("files of a grown database: %v", err)
+	}
+	for name, b := range all[version] {
+		if path.Dir(name) == stage && path.Ext(name) == ext {
+			return b
+		}
+	}
+	t.Fatalf("testdata/grown has no %s of %s at %s", ext, version, stage)
+	return nil
+}
+
+// EachFixture calls fn for the databases and indexes of CouchDB 3.5.0 and of all Versions.
+func EachFixture(t TB, fn func(version, name string, b []byte)) {
+	t.Helper()
+	wanted := func(name string) bool { return path.Ext(name) == ".couch" || path.Ext(name) == ".view" }
 	root, err := moduleRoot()
 	if err != nil {
-		return nil, err
+		t.Fatalf("fixtures: %v", err)
 	}
-	packed, err := os.ReadFile(filepath.Join(root, "testdata", "versions", "versions.tar.zst"))
+	err = filepath.WalkDir(filepath.Join(root, "testdata", "couchdb-3.5.0", "data"), func(p string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !wanted(p) {
+			return err
+		}
+		b, err := os.ReadFile(p)
+		fn("3.5.0", p, b)
+		return err
+	})
 	if err != nil {
-		return nil, err
+		t.Fatalf("fixtures: %v", err)
 	}
-	zr, err := zstd.NewReader(bytes.NewReader(packed))
+	for _, version := range Versions {
+		for name, b := range VersionFiles(t, version) {
+			if wanted(name) {
+				fn(version, name, b)
+			}
+		}
+	}
+}
+
+var versions, grown = archived("versions"), archived("grown")
+
+// archived returns what reads an archive in testdata once: by version, then by name.
+func archived(what string) func() (map[string]map[string][]byte, error) {
+	return sync.OnceValues(func() (map[string]map[string][]byte, error) {
+		root, err := moduleRoot()
+		if err != nil {
+			return nil, err
+		}
+		packed, err := os.ReadFile(filepath.Join(root, "testdata", what, what+".tar.zst"))
+		if err != nil {
+			return nil, err
+		}
+		return unpack(packed)
+	})
+}
+
+func unpack(packed []byte) (map[string]map[string][]byte, error) {
+	zr, err := zstd.NewReader(bytes.NewReader(packed), zstd.WithDecoderMaxWindow(1<<27))
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +132,7 @@ var versions = sync.OnceValues(func() (map[string]map[string][]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		version, name, _ := strings.Cut(h.Name, "/")
+		version, name, _ := strings.Cut(path.Clean(h.Name), "/")
 		if h.Typeflag != tar.TypeReg {
 			continue
 		}
@@ -84,7 +143,7 @@ var versions = sync.OnceValues(func() (map[string]map[string][]byte, error) {
 			return nil, fmt.Errorf("%s: %w", h.Name, err)
 		}
 	}
-})
+}
 
 // moduleRoot is the directory of go.mod above the one that the test runs in.
 func moduleRoot() (string, error) {
