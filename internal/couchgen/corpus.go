@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"strconv"
 	"sync"
+
+	"github.com/slipcover/slipcover/couchfile/erlterm"
 )
 
 // corpus makes documents that look like a shop's: mixed fields, ids, numbers,
@@ -110,12 +112,12 @@ func (c *corpus) prose(n int) []byte {
 
 // member starts one member of an object; its value follows.
 func (c *corpus) member(key string) {
-	c.buf = appendBinary(appendTuple(c.buf, 2), key)
+	c.buf = erlterm.PutBinary(erlterm.PutTuple(c.buf, 2), key)
 }
 
 func (c *corpus) str(key, v string) int64 {
 	c.member(key)
-	c.buf = appendBinary(c.buf, v)
+	c.buf = erlterm.PutBinary(c.buf, v)
 	return int64(len(key)+len(v)) + 6
 }
 
@@ -123,7 +125,7 @@ func (c *corpus) str(key, v string) int64 {
 func (c *corpus) hex(key string, n int) int64 {
 	c.member(key)
 	n &^= 15
-	c.buf = append(c.buf, tagBinary)
+	c.buf = append(c.buf, erlterm.TagBinary)
 	c.buf = binary.BigEndian.AppendUint32(c.buf, uint32(n))
 	for range n / 16 {
 		for x, i := c.rnd.next(), 0; i < 16; i++ {
@@ -136,13 +138,13 @@ func (c *corpus) hex(key string, n int) int64 {
 
 func (c *corpus) int(key string, v int64) int64 {
 	c.member(key)
-	c.buf = appendInt(c.buf, v)
+	c.buf = erlterm.PutInt(c.buf, v)
 	return int64(len(key)) + 4 + intSize(v)
 }
 
 func (c *corpus) float(key string, v float64) int64 {
 	c.member(key)
-	c.buf = appendFloat(c.buf, v)
+	c.buf = erlterm.PutFloat(c.buf, v)
 	return int64(len(key)) + 4 + floatSize(v)
 }
 
@@ -150,7 +152,7 @@ func (c *corpus) float(key string, v float64) int64 {
 // next call.
 func (c *corpus) doc(size int) Encoded {
 	r := &c.rnd
-	c.buf = appendList(appendTuple(c.buf[:0], 1), 10)
+	c.buf = erlterm.PutListHead(erlterm.PutTuple(c.buf[:0], 1), 10)
 	json := int64(1)
 	json += c.str("type", types[r.below(len(types))])
 	json += c.str("created_at", c.timestamp())
@@ -163,9 +165,9 @@ func (c *corpus) doc(size int) Encoded {
 	json += c.hex("token", 2*max(8, size/16))
 	text := c.prose(max(8, size-int(json)-10))
 	c.member("notes")
-	c.buf = appendBinary(c.buf, text)
+	c.buf = erlterm.PutBinary(c.buf, text)
 	json += int64(len(text)) + 11
-	c.buf = append(c.buf, tagNil)
+	c.buf = append(c.buf, erlterm.TagNil)
 	return Encoded{c.buf, json}
 }
 
@@ -176,17 +178,17 @@ var (
 
 func (c *corpus) lines(n int) int64 {
 	c.member("lines")
-	c.buf = appendList(c.buf, n)
+	c.buf = erlterm.PutListHead(c.buf, n)
 	json := int64(len("lines") + 4 + 1)
 	for range n {
-		c.buf = appendList(appendTuple(c.buf, 1), 3)
+		c.buf = erlterm.PutListHead(erlterm.PutTuple(c.buf, 1), 3)
 		json += 2
 		json += c.str("sku", "sku-"+strconv.Itoa(100_000+c.rnd.below(900_000)))
 		json += c.int("count", int64(1+c.rnd.below(20)))
 		json += c.float("weight", float64(c.rnd.below(100_000))/1000)
-		c.buf = append(c.buf, tagNil)
+		c.buf = append(c.buf, erlterm.TagNil)
 	}
-	c.buf = append(c.buf, tagNil)
+	c.buf = append(c.buf, erlterm.TagNil)
 	return json
 }
 

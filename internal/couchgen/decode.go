@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+
+	"github.com/slipcover/slipcover/couchfile/erlterm"
 )
 
 var errTerm = errors.New("not a term that couchgen writes")
@@ -12,7 +14,7 @@ var errTerm = errors.New("not a term that couchgen writes")
 // decodeTerm reads a whole external term, 131 first. Binaries come as string,
 // byte lists as []any, integers as int64.
 func decodeTerm(b []byte) (v any, err error) {
-	if len(b) == 0 || b[0] != tagVersion {
+	if len(b) == 0 || b[0] != erlterm.Version {
 		return nil, errTerm
 	}
 	defer func() {
@@ -44,40 +46,40 @@ func (d *decoder) u32() int { return int(binary.BigEndian.Uint32(d.take(4))) }
 
 func (d *decoder) next() any {
 	switch tag := d.take(1)[0]; tag {
-	case tagSmallInt:
+	case erlterm.TagSmallInt:
 		return int64(d.take(1)[0])
-	case tagInt32:
+	case erlterm.TagInt:
 		return int64(int32(d.u32()))
-	case tagBignum:
+	case erlterm.TagSmallBig:
 		return d.big()
-	case tagFloat:
+	case erlterm.TagNewFloat:
 		return math.Float64frombits(binary.BigEndian.Uint64(d.take(8)))
-	case tagAtom:
+	case erlterm.TagAtom:
 		return Atom(d.take(d.u16()))
-	case tagBinary:
+	case erlterm.TagBinary:
 		return string(d.take(d.u32()))
-	case tagTuple:
+	case erlterm.TagSmallTuple:
 		t := make(Tuple, d.take(1)[0])
 		for i := range t {
 			t[i] = d.next()
 		}
 		return t
-	case tagNil:
+	case erlterm.TagNil:
 		return []any(nil)
-	case tagString:
+	case erlterm.TagString:
 		p := d.take(d.u16())
 		a := make([]any, len(p))
 		for i, c := range p {
 			a[i] = int64(c)
 		}
 		return a
-	case tagList:
+	case erlterm.TagList:
 		n := d.u32()
 		a := make([]any, 0, min(n, len(d.b)))
 		for range n {
 			a = append(a, d.next())
 		}
-		if d.take(1)[0] != tagNil {
+		if d.take(1)[0] != erlterm.TagNil {
 			d.err = errTerm
 		}
 		return a

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/slipcover/slipcover/couchfile/erlterm"
 )
 
 // Rev names a revision: position in the history, and id.
@@ -210,62 +212,62 @@ func (d *info) sum() {
 // appendTail writes what id and seq tree have in common: deleted, sizes, rev tree.
 func (d *info) appendTail(b []byte) []byte {
 	b = appendSizes(appendBool(b, d.deleted), d.active, d.external)
-	b = appendList(b, len(d.roots))
+	b = erlterm.PutListHead(b, len(d.roots))
 	for _, r := range d.roots {
-		b = appendUint(appendTuple(b, 2), r.pos)
+		b = erlterm.PutUint(erlterm.PutTuple(b, 2), r.pos)
 		b = r.append(b)
 	}
-	return append(b, tagNil)
+	return append(b, erlterm.TagNil)
 }
 
 func (n *revNode) append(b []byte) []byte {
-	b = appendBinary(appendTuple(b, 3), n.id)
+	b = erlterm.PutBinary(erlterm.PutTuple(b, 3), n.id)
 	if n.stored {
-		b = appendInt(appendBool(appendTuple(b, 5), n.deleted), n.body)
-		b = appendSizes(appendUint(b, n.seq), n.active, n.external)
+		b = erlterm.PutInt(appendBool(erlterm.PutTuple(b, 5), n.deleted), n.body)
+		b = appendSizes(erlterm.PutUint(b, n.seq), n.active, n.external)
 		b = appendStreams(b, n.atts)
 	} else {
-		b = append(b, tagNil)
+		b = append(b, erlterm.TagNil)
 	}
 	if len(n.kids) > 0 {
-		b = appendList(b, len(n.kids))
+		b = erlterm.PutListHead(b, len(n.kids))
 		for _, k := range n.kids {
 			b = k.append(b)
 		}
 	}
-	return append(b, tagNil)
+	return append(b, erlterm.TagNil)
 }
 
 func appendBool(b []byte, v bool) []byte {
 	if v {
-		return appendInt(b, 1)
+		return erlterm.PutInt(b, 1)
 	}
-	return appendInt(b, 0)
+	return erlterm.PutInt(b, 0)
 }
 
 func appendSizes(b []byte, active, external int64) []byte {
-	return appendInt(appendInt(appendTuple(b, 2), active), external)
+	return erlterm.PutInt(erlterm.PutInt(erlterm.PutTuple(b, 2), active), external)
 }
 
 func appendStreams(b []byte, atts []stream) []byte {
 	if len(atts) > 0 {
-		b = appendList(b, len(atts))
+		b = erlterm.PutListHead(b, len(atts))
 	}
 	for _, a := range atts {
-		b = appendExtents(appendTuple(b, 2), a.chunks)
-		b = appendInt(b, a.length)
+		b = appendExtents(erlterm.PutTuple(b, 2), a.chunks)
+		b = erlterm.PutInt(b, a.length)
 	}
-	return append(b, tagNil)
+	return append(b, erlterm.TagNil)
 }
 
 func appendExtents(b []byte, chunks []extent) []byte {
 	if len(chunks) > 0 {
-		b = appendList(b, len(chunks))
+		b = erlterm.PutListHead(b, len(chunks))
 	}
 	for _, c := range chunks {
 		b = appendSizes(b, c.off, c.length)
 	}
-	return append(b, tagNil)
+	return append(b, erlterm.TagNil)
 }
 
 // must is how a decoder of our own terms reads: a wrong shape panics, and

@@ -3,6 +3,8 @@ package couchgen
 import (
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/couchfile/couchwriter"
+
+	"github.com/slipcover/slipcover/couchfile/erlterm"
 )
 
 // Checksum chooses what protects headers and document bodies.
@@ -36,7 +38,7 @@ func inflated(p []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append([]byte{tagVersion}, t...), nil
+	return append([]byte{erlterm.Version}, t...), nil
 }
 
 func grow(b []byte, n int) []byte {

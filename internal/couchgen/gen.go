@@ -183,7 +183,7 @@ func newGenerator(w io.Writer, size int64, opts Options) *Generator {
 		out:       f,
 		pending:   map[string]*info{},
 		newLocals: map[string]*local{},
-		noAtts:    opts.Compression.Append(nil, []byte{tagVersion, tagNil}),
+		noAtts:    opts.Compression.Append(nil, []byte{erlterm.Version, erlterm.TagNil}),
 		ids:       newTree(f, opts.Compression, nodes, idCodec),
 		seqs:      newTree(f, opts.Compression, nodes, seqCodec),
 		locals:    newTree(f, opts.Compression, nodes, localCodec),
@@ -197,7 +197,7 @@ const docsInNode = 8
 
 var idCodec = codec[string, *info]{
 	value: func(b []byte, d *info) []byte {
-		return d.appendTail(appendUint(appendTuple(b, 4), d.seq))
+		return d.appendTail(erlterm.PutUint(erlterm.PutTuple(b, 4), d.seq))
 	},
 	reducer: couchwriter.DocsReduce,
 	readValue: func(id string, term any) (d *info, err error) {
@@ -210,7 +210,7 @@ var idCodec = codec[string, *info]{
 
 var seqCodec = codec[uint64, *info]{
 	value: func(b []byte, d *info) []byte {
-		return d.appendTail(appendBinary(appendTuple(b, 4), d.id))
+		return d.appendTail(erlterm.PutBinary(erlterm.PutTuple(b, 4), d.id))
 	},
 	reducer: couchwriter.CountReduce,
 	readValue: func(seq uint64, term any) (d *info, err error) {
@@ -223,7 +223,7 @@ var seqCodec = codec[uint64, *info]{
 
 var localCodec = codec[string, *local]{
 	value: func(b []byte, l *local) []byte {
-		return append(appendInt(appendTuple(b, 2), l.rev), l.body...)
+		return append(erlterm.PutInt(erlterm.PutTuple(b, 2), l.rev), l.body...)
 	},
 	reducer: couchwriter.NoReduce,
 	readValue: func(id string, term any) (l *local, err error) {
@@ -236,7 +236,7 @@ var localCodec = codec[string, *local]{
 
 var purgeCodec = codec[string, *purge]{
 	value: func(b []byte, p *purge) []byte {
-		return appendRevs(appendBinary(appendUint(appendTuple(b, 3), p.seq), p.id), p.revs)
+		return appendRevs(erlterm.PutBinary(erlterm.PutUint(erlterm.PutTuple(b, 3), p.seq), p.id), p.revs)
 	},
 	reducer: couchwriter.CountReduce,
 	readValue: func(uuid string, term any) (p *purge, err error) {
@@ -248,7 +248,7 @@ var purgeCodec = codec[string, *purge]{
 
 var purgeSeqCodec = codec[uint64, *purge]{
 	value: func(b []byte, p *purge) []byte {
-		return appendRevs(appendBinary(appendBinary(appendTuple(b, 3), p.uuid), p.id), p.revs)
+		return appendRevs(erlterm.PutBinary(erlterm.PutBinary(erlterm.PutTuple(b, 3), p.uuid), p.id), p.revs)
 	},
 	reducer: couchwriter.CountReduce,
 	readValue: func(seq uint64, term any) (p *purge, err error) {
@@ -259,11 +259,11 @@ var purgeSeqCodec = codec[uint64, *purge]{
 }
 
 func appendRevs(b []byte, revs []Rev) []byte {
-	b = appendList(b, len(revs))
+	b = erlterm.PutListHead(b, len(revs))
 	for _, r := range revs {
-		b = appendBinary(appendUint(appendTuple(b, 2), r.Pos), r.ID)
+		b = erlterm.PutBinary(erlterm.PutUint(erlterm.PutTuple(b, 2), r.Pos), r.ID)
 	}
-	return append(b, tagNil)
+	return append(b, erlterm.TagNil)
 }
 
 func readRevs(term any) (revs []Rev) {
@@ -376,8 +376,8 @@ func (g *Generator) writeSummary(n *revNode, doc Doc, parent Rev, atts, digest [
 	if n.id == "" {
 		n.id = revID(body.hash, doc.Deleted, parent, digest)
 	}
-	g.summary = appendBinary(append(g.summary[:0], tagVersion, tagTuple, 2), body.bytes)
-	g.summary = appendBinary(g.summary, atts)
+	g.summary = erlterm.PutBinary(append(g.summary[:0], erlterm.Version, erlterm.TagSmallTuple, 2), body.bytes)
+	g.summary = erlterm.PutBinary(g.summary, atts)
 	n.body, n.active = g.out.Checked(g.summary)
 	return nil
 }
@@ -397,12 +397,12 @@ func (p *packer) pack(c Compression, body any, dst []byte) (packed, error) {
 	if body == nil {
 		body = Object{}
 	}
-	term, size, err := appendValue(append(p.term[:0], tagVersion), body)
+	term, size, err := appendValue(append(p.term[:0], erlterm.Version), body)
 	if err != nil {
 		return packed{}, err
 	}
 	p.term = term
-	if len(term) < 3 || term[1] != tagTuple || term[2] != 1 {
+	if len(term) < 3 || term[1] != erlterm.TagSmallTuple || term[2] != 1 {
 		return packed{}, fmt.Errorf("body of type %T is not an object", body)
 	}
 	return packed{c.Append(dst, term), size, xxh3.Hash128(term)}, nil
@@ -428,7 +428,7 @@ func (g *Generator) writeAttachments(n *revNode, kept []byte, atts []Attachment,
 	if count+len(atts) == 0 {
 		return g.noAtts, nil, nil
 	}
-	term := appendList([]byte{tagVersion}, count+len(atts))
+	term := erlterm.PutListHead([]byte{erlterm.Version}, count+len(atts))
 	term = append(term, entries...)
 	for _, a := range atts {
 		data, encoding := a.Data, "identity"
@@ -444,21 +444,21 @@ func (g *Generator) writeAttachments(n *revNode, kept []byte, atts []Attachment,
 			s.chunks = append(s.chunks, extent{off, int64(len(part))})
 		}
 		sum := md5.Sum(data)
-		term = appendBinary(appendBinary(appendTuple(term, 8), a.Name), a.Type)
-		term = appendInt(appendExtents(term, s.chunks), s.length)
-		term = appendUint(appendInt(term, int64(len(a.Data))), revPos)
-		term = appendAtom(appendBinary(term, sum[:]), encoding)
+		term = erlterm.PutBinary(erlterm.PutBinary(erlterm.PutTuple(term, 8), a.Name), a.Type)
+		term = erlterm.PutInt(appendExtents(term, s.chunks), s.length)
+		term = erlterm.PutUint(erlterm.PutInt(term, int64(len(a.Data))), revPos)
+		term = erlterm.PutAtom(erlterm.PutBinary(term, sum[:]), encoding)
 		n.atts = append(n.atts, s)
 	}
 	slices.SortFunc(n.atts, compareStreams)
 	n.atts = slices.CompactFunc(n.atts, func(a, b stream) bool { return compareStreams(a, b) == 0 })
-	term = append(term, tagNil)
+	term = append(term, erlterm.TagNil)
 	return g.opts.Compression.Append(nil, term), term, nil
 }
 
 // listEntries returns the elements of an encoded list.
 func listEntries(term []byte) (int, []byte) {
-	if len(term) < 7 || term[1] != tagList {
+	if len(term) < 7 || term[1] != erlterm.TagList {
 		return 0, nil
 	}
 	return int(binary.BigEndian.Uint32(term[2:])), term[6 : len(term)-1]
@@ -563,7 +563,7 @@ func (g *Generator) SetSecurity(o Object) error {
 }
 
 func (g *Generator) setTerm(ptr *int64, o Object) error {
-	term, _, err := appendMembers([]byte{tagVersion}, o)
+	term, _, err := appendMembers([]byte{erlterm.Version}, o)
 	if err != nil {
 		return err
 	}
@@ -646,30 +646,30 @@ func (g *Generator) headerTerm() []byte {
 	if fields == 0 {
 		fields = 16 + len(h.more)
 	}
-	b := appendAtom(appendTuple([]byte{tagVersion}, fields), "db_header")
-	b = appendUint(appendInt(b, int64(g.opts.DiskVersion)), h.updateSeq)
+	b := erlterm.PutAtom(erlterm.PutTuple([]byte{erlterm.Version}, fields), "db_header")
+	b = erlterm.PutUint(erlterm.PutInt(b, int64(g.opts.DiskVersion)), h.updateSeq)
 	b = appendKnown(b, h.timeSeq)
 	b = append(b, g.ids.State()...)
 	b = append(b, g.seqs.State()...)
 	b = append(b, g.locals.State()...)
 	if g.opts.DiskVersion < 7 { // purge_seq, and the last purge
-		b = appendAtom(appendInt(b, 0), "nil")
+		b = erlterm.PutAtom(erlterm.PutInt(b, 0), "nil")
 	} else {
 		b = append(b, g.purges.State()...)
 		b = append(b, g.purgeSeqs.State()...)
 	}
 	b = appendOr(b, h.noSecurity, "nil", h.security)
-	b = appendBinary(appendInt(b, h.revsLimit), h.uuid)
-	b = appendList(b, len(h.epochs))
+	b = erlterm.PutBinary(erlterm.PutInt(b, h.revsLimit), h.uuid)
+	b = erlterm.PutListHead(b, len(h.epochs))
 	for _, e := range h.epochs {
-		b = appendUint(appendAtom(appendTuple(b, 2), e.node), e.seq)
+		b = erlterm.PutUint(erlterm.PutAtom(erlterm.PutTuple(b, 2), e.node), e.seq)
 	}
-	b = append(b, tagNil)
+	b = append(b, erlterm.TagNil)
 	b = appendOr(b, h.noCompactedSeq, "undefined", int64(h.compactedSeq))
 	if g.opts.DiskVersion < 7 {
 		return b
 	}
-	b = appendInt(b, h.purgesLimit)
+	b = erlterm.PutInt(b, h.purgesLimit)
 	if g.opts.DiskVersion < newestDisk {
 		return b
 	}
@@ -691,9 +691,9 @@ func appendKnown(b []byte, v any) []byte {
 
 func appendOr(b []byte, absent bool, atom string, v int64) []byte {
 	if absent {
-		return appendAtom(b, atom)
+		return erlterm.PutAtom(b, atom)
 	}
-	return appendInt(b, v)
+	return erlterm.PutInt(b, v)
 }
 
 // Size is the length of the file so far, uncommitted bytes included.

@@ -8,6 +8,8 @@ import (
 	"maps"
 	"math"
 	"slices"
+
+	"github.com/slipcover/slipcover/couchfile/erlterm"
 )
 
 // Atom is an Erlang atom.
@@ -33,77 +35,6 @@ type Encoded struct {
 	JSONSize int64
 }
 
-// Tags of the external term format.
-const (
-	tagVersion  = 131
-	tagZlib     = 80
-	tagFloat    = 70
-	tagSmallInt = 97
-	tagInt32    = 98
-	tagAtom     = 100
-	tagTuple    = 104
-	tagNil      = 106
-	tagString   = 107
-	tagList     = 108
-	tagBinary   = 109
-	tagBignum   = 110
-)
-
-func appendAtom(b []byte, a string) []byte {
-	b = append(b, tagAtom)
-	b = binary.BigEndian.AppendUint16(b, uint16(len(a)))
-	return append(b, a...)
-}
-
-func appendBinary[T string | []byte](b []byte, s T) []byte {
-	b = append(b, tagBinary)
-	b = binary.BigEndian.AppendUint32(b, uint32(len(s)))
-	return append(b, s...)
-}
-
-// appendTuple starts a tuple of n elements; n < 256.
-func appendTuple(b []byte, n int) []byte { return append(b, tagTuple, byte(n)) }
-
-// appendList starts a list of n > 0 elements, which tagNil must end.
-func appendList(b []byte, n int) []byte {
-	b = append(b, tagList)
-	return binary.BigEndian.AppendUint32(b, uint32(n))
-}
-
-func appendInt(b []byte, v int64) []byte {
-	switch {
-	case v >= 0 && v < 256:
-		return append(b, tagSmallInt, byte(v))
-	case v >= math.MinInt32 && v <= math.MaxInt32:
-		return binary.BigEndian.AppendUint32(append(b, tagInt32), uint32(v))
-	case v < 0:
-		return appendBig(b, 1, uint64(-v))
-	default:
-		return appendBig(b, 0, uint64(v))
-	}
-}
-
-func appendUint(b []byte, v uint64) []byte {
-	if v > math.MaxInt64 {
-		return appendBig(b, 0, v)
-	}
-	return appendInt(b, int64(v))
-}
-
-func appendBig(b []byte, sign byte, v uint64) []byte {
-	at := len(b)
-	b = append(b, tagBignum, 0, sign)
-	for ; v > 0; v >>= 8 {
-		b = append(b, byte(v))
-		b[at+1]++
-	}
-	return b
-}
-
-func appendFloat(b []byte, f float64) []byte {
-	return binary.BigEndian.AppendUint64(append(b, tagFloat), math.Float64bits(f))
-}
-
 // appendValue appends a JSON value as CouchDB stores it and returns the length
 // that the server assumes for its JSON text.
 //
@@ -111,34 +42,34 @@ func appendFloat(b []byte, f float64) []byte {
 func appendValue(b []byte, v any) ([]byte, int64, error) {
 	switch v := v.(type) {
 	case nil:
-		return appendAtom(b, "null"), 4, nil
+		return erlterm.PutAtom(b, "null"), 4, nil
 	case bool:
 		if v {
-			return appendAtom(b, "true"), 4, nil
+			return erlterm.PutAtom(b, "true"), 4, nil
 		}
-		return appendAtom(b, "false"), 5, nil
+		return erlterm.PutAtom(b, "false"), 5, nil
 	case Atom:
-		return appendAtom(b, string(v)), int64(len(v)) + 2, nil
+		return erlterm.PutAtom(b, string(v)), int64(len(v)) + 2, nil
 	case string:
-		return appendBinary(b, v), int64(len(v)) + 2, nil
+		return erlterm.PutBinary(b, v), int64(len(v)) + 2, nil
 	case int:
-		return appendInt(b, int64(v)), intSize(int64(v)), nil
+		return erlterm.PutInt(b, int64(v)), intSize(int64(v)), nil
 	case int64:
-		return appendInt(b, v), intSize(v), nil
+		return erlterm.PutInt(b, v), intSize(v), nil
 	case uint64:
-		return appendUint(b, v), int64(len(fmt.Sprint(v))), nil
+		return erlterm.PutUint(b, v), int64(len(fmt.Sprint(v))), nil
 	case float64:
-		return appendFloat(b, v), floatSize(v), nil
+		return erlterm.PutFloat(b, v), floatSize(v), nil
 	case Encoded:
 		return append(b, v.Term...), v.JSONSize, nil
 	case json.Number:
 		if n, err := v.Int64(); err == nil {
-			return appendInt(b, n), intSize(n), nil
+			return erlterm.PutInt(b, n), intSize(n), nil
 		}
 		f, err := v.Float64()
-		return appendFloat(b, f), floatSize(f), err
+		return erlterm.PutFloat(b, f), floatSize(f), err
 	case Tuple:
-		b = appendTuple(b, len(v))
+		b = erlterm.PutTuple(b, len(v))
 		for _, x := range v {
 			var err error
 			if b, _, err = appendValue(b, x); err != nil {
@@ -175,10 +106,10 @@ func appendValue(b []byte, v any) ([]byte, int64, error) {
 // term_to_binary does.
 func appendArray(b []byte, a []any) ([]byte, int64, error) {
 	if len(a) == 0 {
-		return append(b, tagNil), 2, nil
+		return append(b, erlterm.TagNil), 2, nil
 	}
 	start := len(b)
-	b = appendList(b, len(a))
+	b = erlterm.PutListHead(b, len(a))
 	size, small := int64(1), len(a) <= math.MaxUint16
 	for _, x := range a {
 		at := len(b)
@@ -188,33 +119,33 @@ func appendArray(b []byte, a []any) ([]byte, int64, error) {
 			return b, 0, err
 		}
 		size += n + 1
-		small = small && b[at] == tagSmallInt
+		small = small && b[at] == erlterm.TagSmallInt
 	}
 	if small {
 		s := make([]byte, 0, len(a))
 		for i := start + 5; i < len(b); i += 2 {
 			s = append(s, b[i+1])
 		}
-		b = binary.BigEndian.AppendUint16(append(b[:start], tagString), uint16(len(s)))
+		b = binary.BigEndian.AppendUint16(append(b[:start], erlterm.TagString), uint16(len(s)))
 		return append(b, s...), size, nil
 	}
-	return append(b, tagNil), size, nil
+	return append(b, erlterm.TagNil), size, nil
 }
 
 // appendTuple1 writes an object: a tuple of one, its list of members.
 func appendTuple1(b []byte, o Object) ([]byte, int64, error) {
-	return appendMembers(appendTuple(b, 1), o)
+	return appendMembers(erlterm.PutTuple(b, 1), o)
 }
 
 // appendMembers writes the inside of an object, a list of pairs.
 func appendMembers(b []byte, o Object) ([]byte, int64, error) {
 	if len(o) == 0 {
-		return append(b, tagNil), 2, nil
+		return append(b, erlterm.TagNil), 2, nil
 	}
-	b = appendList(b, len(o))
+	b = erlterm.PutListHead(b, len(o))
 	size := int64(1)
 	for _, m := range o {
-		b = appendTuple(b, 2)
+		b = erlterm.PutTuple(b, 2)
 		var k, v int64
 		var err error
 		if b, k, err = appendValue(b, m.Key); err != nil {
@@ -225,7 +156,7 @@ func appendMembers(b []byte, o Object) ([]byte, int64, error) {
 		}
 		size += k + v + 2
 	}
-	return append(b, tagNil), size, nil
+	return append(b, erlterm.TagNil), size, nil
 }
 
 // parseJSON keeps the order of members and tells integers from floats, as the

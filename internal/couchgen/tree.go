@@ -61,9 +61,9 @@ func (t *tree[K, V]) appendKey(b []byte, k K) []byte {
 	}
 	switch k := any(k).(type) {
 	case string:
-		return appendBinary(b, k)
+		return erlterm.PutBinary(b, k)
 	case uint64:
-		return appendUint(b, k)
+		return erlterm.PutUint(b, k)
 	default:
 		panic(fmt.Sprintf("key of type %T", k))
 	}
@@ -96,7 +96,7 @@ func (t *tree[K, V]) find(key K) (v V, found bool, err error) {
 }
 
 func (t *tree[K, V]) read(key K, term erlterm.Term) (v V, err error) {
-	plain, err := decodeTerm(append([]byte{tagVersion}, term...))
+	plain, err := decodeTerm(append([]byte{erlterm.Version}, term...))
 	if err != nil {
 		return v, err
 	}

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/slipcover/slipcover/couchfile/couchwriter"
+
+	"github.com/slipcover/slipcover/couchfile/erlterm"
 )
 
 // The design document that DirOptions.Views writes has one view. Its rows show
@@ -39,18 +41,18 @@ func viewsBody(partitioned bool) Object {
 // Source: CouchDB 3.5, src/couch_mrview/src/couch_mrview_util.erl,
 // ddoc_to_mrst; record mrview in couch_mrview.hrl.
 func viewSignature(partitioned bool) [16]byte {
-	b := appendTuple([]byte{tagVersion}, 4)
-	b = appendAtom(appendTuple(appendList(b, 1), 9), "mrview")
-	b = appendInt(appendInt(appendInt(b, 0), 0), 0) // id_num, update_seq, purge_seq
-	b = append(appendBinary(appendList(b, 1), viewName), tagNil)
-	b = appendBinary(append(b, tagNil), viewMap) // no reduce functions
-	b = append(appendAtom(b, "nil"), tagNil, tagNil)
-	b = appendBinary(b, "javascript")
+	b := erlterm.PutTuple([]byte{erlterm.Version}, 4)
+	b = erlterm.PutAtom(erlterm.PutTuple(erlterm.PutListHead(b, 1), 9), "mrview")
+	b = erlterm.PutInt(erlterm.PutInt(erlterm.PutInt(b, 0), 0), 0) // id_num, update_seq, purge_seq
+	b = append(erlterm.PutBinary(erlterm.PutListHead(b, 1), viewName), erlterm.TagNil)
+	b = erlterm.PutBinary(append(b, erlterm.TagNil), viewMap) // no reduce functions
+	b = append(erlterm.PutAtom(b, "nil"), erlterm.TagNil, erlterm.TagNil)
+	b = erlterm.PutBinary(b, "javascript")
 	if partitioned {
-		b = appendAtom(appendBinary(appendTuple(appendList(b, 1), 2), "partitioned"), "false")
+		b = erlterm.PutAtom(erlterm.PutBinary(erlterm.PutTuple(erlterm.PutListHead(b, 1), 2), "partitioned"), "false")
 	}
-	b = append(b, tagNil) // options
-	b = append(b, tagNil) // library
+	b = append(b, erlterm.TagNil) // options
+	b = append(b, erlterm.TagNil) // library
 	return md5.Sum(b)
 }
 
@@ -60,8 +62,8 @@ type viewRow struct{ id, rev string }
 // viewIDCodec is the tree from document id to [{view, key}].
 var viewIDCodec = codec[string, viewRow]{
 	value: func(b []byte, r viewRow) []byte {
-		b = appendBinary(appendInt(appendTuple(appendList(b, 1), 2), 0), r.id)
-		return append(b, tagNil)
+		b = erlterm.PutBinary(erlterm.PutInt(erlterm.PutTuple(erlterm.PutListHead(b, 1), 2), 0), r.id)
+		return append(b, erlterm.TagNil)
 	},
 	reducer: couchwriter.NoReduce,
 }
@@ -69,9 +71,9 @@ var viewIDCodec = codec[string, viewRow]{
 // viewRowCodec is the view: {key, id} to value, with {count, [], external size}.
 var viewRowCodec = codec[string, viewRow]{
 	key: func(b []byte, id string) []byte {
-		return appendBinary(appendBinary(appendTuple(b, 2), id), id)
+		return erlterm.PutBinary(erlterm.PutBinary(erlterm.PutTuple(b, 2), id), id)
 	},
-	value:   func(b []byte, r viewRow) []byte { return appendBinary(b, r.rev) },
+	value:   func(b []byte, r viewRow) []byte { return erlterm.PutBinary(b, r.rev) },
 	reducer: couchwriter.ViewReduce(nil),
 }
 
@@ -102,7 +104,7 @@ func writeViews(g *Generator, db *Database, s *Shard, o DirOptions) (err error) 
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	out := couchwriter.NewFile(f, nil, 0, o.Checksum.kind())
-	if _, err := out.Header(viewHeader(sig, func(b []byte) []byte { return appendAtom(b, "nil") })); err != nil {
+	if _, err := out.Header(viewHeader(sig, func(b []byte) []byte { return erlterm.PutAtom(b, "nil") })); err != nil {
 		return err
 	}
 	ids, view := newTree(out, o.Compression, allNodes, viewIDCodec), newTree(out, o.Compression, allNodes, viewRowCodec)
@@ -110,27 +112,26 @@ func writeViews(g *Generator, db *Database, s *Shard, o DirOptions) (err error) 
 		return err
 	}
 	_, err = out.Header(viewHeader(sig, func(b []byte) []byte {
-		b = appendAtom(appendTuple(b, 6), "mrheader")
-		b = appendUint(appendUint(b, g.head.updateSeq), g.head.purgeSeq)
+		b = erlterm.PutAtom(erlterm.PutTuple(b, 6), "mrheader")
+		b = erlterm.PutUint(erlterm.PutUint(b, g.head.updateSeq), g.head.purgeSeq)
 		b = appendCollator(append(b, ids.State()...))
-		b = append(appendTuple(appendList(b, 1), 5), view.State()...)
-		b = appendAtom(appendAtom(b, "nil"), "nil")
-		b = appendUint(appendUint(b, g.head.updateSeq), g.head.purgeSeq)
-		return append(b, tagNil)
+		b = append(erlterm.PutTuple(erlterm.PutListHead(b, 1), 5), view.State()...)
+		b = erlterm.PutAtom(erlterm.PutAtom(b, "nil"), "nil")
+		b = erlterm.PutUint(erlterm.PutUint(b, g.head.updateSeq), g.head.purgeSeq)
+		return append(b, erlterm.TagNil)
 	}))
 	return err
 }
 
 func viewHeader(sig [16]byte, state func([]byte) []byte) []byte {
-	return state(appendBinary(appendTuple([]byte{tagVersion}, 2), sig[:]))
+	return state(erlterm.PutBinary(erlterm.PutTuple([]byte{erlterm.Version}, 2), sig[:]))
 }
 
 // appendCollator writes #{ucol_vs => [[153,120,0,0]]}, the collator's version.
 func appendCollator(b []byte) []byte {
-	const tagMap = 116
-	b = binary.BigEndian.AppendUint32(append(b, tagMap), 1)
-	b = appendList(appendAtom(b, "ucol_vs"), 1)
-	return append(b, tagString, 0, 4, 153, 120, 0, 0, tagNil)
+	b = binary.BigEndian.AppendUint32(append(b, erlterm.TagMap), 1)
+	b = erlterm.PutListHead(erlterm.PutAtom(b, "ucol_vs"), 1)
+	return append(b, erlterm.TagString, 0, 4, 153, 120, 0, 0, erlterm.TagNil)
 }
 
 // viewPath is where the server looks for an index.
