@@ -289,12 +289,12 @@ func TestStateOfAnotherByte(t *testing.T) {
 		}
 	}
 	e.identity = nil // as on a node: without a state it is a full backup
+	zr, err := zstd.NewReader(nil)
+	must(t, err)
+	defer zr.Close()
 	for i := 0; i < len(whole); i += len(whole) / 10 {
-		if zr, err := zstd.NewReader(nil); err == nil { // some bits of a frame say nothing
-			same, err := zr.DecodeAll(altered(whole, i), nil)
-			if zr.Close(); err == nil && bytes.Equal(same, text) {
-				continue
-			}
+		if same, err := zr.DecodeAll(altered(whole, i), nil); err == nil && bytes.Equal(same, text) {
+			continue // some bits of a frame say nothing
 		}
 		must(t, os.WriteFile(e.stateFile("state.jsonl.zst"), altered(whole, i), 0o600))
 		if res := e.run(); res.Record.Type != manifest.Full || !strings.Contains(strings.Join(res.Notes, "\n"), "can't be used") {
