@@ -64,7 +64,8 @@ func TestUndoneRestoreTestKeepsTheProof(t *testing.T) {
 }
 
 func (p *player) helloAs(canRead bool, free int64) {
-	ask[job.HelloReply](p, job.VerbHello, job.Hello{Session: p.session, CanRead: canRead, CanCreate: true, FreeBytes: free,
+	p.said++
+	ask[job.HelloReply](p, job.VerbHello, job.Hello{Session: p.session, Number: p.said, CanRead: canRead, CanCreate: true, FreeBytes: free,
 		Repository: job.Repository{ID: "repo-1", URL: "file:///backups"}, Instances: []job.Seen{{Instance: p.node, Up: true, Version: "3.5.0"}}})
 }
 
