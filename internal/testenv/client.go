@@ -139,34 +139,50 @@ func (c *Client) NodeShards(db string) ([]string, error) {
 	return names, nil
 }
 
-// Compact compacts all shards of a database and waits until that is done, at most
-// five minutes.
+// Compact compacts all shards of a database that are on this node, and waits until it is done.
+// The server only notes what it is asked for: a shard that is not being compacted may be one that
+// isn't yet.
 func (c *Client) Compact(db string) error {
-	if err := c.Post(DBPath(db, "_compact"), struct{}{}, nil); err != nil {
-		return err
-	}
 	names, err := c.NodeShards(db)
 	if err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(5 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
-		running := 0
-		for _, name := range names {
-			var info struct {
-				Running bool `json:"compact_running"`
-			}
-			if err := c.Get("/_node/_local/"+escape(name), &info); err != nil {
-				return err
-			}
-			if info.Running {
-				running++
-			}
-		}
-		if running == 0 {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("compaction of %s: %d of %d shards not done after five minutes", db, running, len(names))
+	before := make([]shardInfo, len(names))
+	for i, name := range names {
+		if err := c.Get("/_node/_local/"+escape(name), &before[i]); err != nil {
+			return err
 		}
 	}
+	if err := c.Post(DBPath(db, "_compact"), struct{}{}, nil); err != nil {
+		return err
+	}
+	began := time.Now()
+	for i, name := range names {
+		seen := false
+		for {
+			var now shardInfo
+			if err := c.Get("/_node/_local/"+escape(name), &now); err != nil {
+				return err
+			}
+			seen = seen || now.Running
+			if !now.Running && (seen || now.CompactedSeq != before[i].CompactedSeq || before[i].told() && time.Since(began) > time.Second) {
+				break
+			}
+			if time.Since(began) > 5*time.Minute {
+				return fmt.Errorf("compaction of %s: %s is not done after five minutes", db, name)
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	}
+	return nil
 }
+
+// shardInfo is what a node says of one of its shards.
+type shardInfo struct {
+	Running      bool   `json:"compact_running"`
+	UpdateSeq    uint64 `json:"update_seq"`
+	CompactedSeq uint64 `json:"compacted_seq"`
+}
+
+// told says that a compaction changes nothing of it: nothing was written since the last one.
+func (i shardInfo) told() bool { return i.CompactedSeq == i.UpdateSeq }
