@@ -73,7 +73,7 @@ func (b *Bus) AddAgent(ctx context.Context, agent string) error {
 	if err := checkName("agent", agent); err != nil {
 		return err
 	}
-	err := patiently(ctx, leaderWait, func() error {
+	err := again(ctx, leaderWait, unanswered, func() error {
 		_, err := b.js.CreateOrUpdateConsumer(ctx, jobsStream, jetstream.ConsumerConfig{
 			Durable:       agent,
 			FilterSubject: jobsSubject + agent + ".*",

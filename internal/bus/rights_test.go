@@ -156,7 +156,7 @@ func attackAgent(t *testing.T, serving, raw *bus.Bus, thiefs, victims bus.LinkOp
 		}
 		return b
 	}
-	m, err := th.nc.Request("slipcover.from.thief.queue.next", nil, 10*time.Second)
+	m, err := th.nc.Request("slipcover.from.thief.queue.next", nil, time.Minute)
 	if err != nil || !strings.HasSuffix(m.Subject, ".thief.job-of-thief") {
 		t.Fatalf("the thief's own job: %v, %v", m, err)
 	}

@@ -61,7 +61,7 @@ func (b *Bus) Table(ctx context.Context, name string) (*Table, error) {
 		AllowMsgTTL:       true,
 	})
 	if err == nil {
-		err = patiently(ctx, startWait, func() (err error) {
+		err = AtStart(ctx, func() (err error) {
 			t.kv, err = b.js.KeyValue(ctx, bucket)
 			return err
 		})
@@ -75,7 +75,7 @@ func (b *Bus) Table(ctx context.Context, name string) (*Table, error) {
 // makeStream makes a stream unless there is one of that name. It waits for a cluster
 // that has lost a member just now and chooses who leads.
 func (b *Bus) makeStream(ctx context.Context, c jetstream.StreamConfig) error {
-	return patiently(ctx, startWait, func() error { return b.makeStreamNow(ctx, c) })
+	return AtStart(ctx, func() error { return b.makeStreamNow(ctx, c) })
 }
 
 func (b *Bus) makeStreamNow(ctx context.Context, c jetstream.StreamConfig) error {
@@ -95,12 +95,17 @@ func (b *Bus) makeStreamNow(ctx context.Context, c jetstream.StreamConfig) error
 	return err
 }
 
-// patiently does something again while the cluster has nobody who answers, for a time.
-// What it does must be harmless to repeat.
-func patiently(ctx context.Context, within time.Duration, do func() error) error {
+// AtStart does what a start needs, again while the cluster chooses who leads, for a
+// minute. What it does must be harmless to repeat.
+func AtStart(ctx context.Context, do func() error) error {
+	return again(ctx, startWait, unanswered, do)
+}
+
+// again does something again while its error is one of those, for a time.
+func again(ctx context.Context, within time.Duration, those func(error) bool, do func() error) error {
 	for end := time.Now().Add(within); ; {
 		err := do()
-		if err == nil || ctx.Err() != nil || !unanswered(err) || time.Now().After(end) {
+		if err == nil || ctx.Err() != nil || !those(err) || time.Now().After(end) {
 			return err
 		}
 		select {
@@ -113,8 +118,7 @@ func patiently(ctx context.Context, within time.Duration, do func() error) error
 
 // unanswered says that nobody took a request, or that nobody can answer it now.
 func unanswered(err error) bool {
-	var e *jetstream.APIError
-	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) || untaken(err) || errors.As(err, &e) && e.Code == 503
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) || leaderless(err)
 }
 
 // untaken says that nobody took a write, so it was certainly not made.
@@ -122,23 +126,28 @@ func untaken(err error) bool {
 	return errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders)
 }
 
+// leaderless says that a cluster which lost a member has nobody who leads just now.
+func leaderless(err error) bool {
+	var e *jetstream.APIError
+	return untaken(err) || errors.As(err, &e) && e.Code == 503
+}
+
 // write makes a change, again while the table's stream has no leader to take it.
 func write(ctx context.Context, do func() (uint64, error)) (rev uint64, err error) {
-	for end := time.Now().Add(leaderWait); ; {
-		if rev, err = do(); !untaken(err) || time.Now().After(end) {
-			return rev, err
-		}
-		select {
-		case <-ctx.Done():
-			return rev, err
-		case <-time.After(leaderlessWait):
-		}
-	}
+	err = again(ctx, leaderWait, untaken, func() (err error) {
+		rev, err = do()
+		return err
+	})
+	return rev, err
 }
 
 // Get returns an entry and its revision, or ErrNotFound.
 func (t *Table) Get(ctx context.Context, key string) ([]byte, uint64, error) {
-	e, err := t.kv.Get(ctx, key)
+	var e jetstream.KeyValueEntry
+	err := again(ctx, leaderWait, leaderless, func() (err error) {
+		e, err = t.kv.Get(ctx, key)
+		return err
+	})
 	if err != nil {
 		return nil, 0, t.fail("read", key, err)
 	}

@@ -320,7 +320,7 @@ func (v *service) checker(ctx context.Context) (access.Checker, error) {
 			SwiftRoles: s.SwiftRoles,
 			Service:    access.ServiceUser{User: s.KeystoneUser, Password: s.KeystonePassword, Project: s.KeystoneProject, UserDomain: s.KeystoneDomain, ProjectDomain: s.KeystoneDomain}})
 	}
-	return v.tokens, v.firstToken(ctx)
+	return v.tokens, bus.AtStart(ctx, func() error { return v.firstToken(ctx) })
 }
 
 // censusFile is where it is noted how much the catalog has; "" if that is a cluster's.
