@@ -230,20 +230,24 @@ func (w *walk) run() (more bool, err error) {
 	return w.node(w.tree.Root.Offset, 0)
 }
 
-// node visits the subtree at off. more is false once the visitor has enough.
-func (w *walk) node(off int64, depth int) (more bool, err error) {
+// open reads the node at off, which is valid until another one of its depth is opened.
+func (w *walk) open(off int64, depth int) (n node, s items, err error) {
 	if err := w.path.enter(off, depth); err != nil {
-		return false, corrupt(off, w.tree.Name, err)
+		return n, s, corrupt(off, w.tree.Name, err)
 	}
 	if depth == len(w.levels) {
 		w.levels = append(w.levels, newNodeReader(w.budget))
 	}
 	level := w.levels[depth]
-	n, err := level.read(off)
-	if err != nil {
-		return false, err
+	if n, err = level.read(off); err == nil {
+		s, err = level.split(n)
 	}
-	items, err := level.split(n)
+	return n, s, err
+}
+
+// node visits the subtree at off. more is false once the visitor has enough.
+func (w *walk) node(off int64, depth int) (more bool, err error) {
+	n, items, err := w.open(off, depth)
 	if err != nil {
 		return false, err
 	}

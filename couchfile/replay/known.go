@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"maps"
 	"math"
 	"slices"
 
@@ -259,27 +260,61 @@ func (k *Known) Extend(w io.Writer, f File) error {
 	return out.end()
 }
 
+// lookedUp is how many documents at a time are looked up in the older tree.
+const lookedUp = 1 << 16
+
 // replaced returns the sequences of documents of older that newer has no more,
 // in order.
 func replaced(older, newer *couchfile.DB) (gone []uint64, err error) {
-	look := func(id string, now uint64) error {
-		was, err := older.DocInfo(id)
-		switch {
-		case errors.Is(err, couchfile.ErrNotFound):
-			return nil
-		case err == nil && was.UpdateSeq != now:
-			gone = append(gone, was.UpdateSeq)
+	now := map[string]uint64{} // sequences, 0 of documents that are gone
+	look := func() error {
+		ids := slices.Collect(maps.Keys(now))
+		for was, err := range older.Lookup(ids) {
+			if err != nil {
+				return err
+			}
+			if was.UpdateSeq != now[was.ID] {
+				gone = append(gone, was.UpdateSeq)
+			}
 		}
-		return err
+		clear(now)
+		return nil
 	}
 	for d, err := range newer.Changes(older.Header().UpdateSeq, false) {
 		if err != nil {
 			return nil, err
 		}
-		if err := look(d.ID, d.UpdateSeq); err != nil {
-			return nil, err
+		if now[d.ID] = d.UpdateSeq; len(now) == lookedUp {
+			if err := look(); err != nil {
+				return nil, err
+			}
 		}
 	}
+	if err := look(); err != nil {
+		return nil, err
+	}
+	purged, err := purgedDocs(older, newer)
+	if err != nil {
+		return nil, err
+	}
+	for d, err := range newer.Lookup(slices.Clone(purged)) {
+		if err != nil {
+			return nil, err
+		}
+		now[d.ID] = d.UpdateSeq
+	}
+	for _, id := range purged {
+		now[id] += 0
+	}
+	if err := look(); err != nil {
+		return nil, err
+	}
+	slices.Sort(gone)
+	return slices.Compact(gone), nil
+}
+
+// purgedDocs returns the ids of the documents that newer has purges of, and older not.
+func purgedDocs(older, newer *couchfile.DB) (ids []string, err error) {
 	info, err := older.Info()
 	if err != nil {
 		return nil, err
@@ -288,18 +323,7 @@ func replaced(older, newer *couchfile.DB) (gone []uint64, err error) {
 		if err != nil {
 			return nil, err
 		}
-		now, err := newer.DocInfo(p.DocID)
-		seq := uint64(0)
-		switch {
-		case err == nil:
-			seq = now.UpdateSeq
-		case !errors.Is(err, couchfile.ErrNotFound):
-			return nil, err
-		}
-		if err := look(p.DocID, seq); err != nil {
-			return nil, err
-		}
+		ids = append(ids, p.DocID)
 	}
-	slices.Sort(gone)
-	return gone, nil
+	return ids, nil
 }
