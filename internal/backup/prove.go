@@ -206,10 +206,15 @@ func (w *worker) prove(ctx context.Context, s *source, old *known, file *manifes
 	return old.file.Size, nil
 }
 
-// grown is the part of the proof that reads nothing.
+// grown is the part of the proof that reads nothing. A compaction may say compacted_seq,
+// which is then the update_seq that the new file began with, in the header of the first
+// write after it.
+//
+// Source: CouchDB 3.5, src/couch/src/couch_bt_engine.erl, finish_compaction_int.
 func grown(old, file *manifest.File) bool {
 	was, is := old.Header, file.Header
-	return old.Size <= file.Size && was.UUID == is.UUID && was.Signature == is.Signature && was.CompactedSeq == is.CompactedSeq
+	return old.Size <= file.Size && was.UUID == is.UUID && was.Signature == is.Signature &&
+		(was.CompactedSeq == is.CompactedSeq || is.CompactedSeq == was.UpdateSeq)
 }
 
 // otherTimeline reports whether a file that isn't old's grown was it once: its
