@@ -90,7 +90,7 @@ func NewCompaction(f *File, scratch Scratch, opts CompactionOptions) *Compaction
 	if opts.Release == ReleaseMain {
 		always = opts.Compression
 	}
-	c.allTrees = newTrees(f, f, always, opts.Compression, always, opts.ChunkSize)
+	c.allTrees = newTrees(f, f, always, opts.Compression, always, TreeOptions{ChunkSize: opts.ChunkSize})
 	return c
 }
 

@@ -25,9 +25,10 @@ type allTrees struct{ ids, seqs, locals, purges, purgeSeqs *Tree }
 // snappy, whatever is configured; and the one by id in a compaction.
 //
 // Source: CouchDB 3.5, src/couch/src/couch_bt_engine.erl, init_state.
-func newTrees(f *File, nodes Chunks, ids, others, purges Compression, chunkSize int) allTrees {
+func newTrees(f *File, nodes Chunks, ids, others, purges Compression, opts TreeOptions) allTrees {
 	tree := func(r Reducer, z Compression) *Tree {
-		return NewTree(f, nodes, nil, TreeOptions{Reducer: r, Compression: z, ChunkSize: chunkSize})
+		opts.Reducer, opts.Compression = r, z
+		return NewTree(f, nodes, nil, opts)
 	}
 	return allTrees{tree(DocsReduce, ids), tree(CountReduce, others), tree(NoReduce, others),
 		tree(CountReduce, purges), tree(CountReduce, purges)}
@@ -49,8 +50,10 @@ func (t *allTrees) places() map[int]*Tree {
 // DatabaseOptions are what the trees of a database depend on beside entries.
 type DatabaseOptions struct {
 	Release     Release
-	Compression Compression // couchdb/file_compression, as it was when the server opened the file
-	ChunkSize   int         // couchdb/btree_chunk_size; DefaultChunkSize if 0
+	Compression Compression                         // couchdb/file_compression, as it was when the server opened the file
+	ChunkSize   int                                 // couchdb/btree_chunk_size; DefaultChunkSize if 0
+	Node        func(stored []byte) ([]byte, error) // as of TreeOptions
+	CacheNodes  int                                 // of each tree, as of TreeOptions
 }
 
 // OpenDatabase continues a database at a header, the term of a db_header with
@@ -68,13 +71,41 @@ func OpenDatabase(f *File, nodes Chunks, header []byte, opts DatabaseOptions) (*
 	if opts.Release == ReleaseMain {
 		purges = opts.Compression
 	}
-	d := &Database{f: f, head: slices.Clone(head)}
-	d.allTrees = newTrees(f, nodes, opts.Compression, opts.Compression, purges, opts.ChunkSize)
+	d := &Database{f: f}
+	d.allTrees = newTrees(f, nodes, opts.Compression, opts.Compression, purges,
+		TreeOptions{ChunkSize: opts.ChunkSize, Node: opts.Node, CacheNodes: opts.CacheNodes})
+	d.reset(head)
+	return d, nil
+}
+
+// Reset goes to another header of the same file, which what comes next continues.
+func (d *Database) Reset(header []byte) error {
+	if len(header) == 0 {
+		return errCorruptSource
+	}
+	head, err := parseDBHeader(erlterm.Term(header[1:]))
+	if err == nil {
+		d.reset(head)
+	}
+	return err
+}
+
+func (d *Database) reset(head dbHeader) {
+	d.head = make(dbHeader, len(head))
+	for at, t := range head {
+		d.head[at] = slices.Clone(t)
+	}
 	for at, tree := range d.places() {
 		tree.Reset(head[at])
 	}
-	return d, nil
 }
+
+// Doc is a document's value in the id tree, or nil. As with Tree.Lookup, it is
+// not to be written to.
+func (d *Database) Doc(id erlterm.Term) (erlterm.Term, error) { return d.ids.Lookup(id) }
+
+// Local is a local document's value, or nil, as Doc is.
+func (d *Database) Local(id erlterm.Term) (erlterm.Term, error) { return d.locals.Lookup(id) }
 
 // Update is what one commit does to the trees. Terms are as they are stored.
 type Update struct {

@@ -89,6 +89,19 @@ func (f *File) Header(term []byte) (off int64, err error) {
 	return off, f.Flush()
 }
 
+// Raw appends bytes as they are, markers and all.
+func (f *File) Raw(p []byte) {
+	f.buf = append(f.buf, p...)
+	f.off += int64(len(p))
+	f.settle()
+}
+
+// Reset forgets what was not yet handed to the writer, and its error, and
+// continues the file at another size.
+func (f *File) Reset(size int64) {
+	f.off, f.buf, f.err, f.reader = size, f.buf[:0], nil, nil
+}
+
 const checksumLen = 16
 
 // head is a length word and the checksum of payload.

@@ -1,6 +1,7 @@
 package couchwriter
 
 import (
+	"bytes"
 	"iter"
 
 	"github.com/slipcover/slipcover/couchfile"
@@ -12,7 +13,11 @@ import (
 
 // Lookup returns the value of a key, or nil.
 func (t *Tree) Lookup(key erlterm.Term) (erlterm.Term, error) {
-	for state := t.state; state != nil; {
+	state := t.state
+	for range maxDepth {
+		if state == nil {
+			return nil, nil
+		}
 		n, err := t.load(state)
 		if err != nil {
 			return nil, err
@@ -28,7 +33,7 @@ func (t *Tree) Lookup(key erlterm.Term) (erlterm.Term, error) {
 			return nil, nil
 		}
 	}
-	return nil, nil
+	return nil, errDeep
 }
 
 // Last returns the largest key, or nil.
@@ -93,4 +98,70 @@ func (t *Tree) all(state erlterm.Term, yield func(couchfile.Entry, error) bool) 
 		}
 	}
 	return true
+}
+
+// Diff finds what changed since an older state of the tree, all nodes of which
+// lie before since, and none of those that are only in the tree now: the entries
+// that are new or other ones, and the keys that are gone. It reads no node that
+// both have.
+func (t *Tree) Diff(was erlterm.Term, since int64) (put []couchfile.Entry, gone []erlterm.Term, err error) {
+	seen := map[int64]bool{}
+	is, err := t.leaves(nil, t.state, func(off int64) bool { // each node once, whatever points to it
+		known := seen[off]
+		seen[off] = true
+		return off >= since && !known
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	if erlterm.IsAtom(was, "nil") {
+		was = nil
+	}
+	old, err := t.leaves(nil, was, func(off int64) bool {
+		known := seen[off]
+		seen[off] = true
+		return !known
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	values := make(map[string]erlterm.Term, len(old))
+	for _, e := range old {
+		values[string(e.Key)] = e.Value
+	}
+	for _, e := range is {
+		if v, ok := values[string(e.Key)]; !ok || !bytes.Equal(v, e.Value) {
+			put = append(put, e)
+		}
+		delete(values, string(e.Key))
+	}
+	for _, e := range old { // in order
+		if _, ok := values[string(e.Key)]; ok {
+			gone = append(gone, e.Key)
+		}
+	}
+	return put, gone, nil
+}
+
+// leaves appends the entries below a state, without nodes that are not wanted.
+func (t *Tree) leaves(out []couchfile.Entry, state erlterm.Term, wanted func(off int64) bool) ([]couchfile.Entry, error) {
+	if state == nil {
+		return out, nil
+	}
+	off, err := stateOffset(state)
+	if err != nil || !wanted(off) {
+		return out, err
+	}
+	n, err := t.load(state)
+	if err != nil {
+		return out, err
+	}
+	for _, p := range n.pairs {
+		if n.leaf {
+			out = append(out, couchfile.Entry{Key: p.key(), Value: p.value()})
+		} else if out, err = t.leaves(out, p.value(), wanted); err != nil {
+			return out, err
+		}
+	}
+	return out, nil
 }

@@ -185,8 +185,17 @@ func (t *Tree) write(leaf bool, list []pair) ([]pair, error) {
 	for _, part := range t.chunkify(list) {
 		t.buf = appendNode(append(t.buf[:0], erlterm.Version), leaf, part)
 		t.out = t.opts.Compression.Append(t.out[:0], t.buf)
-		off, size := t.f.Chunk(t.out)
-		t.cache.put(off, node{leaf, part})
+		stored := t.out
+		if t.opts.Node != nil {
+			var err error
+			if stored, err = t.opts.Node(stored); err != nil {
+				return nil, err
+			}
+		}
+		off, size := t.f.Chunk(stored)
+		if len(stored) > 0 && &stored[0] == &t.out[0] { // else it is read back
+			t.cache.put(off, node{leaf, part})
+		}
 		kp, err := t.pointer(leaf, part, off, size)
 		if err != nil {
 			return nil, err

@@ -24,6 +24,10 @@ type TreeOptions struct {
 	Reducer     Reducer     // NoReduce if nil
 	Compression Compression // of its nodes
 	ChunkSize   int         // DefaultChunkSize if 0
+	// Node, if it is set, is told what each node is stored as before it is
+	// written. It may append other chunks first, which the file has in front of
+	// the node, and returns what is written: the same slice, or another node.
+	Node func(stored []byte) ([]byte, error)
 	// CacheNodes is how many of the nodes that were used last are kept, of some
 	// 2 KiB each; 512 if 0. With enough of them nothing is read back.
 	CacheNodes int
@@ -39,6 +43,7 @@ type Tree struct {
 	opts  TreeOptions
 	state erlterm.Term // {offset, reduction, bytes}; nil if the tree is empty
 	cache nodeCache
+	depth int    // of the node that is modified
 	ahead bool   // what is inserted is in order and behind all keys
 	buf   []byte // of the term that is being made
 	out   []byte // of its stored form
@@ -64,6 +69,12 @@ func NewTree(f *File, nodes Chunks, state erlterm.Term, opts TreeOptions) *Tree 
 	t.Reset(state)
 	return t
 }
+
+// maxDepth is more than any tree has whose nodes do not point to each other in
+// circles.
+const maxDepth = 100
+
+var errDeep = fmt.Errorf("nodes of a tree below each other without end: %w", couchfile.ErrCorrupt)
 
 // State is the tree's state as headers hold it.
 func (t *Tree) State() erlterm.Term {
@@ -123,6 +134,7 @@ func (t *Tree) Modify(insert []couchfile.Entry, remove []erlterm.Term) error {
 	if err := t.sort(actions); err != nil {
 		return err
 	}
+	t.depth = 0
 	kps, err := t.modifyNode(t.state, actions)
 	if err != nil {
 		return err
@@ -174,6 +186,10 @@ func (t *Tree) modifyNode(state erlterm.Term, actions []action) ([]pair, error) 
 		}
 		return t.write(true, list)
 	}
+	if t.depth++; t.depth > maxDepth {
+		return nil, errDeep
+	}
+	defer func() { t.depth-- }()
 	n, err := t.load(state)
 	if err != nil {
 		return nil, err

@@ -108,4 +108,15 @@
 //
 // Where file_compression was changed, or a compaction cut a document's history,
 // documents are new ones.
+//
+// # Tails
+//
+// EncodeTail and DecodeTail do the same for a tail: what a server appended to a
+// file between two headers. There the documents of each commit stand for the
+// nodes that they led to; docs/replay-format.md has the stream byte by byte. A
+// node that is not predicted is stored, with those above it; a commit that can't
+// be simulated is stored chunk by chunk, and the next one is predicted again. So
+// there are no corrections: what the simulator reads is what the file has.
+// Not predicted: nodes of another couchdb/btree_chunk_size than the default, and
+// those that are compressed with deflate or zstd.
 package replay

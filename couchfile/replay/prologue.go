@@ -78,15 +78,36 @@ func (i *Info) append(dst []byte) []byte {
 		str(c.is)
 		end = c.off + int64(len(c.is))
 	}
+	return sealPrologue(dst, magic, version, b)
+}
+
+// sealPrologue appends a prologue of some fields.
+func sealPrologue(dst []byte, magic string, version byte, fields []byte) []byte {
 	start := len(dst)
 	dst = append(append(dst, magic...), version)
-	dst = append(binary.AppendUvarint(dst, uint64(len(b))), b...)
+	dst = append(binary.AppendUvarint(dst, uint64(len(fields))), fields...)
 	sum := sha256.Sum256(dst[start:])
 	return append(dst, sum[:]...)
 }
 
 // ReadInfo reads the prologue of a stream. r is at the body then.
 func ReadInfo(r io.Reader) (*Info, error) {
+	in, err := openPrologue(r, magic, version)
+	if err != nil {
+		return nil, err
+	}
+	info := &Info{}
+	if err := info.read(in); err != nil {
+		return nil, err
+	}
+	if in.left != 0 {
+		return nil, damaged("more in the prologue than there should be")
+	}
+	return info, nil
+}
+
+// openPrologue reads a prologue and returns its fields.
+func openPrologue(r io.Reader, magic string, version byte) (*wireReader, error) {
 	head := make([]byte, len(magic)+1, 256)
 	if _, err := io.ReadFull(r, head); err != nil {
 		return nil, ended("its beginning", err)
@@ -112,15 +133,7 @@ func ReadInfo(r io.Reader) (*Info, error) {
 	if got := sha256.Sum256(append(head, fields...)); !bytes.Equal(got[:], sum) {
 		return nil, damaged("the checksum of the prologue is wrong")
 	}
-	info := &Info{}
-	in := newWireReader(bytes.NewReader(fields), n)
-	if err := info.read(in); err != nil {
-		return nil, err
-	}
-	if in.left != 0 {
-		return nil, damaged("more in the prologue than there should be")
-	}
-	return info, nil
+	return newWireReader(bytes.NewReader(fields), n), nil
 }
 
 // headNumber reads a number byte by byte, and appends the bytes to head.

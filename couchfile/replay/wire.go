@@ -144,3 +144,9 @@ func checkTerm(what string, p []byte) (erlterm.Term, error) {
 	}
 	return p, nil
 }
+
+func appendNumber(dst []byte, v uint64) []byte { return binary.AppendUvarint(dst, v) }
+
+func appendSigned(dst []byte, v int64) []byte { return binary.AppendVarint(dst, v) }
+
+func appendStr(dst, p []byte) []byte { return append(appendNumber(dst, uint64(len(p))), p...) }
