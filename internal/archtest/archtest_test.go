@@ -65,10 +65,10 @@ var allowed = map[string][]string{
 	"internal/retention": {"internal/calendar", "internal/newest"},
 
 	// Backups, but neither a driver nor what is in a .couch file.
-	"internal/repo": {"internal/manifest", "internal/newest", "internal/storage"},
+	"internal/repo": {"couchfile", "couchfile/replay", "internal/durable", "internal/manifest", "internal/newest", "internal/storage"},
 
 	// Engines: an engine never imports another.
-	"internal/backup":  {"couchfile", "internal/durable", "internal/manifest", "internal/newest", "internal/node", "internal/repo", "internal/shard"},
+	"internal/backup":  {"couchfile", "couchfile/replay", "internal/durable", "internal/manifest", "internal/newest", "internal/node", "internal/repo", "internal/shard"},
 	"internal/restore": {"couchfile", "internal/couchgen", "internal/durable", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/shard", "internal/storage", "internal/words"},
 
 	// Who asks, and a listener with what stands around handlers: neither knows what is asked for.

@@ -54,6 +54,10 @@ type Options struct {
 	// in them too.
 	Copies []*repo.Repo
 
+	// Compaction is how a database that was compacted is stored: Replay, or Whole; ""
+	// is Whole.
+	Compaction string
+
 	// Strict lets damage in the source fail the backup, and looks for it: each file that
 	// is new or has grown is read a second time, all of it, as CouchDB would.
 	Strict   bool
@@ -107,6 +111,8 @@ type run struct {
 	journaled storedParts // what unfinished runs stored
 	segments  *segmenter
 	owners    owners
+	memory    *memory    // nil if nothing is replayed
+	encoding  sync.Mutex // one replay at a time
 
 	read, added, resumed atomic.Int64
 	generations          atomic.Int64
@@ -204,6 +210,11 @@ func runLocked(ctx context.Context, opts Options, id manifest.BackupID, dir stri
 		return nil, err
 	}
 	r := &run{opts: opts, dir: dir, id: id, key: key, started: started, notes: key.Notes, files: map[name]*manifest.File{}, locals: map[name]local{}}
+	if opts.Compaction == Replay {
+		if r.memory, err = openMemory(dir); err != nil {
+			return nil, err
+		}
+	}
 	parent, err := r.load(ctx, dir, listing, before)
 	if err != nil {
 		return nil, err
@@ -235,7 +246,7 @@ func runLocked(ctx context.Context, opts Options, id manifest.BackupID, dir stri
 		res.Notes = append(res.Notes, fmt.Sprintf("the backup is complete, but the next one will be larger than it need be: %v", err))
 		return res, nil
 	}
-	if err := j.remove(); err != nil {
+	if err := errors.Join(j.remove(), forget(dir, r.memory, m)); err != nil {
 		res.Notes = append(res.Notes, err.Error())
 	}
 	return res, nil
@@ -453,7 +464,7 @@ func (r *run) unchanged(path string, nm name, old *known) bool {
 
 // segmentsStored reports whether all bytes of a file of the parent are stored.
 func (r *run) segmentsStored(f *manifest.File) bool {
-	for _, e := range f.Extents {
+	for e := range f.AllExtents() {
 		if !r.inRepo[e.Seg] {
 			return false
 		}
@@ -591,6 +602,9 @@ func (r *run) manifest(started time.Time, parent *state) *manifest.Manifest {
 	}
 	for _, f := range m.Files {
 		m.SizeBytes += f.Size
+		if f.Replay != nil {
+			m.Format = manifest.ReplayFormat
+		}
 	}
 	if manifest.CouchDB1(m.Files) {
 		m.Notes = append(m.Notes, "these are the files of a CouchDB 1.x: databases without shards and without a shard map")
@@ -618,7 +632,7 @@ func countDatabases(files []*manifest.File) int {
 func compactSegments(table []manifest.Segment, files []*manifest.File) []manifest.Segment {
 	used := make([]bool, len(table))
 	for _, f := range files {
-		for _, e := range f.Extents {
+		for e := range f.AllExtents() {
 			used[e.Seg] = true
 		}
 	}
@@ -631,8 +645,8 @@ func compactSegments(table []manifest.Segment, files []*manifest.File) []manifes
 		}
 	}
 	for _, f := range files {
-		for i := range f.Extents {
-			f.Extents[i].Seg = to[f.Extents[i].Seg]
+		for e := range f.AllExtents() {
+			e.Seg = to[e.Seg]
 		}
 	}
 	return out

@@ -243,14 +243,35 @@ func (w *worker) copyCouch(ctx context.Context, s *source, old *known) error {
 	if from > 0 {
 		file.Generation = old.file.Generation
 		file.Extents = append(make([]manifest.Extent, 0, len(old.file.Extents)+1), old.file.Extents...)
+		file.Replay = old.file.Replay
 	} else {
 		file.Generation = w.run.generation()
+		if from, err = w.replay(ctx, s, old, file, sum); err != nil {
+			return err
+		}
 	}
 	scan := couchfile.NewScanner(from)
 	if err := w.copyRange(ctx, s, file, from, sum, scan); err != nil {
 		return err
 	}
-	return w.finish(ctx, s, file, sum, len(scan.Anomalies()) > 0 || w.run.wasDamaged(s.name) || w.run.opts.Strict)
+	look := len(scan.Anomalies()) > 0 || w.run.wasDamaged(s.name) || w.run.opts.Strict
+	if err := w.finish(ctx, s, file, sum, look); err != nil || look {
+		return err
+	}
+	return w.remember(ctx, s, file)
+}
+
+// remember notes what the next backup needs if the file is compacted until then.
+func (w *worker) remember(ctx context.Context, s *source, file *manifest.File) error {
+	if w.run.memory == nil || !remembers(file) {
+		return nil
+	}
+	err := w.run.memory.remember(ctx, s, file)
+	if err != nil && ctx.Err() == nil {
+		w.run.note(fmt.Sprintf("%s: after a compaction it will be stored whole: %v", file.Path, err))
+		return nil
+	}
+	return ctx.Err()
 }
 
 // finish records a file that was copied, after a closer look if the scan of its

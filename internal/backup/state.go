@@ -186,7 +186,7 @@ func parseFiles(batch [][]byte, segments int) ([]*known, error) {
 		if line.File == nil {
 			return nil, errors.New("a line without a file")
 		}
-		for _, e := range line.File.Extents {
+		for e := range line.File.AllExtents() {
 			if e.Seg >= segments {
 				return nil, errors.New("an extent without a segment")
 			}

@@ -3,6 +3,7 @@ package manifest
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -286,7 +287,10 @@ func notZero[T comparable](v T) error {
 // version, labels out of form, an unsafe path, extents that aren't in their segment or don't add up
 // to the file.
 func (m *Manifest) Check() error {
-	if m.Format != Format {
+	if m.Format > ReplayFormat {
+		return fmt.Errorf("%w, but of format %d: a later version of Slipcover wrote it, and reads it", ErrFormat, m.Format)
+	}
+	if m.Format < Format {
 		return fmt.Errorf("%w: format %d", ErrFormat, m.Format)
 	}
 	if !m.ID.Valid() || !ValidInstance(m.Instance) {
@@ -334,17 +338,63 @@ func (f *File) check() error {
 }
 
 func (m *Manifest) checkExtents(f *File) error {
-	var sum int64
-	for _, e := range f.Extents {
+	if f.Replay != nil && m.Format < ReplayFormat {
+		return fmt.Errorf("%s %q: a replay in a manifest of format %d", f.Root, f.Path, m.Format)
+	}
+	if err := m.checkStored(f.Size, f.Extents, f.Replay); err != nil {
+		return fmt.Errorf("%s %q: %w", f.Root, f.Path, err)
+	}
+	if f.Header != nil && (f.Header.Offset < 0 || f.Header.Offset >= f.Size) {
+		return fmt.Errorf("%s %q: a header at %d of %d bytes", f.Root, f.Path, f.Header.Offset, f.Size)
+	}
+	return nil
+}
+
+// checkStored checks where the size bytes of a file are, and what its replays rest on.
+func (m *Manifest) checkStored(size int64, extents []Extent, r *Replay) error {
+	if n := r.Replays(); n > MaxReplays {
+		return fmt.Errorf("%d replays that rest on each other, of %d at most", n, MaxReplays)
+	}
+	for {
+		sum, err := m.sizeOf(extents)
+		if err != nil {
+			return err
+		}
+		if r != nil {
+			if r.Size <= 0 || r.Size > size {
+				return fmt.Errorf("a replay of %d bytes in a file of %d", r.Size, size)
+			}
+			sum += r.Size
+		}
+		if sum != size {
+			return fmt.Errorf("%d bytes of extents for %d bytes of file", sum, size)
+		}
+		if r == nil {
+			return nil
+		}
+		if n, err := m.sizeOf(r.Stream); err != nil || n == 0 {
+			return cmp.Or(err, errors.New("a replay without a stream"))
+		}
+		if r.Older == nil {
+			return nil
+		}
+		o := r.Older
+		if o.Header < 0 || o.Header >= o.Size {
+			return fmt.Errorf("a replay that rests on a header at %d of %d bytes", o.Header, o.Size)
+		}
+		size, extents, r = o.Size, o.Extents, o.Replay
+	}
+}
+
+// sizeOf returns how many bytes extents have together, which must be in their segments.
+func (m *Manifest) sizeOf(extents []Extent) (sum int64, err error) {
+	for _, e := range extents {
 		if e.Seg >= len(m.Segments) || e.At > m.Segments[e.Seg].Plain || e.N > m.Segments[e.Seg].Plain-e.At {
-			return fmt.Errorf("%s %q: extent %v is not in its segment", f.Root, f.Path, e)
+			return 0, fmt.Errorf("extent %v is not in its segment", e)
 		}
 		sum += e.N
 	}
-	if sum != f.Size || f.Header != nil && (f.Header.Offset < 0 || f.Header.Offset >= f.Size) {
-		return fmt.Errorf("%s %q: %d bytes of extents for %d bytes of file", f.Root, f.Path, sum, f.Size)
-	}
-	return nil
+	return sum, nil
 }
 
 // SafePath reports whether p is a relative path, with "/" between its elements,

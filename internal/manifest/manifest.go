@@ -9,11 +9,17 @@
 package manifest
 
 import (
+	"iter"
 	"time"
 )
 
-// Format is the version of the documents in this package.
-const Format = 1
+// Format is the version of the documents in this package. A manifest in which a file
+// has a Replay is of ReplayFormat, so that versions that don't know it say so; its record
+// is of Format, since all that a record says they do know.
+const (
+	Format       = 1
+	ReplayFormat = 2
+)
 
 // BackupID names a backup: a UUID of version 7 in its usual text form, so ids
 // sort by the time of their making.
@@ -203,7 +209,66 @@ type File struct {
 
 	Generation string   `json:"generation,omitempty"` // physical file, see design; empty for ini files
 	Header     *Header  `json:"header,omitempty"`     // nil for ini files and files without a valid header
-	Extents    []Extent `json:"extents"`              // in file order, without gaps, together Size bytes
+	Extents    []Extent `json:"extents"`              // in file order, without gaps, to the end of the file
+	// Replay is how the bytes before those of Extents are stored; nil if there are none.
+	Replay *Replay `json:"replay,omitempty"`
+}
+
+// Replay says that the first bytes of a file, which a compaction wrote, are stored as a
+// stream of package couchfile/replay (docs/replay-format.md).
+type Replay struct {
+	Size   int64    `json:"size"`   // bytes of the file that the stream makes
+	Stream []Extent `json:"stream"` // of the stream, prologue and body
+	Older  *Older   `json:"older,omitempty"`
+}
+
+// Older is the file out of which a stream takes documents: another generation of the
+// database, up to the end of one of its headers.
+type Older struct {
+	Generation string   `json:"generation"`
+	Header     int64    `json:"header"`  // offset of the header, in bytes
+	Size       int64    `json:"size"`    // bytes up to its end
+	Extents    []Extent `json:"extents"` // as those of a File
+	Replay     *Replay  `json:"replay,omitempty"`
+}
+
+// MaxReplays is how many replays at most rest on each other, which bounds what a restore
+// has to build.
+const MaxReplays = 16
+
+// AllExtents iterates over the extents of a file and of all that its replay needs. They
+// may be changed in place.
+func (f *File) AllExtents() iter.Seq[*Extent] {
+	return func(yield func(*Extent) bool) {
+		extents, r := f.Extents, f.Replay
+		for {
+			if !eachExtent(extents, yield) || r == nil || !eachExtent(r.Stream, yield) || r.Older == nil {
+				return
+			}
+			extents, r = r.Older.Extents, r.Older.Replay
+		}
+	}
+}
+
+func eachExtent(list []Extent, yield func(*Extent) bool) bool {
+	for i := range list {
+		if !yield(&list[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// Replays is how many replays rest on each other below a file, its own included.
+func (r *Replay) Replays() int {
+	n := 0
+	for ; r != nil; n++ {
+		if r.Older == nil {
+			return n + 1
+		}
+		r = r.Older.Replay
+	}
+	return n
 }
 
 // CouchDB1 reports whether files are those of a CouchDB 1.x: databases, none of them with
@@ -236,10 +301,7 @@ type Header struct {
 }
 
 // Extent is a run of bytes of a file: N bytes at offset At of the content of
-// Segments[Seg]. In JSON it is the array [seg, at, n].
-//
-// A negative seg is reserved for bytes copied from another generation, which is
-// how a compaction will cost only what it changed; readers of format 1 refuse it.
+// Segments[Seg]. In JSON it is the array [seg, at, n]. A negative seg is reserved.
 type Extent struct {
 	Seg int
 	At  int64

@@ -51,7 +51,7 @@ func TestEncodeDecode(t *testing.T) {
 
 func TestDecodeRefuses(t *testing.T) {
 	for name, edit := range map[string]func(*manifest.Manifest){
-		"newer format":        func(m *manifest.Manifest) { m.Format = 2 },
+		"newer format":        func(m *manifest.Manifest) { m.Format = 3 },
 		"path goes up":        func(m *manifest.Manifest) { m.Files[0].Path = "../etc/passwd" },
 		"absolute path":       func(m *manifest.Manifest) { m.Files[0].Path = "/etc/passwd" },
 		"path with a drive":   func(m *manifest.Manifest) { m.Files[0].Path = "c:/x" },

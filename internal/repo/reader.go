@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/slipcover/slipcover/internal/durable"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/storage"
 )
@@ -25,6 +26,11 @@ const (
 // Reader reads files of one backup. Its methods may be called from several
 // goroutines.
 type Reader struct {
+	// Scratch is the directory for the scratch files of replays, which are as large as the
+	// files that are read and those that they rest on; "" is the system's for temporary
+	// files. It is set before the first use.
+	Scratch string
+
 	repo     *Repo
 	m        *manifest.Manifest
 	wanted   []int64        // bytes that the caller will read of each segment
@@ -34,6 +40,8 @@ type Reader struct {
 	open     lru[int, *seekSegment]
 	prefixes lru[int, []byte]
 	streams  atomic.Int32 // that go on now
+	rebuilds chan struct{}
+	rebuilt  lru[*manifest.Replay, *durable.Scratch]
 
 	mu      sync.Mutex
 	damaged map[int]error // guarded by mu: why a segment can't be read whole
@@ -50,8 +58,10 @@ func (r *Repo) NewReader(m *manifest.Manifest, files []*manifest.File) *Reader {
 	rd := &Reader{repo: r, m: m, wanted: make([]int64, len(m.Segments)), left: make([]atomic.Int64, len(m.Segments)), damaged: map[int]error{}}
 	rd.segments.max, rd.frames.max, rd.open.max, rd.prefixes.max = max(cachedSegments, 2*min(4, runtime.GOMAXPROCS(0))), cachedFrames, 1024, 2
 	rd.segments.gone = (*content).leave
+	rd.rebuilds = make(chan struct{}, rebuilding)
+	rd.rebuilt.max, rd.rebuilt.gone = 1<<30, (*durable.Scratch).Discard
 	for _, f := range files {
-		for _, e := range f.Extents {
+		for e := range f.AllExtents() {
 			rd.wanted[e.Seg] += e.N
 			rd.left[e.Seg].Add(e.N)
 		}
@@ -64,15 +74,26 @@ func (r *Repo) NewReader(m *manifest.Manifest, files []*manifest.File) *Reader {
 // damaged segment it reads the frames that f needs, so that damage costs only the
 // files that it hit; see Damaged for what can't be read.
 func (rd *Reader) Stream(ctx context.Context, f *manifest.File, fn func([]byte) error) error {
+	return rd.content(ctx, f.Extents, f.Replay, nil, fn)
+}
+
+// StreamBack is Stream for a caller who has what fn was given: back reads it, which
+// saves a replay a scratch file of its own.
+func (rd *Reader) StreamBack(ctx context.Context, f *manifest.File, back io.ReaderAt, fn func([]byte) error) error {
+	return rd.content(ctx, f.Extents, f.Replay, back, fn)
+}
+
+// stored calls fn with the bytes of extents.
+func (rd *Reader) stored(ctx context.Context, extents []manifest.Extent, fn func([]byte) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var ahead sync.WaitGroup
 	defer ahead.Wait()
-	order := segmentOrder(f)
+	order := segmentOrder(extents)
 	rd.streams.Add(1)
 	defer rd.streams.Add(-1)
 	k, asked := -1, 0
-	for _, e := range f.Extents {
+	for _, e := range extents {
 		if k < 0 || order[k] != e.Seg {
 			k++
 		}
@@ -98,10 +119,10 @@ func (rd *Reader) ahead() int {
 	return min(readAhead, rd.segments.max/max(1, int(rd.streams.Load()))-1)
 }
 
-// segmentOrder lists the segments that f's extents are in, as they follow each other.
-func segmentOrder(f *manifest.File) []int {
+// segmentOrder lists the segments that extents are in, as they follow each other.
+func segmentOrder(extents []manifest.Extent) []int {
 	var order []int
-	for _, e := range f.Extents {
+	for _, e := range extents {
 		if k := len(order); k == 0 || order[k-1] != e.Seg {
 			order = append(order, e.Seg)
 		}
@@ -241,20 +262,25 @@ func (rd *Reader) opened(ctx context.Context, seg int) (*seekSegment, error) {
 }
 
 // ReaderAt returns f as an io.ReaderAt that reads stored bytes by range, for as
-// long as ctx lasts: a 4 KiB read costs one frame.
+// long as ctx lasts: a 4 KiB read costs one frame. What a replay makes is made whole
+// when it is first asked for.
 func (rd *Reader) ReaderAt(ctx context.Context, f *manifest.File) io.ReaderAt {
 	starts := make([]int64, len(f.Extents)+1)
+	if f.Replay != nil {
+		starts[0] = f.Replay.Size
+	}
 	for i, e := range f.Extents {
 		starts[i+1] = starts[i] + e.N
 	}
-	return &fileReader{rd: rd, ctx: ctx, extents: f.Extents, starts: starts}
+	return &fileReader{rd: rd, ctx: ctx, replay: f.Replay, extents: f.Extents, starts: starts}
 }
 
 type fileReader struct {
 	rd      *Reader
 	ctx     context.Context // io.ReaderAt has none
-	extents []manifest.Extent
-	starts  []int64 // of each extent in the file, and the file's size
+	replay  *manifest.Replay
+	extents []manifest.Extent // behind the replay
+	starts  []int64           // of each extent in the file, and the file's size
 }
 
 func (fr *fileReader) ReadAt(p []byte, off int64) (int, error) {
@@ -262,6 +288,17 @@ func (fr *fileReader) ReadAt(p []byte, off int64) (int, error) {
 		return 0, fmt.Errorf("read at %d", off)
 	}
 	n := 0
+	if off < fr.starts[0] {
+		b, err := fr.rd.built(fr.ctx, fr.replay)
+		if err != nil {
+			return 0, err
+		}
+		part := p[:min(int64(len(p)), fr.starts[0]-off)]
+		if n, err = b.ReadAt(part, off); n < len(part) {
+			return n, err
+		}
+		off += int64(n)
+	}
 	for n < len(p) {
 		i := fr.find(off)
 		if i == len(fr.extents) {

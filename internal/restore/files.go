@@ -189,6 +189,7 @@ func Files(ctx context.Context, opts Options) (*Result, error) {
 	}
 	defer r.targets.close()
 	defer r.batch.close()
+	defer r.reader.Close()
 	if err := r.write(ctx); err != nil {
 		return nil, err
 	}
@@ -275,7 +276,7 @@ func (r *run) prepare(ctx context.Context) error {
 	if err := r.tellIndexDir(ctx); err != nil {
 		return err
 	}
-	r.reader = r.plan.reader(r.opts.Repo, r.m)
+	r.reader = r.plan.reader(r.opts.Repo, r.m, r.opts.To)
 	r.opts.Progress.Files.Store(int64(len(r.plan.items) + len(r.plan.last)))
 	r.opts.Progress.Bytes.Store(r.plan.bytes())
 	if err := r.targets.mark(&mark, r.owner); err != nil {

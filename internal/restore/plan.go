@@ -42,10 +42,10 @@ type mapFile struct {
 
 // first returns where the file's bytes begin in the repository.
 func (it item) first() (seg int, at int64) {
-	if len(it.f.Extents) == 0 {
-		return -1, 0
+	for e := range it.f.AllExtents() {
+		return e.Seg, e.At
 	}
-	return it.f.Extents[0].Seg, it.f.Extents[0].At
+	return -1, 0
 }
 
 func sortItems(items []item) {
@@ -251,6 +251,7 @@ func (p *planner) view(f *manifest.File, path string) {
 // chosen plans the restore of some databases.
 func (p *planner) chosen(ctx context.Context, suffix string) (*plan, error) {
 	rd := p.opts.Repo.NewReader(p.m, nil)
+	defer rd.Close()
 	all, err := p.chosenMaps(ctx, rd)
 	if err != nil {
 		return nil, err
@@ -391,13 +392,15 @@ func (p *plan) bytes() (n int64) {
 	return n
 }
 
-// reader returns a reader for the files of the plan.
-func (p *plan) reader(r *repo.Repo, m *manifest.Manifest) *repo.Reader {
+// reader returns a reader for the files of the plan, with a directory for its scratch files.
+func (p *plan) reader(r *repo.Repo, m *manifest.Manifest, scratch string) *repo.Reader {
 	files := make([]*manifest.File, 0, len(p.items)+len(p.last))
 	for _, list := range [][]item{p.items, p.last} {
 		for _, it := range list {
 			files = append(files, it.f)
 		}
 	}
-	return r.NewReader(m, files)
+	rd := r.NewReader(m, files)
+	rd.Scratch = scratch
+	return rd
 }

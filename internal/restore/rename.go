@@ -40,6 +40,7 @@ func (p *planner) renaming(ctx context.Context) (*renaming, error) {
 		return nil, fmt.Errorf("%w, so there is nothing to give the node's name to: restore without --node-name", ErrNoShardMap)
 	}
 	rd := p.opts.Repo.NewReader(p.m, nil)
+	defer rd.Close()
 	all, err := readMaps(ctx, rd.ReaderAt(ctx, f), f.Size, p.m, p.opts.NodeName)
 	damaged := len(rd.DamagedSegments()) > 0
 	switch {

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -19,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/internal/durable"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/shard"
@@ -163,6 +163,8 @@ func (v *verifier) all(ctx context.Context) error {
 		v.opts.Progress.Bytes.Add(it.f.Size)
 	}
 	v.reader = v.opts.Repo.NewReader(v.m, files)
+	v.reader.Scratch = v.opts.Scratch
+	defer v.reader.Close()
 	list := groups(items)
 	var next atomic.Int64
 	g, ctx := errgroup.WithContext(ctx)
@@ -253,18 +255,12 @@ func (v *verifier) whole(ctx context.Context, f *manifest.File) error {
 		}
 		return v.walk(ctx, f, bytes.NewReader(b.Bytes()), 0)
 	}
-	scratch, err := os.CreateTemp(v.opts.Scratch, "slipcover-verify-*")
+	scratch, err := durable.NewScratch(v.opts.Scratch)
 	if err != nil {
-		return fmt.Errorf("a scratch file for %d bytes: %w", f.Size, err)
+		return fmt.Errorf("for %d bytes: %w", f.Size, err)
 	}
-	gone := os.Remove(scratch.Name()) == nil // where an open file can be removed, a kill leaves nothing
-	defer func() {
-		_ = scratch.Close() // it is thrown away
-		if !gone {
-			_ = os.Remove(scratch.Name())
-		}
-	}()
-	if err := preallocate(scratch, f.Size); err != nil {
+	defer scratch.Discard()
+	if err := preallocate(scratch.File, f.Size); err != nil {
 		return err
 	}
 	if err := v.fill(ctx, f, scratch); err != nil {
@@ -276,7 +272,8 @@ func (v *verifier) whole(ctx context.Context, f *manifest.File) error {
 // fill reads f into w and holds it against the manifest.
 func (v *verifier) fill(ctx context.Context, f *manifest.File, w io.Writer) error {
 	sum, n := sha256.New(), int64(0)
-	err := v.reader.Stream(ctx, f, func(b []byte) error {
+	back, _ := w.(io.ReaderAt)
+	err := v.reader.StreamBack(ctx, f, back, func(b []byte) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}

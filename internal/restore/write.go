@@ -189,7 +189,7 @@ func (w *writer) write(ctx context.Context, it item, path string, sync bool, bef
 func (w *writer) fill(ctx context.Context, f *os.File, want *manifest.File) error {
 	w.out.Reset(f)
 	sum, n := sha256.New(), int64(0)
-	err := w.run.reader.Stream(ctx, want, func(b []byte) error {
+	err := w.run.reader.StreamBack(ctx, want, written{w.out, f}, func(b []byte) error {
 		for len(b) > 0 { // parts, so that a cancel is seen soon
 			if err := ctx.Err(); err != nil {
 				return err
@@ -217,6 +217,19 @@ func (w *writer) fill(ctx context.Context, f *os.File, want *manifest.File) erro
 		return err
 	}
 	return nil
+}
+
+// written reads back what was written to a file.
+type written struct {
+	out *bufio.Writer // holds the last of it
+	f   *os.File
+}
+
+func (w written) ReadAt(p []byte, off int64) (int, error) {
+	if err := w.out.Flush(); err != nil {
+		return 0, err
+	}
+	return w.f.ReadAt(p, off)
 }
 
 func sameSum(sum hash.Hash, n int64, want *manifest.File) error {

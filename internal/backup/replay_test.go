@@ -1,0 +1,314 @@
+package backup_test
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/internal/backup"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/restore"
+	"github.com/slipcover/slipcover/internal/storage"
+	"github.com/slipcover/slipcover/internal/storage/mem"
+	"github.com/slipcover/slipcover/internal/testenv"
+)
+
+const grownShard = "shards/00000000-ffffffff/grow.1767225600.couch"
+
+func replaying(o *backup.Options) { o.Compaction = backup.Replay }
+
+// stage puts the shard as it was at a stage of its life in its place: a compacted one as
+// another file, as CouchDB does.
+func (e *env) stage(version, stage string) []byte {
+	e.t.Helper()
+	b := testenv.GrownFile(e.t, version, stage, ".couch")
+	e.put(b, strings.Contains(stage, "compacted"))
+	return b
+}
+
+func (e *env) put(b []byte, other bool) {
+	e.t.Helper()
+	path := filepath.Join(e.data, grownShard)
+	err := os.MkdirAll(filepath.Dir(path), 0o755)
+	was, _ := os.ReadFile(path)
+	switch {
+	case err != nil:
+	case other || len(was) == 0:
+		if err = os.WriteFile(path+".new", b, 0o644); err == nil {
+			err = os.Rename(path+".new", path)
+		}
+	case !bytes.HasPrefix(b, was):
+		e.t.Fatal("it doesn't grow")
+	default:
+		e.grow(grownShard, b[len(was):])
+	}
+	if err != nil {
+		e.t.Fatal(err)
+	}
+}
+
+func fileOf(t testing.TB, m *manifest.Manifest, path string) *manifest.File {
+	t.Helper()
+	for _, f := range m.Files {
+		if f.Path == path {
+			return f
+		}
+	}
+	t.Fatalf("the backup has no %s", path)
+	return nil
+}
+
+// newReplayEnv is an env with nothing but the shard, once there is a stage of it.
+func newReplayEnv(t testing.TB) *env {
+	t.Helper()
+	e := newEnv(t)
+	e.data = t.TempDir()
+	return e
+}
+
+// restored restores a backup and returns the shard.
+func (e *env) restored(store storage.Store, rec *manifest.Record) []byte {
+	e.t.Helper()
+	dir := filepath.Join(e.t.TempDir(), "data")
+	res, err := restore.Files(e.t.Context(), restore.Options{Repo: e.repo(store), Record: rec, To: dir})
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	if len(res.Problems) != 1 || !strings.Contains(res.Problems[0], "no _dbs.couch") || len(res.Damaged) > 0 {
+		e.t.Errorf("restore: problems %v, damaged %v", res.Problems, res.Damaged)
+	}
+	left, err := filepath.Glob(filepath.Join(dir, ".tmp-*"))
+	if err != nil || len(left) > 0 {
+		e.t.Errorf("the restore left %v, %v", left, err)
+	}
+	b, err := os.ReadFile(filepath.Join(dir, grownShard))
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	report, err := restore.Verify(e.t.Context(), restore.VerifyOptions{Repo: e.repo(store), Record: rec})
+	if err != nil || !report.OK() {
+		e.t.Errorf("verify: %v %+v", err, report)
+	}
+	return b
+}
+
+// TestReplays backs a database of each release up through its life, compactions included,
+// and restores each backup, the last also after the others were removed, and out of a copy
+// that was made without a key.
+func TestReplays(t *testing.T) {
+	t.Parallel()
+	for _, version := range testenv.GrownVersions {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			e := newReplayEnv(t)
+			var recs []*manifest.Record
+			var files [][]byte
+			for i, stage := range []string{"2-grown", "3-compacted", "4-grown", "5-compacted-under-writes"} {
+				files = append(files, e.stage(version, stage))
+				rec := e.run(replaying).Record
+				recs = append(recs, rec)
+				m := e.check(rec)
+				f := fileOf(t, m, grownShard)
+				if got, want := f.Replay.Replays(), (i+1)/2; got != want {
+					t.Errorf("%s: %d replays, want %d", stage, got, want)
+				}
+				if want := map[bool]int{false: 1, true: 2}[i >= 1]; m.Format != want {
+					t.Errorf("%s: format %d, want %d", stage, m.Format, want)
+				}
+				if i == 1 && rec.AddedBytes > 2000 {
+					t.Errorf("%s: %d bytes were stored for a compaction alone", stage, rec.AddedBytes)
+				}
+				if i == 3 && rec.AddedBytes > int64(len(files[3]))/2 {
+					t.Errorf("%s: %d bytes were stored of %d", stage, rec.AddedBytes, len(files[3]))
+				}
+			}
+			for i, rec := range recs {
+				if !bytes.HasPrefix(files[i], e.restored(e.store, rec)) { // up to the cut
+					t.Errorf("backup %d restores another file", i)
+				}
+			}
+			last, whole := recs[3], files[3]
+			other := mem.New()
+			if _, err := repo.Init(t.Context(), other, repo.InitOptions{Recipients: []string{e.identity.Recipient().String()}}); err != nil {
+				t.Fatal(err)
+			}
+			key := e.identity
+			e.identity = nil
+			if _, err := repo.Copy(t.Context(), e.repo(other), e.repo(e.store), last, repo.CopyOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			e.prune(recs[:3])
+			e.identity = key
+			for _, store := range []storage.Store{e.store, other} {
+				if !bytes.HasPrefix(whole, e.restored(store, last)) {
+					t.Errorf("without the backups before it the last one restores another file")
+				}
+			}
+		})
+	}
+}
+
+// prune removes backups, which needs no key.
+func (e *env) prune(recs []*manifest.Record) {
+	e.t.Helper()
+	var ids []manifest.BackupID
+	for _, rec := range recs {
+		ids = append(ids, rec.ID)
+	}
+	r := e.repo(e.store)
+	lock, err := r.Lock(e.t.Context(), "node1", "prune", "")
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	if _, err := r.Prune(e.t.Context(), lock, repo.PruneOptions{Remove: ids, Now: time.Now()}); err != nil {
+		e.t.Fatal(err)
+	}
+	if err := lock.Release(e.t.Context()); err != nil {
+		e.t.Fatal(err)
+	}
+}
+
+// knownFiles are what the node remembers.
+func (e *env) knownFiles() []string {
+	e.t.Helper()
+	list, err := filepath.Glob(filepath.Join(e.state, "*", "node1", "known", "*"))
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	return list
+}
+
+// TestNothingToReplay holds when a compacted file is stored whole: nothing is remembered,
+// or something wrong, or the setting says so, or the file is not what the compaction of
+// the older one makes.
+func TestNothingToReplay(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		edit func(t *testing.T, e *env, b []byte)
+		opts func(*backup.Options)
+		note string
+		want int // replays
+	}{
+		"known": {want: 1},
+		"asked for whole": {
+			opts: func(o *backup.Options) { o.Compaction = backup.Whole },
+		},
+		"forgotten": {
+			edit: func(t *testing.T, e *env, _ []byte) {
+				for _, p := range e.knownFiles() {
+					if err := os.Remove(p); err != nil {
+						t.Fatal(err)
+					}
+				}
+			},
+		},
+		"damaged": {
+			edit: func(t *testing.T, e *env, _ []byte) {
+				for _, p := range e.knownFiles() {
+					b, err := os.ReadFile(p)
+					if err != nil {
+						t.Fatal(err)
+					}
+					b[len(b)/2] ^= 1
+					if err := os.WriteFile(p, b, 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+			},
+			note: "what this node remembered of its documents can't be read",
+		},
+		"a byte that nobody can predict": {
+			edit: func(t *testing.T, e *env, b []byte) {
+				h, err := couchfile.FindHeader(bytes.NewReader(b), int64(len(b)))
+				if err != nil || b[h.Offset-1] != 0 {
+					t.Fatalf("no padding before the header: %v", err)
+				}
+				b[h.Offset-1] = 1
+				e.put(b, true)
+			},
+			want: 1,
+		},
+		"another file": {
+			edit: func(_ *testing.T, e *env, b []byte) {
+				for i := 8 << 10; i < 500<<10; i += 7 {
+					if i%4096 != 0 {
+						b[i] ^= 1
+					}
+				}
+				e.put(b, true)
+			},
+			note: "was stored whole",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := newReplayEnv(t)
+			e.stage("3.5.0", "2-grown")
+			e.run(replaying)
+			if len(e.knownFiles()) != 1 {
+				t.Fatalf("the node remembers %v", e.knownFiles())
+			}
+			b := bytes.Clone(e.stage("3.5.0", "3-compacted"))
+			if c.edit != nil {
+				c.edit(t, e, b)
+			}
+			if c.opts == nil {
+				c.opts = replaying
+			}
+			res := e.run(c.opts)
+			f := fileOf(t, e.check(res.Record), grownShard)
+			if n := f.Replay.Replays(); n != c.want {
+				t.Errorf("%d replays, want %d", n, c.want)
+			}
+			if notes := strings.Join(res.Notes, "\n"); !strings.Contains(notes, c.note) || c.note == "" && strings.Contains(notes, "whole") {
+				t.Errorf("notes %q, want %q", notes, c.note)
+			}
+			want, err := os.ReadFile(filepath.Join(e.data, grownShard))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if name == "another file" { // its bodies are damaged
+				return
+			}
+			if !bytes.Equal(e.restored(e.store, res.Record), want) {
+				t.Error("it restores another file")
+			}
+			if n := len(e.knownFiles()); n != map[bool]int{true: 0, false: 1}[name == "asked for whole"] {
+				t.Errorf("the node remembers %d files", n)
+			}
+		})
+	}
+}
+
+// TestReplaysEnd compacts again and again what nobody writes to: after some replays that
+// rest on each other the file is stored whole.
+func TestReplaysEnd(t *testing.T) {
+	t.Parallel()
+	e := newReplayEnv(t)
+	e.stage("3.5.0", "2-grown")
+	e.run(replaying)
+	deepest := 0
+	for i := range 12 {
+		// A file with the same bytes is its own compaction: it is stored as grown by
+		// nothing, so the older one is put in its place in between.
+		stage := "3-compacted"
+		if i%2 == 1 {
+			stage = "5-compacted-under-writes"
+		}
+		b := e.stage("3.5.0", stage)
+		res := e.run(replaying)
+		f := fileOf(t, e.check(res.Record), grownShard)
+		deepest = max(deepest, f.Replay.Replays())
+		if i == 11 && !bytes.Equal(e.restored(e.store, res.Record), b) {
+			t.Error("the last one restores another file")
+		}
+	}
+	if deepest != 8 {
+		t.Errorf("%d replays rest on each other, want 8 at most", deepest)
+	}
+}

@@ -1,0 +1,198 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/couchfile/replay"
+	"github.com/slipcover/slipcover/internal/durable"
+	"github.com/slipcover/slipcover/internal/manifest"
+)
+
+// rebuilding is how many files at most are made out of replays at a time: each needs
+// what the simulator of CouchDB's writer holds, and scratch files.
+const rebuilding = 2
+
+// both hands the bytes of a file on and gives them back.
+type both struct {
+	io.ReaderAt
+	write func([]byte) error
+}
+
+func (b both) Write(p []byte) (int, error) {
+	if err := b.write(p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// content calls fn with the bytes of a file that is stored as extents behind a replay,
+// in order. back gives back what fn was given; nil if nothing does.
+func (rd *Reader) content(ctx context.Context, extents []manifest.Extent, r *manifest.Replay, back io.ReaderAt, fn func([]byte) error) error {
+	if r != nil {
+		if err := rd.replayed(ctx, r, back, fn); err != nil {
+			return err
+		}
+	}
+	return rd.stored(ctx, extents, fn)
+}
+
+// replayed calls fn with the bytes that a replay makes.
+func (rd *Reader) replayed(ctx context.Context, r *manifest.Replay, back io.ReaderAt, fn func([]byte) error) error {
+	if err := enter(ctx, rd.rebuilds); err != nil {
+		return err
+	}
+	defer leave(rd.rebuilds)
+	return rd.rebuild(ctx, r, back, fn)
+}
+
+// rebuild is replayed for who has entered.
+func (rd *Reader) rebuild(ctx context.Context, r *manifest.Replay, back io.ReaderAt, fn func([]byte) error) error {
+	older, discard, err := rd.older(ctx, r.Older)
+	if err != nil {
+		return err
+	}
+	defer discard()
+	sorting, err := durable.NewScratch(rd.Scratch)
+	if err != nil {
+		return err
+	}
+	defer sorting.Discard()
+	if back == nil {
+		kept, err := durable.NewScratch(rd.Scratch)
+		if err != nil {
+			return err
+		}
+		defer kept.Discard()
+		to := fn
+		back, fn = kept, func(b []byte) error {
+			if _, err := kept.Write(b); err != nil {
+				return err
+			}
+			return to(b)
+		}
+	}
+	info, err := rd.decode(ctx, r, older, both{back, fn}, sorting)
+	if err == nil && info.Size != r.Size {
+		err = fmt.Errorf("%w: a replay makes %d bytes, and the manifest says %d", ErrCorrupt, info.Size, r.Size)
+	}
+	return err
+}
+
+func (rd *Reader) decode(ctx context.Context, r *manifest.Replay, older replay.Older, out replay.Output, sorting *durable.Scratch) (*replay.Info, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	in, to := io.Pipe()
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		to.CloseWithError(rd.stored(ctx, r.Stream, func(b []byte) error {
+			_, err := to.Write(b)
+			return err
+		}))
+	})
+	defer func() { // the reader of the stream ends first
+		cancel()
+		_ = in.Close()
+		reading.Wait()
+	}()
+	info, err := replay.Decode(in, older, out, sorting)
+	return info, asStored(err)
+}
+
+// asStored says of damage in what a replay is made of that stored bytes are damaged.
+func asStored(err error) error {
+	switch {
+	case err == nil, Damaged(err):
+		return err
+	case errors.Is(err, replay.ErrVersion):
+		return fmt.Errorf("%w: %w: a later version of Slipcover reads it", ErrFormat, err)
+	case errors.Is(err, couchfile.ErrCorrupt), errors.Is(err, couchfile.ErrNoHeader), errors.Is(err, couchfile.ErrNotDatabase):
+		return fmt.Errorf("%w: what a replay is made of: %w", ErrCorrupt, err)
+	}
+	return err
+}
+
+// older makes the file that a replay rests on, in a scratch file that discard removes.
+func (rd *Reader) older(ctx context.Context, o *manifest.Older) (older replay.Older, discard func(), err error) {
+	if o == nil {
+		return nil, func() {}, nil
+	}
+	s, err := durable.NewScratch(rd.Scratch)
+	if err != nil {
+		return nil, nil, err
+	}
+	put := func(b []byte) error {
+		_, err := s.Write(b)
+		return err
+	}
+	if o.Replay != nil {
+		err = rd.rebuild(ctx, o.Replay, s, put)
+	}
+	if err == nil {
+		err = rd.stored(ctx, o.Extents, put)
+	}
+	if err == nil {
+		var f *replay.OlderFile
+		if f, err = replay.OpenOlder(replay.File{R: s, Size: o.Size, Header: o.Header}); err == nil {
+			return f, func() { f.Close(); s.Discard() }, nil
+		}
+		err = asStored(err)
+	}
+	s.Discard()
+	return nil, nil, err
+}
+
+// built returns the bytes that a replay makes, in a scratch file that Close removes.
+func (rd *Reader) built(ctx context.Context, r *manifest.Replay) (io.ReaderAt, error) {
+	return rd.rebuilt.get(ctx, r, func() (*durable.Scratch, error) {
+		s, err := durable.NewScratch(rd.Scratch)
+		if err != nil {
+			return nil, err
+		}
+		err = rd.replayed(ctx, r, s, func(b []byte) error {
+			_, err := s.Write(b)
+			return err
+		})
+		if err != nil {
+			s.Discard()
+			return nil, err
+		}
+		return s, nil
+	})
+}
+
+// Close removes the scratch files that ReaderAt and Salvage made. It comes when no reader
+// is in use any more.
+func (rd *Reader) Close() {
+	rd.rebuilt.mu.Lock()
+	defer rd.rebuilt.mu.Unlock()
+	for r := range rd.rebuilt.items {
+		rd.rebuilt.forget(r)
+	}
+}
+
+// salvageReplay is Salvage for the bytes of a replay: they are there, or all are lost.
+func (rd *Reader) salvageReplay(ctx context.Context, r *manifest.Replay, fn func(off int64, b []byte) error) (lost int64, err error) {
+	b, err := rd.built(ctx, r)
+	if Damaged(err) {
+		return r.Size, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	buf := make([]byte, frameSize)
+	for off := int64(0); off < r.Size; {
+		part := buf[:min(frameSize, r.Size-off)]
+		if _, err := b.ReadAt(part, off); err != nil && !errors.Is(err, io.EOF) {
+			return 0, err
+		}
+		if err := fn(off, part); err != nil {
+			return 0, err
+		}
+		off += int64(len(part))
+	}
+	return 0, nil
+}
