@@ -31,9 +31,10 @@ type CompactionOptions struct {
 	// CheckpointAfter is database_compaction/checkpoint_after: the bytes of
 	// records behind which a batch is committed; 10 times BufferSize if 0.
 	CheckpointAfter int
-	// ToldBatches lets SourceDoc.Batch say where batches of documents end,
-	// instead of the two sizes above.
-	ToldBatches bool
+	// Told lets SourceDoc.Batch say where batches of documents end, instead of
+	// the two sizes above; and their revisions are what the compaction left, so
+	// that no limit cuts them.
+	Told bool
 	// DefaultSecurity is the object that a new file begins with: default_security
 	// makes it [] or {members, admins} of _admin.
 	DefaultSecurity erlterm.Term
@@ -71,6 +72,7 @@ type Compaction struct {
 	passes int
 
 	body, part, term []byte // reused
+	leaves           []*revLeaf
 }
 
 // NewCompaction begins a compaction that writes to f, which is empty. scratch
@@ -231,9 +233,9 @@ func (c *Compaction) copyDocs(src *Source, head dbHeader) error {
 		if err != nil {
 			return err
 		}
-		batch = append(batch, batchDoc{d, e.Chunks})
+		batch = append(batch, batchDoc{d, e.Chunks, e.ByOffset})
 		end := e.Batch
-		if !c.p.ToldBatches {
+		if !c.p.Told {
 			c.term = d.putRecord(c.term[:0])
 			size += 1 + len(c.term)
 			end = c.batch(size, copied)
@@ -270,7 +272,8 @@ func (c *Compaction) batch(size, copied int) Batch {
 
 type batchDoc struct {
 	*docInfo
-	from Chunks
+	from     Chunks
+	byOffset bool
 }
 
 // copyBatch copies one batch, in the order of the documents' ids.
@@ -285,12 +288,14 @@ func (c *Compaction) copyBatch(batch []batchDoc, limit int) error {
 	kvs := make([]kv, 0, len(batch))
 	var gone []erlterm.Term
 	for _, d := range batch {
-		if err := c.copyDoc(d.docInfo, d.from); err != nil {
+		if err := c.copyDoc(d); err != nil {
 			return fmt.Errorf("document of update_seq %x: %w", []byte(d.seq), err)
 		}
-		var err error
-		if d.roots, err = stem(d.roots, limit); err != nil {
-			return err
+		if !c.p.Told {
+			var err error
+			if d.roots, err = stem(d.roots, limit); err != nil {
+				return err
+			}
 		}
 		_, seq := d.entries()
 		seqs = append(seqs, seq)

@@ -46,19 +46,24 @@ func (c *Compaction) copyPurges(src *Source, minSeq uint64) error {
 		if err != nil {
 			return err
 		}
-		p, err := parsePurge(e)
+		p, err := parsePurge(e.Entry)
 		if err != nil {
 			return err
 		}
 		batch = append(batch, p)
-		if size += 1 + len(p.info); size < c.p.BufferSize {
+		size += 1 + len(p.info)
+		end := e.Batch
+		if !c.p.Told {
+			end = c.batch(size, copied)
+		}
+		if end == BatchGoesOn {
 			continue
 		}
 		if err := c.copyPurgeBatch(src, batch, minSeq); err != nil {
 			return err
 		}
 		copied += size
-		if batch, size = batch[:0], 0; copied >= c.p.CheckpointAfter {
+		if batch, size = batch[:0], 0; end == BatchCheckpoint {
 			copied = 0
 			if err := c.checkpoint(); err != nil {
 				return err

@@ -1,8 +1,10 @@
 package couchwriter
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/couchfile/erlterm"
@@ -12,36 +14,42 @@ import (
 // lets its record point to them.
 //
 // Source: CouchDB 3.5, src/couch/src/couch_bt_engine_compactor.erl, copy_docs.
-func (c *Compaction) copyDoc(d *docInfo, from Chunks) error {
-	d.sizes = sizes{}
+func (c *Compaction) copyDoc(d batchDoc) error {
+	d.sizes, c.leaves = sizes{}, c.leaves[:0]
 	for _, r := range d.roots {
-		if err := c.copyRev(d, r.node, from); err != nil {
+		if err := c.addLeaves(r.node); err != nil {
 			return err
 		}
+	}
+	if d.byOffset {
+		slices.SortStableFunc(c.leaves, func(a, b *revLeaf) int { return cmp.Compare(a.ptr, b.ptr) })
+	}
+	for _, leaf := range c.leaves {
+		attached, err := c.copyLeaf(leaf, d.from)
+		if err != nil {
+			return err
+		}
+		d.sizes.add(leaf.sizes)
+		d.sizes.add(sizes{attached, attached})
 	}
 	return nil
 }
 
-// copyRev goes over the tree from its root on, as couch_key_tree:mapfold does.
-func (c *Compaction) copyRev(d *docInfo, n *revNode, from Chunks) error {
-	if len(n.children) > 0 {
-		n.leaf = nil
-		for _, child := range n.children {
-			if err := c.copyRev(d, child, from); err != nil {
-				return err
-			}
+// addLeaves goes over a tree from its root on, as couch_key_tree:mapfold does.
+func (c *Compaction) addLeaves(n *revNode) error {
+	for _, child := range n.children {
+		if err := c.addLeaves(child); err != nil {
+			return err
 		}
-		return nil
 	}
-	if n.leaf == nil {
+	switch {
+	case len(n.children) > 0:
+		n.leaf = nil
+	case n.leaf == nil:
 		return fmt.Errorf("a leaf without a body: %w", ErrUnpredicted)
+	default:
+		c.leaves = append(c.leaves, n.leaf)
 	}
-	attached, err := c.copyLeaf(n.leaf, from)
-	if err != nil {
-		return err
-	}
-	d.sizes.add(n.leaf.sizes)
-	d.sizes.add(sizes{attached, attached})
 	return nil
 }
 

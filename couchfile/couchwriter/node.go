@@ -205,37 +205,52 @@ func (t *Tree) write(leaf bool, list []pair) ([]pair, error) {
 	return kps, nil
 }
 
-// chunkify parts a list into nodes. A single entry that is left over joins
-// the node before.
+// chunkify parts a list into nodes.
+func (t *Tree) chunkify(list []pair) [][]pair {
+	t.sizes = t.sizes[:0]
+	for _, p := range list {
+		t.sizes = append(t.sizes, len(p.raw))
+	}
+	t.ends = NodeEnds(t.ends[:0], t.sizes, t.opts.ChunkSize)
+	parts := make([][]pair, 0, len(t.ends))
+	start := 0
+	for _, end := range t.ends {
+		parts = append(parts, list[start:end:end])
+		start = end
+	}
+	return parts
+}
+
+// NodeEnds appends where the nodes end that a list of entries is written as:
+// indexes behind their last ones. sizes are those of the entries' terms, in
+// bytes. A single entry that is left over joins the node before.
 //
 // Source: CouchDB 3.5, src/couch/src/couch_btree.erl, chunkify.
-func (t *Tree) chunkify(list []pair) [][]pair {
+func NodeEnds(ends, sizes []int, chunkSize int) []int {
 	size := 7 // version, head and end of the list
-	for _, p := range list {
-		size += len(p.raw)
+	for _, n := range sizes {
+		size += n
 	}
-	if size <= t.opts.ChunkSize {
-		return [][]pair{list}
+	if size <= chunkSize {
+		return append(ends, len(sizes))
 	}
-	threshold := size / (size/t.opts.ChunkSize + 1)
-	var parts [][]pair
-	start, sum := 0, 0
-	for i, p := range list {
-		if n := p.termSize(); n+sum > threshold && i > start {
-			parts = append(parts, list[start:i+1:i+1])
+	threshold := size / (size/chunkSize + 1)
+	start, sum, first := 0, 0, len(ends)
+	for i, n := range sizes {
+		if n++; n+sum > threshold && i > start { // with a version of its own
+			ends = append(ends, i+1)
 			start, sum = i+1, 0
 		} else {
 			sum += n
 		}
 	}
-	switch left := len(list) - start; {
-	case left == 1 && len(parts) > 0:
-		last := &parts[len(parts)-1]
-		*last = list[start-len(*last):]
+	switch left := len(sizes) - start; {
+	case left == 1 && len(ends) > first:
+		ends[len(ends)-1]++
 	case left > 0:
-		parts = append(parts, list[start:])
+		ends = append(ends, len(sizes))
 	}
-	return parts
+	return ends
 }
 
 func appendNode(dst []byte, leaf bool, list []pair) []byte {

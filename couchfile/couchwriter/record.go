@@ -1,7 +1,9 @@
 package couchwriter
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/couchfile/erlterm"
@@ -13,7 +15,8 @@ type Record struct {
 	ID     erlterm.Term
 	Leaves []Leaf // in the order in which a compaction copies them
 
-	info *docInfo
+	info  *docInfo
+	mixed bool // by Copied
 }
 
 // Leaf is where a leaf's body is stored.
@@ -55,9 +58,22 @@ func (r *Record) add(n *revNode) error {
 	return nil
 }
 
+// Copied says that a compaction wrote what the record points to: Leaves are put
+// into the order of their offsets, in which it copied them. It is another one
+// than that of the tree if the compaction then cut histories.
+func (r *Record) Copied() (mixed bool) {
+	byOffset := func(a, b Leaf) int { return cmp.Compare(a.Offset, b.Offset) }
+	r.mixed = !slices.IsSortedFunc(r.Leaves, byOffset)
+	if r.mixed {
+		slices.SortStableFunc(r.Leaves, byOffset)
+	}
+	return r.mixed
+}
+
 // AppendPlain appends the entry's value without what a compaction puts in anew:
 // offsets and stored sizes are 0, sizes of the document too, and lists of
-// attachments are empty.
+// attachments are empty. Where Copied found another order than the tree's, the
+// leaves' places in it, from 1 on, stand for their offsets.
 func (r *Record) AppendPlain(dst []byte) []byte {
 	d := *r.info
 	d.sizes = sizes{}
@@ -65,6 +81,9 @@ func (r *Record) AppendPlain(dst []byte) []byte {
 	dst = d.sizes.putTuple(putFlag(dst, d.deleted))
 	return d.putRoots(dst, func(l *revLeaf, dst []byte) []byte {
 		plain := revLeaf{deleted: l.deleted, seq: l.seq, sizes: sizes{0, l.sizes.external}, atts: noAtts}
+		if r.mixed {
+			plain.ptr = 1 + uint64(slices.IndexFunc(r.Leaves, func(x Leaf) bool { return x.Offset == int64(l.ptr) }))
+		}
 		return plain.putDisk(dst)
 	})
 }

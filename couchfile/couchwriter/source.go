@@ -22,7 +22,7 @@ type Source struct {
 	// stay valid.
 	Docs func(since uint64) iter.Seq2[SourceDoc, error]
 	// Purges iterates over those of the purge_seq tree in the same way.
-	Purges func(since uint64) iter.Seq2[couchfile.Entry, error]
+	Purges func(since uint64) iter.Seq2[SourcePurge, error]
 	// Locals iterates over the local documents.
 	Locals func() iter.Seq2[couchfile.Entry, error]
 	// Has says whether the database has a document, deleted or not.
@@ -33,7 +33,17 @@ type Source struct {
 type SourceDoc struct {
 	couchfile.Entry
 	Chunks Chunks
-	Batch  Batch // behind this document, if CompactionOptions.ToldBatches
+	Batch  Batch // behind this document, if CompactionOptions.Told
+	// ByOffset says that leaves are copied in the order of their offsets, and
+	// from left to right only where these are the same. A compaction copies a
+	// tree before it cuts it, and then orders what it became.
+	ByOffset bool
+}
+
+// SourcePurge is an entry of a purge_seq tree.
+type SourcePurge struct {
+	couchfile.Entry
+	Batch Batch // as of a document
 }
 
 // OpenSource opens the database in a file of size bytes at one of its headers.
@@ -68,8 +78,14 @@ func OpenSource(r io.ReaderAt, size int64, h couchfile.RawHeader) (*Source, erro
 			}
 		}
 	}
-	s.Purges = func(since uint64) iter.Seq2[couchfile.Entry, error] {
-		return entries(db.PurgeSeqTree(), &couchfile.Key{Seq: since + 1})
+	s.Purges = func(since uint64) iter.Seq2[SourcePurge, error] {
+		return func(yield func(SourcePurge, error) bool) {
+			for e, err := range entries(db.PurgeSeqTree(), &couchfile.Key{Seq: since + 1}) {
+				if !yield(SourcePurge{Entry: e}, err) {
+					return
+				}
+			}
+		}
 	}
 	s.Locals = func() iter.Seq2[couchfile.Entry, error] { return entries(db.LocalTree(), nil) }
 	s.Has = func(id erlterm.Term) (bool, error) {

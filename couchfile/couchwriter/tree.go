@@ -47,6 +47,8 @@ type Tree struct {
 	ahead bool   // what is inserted is in order and behind all keys
 	buf   []byte // of the term that is being made
 	out   []byte // of its stored form
+
+	sizes, ends []int // reused by chunkify
 }
 
 // NewTree opens a tree at its state, as it is in a header: the atom nil or

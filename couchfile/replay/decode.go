@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"math"
 
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/couchfile/couchwriter"
@@ -27,6 +26,14 @@ const (
 	payloadStored
 )
 
+// Flags of a purge: the database still had the document; the purge is the last
+// one of a batch, and a checkpoint follows.
+const (
+	purgedStill     = 1
+	purgeEndsBatch  = 2
+	purgeCheckpoint = 4
+)
+
 const (
 	endBatch = iota
 	endCheckpoint
@@ -36,10 +43,6 @@ const (
 // maxBatch bounds the records of a batch, in bytes. The server's default is
 // half a MiB (database_compaction/doc_buffer_size).
 const maxBatch = 64 << 20
-
-// keptLimit is a revs_limit that cuts nothing: documents whose history a
-// compaction cut are new ones.
-const keptLimit = math.MaxInt32
 
 // Output is where Decode puts the file, from its beginning on. It reads nodes
 // of it back.
@@ -108,7 +111,7 @@ type decoder struct {
 func (i *Info) decode(in *wireReader, older Older, out Output, scratch couchwriter.Scratch) error {
 	f := couchwriter.NewFile(out, out, 0, i.checksum)
 	c := couchwriter.NewCompaction(f, scratch, couchwriter.CompactionOptions{Release: i.release, Compression: i.compression,
-		ChunkSize: i.chunkSize, ToldBatches: true, DefaultSecurity: i.security})
+		ChunkSize: i.chunkSize, Told: true, DefaultSecurity: i.security})
 	d := &decoder{info: i, in: in, older: older, left: i.OlderDocs}
 	for range i.Passes {
 		src, err := d.pass()
@@ -165,16 +168,16 @@ func (d *decoder) pass() (src *couchwriter.Source, err error) {
 			return nil, err
 		}
 	}
-	src = &couchwriter.Source{Header: d.header(keptLimit, 1000), Security: d.security, Props: d.props, TimeSeq: d.timeSeq}
+	src = &couchwriter.Source{Header: d.header(1000, 1000), Security: d.security, Props: d.props, TimeSeq: d.timeSeq}
 	purges, has, err := d.purges()
-	src.Purges = func(uint64) iter.Seq2[couchfile.Entry, error] { return all(purges) }
+	src.Purges = func(uint64) iter.Seq2[couchwriter.SourcePurge, error] { return all(purges) }
 	src.Has = func(id erlterm.Term) (bool, error) { return has[string(id)], nil }
 	src.Docs = func(uint64) iter.Seq2[couchwriter.SourceDoc, error] { return d.docs }
 	return src, err
 }
 
-func all(entries []couchfile.Entry) iter.Seq2[couchfile.Entry, error] {
-	return func(yield func(couchfile.Entry, error) bool) {
+func all[T any](entries []T) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
 		for _, e := range entries {
 			if !yield(e, nil) {
 				return
@@ -211,7 +214,7 @@ func (d *decoder) entry(what string) (e couchfile.Entry, err error) {
 
 // purges reads the purges of a pass, and which of their documents the database
 // still had.
-func (d *decoder) purges() (purges []couchfile.Entry, has map[string]bool, err error) {
+func (d *decoder) purges() (purges []couchwriter.SourcePurge, has map[string]bool, err error) {
 	n, err := d.in.number("purges")
 	if err != nil {
 		return nil, nil, err
@@ -222,14 +225,14 @@ func (d *decoder) purges() (purges []couchfile.Entry, has map[string]bool, err e
 		if err != nil {
 			return nil, nil, err
 		}
-		still, err := d.in.small("purge", 1)
+		flags, err := d.in.small("purge", purgedStill+purgeCheckpoint)
 		if err != nil {
 			return nil, nil, err
 		}
-		if id, ok := purgedID(e); ok && still == 1 {
+		if id, ok := purgedID(e); ok && flags&purgedStill != 0 {
 			has[string(id)] = true
 		}
-		purges = append(purges, e)
+		purges = append(purges, couchwriter.SourcePurge{Entry: e, Batch: couchwriter.Batch(flags >> 1)})
 	}
 	return purges, has, nil
 }
@@ -363,7 +366,7 @@ func (d *decoder) newDoc() (doc couchwriter.SourceDoc, err error) {
 	d.lastNew += gap
 	doc.Key = erlterm.PutUint(nil, d.lastNew)
 	doc.Value, err = d.in.term("document")
-	doc.Chunks = payloads{d.in, d.info.compression}
+	doc.Chunks, doc.ByOffset = payloads{d.in, d.info.compression}, true
 	return doc, err
 }
 

@@ -56,8 +56,9 @@
 //	            security      object
 //	            props         object
 //	            time_seq      object
-//	            purges        number, then each: key (term), value (term) of the purge_seq tree,
-//	                          and 1 if the database still had the document, else 0 (number)
+//	            purges        number, then each: key (term), value (term) of the purge_seq tree, and
+//	                          flags (number): 1 the database still had the document, 2 a batch ends
+//	                          behind it, 4 a batch ends and a checkpoint follows
 //	            batches       up to the one that ends the pass
 //	object      number: 0 there is none; 1 the same as in the pass before; else n+1 and a term of n bytes
 //	batch       steps, the last of which ends it, and then its payloads
@@ -71,8 +72,9 @@
 //	                          of the new document before, 0 at first (number), and the value of its
 //	                          entry in the seq tree (term), as Record.AppendPlain makes it
 //	payloads    those of the batch's new documents, in the order in which the compactor copies them:
-//	            documents by the bytes of their ids, leaves of their trees from left to right, of each
-//	            leaf its body and then its attachments' chunks
+//	            documents by the bytes of their ids, leaves of their trees from left to right, or in the
+//	            order of their offsets where the values have some, which count from 1 on; of each leaf
+//	            its body and then its attachments' chunks
 //	payload     number: its kind
 //	            kind 0        chunk of an attachment (string)
 //	            kind 1        body (term), to be compressed; list of attachments (term)
@@ -106,8 +108,15 @@
 // against the MD5 in the list when the stream is written. 8 zeros are no hash:
 // such a document is never the same.
 //
-// Where file_compression was changed, or a compaction cut a document's history,
-// documents are new ones.
+// Where file_compression was changed, documents are looked for with bodies of the
+// other kind too. Those that deflate compressed, and those whose history the
+// compaction cut, are new ones.
+//
+// # What is not replayed
+//
+// A compaction with deflate, one whose settings were changed while it ran, and
+// one that was interrupted and had to be taken up again. btree_chunk_size, which
+// is not in the file, is found by the leaves of its first pass.
 //
 // # Tails
 //

@@ -156,6 +156,8 @@ type docHash [8]byte
 type hasher struct {
 	key [32]byte
 	buf []byte
+	// stored is what stands for a body instead of its bytes, if not nil.
+	stored func(body []byte) ([]byte, error)
 }
 
 // hash returns 8 zeros for documents that can't be read, whose damage is not
@@ -187,7 +189,13 @@ func (h *hasher) sum(r *couchwriter.Record, chunks couchwriter.Chunks) (sum docH
 		if err != nil {
 			return sum, err
 		}
-		str(parts.body)
+		body := parts.body
+		if h.stored != nil {
+			if body, err = h.stored(body); err != nil {
+				return sum, err
+			}
+		}
+		str(body)
 		str(parts.list(merged))
 	}
 	copy(sum[:], s.Sum(h.buf[:0]))

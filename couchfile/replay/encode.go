@@ -114,7 +114,7 @@ type encoder struct {
 }
 
 func (e *encoder) run() error {
-	since := uint64(0)
+	since, from := uint64(0), e.begun
 	for _, h := range e.passes {
 		src, err := couchwriter.OpenSource(e.f.R, e.size, h)
 		if err != nil {
@@ -128,13 +128,13 @@ func (e *encoder) run() error {
 		for i, t := range []erlterm.Term{src.Security, src.Props, src.TimeSeq} {
 			e.object(i, t)
 		}
-		if err := e.purges(src); err != nil {
+		if err := e.purges(src, from); err != nil {
 			return err
 		}
 		if err := e.docs(src, since, parsed.SecurityPtr); err != nil {
 			return err
 		}
-		since = parsed.UpdateSeq
+		since, from = parsed.UpdateSeq, h.End
 	}
 	if err := e.swapped(); err != nil {
 		return err
@@ -156,44 +156,47 @@ func (e *encoder) object(kind int, t erlterm.Term) {
 	e.objects[kind] = t
 }
 
-func (e *encoder) entries(list []couchfile.Entry, more func(couchfile.Entry) error) error {
-	e.w.number(uint64(len(list)))
-	for _, x := range list {
-		e.w.str(x.Key)
-		e.w.str(x.Value)
-		if err := more(x); err != nil {
-			return err
-		}
-	}
-	return nil
+func (e *encoder) entry(x couchfile.Entry) {
+	e.w.str(x.Key)
+	e.w.str(x.Value)
 }
 
-func (e *encoder) purges(src *couchwriter.Source) error {
+// purges writes those of the pass that began at an offset.
+func (e *encoder) purges(src *couchwriter.Source, from int64) error {
 	var list []couchfile.Entry
 	for p, err := range src.Purges(e.lastPurge) {
 		if err != nil {
 			return err
 		}
-		seq, ok := seqOf(p)
-		if !ok {
+		list = append(list, p.Entry)
+	}
+	e.w.number(uint64(len(list)))
+	if len(list) == 0 {
+		return nil
+	}
+	flags, err := e.purgeBatches(from)
+	if err != nil {
+		return err
+	}
+	for _, p := range list {
+		seq, okSeq := seqOf(p)
+		id, okID := purgedID(p)
+		if !okSeq || !okID {
 			return damaged("purge")
 		}
 		e.lastPurge = seq
-		list = append(list, p)
-	}
-	return e.entries(list, func(p couchfile.Entry) error {
-		id, ok := purgedID(p)
-		if !ok {
-			return damaged("purge")
-		}
 		has, err := src.Has(id)
-		if has {
-			e.w.number(1)
-		} else {
-			e.w.number(0)
+		if err != nil {
+			return err
 		}
-		return err
-	})
+		flag := flags[seq]
+		if has {
+			flag |= purgedStill
+		}
+		e.entry(p)
+		e.w.number(flag)
+	}
+	return nil
 }
 
 // swapped writes what the server added when it took the file into use.
@@ -222,7 +225,11 @@ func (e *encoder) swapped() error {
 		}
 		locals = append(locals, l)
 	}
-	return e.entries(locals, func(couchfile.Entry) error { return nil })
+	e.w.number(uint64(len(locals)))
+	for _, l := range locals {
+		e.entry(l)
+	}
+	return nil
 }
 
 // doc is a document of a batch.
@@ -283,11 +290,14 @@ func (e *encoder) doc(s couchwriter.SourceDoc) (d doc, err error) {
 		return d, err
 	}
 	d = doc{SourceDoc: s, rec: r}
+	mixed := r.Copied()
 	var ok bool
 	if d.seq, ok = seqOf(s.Entry); !ok {
 		return d, damaged("update_seq of a document")
 	}
-	d.hash, d.known, d.skips, err = e.known.find(d.seq)
+	if d.hash, d.known, d.skips, err = e.known.find(d.seq); mixed {
+		d.hash = docHash{}
+	}
 	return d, err
 }
 
@@ -302,9 +312,7 @@ func (e *encoder) batch(docs []doc, end uint64) error {
 		return n
 	})
 	for _, d := range order {
-		if d.known && d.hash != (docHash{}) && e.hasher.hash(d.rec, e.chunks) == d.hash {
-			d.taken = e.whole(d)
-		}
+		d.taken = d.known && d.hash != (docHash{}) && e.same(d) && e.whole(d)
 	}
 	if err := e.steps(docs); err != nil {
 		return err
@@ -319,6 +327,34 @@ func (e *encoder) batch(docs []doc, end uint64) error {
 		}
 	}
 	return e.w.flush() // so that the proof does not fall behind, which holds what it was lent
+}
+
+// same says whether a document is the one that is known, or that one with its
+// bodies compressed anew.
+func (e *encoder) same(d *doc) bool {
+	if e.hasher.hash(d.rec, e.chunks) == d.hash {
+		return true
+	}
+	other := e.hasher
+	other.stored = e.otherwise
+	return other.hash(d.rec, e.chunks) == d.hash
+}
+
+// otherwise is a body as a file of the other compression has it, if compressing
+// that one gives the body.
+func (e *encoder) otherwise(body []byte) ([]byte, error) {
+	t, err := e.inf.Term(body)
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(e.store(t), body) {
+		return nil, errWrong
+	}
+	other := couchwriter.None
+	if e.info.compression == couchwriter.None {
+		other = couchwriter.Snappy
+	}
+	return other.Append(nil, append([]byte{erlterm.Version}, t...)), nil
 }
 
 // steps writes runs of documents.

@@ -139,7 +139,7 @@ func (c *comparer) correct(is, said []byte) error {
 		c.corrections = append(c.corrections,
 			correction{off: c.off + int64(i), is: bytes.Clone(is[i:end]), said: bytes.Clone(said[i:end])})
 		if c.used += int64(end - i + 8); c.used > c.limit {
-			return fmt.Errorf("%w, up to byte %d", errWrong, c.off+int64(end))
+			return fmt.Errorf("%w, from byte %d to %d", errWrong, c.corrections[0].off, c.off+int64(end))
 		}
 		i = end
 	}

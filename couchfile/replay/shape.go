@@ -24,6 +24,7 @@ type shape struct {
 	f           File
 	first       couchfile.RawHeader
 	firstObject int64                 // where the object is that the file began with
+	begun       int64                 // where the first pass begins
 	passes      []couchfile.RawHeader // that ended them
 	swap        *couchfile.RawHeader  // nil if the server wrote none
 	checkpoints []int64               // where headers of the compaction are
@@ -57,7 +58,7 @@ func shapeOf(f File) (*shape, error) {
 		}
 		if s.firstObject < 0 && h.Kind == couchfile.HeaderDB {
 			if parsed, err := couchfile.ParseHeader(h); err == nil {
-				s.firstObject = parsed.SecurityPtr
+				s.firstObject, s.begun = parsed.SecurityPtr, h.End
 			}
 		}
 		before = h.Kind
@@ -99,7 +100,7 @@ func swapped(last, h couchfile.RawHeader) bool {
 
 // parameters are what the file itself says of how it was made.
 func (s *shape) parameters() (*Info, error) {
-	info := &Info{Size: s.size, Passes: len(s.passes), chunkSize: couchwriter.DefaultChunkSize, checksum: s.first.Checksum}
+	info := &Info{Size: s.size, Passes: len(s.passes), checksum: s.first.Checksum}
 	head, ok := erlterm.Elements(s.passes[0].Term[1:])
 	first, okFirst := erlterm.Elements(s.first.Term[1:])
 	if !ok || !okFirst || len(head) <= couchwriter.AtPurgesLimit || len(first) <= couchwriter.AtPurgesLimit {
@@ -140,7 +141,11 @@ func (s *shape) parameters() (*Info, error) {
 		return nil, notReplayed("nodes that are compressed with neither snappy nor nothing")
 	}
 	t, err := couchfile.Inflate(p)
+	if err != nil {
+		return nil, err
+	}
 	info.security = slices.Clone(t)
+	info.chunkSize, err = s.findChunkSize(chunks, parsed)
 	return info, err
 }
 
@@ -164,6 +169,7 @@ func (s *shape) newExtents(src *couchwriter.Source, since uint64) (*extents, err
 		if err != nil {
 			return nil, err
 		}
+		r.Copied()
 		start, _, err := extentOf(r)
 		if err != nil {
 			return nil, err
@@ -212,7 +218,7 @@ func (x *extents) checkpoint(to int64) bool {
 }
 
 // extentOf is where a document's bodies and attachments lie in a file that a
-// compaction wrote.
+// compaction wrote; r is Copied.
 func extentOf(r *couchwriter.Record) (start, end int64, err error) {
 	if len(r.Leaves) == 0 {
 		return 0, 0, damaged("document without a body")
