@@ -6,11 +6,13 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/couchfile/couchwriter"
 	"github.com/slipcover/slipcover/couchfile/replay"
+	"github.com/slipcover/slipcover/internal/testenv"
 )
 
 // TestFlippedStream flips each byte of a stream that has everything in it.
@@ -203,6 +205,67 @@ func TestWrongPrediction(t *testing.T) {
 	if corrected == 0 {
 		t.Error("nothing was corrected")
 	}
+}
+
+// TestWrongEverywhere changes one byte in all kinds of places: of chunks the length and the first,
+// middle and last byte, the markers of blocks, padding, headers. Each file comes back as it is or
+// is not stored so. It takes some of the places; more with SLIPCOVER_ROUNDS.
+func TestWrongEverywhere(t *testing.T) {
+	t.Parallel()
+	for _, c := range compactions {
+		t.Run(c[1], func(t *testing.T) {
+			t.Parallel()
+			was, is := grown(t, "3.5.0", c[0]), grown(t, "3.5.0", c[1])
+			known, older, cut := knownBytes(t, was), atNewest(t, was), atNewest(t, is)
+			places := placesOf(t, is)
+			step := max(1, len(places)/testenv.Rounds(40))
+			stored := 0
+			for i := 0; i < len(places); i += step {
+				bad := bytes.Clone(is)
+				bad[places[i]] ^= 1 << (i % 8)
+				f := replay.File{R: bytes.NewReader(bad), Size: cut.Size, Header: cut.Header}
+				stream, r, err := encode(f, openKnown(t, known))
+				if errors.Is(err, replay.ErrNotReplayed) {
+					continue
+				}
+				if err != nil {
+					t.Fatalf("byte %d: %v", places[i], err)
+				}
+				got, err := decode(stream, &older)
+				if err != nil || !bytes.Equal(got, bad[:r.Info.Size]) {
+					t.Fatalf("byte %d: %d corrections, %d new: %v", places[i], r.Corrections, r.New, err)
+				}
+				stored++
+			}
+			t.Logf("every %dth of %d places, %d files were stored as streams", step, len(places), stored)
+			if stored == 0 {
+				t.Error("no file was stored as a stream")
+			}
+		})
+	}
+}
+
+// placesOf are bytes of a file in front of its newest header.
+func placesOf(t *testing.T, file []byte) (at []int64) {
+	t.Helper()
+	end := atNewest(t, file).Header
+	last := int64(0)
+	for c, err := range couchfile.Chunks(bytes.NewReader(file), 0, end) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, off := range []int64{last, c.Offset, c.Offset + 3, c.Offset + 9, (c.Offset + c.End) / 2, c.End - 1} {
+			if off < end {
+				at = append(at, off)
+			}
+		}
+		for off := c.Offset + couchfile.BlockSize - c.Offset%couchfile.BlockSize; off < min(c.End, end); off += couchfile.BlockSize {
+			at = append(at, off) // of a marker
+		}
+		last = c.End // of padding, or the next chunk
+	}
+	slices.Sort(at)
+	return slices.Compact(at)
 }
 
 // TestRottenAttachment changes a byte of an attachment in the compacted file. Nothing there has a
