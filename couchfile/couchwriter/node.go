@@ -52,7 +52,7 @@ func (t *Tree) load(state erlterm.Term) (node, error) {
 	if err != nil {
 		return node{}, err
 	}
-	term, err := couchfile.Inflate(p)
+	term, err := t.inf.Term(p)
 	if err != nil {
 		return node{}, fmt.Errorf("node at %d: %w", off, err)
 	}

@@ -43,8 +43,9 @@ type Tree struct {
 	opts  TreeOptions
 	state erlterm.Term // {offset, reduction, bytes}; nil if the tree is empty
 	cache nodeCache
-	depth int    // of the node that is modified
-	ahead bool   // what is inserted is in order and behind all keys
+	depth int  // of the node that is modified
+	ahead bool // what is inserted is in order and behind all keys
+	inf   couchfile.Inflater
 	buf   []byte // of the term that is being made
 	out   []byte // of its stored form
 
@@ -262,7 +263,7 @@ func (t *Tree) find(list []pair, key erlterm.Term) (at int, same bool, err error
 //
 // Source: CouchDB 3.5, src/couch/src/couch_btree.erl, modify_kpnode.
 func (t *Tree) modifyInner(list []pair, actions []action) ([]pair, error) {
-	var out []pair
+	out := make([]pair, 0, len(list)+len(actions))
 	for len(actions) > 0 {
 		at, _, err := t.find(list, actions[0].key)
 		if err != nil {

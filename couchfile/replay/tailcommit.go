@@ -213,6 +213,7 @@ func (e *tailEncoder) update(c *commit, h couchfile.RawHeader) (ok bool, err err
 	}
 	e.res.Predicted++
 	e.res.Others += f.others
+	e.res.Between += f.chunks
 	return true, nil
 }
 
@@ -288,7 +289,7 @@ type finder struct {
 	to   int64 // where the commit ends
 	told []byte
 
-	run, nodes, others int
+	run, nodes, others, chunks int
 }
 
 const (
@@ -371,6 +372,7 @@ func (f *finder) find(off int64, stored []byte) (at int64, other []byte, err err
 // between stores a chunk that stands between nodes: of an attachment that
 // somebody uploads meanwhile.
 func (f *finder) between(c couchfile.Chunk) error {
+	f.chunks++
 	f.tell(nodeBehind)
 	step := f.e.plainStep(nil, c)
 	f.told = append(f.told, step...)

@@ -19,6 +19,7 @@ type TailResult struct {
 	Commits   int   // headers in the tail
 	Changed   int   // of these, with other trees than the header before
 	Predicted int   // of those, whose nodes follow from the documents
+	Between   int   // chunks among their nodes, of attachments that were uploaded meanwhile
 	Others    int   // nodes among these that were stored, being other ones
 	Raw       int64 // bytes that are no chunk, or a damaged one, or were not predicted
 }

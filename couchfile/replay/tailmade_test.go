@@ -1,0 +1,173 @@
+package replay_test
+
+import (
+	"bytes"
+	"fmt"
+	"testing"
+
+	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/couchfile/couchwriter"
+	"github.com/slipcover/slipcover/couchfile/erlterm"
+)
+
+// madeTail appends commits to a file as a server would that is told something.
+type madeTail struct {
+	*testing.T
+	out   *memory
+	f     *couchwriter.File
+	db    *couchwriter.Database
+	opts  couchwriter.DatabaseOptions
+	seq   uint64
+	nodes int
+	from  int64
+}
+
+// makeTail begins behind the newest header of a grown file. every is after how many nodes somebody
+// uploads a chunk; 0 for never.
+func makeTail(t *testing.T, opts couchwriter.DatabaseOptions, every int) *madeTail {
+	t.Helper()
+	file := bytes.Clone(grown(t, "3.5.0", "4-grown"))
+	h, err := couchfile.FindHeader(bytes.NewReader(file), int64(len(file)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	parsed, err := couchfile.ParseHeader(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &madeTail{T: t, out: &memory{file[:h.End]}, opts: opts, seq: parsed.UpdateSeq, from: h.End}
+	m.f = couchwriter.NewFile(m.out, m.out, h.End, couchfile.XXH3)
+	m.opts.Node = func(p []byte) ([]byte, error) {
+		if m.nodes++; every > 0 && m.nodes%every == 0 {
+			for i := range m.nodes/every%3 + 1 {
+				m.f.Chunk(bytes.Repeat([]byte{byte(m.nodes), byte(i)}, 900*i+1))
+			}
+		}
+		return p, nil
+	}
+	m.open(h.Term)
+	return m
+}
+
+func (m *madeTail) open(header []byte) {
+	m.Helper()
+	db, err := couchwriter.OpenDatabase(m.f, m.f, header, m.opts)
+	if err != nil {
+		m.Fatal(err)
+	}
+	m.db = db
+}
+
+// commit writes new documents. Each has a body that belongs to nobody in front of its own.
+func (m *madeTail) commit(n int) {
+	m.Helper()
+	var u couchwriter.Update
+	for range n {
+		m.seq++
+		m.body("lost")
+		off, size := m.body("kept")
+		seq := erlterm.PutUint(nil, m.seq)
+		body := append(erlterm.PutInt(erlterm.PutInt(erlterm.PutTuple(nil, 5), 0), off), seq...)
+		body = append(erlterm.PutInt(erlterm.PutInt(erlterm.PutTuple(body, 2), size), 17), erlterm.TagNil)
+		rev := append(erlterm.PutBinary(erlterm.PutTuple(nil, 3), fmt.Sprintf("%016d", m.seq)), body...)
+		rev = append(rev, erlterm.TagNil)
+		root := append(erlterm.PutInt(erlterm.PutTuple(erlterm.PutListHead(nil, 1), 2), 1), rev...)
+		value := erlterm.PutInt(erlterm.PutBinary(erlterm.PutTuple(nil, 4), fmt.Sprintf("%x-made", m.seq*2654435761%1000)), 0)
+		value = erlterm.PutInt(erlterm.PutInt(erlterm.PutTuple(value, 2), size), 17)
+		value = append(append(value, root...), erlterm.TagNil)
+		u.Docs = append(u.Docs, couchfile.Entry{Key: seq, Value: value})
+	}
+	if err := m.db.Update(u); err != nil {
+		m.Fatal(err)
+	}
+	m.header()
+}
+
+func (m *madeTail) body(text string) (off, size int64) {
+	term := erlterm.PutBinary([]byte{erlterm.Version}, fmt.Sprint(text, " body of ", m.seq, " ", m.seq*7919))
+	p := erlterm.PutBinary(erlterm.PutTuple([]byte{erlterm.Version}, 2), m.opts.Compression.Append(nil, term))
+	none := m.opts.Compression.Append(nil, []byte{erlterm.Version, erlterm.TagNil})
+	return m.f.Checked(erlterm.PutBinary(p, none))
+}
+
+func (m *madeTail) header() {
+	m.Helper()
+	if _, err := m.f.Header(m.db.Header()); err != nil {
+		m.Fatal(err)
+	}
+}
+
+// TestTailAmongNodes writes chunks of attachments among nodes, before and behind them, bodies that
+// no document has, and changes how terms are compressed and what checksums are of.
+func TestTailAmongNodes(t *testing.T) {
+	t.Parallel()
+	for _, every := range []int{0, 1, 3, 7} {
+		m := makeTail(t, couchwriter.DatabaseOptions{}, every)
+		for n := range 15 {
+			m.f.Chunk([]byte("before"))
+			m.commit(1 + n)
+			m.f.Chunk([]byte("behind the header"))
+			switch n {
+			case 4:
+				m.opts.Compression = couchwriter.None
+				m.open(m.db.Header())
+			case 8:
+				m.f.Checksum = couchfile.MD5
+			case 11:
+				m.opts.Compression = couchwriter.Snappy
+				m.open(m.db.Header())
+			}
+		}
+		stream, r := tailTrip(t, m.out.b, m.from)
+		t.Logf("every %d: %d bytes in %d, %d chunks among nodes", every, r.Info.Size, len(stream), r.Between)
+		if r.Predicted != 15 || r.Others > 0 || r.Raw > 0 || (r.Between > 20) != (every > 0) {
+			t.Errorf("every %d nodes: %d of 15 commits predicted, %d chunks among nodes, %d other nodes, %d raw", every,
+				r.Predicted, r.Between, r.Others, r.Raw)
+		}
+	}
+}
+
+// TestTailUnpredicted writes commits of a server that is told otherwise: with other sizes of nodes,
+// and with a compression that is not known. Each costs itself.
+func TestTailUnpredicted(t *testing.T) {
+	t.Parallel()
+	for name, opts := range map[string]couchwriter.DatabaseOptions{"chunk size": {ChunkSize: 700}, "zstd": {Compression: couchwriter.Zstd}} {
+		m := makeTail(t, couchwriter.DatabaseOptions{}, 0)
+		for n := range 9 {
+			if n == 4 || n == 5 {
+				right := m.opts
+				m.opts.ChunkSize, m.opts.Compression = opts.ChunkSize, opts.Compression
+				m.open(m.db.Header())
+				m.commit(10)
+				m.opts = right
+				m.open(m.db.Header())
+				continue
+			}
+			m.commit(10)
+		}
+		stream, r := tailTrip(t, m.out.b, m.from)
+		t.Logf("%s: %d bytes in %d, %d of %d predicted, %d other nodes, %d raw", name, r.Info.Size, len(stream), r.Predicted, r.Commits, r.Others, r.Raw)
+		if r.Predicted < 7 || r.Raw > 0 {
+			t.Errorf("%s: %d of 9 commits predicted, %d raw", name, r.Predicted, r.Raw)
+		}
+	}
+}
+
+// TestTornTail puts bytes into a tail that a crash left, and headers that are none.
+func TestTornTail(t *testing.T) {
+	t.Parallel()
+	for _, torn := range [][]byte{{0}, {0, 0, 0, 0, 0, 0}, bytes.Repeat([]byte{255}, 100), bytes.Repeat([]byte{1}, 9000), make([]byte, 3*4096),
+		append(make([]byte, 4096), 7, 7, 7), {0, 1, 0, 0}, {0, 0, 16, 0, 1, 131}} {
+		m := makeTail(t, couchwriter.DatabaseOptions{}, 0)
+		for n := range 6 {
+			if n == 3 {
+				m.f.Raw(torn)
+			}
+			m.commit(5)
+		}
+		stream, r := tailTrip(t, m.out.b, m.from)
+		if r.Predicted < 5 || len(stream) > 40<<10+len(torn) {
+			t.Errorf("%d bytes %x: %d of %d commits predicted, %d raw, %d bytes of stream", len(torn), torn[:1], r.Predicted, r.Commits, r.Raw, len(stream))
+		}
+	}
+}
