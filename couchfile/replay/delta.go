@@ -36,6 +36,7 @@ const (
 	leastTail   = 2 // which ends most trees of revisions
 	deltaWindow = 16
 	deltaTable  = 1 << 14
+	leastTable  = 1 << 6
 )
 
 // deltaWriter writes a delta from the target's beginning on.
@@ -75,14 +76,19 @@ var deltaTables = sync.Pool{New: func() any { return new([deltaTable]int32) }}
 // search finds copies for target[at:to] in base[from:end]: every place of the
 // target is held against those of the base that are multiples of 8.
 func (d *deltaWriter) search(at, to, from, end int) {
-	table := deltaTables.Get().(*[deltaTable]int32)
-	defer deltaTables.Put(table)
-	clear(table[:])
+	all := deltaTables.Get().(*[deltaTable]int32)
+	defer deltaTables.Put(all)
+	size := leastTable
+	for size < deltaTable && size < (end-from)/4 {
+		size *= 2
+	}
+	table := all[:size]
+	clear(table)
 	for i := from; i+8 <= end; i += 8 {
-		table[deltaHash(d.base[i:])] = int32(i + 1)
+		table[deltaHash(d.base[i:], size)] = int32(i + 1)
 	}
 	for at+8 <= to {
-		i := int(table[deltaHash(d.target[at:])]) - 1
+		i := int(table[deltaHash(d.target[at:], size)]) - 1
 		if i < 0 {
 			at++
 			continue
@@ -98,8 +104,9 @@ func (d *deltaWriter) search(at, to, from, end int) {
 	}
 }
 
-func deltaHash(p []byte) uint64 {
-	return binary.LittleEndian.Uint64(p) * 0x9e3779b97f4a7c15 >> 50 // 14 bits
+// deltaHash is of 8 bytes, below size.
+func deltaHash(p []byte, size int) int {
+	return int(binary.LittleEndian.Uint64(p)*0x9e3779b97f4a7c15>>48) & (size - 1)
 }
 
 func commonPrefix(a, b []byte) int {

@@ -8,8 +8,9 @@ import (
 	"github.com/slipcover/slipcover/couchfile"
 )
 
-// nodeReader reads the chunks of nodes, which lie all over the file: of each a
-// single piece, of which nothing else is kept.
+// nodeReader reads the chunks of nodes and bodies, which lie all over the file: of
+// each a single piece, of which nothing else is kept. It does not look at checksums:
+// what comes of a wrong byte is a wrong tail, whose sum is not what it should be.
 type nodeReader struct {
 	r   io.ReaderAt
 	end func() int64 // how much of the file can be read
@@ -33,8 +34,12 @@ func (n *nodeReader) Payload(off int64) ([]byte, error) {
 	if len(data) < 4 {
 		return nil, damaged(fmt.Sprintf("chunk at %d beyond the end", off))
 	}
-	total := int64(4 + binary.BigEndian.Uint32(data))
-	if total > size || total-4 >= 1<<31 { // no node has a checksum
+	word, head := binary.BigEndian.Uint32(data), int64(4)
+	if word >= 1<<31 {
+		word, head = word&(1<<31-1), head+16
+	}
+	total := head + int64(word)
+	if total > size {
 		return nil, damaged(fmt.Sprintf("chunk at %d beyond the end", off))
 	}
 	if total > int64(len(data)) {
@@ -45,7 +50,7 @@ func (n *nodeReader) Payload(off int64) ([]byte, error) {
 			return nil, damaged(fmt.Sprintf("chunk at %d beyond the end", off))
 		}
 	}
-	return data[4:total:total], nil
+	return data[head:total:total], nil
 }
 
 func (n *nodeReader) read(off, size int64) ([]byte, error) {

@@ -17,13 +17,15 @@ type commit struct {
 	gone       map[string]bool // documents that were purged altogether
 	locals     []couchfile.Entry
 	localsGone []erlterm.Term
-	bodies     map[int64]bool // chunks that records refer to, in the order of the file
+	// bodies are the chunks that records refer to, in the order of the file, with
+	// those of the revisions before, or 0.
+	bodies map[int64]int64
 }
 
 // changes finds what a commit did by the trees before and after it. What can't
 // be read, or is none of a database, is not predicted.
 func (e *tailEncoder) changes(h couchfile.RawHeader) (*commit, error) {
-	c := &commit{gone: map[string]bool{}, bodies: map[int64]bool{}}
+	c := &commit{gone: map[string]bool{}, bodies: map[int64]int64{}}
 	if !bytes.Equal(e.m.header, e.was) || h.Kind != couchfile.HeaderDB || bytes.Equal(e.was, h.Term) {
 		return c, nil
 	}
@@ -71,20 +73,7 @@ func (e *tailEncoder) readChanges(c *commit, before []erlterm.Term, h couchfile.
 	if c.docs, err = entries(db.SeqTree(), headerSeq(e.was)); err != nil {
 		return err
 	}
-	last := e.truth.summed - 1
-	for _, d := range c.docs {
-		p, ok := splitRecord(d.Value)
-		if !ok {
-			continue
-		}
-		eachRev(p.revs, func(r revValue) bool {
-			if b, ok := parseRevBody(p.revs[r.start:r.end]); ok && b.off > uint64(last) && b.off < 1<<62 {
-				last = int64(b.off)
-				c.bodies[last] = true
-			}
-			return true
-		})
-	}
+	c.findBodies(e.truth.summed)
 	purged, err := e.lastPurge(before)
 	if err == nil {
 		c.purges, err = entries(db.PurgeSeqTree(), purged)
@@ -105,6 +94,30 @@ func (e *tailEncoder) readChanges(c *commit, before []erlterm.Term, h couchfile.
 		}
 	}
 	return e.localChanges(c, before, h)
+}
+
+// findBodies finds the bodies behind from that records refer to.
+func (c *commit) findBodies(from int64) {
+	for _, d := range c.docs {
+		p, ok := splitRecord(d.Value)
+		if !ok {
+			continue
+		}
+		before := int64(0)
+		eachRev(p.revs, func(r revValue) bool {
+			b, ok := parseRevBody(p.revs[r.start:r.end])
+			if !ok || b.off > 1<<62 {
+				return true
+			}
+			off := int64(b.off)
+			if off >= from {
+				c.bodies[off] = before
+				from = off + 1
+			}
+			before = off
+			return true
+		})
+	}
 }
 
 // lastPurge is the newest purge before the commit.

@@ -14,22 +14,14 @@ import (
 	"github.com/slipcover/slipcover/internal/testenv"
 )
 
-// TestFlippedTail flips bytes of a stream, cuts it, and gives it another file.
+// TestFlippedTail flips bytes of streams, cuts one, and gives it another file.
 func TestFlippedTail(t *testing.T) {
 	t.Parallel()
+	edits := makeEdits(t, 6)
+	flipTail(t, edits.out.b, edits.from, 5)
 	file := grown(t, "3.5.0", "4-grown")
 	from := cutBefore(t, file, 12)
-	stream, r := tailTrip(t, file, from)
-	for i := range stream {
-		if i > len(r.Prologue) && i%17 != 0 {
-			continue // what is behind the prologue costs a decoding each
-		}
-		bad := bytes.Clone(stream)
-		bad[i] ^= 1 << (i % 8)
-		if _, err := decodeTail(bad, file[:from]); !errors.Is(err, couchfile.ErrCorrupt) && !errors.Is(err, replay.ErrVersion) {
-			t.Fatalf("byte %d of %d flipped: %v", i, len(stream), err)
-		}
-	}
+	stream, r := flipTail(t, file, from, 97)
 	for _, n := range []int{0, 5, len(r.Prologue), len(stream) - 1} {
 		if _, err := decodeTail(stream[:n], file[:from]); !errors.Is(err, couchfile.ErrCorrupt) {
 			t.Errorf("%d bytes of %d: %v", n, len(stream), err)
@@ -45,6 +37,23 @@ func TestFlippedTail(t *testing.T) {
 			t.Errorf("behind %d other bytes: %v", len(before), err)
 		}
 	}
+}
+
+// flipTail flips bytes of a stream: all in its beginning, and behind that each so many.
+func flipTail(t *testing.T, file []byte, from int64, each int) ([]byte, *replay.TailResult) {
+	t.Helper()
+	stream, r := tailTrip(t, file, from)
+	for i := range stream {
+		if i > len(r.Prologue) && i%each != 0 {
+			continue // what is behind the prologue costs a decoding each
+		}
+		bad := bytes.Clone(stream)
+		bad[i] ^= 1 << (i % 8)
+		if _, err := decodeTail(bad, file[:from]); !errors.Is(err, couchfile.ErrCorrupt) && !errors.Is(err, replay.ErrVersion) {
+			t.Fatalf("byte %d of %d flipped: %v", i, len(stream), err)
+		}
+	}
+	return stream, r
 }
 
 // otherNode is a file with other bytes in a node that its newest header points to.
@@ -76,7 +85,7 @@ func TestWrongTailPrediction(t *testing.T) {
 			cut := atNewest(t, file)
 			rnd := rand.New(rand.NewPCG(2, 1))
 			others, unpredicted := 0, 0
-			for range 150 {
+			for range 100 {
 				at := int(from) + rnd.IntN(int(cut.Header-from))
 				bad := bytes.Clone(file)
 				bad[at] ^= byte(1 + rnd.IntN(255))
@@ -90,7 +99,7 @@ func TestWrongTailPrediction(t *testing.T) {
 					t.Errorf("byte %d costs %d bytes", at, more)
 				}
 			}
-			t.Logf("%d other nodes, %d of 150 with commits that were not predicted", others, unpredicted)
+			t.Logf("%d other nodes, %d of 100 with commits that were not predicted", others, unpredicted)
 		})
 	}
 }
@@ -186,11 +195,18 @@ func FuzzDecodeTail(f *testing.F) {
 	file := grown(f, "3.5.0", "4-grown")
 	from := cutBefore(f, file, 6)
 	stream, r := mustEncodeTail(f, atNewest(f, file), from)
-	f.Add(stream[len(r.Prologue):])
+	f.Add(false, stream[len(r.Prologue):])
 	purged := grown(f, "3.5.0", "2-grown")
 	second, r2 := mustEncodeTail(f, atNewest(f, purged), firstCut(f, purged))
-	f.Add(second[len(r2.Prologue):][:20000])
-	f.Fuzz(func(t *testing.T, body []byte) {
+	f.Add(false, second[len(r2.Prologue):][:20000])
+	edits := makeEdits(f, 3)
+	third, r3 := mustEncodeTail(f, atNewest(f, edits.out.b), edits.from)
+	f.Add(true, third[len(r3.Prologue):])
+	f.Fuzz(func(t *testing.T, edited bool, body []byte) {
+		file, from, r := file, from, r
+		if edited {
+			file, from, r = edits.out.b, edits.from, r3
+		}
 		got, err := decodeTail(withTailBody(r.Info, body), file[:from])
 		if n := int64(len(got)) - from; err == nil && n != r.Info.Size || n > r.Info.Size {
 			t.Fatalf("%d bytes instead of %d: %v", n, r.Info.Size, err)

@@ -270,7 +270,8 @@ func (e *tailEncoder) chunk(c couchfile.Chunk, in *commit) error {
 				return err
 			}
 		}
-		step, ok := e.m.appendSummary(e.buf[:0], c.Payload, c.Offset, in.bodies[c.Offset])
+		base, pending := in.bodies[c.Offset]
+		step, ok := e.m.appendSummary(e.buf[:0], c.Payload, c.Offset, pending, base)
 		e.buf = step
 		if ok {
 			if ok, err := e.try(step); ok || err != nil {

@@ -2,6 +2,7 @@ package replay_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"testing"
 
@@ -12,7 +13,7 @@ import (
 
 // madeTail appends commits to a file as a server would that is told something.
 type madeTail struct {
-	*testing.T
+	testing.TB
 	out   *memory
 	f     *couchwriter.File
 	db    *couchwriter.Database
@@ -24,7 +25,7 @@ type madeTail struct {
 
 // makeTail begins behind the newest header of a grown file. every is after how many nodes somebody
 // uploads a chunk; 0 for never.
-func makeTail(t *testing.T, opts couchwriter.DatabaseOptions, every int) *madeTail {
+func makeTail(t testing.TB, opts couchwriter.DatabaseOptions, every int) *madeTail {
 	t.Helper()
 	file := bytes.Clone(grown(t, "3.5.0", "4-grown"))
 	h, err := couchfile.FindHeader(bytes.NewReader(file), int64(len(file)))
@@ -35,7 +36,7 @@ func makeTail(t *testing.T, opts couchwriter.DatabaseOptions, every int) *madeTa
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &madeTail{T: t, out: &memory{file[:h.End]}, opts: opts, seq: parsed.UpdateSeq, from: h.End}
+	m := &madeTail{TB: t, out: &memory{file[:h.End]}, opts: opts, seq: parsed.UpdateSeq, from: h.End}
 	m.f = couchwriter.NewFile(m.out, m.out, h.End, couchfile.XXH3)
 	m.opts.Node = func(p []byte) ([]byte, error) {
 		if m.nodes++; every > 0 && m.nodes%every == 0 {
@@ -81,6 +82,63 @@ func (m *madeTail) commit(n int) {
 		m.Fatal(err)
 	}
 	m.header()
+}
+
+// edit writes one more revision of a document, below all that it has, of which as many are kept.
+func (m *madeTail) edit(id string, revs [][]byte, kept int, text string) [][]byte {
+	m.Helper()
+	m.seq++
+	off, size := m.body(text)
+	seq := erlterm.PutUint(nil, m.seq)
+	body := append(erlterm.PutInt(erlterm.PutInt(erlterm.PutTuple(nil, 5), 0), off), seq...)
+	body = append(erlterm.PutInt(erlterm.PutInt(erlterm.PutTuple(body, 2), size), 1234), erlterm.TagNil)
+	hash := sha256.Sum256(body)
+	revs = append(revs, append(erlterm.PutBinary(erlterm.PutTuple(nil, 3), hash[:16]), body...))
+	pos := int(m.seq)
+	revs = revs[max(0, len(revs)-kept):]
+	value := erlterm.PutInt(erlterm.PutBinary(erlterm.PutTuple(nil, 4), id), 0)
+	value = erlterm.PutInt(erlterm.PutInt(erlterm.PutTuple(value, 2), size), 1234)
+	value = erlterm.PutInt(erlterm.PutTuple(erlterm.PutListHead(value, 1), 2), int64(pos))
+	for i, r := range revs {
+		if value = append(value, r...); i < len(revs)-1 {
+			value = erlterm.PutListHead(value, 1)
+		}
+	}
+	value = append(value, bytes.Repeat([]byte{erlterm.TagNil}, len(revs)+1)...)
+	if err := m.db.Update(couchwriter.Update{Docs: []couchfile.Entry{{Key: seq, Value: value}}}); err != nil {
+		m.Fatal(err)
+	}
+	m.header()
+	return revs
+}
+
+// makeEdits edits a document again and again.
+func makeEdits(t testing.TB, n int) *madeTail {
+	t.Helper()
+	m := makeTail(t, couchwriter.DatabaseOptions{}, 0)
+	text := make([]byte, 3000)
+	for i := range text {
+		text[i] = byte('a' + (i*i/7+i)%23)
+	}
+	var revs [][]byte
+	for i := range n {
+		text[(i*577)%len(text)] = byte('A' + i%26)
+		revs = m.edit("edited", revs, 50, string(text))
+	}
+	return m
+}
+
+// TestTailEdits edits a document again and again, beyond the limit of revisions. What an edit
+// costs is what it changes, not the history of the document and not its body.
+func TestTailEdits(t *testing.T) {
+	t.Parallel()
+	const edits = 120
+	m := makeEdits(t, edits)
+	stream, r := tailTrip(t, m.out.b, m.from)
+	t.Logf("%d bytes in %d", r.Info.Size, len(stream))
+	if most := 4000 + 150*edits; r.Predicted != edits || len(stream) > most {
+		t.Errorf("%d bytes of stream, want %d at most; %d of %d edits predicted", len(stream), most, r.Predicted, edits)
+	}
 }
 
 func (m *madeTail) body(text string) (off, size int64) {

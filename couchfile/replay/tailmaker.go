@@ -38,6 +38,7 @@ type tailMaker struct {
 	f     *couchwriter.File
 	nodes couchwriter.Chunks // of the file
 	inf   couchfile.Inflater
+	old   couchfile.Inflater // of older bodies
 
 	set     tailSet
 	header  []byte                // the newest, with 131

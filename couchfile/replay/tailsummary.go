@@ -10,9 +10,11 @@ import (
 const (
 	bodyTerm   = iota // decompressed
 	bodyStored        // as it is stored
+	bodyDelta         // as what differs from an older one, with its attachments
 	bodyForms
 
 	summaryPending = 4
+	maxDelta       = 16 << 20 // bytes of a body that may be a delta
 )
 
 // summary appends the chunk of a document's body.
@@ -21,22 +23,11 @@ func (m *tailMaker) summary() error {
 	if err != nil {
 		return err
 	}
-	var body []byte
-	switch kind % summaryPending {
-	case bodyTerm:
-		t, err := m.in.term("body")
-		if err != nil {
-			return err
-		}
-		body = m.store(t)
-	case bodyStored:
-		if body, err = m.in.str("body"); err != nil {
-			return err
-		}
-	default:
-		return damaged("form of a body")
+	body, plain, err := m.body(kind % summaryPending)
+	if err != nil {
+		return err
 	}
-	list, sizes, err := m.attachments()
+	list, sizes, err := m.attachments(plain)
 	if err != nil {
 		return err
 	}
@@ -48,13 +39,71 @@ func (m *tailMaker) summary() error {
 	return nil
 }
 
-// attachments reads the list of a body's attachments, and makes the list of
-// {pointers, length} that its revision has.
-func (m *tailMaker) attachments() (list, sizes erlterm.Term, err error) {
-	plain, err := m.in.term("attachments of a body")
+// body reads a body, which it returns as it is stored, and the list of its
+// attachments without pointers.
+func (m *tailMaker) body(form uint64) (body []byte, list erlterm.Term, err error) {
+	switch form {
+	case bodyTerm:
+		t, err := m.in.term("body")
+		if err != nil {
+			return nil, nil, err
+		}
+		body = m.store(t)
+	case bodyStored:
+		if body, err = m.in.str("body"); err != nil {
+			return nil, nil, err
+		}
+	case bodyDelta:
+		return m.deltaBody()
+	default:
+		return nil, nil, damaged("form of a body")
+	}
+	list, err = m.in.term("attachments of a body")
+	return body, list, err
+}
+
+// deltaBody reads a body that is told as what differs from an older one.
+func (m *tailMaker) deltaBody() (body []byte, list erlterm.Term, err error) {
+	back, err := m.in.small("older body", uint64(m.f.Offset()))
 	if err != nil {
 		return nil, nil, err
 	}
+	oldBody, oldList, err := m.older(m.f.Offset() - int64(back))
+	if err != nil {
+		return nil, nil, err
+	}
+	d, err := m.in.delta("body", oldBody, maxDelta)
+	if err != nil {
+		return nil, nil, err
+	}
+	t, err := checkTerm("body", d)
+	if err != nil {
+		return nil, nil, err
+	}
+	if d, err = m.in.delta("attachments of a body", oldList, maxDelta); err == nil {
+		list, err = checkTerm("attachments of a body", d)
+	}
+	return m.store(t), list, err
+}
+
+// older is the body in a chunk of the file, decompressed, and the list of its
+// attachments without pointers.
+func (m *tailMaker) older(off int64) (body, list erlterm.Term, err error) {
+	p, err := nodesOf{m}.Payload(off)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := splitSummary(p)
+	if err != nil {
+		return nil, nil, err
+	}
+	body, err = m.old.Term(s.body)
+	return body, s.list(none), err
+}
+
+// attachments reads the pointers of attachments and puts them into their list.
+// It also makes the list of {pointers, length} that the revision has.
+func (m *tailMaker) attachments(plain erlterm.Term) (list, sizes erlterm.Term, err error) {
 	if plain.Tag() == erlterm.TagNil {
 		return plain, plain, nil
 	}
@@ -69,25 +118,8 @@ func (m *tailMaker) attachments() (list, sizes erlterm.Term, err error) {
 		if a.fields, ok = erlterm.Elements(item); !ok || len(a.fields) != attFields {
 			return nil, nil, damaged("attachment")
 		}
-		n, err := m.in.number("chunks of an attachment")
-		if err != nil {
+		if a.chunks, at, err = m.chunksOf(at); err != nil {
 			return nil, nil, err
-		}
-		for range n {
-			by, err := m.in.signed("offset of a chunk")
-			if err != nil {
-				return nil, nil, err
-			}
-			length, err := m.in.small("length of a chunk", 1<<31-1)
-			if err != nil {
-				return nil, nil, err
-			}
-			off := at + by
-			if off < 0 || off > 1<<62 {
-				return nil, nil, damaged("offset of a chunk")
-			}
-			a.chunks = append(a.chunks, part{off, length})
-			at = chunkEnd(off, length)
 		}
 		s.atts = append(s.atts, a)
 	}
@@ -96,6 +128,32 @@ func (m *tailMaker) attachments() (list, sizes erlterm.Term, err error) {
 		return nil, nil, damaged("attachments of a body")
 	}
 	return s.list(pointers), sizes, nil
+}
+
+// chunksOf reads the pointers of an attachment. at is where the chunk before
+// them ends, and then the last one of them.
+func (m *tailMaker) chunksOf(at int64) (chunks []part, end int64, err error) {
+	n, err := m.in.number("chunks of an attachment")
+	if err != nil {
+		return nil, 0, err
+	}
+	for range n {
+		by, err := m.in.signed("offset of a chunk")
+		if err != nil {
+			return nil, 0, err
+		}
+		length, err := m.in.small("length of a chunk", 1<<31-1)
+		if err != nil {
+			return nil, 0, err
+		}
+		off := at + by
+		if off < 0 || off > 1<<62 {
+			return nil, 0, damaged("offset of a chunk")
+		}
+		chunks = append(chunks, part{off, length})
+		at = chunkEnd(off, length)
+	}
+	return chunks, at, nil
 }
 
 // pointers are {offset, length} of each chunk.
@@ -133,23 +191,33 @@ func (s *summary) sizes() (erlterm.Term, bool) {
 // beside it.
 func none([]part) erlterm.Term { return erlterm.Term{erlterm.TagNil} }
 
-// appendSummary appends the step that makes the chunk of a body at off. ok is
-// false if it is of another form than the server's today.
-func (m *tailMaker) appendSummary(dst, payload []byte, off int64, pending bool) (step []byte, ok bool) {
+// appendSummary appends the step that makes the chunk of a body at off. pending
+// says that a record refers to it, base is an older body, or 0. ok is false if
+// the chunk is of another form than the server's today.
+func (m *tailMaker) appendSummary(dst, payload []byte, off int64, pending bool, base int64) (step []byte, ok bool) {
 	s, err := splitSummary(payload)
 	if err != nil {
 		return dst, false
 	}
-	kind, body := uint64(bodyStored), s.body
-	if t, err := m.inf.Term(s.body); err == nil && m.storedAs(t, s.body) {
-		kind, body = bodyTerm, t
-	}
+	kind := byte(0)
 	if pending {
-		kind += summaryPending
+		kind = summaryPending
 	}
-	dst = append(dst, tailSummary, byte(kind))
-	dst = appendStr(dst, body)
-	dst = appendStr(dst, s.list(none))
+	list := s.list(none)
+	t, err := m.inf.Term(s.body)
+	isTerm := err == nil && m.storedAs(t, s.body)
+	delta := []byte(nil)
+	if isTerm && base > 0 {
+		delta = m.bodyDelta(off-base, base, t, list)
+	}
+	switch {
+	case delta != nil:
+		dst = append(append(dst, tailSummary, kind+bodyDelta), delta...)
+	case isTerm:
+		dst = appendStr(appendStr(append(dst, tailSummary, kind+bodyTerm), t), list)
+	default:
+		dst = appendStr(appendStr(append(dst, tailSummary, kind+bodyStored), s.body), list)
+	}
 	at := off
 	for _, a := range s.atts {
 		dst = appendNumber(dst, uint64(len(a.chunks)))
@@ -159,6 +227,19 @@ func (m *tailMaker) appendSummary(dst, payload []byte, off int64, pending bool) 
 		}
 	}
 	return dst, true
+}
+
+// bodyDelta is what differs from an older body, or nil if that is much.
+func (m *tailMaker) bodyDelta(back, base int64, body, list erlterm.Term) []byte {
+	oldBody, oldList, err := m.older(base)
+	if err != nil || back <= 0 || len(body) > maxDelta || len(oldBody) > maxDelta || len(list) > maxDelta {
+		return nil
+	}
+	d := appendDelta(appendNumber(nil, uint64(back)), oldBody, body)
+	if d = appendDelta(d, oldList, list); 3*len(d) > len(body)+len(list) { // compressed they would be as small
+		return nil
+	}
+	return d
 }
 
 // storedAs says whether t is one whole term that is stored as p.
