@@ -84,6 +84,8 @@ type Result struct {
 	// Problems are what was wrong with stored keys, also if this run put it right.
 	Problems []string
 	Resumed  int64 // bytes that an interrupted run had stored and this one took up
+	// Replayed are the bytes of databases that this run stored as replays.
+	Replayed int64
 }
 
 // maxDamage bounds the findings recorded for one file.
@@ -114,8 +116,8 @@ type run struct {
 	memory    *memory    // nil if nothing is replayed
 	encoding  sync.Mutex // one replay at a time
 
-	read, added, resumed atomic.Int64
-	generations          atomic.Int64
+	read, added, resumed, replayed atomic.Int64
+	generations                    atomic.Int64
 
 	mu       sync.Mutex
 	files    map[name]*manifest.File // guarded by mu, like what follows
@@ -236,7 +238,7 @@ func runLocked(ctx context.Context, opts Options, id manifest.BackupID, dir stri
 	if err != nil {
 		return nil, err
 	}
-	res := &Result{Record: rec, LeftOut: m.LeftOut, Damage: m.Damage, Notes: m.Notes, Problems: key.Problems, Resumed: r.resumed.Load()}
+	res := &Result{Record: rec, LeftOut: m.LeftOut, Damage: m.Damage, Notes: m.Notes, Problems: key.Problems, Resumed: r.resumed.Load(), Replayed: r.replayed.Load()}
 	if err := settlePin(dir, key, rec); err != nil {
 		res.Notes = append(res.Notes, err.Error())
 	}

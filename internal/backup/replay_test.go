@@ -2,6 +2,7 @@ package backup_test
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -110,7 +111,11 @@ func TestReplays(t *testing.T) {
 			var files [][]byte
 			for i, stage := range []string{"2-grown", "3-compacted", "4-grown", "5-compacted-under-writes"} {
 				files = append(files, e.stage(version, stage))
-				rec := e.run(replaying).Record
+				res := e.run(replaying)
+				rec := res.Record
+				if (res.Replayed > 0) != (i%2 == 1) {
+					t.Errorf("%s: %d bytes are told to be replayed", stage, res.Replayed)
+				}
 				recs = append(recs, rec)
 				m := e.check(rec)
 				f := fileOf(t, m, grownShard)
@@ -310,5 +315,47 @@ func TestReplaysEnd(t *testing.T) {
 	}
 	if deepest != 8 {
 		t.Errorf("%d replays rest on each other, want 8 at most", deepest)
+	}
+}
+
+// TestDamagedReplay flips a byte of each segment that a replay needs: the shard can't be
+// had, which a restore and verify tell, whole and by samples; nothing wrong gets its name.
+func TestDamagedReplay(t *testing.T) {
+	t.Parallel()
+	e := newReplayEnv(t)
+	var rec *manifest.Record
+	for _, stage := range []string{"2-grown", "3-compacted", "4-grown", "5-compacted-under-writes"} {
+		e.stage("3.5.0", stage)
+		rec = e.run(replaying).Record
+	}
+	var keys []storage.Key
+	must(t, e.store.List(t.Context(), "segments/", func(i storage.Info) error { keys = append(keys, i.Key); return nil }))
+	if len(keys) != 4 {
+		t.Fatalf("%d segments, want 4", len(keys))
+	}
+	for _, key := range keys {
+		var good []byte
+		must(t, e.store.Get(t.Context(), key, 0, -1, func(r io.Reader) (err error) { good, err = io.ReadAll(r); return err }))
+		bad := bytes.Clone(good)
+		bad[len(bad)/2] ^= 1
+		must(t, e.store.Put(t.Context(), key, bytes.NewReader(bad), storage.PutOptions{}))
+		dir := filepath.Join(t.TempDir(), "data")
+		res, err := restore.Files(t.Context(), restore.Options{Repo: e.repo(e.store), Record: rec, To: dir})
+		must(t, err)
+		info, err := os.Stat(filepath.Join(dir, grownShard))
+		if len(res.Lost) != 1 || err != nil || !info.IsDir() { // a folder, so that it isn't served empty
+			t.Errorf("%s damaged: lost %v, and in its place %v, %v", key, res.Lost, info, err)
+		}
+		for _, sample := range []float64{0, 0.5} {
+			report, err := restore.Verify(t.Context(), restore.VerifyOptions{Repo: e.repo(e.store), Record: rec, Sample: sample})
+			if err != nil || report.OK() {
+				t.Errorf("%s damaged, sample %v: verify says %v, %+v", key, sample, err, report)
+			}
+		}
+		must(t, e.store.Put(t.Context(), key, bytes.NewReader(good), storage.PutOptions{}))
+	}
+	report, err := restore.Verify(t.Context(), restore.VerifyOptions{Repo: e.repo(e.store), Record: rec, Sample: 0.5})
+	if err != nil || !report.OK() || report.Docs == 0 {
+		t.Errorf("a sample: %v, %+v", err, report)
 	}
 }

@@ -104,6 +104,7 @@ func (w *worker) encode(ctx context.Context, s *source, file *manifest.File, kno
 	}
 	file.Replay = &manifest.Replay{Size: res.Info.Size, Stream: stream.Extents, Older: older}
 	w.run.added.Add(res.Size())
+	w.run.replayed.Add(res.Info.Size)
 	w.run.opts.Progress.BytesDone.Add(res.Info.Size)
 	return res.Info.Size, nil
 }

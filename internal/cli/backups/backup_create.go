@@ -158,12 +158,14 @@ func runBackupCreate(ctx context.Context, env *core.Env, s *core.Settings, o *ba
 
 // backupResult is what backup create tells.
 type backupResult struct {
-	Backup       core.SummaryJSON   `json:"backup"`
-	TookSeconds  float64            `json:"took_seconds"`
-	ResumedBytes int64              `json:"resumed_bytes"` // stored by an interrupted run and taken up
-	LeftOut      []manifest.LeftOut `json:"left_out"`
-	Damage       []manifest.Damage  `json:"damage"`
-	Notes        []string           `json:"notes"`
+	Backup       core.SummaryJSON `json:"backup"`
+	TookSeconds  float64          `json:"took_seconds"`
+	ResumedBytes int64            `json:"resumed_bytes"` // stored by an interrupted run and taken up
+	// ReplayedBytes are those of compacted databases that a restore computes.
+	ReplayedBytes int64              `json:"replayed_bytes"`
+	LeftOut       []manifest.LeftOut `json:"left_out"`
+	Damage        []manifest.Damage  `json:"damage"`
+	Notes         []string           `json:"notes"`
 	// Problems are what was wrong with stored keys, also if this backup put it right.
 	Problems []string `json:"problems,omitempty"`
 	// Repository is where the backup was made, and Copies are the others; only with
@@ -174,7 +176,7 @@ type backupResult struct {
 }
 
 func newBackupResult(r *backup.Result, d time.Duration) *backupResult {
-	return &backupResult{Backup: core.SummaryOf(r.Record), TookSeconds: core.Seconds(d), ResumedBytes: r.Resumed,
+	return &backupResult{Backup: core.SummaryOf(r.Record), TookSeconds: core.Seconds(d), ResumedBytes: r.Resumed, ReplayedBytes: r.Replayed,
 		LeftOut: core.NonNil(r.LeftOut), Damage: core.NonNil(r.Damage), Notes: core.NonNil(r.Notes), Problems: r.Problems}
 }
 
@@ -202,6 +204,9 @@ func (r *backupResult) print(w io.Writer, verbose bool) error {
 		{"read", fmt.Sprintf("%s in %s", core.Size(b.ReadBytes),
 			core.Took(time.Duration(r.TookSeconds*float64(time.Second))))},
 		{"stored", stored(b.AddedBytes, b.StoredBytes)},
+	}
+	if r.ReplayedBytes > 0 {
+		list = append(list, core.Fact{"replayed", core.Size(r.ReplayedBytes) + " of compacted databases, of which what is new was stored"})
 	}
 	if r.ResumedBytes > 0 {
 		list = append(list, core.Fact{"taken up", core.Size(r.ResumedBytes) + " that an interrupted backup had stored"})
