@@ -12,7 +12,7 @@ import (
 	"github.com/slipcover/slipcover/couchfile/erlterm"
 )
 
-// Steps of a batch and kinds of payloads; see the package's comment.
+// Steps of a batch and kinds of payloads; see docs/replay-format.md.
 const (
 	stepEnd = iota
 	stepTake

@@ -252,6 +252,9 @@ func (h *history) follow(c *chain, is []byte) {
 		h.save(c, is)
 		h.Fatalf("%s: %d bytes instead of %d, or others: %v", c.path, len(got), r.Info.Size, err)
 	}
+	if testenv.Soak() {
+		mustPython(h, stream, cut(h, c.copy), got)
+	}
 	h.tally["replayed"]++
 	h.tally["bytes"] += int(r.Info.Size)
 	h.tally["bytes of streams"] += len(stream)

@@ -1,0 +1,1163 @@
+#!/usr/bin/env python3
+"""Makes a compacted CouchDB file out of a replay stream and the older file.
+
+    python3 replay.py STREAM OLDER OUT
+
+STREAM  the replay stream: prologue and body, one behind the other
+OLDER   the older file of the same database, cut behind its header, or - if the
+        stream needs none
+OUT     where to write the file that is made; it must not exist
+
+It needs Python 3.8 or later and nothing else. It is written from the page
+replay-format.md, keeps its words and its order, and shows that the page is all
+one needs. It holds everything in memory and makes some MB a second at best. A
+file that it wrote has the size and the SHA-256 that the stream names; else it
+says why not, writes nothing and ends with code 1.
+"""
+
+import hashlib
+import heapq
+import os
+import struct
+import sys
+import threading
+import zlib
+from typing import Any, NamedTuple
+
+BLOCK = 4096
+RELEASE_2_3, RELEASE_3_0, RELEASE_3_1, RELEASE_MAIN = range(4)
+SNAPPY, NONE = 0, 1  # compression
+XXH3, MD5 = 1, 2  # checksums
+M32, M64 = (1 << 32) - 1, (1 << 64) - 1
+
+
+class Refused(Exception):
+    """The stream, or the older file, is not what it must be."""
+
+
+# What Python raises where bytes are not what they should be.
+MISFITS = ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, struct.error, zlib.error
+
+
+def check(ok, sentence):
+    if not ok:
+        raise Refused(sentence)
+
+
+# ---------------------------------------------------------------- the stream
+
+
+class Reader:
+    """Reads numbers, strings and objects, one behind the other."""
+
+    def __init__(self, data, what):
+        self.data, self.what, self.at = data, what, 0
+
+    def take(self, n):
+        check(self.at + n <= len(self.data), "the %s ends too early" % self.what)
+        self.at += n
+        return self.data[self.at - n : self.at]
+
+    def number(self):
+        n = shift = 0
+        while True:
+            byte = self.take(1)[0]
+            n |= (byte & 127) << shift
+            if byte < 128:
+                check(n < 1 << 64, "the %s has a number of more than 64 bits" % self.what)
+                return n
+            shift += 7
+            check(shift < 70, "the %s has a number of more than 64 bits" % self.what)
+
+    def string(self):
+        return self.take(self.number())
+
+    def term(self):
+        """A term that goes into the file as it is."""
+        return Raw(self.string())
+
+    def object(self, before):
+        """A term, or None; before is the one of the pass before."""
+        n = self.number()
+        return None if n == 0 else before if n == 1 else Raw(self.take(n - 1))
+
+    def end(self):
+        check(self.at == len(self.data), "the %s has more bytes than it should" % self.what)
+
+
+class Prologue:
+    """What the stream says before its body."""
+
+    def __init__(self, stream):
+        r = Reader(stream, "prologue")
+        check(r.take(8) == b"CouchRPL", "this is no replay stream: it does not begin with CouchRPL")
+        version = r.take(1)[0]
+        check(version == 1, "the stream has version %d, and this program reads version 1 only" % version)
+        fields = r.string()
+        end = r.at
+        check(r.take(32) == sha256(stream[:end]), "the prologue's SHA-256 is another: the stream is damaged")
+        self.bytes = r.at
+        r = Reader(fields, "prologue")
+        self.release = r.number()
+        self.compression = r.number()
+        self.checksum = r.number()
+        self.chunk_size = r.number()
+        self.older_update_seq = r.number()
+        self.older_documents = r.number()
+        self.size = r.number()
+        self.sum = r.take(32)
+        self.body_size = r.number()
+        self.body_sum = r.take(32)
+        self.passes = r.number()
+        self.security = r.term()
+        self.uuid, self.epochs, self.compacted_seq = r.term(), r.term(), r.term()
+        self.corrections = [(r.number(), r.string()) for _ in range(r.number())]
+        r.end()
+        known = self.release <= RELEASE_MAIN and self.compression in (SNAPPY, NONE) and self.checksum in (XXH3, MD5)
+        check(known and self.passes and self.chunk_size, "the prologue names something that this program does not know")
+
+
+def sha256(data):
+    return hashlib.sha256(data).digest()
+
+
+# ------------------------------------------------- Erlang's external format
+#
+# Integers, floats and lists are Python's; tuples are tuples; binaries are bytes.
+
+
+class Atom(str):
+    """An Erlang atom."""
+
+
+class Raw(bytes):
+    """A term as its bytes."""
+
+
+NIL, UNDEFINED = Atom("nil"), Atom("undefined")
+
+
+def encode(term):
+    """The bytes of a term, without 131."""
+    if isinstance(term, Raw):
+        return bytes(term)
+    if isinstance(term, bytes):
+        return b"m" + struct.pack(">I", len(term)) + term
+    if isinstance(term, Atom):
+        return b"d" + struct.pack(">H", len(term)) + term.encode("latin-1")
+    if isinstance(term, int):
+        return encode_integer(term)
+    if isinstance(term, float):
+        return b"F" + struct.pack(">d", term)
+    if isinstance(term, tuple):
+        return encode_tuple([encode(e) for e in term])
+    if not term:
+        return b"j"
+    if len(term) < 65536 and all(type(e) is int and 0 <= e < 256 for e in term):
+        return b"k" + struct.pack(">H", len(term)) + bytes(term)
+    return encode_list([encode(e) for e in term])
+
+
+def encode_integer(n):
+    if 0 <= n < 256:
+        return b"a" + bytes([n])
+    if -(1 << 31) <= n < 1 << 31:
+        return b"b" + struct.pack(">i", n)
+    digits = abs(n).to_bytes((abs(n).bit_length() + 7) // 8, "little")
+    return b"n" + bytes([len(digits), n < 0]) + digits
+
+
+def encode_tuple(parts):
+    head = b"h" + bytes([len(parts)]) if len(parts) < 256 else b"i" + struct.pack(">I", len(parts))
+    return head + b"".join(parts)
+
+
+def encode_list(parts):
+    """A list of terms that are encoded and are not all small integers."""
+    return b"l" + struct.pack(">I", len(parts)) + b"".join(parts) + b"j" if parts else b"j"
+
+
+def decode(data):
+    """The term of some bytes, without 131."""
+    term, at = decode_at(data, 0)
+    check(at == len(data), "bytes stand behind a term")
+    return term
+
+
+def decode_at(data, at):
+    """The term that begins at a place, and where it ends."""
+    tag, at = data[at], at + 1
+    if tag == 97:  # SMALL_INTEGER
+        return data[at], at + 1
+    if tag == 98:  # INTEGER
+        return struct.unpack_from(">i", data, at)[0], at + 4
+    if tag == 109:  # BINARY
+        n, at = struct.unpack_from(">I", data, at)[0], at + 4
+        check(at + n <= len(data), "a term is cut off")
+        return bytes(data[at : at + n]), at + n
+    if tag == 104:  # SMALL_TUPLE
+        items, at = decode_items(data, at + 1, data[at])
+        return tuple(items), at
+    if tag == 105:  # LARGE_TUPLE
+        items, at = decode_items(data, at + 4, struct.unpack_from(">I", data, at)[0])
+        return tuple(items), at
+    if tag == 106:  # NIL
+        return [], at
+    if tag == 107:  # STRING
+        n, at = struct.unpack_from(">H", data, at)[0], at + 2
+        return list(data[at : at + n]), at + n
+    if tag == 108:  # LIST
+        items, at = decode_items(data, at + 4, struct.unpack_from(">I", data, at)[0])
+        check(data[at] == 106, "a term has a list of an unknown form")
+        return items, at + 1
+    if tag == 110:  # SMALL_BIG
+        n, negative, at = data[at], data[at + 1], at + 2
+        size = int.from_bytes(data[at : at + n], "little")
+        return -size if negative else size, at + n
+    if tag == 70:  # NEW_FLOAT
+        return struct.unpack_from(">d", data, at)[0], at + 8
+    if tag in (100, 118):  # ATOM, ATOM_UTF8
+        n, at = struct.unpack_from(">H", data, at)[0], at + 2
+        return Atom(data[at : at + n].decode("latin-1" if tag == 100 else "utf-8")), at + n
+    if tag in (115, 119):  # SMALL_ATOM, SMALL_ATOM_UTF8
+        n, at = data[at], at + 1
+        return Atom(data[at : at + n].decode("latin-1" if tag == 115 else "utf-8")), at + n
+    raise Refused("a term has the unknown tag %d" % tag)
+
+
+def decode_items(data, at, n):
+    items = []
+    for _ in range(n):
+        item, at = decode_at(data, at)
+        items.append(item)
+    return items, at
+
+
+# -------------------------------------------------------------------- snappy
+
+
+def compress(term, how):
+    """An encoded term as it is stored."""
+    return b"\x01" + snappy(b"\x83" + term) if how == SNAPPY else b"\x83" + term
+
+
+def decompress(stored):
+    """The encoded term of what is stored."""
+    if stored[:1] == b"\x01":
+        stored = unsnappy(stored[1:])
+    if stored[:2] == b"\x83P":
+        return zlib.decompress(stored[6:])
+    check(stored[:1] == b"\x83", "a term is stored in a way that this program does not know")
+    return stored[1:]
+
+
+def is_compressed(stored, how):
+    """Whether a term is stored in this way."""
+    return stored[:1] == b"\x01" if how == SNAPPY else stored[:1] == b"\x83" and stored[1:2] != b"P"
+
+
+def snappy(data):
+    out = bytearray()
+    n = len(data)
+    while n > 127:
+        out.append(n & 127 | 128)
+        n >>= 7
+    out.append(n)
+    for at in range(0, len(data), 65536):
+        snappy_block(out, data[at : at + 65536])
+    return bytes(out)
+
+
+def snappy_block(out, block):
+    """Appends the elements of one block."""
+    bits = 8
+    while bits < 14 and 1 << bits < len(block):
+        bits += 1
+    table, shift = [0] * (1 << bits), 32 - bits
+    done, at = 0, 1  # there are elements up to done
+    while at is not None:
+        at, earlier = snappy_search(block, table, shift, at)
+        if at is not None:
+            snappy_literal(out, block[done:at])
+            at, done = snappy_copies(out, block, table, shift, at, earlier)
+    snappy_literal(out, block[done:])
+
+
+def snappy_search(block, table, shift, at):
+    """Looks for four bytes that are at an earlier place too, and returns both places."""
+    last, skip = len(block) - 15, 32
+    while True:
+        following = at + (skip >> 5)
+        if following > last:
+            return None, None
+        word = block[at : at + 4]
+        slot = (int.from_bytes(word, "little") * 0x1E35A7BD & M32) >> shift
+        earlier, table[slot] = table[slot], at
+        if block[earlier : earlier + 4] == word:
+            return at, earlier
+        at, skip = following, skip + 1
+
+
+def snappy_copies(out, block, table, shift, at, earlier):
+    """Appends copies, and returns where to search on, if at all, and up to where there are elements."""
+    while True:
+        n = 4
+        while at + n < len(block) and block[earlier + n] == block[at + n]:
+            n += 1
+        snappy_copy(out, at - earlier, n)
+        at += n
+        if at >= len(block) - 15:
+            return None, at
+        slot = (int.from_bytes(block[at - 1 : at + 3], "little") * 0x1E35A7BD & M32) >> shift
+        table[slot] = at - 1
+        word = block[at : at + 4]
+        slot = (int.from_bytes(word, "little") * 0x1E35A7BD & M32) >> shift
+        earlier, table[slot] = table[slot], at
+        if block[earlier : earlier + 4] != word:
+            return at + 1, at
+
+
+def snappy_literal(out, data):
+    n = len(data) - 1
+    if n < 0:
+        return
+    if n < 60:
+        out.append(n << 2)
+    elif n < 256:
+        out += bytes([60 << 2, n])
+    else:
+        out += bytes([61 << 2, n & 255, n >> 8])
+    out += data
+
+
+def snappy_copy(out, distance, n):
+    while n >= 68:
+        snappy_element(out, distance, 64)
+        n -= 64
+    if n > 64:
+        snappy_element(out, distance, 60)
+        n -= 60
+    snappy_element(out, distance, n)
+
+
+def snappy_element(out, distance, n):
+    if n < 12 and distance < 2048:
+        out += bytes([1 | n - 4 << 2 | distance >> 8 << 5, distance & 255])
+    else:
+        out += bytes([2 | n - 1 << 2, distance & 255, distance >> 8])
+
+
+def unsnappy(data):
+    r = Reader(data, "snappy block")
+    size, out = r.number(), bytearray()
+    while r.at < len(data):
+        tag = r.take(1)[0]
+        n = (tag >> 2) + 1
+        if tag & 3 == 0:
+            if n > 60:
+                n = int.from_bytes(r.take(n - 60), "little") + 1
+            out += r.take(n)
+            continue
+        if tag & 3 == 1:
+            n, distance = (tag >> 2 & 7) + 4, tag >> 5 << 8 | r.take(1)[0]
+        else:
+            distance = int.from_bytes(r.take(2 if tag & 3 == 2 else 4), "little")
+        check(0 < distance <= len(out), "a snappy block is damaged")
+        begin = len(out) - distance
+        part = out[begin : begin + n]
+        while len(part) < n:  # it overlaps itself
+            part += part[: n - len(part)]
+        out += part
+    check(len(out) == size, "a snappy block is damaged")
+    return bytes(out)
+
+
+# ----------------------------------------------------------------- checksums
+#
+# XXH3 of 128 bits with seed 0, for more than 16 bytes: headers and bodies always have more.
+
+PRIME32_1, PRIME32_2, PRIME32_3 = 0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D
+PRIME64_1, PRIME64_2, PRIME64_3 = 0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9
+PRIME64_4, PRIME64_5 = 0x85EBCA77C2B2AE63, 0x27D4EB2F165667C5
+SECRET = bytes.fromhex(
+    "b8fe6c3923a44bbe7c01812cf721ad1cded46de9839097db7240a4a4b7b3671fcb79e64eccc0e578825ad07dccff7221"
+    "b8084674f743248ee03590e6813a264c3c2852bb91c300cb88d0658b1b532ea371644897a20df94e3819ef46a9deacd8"
+    "a8fa763fe39c343ff9dcbbc7c70b4f1d8a51e04bcdb45931c89f7ec9d9787364eac5ac8334d3ebc3c581a0fffa1363eb"
+    "170ddd51b7f0da49d316552629d4689e2b16be587d47a1fc8ff8b8d17ad031ce45cb3a8f95160428afd7fbcabb4b407e"
+)
+
+
+def checksum(data, how):
+    return hashlib.md5(data).digest() if how == MD5 else xxh3(data)
+
+
+def xxh3(data):
+    """The 16 bytes: the upper 8 first, each with its highest byte first."""
+    check(len(data) > 16, "a header or a body is too short")
+    low, high = xxh3_long(data) if len(data) > 240 else xxh3_short(data)
+    return struct.pack(">QQ", high, low)
+
+
+def fold(a, b):
+    product = a * b
+    return (product ^ product >> 64) & M64
+
+
+def avalanche(h):
+    h = (h ^ h >> 37) * 0x165667919E3779F9 & M64
+    return h ^ h >> 32
+
+
+def mix(low, high, data, a, b, secret):
+    """Mixes the 16 bytes at a and those at b with 32 of the secret."""
+    a1, a2 = struct.unpack_from("<QQ", data, a)
+    b1, b2 = struct.unpack_from("<QQ", data, b)
+    s1, s2, s3, s4 = struct.unpack_from("<4Q", SECRET, secret)
+    low = (low + fold(a1 ^ s1, a2 ^ s2) & M64) ^ (b1 + b2 & M64)
+    high = (high + fold(b1 ^ s3, b2 ^ s4) & M64) ^ (a1 + a2 & M64)
+    return low, high
+
+
+def xxh3_short(data):
+    """For 17 to 240 bytes."""
+    n = len(data)
+    low, high = n * PRIME64_1 & M64, 0
+    if n <= 128:
+        for i in range((n - 1) // 32, -1, -1):
+            low, high = mix(low, high, data, 16 * i, n - 16 * i - 16, 32 * i)
+    else:
+        for i in range(0, 128, 32):
+            low, high = mix(low, high, data, i, i + 16, i)
+        low, high = avalanche(low), avalanche(high)
+        for i in range(128, n - 31, 32):
+            low, high = mix(low, high, data, i, i + 16, i - 125)
+        low, high = mix(low, high, data, n - 16, n - 32, 103)
+    last = low * PRIME64_1 + high * PRIME64_4 + n * PRIME64_2 & M64
+    return avalanche(low + high & M64), -avalanche(last) & M64
+
+
+def xxh3_long(data):
+    """For more than 240 bytes."""
+    n = len(data)
+    acc = [PRIME32_3, PRIME64_1, PRIME64_2, PRIME64_3, PRIME64_4, PRIME32_2, PRIME64_5, PRIME32_1]
+    for stripe in range((n - 1) // 64):
+        accumulate(acc, data, 64 * stripe, stripe % 16 * 8)
+        if stripe % 16 == 15:
+            for i, key in enumerate(struct.unpack_from("<8Q", SECRET, 128)):
+                acc[i] = (acc[i] ^ acc[i] >> 47 ^ key) * PRIME32_1 & M64
+    accumulate(acc, data, n - 64, 121)
+    return merge(acc, 11, n * PRIME64_1 & M64), merge(acc, 117, ~(n * PRIME64_2) & M64)
+
+
+def accumulate(acc, data, at, secret):
+    values, keys = struct.unpack_from("<8Q", data, at), struct.unpack_from("<8Q", SECRET, secret)
+    for i in range(8):
+        key = values[i] ^ keys[i]
+        acc[i] = acc[i] + values[i ^ 1] + (key & M32) * (key >> 32) & M64
+
+
+def merge(acc, secret, h):
+    keys = struct.unpack_from("<8Q", SECRET, secret)
+    for i in range(0, 8, 2):
+        h += fold(acc[i] ^ keys[i], acc[i + 1] ^ keys[i + 1])
+    return avalanche(h & M64)
+
+
+# ---------------------------------------------------------- blocks and chunks
+
+
+class File:
+    """A file that is written."""
+
+    def __init__(self, checksum_kind):
+        self.data, self.checksum = bytearray(), checksum_kind
+
+    def append(self, payload, with_checksum=False):
+        """Appends a chunk and returns its offset and its size."""
+        offset, head = len(self.data), struct.pack(">I", len(payload) | with_checksum << 31)
+        if with_checksum:
+            head += checksum(payload, self.checksum)
+        self._append(head + payload)
+        return offset, len(self.data) - offset
+
+    def header(self, term):
+        """Appends a header."""
+        self.data += bytes(-len(self.data) % BLOCK)
+        payload = b"\x83" + encode(term)
+        self.data += b"\x01"
+        self._append(struct.pack(">I", len(payload) + 16) + checksum(payload, self.checksum) + payload)
+
+    def _append(self, data):
+        if len(self.data) % BLOCK == 0:
+            self.data.append(0)
+        at = 0
+        while at < len(data):
+            part = data[at : at + BLOCK - len(self.data) % BLOCK]
+            self.data += part
+            at += len(part)
+            if len(self.data) % BLOCK == 0:
+                self.data.append(0)
+
+
+# -------------------------------------------------------------------- B-trees
+
+
+class Entry(NamedTuple):
+    """An entry of a node. Those of inner nodes are pointers to others."""
+
+    key: Any  # bytes or an integer
+    term: bytes  # {Key, Value} or {LastKey, {Offset, Reduction, Size}}, encoded
+    reduction: Any  # a leaf's: of this entry alone
+    offset: int = -1
+    size: int = 0
+
+
+def leaf_entry(key, value, reduction):
+    return Entry(key, encode((key, value)), reduction)
+
+
+def add_counts(reductions):
+    return sum(reductions)
+
+
+def add_sizes(reductions):
+    counts = [sum(r[i] for r in reductions) for i in (0, 1)]
+    return (counts[0], counts[1], size_info(sum(r[2][1] for r in reductions), sum(r[2][2] for r in reductions)))
+
+
+def add_nothing(reductions):
+    return []
+
+
+def size_info(active, external):
+    return (Atom("size_info"), active, external)
+
+
+class Tree:
+    """A tree in a file. What is written stays in memory, so none of it is read again."""
+
+    def __init__(self, file, compression, chunk_size, reduce):
+        self.file, self.compression, self.chunk_size, self.reduce = file, compression, chunk_size, reduce
+        self.root = None
+        self.nodes = {}  # kind and entries by their offsets
+
+    def state(self):
+        return NIL if self.root is None else (self.root.offset, self.root.reduction, self.root.size)
+
+    def find(self, key):
+        """The entry of a key, or None."""
+        entry, kind = self.root, b"kp_node"
+        while entry is not None and kind == b"kp_node":
+            kind, entries = self.nodes[entry.offset]
+            entry = next((e for e in entries if e.key >= key), None)
+        return entry if entry is not None and entry.key == key else None
+
+    def modify(self, insertions, removals=()):
+        actions = [(key, 0, None) for key in removals] + [(e.key, 1, e) for e in insertions]
+        actions.sort(key=lambda a: a[:2])
+        pointers = self.modify_node(self.root, actions)
+        while len(pointers) > 1:
+            pointers = self.write(b"kp_node", pointers)
+        self.root = pointers[0] if pointers else None
+
+    def modify_node(self, pointer, actions):
+        """Returns the pointers that take a pointer's place."""
+        kind, old = (b"kv_node", []) if pointer is None else self.nodes[pointer.offset]
+        new = self.modify_leaf(old, actions) if kind == b"kv_node" else self.modify_inner(old, actions)
+        if not new:
+            return []
+        if new == old:
+            return [pointer]
+        if len(old) > 1 and old[0] in new:
+            at = new.index(old[0])
+            end = at + len(old)
+            if new[at:end] == old and 2 * sum(len(e.term) + 1 for e in old) >= self.chunk_size:
+                return self.write(kind, new[:at]) + [pointer] + self.write(kind, new[end:])
+        return self.write(kind, new)
+
+    def modify_leaf(self, old, actions):
+        entries = {e.key: e for e in old}
+        for key, _, entry in actions:
+            entries.pop(key, None)
+            if entry is not None:
+                entries[key] = entry
+        return [entries[key] for key in sorted(entries)]
+
+    def modify_inner(self, old, actions):
+        new, at = [], 0
+        for child in old:
+            end = at
+            while end < len(actions) and (child is old[-1] or actions[end][0] <= child.key):
+                end += 1
+            new += self.modify_node(child, actions[at:end]) if end > at else [child]
+            at = end
+        return new
+
+    def write(self, kind, entries):
+        """Writes a list as nodes and returns pointers to them."""
+        return [self.write_node(kind, part) for part in self.parts(entries)]
+
+    def parts(self, entries):
+        size = 7 + sum(len(e.term) for e in entries)
+        if size <= self.chunk_size:
+            return [entries] if entries else []
+        threshold = size // (size // self.chunk_size + 1)
+        parts, part, taken = [], [], 0
+        for e in entries:
+            part.append(e)
+            if taken + len(e.term) + 1 > threshold and len(part) > 1:
+                parts.append(part)
+                part, taken = [], 0
+            else:
+                taken += len(e.term) + 1
+        if len(part) == 1 and parts:
+            parts[-1] += part
+        elif part:
+            parts.append(part)
+        return parts
+
+    def write_node(self, kind, entries):
+        term = encode_tuple([encode(Atom(kind.decode())), encode_list([e.term for e in entries])])
+        offset, size = self.file.append(compress(term, self.compression))
+        self.nodes[offset] = kind, entries
+        size += sum(e.size for e in entries)
+        reduction = self.reduce([e.reduction for e in entries])
+        key = entries[-1].key
+        return Entry(key, encode((key, (offset, reduction, size))), reduction, offset, size)
+
+
+# ------------------------------------------------------------- the older file
+
+
+class Document(NamedTuple):
+    """A document as the compactor reads it."""
+
+    update_seq: int
+    id: bytes
+    deleted: int
+    revisions: list
+    source: Any  # where its bodies are: the older file or the stream
+
+
+class Older:
+    """The older file, and its documents."""
+
+    def __init__(self, data, prologue):
+        self.plain = b"".join(data[at + 1 : at + BLOCK] for at in range(0, len(data), BLOCK))
+        header = self.find_header(data)
+        check(isinstance(header, tuple) and len(header) > 5, "the older file's last header is of an unknown form")
+        check(header[2] == prologue.older_update_seq, "the older file has update_seq %s at its header, and the stream"
+              " is for %d" % (header[2], prologue.older_update_seq))
+        count = 0 if header[5] == NIL else header[5][1]  # of the seq tree
+        check(count == prologue.older_documents, "the older file has %s documents at its header, and the stream is"
+              " for %d" % (count, prologue.older_documents))
+        self.documents = self.below(header[5])
+
+    def find_header(self, data):
+        for at in range((len(data) - 1) // BLOCK * BLOCK, -1, -BLOCK):
+            if data[at] == 1:
+                plain = self.index(at)
+                n = int.from_bytes(self.plain[plain : plain + 4], "big")
+                found, term = self.plain[plain + 4 : plain + 20], self.plain[plain + 20 : plain + 4 + n]
+                if len(term) == n - 16 > 16 and found in (checksum(term, XXH3), checksum(term, MD5)):
+                    return decode(term[1:])
+        raise Refused("the older file has no header")
+
+    def index(self, offset):
+        """Where what begins at an offset of the file is without the markers."""
+        return offset - (offset + BLOCK - 1) // BLOCK
+
+    def chunk(self, offset):
+        at = self.index(offset)
+        n, at = int.from_bytes(self.plain[at : at + 4], "big"), at + 4
+        if n >> 31:
+            n, at = n & (1 << 31) - 1, at + 16
+        check(at + n <= len(self.plain), "the older file is cut off, or damaged: a chunk at %d" % offset)
+        return self.plain[at : at + n]
+
+    def below(self, state):
+        """The documents below a node of the seq tree."""
+        kind, entries = decode(decompress(self.chunk(state[0])))
+        for key, value in entries:
+            if kind == "kp_node":
+                check(value[0] < state[0], "the older file is damaged: a node at %d points behind itself" % state[0])
+                yield from self.below(value)
+            else:
+                yield Document(key, value[0], value[1], value[3], self)
+
+    def next(self):
+        d = next(self.documents, None)
+        check(d is not None, "the older file has fewer documents than the stream needs")
+        return d
+
+    def place(self, leaf):
+        """In which order leaves are copied; those of the same place from left to right."""
+        return 0
+
+    def summary(self, leaf):
+        """The body of a leaf as it is stored, and its list of attachments."""
+        body, attachments = decode(self.chunk(leaf[1])[1:])
+        return body, decode(decompress(attachments)) if isinstance(attachments, bytes) else attachments
+
+    def attachment(self, pointers):
+        """The chunks of an attachment."""
+        return [self.chunk(p[0]) for p in pointers]
+
+
+class New:
+    """The payloads of new documents, which stand in the stream in the order in which they are asked for."""
+
+    def __init__(self, reader, compression):
+        self.reader, self.compression = reader, compression
+
+    def place(self, leaf):
+        return leaf[1]
+
+    def summary(self, leaf):
+        kind, r = self.reader.number(), self.reader
+        check(kind in (1, 2), "the body has a payload of the unknown kind %d" % kind)
+        stored = r.string()
+        return compress(stored, self.compression) if kind == 1 else stored, decode(r.string())
+
+    def attachment(self, pointers):
+        chunks = []
+        for _ in pointers:
+            kind = self.reader.number()
+            check(kind == 0, "the body has a payload of the unknown kind %d" % kind)
+            chunks.append(self.reader.string())
+        return chunks
+
+
+# ----------------------------------------------------------- the scratch file
+
+
+class Scratch:
+    """The compactor's own file, which sorts records. What of it the compacted file shows is offsets."""
+
+    def __init__(self, prologue, compression):
+        self.release, self.compression = prologue.release, compression
+        self.file = File(prologue.checksum)
+        self.root = None  # list of batches
+        self.batches = self.records = 0
+        self.lists = {}  # of records and of batches, by their offsets
+
+    def state(self):
+        root = UNDEFINED if self.root is None else self.root
+        if self.release < RELEASE_3_1:
+            return root
+        return [(Atom("root"), root), (Atom("num_kvs"), self.records), (Atom("num_bb"), self.batches)]
+
+    def write(self, items, next):
+        """Writes a list. Records are pairs of what they are sorted by and the encoded term."""
+        term = encode_list([r[1] for r in items]) if items and isinstance(items[0], tuple) else encode(items)
+        offset, _ = self.file.append(compress(encode((Raw(term), next)), self.compression))
+        self.lists[offset] = items, next
+        return offset
+
+    def put(self, list, item, limit):
+        """Puts an item in front of a list."""
+        items, next = list
+        if len(items) == limit:
+            return [item], self.write(items, next)
+        return [item] + items, next
+
+    def write_records(self, records):
+        """Writes records, each in front of the one before."""
+        list = [], NIL
+        for r in records:
+            list = self.put(list, r, 100)
+        return self.write(*list)
+
+    def add(self, copied):
+        """Adds the records of a batch."""
+        records = []
+        for key, record in copied:
+            x = record
+            if self.release >= RELEASE_3_1:
+                x = encode(self.file.append(compress(record, self.compression))[0])
+            records.append((key, encode((key, Raw(x)))))
+        offset = self.write_records(sorted(records, reverse=True))
+        self.root = ([offset], NIL) if self.root is None else self.put(self.root, offset, 10)
+        self.batches += 1
+        self.records += len(records)
+
+    def read(self, offset):
+        """The records of a list and of those behind it."""
+        while offset != NIL:
+            items, offset = self.lists[offset]
+            yield from items
+
+    def merge(self):
+        while self.root is not None and self.root[1] != NIL:
+            for larger_first in (False, True):
+                merged = [], NIL
+                items, next = self.root
+                while True:
+                    lists = [self.read(offset) for offset in items]
+                    records = heapq.merge(*lists, key=lambda r: r[0], reverse=larger_first)
+                    merged = self.put(merged, self.write_records(records), 10)
+                    if next == NIL:
+                        break
+                    items, next = self.lists[next]
+                self.root = merged
+
+
+# -------------------------------------------------------------- the compactor
+
+
+class Compactor:
+    """Writes the file as CouchDB's compactor does."""
+
+    def __init__(self, prologue, body, older):
+        self.p, self.body, self.older = prologue, body, older
+        self.new = New(body, prologue.compression)
+        self.main, self.first = prologue.release == RELEASE_MAIN, True
+        self.internal = prologue.compression if self.main else SNAPPY  # of what ignored the setting before main
+        self.file = File(prologue.checksum)
+        self.id_tree = self.tree(self.internal, add_sizes)
+        self.seq_tree = self.tree(prologue.compression, add_counts)
+        self.local_tree = self.tree(prologue.compression, add_nothing)
+        self.purge_tree = self.tree(self.internal, add_counts)
+        self.purge_seq_tree = self.tree(self.internal, add_counts)
+        self.update_seq, self.revs_limit, self.purge_infos_limit = 0, 1000, 1000
+        self.compacted_seq = prologue.compacted_seq
+        self.security_at, self.props_at, self.time_seq_at = NIL, UNDEFINED, UNDEFINED if self.main else 0
+        self.security = self.props = self.time_seq = None  # of the pass
+        self.time_seq_written = None
+        self.scratch = None
+
+    def tree(self, compression, reduce):
+        return Tree(self.file, compression, self.p.chunk_size, reduce)
+
+    def header(self):
+        """The database's header."""
+        old = self.p.release == RELEASE_2_3
+        trees = [self.id_tree, self.seq_tree, self.local_tree, self.purge_tree, self.purge_seq_tree]
+        h = [Atom("db_header"), 7 if old else 8, self.update_seq, self.time_seq_at] + [t.state() for t in trees]
+        h += [self.security_at, self.revs_limit, self.p.uuid, self.p.epochs, self.compacted_seq, self.purge_infos_limit]
+        return tuple(h if old else h + [self.props_at])
+
+    def append_term(self, term):
+        return self.file.append(compress(term, self.p.compression))[0]
+
+    def run(self):
+        first_header = self.header()
+        self.file.header(first_header)
+        self.security_at = self.append_term(self.p.security)
+        self.file.header(self.header())
+        for _ in range(self.p.passes):
+            self.scratch = Scratch(self.p, self.internal)
+            self.scratch.file.header(first_header)
+            self.run_pass()
+            self.first = False
+        swap = self.body.number()
+        check(swap < 2, "the body has the unknown flag %d for the swap" % swap)
+        if swap:
+            self.swap()
+        self.body.end()
+        return self.file.data
+
+    def run_pass(self):
+        b = self.body
+        update_seq = b.number()
+        self.security, self.props = b.object(self.security), b.object(self.props)
+        self.time_seq = b.object(self.time_seq)
+        self.purges()
+        self.new_seq, self.copied = 0, []
+        while not self.batch():
+            pass
+        self.security_at = self.append_term(self.security or encode([]))
+        if self.p.release > RELEASE_2_3:
+            self.props_at = self.append_term(self.props or encode([]))
+        self.copy_time_seq()
+        self.update_seq = update_seq
+        self.checkpoint()
+        self.scratch.merge()
+        self.checkpoint()
+        self.build_id_tree()
+        self.file.header(self.header())
+
+    def copy_time_seq(self):
+        if self.main and self.time_seq is not None and self.time_seq != self.time_seq_written:
+            self.time_seq_at, self.time_seq_written = self.append_term(self.time_seq), self.time_seq
+
+    def checkpoint(self):
+        h = (Atom("comp_header"), self.header(), self.scratch.state())
+        self.file.header(h)
+        self.scratch.file.header(h)
+
+    def purges(self):
+        batch = []
+        for _ in range(self.body.number()):
+            purge_seq = decode(self.body.string())
+            uuid, id, revisions = decode(self.body.string())
+            flags = self.body.number()
+            check(flags < 6, "the body has the unknown flags %d for a purge" % flags)
+            batch.append((purge_seq, uuid, id, revisions, flags & 1))
+            if flags > 1:
+                self.purge_batch(batch)
+                batch = []
+            if flags & 4:
+                self.checkpoint()
+        self.purge_batch(batch)
+
+    def purge_batch(self, batch):
+        self.purge_tree.modify([leaf_entry(uuid, (seq, id, revs), 1) for seq, uuid, id, revs, _ in batch])
+        self.purge_seq_tree.modify([leaf_entry(seq, (uuid, id, revs), 1) for seq, uuid, id, revs, _ in batch])
+        gone = {id for _, _, id, _, there in batch if not there}
+        if not self.first and gone:
+            seqs = self.seqs_of(gone)
+            self.id_tree.modify([], seqs.keys())
+            self.seq_tree.modify([], seqs.values())
+
+    def seqs_of(self, ids):
+        """The update_seqs of those documents that the file has."""
+        found = [self.id_tree.find(id) for id in ids]
+        return {e.key: decode(e.term)[1][0] for e in found if e is not None}
+
+    def batch(self):
+        """Copies a batch, and says whether it ends the pass."""
+        documents, end = self.steps()
+        check(documents or end == 2, "the body has a batch without documents")
+        copied = [self.copy(d) for d in sorted(documents, key=lambda d: d.id)]
+        if copied:
+            removed = [] if self.first else self.seqs_of({c.id for c in copied}).values()
+            self.seq_tree.modify([leaf_entry(c.update_seq, c.value(c.id), 1) for c in copied], removed)
+            self.scratch.add([((c.id, c.update_seq), c.record()) for c in copied])
+        self.copied += copied
+        if end == 1:
+            self.update_seq = max(c.update_seq for c in copied)
+            self.checkpoint()
+        return end == 2
+
+    def steps(self):
+        documents = []
+        while True:
+            n, kind = divmod(self.body.number(), 4)
+            if kind == 0:
+                check(n <= 2, "the body has a batch with the unknown end %d" % n)
+                return documents, n
+            if kind == 3:
+                for _ in range(n):
+                    self.new_seq += self.body.number()
+                    id, deleted, _, revisions = decode(self.body.string())
+                    documents.append(Document(self.new_seq, id, deleted, revisions, self.new))
+                continue
+            check(self.older is not None, "the stream needs the older file")
+            for _ in range(n):
+                d = self.older.next()
+                if kind == 1:
+                    documents.append(d)
+
+    def copy(self, d):
+        """Copies a document's leaves into the file."""
+        values = []
+        for _, revision in d.revisions:
+            leaf_values(revision, values)
+        leaves = {}
+        for i in sorted(range(len(values)), key=lambda i: d.source.place(values[i])):
+            leaves[i] = self.copy_leaf(d, values[i])
+        leaves = [leaves[i] for i in range(len(values))]
+        stored = with_leaves(d.revisions, iter([leaf.stored() for leaf in leaves]))
+        remembered = with_leaves(d.revisions, iter([leaf.remembered() for leaf in leaves]))
+        attached = sum(n for leaf in leaves for _, n in leaf.attached)
+        active = sum(leaf.active for leaf in leaves) + attached
+        external = sum(leaf.external for leaf in leaves) + attached
+        return Copied(d.update_seq, d.id, d.deleted, Raw(encode(stored)), Raw(encode(remembered)), active, external)
+
+    def copy_leaf(self, d, value):
+        """Copies the attachments and the summary of a leaf."""
+        deleted, _, seq, (_, external) = value[:4]
+        body, attachments = d.source.summary(value)
+        attachments = [a[:2] + (self.copy_attachment(d, a[2]),) + a[3:] for a in attachments]
+        body, external = self.body_of(body, external)
+        summary = b"\x83" + encode((body, compress(encode(attachments), self.p.compression)))
+        offset, active = self.file.append(summary, with_checksum=True)
+        return Leaf(deleted, offset, seq, active, external, [(a[2], a[3]) for a in attachments])
+
+    def body_of(self, stored, external):
+        """A body as it is stored in the new file, and its external size."""
+        same = is_compressed(stored, self.p.compression)
+        if same and external and self.p.release > RELEASE_2_3:
+            return stored, external
+        plain = decompress(stored)
+        if external == 0 or self.p.release == RELEASE_2_3:
+            external = 1 + len(plain)
+        return stored if same else compress(plain, self.p.compression), external
+
+    def copy_attachment(self, d, pointers):
+        """Copies the chunks of an attachment and returns pointers to the new ones."""
+        copied, held = [], b""
+
+        def write():
+            copied.append((self.file.append(held)[0], len(held)))
+
+        for chunk in d.source.attachment(pointers):
+            full = len(held) + len(chunk) > 4096
+            held += chunk
+            if full:
+                write()
+                held = b""
+        if held:
+            write()
+        return copied
+
+    def build_id_tree(self):
+        records = sorted(self.copied, key=lambda c: c.id)
+        for at in range(0, len(records), 1001):
+            part = records[at : at + 1001]
+            self.id_tree.modify([leaf_entry(c.id, c.value(c.update_seq), c.reduction()) for c in part])
+
+    def swap(self):
+        b = self.body
+        self.compacted_seq, self.revs_limit, self.purge_infos_limit = b.number(), b.number(), b.number()
+        self.time_seq = b.object(self.time_seq)
+        self.local_tree.modify([self.local_entry() for _ in range(b.number())])
+        self.copy_time_seq()
+        self.file.header(self.header())
+
+    def local_entry(self):
+        key, value = self.body.term(), self.body.term()
+        return Entry(decode(key), encode((key, value)), [])
+
+
+def leaf_values(revision, values):
+    """Appends the values of the leaves at and below a revision, from left to right."""
+    _, value, children = revision
+    if not children:
+        values.append(value)
+    for child in children:
+        leaf_values(child, values)
+
+
+def with_leaves(revisions, values):
+    """Revisions with other values: those of the leaves, from left to right, and [] for all others."""
+
+    def change(revision):
+        id, _, children = revision
+        return (id, [] if children else next(values), [change(child) for child in children])
+
+    return [(position, change(revision)) for position, revision in revisions]
+
+
+class Leaf(NamedTuple):
+    """A leaf in the new file."""
+
+    deleted: int
+    offset: int
+    seq: int
+    active: int
+    external: int
+    attached: list  # pairs of pointers and length
+
+    def stored(self):
+        """The value that the trees have."""
+        return (self.deleted, self.offset, self.seq, (self.active, self.external), self.attached)
+
+    def remembered(self):
+        """The value that the scratch file has."""
+        sizes = size_info(self.active, self.external)
+        return (Atom("leaf"), boolean(self.deleted), self.offset, self.seq, sizes, self.attached)
+
+
+class Copied(NamedTuple):
+    """A document as it is in the new file."""
+
+    update_seq: int
+    id: bytes
+    deleted: int
+    revisions: Raw  # as the trees have them
+    remembered: Raw  # as the scratch file has them
+    active: int
+    external: int
+
+    def value(self, first):
+        """The value in the id tree, which has update_seq first, or in the seq tree, which has the id."""
+        return (first, self.deleted, (self.active, self.external), self.revisions)
+
+    def record(self):
+        """What the scratch file has."""
+        sizes = size_info(self.active, self.external)
+        name = Atom("full_doc_info")
+        return encode((name, self.id, self.update_seq, boolean(self.deleted), self.remembered, sizes))
+
+    def reduction(self):
+        return (1 - self.deleted, self.deleted, size_info(self.active, self.external))
+
+
+def boolean(n):
+    return Atom("true" if n else "false")
+
+
+# ------------------------------------------------------------------- the whole
+
+
+def correct(data, corrections):
+    """Puts in what was not predicted."""
+    at = 0
+    for distance, part in corrections:
+        at += distance
+        check(part and at + len(part) <= len(data), "a correction is beyond the end of the file")
+        data[at : at + len(part)] = part
+        at += len(part)
+
+
+def replay(stream, older):
+    """The file that a stream makes; older may be None."""
+    p = Prologue(stream)
+    body = stream[p.bytes :]
+    check(len(body) == p.body_size and sha256(body) == p.body_sum, "the body has another length or SHA-256 than the"
+          " prologue says: the stream is damaged")
+    check(older is not None or p.older_documents == 0, "the stream needs the older file")
+    source = Older(older, p) if p.older_documents else None
+    data = Compactor(p, Reader(body, "body"), source).run()
+    correct(data, p.corrections)
+    check(len(data) == p.size and sha256(data) == p.sum, "what was made has another length or SHA-256 than the prologue"
+          " says: the older file is another, or damaged")
+    return data
+
+
+def read(path):
+    with open(path, "rb") as f:
+        return f.read()
+
+
+def write(path, data):
+    with open(path, "xb") as f:
+        try:
+            f.write(data)
+            f.flush()
+        except OSError:
+            os.remove(path)
+            raise
+
+
+def main(stream, older, out):
+    """What is wrong, or None."""
+    try:
+        write(out, replay(read(stream), None if older == "-" else read(older)))
+    except Refused as e:
+        return str(e)
+    except OSError as e:
+        return str(e)
+    except MISFITS as e:
+        return "what the stream and the older file hold does not fit together, or is damaged (%r)" % e
+    return None
+
+
+def run():
+    """Runs main in a thread with a large stack: the history of a document is as deep as it is long."""
+    if len(sys.argv) != 4:
+        sys.exit("usage: python3 replay.py STREAM OLDER OUT    (OLDER is - if the stream needs none)")
+    failed = ["it ended early"]
+    sys.setrecursionlimit(400000)
+    threading.stack_size(512 << 20)
+    thread = threading.Thread(target=lambda: failed.append(main(*sys.argv[1:])))
+    thread.start()
+    thread.join()
+    if failed[-1] is not None:
+        sys.exit("replay.py: " + failed[-1])
+
+
+if __name__ == "__main__":
+    run()
