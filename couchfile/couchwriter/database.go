@@ -63,7 +63,7 @@ func OpenDatabase(f *File, nodes Chunks, header []byte, opts DatabaseOptions) (*
 	if len(header) == 0 {
 		return nil, errCorruptSource
 	}
-	head, err := parseDBHeader(erlterm.Term(header[1:]))
+	head, err := parseOldHeader(erlterm.Term(header[1:]))
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +83,7 @@ func (d *Database) Reset(header []byte) error {
 	if len(header) == 0 {
 		return errCorruptSource
 	}
-	head, err := parseDBHeader(erlterm.Term(header[1:]))
+	head, err := parseOldHeader(erlterm.Term(header[1:]))
 	if err == nil {
 		d.reset(head)
 	}
@@ -162,6 +162,9 @@ func (d *Database) Update(u Update) error {
 		put  []couchfile.Entry
 		gone []erlterm.Term
 	}{{d.ids, ids, u.Gone}, {d.seqs, u.Docs, seqsGone}, {d.locals, u.Locals, u.LocalsGone}, {d.purges, byUUID, nil}, {d.purgeSeqs, u.Purges, nil}} {
+		if len(change.put)+len(change.gone) == 0 {
+			continue // purge trees may be none: see parseOldHeader
+		}
 		if err := change.tree.Modify(change.put, change.gone); err != nil {
 			return err
 		}

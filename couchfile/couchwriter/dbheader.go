@@ -32,8 +32,18 @@ const (
 type dbHeader []erlterm.Term
 
 func parseDBHeader(t erlterm.Term) (dbHeader, error) {
+	h, err := parseOldHeader(t)
+	if err == nil && len(h) <= AtPurgesLimit {
+		err = fmt.Errorf("header of the database: %w", ErrUnpredicted)
+	}
+	return h, err
+}
+
+// parseOldHeader also takes those of 2.0 to 2.2, which have no trees of purges,
+// but numbers and pointers in their places.
+func parseOldHeader(t erlterm.Term) (dbHeader, error) {
 	h, ok := erlterm.Elements(t)
-	if !ok || len(h) <= AtPurgesLimit || !erlterm.IsAtom(h[0], "db_header") {
+	if !ok || len(h) <= AtCompactedSeq || !erlterm.IsAtom(h[0], "db_header") {
 		return nil, fmt.Errorf("header of the database: %w", ErrUnpredicted)
 	}
 	return h, nil

@@ -57,6 +57,7 @@
 // node that is not predicted is stored, with those above it; a commit that can't
 // be simulated is stored chunk by chunk, and the next one is predicted again. So
 // there are no corrections: what the simulator reads is what the file has.
-// Not predicted: nodes of another couchdb/btree_chunk_size than the default, and
-// those that are compressed with deflate or zstd.
+// Not predicted: nodes of another couchdb/btree_chunk_size than the default, those
+// that are compressed with deflate or zstd, and commits of 2.x that have more than
+// one write in front of a header (delayed_commits, and replications).
 package replay

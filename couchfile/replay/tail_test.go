@@ -2,6 +2,9 @@ package replay_test
 
 import (
 	"bytes"
+	"errors"
+	"io"
+	"strings"
 	"testing"
 
 	"github.com/slipcover/slipcover/couchfile"
@@ -142,5 +145,43 @@ func TestGrownTails(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestVersionTails stores all that servers wrote behind the first header of their databases, be it
+// history or a compaction, and makes it again.
+func TestVersionTails(t *testing.T) {
+	t.Parallel()
+	type count struct{ files, commits, changed, predicted, size, stream int }
+	counts := map[string]*count{}
+	testenv.EachFixture(t, func(version, name string, file []byte) {
+		if !strings.HasSuffix(name, ".couch") || len(file) > 2<<20 {
+			return
+		}
+		first := int64(0)
+		err := couchfile.EachHeader(bytes.NewReader(file), int64(len(file)), func(h couchfile.RawHeader) error {
+			first = h.End
+			return io.EOF
+		})
+		if !errors.Is(err, io.EOF) || atNewest(t, file).Header < first {
+			return
+		}
+		stream, r := tailTrip(t, file, first)
+		if counts[version] == nil {
+			counts[version] = &count{}
+		}
+		c := counts[version]
+		c.files, c.commits, c.changed, c.predicted = c.files+1, c.commits+r.Commits, c.changed+r.Changed, c.predicted+r.Predicted
+		c.size, c.stream = c.size+int(r.Info.Size), c.stream+len(stream)
+	})
+	for version, c := range counts {
+		t.Logf("%s: %+v", version, *c)
+		// 2.1 and 2.3 take some writes of a replication without a header behind each
+		if c.changed < 400 || c.predicted < c.changed && version[0] != '2' || c.predicted < c.changed-2 {
+			t.Errorf("%s: %d of %d commits are predicted", version, c.predicted, c.changed)
+		}
+	}
+	if len(counts) != 1+len(testenv.Versions) {
+		t.Errorf("tails of %d versions", len(counts))
 	}
 }

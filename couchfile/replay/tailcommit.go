@@ -31,7 +31,7 @@ func (e *tailEncoder) changes(h couchfile.RawHeader) (*commit, error) {
 	}
 	before, okBefore := erlterm.Elements(e.was[1:])
 	after, okAfter := erlterm.Elements(h.Term[1:])
-	if !okBefore || !okAfter || len(before) <= couchwriter.AtPurgesLimit || len(after) <= couchwriter.AtPurgesLimit {
+	if !okBefore || !okAfter || len(before) <= couchwriter.AtCompactedSeq || len(after) <= couchwriter.AtCompactedSeq {
 		return c, nil
 	}
 	for at := couchwriter.AtIDTree; at <= couchwriter.AtPurgeSeqTree; at++ {
@@ -122,7 +122,11 @@ func (c *commit) findBodies(from int64) {
 
 // lastPurge is the newest purge before the commit.
 func (e *tailEncoder) lastPurge(before []erlterm.Term) (uint64, error) {
-	t := couchwriter.NewTree(nil, &e.nodes, before[couchwriter.AtPurgeSeqTree], couchwriter.TreeOptions{Reducer: couchwriter.CountReduce})
+	state := before[couchwriter.AtPurgeSeqTree]
+	if _, _, ok := erlterm.Tuple(state); !ok { // nil, or of 2.2 and before
+		return 0, nil
+	}
+	t := couchwriter.NewTree(nil, &e.nodes, state, couchwriter.TreeOptions{Reducer: couchwriter.CountReduce})
 	key, err := t.Last()
 	seq, _, _ := erlterm.Uint(key)
 	return seq, err
