@@ -71,8 +71,9 @@ type Compaction struct {
 	sorter *emsort
 	passes int
 
-	body, part, term []byte // reused
-	leaves           []*revLeaf
+	body, part, term, packed []byte // reused
+	leaves                   []*revLeaf
+	arena                    arena
 }
 
 // NewCompaction begins a compaction that writes to f, which is empty. scratch
@@ -284,7 +285,7 @@ func (c *Compaction) copyBatch(batch []batchDoc, limit int) error {
 		n, _ := Terms(a.id, b.id) // binaries
 		return n
 	})
-	seqs := make([]couchfile.Entry, 0, len(batch))
+	seqs := make([]pair, 0, len(batch))
 	kvs := make([]kv, 0, len(batch))
 	var gone []erlterm.Term
 	for _, d := range batch {
@@ -297,8 +298,7 @@ func (c *Compaction) copyBatch(batch []batchDoc, limit int) error {
 				return err
 			}
 		}
-		_, seq := d.entries()
-		seqs = append(seqs, seq)
+		seqs = append(seqs, c.pair(d.docInfo, d.seq, d.id))
 		if c.passes > 1 {
 			was, err := c.ids.Lookup(d.id)
 			if err != nil {
@@ -310,11 +310,18 @@ func (c *Compaction) copyBatch(batch []batchDoc, limit int) error {
 		}
 		kvs = append(kvs, c.record(d.docInfo))
 	}
-	if err := c.seqs.Modify(seqs, gone); err != nil {
+	if err := c.seqs.modify(seqs, gone); err != nil {
 		return err
 	}
 	c.sorter.add(kvs)
 	return nil
+}
+
+// pair is a document's entry of a tree, as appendPair has it.
+func (c *Compaction) pair(d *docInfo, key, other erlterm.Term) pair {
+	var at int
+	c.term, at = d.appendPair(c.term[:0], key, other)
+	return pair{c.arena.put(c.term), int32(at)}
 }
 
 // firstOf is the sequence in a value of the id tree.
@@ -333,7 +340,7 @@ func (c *Compaction) record(d *docInfo) kv {
 	c.term = d.putRecord(append(c.term[:0], erlterm.Version))
 	c.part = c.sorter.compression.Append(c.part[:0], c.term)
 	off, _ := c.sorter.f.Chunk(c.part)
-	return newKV(d.id, d.seq, erlterm.PutInt(nil, off))
+	return newKV(d.id, d.seq, erlterm.PutInt(c.part[:0], off))
 }
 
 // copyObjects copies security, properties and times.
@@ -387,29 +394,28 @@ const idBatch = 1001
 // Source: CouchDB 3.5, src/couch/src/couch_bt_engine_compactor.erl,
 // copy_meta_data and merge_docids.
 func (c *Compaction) copyIDs() error {
-	batch := make([]couchfile.Entry, 0, idBatch)
+	batch := make([]pair, 0, idBatch)
 	err := c.sorter.each(c.sorter.bone.items, false, func(k kv) error {
 		d, err := c.sorted(k)
 		if err != nil {
 			return err
 		}
-		if n := len(batch); n > 0 && bytes.Equal(batch[n-1].Key, d.id) {
+		if n := len(batch); n > 0 && bytes.Equal(batch[n-1].key(), d.id) {
 			return fmt.Errorf("a document twice in one pass: %w", ErrUnpredicted)
 		}
 		if len(batch) == idBatch {
-			if err := c.ids.Modify(batch, nil); err != nil {
+			if err := c.ids.modify(batch, nil); err != nil {
 				return err
 			}
 			batch = batch[:0]
 		}
-		id, _ := d.entries()
-		batch = append(batch, id)
+		batch = append(batch, c.pair(d, d.id, d.seq))
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	return c.ids.Modify(batch, nil)
+	return c.ids.modify(batch, nil)
 }
 
 // sorted is the document of a sorted record.

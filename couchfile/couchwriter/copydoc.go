@@ -83,11 +83,19 @@ func (c *Compaction) copyLeaf(l *revLeaf, from Chunks) (attached uint64, err err
 	}
 	c.term = append(c.term[:0], erlterm.Version)
 	c.term = erlterm.PutBinary(erlterm.PutTuple(c.term, 2), body)
-	c.term = erlterm.PutBinary(c.term, c.p.Compression.Append(nil, append([]byte{erlterm.Version}, atts...)))
+	c.part = append(append(c.part[:0], erlterm.Version), atts...)
+	c.packed = c.p.Compression.Append(c.packed[:0], c.part)
+	c.term = erlterm.PutBinary(c.term, c.packed)
 	off, size := c.f.Checked(c.term)
 	l.ptr, l.sizes, l.atts = uint64(off), sizes{uint64(size), external}, lengths
 	return attached, nil
 }
+
+// The empty list as it is stored with snappy, and plain.
+const (
+	packedNil = "\x01\x02\x04\x83j"
+	plainNil  = "\x83j"
+)
 
 // SplitSummary takes what a document's chunk holds apart, {body, attachments}.
 // The body comes as it is stored, the list decompressed.
@@ -103,8 +111,11 @@ func SplitSummary(p []byte) (body []byte, list erlterm.Term, err error) {
 		return nil, nil, ErrUnpredicted
 	}
 	packed, _, ok := erlterm.Binary(rest)
-	if !ok {
+	switch {
+	case !ok:
 		return body, erlterm.Term(rest), nil
+	case string(packed) == packedNil || string(packed) == plainNil: // most have no attachments
+		return body, noAtts, nil
 	}
 	list, err = couchfile.Inflate(packed)
 	return body, list, err
@@ -133,6 +144,9 @@ func plainSize(p []byte) (uint64, error) {
 // Source: CouchDB 3.5, src/couch/src/couch_bt_engine_compactor.erl,
 // copy_doc_attachments.
 func (c *Compaction) copyAttachments(list erlterm.Term, from Chunks) (atts, lengths erlterm.Term, sum uint64, err error) {
+	if list.Tag() == erlterm.TagNil && len(list) == 1 {
+		return noAtts, noAtts, 0, nil
+	}
 	items, ok := erlterm.Elements(list)
 	if !ok {
 		return nil, nil, 0, couchfile.ErrCorrupt
@@ -199,9 +213,7 @@ func (c *Compaction) copyStream(pointers erlterm.Term, from Chunks) (erlterm.Ter
 	}
 	var out []erlterm.Term
 	write := func() {
-		off, _ := c.f.Chunk(c.part)
-		p := erlterm.PutInt(erlterm.PutTuple(nil, 2), off)
-		out = append(out, erlterm.PutInt(p, int64(len(c.part))))
+		out = append(out, c.chunk(c.part))
 		c.part = c.part[:0]
 	}
 	c.part = c.part[:0]
@@ -217,6 +229,10 @@ func (c *Compaction) copyStream(pointers erlterm.Term, from Chunks) (erlterm.Ter
 		if err != nil {
 			return nil, err
 		}
+		if len(c.part) == 0 && FillsStream(0, uint64(len(data))) {
+			out = append(out, c.chunk(data))
+			continue
+		}
 		full := FillsStream(uint64(len(c.part)), uint64(len(data)))
 		if c.part = append(c.part, data...); full {
 			write()
@@ -226,4 +242,11 @@ func (c *Compaction) copyStream(pointers erlterm.Term, from Chunks) (erlterm.Ter
 		write()
 	}
 	return erlterm.PutList(nil, out), nil
+}
+
+// chunk writes a chunk of an attachment and returns the pointer to it.
+func (c *Compaction) chunk(data []byte) erlterm.Term {
+	off, _ := c.f.Chunk(data)
+	p := erlterm.PutInt(erlterm.PutTuple(make([]byte, 0, 16), 2), off)
+	return erlterm.PutInt(p, int64(len(data)))
 }

@@ -34,6 +34,10 @@ type emsort struct {
 	compression Compression
 	bone        bone // the newest offsets of sorted chains
 	kvs, chains int  // added so far
+
+	items         []erlterm.Term // reused
+	plain, packed []byte
+	inf           couchfile.Inflater
 }
 
 // bone is a list of offsets, newest first, and where the older ones are.
@@ -49,7 +53,8 @@ type kv struct {
 }
 
 func newKV(id, seq, value erlterm.Term) kv {
-	raw := erlterm.PutTuple(erlterm.PutTuple(nil, 2), 2)
+	raw := make([]byte, 0, 4+len(id)+len(seq)+len(value))
+	raw = erlterm.PutTuple(erlterm.PutTuple(raw, 2), 2)
 	raw = append(append(append(raw, id...), seq...), value...)
 	return kv{id, seq, raw}
 }
@@ -104,10 +109,11 @@ func (w *chainWriter) push(k kv) {
 }
 
 func (w *chainWriter) end() int64 {
-	items := make([]erlterm.Term, len(w.items))
-	for i, k := range w.items {
-		items[len(items)-1-i] = k.raw
+	items := w.s.items[:0]
+	for _, k := range slices.Backward(w.items) {
+		items = append(items, k.raw)
 	}
+	w.s.items = items
 	return w.s.list(items, w.next)
 }
 
@@ -130,8 +136,9 @@ func (b *bone) terms() []erlterm.Term {
 
 // list appends {items, next}.
 func (s *emsort) list(items []erlterm.Term, next int64) int64 {
-	term := putList([]byte{erlterm.Version}, items, next)
-	off, _ := s.f.Chunk(s.compression.Append(nil, term))
+	s.plain = putList(append(s.plain[:0], erlterm.Version), items, next)
+	s.packed = s.compression.Append(s.packed[:0], s.plain)
+	off, _ := s.f.Chunk(s.packed)
 	return off
 }
 
@@ -175,7 +182,7 @@ func (s *emsort) term(off int64) (erlterm.Term, error) {
 	if err != nil {
 		return nil, err
 	}
-	t, err := couchfile.Inflate(p)
+	t, err := s.inf.Term(p)
 	return slices.Clone(t), err
 }
 
@@ -185,6 +192,7 @@ func (s *emsort) chain(off int64) (c chain, err error) {
 		return c, err
 	}
 	c.next = next
+	c.items = make([]kv, 0, len(items))
 	for _, raw := range items {
 		k := kv{raw: raw}
 		rest, ok := erlterm.TupleN(raw[2:], 2)

@@ -222,16 +222,17 @@ func (d *docInfo) putRecord(dst []byte) []byte {
 	return d.sizes.putRecord(dst)
 }
 
-// entries are the document's entries of the id and the seq tree.
+// appendPair appends the document's entry of the id tree, if key is its id and
+// other its seq, or of the seq tree, and returns where its value begins.
 //
 // Source: CouchDB 3.5, src/couch/src/couch_bt_engine.erl, id_tree_split and
 // seq_tree_split.
-func (d *docInfo) entries() (id, seq couchfile.Entry) {
-	tail := d.sizes.putTuple(putFlag(nil, d.deleted))
-	tail = d.putRoots(tail, (*revLeaf).putDisk)
-	id = couchfile.Entry{Key: d.id, Value: append(append(erlterm.PutTuple(nil, 4), d.seq...), tail...)}
-	seq = couchfile.Entry{Key: d.seq, Value: append(append(erlterm.PutTuple(nil, 4), d.id...), tail...)}
-	return id, seq
+func (d *docInfo) appendPair(dst []byte, key, other erlterm.Term) (entry []byte, valueAt int) {
+	dst = append(erlterm.PutTuple(dst, 2), key...)
+	valueAt = len(dst)
+	dst = append(erlterm.PutTuple(dst, 4), other...)
+	dst = d.sizes.putTuple(putFlag(dst, d.deleted))
+	return d.putRoots(dst, (*revLeaf).putDisk), valueAt
 }
 
 func (d *docInfo) putRoots(dst []byte, leaf func(*revLeaf, []byte) []byte) []byte {

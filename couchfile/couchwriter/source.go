@@ -104,7 +104,8 @@ func entries(t *couchfile.Tree, from *couchfile.Key) iter.Seq2[couchfile.Entry, 
 	return func(yield func(couchfile.Entry, error) bool) {
 		for e, err := range t.All(from, false) {
 			if err == nil {
-				e = couchfile.Entry{Key: slices.Clone(e.Key), Value: slices.Clone(e.Value)}
+				both := append(append(make(erlterm.Term, 0, len(e.Key)+len(e.Value)), e.Key...), e.Value...)
+				e = couchfile.Entry{Key: both[:len(e.Key):len(e.Key)], Value: both[len(e.Key):]}
 			}
 			if !yield(e, err) {
 				return

@@ -126,12 +126,19 @@ type action struct {
 //
 // Source: CouchDB 3.5, src/couch/src/couch_btree.erl, query_modify.
 func (t *Tree) Modify(insert []couchfile.Entry, remove []erlterm.Term) error {
+	pairs := make([]pair, len(insert))
+	for i, e := range insert {
+		pairs[i] = newPair(e.Key, e.Value)
+	}
+	return t.modify(pairs, remove)
+}
+
+func (t *Tree) modify(insert []pair, remove []erlterm.Term) error {
 	actions := make([]action, 0, len(insert)+len(remove))
 	for _, key := range remove { // before insertions of the same key
 		actions = append(actions, action{key: key})
 	}
-	for _, e := range insert {
-		p := newPair(e.Key, e.Value)
+	for _, p := range insert {
 		actions = append(actions, action{key: p.key(), insert: p})
 	}
 	if err := t.sort(actions); err != nil {

@@ -43,6 +43,9 @@ func splitSummary(p []byte) (s summary, err error) {
 	if s.body, list, err = couchwriter.SplitSummary(p); err != nil {
 		return s, err
 	}
+	if len(list) == 1 && list.Tag() == erlterm.TagNil {
+		return s, nil
+	}
 	items, ok := erlterm.Elements(list)
 	if !ok {
 		return s, damaged("list of attachments")
@@ -83,6 +86,9 @@ func parts(pointers erlterm.Term) (out []part, err error) {
 
 // list is the list of attachments with others for their pointers.
 func (s *summary) list(pointers func([]part) erlterm.Term) erlterm.Term {
+	if len(s.atts) == 0 {
+		return noList
+	}
 	items := make([]erlterm.Term, len(s.atts))
 	for i, a := range s.atts {
 		t := erlterm.PutTuple(nil, len(a.fields))
@@ -96,6 +102,8 @@ func (s *summary) list(pointers func([]part) erlterm.Term) erlterm.Term {
 	}
 	return erlterm.PutList(nil, items)
 }
+
+var noList = erlterm.Term{erlterm.TagNil}
 
 // zeros are pointers to nothing, as many as there were.
 func zeros(chunks []part) erlterm.Term {
