@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/slipcover/slipcover/couchfile"
@@ -84,32 +86,45 @@ func (m *madeTail) commit(n int) {
 	m.header()
 }
 
-// edit writes one more revision of a document, below all that it has, of which as many are kept.
-func (m *madeTail) edit(id string, revs [][]byte, kept int, text string) [][]byte {
+// madeDoc is a document, its revisions as they are in its record, and its next body.
+type madeDoc struct {
+	id   string
+	revs [][]byte
+	text string
+}
+
+// edit writes one more revision of each document, below all that it has, of which as many are kept.
+func (m *madeTail) edit(kept int, docs ...*madeDoc) {
 	m.Helper()
-	m.seq++
-	off, size := m.body(text)
-	seq := erlterm.PutUint(nil, m.seq)
-	body := append(erlterm.PutInt(erlterm.PutInt(erlterm.PutTuple(nil, 5), 0), off), seq...)
-	body = append(erlterm.PutInt(erlterm.PutInt(erlterm.PutTuple(body, 2), size), 1234), erlterm.TagNil)
-	hash := sha256.Sum256(body)
-	revs = append(revs, append(erlterm.PutBinary(erlterm.PutTuple(nil, 3), hash[:16]), body...))
-	pos := int(m.seq)
-	revs = revs[max(0, len(revs)-kept):]
-	value := erlterm.PutInt(erlterm.PutBinary(erlterm.PutTuple(nil, 4), id), 0)
-	value = erlterm.PutInt(erlterm.PutInt(erlterm.PutTuple(value, 2), size), 1234)
-	value = erlterm.PutInt(erlterm.PutTuple(erlterm.PutListHead(value, 1), 2), int64(pos))
-	for i, r := range revs {
-		if value = append(value, r...); i < len(revs)-1 {
-			value = erlterm.PutListHead(value, 1)
-		}
+	slices.SortFunc(docs, func(a, b *madeDoc) int { return strings.Compare(a.id, b.id) })
+	var u couchwriter.Update
+	for _, d := range docs {
+		m.seq++
+		u.Docs = append(u.Docs, couchfile.Entry{Key: erlterm.PutUint(nil, m.seq), Value: m.revision(d, kept)})
 	}
-	value = append(value, bytes.Repeat([]byte{erlterm.TagNil}, len(revs)+1)...)
-	if err := m.db.Update(couchwriter.Update{Docs: []couchfile.Entry{{Key: seq, Value: value}}}); err != nil {
+	if err := m.db.Update(u); err != nil {
 		m.Fatal(err)
 	}
 	m.header()
-	return revs
+}
+
+func (m *madeTail) revision(d *madeDoc, kept int) []byte {
+	const external = 1234
+	off, size := m.body(d.text)
+	body := append(erlterm.PutInt(erlterm.PutInt(erlterm.PutTuple(nil, 5), 0), off), erlterm.PutUint(nil, m.seq)...)
+	body = append(erlterm.PutInt(erlterm.PutInt(erlterm.PutTuple(body, 2), size), external), erlterm.TagNil)
+	hash := sha256.Sum256(body)
+	d.revs = append(d.revs, append(erlterm.PutBinary(erlterm.PutTuple(nil, 3), hash[:16]), body...))
+	d.revs = d.revs[max(0, len(d.revs)-kept):]
+	value := erlterm.PutInt(erlterm.PutBinary(erlterm.PutTuple(nil, 4), d.id), 0)
+	value = erlterm.PutInt(erlterm.PutInt(erlterm.PutTuple(value, 2), size), external)
+	value = erlterm.PutInt(erlterm.PutTuple(erlterm.PutListHead(value, 1), 2), 1)
+	for i, r := range d.revs {
+		if value = append(value, r...); i < len(d.revs)-1 {
+			value = erlterm.PutListHead(value, 1)
+		}
+	}
+	return append(value, bytes.Repeat([]byte{erlterm.TagNil}, len(d.revs)+1)...)
 }
 
 // makeEdits edits a document again and again.
@@ -120,10 +135,11 @@ func makeEdits(t testing.TB, n int) *madeTail {
 	for i := range text {
 		text[i] = byte('a' + (i*i/7+i)%23)
 	}
-	var revs [][]byte
+	d := &madeDoc{id: "edited"}
 	for i := range n {
 		text[(i*577)%len(text)] = byte('A' + i%26)
-		revs = m.edit("edited", revs, 50, string(text))
+		d.text = string(text)
+		m.edit(50, d)
 	}
 	return m
 }
