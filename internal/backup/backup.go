@@ -466,7 +466,7 @@ func (r *run) unchanged(path string, nm name, old *known) bool {
 
 // segmentsStored reports whether all bytes of a file of the parent are stored.
 func (r *run) segmentsStored(f *manifest.File) bool {
-	for e := range f.AllExtents() {
+	for e := range f.Stored() {
 		if !r.inRepo[e.Seg] {
 			return false
 		}
@@ -604,7 +604,7 @@ func (r *run) manifest(started time.Time, parent *state) *manifest.Manifest {
 	}
 	for _, f := range m.Files {
 		m.SizeBytes += f.Size
-		if f.Replay != nil {
+		if len(f.Replays) > 0 {
 			m.Format = manifest.ReplayFormat
 		}
 	}
@@ -634,7 +634,7 @@ func countDatabases(files []*manifest.File) int {
 func compactSegments(table []manifest.Segment, files []*manifest.File) []manifest.Segment {
 	used := make([]bool, len(table))
 	for _, f := range files {
-		for e := range f.AllExtents() {
+		for e := range f.Stored() {
 			used[e.Seg] = true
 		}
 	}
@@ -647,7 +647,7 @@ func compactSegments(table []manifest.Segment, files []*manifest.File) []manifes
 		}
 	}
 	for _, f := range files {
-		for e := range f.AllExtents() {
+		for e := range f.Stored() {
 			e.Seg = to[e.Seg]
 		}
 	}

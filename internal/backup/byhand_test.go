@@ -81,6 +81,34 @@ func TestRestoreByHand(t *testing.T) {
 	}
 }
 
+// TestReplayByHand is that of a database that was compacted twice: one replay rests on
+// another.
+func TestReplayByHand(t *testing.T) {
+	t.Parallel()
+	for _, tool := range []string{"bash", "age", "zstd", "jq", "dd", "sha256sum", "python3"} {
+		testenv.Tool(t, tool)
+	}
+	e := newFileEnv(t)
+	e.data = t.TempDir()
+	dir := t.TempDir()
+	key := filepath.Join(dir, "key.txt")
+	must(t, os.WriteFile(key, []byte(e.identity.String()+"\n"), 0o600))
+	for _, stage := range []string{"2-grown", "3-compacted", "4-grown", "5-compacted-under-writes"} {
+		e.stage("3.5.0", stage)
+		e.run(replaying)
+	}
+	program, err := filepath.Abs("../../docs/replay.py")
+	must(t, err)
+	printed := shell(t, blocks(t, "```sh"), "REPO="+e.store.URL()[len("file://"):], "KEY="+key, "INSTANCE=node1", "DB=grow", "OUT="+filepath.Join(dir, "out"), "REPLAY="+program)
+	if n := strings.Count(printed, ": OK"); n != 2 {
+		t.Errorf("%d hashes were right, want those of the manifest and the file:\n%s", n, printed)
+	}
+	left, err := filepath.Glob(filepath.Join(dir, "out", filepath.Dir(grownShard), "*"))
+	if err != nil || len(left) != 1 {
+		t.Errorf("it left %v, %v", left, err)
+	}
+}
+
 func serveByHand(t *testing.T, db string, env []string) {
 	t.Helper()
 	if _, missing := testenv.CouchDBBinary(); missing != "" {

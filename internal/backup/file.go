@@ -243,7 +243,7 @@ func (w *worker) copyCouch(ctx context.Context, s *source, old *known) error {
 	if from > 0 {
 		file.Generation = old.file.Generation
 		file.Extents = append(make([]manifest.Extent, 0, len(old.file.Extents)+1), old.file.Extents...)
-		file.Replay = old.file.Replay
+		file.Replays = old.file.Replays
 	} else {
 		file.Generation = w.run.generation()
 		if from, err = w.replay(ctx, s, old, file, sum); err != nil {

@@ -119,7 +119,7 @@ func TestReplays(t *testing.T) {
 				recs = append(recs, rec)
 				m := e.check(rec)
 				f := fileOf(t, m, grownShard)
-				if got, want := f.Replay.Replays(), (i+1)/2; got != want {
+				if got, want := manifest.Depth(f.Replays), (i+1)/2; got != want {
 					t.Errorf("%s: %d replays, want %d", stage, got, want)
 				}
 				if want := map[bool]int{false: 1, true: 2}[i >= 1]; m.Format != want {
@@ -267,7 +267,7 @@ func TestNothingToReplay(t *testing.T) {
 			}
 			res := e.run(c.opts)
 			f := fileOf(t, e.check(res.Record), grownShard)
-			if n := f.Replay.Replays(); n != c.want {
+			if n := manifest.Depth(f.Replays); n != c.want {
 				t.Errorf("%d replays, want %d", n, c.want)
 			}
 			if notes := strings.Join(res.Notes, "\n"); !strings.Contains(notes, c.note) || c.note == "" && strings.Contains(notes, "whole") {
@@ -308,7 +308,7 @@ func TestReplaysEnd(t *testing.T) {
 		b := e.stage("3.5.0", stage)
 		res := e.run(replaying)
 		f := fileOf(t, e.check(res.Record), grownShard)
-		deepest = max(deepest, f.Replay.Replays())
+		deepest = max(deepest, manifest.Depth(f.Replays))
 		if i == 11 && !bytes.Equal(e.restored(e.store, res.Record), b) {
 			t.Error("the last one restores another file")
 		}

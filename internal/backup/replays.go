@@ -36,11 +36,15 @@ const maxReplays = 8
 func (w *worker) replay(ctx context.Context, s *source, old *known, file *manifest.File, sum *prefixHash) (int64, error) {
 	r := w.run
 	if r.memory == nil || old == nil || !remembers(file) || old.file.Header == nil || !r.segmentsStored(old.file) ||
-		old.file.Header.UUID != file.Header.UUID || old.file.Replay.Replays() >= maxReplays || r.wasDamaged(s.name) {
+		old.file.Header.UUID != file.Header.UUID || manifest.Depth(old.file.Replays) >= maxReplays || r.wasDamaged(s.name) {
 		return 0, nil
 	}
 	k, ok := r.memory.of(old.file)
-	if !ok || old.file.Replay != nil && k.size < old.file.Replay.Size {
+	if !ok {
+		return 0, nil
+	}
+	older := olderOf(old.file, k)
+	if older == nil {
 		return 0, nil
 	}
 	known, closer, err := r.memory.open(k)
@@ -51,19 +55,19 @@ func (w *worker) replay(ctx context.Context, s *source, old *known, file *manife
 	defer closer.Close()
 	r.encoding.Lock() // it holds some 64 MiB
 	defer r.encoding.Unlock()
-	return w.encode(ctx, s, file, known, olderOf(old.file, k), sum)
+	return w.encode(ctx, s, file, known, older, sum)
 }
 
 // olderOf is what a replay rests on: a file of the backup before at the header of which
-// something is known.
+// something is known; nil if that is within what another replay makes.
 func olderOf(f *manifest.File, k knownFile) *manifest.Older {
-	o := &manifest.Older{Generation: f.Generation, Header: k.header, Size: k.size, Replay: f.Replay}
+	o := &manifest.Older{Generation: f.Generation, Header: k.header, Size: k.size, Replays: f.Replays}
 	left := k.size
-	if f.Replay != nil {
-		left -= f.Replay.Size
-	}
 	for _, e := range f.Extents {
-		if e.N = min(e.N, left); e.N <= 0 {
+		if e.Seg < 0 && e.N > left {
+			return nil
+		}
+		if e.N = min(e.N, left); e.N == 0 {
 			break
 		}
 		o.Extents = append(o.Extents, e)
@@ -102,7 +106,8 @@ func (w *worker) encode(ctx context.Context, s *source, file *manifest.File, kno
 	if err := w.appendFile(ctx, stream, body.File); err != nil {
 		return 0, err
 	}
-	file.Replay = &manifest.Replay{Size: res.Info.Size, Stream: stream.Extents, Older: older}
+	file.Replays = []*manifest.Replay{{Kind: manifest.CompactionReplay, Size: res.Info.Size, Stream: stream.Extents, Older: older}}
+	file.Extents = []manifest.Extent{{Seg: -1, N: res.Info.Size}}
 	w.run.added.Add(res.Size())
 	w.run.replayed.Add(res.Info.Size)
 	w.run.opts.Progress.BytesDone.Add(res.Info.Size)

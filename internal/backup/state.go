@@ -186,7 +186,7 @@ func parseFiles(batch [][]byte, segments int) ([]*known, error) {
 		if line.File == nil {
 			return nil, errors.New("a line without a file")
 		}
-		for e := range line.File.AllExtents() {
+		for e := range line.File.Stored() {
 			if e.Seg >= segments {
 				return nil, errors.New("an extent without a segment")
 			}

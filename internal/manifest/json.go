@@ -3,7 +3,6 @@ package manifest
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -83,7 +82,7 @@ func (e *Extent) UnmarshalJSON(b []byte) error {
 		}
 		a = [3]int64(list)
 	}
-	if a[0] < 0 || a[1] < 0 || a[2] <= 0 {
+	if a[1] < 0 || a[2] <= 0 || a[0] < 0 && a[1] != 0 {
 		return fmt.Errorf("extent %s: %w", b, ErrFormat)
 	}
 	e.Seg, e.At, e.N = int(a[0]), a[1], a[2]
@@ -338,10 +337,10 @@ func (f *File) check() error {
 }
 
 func (m *Manifest) checkExtents(f *File) error {
-	if f.Replay != nil && m.Format < ReplayFormat {
+	if len(f.Replays) > 0 && m.Format < ReplayFormat {
 		return fmt.Errorf("%s %q: a replay in a manifest of format %d", f.Root, f.Path, m.Format)
 	}
-	if err := m.checkStored(f.Size, f.Extents, f.Replay); err != nil {
+	if err := m.checkStored(f.Size, f.Extents, f.Replays, 0); err != nil {
 		return fmt.Errorf("%s %q: %w", f.Root, f.Path, err)
 	}
 	if f.Header != nil && (f.Header.Offset < 0 || f.Header.Offset >= f.Size) {
@@ -351,50 +350,62 @@ func (m *Manifest) checkExtents(f *File) error {
 }
 
 // checkStored checks where the size bytes of a file are, and what its replays rest on.
-func (m *Manifest) checkStored(size int64, extents []Extent, r *Replay) error {
-	if n := r.Replays(); n > MaxReplays {
-		return fmt.Errorf("%d replays that rest on each other, of %d at most", n, MaxReplays)
-	}
-	for {
-		sum, err := m.sizeOf(extents)
-		if err != nil {
-			return err
-		}
-		if r != nil {
-			if r.Size <= 0 || r.Size > size {
-				return fmt.Errorf("a replay of %d bytes in a file of %d", r.Size, size)
+// Each replay makes the bytes of one extent, in their order.
+func (m *Manifest) checkStored(size int64, extents []Extent, replays []*Replay, depth int) error {
+	var sum int64
+	used := 0
+	for i, e := range extents {
+		switch {
+		case e.Seg >= 0:
+			if err := m.checkExtent(e); err != nil {
+				return err
 			}
-			sum += r.Size
-		}
-		if sum != size {
-			return fmt.Errorf("%d bytes of extents for %d bytes of file", sum, size)
-		}
-		if r == nil {
-			return nil
-		}
-		if n, err := m.sizeOf(r.Stream); err != nil || n == 0 {
-			return cmp.Or(err, errors.New("a replay without a stream"))
-		}
-		if r.Older == nil {
-			return nil
-		}
-		o := r.Older
-		if o.Header < 0 || o.Header >= o.Size {
-			return fmt.Errorf("a replay that rests on a header at %d of %d bytes", o.Header, o.Size)
-		}
-		size, extents, r = o.Size, o.Extents, o.Replay
-	}
-}
-
-// sizeOf returns how many bytes extents have together, which must be in their segments.
-func (m *Manifest) sizeOf(extents []Extent) (sum int64, err error) {
-	for _, e := range extents {
-		if e.Seg >= len(m.Segments) || e.At > m.Segments[e.Seg].Plain || e.N > m.Segments[e.Seg].Plain-e.At {
-			return 0, fmt.Errorf("extent %v is not in its segment", e)
+		case -1-e.Seg != used || used >= len(replays) || replays[used] == nil || replays[used].Size != e.N || i > 0:
+			return fmt.Errorf("extent %v is of no replay", e)
+		default:
+			if err := m.checkReplay(replays[used], depth+1); err != nil {
+				return err
+			}
+			used++
 		}
 		sum += e.N
 	}
-	return sum, nil
+	if sum != size || used != len(replays) {
+		return fmt.Errorf("%d bytes of extents for %d bytes of file, %d replays of %d", sum, size, used, len(replays))
+	}
+	return nil
+}
+
+func (m *Manifest) checkReplay(r *Replay, depth int) error {
+	if r.Kind != CompactionReplay {
+		return fmt.Errorf("a replay of kind %q, which a later version of Slipcover reads", r.Kind)
+	}
+	if depth > MaxReplays {
+		return fmt.Errorf("more than %d replays that rest on each other", MaxReplays)
+	}
+	for _, e := range r.Stream {
+		if err := m.checkExtent(e); err != nil {
+			return err
+		}
+	}
+	if len(r.Stream) == 0 {
+		return errors.New("a replay without a stream")
+	}
+	o := r.Older
+	if o == nil {
+		return nil
+	}
+	if o.Header < 0 || o.Header >= o.Size {
+		return fmt.Errorf("a replay that rests on a header at %d of %d bytes", o.Header, o.Size)
+	}
+	return m.checkStored(o.Size, o.Extents, o.Replays, depth)
+}
+
+func (m *Manifest) checkExtent(e Extent) error {
+	if e.Seg < 0 || e.Seg >= len(m.Segments) || e.At > m.Segments[e.Seg].Plain || e.N > m.Segments[e.Seg].Plain-e.At {
+		return fmt.Errorf("extent %v is not in its segment", e)
+	}
+	return nil
 }
 
 // SafePath reports whether p is a relative path, with "/" between its elements,

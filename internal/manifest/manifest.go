@@ -209,66 +209,71 @@ type File struct {
 
 	Generation string   `json:"generation,omitempty"` // physical file, see design; empty for ini files
 	Header     *Header  `json:"header,omitempty"`     // nil for ini files and files without a valid header
-	Extents    []Extent `json:"extents"`              // in file order, without gaps, to the end of the file
-	// Replay is how the bytes before those of Extents are stored; nil if there are none.
-	Replay *Replay `json:"replay,omitempty"`
+	Extents    []Extent `json:"extents"`              // in file order, without gaps, together Size bytes
+	// Replays make the bytes of the extents that name them.
+	Replays []*Replay `json:"replays,omitempty"`
 }
 
-// Replay says that the first bytes of a file, which a compaction wrote, are stored as a
-// stream of package couchfile/replay (docs/replay-format.md).
+// Replay says that bytes of a file are stored as a stream of package couchfile/replay
+// (docs/replay-format.md).
 type Replay struct {
-	Size   int64    `json:"size"`   // bytes of the file that the stream makes
-	Stream []Extent `json:"stream"` // of the stream, prologue and body
-	Older  *Older   `json:"older,omitempty"`
+	Kind   ReplayKind `json:"kind"`
+	Size   int64      `json:"size"`   // bytes of the file that the stream makes
+	Stream []Extent   `json:"stream"` // of the stream, prologue and body
+	Older  *Older     `json:"older,omitempty"`
 }
+
+// ReplayKind says which stream a replay is.
+type ReplayKind string
+
+// CompactionReplay makes what a compaction wrote: the first bytes of a file.
+const CompactionReplay ReplayKind = "compaction"
 
 // Older is the file out of which a stream takes documents: another generation of the
 // database, up to the end of one of its headers.
 type Older struct {
-	Generation string   `json:"generation"`
-	Header     int64    `json:"header"`  // offset of the header, in bytes
-	Size       int64    `json:"size"`    // bytes up to its end
-	Extents    []Extent `json:"extents"` // as those of a File
-	Replay     *Replay  `json:"replay,omitempty"`
+	Generation string    `json:"generation"`
+	Header     int64     `json:"header"`  // offset of the header, in bytes
+	Size       int64     `json:"size"`    // bytes up to its end
+	Extents    []Extent  `json:"extents"` // as those of a File
+	Replays    []*Replay `json:"replays,omitempty"`
 }
 
-// MaxReplays is how many replays at most rest on each other, which bounds what a restore
-// has to build.
+// MaxReplays is how many compactions at most rest on each other, which bounds what a
+// restore has to build.
 const MaxReplays = 16
 
-// AllExtents iterates over the extents of a file and of all that its replay needs. They
-// may be changed in place.
-func (f *File) AllExtents() iter.Seq[*Extent] {
-	return func(yield func(*Extent) bool) {
-		extents, r := f.Extents, f.Replay
-		for {
-			if !eachExtent(extents, yield) || r == nil || !eachExtent(r.Stream, yield) || r.Older == nil {
-				return
-			}
-			extents, r = r.Older.Extents, r.Older.Replay
-		}
-	}
+// Stored iterates over the extents of a file that are in segments, and those of all that
+// its replays need. They may be changed in place.
+func (f *File) Stored() iter.Seq[*Extent] {
+	return func(yield func(*Extent) bool) { eachStored(f.Extents, f.Replays, yield) }
 }
 
-func eachExtent(list []Extent, yield func(*Extent) bool) bool {
-	for i := range list {
-		if !yield(&list[i]) {
+func eachStored(extents []Extent, replays []*Replay, yield func(*Extent) bool) bool {
+	for i := range extents {
+		if extents[i].Seg >= 0 && !yield(&extents[i]) {
+			return false
+		}
+	}
+	for _, r := range replays {
+		if !eachStored(r.Stream, nil, yield) || r.Older != nil && !eachStored(r.Older.Extents, r.Older.Replays, yield) {
 			return false
 		}
 	}
 	return true
 }
 
-// Replays is how many replays rest on each other below a file, its own included.
-func (r *Replay) Replays() int {
-	n := 0
-	for ; r != nil; n++ {
-		if r.Older == nil {
-			return n + 1
+// Depth is how many compactions rest on each other in replays.
+func Depth(replays []*Replay) int {
+	deepest := 0
+	for _, r := range replays {
+		n := 1
+		if r.Older != nil {
+			n += Depth(r.Older.Replays)
 		}
-		r = r.Older.Replay
+		deepest = max(deepest, n)
 	}
-	return n
+	return deepest
 }
 
 // CouchDB1 reports whether files are those of a CouchDB 1.x: databases, none of them with
@@ -301,7 +306,8 @@ type Header struct {
 }
 
 // Extent is a run of bytes of a file: N bytes at offset At of the content of
-// Segments[Seg]. In JSON it is the array [seg, at, n]. A negative seg is reserved.
+// Segments[Seg]; or, with a Seg below 0, the N bytes that the replay -1-Seg of its file
+// makes, At being 0. In JSON it is the array [seg, at, n].
 type Extent struct {
 	Seg int
 	At  int64

@@ -49,6 +49,84 @@ func TestEncodeDecode(t *testing.T) {
 	}
 }
 
+// replayed is a sample whose file begins with a replay that rests on another.
+func replayed(t *testing.T) *manifest.Manifest {
+	t.Helper()
+	m := sample(t)
+	m.Format = manifest.ReplayFormat
+	first := &manifest.Replay{Kind: manifest.CompactionReplay, Size: 40, Stream: []manifest.Extent{{Seg: 2, At: 10, N: 5}}}
+	older := &manifest.Older{Generation: "g", Header: 20, Size: 45, Extents: []manifest.Extent{{Seg: -1, N: 40}, {Seg: 0, At: 90, N: 5}}, Replays: []*manifest.Replay{first}}
+	f := m.Files[0]
+	f.Replays = []*manifest.Replay{{Kind: manifest.CompactionReplay, Size: 100, Stream: []manifest.Extent{{Seg: 2, N: 7}}, Older: older}}
+	f.Extents[0] = manifest.Extent{Seg: -1, N: 100}
+	return m
+}
+
+func TestReplayed(t *testing.T) {
+	m := replayed(t)
+	var b bytes.Buffer
+	if err := manifest.Encode(&b, m); err != nil {
+		t.Fatal(err)
+	}
+	got, err := manifest.Decode(bytes.NewReader(b.Bytes()), plenty)
+	if err != nil || !reflect.DeepEqual(got, m) {
+		t.Fatalf("got %+v, %v, want %+v", got, err, m)
+	}
+	if n := manifest.Depth(got.Files[0].Replays); n != 2 {
+		t.Errorf("depth %d, want 2", n)
+	}
+	var stored []manifest.Extent
+	for e := range got.Files[0].Stored() {
+		stored = append(stored, *e)
+	}
+	want := []manifest.Extent{{Seg: 1, At: 50, N: 50}, {Seg: 2, N: 7}, {Seg: 0, At: 90, N: 5}, {Seg: 2, At: 10, N: 5}}
+	if !reflect.DeepEqual(stored, want) {
+		t.Errorf("stored %v, want %v", stored, want)
+	}
+}
+
+func TestReplayedRefuses(t *testing.T) {
+	for name, edit := range map[string]func(m *manifest.Manifest, f *manifest.File, r *manifest.Replay){
+		"format 1":       func(m *manifest.Manifest, _ *manifest.File, _ *manifest.Replay) { m.Format = 1 },
+		"none":           func(_ *manifest.Manifest, f *manifest.File, _ *manifest.Replay) { f.Replays = nil },
+		"null":           func(_ *manifest.Manifest, f *manifest.File, _ *manifest.Replay) { f.Replays[0] = nil },
+		"one too many":   func(_ *manifest.Manifest, f *manifest.File, r *manifest.Replay) { f.Replays = append(f.Replays, r) },
+		"another number": func(_ *manifest.Manifest, f *manifest.File, _ *manifest.Replay) { f.Extents[0].Seg = -2 },
+		"not first": func(_ *manifest.Manifest, f *manifest.File, _ *manifest.Replay) {
+			f.Extents[0], f.Extents[1] = f.Extents[1], f.Extents[0]
+		},
+		"twice": func(_ *manifest.Manifest, f *manifest.File, _ *manifest.Replay) {
+			f.Extents[1] = f.Extents[0]
+			f.Size = 200
+		},
+		"another size":    func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) { r.Size = 99 },
+		"kind":            func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) { r.Kind = "later" },
+		"no stream":       func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) { r.Stream = nil },
+		"replayed stream": func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) { r.Stream[0].Seg = -1 },
+		"no such segment": func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) { r.Older.Replays[0].Stream[0].Seg = 3 },
+		"header":          func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) { r.Older.Header = 45 },
+		"older size":      func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) { r.Older.Size = 46 },
+		"too deep": func(_ *manifest.Manifest, f *manifest.File, _ *manifest.Replay) {
+			for range manifest.MaxReplays {
+				o := &manifest.Older{Generation: "g", Size: f.Size, Extents: f.Extents, Replays: f.Replays}
+				f.Replays = []*manifest.Replay{{Kind: manifest.CompactionReplay, Size: 100, Stream: []manifest.Extent{{Seg: 2, N: 7}}, Older: o}}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := replayed(t)
+			edit(m, m.Files[0], m.Files[0].Replays[0])
+			var b bytes.Buffer
+			if err := manifest.Encode(&b, m); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := manifest.Decode(&b, plenty); !errors.Is(err, manifest.ErrFormat) {
+				t.Errorf("got %v, want ErrFormat", err)
+			}
+		})
+	}
+}
+
 func TestDecodeRefuses(t *testing.T) {
 	for name, edit := range map[string]func(*manifest.Manifest){
 		"newer format":        func(m *manifest.Manifest) { m.Format = 3 },

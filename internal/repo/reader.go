@@ -61,7 +61,7 @@ func (r *Repo) NewReader(m *manifest.Manifest, files []*manifest.File) *Reader {
 	rd.rebuilds = make(chan struct{}, rebuilding)
 	rd.rebuilt.max, rd.rebuilt.gone = 1<<30, (*durable.Scratch).Discard
 	for _, f := range files {
-		for e := range f.AllExtents() {
+		for e := range f.Stored() {
 			rd.wanted[e.Seg] += e.N
 			rd.left[e.Seg].Add(e.N)
 		}
@@ -74,13 +74,19 @@ func (r *Repo) NewReader(m *manifest.Manifest, files []*manifest.File) *Reader {
 // damaged segment it reads the frames that f needs, so that damage costs only the
 // files that it hit; see Damaged for what can't be read.
 func (rd *Reader) Stream(ctx context.Context, f *manifest.File, fn func([]byte) error) error {
-	return rd.content(ctx, f.Extents, f.Replay, nil, fn)
+	return rd.StreamBack(ctx, f, nil, fn)
 }
 
 // StreamBack is Stream for a caller who has what fn was given: back reads it, which
 // saves a replay a scratch file of its own.
 func (rd *Reader) StreamBack(ctx context.Context, f *manifest.File, back io.ReaderAt, fn func([]byte) error) error {
-	return rd.content(ctx, f.Extents, f.Replay, back, fn)
+	if len(f.Replays) > 0 {
+		if err := enter(ctx, rd.rebuilds); err != nil {
+			return err
+		}
+		defer leave(rd.rebuilds)
+	}
+	return rd.content(ctx, f.Extents, f.Replays, back, fn)
 }
 
 // stored calls fn with the bytes of extents.
@@ -266,21 +272,18 @@ func (rd *Reader) opened(ctx context.Context, seg int) (*seekSegment, error) {
 // when it is first asked for.
 func (rd *Reader) ReaderAt(ctx context.Context, f *manifest.File) io.ReaderAt {
 	starts := make([]int64, len(f.Extents)+1)
-	if f.Replay != nil {
-		starts[0] = f.Replay.Size
-	}
 	for i, e := range f.Extents {
 		starts[i+1] = starts[i] + e.N
 	}
-	return &fileReader{rd: rd, ctx: ctx, replay: f.Replay, extents: f.Extents, starts: starts}
+	return &fileReader{rd: rd, ctx: ctx, extents: f.Extents, replays: f.Replays, starts: starts}
 }
 
 type fileReader struct {
 	rd      *Reader
 	ctx     context.Context // io.ReaderAt has none
-	replay  *manifest.Replay
-	extents []manifest.Extent // behind the replay
-	starts  []int64           // of each extent in the file, and the file's size
+	extents []manifest.Extent
+	replays []*manifest.Replay
+	starts  []int64 // of each extent in the file, and the file's size
 }
 
 func (fr *fileReader) ReadAt(p []byte, off int64) (int, error) {
@@ -288,17 +291,6 @@ func (fr *fileReader) ReadAt(p []byte, off int64) (int, error) {
 		return 0, fmt.Errorf("read at %d", off)
 	}
 	n := 0
-	if off < fr.starts[0] {
-		b, err := fr.rd.built(fr.ctx, fr.replay)
-		if err != nil {
-			return 0, err
-		}
-		part := p[:min(int64(len(p)), fr.starts[0]-off)]
-		if n, err = b.ReadAt(part, off); n < len(part) {
-			return n, err
-		}
-		off += int64(n)
-	}
 	for n < len(p) {
 		i := fr.find(off)
 		if i == len(fr.extents) {
@@ -306,6 +298,14 @@ func (fr *fileReader) ReadAt(p []byte, off int64) (int, error) {
 		}
 		e := fr.extents[i]
 		at := e.At + off - fr.starts[i]
+		if e.Seg < 0 {
+			k, err := fr.replayed(p[n:min(int64(len(p)), int64(n)+e.N-at)], fr.replays[-1-e.Seg], at)
+			n, off = n+k, off+int64(k)
+			if err != nil {
+				return n, err
+			}
+			continue
+		}
 		b, from, err := fr.rd.frame(fr.ctx, e.Seg, at)
 		if err != nil {
 			return n, err
@@ -316,6 +316,19 @@ func (fr *fileReader) ReadAt(p []byte, off int64) (int, error) {
 		n, off = n+k, off+int64(k)
 	}
 	return n, nil
+}
+
+// replayed reads what a replay makes.
+func (fr *fileReader) replayed(p []byte, r *manifest.Replay, at int64) (int, error) {
+	b, err := fr.rd.built(fr.ctx, r)
+	if err != nil {
+		return 0, err
+	}
+	n, err := b.ReadAt(p, at)
+	if n == len(p) {
+		err = nil
+	}
+	return n, err
 }
 
 // find returns the extent that holds offset off, or len(extents).

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/slipcover/slipcover/couchfile"
@@ -30,28 +31,32 @@ func (b both) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// content calls fn with the bytes of a file that is stored as extents behind a replay,
-// in order. back gives back what fn was given; nil if nothing does.
-func (rd *Reader) content(ctx context.Context, extents []manifest.Extent, r *manifest.Replay, back io.ReaderAt, fn func([]byte) error) error {
-	if r != nil {
-		if err := rd.replayed(ctx, r, back, fn); err != nil {
+// content calls fn with the bytes of extents, some of which replays make, in order. back
+// gives back what fn was given; nil if nothing does.
+func (rd *Reader) content(ctx context.Context, extents []manifest.Extent, replays []*manifest.Replay, back io.ReaderAt, fn func([]byte) error) error {
+	for len(extents) > 0 {
+		if e := extents[0]; e.Seg < 0 {
+			if err := rd.replayed(ctx, replays[-1-e.Seg], back, fn); err != nil {
+				return err
+			}
+			extents = extents[1:]
+			continue
+		}
+		n := slices.IndexFunc(extents, func(e manifest.Extent) bool { return e.Seg < 0 })
+		if n < 0 {
+			n = len(extents)
+		}
+		if err := rd.stored(ctx, extents[:n], fn); err != nil {
 			return err
 		}
+		extents = extents[n:]
 	}
-	return rd.stored(ctx, extents, fn)
+	return nil
 }
 
-// replayed calls fn with the bytes that a replay makes.
+// replayed calls fn with the bytes that a replay makes. The caller has a place in
+// rd.rebuilds, which what the replay rests on shares.
 func (rd *Reader) replayed(ctx context.Context, r *manifest.Replay, back io.ReaderAt, fn func([]byte) error) error {
-	if err := enter(ctx, rd.rebuilds); err != nil {
-		return err
-	}
-	defer leave(rd.rebuilds)
-	return rd.rebuild(ctx, r, back, fn)
-}
-
-// rebuild is replayed for who has entered.
-func (rd *Reader) rebuild(ctx context.Context, r *manifest.Replay, back io.ReaderAt, fn func([]byte) error) error {
 	older, discard, err := rd.older(ctx, r.Older)
 	if err != nil {
 		return err
@@ -128,13 +133,7 @@ func (rd *Reader) older(ctx context.Context, o *manifest.Older) (older replay.Ol
 		_, err := s.Write(b)
 		return err
 	}
-	if o.Replay != nil {
-		err = rd.rebuild(ctx, o.Replay, s, put)
-	}
-	if err == nil {
-		err = rd.stored(ctx, o.Extents, put)
-	}
-	if err == nil {
+	if err = rd.content(ctx, o.Extents, o.Replays, s, put); err == nil {
 		var f *replay.OlderFile
 		if f, err = replay.OpenOlder(replay.File{R: s, Size: o.Size, Header: o.Header}); err == nil {
 			return f, func() { f.Close(); s.Discard() }, nil
@@ -148,6 +147,10 @@ func (rd *Reader) older(ctx context.Context, o *manifest.Older) (older replay.Ol
 // built returns the bytes that a replay makes, in a scratch file that Close removes.
 func (rd *Reader) built(ctx context.Context, r *manifest.Replay) (io.ReaderAt, error) {
 	return rd.rebuilt.get(ctx, r, func() (*durable.Scratch, error) {
+		if err := enter(ctx, rd.rebuilds); err != nil {
+			return nil, err
+		}
+		defer leave(rd.rebuilds)
 		s, err := durable.NewScratch(rd.Scratch)
 		if err != nil {
 			return nil, err
@@ -174,8 +177,9 @@ func (rd *Reader) Close() {
 	}
 }
 
-// salvageReplay is Salvage for the bytes of a replay: they are there, or all are lost.
-func (rd *Reader) salvageReplay(ctx context.Context, r *manifest.Replay, fn func(off int64, b []byte) error) (lost int64, err error) {
+// salvageReplay is Salvage for the bytes of a replay, which begin at off in the file:
+// they are there, or all are lost.
+func (rd *Reader) salvageReplay(ctx context.Context, r *manifest.Replay, off int64, fn func(off int64, b []byte) error) (lost int64, err error) {
 	b, err := rd.built(ctx, r)
 	if Damaged(err) {
 		return r.Size, nil
@@ -184,15 +188,15 @@ func (rd *Reader) salvageReplay(ctx context.Context, r *manifest.Replay, fn func
 		return 0, err
 	}
 	buf := make([]byte, frameSize)
-	for off := int64(0); off < r.Size; {
-		part := buf[:min(frameSize, r.Size-off)]
-		if _, err := b.ReadAt(part, off); err != nil && !errors.Is(err, io.EOF) {
+	for at := int64(0); at < r.Size; {
+		part := buf[:min(frameSize, r.Size-at)]
+		if _, err := b.ReadAt(part, at); err != nil && !errors.Is(err, io.EOF) {
 			return 0, err
 		}
-		if err := fn(off, part); err != nil {
+		if err := fn(off+at, part); err != nil {
 			return 0, err
 		}
-		off += int64(len(part))
+		at += int64(len(part))
 	}
 	return 0, nil
 }

@@ -54,13 +54,15 @@ func (rd *Reader) damage(seg int) error {
 // beginning serves too. An error is one of the storage, ctx or fn; damage is none.
 func (rd *Reader) Salvage(ctx context.Context, f *manifest.File, unproven bool, fn func(off int64, b []byte) error) (lost int64, err error) {
 	off := int64(0)
-	if f.Replay != nil {
-		if lost, err = rd.salvageReplay(ctx, f.Replay, fn); err != nil {
-			return lost, err
-		}
-		off = f.Replay.Size
-	}
 	for _, e := range f.Extents {
+		if e.Seg < 0 {
+			n, err := rd.salvageReplay(ctx, f.Replays[-1-e.Seg], off, fn)
+			if lost += n; err != nil {
+				return lost, err
+			}
+			off += e.N
+			continue
+		}
 		for at, end := e.At, e.At+e.N; at < end; {
 			b, from, err := rd.frame(ctx, e.Seg, at)
 			if unproven && errors.Is(err, ErrCorrupt) {

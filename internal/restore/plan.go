@@ -42,7 +42,7 @@ type mapFile struct {
 
 // first returns where the file's bytes begin in the repository.
 func (it item) first() (seg int, at int64) {
-	for e := range it.f.AllExtents() {
+	for e := range it.f.Stored() {
 		return e.Seg, e.At
 	}
 	return -1, 0
