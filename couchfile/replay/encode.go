@@ -22,8 +22,8 @@ type Result struct {
 	Corrections int    // places where the prediction was wrong
 }
 
-// Size is how many bytes the stream has, prologue and body.
-func (r *Result) Size() int64 { return int64(len(r.Prologue)) + int64(r.Info.bodySize) }
+// StreamSize is how many bytes the stream has, prologue and body.
+func (r *Result) StreamSize() int64 { return int64(len(r.Prologue)) + int64(r.Info.bodySize) }
 
 // Encode writes the body of the stream for a file that a compaction made. known
 // is of the older file at the cut that the stream will rest on; nil if nothing

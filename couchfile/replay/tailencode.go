@@ -24,6 +24,9 @@ type TailResult struct {
 	Raw       int64 // bytes that are no chunk, or a damaged one, or were not predicted
 }
 
+// StreamSize is how many bytes the stream has, prologue and body.
+func (r *TailResult) StreamSize() int64 { return int64(len(r.Prologue)) + int64(r.Info.bodySize) }
+
 // EncodeTail writes the body of the stream for a tail: for what a server
 // appended to a database's file from the end of an older header, from, to the
 // end of the one at f.Header.

@@ -57,6 +57,8 @@ type Options struct {
 	// Compaction is how a database that was compacted is stored: Replay, or Whole; ""
 	// is Whole.
 	Compaction string
+	// Tails is how what was appended to a database is stored: Replay, or Whole; "" is Whole.
+	Tails string
 
 	// Strict lets damage in the source fail the backup, and looks for it: each file that
 	// is new or has grown is read a second time, all of it, as CouchDB would.
@@ -526,8 +528,17 @@ func (r *run) redacted(nm name, removed []string) {
 	}
 }
 
-func (r *run) wasDamaged(nm name) bool {
-	return slices.ContainsFunc(r.oldDamage, func(d manifest.Damage) bool { return d.Root == nm.root && d.Path == nm.path })
+func (r *run) wasDamaged(nm name) bool { return damageOf(r.oldDamage, nm) }
+
+// isDamaged reports whether this run found damage in a file.
+func (r *run) isDamaged(nm name) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return damageOf(r.damage, nm)
+}
+
+func damageOf(list []manifest.Damage, nm name) bool {
+	return slices.ContainsFunc(list, func(d manifest.Damage) bool { return d.Root == nm.root && d.Path == nm.path })
 }
 
 // examine reads a file as CouchDB would and records what is wrong. Damage to an

@@ -246,16 +246,16 @@ func (w *worker) copyCouch(ctx context.Context, s *source, old *known) error {
 		file.Replays = old.file.Replays
 	} else {
 		file.Generation = w.run.generation()
-		if from, err = w.replay(ctx, s, old, file, sum); err != nil {
-			return err
-		}
 	}
-	scan := couchfile.NewScanner(from)
-	if err := w.copyRange(ctx, s, file, from, sum, scan); err != nil {
+	took := &taken{sum, couchfile.NewScanner(from)}
+	if from, err = w.replays(ctx, s, old, file, from, took); err != nil {
 		return err
 	}
-	look := len(scan.Anomalies()) > 0 || w.run.wasDamaged(s.name) || w.run.opts.Strict
-	if err := w.finish(ctx, s, file, sum, look); err != nil || look {
+	if err := w.copyRange(ctx, s, file, from, took); err != nil {
+		return err
+	}
+	look := len(took.scan.Anomalies()) > 0 || w.run.wasDamaged(s.name) || w.run.opts.Strict
+	if err := w.finish(ctx, s, file, sum, look); err != nil || look && w.run.isDamaged(s.name) {
 		return err
 	}
 	return w.remember(ctx, s, file)
@@ -357,7 +357,7 @@ func (w *worker) copyWhole(ctx context.Context, s *source) error {
 	file.Size = s.info.Size()
 	file.Generation = w.run.generation()
 	sum := newPrefixHash(0) // without a header it is never taken for grown
-	if err := w.copyRange(ctx, s, file, 0, sum, nil); err != nil {
+	if err := w.copyRange(ctx, s, file, 0, &taken{sum, nil}); err != nil {
 		return err
 	}
 	return w.finish(ctx, s, file, sum, false)
@@ -395,14 +395,31 @@ func headerOf(ctx context.Context, s *source, raw couchfile.RawHeader) (*manifes
 	return h, nil
 }
 
-// copyRange appends the bytes [from, file.Size) of s to file, hashing all and
-// scanning them if scan isn't nil.
-func (w *worker) copyRange(ctx context.Context, s *source, file *manifest.File, from int64, sum *prefixHash, scan *couchfile.Scanner) error {
+// taken is what is gathered of a file's bytes as they are read.
+type taken struct {
+	sum  *prefixHash
+	scan *couchfile.Scanner // nil if chunks are of no interest
+}
+
+func (t *taken) take(b []byte) {
+	_, _ = t.sum.Write(b)
+	if t.scan != nil {
+		_, _ = t.scan.Write(b)
+	}
+}
+
+// save returns what back takes to forget what is taken from now on. What was taken
+// before ended with a header.
+func (t *taken) save() taken {
+	return taken{t.sum.clone(), couchfile.NewScanner(t.scan.Offset())}
+}
+
+func (t *taken) back(to taken) { *t.sum, t.scan = *to.sum, to.scan }
+
+// copyRange appends the bytes [from, file.Size) of s to file.
+func (w *worker) copyRange(ctx context.Context, s *source, file *manifest.File, from int64, took *taken) error {
 	take := func(b []byte) {
-		_, _ = sum.Write(b)
-		if scan != nil {
-			_, _ = scan.Write(b)
-		}
+		took.take(b)
 		w.run.opts.Progress.BytesDone.Add(int64(len(b)))
 		w.run.added.Add(int64(len(b)))
 	}

@@ -50,7 +50,7 @@ func TestLive(t *testing.T) {
 		_ = live.Get(testenv.DBPath(liveDatabases[round%3], "_design/d")+"/_view/v", nil) // so there are indexes
 		opts := e.options(e.store)
 		opts.Progress = &total
-		opts.Full, opts.Compaction = round%4 == 0, backup.Replay
+		opts.Full, opts.Compaction, opts.Tails = round%4 == 0, backup.Replay, backup.Replay
 		res, err := backup.Run(t.Context(), opts)
 		if err != nil {
 			t.Fatalf("round %d: %v", round, err)

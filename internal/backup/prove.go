@@ -290,6 +290,20 @@ func (p *prefixHash) resume(l *local) bool {
 	return true
 }
 
+// clone returns a copy that goes on by itself.
+func (p *prefixHash) clone() *prefixHash {
+	c := *p
+	c.Hash = sha256.New()
+	b, err := p.Hash.(encoding.BinaryMarshaler).MarshalBinary()
+	if err == nil {
+		err = c.Hash.(encoding.BinaryUnmarshaler).UnmarshalBinary(b)
+	}
+	if err != nil {
+		panic(err) // SHA-256 can
+	}
+	return &c
+}
+
 func (p *prefixHash) reset() {
 	p.Reset()
 	p.n, p.state = 0, nil

@@ -23,6 +23,8 @@ const grownShard = "shards/00000000-ffffffff/grow.1767225600.couch"
 
 func replaying(o *backup.Options) { o.Compaction = backup.Replay }
 
+func replayingAll(o *backup.Options) { o.Compaction, o.Tails = backup.Replay, backup.Replay }
+
 // stage puts the shard as it was at a stage of its life in its place: a compacted one as
 // another file, as CouchDB does.
 func (e *env) stage(version, stage string) []byte {
@@ -106,55 +108,68 @@ func TestReplays(t *testing.T) {
 	for _, version := range testenv.GrownVersions {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
-			e := newReplayEnv(t)
-			var recs []*manifest.Record
-			var files [][]byte
-			for i, stage := range []string{"2-grown", "3-compacted", "4-grown", "5-compacted-under-writes"} {
-				files = append(files, e.stage(version, stage))
-				res := e.run(replaying)
-				rec := res.Record
-				if (res.Replayed > 0) != (i%2 == 1) {
-					t.Errorf("%s: %d bytes are told to be replayed", stage, res.Replayed)
-				}
-				recs = append(recs, rec)
-				m := e.check(rec)
-				f := fileOf(t, m, grownShard)
-				if got, want := manifest.Depth(f.Replays), (i+1)/2; got != want {
-					t.Errorf("%s: %d replays, want %d", stage, got, want)
-				}
-				if want := map[bool]int{false: 1, true: 2}[i >= 1]; m.Format != want {
-					t.Errorf("%s: format %d, want %d", stage, m.Format, want)
-				}
-				if i == 1 && rec.AddedBytes > 2000 {
-					t.Errorf("%s: %d bytes were stored for a compaction alone", stage, rec.AddedBytes)
-				}
-				if i == 3 && rec.AddedBytes > int64(len(files[3]))/2 {
-					t.Errorf("%s: %d bytes were stored of %d", stage, rec.AddedBytes, len(files[3]))
-				}
-			}
-			for i, rec := range recs {
-				if !bytes.HasPrefix(files[i], e.restored(e.store, rec)) { // up to the cut
-					t.Errorf("backup %d restores another file", i)
-				}
-			}
-			last, whole := recs[3], files[3]
-			other := mem.New()
-			if _, err := repo.Init(t.Context(), other, repo.InitOptions{Recipients: []string{e.identity.Recipient().String()}}); err != nil {
-				t.Fatal(err)
-			}
-			key := e.identity
-			e.identity = nil
-			if _, err := repo.Copy(t.Context(), e.repo(other), e.repo(e.store), last, repo.CopyOptions{}); err != nil {
-				t.Fatal(err)
-			}
-			e.prune(recs[:3])
-			e.identity = key
-			for _, store := range []storage.Store{e.store, other} {
-				if !bytes.HasPrefix(whole, e.restored(store, last)) {
-					t.Errorf("without the backups before it the last one restores another file")
-				}
-			}
+			testReplays(t, version, false)
 		})
+		t.Run(version+" with tails", func(t *testing.T) {
+			t.Parallel()
+			testReplays(t, version, true)
+		})
+	}
+}
+
+func testReplays(t *testing.T, version string, tails bool) {
+	t.Helper()
+	e := newReplayEnv(t)
+	opts := replaying
+	if tails {
+		opts = replayingAll
+	}
+	var recs []*manifest.Record
+	var files [][]byte
+	for i, stage := range []string{"2-grown", "3-compacted", "4-grown", "5-compacted-under-writes"} {
+		files = append(files, e.stage(version, stage))
+		res := e.run(opts)
+		rec := res.Record
+		if (res.Replayed > 0) != (i%2 == 1 || tails && i == 2) {
+			t.Errorf("%s: %d bytes are told to be replayed", stage, res.Replayed)
+		}
+		recs = append(recs, rec)
+		m := e.check(rec)
+		f := fileOf(t, m, grownShard)
+		if got, want := manifest.Depth(f.Replays), (i+1)/2; got != want {
+			t.Errorf("%s: %d replays, want %d", stage, got, want)
+		}
+		if want := map[bool]int{false: 1, true: 2}[i >= 1]; m.Format != want {
+			t.Errorf("%s: format %d, want %d", stage, m.Format, want)
+		}
+		if i == 1 && rec.AddedBytes > 2000 {
+			t.Errorf("%s: %d bytes were stored for a compaction alone", stage, rec.AddedBytes)
+		}
+		if i == 3 && rec.AddedBytes > int64(len(files[3]))/2 {
+			t.Errorf("%s: %d bytes were stored of %d", stage, rec.AddedBytes, len(files[3]))
+		}
+	}
+	for i, rec := range recs {
+		if !bytes.HasPrefix(files[i], e.restored(e.store, rec)) { // up to the cut
+			t.Errorf("backup %d restores another file", i)
+		}
+	}
+	last, whole := recs[3], files[3]
+	other := mem.New()
+	if _, err := repo.Init(t.Context(), other, repo.InitOptions{Recipients: []string{e.identity.Recipient().String()}}); err != nil {
+		t.Fatal(err)
+	}
+	key := e.identity
+	e.identity = nil
+	if _, err := repo.Copy(t.Context(), e.repo(other), e.repo(e.store), last, repo.CopyOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	e.prune(recs[:3])
+	e.identity = key
+	for _, store := range []storage.Store{e.store, other} {
+		if !bytes.HasPrefix(whole, e.restored(store, last)) {
+			t.Errorf("without the backups before it the last one restores another file")
+		}
 	}
 }
 
@@ -247,7 +262,7 @@ func TestNothingToReplay(t *testing.T) {
 				}
 				e.put(b, true)
 			},
-			note: "was stored whole",
+			note: "was stored as it is, not as a replay",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -270,7 +285,7 @@ func TestNothingToReplay(t *testing.T) {
 			if n := manifest.Depth(f.Replays); n != c.want {
 				t.Errorf("%d replays, want %d", n, c.want)
 			}
-			if notes := strings.Join(res.Notes, "\n"); !strings.Contains(notes, c.note) || c.note == "" && strings.Contains(notes, "whole") {
+			if notes := strings.Join(res.Notes, "\n"); !strings.Contains(notes, c.note) || c.note == "" && strings.Contains(notes, "stored") {
 				t.Errorf("notes %q, want %q", notes, c.note)
 			}
 			want, err := os.ReadFile(filepath.Join(e.data, grownShard))

@@ -4,10 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/couchfile/replay"
@@ -15,12 +17,12 @@ import (
 	"github.com/slipcover/slipcover/internal/manifest"
 )
 
-// The ways to store what a compaction wrote.
+// The ways to store what a compaction wrote, and what was appended to a file.
 const (
-	// Replay stores a stream out of which a restore computes the file again, together
-	// with the generation before, if that is less than half of it.
+	// Replay stores a stream out of which a restore computes the bytes again, together
+	// with what is stored already, if that is less than half of them.
 	Replay = "replay"
-	// Whole stores the bytes of the file.
+	// Whole stores the bytes.
 	Whole = "whole"
 )
 
@@ -28,12 +30,26 @@ const (
 // restore makes the files of all of them, one after the other.
 const maxReplays = 8
 
+// replays stores what it can of a file from an offset on as replays, and returns where
+// they end.
+func (w *worker) replays(ctx context.Context, s *source, old *known, file *manifest.File, from int64, took *taken) (int64, error) {
+	if from == 0 {
+		n, err := w.replay(ctx, s, old, file, took)
+		if err != nil || n == 0 {
+			return 0, err
+		}
+		from = n
+	}
+	n, err := w.replayTail(ctx, s, file, from, took)
+	return from + n, err
+}
+
 // replay stores the bytes of a file that a compaction wrote as a replay, and returns how
-// many these are, with their hash in sum: 0 if they are to be stored as they are.
+// many these are: 0 if they are to be stored as they are.
 //
 // The encoder has decoded the stream when it is done, with what a restore uses, and the
 // result was the file: what it takes from the generation before is what is known of it.
-func (w *worker) replay(ctx context.Context, s *source, old *known, file *manifest.File, sum *prefixHash) (int64, error) {
+func (w *worker) replay(ctx context.Context, s *source, old *known, file *manifest.File, took *taken) (int64, error) {
 	r := w.run
 	if r.memory == nil || old == nil || !remembers(file) || old.file.Header == nil || !r.segmentsStored(old.file) ||
 		old.file.Header.UUID != file.Header.UUID || manifest.Depth(old.file.Replays) >= maxReplays || r.wasDamaged(s.name) {
@@ -55,7 +71,7 @@ func (w *worker) replay(ctx context.Context, s *source, old *known, file *manife
 	defer closer.Close()
 	r.encoding.Lock() // it holds some 64 MiB
 	defer r.encoding.Unlock()
-	return w.encode(ctx, s, file, known, older, sum)
+	return w.encode(ctx, s, file, known, older, took)
 }
 
 // olderOf is what a replay rests on: a file of the backup before at the header of which
@@ -76,79 +92,148 @@ func olderOf(f *manifest.File, k knownFile) *manifest.Older {
 	return o
 }
 
-// encode is replay with what is known. Whatever is wrong with the prediction, or with the
-// room for it, the file is stored whole: that says itself what is wrong with the file.
-func (w *worker) encode(ctx context.Context, s *source, file *manifest.File, known *replay.Known, older *manifest.Older, sum *prefixHash) (int64, error) {
-	body, err := durable.NewScratch(w.run.memory.dir)
+// encode is replay with what is known.
+func (w *worker) encode(ctx context.Context, s *source, file *manifest.File, known *replay.Known, older *manifest.Older, took *taken) (int64, error) {
+	return w.store(ctx, s, file, 0, took, func(body io.Writer, f replay.File) (*stream, error) {
+		sorting, err := durable.NewScratch(w.run.dir)
+		if err != nil {
+			return nil, err
+		}
+		defer sorting.Discard()
+		res, err := replay.Encode(body, f, known, sorting)
+		if err != nil {
+			return nil, err
+		}
+		st := &stream{kind: manifest.CompactionReplay, prologue: res.Prologue, sum: res.Info.SHA256, n: res.Info.Size, size: res.StreamSize(), older: older}
+		if res.Taken == 0 {
+			st.size = st.n
+		}
+		return st, nil
+	})
+}
+
+// leastTail is the smallest tail that is stored as a replay, in bytes.
+const leastTail = 32 << 10
+
+// replayTail stores what was appended to a file since the backup before as a replay, and
+// returns how many bytes these are: 0 if they are to be stored as they are.
+func (w *worker) replayTail(ctx context.Context, s *source, file *manifest.File, from int64, took *taken) (int64, error) {
+	r := w.run
+	if r.opts.Tails != Replay || file.Kind != manifest.Shard || file.Size-from < leastTail || r.wasDamaged(s.name) {
+		return 0, nil
+	}
+	r.encoding.Lock()
+	defer r.encoding.Unlock()
+	return w.store(ctx, s, file, from, took, func(body io.Writer, f replay.File) (*stream, error) {
+		res, err := replay.EncodeTail(body, f, from)
+		if err != nil {
+			return nil, err
+		}
+		return &stream{kind: manifest.TailReplay, prologue: res.Prologue, sum: res.Info.SHA256, n: res.Info.Size, size: res.StreamSize()}, nil
+	})
+}
+
+// stream is what an encoder made.
+type stream struct {
+	kind     manifest.ReplayKind
+	prologue []byte
+	sum      [32]byte // SHA-256 of the bytes that it makes
+	n        int64    // how many these are
+	size     int64    // of the stream
+	older    *manifest.Older
+}
+
+// store stores the bytes of a file from an offset on as a stream, if that is less than half
+// of them, and returns how many it makes. Whatever is wrong with the prediction, or with the
+// room for it, the file is stored as it is: that says itself what is wrong with the file.
+func (w *worker) store(ctx context.Context, s *source, file *manifest.File, from int64, took *taken, encode func(io.Writer, replay.File) (*stream, error)) (int64, error) {
+	body, err := durable.NewScratch(w.run.dir)
 	if err != nil {
 		return 0, err
 	}
 	defer body.Discard()
-	res, err := w.predict(ctx, s, file, known, body.File)
-	if err == nil && (res.Taken == 0 || res.Size() > res.Info.Size/2) {
+	out := bufio.NewWriterSize(body, readSize)
+	st, err := encode(out, replay.File{R: couchfile.WithContext(ctx, s), Size: file.Size, Header: file.Header.Offset})
+	if err == nil {
+		err = out.Flush()
+	}
+	if err == nil && st.size > st.n/2 {
 		return 0, nil
 	}
 	if err == nil {
-		err = w.hashPrefix(ctx, s, sum, res.Info.Size)
+		err = w.takeSame(ctx, s, from, st, took)
 	}
-	if err == nil && !bytes.Equal(sum.Sum(nil), res.Info.SHA256[:]) {
+	if err != nil {
+		w.run.note(fmt.Sprintf("%s was stored as it is, not as a replay: %s", file.Path, strings.TrimPrefix(err.Error(), replay.ErrNotReplayed.Error()+": ")))
+		return 0, ctx.Err()
+	}
+	at := &manifest.File{Root: file.Root, Path: file.Path + ".replay"} // a name of its own in the journal
+	if err := w.append(at, 0, st.prologue); err != nil {
+		return 0, err
+	}
+	if err := w.appendFile(ctx, at, body.File); err != nil {
+		return 0, err
+	}
+	file.Replays = append(file.Replays[:len(file.Replays):len(file.Replays)], &manifest.Replay{Kind: st.kind, Size: st.n, Stream: at.Extents, Older: st.older})
+	file.Extents = append(file.Extents, manifest.Extent{Seg: -len(file.Replays), N: st.n})
+	w.run.added.Add(st.size)
+	w.run.replayed.Add(st.n)
+	w.run.opts.Progress.BytesDone.Add(st.n)
+	return st.n, nil
+}
+
+// takeSame takes the bytes that a stream makes from the file, where they must be the same.
+func (w *worker) takeSame(ctx context.Context, s *source, from int64, st *stream, took *taken) error {
+	before := took.save()
+	made := sha256.New()
+	err := w.eachPart(ctx, s, from, from+st.n, func(b []byte) error {
+		_, _ = made.Write(b)
+		took.take(b)
+		return nil
+	})
+	if err == nil && !bytes.Equal(made.Sum(nil), st.sum[:]) {
 		err = errors.New("it changed while it was read")
 	}
 	if err != nil {
-		sum.reset()
-		w.run.note(fmt.Sprintf("%s was stored whole: %v", file.Path, err))
-		return 0, ctx.Err()
+		took.back(before)
 	}
-	stream := &manifest.File{Root: file.Root, Path: file.Path + ".replay"} // a name of its own in the journal
-	if err := w.append(stream, 0, res.Prologue); err != nil {
-		return 0, err
-	}
-	if err := w.appendFile(ctx, stream, body.File); err != nil {
-		return 0, err
-	}
-	file.Replays = []*manifest.Replay{{Kind: manifest.CompactionReplay, Size: res.Info.Size, Stream: stream.Extents, Older: older}}
-	file.Extents = []manifest.Extent{{Seg: -1, N: res.Info.Size}}
-	w.run.added.Add(res.Size())
-	w.run.replayed.Add(res.Info.Size)
-	w.run.opts.Progress.BytesDone.Add(res.Info.Size)
-	return res.Info.Size, nil
-}
-
-// predict writes the body of the stream.
-func (w *worker) predict(ctx context.Context, s *source, file *manifest.File, known *replay.Known, body *os.File) (*replay.Result, error) {
-	sorting, err := durable.NewScratch(w.run.memory.dir)
-	if err != nil {
-		return nil, err
-	}
-	defer sorting.Discard()
-	out := bufio.NewWriterSize(body, readSize)
-	res, err := replay.Encode(out, replay.File{R: couchfile.WithContext(ctx, s), Size: file.Size, Header: file.Header.Offset}, known, sorting)
-	if err != nil {
-		return nil, err
-	}
-	return res, out.Flush()
+	return err
 }
 
 // appendFile appends all of f to file, which has what is in its extents.
 func (w *worker) appendFile(ctx context.Context, file *manifest.File, f *os.File) error {
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
 	off := int64(0)
 	for _, e := range file.Extents {
 		off += e.N
 	}
-	buf := make([]byte, readSize)
-	for at := int64(0); ; {
-		n, err := f.ReadAt(buf, at)
-		if n > 0 {
-			if err := w.append(file, off+at, buf[:n]); err != nil {
-				return err
-			}
-			at += int64(n)
-		}
-		if errors.Is(err, io.EOF) || err == nil && ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil {
+	return w.eachPart(ctx, f, 0, size, func(b []byte) error {
+		err := w.append(file, off, b)
+		off += int64(len(b))
+		return err
+	})
+}
+
+// eachPart calls fn with the bytes of r between two offsets, part by part.
+func (w *worker) eachPart(ctx context.Context, r io.ReaderAt, from, to int64, fn func([]byte) error) error {
+	if w.proof == nil {
+		w.proof = make([]byte, readSize)
+	}
+	for at := from; at < to; {
+		if err := ctx.Err(); err != nil {
 			return err
 		}
+		b := w.proof[:min(readSize, to-at)]
+		if n, err := r.ReadAt(b, at); n < len(b) {
+			return fmt.Errorf("read at %d: %w", at+int64(n), err)
+		}
+		if err := fn(b); err != nil {
+			return err
+		}
+		at += int64(len(b))
 	}
+	return nil
 }

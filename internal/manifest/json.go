@@ -360,8 +360,10 @@ func (m *Manifest) checkStored(size int64, extents []Extent, replays []*Replay, 
 			if err := m.checkExtent(e); err != nil {
 				return err
 			}
-		case -1-e.Seg != used || used >= len(replays) || replays[used] == nil || replays[used].Size != e.N || i > 0:
+		case -1-e.Seg != used || used >= len(replays) || replays[used] == nil || replays[used].Size != e.N:
 			return fmt.Errorf("extent %v is of no replay", e)
+		case (replays[used].Kind == CompactionReplay) != (i == 0):
+			return fmt.Errorf("a replay of a %s at %d", replays[used].Kind, sum)
 		default:
 			if err := m.checkReplay(replays[used], depth+1); err != nil {
 				return err
@@ -377,7 +379,7 @@ func (m *Manifest) checkStored(size int64, extents []Extent, replays []*Replay, 
 }
 
 func (m *Manifest) checkReplay(r *Replay, depth int) error {
-	if r.Kind != CompactionReplay {
+	if r.Kind != CompactionReplay && r.Kind != TailReplay {
 		return fmt.Errorf("a replay of kind %q, which a later version of Slipcover reads", r.Kind)
 	}
 	if depth > MaxReplays {
@@ -394,6 +396,9 @@ func (m *Manifest) checkReplay(r *Replay, depth int) error {
 	o := r.Older
 	if o == nil {
 		return nil
+	}
+	if r.Kind == TailReplay {
+		return errors.New("a tail that rests on another file")
 	}
 	if o.Header < 0 || o.Header >= o.Size {
 		return fmt.Errorf("a replay that rests on a header at %d of %d bytes", o.Header, o.Size)

@@ -226,8 +226,11 @@ type Replay struct {
 // ReplayKind says which stream a replay is.
 type ReplayKind string
 
-// CompactionReplay makes what a compaction wrote: the first bytes of a file.
-const CompactionReplay ReplayKind = "compaction"
+// The kinds of replays.
+const (
+	CompactionReplay ReplayKind = "compaction" // makes what a compaction wrote: the first bytes of a file
+	TailReplay       ReplayKind = "tail"       // makes what a server appended between two headers, out of the bytes before
+)
 
 // Older is the file out of which a stream takes documents: another generation of the
 // database, up to the end of one of its headers.
@@ -267,7 +270,10 @@ func eachStored(extents []Extent, replays []*Replay, yield func(*Extent) bool) b
 func Depth(replays []*Replay) int {
 	deepest := 0
 	for _, r := range replays {
-		n := 1
+		n := 0
+		if r.Kind == CompactionReplay {
+			n = 1
+		}
 		if r.Older != nil {
 			n += Depth(r.Older.Replays)
 		}

@@ -101,6 +101,7 @@ func TestReplayedRefuses(t *testing.T) {
 		},
 		"another size":    func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) { r.Size = 99 },
 		"kind":            func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) { r.Kind = "later" },
+		"tail in front":   func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) { r.Kind = manifest.TailReplay },
 		"no stream":       func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) { r.Stream = nil },
 		"replayed stream": func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) { r.Stream[0].Seg = -1 },
 		"no such segment": func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) { r.Older.Replays[0].Stream[0].Seg = 3 },

@@ -80,13 +80,19 @@ func (rd *Reader) Stream(ctx context.Context, f *manifest.File, fn func([]byte) 
 // StreamBack is Stream for a caller who has what fn was given: back reads it, which
 // saves a replay a scratch file of its own.
 func (rd *Reader) StreamBack(ctx context.Context, f *manifest.File, back io.ReaderAt, fn func([]byte) error) error {
-	if len(f.Replays) > 0 {
-		if err := enter(ctx, rd.rebuilds); err != nil {
-			return err
-		}
-		defer leave(rd.rebuilds)
+	if len(f.Replays) == 0 {
+		return rd.stored(ctx, f.Extents, fn)
 	}
-	return rd.content(ctx, f.Extents, f.Replays, back, fn)
+	if err := enter(ctx, rd.rebuilds); err != nil {
+		return err
+	}
+	defer leave(rd.rebuilds)
+	if back != nil {
+		return rd.content(ctx, f.Extents, f.Replays, back, fn)
+	}
+	return rd.kept(fn, func(back io.ReaderAt, fn func([]byte) error) error {
+		return rd.content(ctx, f.Extents, f.Replays, back, fn)
+	})
 }
 
 // stored calls fn with the bytes of extents.
@@ -299,7 +305,7 @@ func (fr *fileReader) ReadAt(p []byte, off int64) (int, error) {
 		e := fr.extents[i]
 		at := e.At + off - fr.starts[i]
 		if e.Seg < 0 {
-			k, err := fr.replayed(p[n:min(int64(len(p)), int64(n)+e.N-at)], fr.replays[-1-e.Seg], at)
+			k, err := fr.replayed(p[n:min(int64(len(p)), int64(n)+e.N-at)], fr.replays[-1-e.Seg], fr.starts[i], at)
 			n, off = n+k, off+int64(k)
 			if err != nil {
 				return n, err
@@ -319,8 +325,8 @@ func (fr *fileReader) ReadAt(p []byte, off int64) (int, error) {
 }
 
 // replayed reads what a replay makes.
-func (fr *fileReader) replayed(p []byte, r *manifest.Replay, at int64) (int, error) {
-	b, err := fr.rd.built(fr.ctx, r)
+func (fr *fileReader) replayed(p []byte, r *manifest.Replay, from, at int64) (int, error) {
+	b, err := fr.rd.built(fr.ctx, r, from, fr)
 	if err != nil {
 		return 0, err
 	}

@@ -32,11 +32,12 @@ func (b both) Write(p []byte) (int, error) {
 }
 
 // content calls fn with the bytes of extents, some of which replays make, in order. back
-// gives back what fn was given; nil if nothing does.
+// gives back what fn was given; nil if there are no replays. The caller has a place in
+// rd.rebuilds if there are, which what they rest on shares.
 func (rd *Reader) content(ctx context.Context, extents []manifest.Extent, replays []*manifest.Replay, back io.ReaderAt, fn func([]byte) error) error {
 	for len(extents) > 0 {
 		if e := extents[0]; e.Seg < 0 {
-			if err := rd.replayed(ctx, replays[-1-e.Seg], back, fn); err != nil {
+			if err := rd.replayed(ctx, replays[-1-e.Seg], both{back, fn}); err != nil {
 				return err
 			}
 			extents = extents[1:]
@@ -54,41 +55,68 @@ func (rd *Reader) content(ctx context.Context, extents []manifest.Extent, replay
 	return nil
 }
 
-// replayed calls fn with the bytes that a replay makes. The caller has a place in
-// rd.rebuilds, which what the replay rests on shares.
-func (rd *Reader) replayed(ctx context.Context, r *manifest.Replay, back io.ReaderAt, fn func([]byte) error) error {
-	older, discard, err := rd.older(ctx, r.Older)
+// kept calls do with what keeps the bytes that are given to fn, if the caller of a
+// Reader doesn't, in a scratch file.
+func (rd *Reader) kept(fn func([]byte) error, do func(back io.ReaderAt, fn func([]byte) error) error) error {
+	s, err := durable.NewScratch(rd.Scratch)
 	if err != nil {
 		return err
 	}
-	defer discard()
-	sorting, err := durable.NewScratch(rd.Scratch)
-	if err != nil {
-		return err
-	}
-	defer sorting.Discard()
-	if back == nil {
-		kept, err := durable.NewScratch(rd.Scratch)
-		if err != nil {
+	defer s.Discard()
+	return do(s, func(b []byte) error {
+		if _, err := s.Write(b); err != nil {
 			return err
 		}
-		defer kept.Discard()
-		to := fn
-		back, fn = kept, func(b []byte) error {
-			if _, err := kept.Write(b); err != nil {
-				return err
+		return fn(b)
+	})
+}
+
+// replayed writes the bytes that a replay makes to out, which has those of the file
+// before them.
+func (rd *Reader) replayed(ctx context.Context, r *manifest.Replay, out replay.Output) error {
+	var size int64
+	var err error
+	if r.Kind == manifest.TailReplay {
+		err = rd.decode(ctx, r, func(in io.Reader) error {
+			info, err := replay.DecodeTail(in, out)
+			if err == nil {
+				size = info.Size
 			}
-			return to(b)
-		}
+			return err
+		})
+	} else {
+		size, err = rd.compacted(ctx, r, out)
 	}
-	info, err := rd.decode(ctx, r, older, both{back, fn}, sorting)
-	if err == nil && info.Size != r.Size {
-		err = fmt.Errorf("%w: a replay makes %d bytes, and the manifest says %d", ErrCorrupt, info.Size, r.Size)
+	if err == nil && size != r.Size {
+		err = fmt.Errorf("%w: a replay makes %d bytes, and the manifest says %d", ErrCorrupt, size, r.Size)
 	}
 	return err
 }
 
-func (rd *Reader) decode(ctx context.Context, r *manifest.Replay, older replay.Older, out replay.Output, sorting *durable.Scratch) (*replay.Info, error) {
+// compacted is replayed for what a compaction wrote.
+func (rd *Reader) compacted(ctx context.Context, r *manifest.Replay, out replay.Output) (size int64, err error) {
+	older, discard, err := rd.older(ctx, r.Older)
+	if err != nil {
+		return 0, err
+	}
+	defer discard()
+	sorting, err := durable.NewScratch(rd.Scratch)
+	if err != nil {
+		return 0, err
+	}
+	defer sorting.Discard()
+	err = rd.decode(ctx, r, func(in io.Reader) error {
+		info, err := replay.Decode(in, older, out, sorting)
+		if err == nil {
+			size = info.Size
+		}
+		return err
+	})
+	return size, err
+}
+
+// decode calls fn with the stream of a replay.
+func (rd *Reader) decode(ctx context.Context, r *manifest.Replay, fn func(io.Reader) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	in, to := io.Pipe()
 	var reading sync.WaitGroup
@@ -103,8 +131,7 @@ func (rd *Reader) decode(ctx context.Context, r *manifest.Replay, older replay.O
 		_ = in.Close()
 		reading.Wait()
 	}()
-	info, err := replay.Decode(in, older, out, sorting)
-	return info, asStored(err)
+	return asStored(fn(in))
 }
 
 // asStored says of damage in what a replay is made of that stored bytes are damaged.
@@ -144,27 +171,49 @@ func (rd *Reader) older(ctx context.Context, o *manifest.Older) (older replay.Ol
 	return nil, nil, err
 }
 
-// built returns the bytes that a replay makes, in a scratch file that Close removes.
-func (rd *Reader) built(ctx context.Context, r *manifest.Replay) (io.ReaderAt, error) {
+// built returns the bytes that a replay makes, which begin at from in the file that
+// before reads up to there, in a scratch file that Close removes.
+func (rd *Reader) built(ctx context.Context, r *manifest.Replay, from int64, before io.ReaderAt) (io.ReaderAt, error) {
 	return rd.rebuilt.get(ctx, r, func() (*durable.Scratch, error) {
-		if err := enter(ctx, rd.rebuilds); err != nil {
-			return nil, err
+		if r.Kind == manifest.CompactionReplay { // a tail may need one first
+			if err := enter(ctx, rd.rebuilds); err != nil {
+				return nil, err
+			}
+			defer leave(rd.rebuilds)
 		}
-		defer leave(rd.rebuilds)
 		s, err := durable.NewScratch(rd.Scratch)
 		if err != nil {
 			return nil, err
 		}
-		err = rd.replayed(ctx, r, s, func(b []byte) error {
+		err = rd.replayed(ctx, r, both{&joined{before, s, from}, func(b []byte) error {
 			_, err := s.Write(b)
 			return err
-		})
+		}})
 		if err != nil {
 			s.Discard()
 			return nil, err
 		}
 		return s, nil
 	})
+}
+
+// joined reads before up to from, and behind after.
+type joined struct {
+	before, after io.ReaderAt
+	from          int64
+}
+
+func (j *joined) ReadAt(p []byte, off int64) (int, error) {
+	if off >= j.from {
+		return j.after.ReadAt(p, off-j.from)
+	}
+	head := p[:min(int64(len(p)), j.from-off)]
+	n, err := j.before.ReadAt(head, off)
+	if n < len(head) || n == len(p) {
+		return n, err
+	}
+	k, err := j.after.ReadAt(p[n:], 0)
+	return n + k, err
 }
 
 // Close removes the scratch files that ReaderAt and Salvage made. It comes when no reader
@@ -179,8 +228,8 @@ func (rd *Reader) Close() {
 
 // salvageReplay is Salvage for the bytes of a replay, which begin at off in the file:
 // they are there, or all are lost.
-func (rd *Reader) salvageReplay(ctx context.Context, r *manifest.Replay, off int64, fn func(off int64, b []byte) error) (lost int64, err error) {
-	b, err := rd.built(ctx, r)
+func (rd *Reader) salvageReplay(ctx context.Context, f *manifest.File, r *manifest.Replay, off int64, fn func(off int64, b []byte) error) (lost int64, err error) {
+	b, err := rd.built(ctx, r, off, rd.ReaderAt(ctx, f))
 	if Damaged(err) {
 		return r.Size, nil
 	}

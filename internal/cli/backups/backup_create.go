@@ -120,7 +120,7 @@ func runBackupCreate(ctx context.Context, env *core.Env, s *core.Settings, o *ba
 		Node: n, Instance: s.Instance, StateDir: s.StateDir,
 		Name:        cmp.Or(o.name, s.Instance+"-"+env.Now().UTC().Format("20060102-150405")),
 		Description: o.description, Tool: "slipcover " + core.ToolVersion(), Strategy: s.BackupStrategy, Namespace: s.BackupNamespace,
-		Full: o.full, Parent: o.parent, TakeOver: o.takeOver, Prove: o.prove, ProveInterval: s.ProveInterval, Compaction: s.Compaction, Strict: s.Strict,
+		Full: o.full, Parent: o.parent, TakeOver: o.takeOver, Prove: o.prove, ProveInterval: s.ProveInterval, Compaction: s.Compaction, Tails: s.Tails, Strict: s.Strict,
 		Recipients: s.Recipients, Indexes: s.Indexes, Parallel: s.Parallel, Progress: p, Now: env.Now,
 	}
 	res, err := places.backup(ctx, opts)

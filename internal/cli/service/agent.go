@@ -284,7 +284,7 @@ func agentSetup(ctx context.Context, env *core.Env, s *core.Settings, log *slog.
 		Locate:   func(ctx context.Context) (*node.Node, error) { return locateOwn(ctx, env, s) },
 		OpenRepo: r.open, OpenCopies: r.openCopies, RepositoryURL: core.Mask(at),
 		Accept: slices.Concat(s.AcceptStorages, s.Repositories), JoinRecipients: to.recipients, CanRead: len(s.Identities) > 0 || s.Passphrase != "",
-		Backup: backup.Options{Strategy: s.BackupStrategy, Namespace: s.BackupNamespace, ProveInterval: s.ProveInterval, Compaction: s.Compaction, Strict: s.Strict,
+		Backup: backup.Options{Strategy: s.BackupStrategy, Namespace: s.BackupNamespace, ProveInterval: s.ProveInterval, Compaction: s.Compaction, Tails: s.Tails, Strict: s.Strict,
 			Recipients: s.Recipients, Indexes: s.Indexes, Parallel: s.Parallel, Tool: "slipcover " + core.ToolVersion()},
 		HookBefore: s.HookBefore, HookAfter: s.HookAfter, HookTimeout: s.HookTimeout, Log: log,
 	}
