@@ -935,6 +935,10 @@ class Compactor:
         documents = []
         while True:
             n, kind = divmod(self.body.number(), 4)
+            if kind == 0 and n == 3:
+                check(not documents, "the body has an interruption that is not in front of a batch")
+                self.file.data += self.body.string()
+                continue
             if kind == 0:
                 check(n <= 2, "the body has a batch with the unknown end %d" % n)
                 return documents, n
@@ -1004,10 +1008,17 @@ class Compactor:
         return copied
 
     def build_id_tree(self):
-        records = sorted(self.copied, key=lambda c: c.id)
+        records, older = [], {}  # older copies of a document are there if the compaction was interrupted
+        for c in sorted(self.copied, key=lambda c: (c.id, c.update_seq)):
+            if records and records[-1].id == c.id:
+                older.setdefault(c.id, []).append(records.pop().update_seq)
+            records.append(c)
         for at in range(0, len(records), 1001):
             part = records[at : at + 1001]
             self.id_tree.modify([leaf_entry(c.id, c.value(c.update_seq), c.reduction()) for c in part])
+            gone = [seq for c in part for seq in older.get(c.id, [])]
+            if gone:
+                self.seq_tree.modify([], gone)
 
     def swap(self):
         b = self.body

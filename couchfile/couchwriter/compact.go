@@ -230,6 +230,10 @@ func (c *Compaction) copyDocs(src *Source, head dbHeader) error {
 		if err != nil {
 			return err
 		}
+		if e.Dead != nil {
+			c.f.raw(e.Dead)
+			continue
+		}
 		d, err := parseSeqEntry(e.Entry)
 		if err != nil {
 			return err
@@ -389,33 +393,57 @@ func orElse(t, other erlterm.Term) erlterm.Term {
 // are needed for more than a thousand.
 const idBatch = 1001
 
-// copyIDs builds the id tree of the sorted records.
+// copyIDs builds the id tree of the sorted records. Those that another one of
+// the same document follows, since the compaction was interrupted and the
+// document changed until it was taken up again, leave the seq tree.
 //
 // Source: CouchDB 3.5, src/couch/src/couch_bt_engine_compactor.erl,
 // copy_meta_data and merge_docids.
 func (c *Compaction) copyIDs() error {
 	batch := make([]pair, 0, idBatch)
-	err := c.sorter.each(c.sorter.bone.items, false, func(k kv) error {
-		d, err := c.sorted(k)
-		if err != nil {
+	var gone, before []erlterm.Term // of the batch; of the last document
+	var last *docInfo
+	flush := func() error {
+		if err := c.ids.modify(batch, nil); err != nil {
 			return err
 		}
-		if n := len(batch); n > 0 && bytes.Equal(batch[n-1].key(), d.id) {
-			return fmt.Errorf("a document twice in one pass: %w", ErrUnpredicted)
-		}
-		if len(batch) == idBatch {
-			if err := c.ids.modify(batch, nil); err != nil {
+		if len(gone) > 0 {
+			if err := c.seqs.modify(nil, gone); err != nil {
 				return err
 			}
-			batch = batch[:0]
 		}
-		batch = append(batch, c.pair(d, d.id, d.seq))
+		batch, gone = batch[:0], gone[:0]
 		return nil
+	}
+	add := func() error {
+		if len(batch) == idBatch {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+		batch = append(batch, c.pair(last, last.id, last.seq))
+		gone, before = append(gone, before...), before[:0]
+		return nil
+	}
+	err := c.sorter.each(c.sorter.bone.items, false, func(k kv) error {
+		d, err := c.sorted(k)
+		switch {
+		case err != nil || last == nil:
+		case bytes.Equal(last.id, d.id):
+			before = append(before, last.seq)
+		default:
+			err = add()
+		}
+		last = d
+		return err
 	})
+	if err == nil && last != nil {
+		err = add()
+	}
 	if err != nil {
 		return err
 	}
-	return c.ids.modify(batch, nil)
+	return flush()
 }
 
 // sorted is the document of a sorted record.

@@ -18,8 +18,8 @@
 //	                          values are told as terms and go into the file as they are
 //	reductions                of databases; of views: _count, _sum of numbers and lists
 //	                          of numbers, and _stats. Others return ErrUnpredicted.
-//	compaction                of 2.3 to 3.5 and the main branch of August 2026, not of
-//	                          one that was interrupted and resumed
+//	compaction                of 2.3 to 3.5 and the main branch of August 2026. Of one that
+//	                          was interrupted and resumed what it wrote before is told
 //
 // Floats are added in the order in which the server adds them and are rounded
 // after each step, on every processor.

@@ -38,6 +38,9 @@ type SourceDoc struct {
 	// from left to right only where these are the same. A compaction copies a
 	// tree before it cuts it, and then orders what it became.
 	ByOffset bool
+	// Dead is not of a document, and then there is nothing else: it is what an
+	// interrupted compaction had written when another one took it up again.
+	Dead []byte
 }
 
 // SourcePurge is an entry of a purge_seq tree.
@@ -46,9 +49,14 @@ type SourcePurge struct {
 	Batch Batch // as of a document
 }
 
-// OpenSource opens the database in a file of size bytes at one of its headers.
+// OpenSource opens the database in a file of size bytes at one of its headers,
+// or at the one that a header of a compaction holds, as if it stood there.
 func OpenSource(r io.ReaderAt, size int64, h couchfile.RawHeader) (*Source, error) {
-	db, err := couchfile.OpenOffset(r, size, h.Offset)
+	parsed, err := couchfile.ParseHeader(h)
+	if err != nil {
+		return nil, err
+	}
+	db, err := couchfile.OpenAt(r, size, parsed)
 	if err != nil {
 		return nil, err
 	}

@@ -38,11 +38,15 @@ const (
 	endBatch = iota
 	endCheckpoint
 	endPass
+	endNot // but bytes of an interrupted compaction follow
 )
 
 // maxBatch bounds the records of a batch, in bytes. The server's default is
 // half a MiB (database_compaction/doc_buffer_size).
 const maxBatch = 64 << 20
+
+// maxDead is how many bytes of an interrupted compaction stand together.
+const maxDead = 1 << 20
 
 // Output is where Decode puts the file, from its beginning on. It reads nodes
 // of it back.
@@ -323,6 +327,8 @@ func (r *docReader) push(doc *couchwriter.SourceDoc, b couchwriter.Batch) bool {
 func (r *docReader) end(n uint64) error {
 	b := couchwriter.BatchGoesOn
 	switch {
+	case n == endNot:
+		return r.interrupted()
 	case n == endPass:
 		r.ended = true
 	case r.held == nil || n > endPass:
@@ -337,6 +343,22 @@ func (r *docReader) end(n uint64) error {
 		r.ended = true
 	}
 	return nil
+}
+
+// interrupted reads what an interrupted compaction had written.
+func (r *docReader) interrupted() error {
+	if r.held != nil {
+		return damaged("a compaction that was interrupted in a batch")
+	}
+	n, err := r.d.in.small("an interrupted compaction", maxDead)
+	if err != nil {
+		return err
+	}
+	p, err := r.d.in.bytes("an interrupted compaction", n)
+	if err == nil && !r.yield(couchwriter.SourceDoc{Dead: p}, nil) {
+		err = errStopped
+	}
+	return err
 }
 
 func (r *docReader) skip(n uint64) error {

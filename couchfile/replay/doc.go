@@ -46,8 +46,10 @@
 // # What is not replayed
 //
 // A compaction with deflate, one whose settings were changed while it ran, and
-// one that was interrupted and had to be taken up again. btree_chunk_size, which
-// is not in the file, is found by the leaves of its first pass.
+// one that was interrupted, if documents were purged before it was taken up
+// again, or if it was at its end. Of one that was interrupted elsewhere what it
+// wrote in vain is stored as it is. btree_chunk_size, which is not in the file, is
+// found by the leaves of the first pass.
 //
 // # Tails
 //

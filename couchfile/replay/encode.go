@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"slices"
 
 	"github.com/slipcover/slipcover/couchfile"
@@ -115,8 +116,8 @@ type encoder struct {
 
 func (e *encoder) run() error {
 	since, from := uint64(0), e.begun
-	for _, h := range e.passes {
-		src, err := couchwriter.OpenSource(e.f.R, e.size, h)
+	for i, h := range e.passes {
+		src, err := e.source(h, e.copied[i])
 		if err != nil {
 			return err
 		}
@@ -128,10 +129,18 @@ func (e *encoder) run() error {
 		for i, t := range []erlterm.Term{src.Security, src.Props, src.TimeSeq} {
 			e.object(i, t)
 		}
-		if err := e.purges(src, from); err != nil {
+		purges, err := e.purges(src, from)
+		if err != nil {
 			return err
 		}
-		if err := e.docs(src, since, parsed.SecurityPtr); err != nil {
+		x, err := e.newExtents(src, since)
+		if err != nil {
+			return err
+		}
+		if purges == 0 { // else their nodes are in front of the documents
+			x.begin(behind(from))
+		}
+		if err := e.docs(src, x, since, parsed.SecurityPtr); err != nil {
 			return err
 		}
 		since, from = parsed.UpdateSeq, h.End
@@ -140,6 +149,37 @@ func (e *encoder) run() error {
 		return err
 	}
 	return e.w.flush()
+}
+
+// source is what a pass copied: what its header has and, in front of a
+// checkpoint, what was there then. If the compaction was interrupted behind it,
+// documents may have changed since that it had copied.
+func (e *encoder) source(h couchfile.RawHeader, checkpoint *couchfile.RawHeader) (*couchwriter.Source, error) {
+	src, err := couchwriter.OpenSource(e.f.R, e.size, h)
+	if err != nil || checkpoint == nil {
+		return src, err
+	}
+	at, err := couchwriter.OpenSource(e.f.R, e.size, *checkpoint)
+	if err != nil {
+		return nil, err
+	}
+	parsed, err := couchfile.ParseHeader(*checkpoint)
+	if err != nil {
+		return nil, err
+	}
+	later := src.Docs
+	src.Docs = func(since uint64) iter.Seq2[couchwriter.SourceDoc, error] {
+		return func(yield func(couchwriter.SourceDoc, error) bool) {
+			for _, docs := range []iter.Seq2[couchwriter.SourceDoc, error]{at.Docs(since), later(max(since, parsed.UpdateSeq))} {
+				for d, err := range docs {
+					if !yield(d, err) || err != nil {
+						return
+					}
+				}
+			}
+		}
+	}
+	return src, nil
 }
 
 // object writes the object of one kind.
@@ -162,32 +202,32 @@ func (e *encoder) entry(x couchfile.Entry) {
 }
 
 // purges writes those of the pass that began at an offset.
-func (e *encoder) purges(src *couchwriter.Source, from int64) error {
+func (e *encoder) purges(src *couchwriter.Source, from int64) (n int, err error) {
 	var list []couchfile.Entry
 	for p, err := range src.Purges(e.lastPurge) {
 		if err != nil {
-			return err
+			return 0, err
 		}
 		list = append(list, p.Entry)
 	}
 	e.w.number(uint64(len(list)))
 	if len(list) == 0 {
-		return nil
+		return 0, nil
 	}
 	flags, err := e.purgeBatches(from)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for _, p := range list {
 		seq, okSeq := seqOf(p)
 		id, okID := purgedID(p)
 		if !okSeq || !okID {
-			return damaged("purge")
+			return 0, damaged("purge")
 		}
 		e.lastPurge = seq
 		has, err := src.Has(id)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		flag := flags[seq]
 		if has {
@@ -196,7 +236,7 @@ func (e *encoder) purges(src *couchwriter.Source, from int64) error {
 		e.entry(p)
 		e.w.number(flag)
 	}
-	return nil
+	return len(list), nil
 }
 
 // swapped writes what the server added when it took the file into use.
@@ -244,11 +284,7 @@ type doc struct {
 }
 
 // docs writes the documents of a pass.
-func (e *encoder) docs(src *couchwriter.Source, since uint64, objects int64) error {
-	x, err := e.newExtents(src, since)
-	if err != nil {
-		return err
-	}
+func (e *encoder) docs(src *couchwriter.Source, x *extents, since uint64, objects int64) error {
 	e.lastNew = 0
 	var batch []doc
 	size := 0
@@ -258,6 +294,9 @@ func (e *encoder) docs(src *couchwriter.Source, since uint64, objects int64) err
 		}
 		d, err := e.doc(s)
 		if err != nil {
+			return err
+		}
+		if err := e.dead(x); err != nil {
 			return err
 		}
 		end, err := x.next(d.rec, objects)
@@ -280,7 +319,28 @@ func (e *encoder) docs(src *couchwriter.Source, since uint64, objects int64) err
 		}
 		batch, size = batch[:0], 0
 	}
+	if err := e.dead(x); err != nil {
+		return err
+	}
 	return e.batch(batch, endPass)
+}
+
+// dead writes what an interrupted compaction left in front of the next batch,
+// if it did.
+func (e *encoder) dead(x *extents) error {
+	if x.dead < 0 {
+		return notReplayed("documents at %d, in front of their batch", x.deadFrom+x.dead)
+	}
+	for x.dead > 0 && e.w.err == nil {
+		p := make([]byte, min(x.dead, maxDead))
+		if n, err := e.f.R.ReadAt(p, x.deadFrom); n < len(p) {
+			return fmt.Errorf("read the file at %d: %w", x.deadFrom, err)
+		}
+		e.w.number(endNot << 2) // and stepEnd, which is 0
+		e.w.str(p)
+		x.deadFrom, x.dead = x.deadFrom+int64(len(p)), x.dead-int64(len(p))
+	}
+	return e.w.err
 }
 
 // doc looks up what is known of a document.

@@ -32,8 +32,47 @@ func TestHistories(t *testing.T) {
 			h.run(n)
 		})
 	}
+	for n := range testenv.Rounds(1) {
+		seed := uint64(time.Now().UnixNano())
+		t.Run(fmt.Sprintf("interrupted-%d", n), func(t *testing.T) {
+			t.Logf("seed %d", seed)
+			h := &history{T: t, couch: couch, rnd: rand.New(rand.NewPCG(seed, 1)), tally: count, name: fmt.Sprintf("interrupted-%d", n)}
+			h.interrupted()
+		})
+	}
 	for _, what := range slices.Sorted(maps.Keys(count)) {
 		t.Logf("%6d %s", count[what], what)
+	}
+}
+
+// interrupted kills a server while it compacts, changes documents that it had copied, and lets it
+// go on.
+func (h *history) interrupted() {
+	for key, values := range settings {
+		h.set(key, values[0])
+	}
+	h.atts = h.rnd.IntN(2) * 5
+	h.create()
+	for range 3 {
+		h.must(h.bulk(h.rnd, 300))
+	}
+	h.must(h.conflicts(h.rnd, 30))
+	h.cut()
+	h.kill()
+	h.must(h.bulk(h.rnd, 50))
+	if err := h.couch.Compact(h.name); err != nil {
+		h.Fatal(err)
+	}
+	for _, c := range h.chains {
+		h.follow(c, h.read(c.path))
+	}
+	h.do("DELETE", "", nil, nil)
+}
+
+func (h *history) must(err error) {
+	h.Helper()
+	if err != nil {
+		h.Fatal(err)
 	}
 }
 
@@ -53,6 +92,7 @@ type history struct {
 	atts        int    // of 100 documents have attachments
 	chunkSize   string // btree_chunk_size
 	deflate     bool
+	taken       bool   // the compaction was interrupted: its scratch file is not known
 	excuse      string // why a file may not be replayed
 	chains      map[string]*chain
 }
@@ -72,6 +112,10 @@ func (h *history) run(n int) {
 		h.work(h.rnd, h.size())
 	}
 	for range 2 + h.rnd.IntN(3) {
+		for range h.rnd.IntN(3) { // backups that no compaction follows
+			h.cut()
+			h.work(h.rnd, h.size()/4)
+		}
 		h.cut()
 		if h.rnd.IntN(3) == 0 {
 			h.configure()
@@ -193,7 +237,7 @@ func (h *history) read(path string) []byte {
 
 // compact compacts the database in some way, and follows its files.
 func (h *history) compact(n int) {
-	h.excuse = ""
+	h.excuse, h.taken = "", false
 	switch {
 	case h.deflate:
 		h.excuse = "deflate"
@@ -205,7 +249,10 @@ func (h *history) compact(n int) {
 	case how < 2:
 		err = h.couch.Compact(h.name)
 	case how == 5 && (n%4 == 3 || testenv.Soak()):
-		h.killed()
+		h.kill()
+		if h.excuse = "killed"; h.rnd.IntN(2) == 0 { // which may purge: then it is not replayed
+			h.work(h.rnd, 20)
+		}
 		err = h.couch.Compact(h.name)
 	default:
 		end := h.meanwhile()
@@ -255,13 +302,16 @@ func (h *history) follow(c *chain, is []byte) {
 	if testenv.Soak() {
 		mustPython(h, stream, cut(h, c.copy), got)
 	}
+	if h.taken && h.excuse == "" {
+		mustPython(h, stream, cut(h, c.copy), is[:r.Info.Size])
+	}
 	h.tally["replayed"]++
 	h.tally["bytes"] += int(r.Info.Size)
 	h.tally["bytes of streams"] += len(stream)
 	h.tally["passes"] += r.Info.Passes
 	if r.Corrections > 0 {
 		h.tally["corrected ["+h.excuse+"]"]++
-		if h.excuse == "" {
+		if h.excuse == "" && !h.taken {
 			h.save(c, is)
 			h.Errorf("%s: %d corrections", c.path, r.Corrections)
 		}

@@ -306,8 +306,8 @@ func (h *history) meanwhile() (end func()) {
 	}
 }
 
-// killed begins a compaction and kills the server in its middle.
-func (h *history) killed() {
+// kill begins a compaction and kills the server in its middle.
+func (h *history) kill() {
 	h.set("database_compaction/checkpoint_after", "") // of strings, which it compares with a number, none comes
 	h.set("database_compaction/doc_buffer_size", "1000")
 	var sizes int64
@@ -328,13 +328,10 @@ func (h *history) killed() {
 	h.couch.Kill()
 	left := h.compacting()
 	h.couch.Start()
+	h.set("database_compaction/doc_buffer_size", []string{"20000", "524288"}[h.rnd.IntN(2)])
 	h.Logf("killed with %d bytes of compacted files", left)
-	if left > 0 {
+	if h.taken = left > 0; h.taken {
 		h.tally["killed"]++
-		h.excuse = "killed"
-	}
-	if h.rnd.IntN(2) == 0 {
-		h.work(h.rnd, 20)
 	}
 }
 

@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -23,20 +24,21 @@ func notReplayed(format string, args ...any) error {
 type shape struct {
 	f           File
 	first       couchfile.RawHeader
-	firstObject int64                 // where the object is that the file began with
-	begun       int64                 // where the first pass begins
-	passes      []couchfile.RawHeader // that ended them
-	swap        *couchfile.RawHeader  // nil if the server wrote none
-	checkpoints []int64               // where headers of the compaction are
-	lastComp    erlterm.Term          // the newest of these
-	size        int64                 // of what is replayed
+	firstObject int64                  // where the object is that the file began with
+	begun       int64                  // where the first pass begins
+	passes      []couchfile.RawHeader  // that ended them
+	swap        *couchfile.RawHeader   // nil if the server wrote none
+	checkpoints []point                // headers of the compaction
+	copied      []*couchfile.RawHeader // of each pass, the database's in the last checkpoint behind documents; or nil
+	lastComp    erlterm.Term           // the newest of these
+	size        int64                  // of what is replayed
 }
 
 // shapeOf reads the headers of a file up to its cut.
 func shapeOf(f File) (*shape, error) {
 	s := &shape{f: f, firstObject: -1}
 	var before couchfile.HeaderKind
-	var behind *couchfile.RawHeader // the first database header behind the passes
+	var next *couchfile.RawHeader // the first database header behind the passes
 	cut, err := couchfile.ReadHeader(f.R, f.Size, f.Header)
 	if err != nil {
 		return nil, err
@@ -47,14 +49,14 @@ func shapeOf(f File) (*shape, error) {
 		}
 		switch {
 		case h.Kind == couchfile.HeaderCompaction:
-			s.checkpoints = append(s.checkpoints, h.Offset)
-			s.lastComp, behind = erlterm.Term(slices.Clone(h.Term[1:])), nil
+			s.checkpoint(h)
+			next = nil
 		case h.Kind != couchfile.HeaderDB:
 			return notReplayed("a header at %d of a kind that no compaction writes", h.Offset)
 		case before == couchfile.HeaderCompaction:
 			s.passes = append(s.passes, h)
-		case behind == nil:
-			behind = &h
+		case next == nil:
+			next = &h
 		}
 		if s.firstObject < 0 && h.Kind == couchfile.HeaderDB {
 			if parsed, err := couchfile.ParseHeader(h); err == nil {
@@ -72,10 +74,38 @@ func shapeOf(f File) (*shape, error) {
 	}
 	last := s.passes[len(s.passes)-1]
 	s.size = last.End
-	if behind != nil && swapped(last, *behind) {
-		s.swap, s.size = behind, behind.End
+	if next != nil && swapped(last, *next) {
+		s.swap, s.size = next, next.End
 	}
 	return s, nil
+}
+
+// point is a checkpoint, and where the bytes behind it begin.
+type point struct{ off, end int64 }
+
+// checkpoint notes a header of the compaction.
+func (s *shape) checkpoint(h couchfile.RawHeader) {
+	s.checkpoints = append(s.checkpoints, point{h.Offset, behind(h.End)})
+	s.lastComp = erlterm.Term(slices.Clone(h.Term[1:]))
+	if len(s.copied) == len(s.passes) {
+		s.copied = append(s.copied, nil)
+	}
+	parts, ok := erlterm.Elements(s.lastComp)
+	if !ok || len(parts) != 3 {
+		return
+	}
+	h.Kind, h.Term = couchfile.HeaderDB, append([]byte{erlterm.Version}, parts[1]...)
+	object := s.firstObject // which it has until the documents are copied
+	if n := len(s.passes); n > 0 {
+		before, err := couchfile.ParseHeader(s.passes[n-1])
+		if err != nil {
+			return
+		}
+		object = before.SecurityPtr
+	}
+	if db, err := couchfile.ParseHeader(h); err == nil && db.SecurityPtr == object {
+		s.copied[len(s.passes)] = &h
+	}
 }
 
 // swapped says whether h is what the server wrote when it took the file of the
@@ -155,7 +185,10 @@ type extents struct {
 	after  []int64 // the least start of those behind each document
 	at     int
 	end    int64 // the largest end up to it
-	points []int64
+	points []point
+
+	least          int64 // start of all
+	deadFrom, dead int64 // what lies in front of the next batch
 }
 
 // newExtents reads the entries of a pass once.
@@ -180,6 +213,7 @@ func (s *shape) newExtents(src *couchwriter.Source, since uint64) (*extents, err
 	for i, start := range slices.Backward(x.after) {
 		x.after[i], least = least, min(least, start)
 	}
+	x.least = least
 	return x, nil
 }
 
@@ -198,23 +232,43 @@ func (x *extents) next(r *couchwriter.Record, objects int64) (couchwriter.Batch,
 	x.at++
 	if following == math.MaxInt64 { // the last one of the pass
 		following = objects
-		if !x.checkpoint(following) {
+		if _, ok := x.checkpoint(following); !ok {
 			return couchwriter.BatchGoesOn, nil
 		}
 	}
-	switch {
-	case following <= x.end:
+	if following <= x.end {
 		return couchwriter.BatchGoesOn, nil
-	case x.checkpoint(following):
+	}
+	if p, ok := x.checkpoint(following); ok {
+		x.deadFrom, x.dead = p.end, following-p.end
 		return couchwriter.BatchCheckpoint, nil
 	}
 	return couchwriter.BatchEnds, nil
 }
 
-// checkpoint says whether a header of the compaction is between x.end and to.
-func (x *extents) checkpoint(to int64) bool {
-	i, _ := slices.BinarySearch(x.points, x.end)
-	return i < len(x.points) && x.points[i] < to
+// begin says where the pass began.
+func (x *extents) begin(from int64) {
+	if x.least < math.MaxInt64 {
+		x.deadFrom, x.dead = from, x.least-from
+	}
+}
+
+// behind is where bytes begin behind a header that ends at end: the next block's
+// marker is written with what ends in front of it.
+func behind(end int64) int64 {
+	if end%couchfile.BlockSize == 0 {
+		return end + 1
+	}
+	return end
+}
+
+// checkpoint is the header of the compaction between x.end and to.
+func (x *extents) checkpoint(to int64) (point, bool) {
+	i, _ := slices.BinarySearchFunc(x.points, x.end, func(p point, end int64) int { return cmp.Compare(p.off, end) })
+	if i == len(x.points) || x.points[i].off >= to {
+		return point{}, false
+	}
+	return x.points[i], true
 }
 
 // extentOf is where a document's bodies and attachments lie in a file that a
