@@ -275,11 +275,11 @@ func (t *Tree) pointer(leaf bool, list []pair, off, size int64) (pair, error) {
 	raw = erlterm.PutInt(raw, off)
 	var err error
 	if leaf {
-		entries := make([]couchfile.Entry, len(list))
-		for i, p := range list {
-			entries[i] = couchfile.Entry{Key: p.key(), Value: p.value()}
+		t.entries = t.entries[:0]
+		for _, p := range list {
+			t.entries = append(t.entries, couchfile.Entry{Key: p.key(), Value: p.value()})
 		}
-		if raw, err = t.opts.Reducer.Reduce(raw, entries); err != nil {
+		if raw, err = t.opts.Reducer.Reduce(raw, t.entries); err != nil {
 			return p, err
 		}
 		p.raw = erlterm.PutInt(raw, size)

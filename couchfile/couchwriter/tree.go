@@ -49,6 +49,8 @@ type Tree struct {
 	buf   []byte // of the term that is being made
 	out   []byte // of its stored form
 
+	entries []couchfile.Entry // of the leaf that is reduced
+
 	sizes, ends []int // reused by chunkify
 }
 

@@ -273,13 +273,8 @@ func (e *tailEncoder) chunk(c couchfile.Chunk, in *commit) error {
 				return err
 			}
 		}
-		base, pending := in.bodies[c.Offset]
-		step, ok := e.m.appendSummary(e.buf[:0], c.Payload, c.Offset, pending, base)
-		e.buf = step
-		if ok {
-			if ok, err := e.try(step); ok || err != nil {
-				return err
-			}
+		if ok, err := e.summary(c, in); ok || err != nil {
+			return err
 		}
 	}
 	if !c.IsHeader {
@@ -289,6 +284,22 @@ func (e *tailEncoder) chunk(c couchfile.Chunk, in *commit) error {
 		}
 	}
 	return e.raw(c.End)
+}
+
+// summary stores the chunk of a body: as a term, or as it is stored, if storing the
+// term gives something else.
+func (e *tailEncoder) summary(c couchfile.Chunk, in *commit) (ok bool, err error) {
+	base, pending := in.bodies[c.Offset]
+	for _, decompress := range []bool{true, false} {
+		s := summaryStep{payload: c.Payload, off: c.Offset, base: base, pending: pending, decompress: decompress}
+		if e.buf, ok = e.m.appendSummary(e.buf[:0], s); !ok {
+			return false, nil
+		}
+		if ok, err = e.try(e.buf); ok || err != nil {
+			return ok, err
+		}
+	}
+	return false, nil
 }
 
 // plainStep appends the step that makes a chunk of its payload alone.

@@ -191,24 +191,35 @@ func (s *summary) sizes() (erlterm.Term, bool) {
 // beside it.
 func none([]part) erlterm.Term { return erlterm.Term{erlterm.TagNil} }
 
-// appendSummary appends the step that makes the chunk of a body at off. pending
-// says that a record refers to it, base is an older body, or 0. ok is false if
-// the chunk is of another form than the server's today.
-func (m *tailMaker) appendSummary(dst, payload []byte, off int64, pending bool, base int64) (step []byte, ok bool) {
-	s, err := splitSummary(payload)
+// summaryStep is a chunk that holds a body.
+type summaryStep struct {
+	payload    []byte
+	off, base  int64 // of it, and of an older one, or 0
+	pending    bool  // a record refers to it
+	decompress bool
+}
+
+// appendSummary appends the step that makes the chunk of a body. ok is false if
+// it is of another form than the server's today.
+func (m *tailMaker) appendSummary(dst []byte, step summaryStep) (out []byte, ok bool) {
+	s, err := splitSummary(step.payload)
 	if err != nil {
 		return dst, false
 	}
 	kind := byte(0)
-	if pending {
+	if step.pending {
 		kind = summaryPending
 	}
 	list := s.list(none)
-	t, err := m.inf.Term(s.body)
-	isTerm := err == nil && m.storedAs(t, s.body)
-	delta := []byte(nil)
-	if isTerm && base > 0 {
-		delta = m.bodyDelta(off-base, base, t, list)
+	t, isTerm := erlterm.Term(nil), false
+	if step.decompress && m.set.compression.Stores(s.body) {
+		t, err = m.inf.Term(s.body)
+		n, ok := erlterm.Size(t)
+		isTerm = err == nil && ok && n == len(t)
+	}
+	var delta []byte
+	if isTerm && step.base > 0 {
+		delta = m.bodyDelta(step.off-step.base, step.base, t, list)
 	}
 	switch {
 	case delta != nil:
@@ -218,7 +229,7 @@ func (m *tailMaker) appendSummary(dst, payload []byte, off int64, pending bool, 
 	default:
 		dst = appendStr(appendStr(append(dst, tailSummary, kind+bodyStored), s.body), list)
 	}
-	at := off
+	at := step.off
 	for _, a := range s.atts {
 		dst = appendNumber(dst, uint64(len(a.chunks)))
 		for _, c := range a.chunks {
