@@ -86,7 +86,7 @@ type Result struct {
 	// Problems are what was wrong with stored keys, also if this run put it right.
 	Problems []string
 	Resumed  int64 // bytes that an interrupted run had stored and this one took up
-	// Replayed are the bytes of databases that this run stored as replays.
+	// Replayed are the bytes of files that this run stored as replays.
 	Replayed int64
 }
 

@@ -12,9 +12,15 @@ import (
 	"github.com/slipcover/slipcover/internal/storage/file"
 )
 
-// A repository that an earlier version wrote must read as it did then.
+// A repository that an earlier version wrote must read as it did then: one of each form.
 func TestOldRepository(t *testing.T) {
-	const dir = "../../testdata/repository-1"
+	t.Run("1", func(t *testing.T) { readOld(t, "../../testdata/repository-1", 2, 28) })
+	t.Run("2 with replays", func(t *testing.T) { readOld(t, "../../testdata/repository-2", 5, 5) })
+}
+
+// readOld reads all that a repository holds, backups with so many files each.
+func readOld(t *testing.T, dir string, backups, files int) {
+	t.Helper()
 	key, err := os.Open(dir + "/identity.txt")
 	if err != nil {
 		t.Fatal(err)
@@ -33,7 +39,7 @@ func TestOldRepository(t *testing.T) {
 		t.Fatal(err)
 	}
 	recs, bad, err := r.List(t.Context(), "")
-	if err != nil || len(bad) > 0 || len(recs) != 2 {
+	if err != nil || len(bad) > 0 || len(recs) != backups {
 		t.Fatalf("%d backups, %v, %v", len(recs), bad, err)
 	}
 	for _, rec := range recs {
@@ -41,8 +47,8 @@ func TestOldRepository(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(m.Files) != 28 {
-			t.Errorf("%s has %d files, had 28", rec.Name, len(m.Files))
+		if len(m.Files) != files {
+			t.Errorf("%s has %d files, had %d", rec.Name, len(m.Files), files)
 		}
 		rd := r.NewReader(m, m.Files)
 		for _, f := range m.Files {

@@ -161,7 +161,7 @@ type backupResult struct {
 	Backup       core.SummaryJSON `json:"backup"`
 	TookSeconds  float64          `json:"took_seconds"`
 	ResumedBytes int64            `json:"resumed_bytes"` // stored by an interrupted run and taken up
-	// ReplayedBytes are those of compacted databases that a restore computes.
+	// ReplayedBytes are those that a restore computes.
 	ReplayedBytes int64              `json:"replayed_bytes"`
 	LeftOut       []manifest.LeftOut `json:"left_out"`
 	Damage        []manifest.Damage  `json:"damage"`
@@ -206,7 +206,7 @@ func (r *backupResult) print(w io.Writer, verbose bool) error {
 		{"stored", stored(b.AddedBytes, b.StoredBytes)},
 	}
 	if r.ReplayedBytes > 0 {
-		list = append(list, core.Fact{"replayed", core.Size(r.ReplayedBytes) + " of compacted databases, of which what is new was stored"})
+		list = append(list, core.Fact{"replayed", core.Size(r.ReplayedBytes) + ", which a restore computes out of what is stored"})
 	}
 	if r.ResumedBytes > 0 {
 		list = append(list, core.Fact{"taken up", core.Size(r.ResumedBytes) + " that an interrupted backup had stored"})
