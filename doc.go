@@ -29,7 +29,7 @@
 //	internal/config    slipcover.yml and its environment variables
 //	couchfile          public: reads .couch and .view files; below it erlterm, Erlang's terms; snappy, which
 //	                   compresses as CouchDB does; couchwriter, which writes files as CouchDB does; and replay,
-//	                   which stores a compacted file as what the compactor read
+//	                   which stores compacted files and tails as the documents that led to them
 //	internal/couchgen  writes .couch files: a restore's shard maps, and what tests need
 //	internal/manifest  what a backup records
 //	internal/newest    which backup is the newest, and which stored times are believed

@@ -14,6 +14,11 @@
 //	worker: file -> buffer (SHA-256 of the file, scan of the chunks)
 //	packer: buffer -> zstd -> age -> SHA-256 -> journal -> storage
 //
+// With Options.Compaction and Options.Tails what a compaction wrote, and what was
+// appended, is first tried as a replay (package couchfile/replay): the stream goes into
+// segments like bytes, and a few bytes of each document are remembered for the next
+// compaction. Where there is none, or it is no gain, the bytes go their way as above.
+//
 // Order: view indexes, shards, node-local files (the shard map among them), ini
 // files; each kind is done before the next begins. An index in a backup is so
 // never ahead of its shard for want of order, and every shard that the shard map
@@ -22,5 +27,6 @@
 // What the next run must know stands in the state directory: the manifest of the
 // last backup with inode, times and hash state of each file; and while a backup
 // runs the journal of the segments it stores, so that a run after a crash sends
-// none of them again. Losing both costs a full backup, nothing else.
+// none of them again; beside them, for replays, what is remembered of documents. Losing
+// all of it costs a full backup, nothing else.
 package backup

@@ -12,6 +12,9 @@
 //	locks/<instance>/<number>.json                   who works on the instance
 //	plans/<instance>/<number>.json                   what a deletion removes
 //
+// A manifest names all that its files are made of, also what replays rest on, so nothing
+// but Reader knows of replays: it makes the files in scratch files where it must.
+//
 // Without encryption the ".age" endings are missing. docs/repository-format.md
 // gives every byte.
 //
