@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"mime/multipart"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/couchfile/erlterm"
 	"github.com/slipcover/slipcover/couchfile/replay"
 	"github.com/slipcover/slipcover/internal/testenv"
 )
@@ -327,6 +329,11 @@ func (h *history) kill() {
 	}
 	h.couch.Kill()
 	left := h.compacting()
+	for _, c := range h.chains {
+		if !h.copying(c.path + ".compact.data") {
+			h.excuse = "killed behind the documents"
+		}
+	}
 	h.couch.Start()
 	h.set("database_compaction/doc_buffer_size", []string{"20000", "524288"}[h.rnd.IntN(2)])
 	h.Logf("killed with %d bytes of compacted files", left)
@@ -343,6 +350,40 @@ func (h *history) compacting() (n int64) {
 		}
 	}
 	return n
+}
+
+// copying says whether a compaction was at its documents when it ended, or there is none: its newest
+// header is the database's, or has the object of the first one still.
+func (h *history) copying(path string) bool {
+	h.Helper()
+	b, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return true
+	}
+	if err != nil {
+		h.Fatal(err)
+	}
+	var first, newest couchfile.Header
+	err = couchfile.EachHeader(bytes.NewReader(b), int64(len(b)), func(raw couchfile.RawHeader) error {
+		if raw.Kind == couchfile.HeaderCompaction {
+			parts, ok := erlterm.Elements(erlterm.Term(raw.Term[1:]))
+			if !ok || len(parts) != 3 {
+				return errors.New("a header of a compaction of another form")
+			}
+			raw.Kind, raw.Term = couchfile.HeaderDB, append([]byte{erlterm.Version}, parts[1]...)
+		} else {
+			first = couchfile.Header{SecurityPtr: -1}
+		}
+		newest, err = couchfile.ParseHeader(raw)
+		if first.SecurityPtr < 0 {
+			first = newest
+		}
+		return err
+	})
+	if err != nil {
+		h.Fatal(err)
+	}
+	return newest.SecurityPtr == first.SecurityPtr
 }
 
 func newestEnd(h *history, f replay.File) int64 {
