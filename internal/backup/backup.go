@@ -250,7 +250,7 @@ func runLocked(ctx context.Context, opts Options, id manifest.BackupID, dir stri
 		res.Notes = append(res.Notes, fmt.Sprintf("the backup is complete, but the next one will be larger than it need be: %v", err))
 		return res, nil
 	}
-	if err := errors.Join(j.remove(), forget(dir, r.memory, m)); err != nil {
+	if err := errors.Join(j.remove(), forget(dir, r.memory, r.locals)); err != nil {
 		res.Notes = append(res.Notes, err.Error())
 	}
 	return res, nil

@@ -56,6 +56,8 @@ type source struct {
 	local local
 	run   *run
 	whole []byte // all bytes, of a small file; nil if they are to be read
+
+	allRead bool // this run has read all that is stored of it
 }
 
 func (s *source) ReadAt(p []byte, off int64) (int, error) {
@@ -244,6 +246,7 @@ func (w *worker) copyCouch(ctx context.Context, s *source, old *known) error {
 		file.Generation = old.file.Generation
 		file.Extents = append(make([]manifest.Extent, 0, len(old.file.Extents)+1), old.file.Extents...)
 		file.Replays = old.file.Replays
+		s.local.Known = old.local.Known
 	} else {
 		file.Generation = w.run.generation()
 	}
@@ -255,18 +258,17 @@ func (w *worker) copyCouch(ctx context.Context, s *source, old *known) error {
 		return err
 	}
 	look := len(took.scan.Anomalies()) > 0 || w.run.wasDamaged(s.name) || w.run.opts.Strict
-	if err := w.finish(ctx, s, file, sum, look); err != nil || look && w.run.isDamaged(s.name) {
-		return err
-	}
-	return w.remember(ctx, s, file)
+	return w.finish(ctx, s, file, sum, look)
 }
 
-// remember notes what the next backup needs if the file is compacted until then.
-func (w *worker) remember(ctx context.Context, s *source, file *manifest.File) error {
-	if w.run.memory == nil || !remembers(file) {
+// rememberIf notes what the next backup needs if the file is compacted until then. Of a
+// damaged file nothing is remembered.
+func (w *worker) rememberIf(ctx context.Context, s *source, file *manifest.File) error {
+	if w.run.memory == nil || w.run.isDamaged(s.name) || !remembers(file) {
+		s.local.Known = ""
 		return nil
 	}
-	err := w.run.memory.remember(ctx, s, file)
+	err := w.remember(ctx, s, file)
 	if err != nil && ctx.Err() == nil {
 		w.run.note(fmt.Sprintf("%s: after a compaction it will be stored whole: %v", file.Path, err))
 		return nil
@@ -291,7 +293,7 @@ func (w *worker) finish(ctx context.Context, s *source, file *manifest.File, sum
 	}
 	file.SHA256 = hex.EncodeToString(sum.Sum(nil))
 	if s.local.Proven == 0 { // not by prove: all of it was copied
-		s.local.Proven = w.run.started.Unix()
+		s.local.Proven, s.allRead = w.run.started.Unix(), true
 	}
 	if sum.state != nil {
 		s.local.Hash, s.local.HashAt = sum.state, sum.mark
@@ -300,6 +302,9 @@ func (w *worker) finish(ctx context.Context, s *source, file *manifest.File, sum
 		if err := w.run.readMap(ctx, s, file.Size); err != nil {
 			return err
 		}
+	}
+	if err := w.rememberIf(ctx, s, file); err != nil {
+		return err
 	}
 	w.run.add(s.name, file, s.local)
 	return nil

@@ -35,7 +35,7 @@ func (e *env) stateFile(name string) string {
 }
 
 // interrupt makes a backup that stores its segments, and no manifest.
-func (e *env) interrupt() {
+func (e *env) interrupt(edit ...func(*backup.Options)) {
 	e.t.Helper()
 	s := faulty.New(e.store, func(op faulty.Op) faulty.Action {
 		if op.Kind == faulty.Put && strings.HasPrefix(string(op.Key), "backups/") {
@@ -43,7 +43,11 @@ func (e *env) interrupt() {
 		}
 		return faulty.Action{}
 	})
-	if _, err := backup.Run(e.t.Context(), e.options(s)); err == nil {
+	opts := e.options(s)
+	for _, fn := range edit {
+		fn(&opts)
+	}
+	if _, err := backup.Run(e.t.Context(), opts); err == nil {
 		e.t.Fatal("the manifest was stored all the same")
 	}
 }

@@ -200,7 +200,7 @@ func (w *worker) prove(ctx context.Context, s *source, old *known, file *manifes
 	}
 	s.local.Proven = old.local.Proven
 	if whole {
-		s.local.Proven = r.started.Unix()
+		s.local.Proven, s.allRead = r.started.Unix(), true
 		r.proofs.found(why, old.file.Size)
 	}
 	return old.file.Size, nil

@@ -3,7 +3,6 @@ package backup
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -13,7 +12,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/couchfile/replay"
@@ -37,40 +35,35 @@ const (
 	knownSteps = 100
 )
 
-// knownFile is what is remembered of a generation at one of its headers.
+// knownFile is what is remembered of a file at one of its headers.
 type knownFile struct {
-	name       string
-	generation string // as it stands in the name
-	header     int64
-	size       int64 // to the end of the header
-	seq        uint64
+	name   string
+	header int64
+	size   int64 // to the end of the header
+	seq    uint64
 }
 
-// memory is what the node remembers. It is empty if nothing is to be replayed.
+// memory is what the node remembers. Each file has a name of its own, which the state
+// has: what a run left that didn't end, or one that another parent was built on, may be
+// of bytes that no backup has, and nothing in a database file would tell.
 type memory struct {
-	dir string
-
-	mu    sync.Mutex
-	files map[string][]knownFile // by generation, guarded by mu
+	dir   string
+	names map[string]bool // of what was there when the run began
 }
 
-// generationName is a generation in a file's name: what comes out of a repository isn't
-// used as one.
-func generationName(generation string) string {
-	sum := sha256.Sum256([]byte(generation))
-	return hex.EncodeToString(sum[:16])
-}
-
-func (k *knownFile) setName() {
-	k.name = fmt.Sprintf("%s-%d-%d-%d", k.generation, k.header, k.size, k.seq)
+// newKnownFile names what will be remembered of a file at its cut.
+func newKnownFile(f *manifest.File) knownFile {
+	k := knownFile{header: f.Header.Offset, size: f.Size, seq: f.Header.UpdateSeq}
+	k.name = fmt.Sprintf("%s-%d-%d-%d", rand.Text(), k.header, k.size, k.seq)
+	return k
 }
 
 func parseKnownName(name string) (k knownFile, ok bool) {
 	f := strings.Split(name, "-")
-	if len(f) != 4 || len(f[0]) != 32 {
+	if len(f) != 4 {
 		return k, false
 	}
-	k = knownFile{name: name, generation: f[0]}
+	k = knownFile{name: name}
 	var err [3]error
 	k.header, err[0] = strconv.ParseInt(f[1], 10, 64)
 	k.size, err[1] = strconv.ParseInt(f[2], 10, 64)
@@ -78,10 +71,9 @@ func parseKnownName(name string) (k knownFile, ok bool) {
 	return k, errors.Join(err[:]...) == nil && k.header >= 0 && k.header < k.size
 }
 
-// openMemory lists what is remembered in the state's directory. What can't be listed was
-// lost, which costs a file that is stored whole.
+// openMemory lists what is remembered in the state's directory.
 func openMemory(dir string) (*memory, error) {
-	m := &memory{dir: filepath.Join(dir, knownFolder), files: map[string][]knownFile{}}
+	m := &memory{dir: filepath.Join(dir, knownFolder), names: map[string]bool{}}
 	if err := durable.MkdirAll(m.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make a folder for what is remembered of documents: %w", err)
 	}
@@ -90,23 +82,18 @@ func openMemory(dir string) (*memory, error) {
 		return nil, fmt.Errorf("read what is remembered of documents: %w", err)
 	}
 	for _, e := range list {
-		if k, ok := parseKnownName(e.Name()); ok {
-			m.files[k.generation] = append(m.files[k.generation], k)
-		}
+		m.names[e.Name()] = true
 	}
 	return m, nil
 }
 
-// of returns what is remembered of a file at its cut, or else at the latest header before.
-func (m *memory) of(f *manifest.File) (best knownFile, ok bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, k := range m.files[generationName(f.Generation)] {
-		if k.header <= f.Header.Offset && k.size <= f.Size && (!ok || k.header > best.header) {
-			best, ok = k, true
-		}
+// of returns what the state says is remembered of a file, at its cut or a header before.
+func (m *memory) of(l *local, f *manifest.File) (k knownFile, ok bool) {
+	if f.Header == nil || !m.names[l.Known] { // none, or it was lost
+		return k, false
 	}
-	return best, ok
+	k, ok = parseKnownName(l.Known)
+	return k, ok && k.header <= f.Header.Offset && k.size <= f.Size
 }
 
 // open opens what is remembered. Damage is an error.
@@ -139,14 +126,13 @@ func remembers(f *manifest.File) bool {
 
 // remember notes what a compaction of a file, which was just copied, can take from this
 // backup. Without it the compacted file is stored whole.
-func (m *memory) remember(ctx context.Context, s *source, f *manifest.File) error {
-	h := f.Header
-	was, ok := m.of(f)
+func (w *worker) remember(ctx context.Context, s *source, f *manifest.File) error {
+	m, h := w.run.memory, f.Header
+	was, ok := m.of(&s.local, f)
 	if ok && (h.UpdateSeq < was.seq || (h.UpdateSeq-was.seq)*knownSteps < h.Docs+h.DeletedDocs) {
 		return nil
 	}
-	k := knownFile{generation: generationName(f.Generation), header: h.Offset, size: f.Size, seq: h.UpdateSeq}
-	k.setName()
+	k := newKnownFile(f)
 	at := replay.File{R: couchfile.WithContext(ctx, s), Size: f.Size, Header: h.Offset}
 	path := filepath.Join(m.dir, k.name)
 	err := fs.ErrNotExist
@@ -154,18 +140,35 @@ func (m *memory) remember(ctx context.Context, s *source, f *manifest.File) erro
 		err = m.extend(was, path, at)
 	}
 	if err != nil && ctx.Err() == nil { // or what was known is damaged, or not of this file
-		err = writeKnown(path, func(w io.Writer) error {
-			var key [32]byte
-			_, _ = rand.Read(key[:])
-			return replay.WriteKnown(w, key, at)
-		})
+		s.local.Known = ""
+		if err = w.stillStored(ctx, s, f); err == nil {
+			err = writeKnown(path, func(w io.Writer) error {
+				var key [32]byte
+				_, _ = rand.Read(key[:])
+				return replay.WriteKnown(w, key, at)
+			})
+		}
 	}
-	if err != nil {
+	if err == nil {
+		s.local.Known = k.name
+	}
+	return err
+}
+
+// stillStored reads a file whole, if this run didn't do it yet: what is remembered of
+// it must be of the bytes that are stored, and a disk can give others than it did then.
+func (w *worker) stillStored(ctx context.Context, s *source, f *manifest.File) error {
+	if s.allRead {
+		return nil
+	}
+	sum := newPrefixHash(0)
+	if err := w.hashPrefix(ctx, s, sum, f.Size); err != nil {
 		return err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.files[k.generation] = append(m.files[k.generation], k)
+	if hex.EncodeToString(sum.Sum(nil)) != f.SHA256 {
+		return errors.New("the disk has other bytes than it had at an earlier backup; a backup with --prove stores them")
+	}
+	s.local.Proven, s.allRead = w.run.started.Unix(), true
 	return nil
 }
 
@@ -184,16 +187,11 @@ func writeKnown(path string, write func(io.Writer) error) error {
 	return durable.WriteFile(path, 0o600, func(f *os.File) error { return write(f) })
 }
 
-// tidy removes what no file of the backup, which was committed, needs.
-func (m *memory) tidy(files []*manifest.File) error {
+// tidy removes what the state, which was just written, doesn't have.
+func (m *memory) tidy(locals map[name]local) error {
 	keep := map[string]bool{}
-	for _, f := range files {
-		if !remembers(f) {
-			continue
-		}
-		if k, ok := m.of(f); ok {
-			keep[k.name] = true
-		}
+	for _, l := range locals {
+		keep[l.Known] = true
 	}
 	list, err := os.ReadDir(m.dir)
 	for _, e := range list {
@@ -205,9 +203,9 @@ func (m *memory) tidy(files []*manifest.File) error {
 }
 
 // forget removes what the next backup won't need of what is remembered.
-func forget(dir string, mem *memory, m *manifest.Manifest) error {
+func forget(dir string, mem *memory, locals map[name]local) error {
 	if mem == nil {
 		return os.RemoveAll(filepath.Join(dir, knownFolder))
 	}
-	return mem.tidy(m.Files)
+	return mem.tidy(locals)
 }

@@ -2,6 +2,7 @@ package backup_test
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -372,5 +373,69 @@ func TestDamagedReplay(t *testing.T) {
 	report, err := restore.Verify(t.Context(), restore.VerifyOptions{Repo: e.repo(e.store), Record: rec, Sample: 0.5})
 	if err != nil || !report.OK() || report.Docs == 0 {
 		t.Errorf("a sample: %v, %+v", err, report)
+	}
+}
+
+// TestRememberedByAnotherRun lets a backup die after it copied a file that had grown, and
+// the power cut take what it had grown by: CouchDB then wrote something else in its place.
+// What the dead backup remembered is of bytes that no backup has.
+func TestRememberedByAnotherRun(t *testing.T) {
+	t.Parallel()
+	e := newReplayEnv(t)
+	first := bytes.Clone(e.stage("3.5.0", "3-compacted"))
+	e.run(replaying)
+	other := bytes.Clone(e.stage("3.5.0", "4-grown"))
+	e.interrupt(replaying)
+	grown := append(bytes.Clone(first), headerAgain(t, first, (len(other)-len(first))/4096+2)...)
+	must(t, os.Truncate(filepath.Join(e.data, grownShard), int64(len(first))))
+	e.put(grown, false)
+	second := e.run(replaying).Record
+	if !bytes.Equal(e.restored(e.store, second), grown) {
+		t.Error("the second backup restores another file")
+	}
+	e.put(first, true)
+	third := e.run(replaying).Record
+	if !bytes.Equal(e.restored(e.store, third), first) {
+		t.Error("the third backup restores another file")
+	}
+}
+
+// headerAgain is what to append to a file so that its newest header stands again, some
+// blocks after its end.
+func headerAgain(t *testing.T, b []byte, blocks int) []byte {
+	h, err := couchfile.FindHeader(bytes.NewReader(b), int64(len(b)))
+	must(t, err)
+	return append(make([]byte, (len(b)/4096+blocks)*4096-len(b)), b[h.Offset:h.End]...)
+}
+
+// TestRememberOfOtherBytes turns replays on for a file whose older bytes rotted on the disk
+// after they were stored, where the proof of a grown file doesn't look.
+func TestRememberOfOtherBytes(t *testing.T) {
+	t.Parallel()
+	e := newReplayEnv(t)
+	first := bytes.Clone(e.stage("3.5.0", "4-grown"))
+	e.run()
+	f, err := os.OpenFile(filepath.Join(e.data, grownShard), os.O_WRONLY, 0)
+	must(t, err)
+	_, err = f.WriteAt([]byte{first[5000] ^ 1}, 5000)
+	must(t, errors.Join(err, f.Close()))
+	e.grow(grownShard, headerAgain(t, first, 1))
+	res := e.run(replaying)
+	if notes := strings.Join(res.Notes, "\n"); !strings.Contains(notes, "the disk has other bytes") || len(e.knownFiles()) > 0 {
+		t.Errorf("notes %q, and the node remembers %v", notes, e.knownFiles())
+	}
+}
+
+// TestStrictRemembers holds that looking for damage and finding none is no reason to
+// forget.
+func TestStrictRemembers(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	strict := func(o *backup.Options) { o.Strict = true }
+	e.stage("3.5.0", "2-grown")
+	e.run(replaying, strict)
+	e.stage("3.5.0", "3-compacted")
+	if res := e.run(replaying, strict); res.Replayed == 0 {
+		t.Errorf("nothing was replayed: %v", res.Notes)
 	}
 }

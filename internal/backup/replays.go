@@ -55,7 +55,7 @@ func (w *worker) replay(ctx context.Context, s *source, old *known, file *manife
 		old.file.Header.UUID != file.Header.UUID || manifest.Depth(old.file.Replays) >= maxReplays || r.wasDamaged(s.name) {
 		return 0, nil
 	}
-	k, ok := r.memory.of(old.file)
+	k, ok := r.memory.of(&old.local, old.file)
 	if !ok {
 		return 0, nil
 	}
@@ -149,7 +149,8 @@ type stream struct {
 func (w *worker) store(ctx context.Context, s *source, file *manifest.File, from int64, took *taken, encode func(io.Writer, replay.File) (*stream, error)) (int64, error) {
 	body, err := durable.NewScratch(w.run.dir)
 	if err != nil {
-		return 0, err
+		w.run.note(fmt.Sprintf("%s was stored whole: %v", file.Path, err))
+		return 0, nil
 	}
 	defer body.Discard()
 	out := bufio.NewWriterSize(body, readSize)

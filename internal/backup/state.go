@@ -58,6 +58,9 @@ type local struct {
 	Hash   []byte `json:"hash,omitempty"`
 	HashAt int64  `json:"hash_at,omitempty"`
 	Proven int64  `json:"proven"` // Unix seconds of when all of it was last read
+
+	// Known is the name of what is remembered of the file's documents, if anything is.
+	Known string `json:"known,omitempty"`
 }
 
 // known is a file of the backup before.
