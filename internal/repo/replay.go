@@ -71,11 +71,26 @@ func (rd *Reader) kept(fn func([]byte) error, do func(back io.ReaderAt, fn func(
 	})
 }
 
+// madeBytes takes no more bytes than the manifest says that a replay makes: the stream, which
+// says it too, may be anyone's.
+type madeBytes struct {
+	replay.Output
+	size, left int64
+}
+
+func (b *madeBytes) Write(p []byte) (int, error) {
+	if b.left -= int64(len(p)); b.left < 0 {
+		return 0, fmt.Errorf("%w: a replay makes more than the %d bytes that the manifest says", ErrCorrupt, b.size)
+	}
+	return b.Output.Write(p)
+}
+
 // replayed writes the bytes that a replay makes to out, which has those of the file
 // before them.
 func (rd *Reader) replayed(ctx context.Context, r *manifest.Replay, out replay.Output) error {
 	var size int64
 	var err error
+	out = &madeBytes{out, r.Size, r.Size}
 	if r.Kind == manifest.TailReplay {
 		err = rd.decode(ctx, r, func(in io.Reader) error {
 			info, err := replay.DecodeTail(in, out)
