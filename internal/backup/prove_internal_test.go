@@ -105,3 +105,32 @@ func TestOtherTimeline(t *testing.T) {
 		}
 	}
 }
+
+// What is known may be of a header before the last tails, which are no part then of what a
+// replay rests on.
+func TestOlderOf(t *testing.T) {
+	t.Parallel()
+	f := &manifest.File{
+		Extents: []manifest.Extent{{Seg: -1, N: 1000}, {Seg: 4, At: 7, N: 200}, {Seg: -2, N: 500}},
+		Replays: []*manifest.Replay{{Size: 1000}, {Size: 500}},
+	}
+	for _, tt := range []struct {
+		size             int64
+		extents, replays int // -1 is none
+	}{{999, -1, 0}, {1000, 1, 1}, {1100, 2, 1}, {1200, 2, 1}, {1300, -1, 0}, {1700, 3, 2}} {
+		o := olderOf(f, knownFile{size: tt.size})
+		if o == nil {
+			if tt.extents >= 0 {
+				t.Errorf("%d bytes: nothing", tt.size)
+			}
+			continue
+		}
+		sum := int64(0)
+		for _, e := range o.Extents {
+			sum += e.N
+		}
+		if len(o.Extents) != tt.extents || len(o.Replays) != tt.replays || sum != tt.size {
+			t.Errorf("%d bytes: %v with %d replays", tt.size, o.Extents, len(o.Replays))
+		}
+	}
+}

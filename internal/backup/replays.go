@@ -75,20 +75,26 @@ func (w *worker) replay(ctx context.Context, s *source, old *known, file *manife
 }
 
 // olderOf is what a replay rests on: a file of the backup before at the header of which
-// something is known; nil if that is within what another replay makes.
+// something is known, and of its replays those before that; nil if that is within what
+// another replay makes.
 func olderOf(f *manifest.File, k knownFile) *manifest.Older {
-	o := &manifest.Older{Generation: f.Generation, Header: k.header, Size: k.size, Replays: f.Replays}
-	left := k.size
+	o := &manifest.Older{Generation: f.Generation, Header: k.header, Size: k.size}
+	left, replays := k.size, 0
 	for _, e := range f.Extents {
-		if e.Seg < 0 && e.N > left {
-			return nil
-		}
-		if e.N = min(e.N, left); e.N == 0 {
+		if left == 0 {
 			break
 		}
+		if e.Seg < 0 {
+			if e.N > left {
+				return nil
+			}
+			replays++
+		}
+		e.N = min(e.N, left)
 		o.Extents = append(o.Extents, e)
 		left -= e.N
 	}
+	o.Replays = f.Replays[:replays:replays]
 	return o
 }
 
