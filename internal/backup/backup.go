@@ -455,7 +455,7 @@ func copyGroup(ctx context.Context, workers []*worker, entries []node.Entry) err
 // unchanged reports whether a file is as the backup before saw it, by its inode,
 // size and times alone.
 func (r *run) unchanged(path string, nm name, old *known) bool {
-	if old.local.Ino == 0 || old.file.Kind == manifest.Config || !r.segmentsStored(old.file) {
+	if old.local.Ino == 0 || old.file.Kind == manifest.Config || !r.segmentsStored(old.file) || r.unremembered(nm, old) {
 		return false
 	}
 	info, err := os.Stat(path)
@@ -464,6 +464,16 @@ func (r *run) unchanged(path string, nm name, old *known) bool {
 	}
 	is, was := localOf(info), &old.local
 	return is.Size == was.Size && is.MTime == was.MTime && is.CTime == was.CTime && r.proofs.doubt(nm, was, &is) == noDoubt
+}
+
+// unremembered reports whether something is to be remembered of a file, and isn't: replays
+// were turned on after it was stored, or it was lost.
+func (r *run) unremembered(nm name, old *known) bool {
+	if r.memory == nil || !remembers(old.file) || r.wasDamaged(nm) {
+		return false
+	}
+	_, ok := r.memory.of(&old.local, old.file)
+	return !ok
 }
 
 // segmentsStored reports whether all bytes of a file of the parent are stored.

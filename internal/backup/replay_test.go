@@ -439,3 +439,21 @@ func TestStrictRemembers(t *testing.T) {
 		t.Errorf("nothing was replayed: %v", res.Notes)
 	}
 }
+
+// TestTurnedOn turns replays on for a database that nobody writes to any more.
+func TestTurnedOn(t *testing.T) {
+	t.Parallel()
+	e := newReplayEnv(t)
+	e.stage("3.5.0", "2-grown")
+	e.run()
+	if r := e.run(replaying).Record; r.AddedBytes != 0 || len(e.knownFiles()) != 1 {
+		t.Errorf("%d bytes were stored, and the node remembers %v", r.AddedBytes, e.knownFiles())
+	}
+	if r := e.run(replaying).Record; r.ReadBytes != 0 {
+		t.Errorf("then %d bytes were read", r.ReadBytes)
+	}
+	e.stage("3.5.0", "3-compacted")
+	if res := e.run(replaying); res.Replayed == 0 {
+		t.Errorf("nothing was replayed: %v", res.Notes)
+	}
+}
