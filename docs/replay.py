@@ -1,18 +1,21 @@
 #!/usr/bin/env python3
-"""Makes a compacted CouchDB file out of a replay stream and the older file.
+"""Makes a CouchDB file out of a replay stream and the older file.
 
     python3 replay.py STREAM OLDER OUT
 
-STREAM  the replay stream: prologue and body, one behind the other
-OLDER   the older file of the same database, cut behind its header, or - if the
-        stream needs none
-OUT     where to write the file that is made; it must not exist
+STREAM  the replay stream, of a compaction or of a tail: prologue and body, one
+        behind the other
+OLDER   of a compaction: the older file of the same database, cut behind its
+        header, or - if the stream needs none; of a tail: the file up to it
+OUT     where to write the file that is made: the compacted file, or OLDER with
+        the tail behind it; it must not exist
 
 It needs Python 3.8 or later and nothing else. It is written from the page
 replay-format.md, keeps its words and its order, and shows that the page is all
 one needs. It holds everything in memory and makes some MB a second at best. A
-file that it wrote has the size and the SHA-256 that the stream names; else it
-says why not, writes nothing and ends with code 1.
+compacted file, or a tail, that it wrote has the size and the SHA-256 that the
+stream names; else it says why not, writes nothing and ends with code 1. What is
+in front of a tail it copies as it is.
 """
 
 import hashlib
@@ -76,6 +79,24 @@ class Reader:
         """A term that goes into the file as it is."""
         return Raw(self.string())
 
+    def signed(self):
+        n = self.number()
+        return -(n + 1 >> 1) if n & 1 else n >> 1
+
+    def delta(self, base):
+        """Bytes that are made of others."""
+        size, out, at = self.number(), bytearray(), 0
+        while len(out) < size:
+            out += self.string()
+            if len(out) < size:
+                n = self.number()
+                at += self.signed()
+                check(n and 0 <= at <= at + n <= len(base), "the %s copies what is not there" % self.what)
+                out += base[at : at + n]
+                at += n
+        check(len(out) == size, "the %s has a delta that makes too much" % self.what)
+        return bytes(out)
+
     def object(self, before):
         """A term, or None; before is the one of the pass before."""
         n = self.number()
@@ -85,19 +106,26 @@ class Reader:
         check(self.at == len(self.data), "the %s has more bytes than it should" % self.what)
 
 
+COMPACTION, TAIL = b"CouchRPL", b"CouchTRP"
+
+
+def begin(stream, kind):
+    """A reader of the prologue's fields, and where the body begins."""
+    r = Reader(stream, "prologue")
+    check(r.take(8) == kind, "this is no replay stream: it does not begin with CouchRPL or CouchTRP")
+    version = r.take(1)[0]
+    check(version == 1, "the stream has version %d, and this program reads version 1 only" % version)
+    fields = r.string()
+    end = r.at
+    check(r.take(32) == sha256(stream[:end]), "the prologue's SHA-256 is another: the stream is damaged")
+    return Reader(fields, "prologue"), r.at
+
+
 class Prologue:
-    """What the stream says before its body."""
+    """What the stream of a compaction says before its body."""
 
     def __init__(self, stream):
-        r = Reader(stream, "prologue")
-        check(r.take(8) == b"CouchRPL", "this is no replay stream: it does not begin with CouchRPL")
-        version = r.take(1)[0]
-        check(version == 1, "the stream has version %d, and this program reads version 1 only" % version)
-        fields = r.string()
-        end = r.at
-        check(r.take(32) == sha256(stream[:end]), "the prologue's SHA-256 is another: the stream is damaged")
-        self.bytes = r.at
-        r = Reader(fields, "prologue")
+        r, self.bytes = begin(stream, COMPACTION)
         self.release = r.number()
         self.compression = r.number()
         self.checksum = r.number()
@@ -115,6 +143,19 @@ class Prologue:
         r.end()
         known = self.release <= RELEASE_MAIN and self.compression in (SNAPPY, NONE) and self.checksum in (XXH3, MD5)
         check(known and self.passes and self.chunk_size, "the prologue names something that this program does not know")
+
+
+class TailPrologue:
+    """What the stream of a tail says before its body."""
+
+    def __init__(self, stream):
+        r, self.bytes = begin(stream, TAIL)
+        self.start = r.number()
+        self.size = r.number()
+        self.sum = r.take(32)
+        self.body_size = r.number()
+        self.body_sum = r.take(32)
+        r.end()
 
 
 def sha256(data):
@@ -231,6 +272,24 @@ def decode_items(data, at, n):
         item, at = decode_at(data, at)
         items.append(item)
     return items, at
+
+
+def elements(data):
+    """The encoded elements of an encoded tuple or list."""
+    tag, n, at = data[0], 0, 1
+    if tag == 104:  # SMALL_TUPLE
+        n, at = data[1], 2
+    elif tag in (105, 108):  # LARGE_TUPLE, LIST
+        n, at = struct.unpack_from(">I", data, 1)[0], 5
+    else:
+        check(tag == 106, "a term is neither a tuple nor a list")
+    parts = []
+    for _ in range(n):
+        end = decode_at(data, at)[1]
+        parts.append(Raw(data[at:end]))
+        at = end
+    check(data[at:] == (b"j" if tag == 108 else b""), "bytes stand behind a term")
+    return parts
 
 
 # -------------------------------------------------------------------- snappy
@@ -468,10 +527,10 @@ def merge(acc, secret, h):
 
 
 class File:
-    """A file that is written."""
+    """A file."""
 
-    def __init__(self, checksum_kind):
-        self.data, self.checksum = bytearray(), checksum_kind
+    def __init__(self, checksum_kind, data=b""):
+        self.data, self.checksum = bytearray(data), checksum_kind
 
     def append(self, payload, with_checksum=False):
         """Appends a chunk and returns its offset and its size."""
@@ -498,6 +557,44 @@ class File:
             at += len(part)
             if len(self.data) % BLOCK == 0:
                 self.data.append(0)
+
+
+    def read(self, offset, n):
+        """So many bytes from an offset on, without the markers."""
+        out = bytearray()
+        while len(out) < n:
+            offset += offset % BLOCK == 0
+            part = self.data[offset : offset + min(n - len(out), BLOCK - offset % BLOCK)]
+            check(part, "the older file is cut off, or damaged: at %d" % offset)
+            out += part
+            offset += len(part)
+        return bytes(out)
+
+    def chunk(self, offset):
+        """The payload of a chunk."""
+        n, skip = int.from_bytes(self.read(offset, 4), "big"), 4
+        if n >> 31:
+            n, skip = n & (1 << 31) - 1, 20
+        check(n <= len(self.data), "the older file is damaged: a chunk at %d" % offset)
+        return self.read(offset, skip + n)[skip:]
+
+    def newest_header(self):
+        """The newest header with 131, where it ends, and the kind of its checksum."""
+        for at in range((len(self.data) - 1) // BLOCK * BLOCK, -1, -BLOCK):
+            n = int.from_bytes(self.data[at + 1 : at + 5], "big")
+            end = behind(at, 4 + n)
+            if self.data[at] == 1 and n > 32 and end <= len(self.data):
+                payload = self.read(at, 4 + n)[4:]
+                for kind in (XXH3, MD5):
+                    if checksum(payload[16:], kind) == payload[:16]:
+                        return payload[16:], end, kind
+        raise Refused("the older file has no header")
+
+
+def behind(offset, n):
+    """Where so many bytes that begin at an offset end, with the markers."""
+    plain = offset - (offset + BLOCK - 1) // BLOCK + n  # without them
+    return plain + plain // (BLOCK - 1) + 1
 
 
 # -------------------------------------------------------------------- B-trees
@@ -545,11 +642,15 @@ class Tree:
     def state(self):
         return NIL if self.root is None else (self.root.offset, self.root.reduction, self.root.size)
 
+    def node(self, offset):
+        """The kind and the entries of a node."""
+        return self.nodes[offset]
+
     def find(self, key):
         """The entry of a key, or None."""
         entry, kind = self.root, b"kp_node"
         while entry is not None and kind == b"kp_node":
-            kind, entries = self.nodes[entry.offset]
+            kind, entries = self.node(entry.offset)
             entry = next((e for e in entries if e.key >= key), None)
         return entry if entry is not None and entry.key == key else None
 
@@ -563,7 +664,7 @@ class Tree:
 
     def modify_node(self, pointer, actions):
         """Returns the pointers that take a pointer's place."""
-        kind, old = (b"kv_node", []) if pointer is None else self.nodes[pointer.offset]
+        kind, old = (b"kv_node", []) if pointer is None else self.node(pointer.offset)
         new = self.modify_leaf(old, actions) if kind == b"kv_node" else self.modify_inner(old, actions)
         if not new:
             return []
@@ -644,8 +745,8 @@ class Older:
     """The older file, and its documents."""
 
     def __init__(self, data, prologue):
-        self.plain = b"".join(data[at + 1 : at + BLOCK] for at in range(0, len(data), BLOCK))
-        header = self.find_header(data)
+        self.file = File(prologue.checksum, data)
+        header = decode(self.file.newest_header()[0][1:])
         check(isinstance(header, tuple) and len(header) > 5, "the older file's last header is of an unknown form")
         check(header[2] == prologue.older_update_seq, "the older file has update_seq %s at its header, and the stream"
               " is for %d" % (header[2], prologue.older_update_seq))
@@ -654,31 +755,9 @@ class Older:
               " for %d" % (count, prologue.older_documents))
         self.documents = self.below(header[5])
 
-    def find_header(self, data):
-        for at in range((len(data) - 1) // BLOCK * BLOCK, -1, -BLOCK):
-            if data[at] == 1:
-                plain = self.index(at)
-                n = int.from_bytes(self.plain[plain : plain + 4], "big")
-                found, term = self.plain[plain + 4 : plain + 20], self.plain[plain + 20 : plain + 4 + n]
-                if len(term) == n - 16 > 16 and found in (checksum(term, XXH3), checksum(term, MD5)):
-                    return decode(term[1:])
-        raise Refused("the older file has no header")
-
-    def index(self, offset):
-        """Where what begins at an offset of the file is without the markers."""
-        return offset - (offset + BLOCK - 1) // BLOCK
-
-    def chunk(self, offset):
-        at = self.index(offset)
-        n, at = int.from_bytes(self.plain[at : at + 4], "big"), at + 4
-        if n >> 31:
-            n, at = n & (1 << 31) - 1, at + 16
-        check(at + n <= len(self.plain), "the older file is cut off, or damaged: a chunk at %d" % offset)
-        return self.plain[at : at + n]
-
     def below(self, state):
         """The documents below a node of the seq tree."""
-        kind, entries = decode(decompress(self.chunk(state[0])))
+        kind, entries = decode(decompress(self.file.chunk(state[0])))
         for key, value in entries:
             if kind == "kp_node":
                 check(value[0] < state[0], "the older file is damaged: a node at %d points behind itself" % state[0])
@@ -697,12 +776,18 @@ class Older:
 
     def summary(self, leaf):
         """The body of a leaf as it is stored, and its list of attachments."""
-        body, attachments = decode(self.chunk(leaf[1])[1:])
-        return body, decode(decompress(attachments)) if isinstance(attachments, bytes) else attachments
+        body, attachments = summary(self.file.chunk(leaf[1]))
+        return body, decode(attachments)
 
     def attachment(self, pointers):
         """The chunks of an attachment."""
-        return [self.chunk(p[0]) for p in pointers]
+        return [self.file.chunk(p[0]) for p in pointers]
+
+
+def summary(payload):
+    """The body of a summary as it is stored, and its list of attachments, encoded."""
+    body, attachments = decode(payload[1:])
+    return body, decompress(attachments) if isinstance(attachments, bytes) else encode(attachments)
 
 
 class New:
@@ -1101,6 +1186,274 @@ def boolean(n):
     return Atom("true" if n else "false")
 
 
+# ------------------------------------------------------------------------ tails
+
+
+class Server:
+    """Appends to the file what the server did."""
+
+    def __init__(self, prologue, body, older):
+        self.body, self.end = body, prologue.start + prologue.size
+        self.file = File(XXH3, older)
+        self.header, end, self.file.checksum = self.file.newest_header()
+        check(end == len(older), "the older file does not end with a header")
+        self.compression = self.purge_compression = SNAPPY
+        self.chunk_size = 1279
+        self.expected = None  # the header that nodes were written for
+        self.pending = []
+        self.told, self.others = 0, []
+        self.nodes = {}  # of all trees, by their offsets
+
+    def run(self):
+        while self.step(self.body.number(), 8):
+            check(len(self.file.data) <= self.end, "the tail becomes longer than the prologue says")
+        self.body.end()
+        return self.file.data
+
+    def step(self, kind, last):
+        """Does a step, and says whether more follow. Kinds beyond the last one are not for here."""
+        b = self.body
+        check(kind <= last, "the body has a step of the unknown kind %d" % kind)
+        if kind == 1:
+            self.file.data += b.string()
+        elif kind == 2:
+            self.file.append(b.string())
+        elif kind == 3:
+            self.file.append(compress(b.string(), self.compression))
+        elif kind == 4:
+            self.file.append(b.string(), with_checksum=True)
+        elif kind == 5:
+            self.step_body()
+        elif kind == 6:
+            self.step_nodes()
+        elif kind == 7:
+            self.step_header()
+        elif kind == 8:
+            self.step_settings()
+        return kind != 0
+
+    def step_settings(self):
+        b = self.body
+        self.compression, self.purge_compression = b.number(), b.number()
+        self.chunk_size, self.file.checksum = b.number(), b.number()
+        known = self.compression in (SNAPPY, NONE) and self.purge_compression in (SNAPPY, self.compression)
+        check(known and self.chunk_size and self.file.checksum in (XXH3, MD5), "the body has unknown settings")
+
+    def step_header(self):
+        self.header = self.body.delta(self.header if self.expected is None else self.expected)
+        check(self.header[:1] == b"\x83", "the body has a header that is no term")
+        self.file.header(Raw(self.header[1:]))
+        self.expected, self.pending = None, []
+
+    def step_body(self):
+        b, form = self.body, self.body.number()
+        check(form in (0, 1, 2, 4, 5, 6), "the body has a document's body of the unknown form %d" % form)
+        if form & 3 == 2:
+            stored, attachments = summary(self.file.chunk(len(self.file.data) - b.number()))
+            body = compress(b.delta(decompress(stored)), self.compression)
+            attachments = b.delta(encode_list(with_pointers(attachments, lambda: [])))
+        else:
+            body = b.string() if form & 3 == 1 else compress(b.string(), self.compression)
+            attachments = b.string()
+        self.pointed_to = len(self.file.data)
+        attachments = encode_list(with_pointers(attachments, self.pointers))
+        payload = b"\x83" + encode((body, compress(attachments, self.compression)))
+        offset, size = self.file.append(payload, with_checksum=True)
+        if form & 4:
+            attached = sorted((a[2], a[3]) for a in decode(attachments))
+            self.pending.append((offset, size, [a for i, a in enumerate(attached) if a not in attached[:i]]))
+
+    def pointers(self):
+        """The pointers to the chunks of an attachment."""
+        pointers = []
+        for _ in range(self.body.number()):
+            offset, n = self.pointed_to + self.body.signed(), self.body.number()
+            pointers.append((offset, n))
+            self.pointed_to = behind(offset, 4 + n)
+        return pointers
+
+    def step_nodes(self):
+        """Writes the nodes of a commit."""
+        check(self.expected is None, "the body has the nodes of a commit twice")
+        header = elements(self.header[1:])
+        check(len(header) > 9 and decode(header[0]) == "db_header", "the body has nodes behind another header than"
+              " that of a database")
+        c = Commit(self, header)
+        self.told = self.body.number()
+        c.modify()
+        check(self.told == 0, "the body tells of more nodes than a commit has")
+        self.expected = b"\x83" + encode_tuple(c.header)
+        for offset in self.others:
+            del self.nodes[offset]  # which is not what was told
+        self.others = []
+        if len(self.nodes) > 20000:
+            self.nodes.clear()
+
+    def append(self, node):
+        """Appends a node, or what the stream tells instead."""
+        while self.told == 1:
+            instead = self.body.number()
+            check(instead < 2, "the body tells something unknown of a node: %d" % instead)
+            if instead:
+                offset, size = self.file.append(self.body.string())
+                self.others.append(offset)
+                self.told = self.body.number()
+                return offset, size
+            kind = self.body.number()
+            check(kind, "the body has a step of the unknown kind 0")
+            self.step(kind, 5)
+            self.told = self.body.number()
+        self.told = max(self.told - 1, 0)
+        return self.file.append(node)
+
+
+def with_pointers(attachments, pointers):
+    """The encoded tuples of an encoded list of attachments, with other pointers."""
+    tuples = [elements(a) for a in elements(attachments)]
+    return [encode_tuple(a[:2] + [encode(pointers())] + a[3:]) for a in tuples]
+
+
+# The trees, by their places in a header, from 0 on: what their reductions are, of several and of one value.
+ID_TREE, SEQ_TREE, LOCAL_TREE, PURGE_TREE, PURGE_SEQ_TREE = range(4, 9)
+REDUCTIONS = {
+    ID_TREE: (add_sizes, lambda value: sizes_of(elements(value))),
+    SEQ_TREE: (add_counts, lambda value: 1),
+    LOCAL_TREE: (add_nothing, lambda value: []),
+    PURGE_TREE: (add_counts, lambda value: 1),
+    PURGE_SEQ_TREE: (add_counts, lambda value: 1),
+}
+
+
+def sizes_of(value):
+    deleted, (active, external) = decode(value[1]), decode(value[2])
+    return (1 - deleted, deleted, size_info(active, external))
+
+
+class Commit:
+    """What a server changed between two headers."""
+
+    def __init__(self, server, header):
+        self.server, self.body, self.pending = server, server.body, server.pending
+        self.header = header  # its elements; in the end, those of the expected one
+        self.id_tree, self.local_tree = self.tree(ID_TREE), self.tree(LOCAL_TREE)
+        self.update_seq = decode(header[2])
+        self.documents = [self.document() for _ in range(self.body.number())]
+        self.purges = [self.purge() for _ in range(self.body.number())]
+        self.local = [self.local_document() for _ in range(self.body.number())]
+
+    def document(self):
+        """The update_seq of a document, and the elements of its value in the seq tree."""
+        b = self.body
+        self.update_seq += b.number() + 1
+        form = b.number()
+        check(form < 2, "the body has a document of the unknown form %d" % form)
+        if form == 1:
+            plain = b.string()
+        else:
+            id = b.string()
+            entry = self.id_tree.find(decode(id))
+            base = b"h\x04" + id
+            if entry is not None:
+                base = encode_tuple([id] + elements(elements(entry.term)[1])[1:])
+            plain = b.delta(base)
+        value = elements(plain)
+        return self.update_seq, self.complete(value) if len(value) == 4 else value
+
+    def complete(self, plain):
+        """The value that a plain one becomes."""
+        id, deleted, sizes, revisions = plain
+        leaves = []
+        revisions = [(position, self.revision(r, leaves)) for position, r in decode(revisions)]
+        if decode(sizes) == [] and all(len(leaf) == 5 for leaf in leaves):
+            attached = []
+            for leaf in leaves:
+                attached += [a for a in leaf[4] if a not in attached]
+            n = sum(a[1] for a in attached)
+            sizes = encode((sum(leaf[3][0] for leaf in leaves) + n, sum(leaf[3][1] for leaf in leaves) + n))
+        return [id, deleted, sizes, encode(revisions)]
+
+    def revision(self, revision, leaves):
+        """The revision that a plain one becomes, and the same for those below it."""
+        id, value, children = revision
+        if len(value) == 2 and self.pending:
+            deleted, external = value
+            offset, size, attached = self.pending.pop(0)
+            value = (deleted, offset, self.update_seq, (size, external), attached)
+        elif len(value) == 5 and self.pending and value[1] == self.pending[0][0]:
+            self.pending.pop(0)
+        if not children:
+            leaves.append(value)
+        return (id, value, [self.revision(c, leaves) for c in children])
+
+    def purge(self):
+        key, value, removes = self.body.string(), self.body.string(), self.body.number()
+        check(removes < 2, "the body has the unknown flag %d for a purge" % removes)
+        return key, elements(value), removes
+
+    def local_document(self):
+        key = self.body.string()
+        entry = self.local_tree.find(decode(key))
+        return key, self.body.delta(b"" if entry is None else elements(entry.term)[1])
+
+    def modify(self):
+        ids = [(value[0], encode_tuple([encode(seq)] + value[1:])) for seq, value in self.documents]
+        seqs = [(encode(seq), encode_tuple(value)) for seq, value in self.documents]
+        removed = [decode(value[1]) for _, value, removes in self.purges if removes]
+        found = [self.id_tree.find(id) for id in removed + [decode(id) for id, _ in ids]]
+        older = [decode(elements(e.term)[1])[0] for e in found if e is not None]
+        self.change(ID_TREE, ids, removed)
+        self.change(SEQ_TREE, seqs, older)
+        gone = [decode(key) for key, value in self.local if not value]
+        self.change(LOCAL_TREE, [(key, value) for key, value in self.local if value], gone)
+        self.change(PURGE_TREE, [(value[0], encode_tuple([key] + value[1:])) for key, value, _ in self.purges])
+        self.change(PURGE_SEQ_TREE, [(key, encode_tuple(value)) for key, value, _ in self.purges])
+        purged_alone = self.purges and not self.documents
+        self.header[2] = encode(self.update_seq + 1 if purged_alone else self.update_seq)
+
+    def tree(self, at):
+        compression = self.server.compression if at < PURGE_TREE else self.server.purge_compression
+        return ReadTree(self.server, decode(self.header[at]), compression, *REDUCTIONS[at])
+
+    def change(self, at, values, removed=()):
+        """Modifies a tree. Values are pairs, with the keys, encoded."""
+        if values or removed:
+            tree = self.tree(at)
+            tree.modify([tree.entry(*v) for v in values], removed)
+            self.header[at] = encode(tree.state())
+
+
+class ReadTree(Tree):
+    """A tree whose nodes are read from the file, those of earlier commits and of other programs."""
+
+    def __init__(self, server, state, compression, reduce, reduction):
+        super().__init__(server, compression, server.chunk_size, reduce)
+        self.nodes, self.read, self.reduction = server.nodes, server.file.chunk, reduction
+        if state != NIL:
+            offset, reduced, size = state
+            key = self.node(offset)[1][-1].key
+            self.root = Entry(key, encode((key, state)), reduced, offset, size)
+
+    def node(self, offset):
+        if offset not in self.nodes:
+            self.nodes[offset] = self.read_node(offset)
+        return self.nodes[offset]
+
+    def read_node(self, offset):
+        kind, items = elements(decompress(self.read(offset)))
+        if decode(kind) == "kv_node":
+            return b"kv_node", [self.entry(*elements(e)) for e in elements(items)]
+        entries = [self.pointer(e) for e in elements(items)]
+        check(all(e.offset < offset for e in entries), "the file is damaged: a node at %d points behind itself" % offset)
+        return b"kp_node", entries
+
+    def entry(self, key, value):
+        return Entry(decode(key), encode_tuple([key, value]), self.reduction(value))
+
+    def pointer(self, term):
+        key, (offset, reduced, size) = decode(term)
+        return Entry(key, term, reduced, offset, size)
+
+
 # ------------------------------------------------------------------- the whole
 
 
@@ -1116,17 +1469,35 @@ def correct(data, corrections):
 
 def replay(stream, older):
     """The file that a stream makes; older may be None."""
-    p = Prologue(stream)
+    make, p = (tail, TailPrologue(stream)) if stream[:8] == TAIL else (compaction, Prologue(stream))
     body = stream[p.bytes :]
     check(len(body) == p.body_size and sha256(body) == p.body_sum, "the body has another length or SHA-256 than the"
           " prologue says: the stream is damaged")
+    return make(p, Reader(body, "body"), older)
+
+
+def compaction(p, body, older):
+    """The compacted file."""
     check(older is not None or p.older_documents == 0, "the stream needs the older file")
     source = Older(older, p) if p.older_documents else None
-    data = Compactor(p, Reader(body, "body"), source).run()
+    data = Compactor(p, body, source).run()
     correct(data, p.corrections)
+    check_made(p, data)
+    return data
+
+
+def tail(p, body, older):
+    """The older file with the tail behind it."""
+    check(older is not None, "the stream needs the older file")
+    check(len(older) == p.start, "the stream continues a file of %d bytes, and this one has %d" % (p.start, len(older)))
+    data = Server(p, body, older).run()
+    check_made(p, data[p.start :])
+    return data
+
+
+def check_made(p, data):
     check(len(data) == p.size and sha256(data) == p.sum, "what was made has another length or SHA-256 than the prologue"
           " says: the older file is another, or damaged")
-    return data
 
 
 def read(path):

@@ -69,6 +69,19 @@ func firstCut(t testing.TB, file []byte) int64 {
 	return 0
 }
 
+// firstHeader is the end of a file's first header, of its history or of a compaction.
+func firstHeader(t testing.TB, file []byte) (end int64) {
+	t.Helper()
+	err := couchfile.EachHeader(bytes.NewReader(file), int64(len(file)), func(h couchfile.RawHeader) error {
+		end = h.End
+		return io.EOF
+	})
+	if !errors.Is(err, io.EOF) {
+		t.Fatalf("first header: %v", err)
+	}
+	return end
+}
+
 // cutBefore is the end of the header so many commits before the newest one.
 func cutBefore(t testing.TB, file []byte, commits int) int64 {
 	t.Helper()
@@ -158,12 +171,8 @@ func TestVersionTails(t *testing.T) {
 		if !strings.HasSuffix(name, ".couch") || len(file) > 2<<20 {
 			return
 		}
-		first := int64(0)
-		err := couchfile.EachHeader(bytes.NewReader(file), int64(len(file)), func(h couchfile.RawHeader) error {
-			first = h.End
-			return io.EOF
-		})
-		if !errors.Is(err, io.EOF) || atNewest(t, file).Header < first {
+		first := firstHeader(t, file)
+		if atNewest(t, file).Header < first {
 			return
 		}
 		stream, r := tailTrip(t, file, first)
