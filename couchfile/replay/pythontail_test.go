@@ -76,7 +76,9 @@ func TestPythonMadeTails(t *testing.T) {
 	mustPythonTail(t, m.out.b, m.from)
 	file := bytes.Clone(grown(t, "3.5.0", "4-grown"))
 	from := cutBefore(t, file, 12)
-	slices.ContainsFunc(nodesOf(t, file, from), func(n couchfile.Chunk) bool { return changeNode(file, n) })
+	if !slices.ContainsFunc(nodesOf(t, file, from), func(n couchfile.Chunk) bool { return changeNode(file, n) }) {
+		t.Fatal("no node was changed")
+	}
 	if _, r := mustEncodeTail(t, atNewest(t, file), from); r.Others == 0 {
 		t.Error("no nodes are told")
 	}
