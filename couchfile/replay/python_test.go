@@ -23,6 +23,9 @@ import (
 // may be nil. What it refuses comes as the sentence that it says.
 func python(t testing.TB, stream, older []byte) (made []byte, refused string) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("runs another program many times")
+	}
 	program := "/usr/bin/python3" // rather than what chooses one of several first
 	if _, err := os.Stat(program); err != nil {
 		program = testenv.Tool(t, "python3")
