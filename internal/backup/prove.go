@@ -311,18 +311,30 @@ func (p *prefixHash) reset() {
 
 // hashPrefix hashes what sum doesn't have yet of the first n bytes of s.
 func (w *worker) hashPrefix(ctx context.Context, s *source, sum *prefixHash, n int64) error {
-	if w.proof == nil {
-		w.proof = make([]byte, readSize)
-	}
-	for sum.n < n {
+	return w.eachPart(ctx, s, sum.n, n, func(b []byte) { _, _ = sum.Write(b) })
+}
+
+// eachPart calls fn with the bytes of s between two offsets, part by part.
+func (w *worker) eachPart(ctx context.Context, s *source, from, to int64, fn func([]byte)) error {
+	buf := w.proofBuffer()
+	for off := from; off < to; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		b := w.proof[:min(readSize, n-sum.n)]
-		if err := readFull(s, b, sum.n); err != nil {
+		b := buf[:min(readSize, to-off)]
+		if err := readFull(s, b, off); err != nil {
 			return err
 		}
-		_, _ = sum.Write(b)
+		fn(b)
+		off += int64(len(b))
 	}
 	return nil
+}
+
+// proofBuffer returns readSize bytes for what is read and not kept.
+func (w *worker) proofBuffer() []byte {
+	if w.proof == nil {
+		w.proof = make([]byte, readSize)
+	}
+	return w.proof
 }

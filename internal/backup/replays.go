@@ -178,7 +178,7 @@ func (w *worker) store(ctx context.Context, s *source, file *manifest.File, from
 	if err := w.append(at, 0, st.prologue); err != nil {
 		return 0, err
 	}
-	if err := w.appendFile(ctx, at, body.File); err != nil {
+	if err := w.appendFile(at, body.File); err != nil {
 		return 0, err
 	}
 	file.Replays = append(file.Replays[:len(file.Replays):len(file.Replays)], &manifest.Replay{Kind: st.kind, Size: st.n, Stream: at.Extents, Older: st.older})
@@ -193,10 +193,9 @@ func (w *worker) store(ctx context.Context, s *source, file *manifest.File, from
 func (w *worker) takeSame(ctx context.Context, s *source, from int64, st *stream, took *taken) error {
 	before := took.save()
 	made := sha256.New()
-	err := w.eachPart(ctx, s, from, from+st.n, func(b []byte) error {
+	err := w.eachPart(ctx, s, from, from+st.n, func(b []byte) {
 		_, _ = made.Write(b)
 		took.take(b)
-		return nil
 	})
 	if err == nil && !bytes.Equal(made.Sum(nil), st.sum[:]) {
 		err = errors.New("it changed while it was read")
@@ -208,39 +207,26 @@ func (w *worker) takeSame(ctx context.Context, s *source, from int64, st *stream
 }
 
 // appendFile appends all of f to file, which has what is in its extents.
-func (w *worker) appendFile(ctx context.Context, file *manifest.File, f *os.File) error {
-	size, err := f.Seek(0, io.SeekEnd)
-	if err != nil {
-		return err
-	}
+func (w *worker) appendFile(file *manifest.File, f *os.File) error {
 	off := int64(0)
 	for _, e := range file.Extents {
 		off += e.N
 	}
-	return w.eachPart(ctx, f, 0, size, func(b []byte) error {
-		err := w.append(file, off, b)
-		off += int64(len(b))
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
-	})
-}
-
-// eachPart calls fn with the bytes of r between two offsets, part by part.
-func (w *worker) eachPart(ctx context.Context, r io.ReaderAt, from, to int64, fn func([]byte) error) error {
-	if w.proof == nil {
-		w.proof = make([]byte, readSize)
 	}
-	for at := from; at < to; {
-		if err := ctx.Err(); err != nil {
+	buf := w.proofBuffer()
+	for {
+		n, err := f.Read(buf)
+		if aerr := w.append(file, off, buf[:n]); aerr != nil {
+			return aerr
+		}
+		off += int64(n)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
 			return err
 		}
-		b := w.proof[:min(readSize, to-at)]
-		if n, err := r.ReadAt(b, at); n < len(b) {
-			return fmt.Errorf("read at %d: %w", at+int64(n), err)
-		}
-		if err := fn(b); err != nil {
-			return err
-		}
-		at += int64(len(b))
 	}
-	return nil
 }
