@@ -87,47 +87,38 @@ func (b *madeBytes) Write(p []byte) (int, error) {
 
 // replayed writes the bytes that a replay makes to out, which has those of the file
 // before them.
-func (rd *Reader) replayed(ctx context.Context, r *manifest.Replay, out replay.Output) error {
-	var size int64
-	var err error
-	out = &madeBytes{out, r.Size, r.Size}
+func (rd *Reader) replayed(ctx context.Context, r *manifest.Replay, out replay.Output) (err error) {
+	made := &madeBytes{out, r.Size, r.Size}
 	if r.Kind == manifest.TailReplay {
 		err = rd.decode(ctx, r, func(in io.Reader) error {
-			info, err := replay.DecodeTail(in, out)
-			if err == nil {
-				size = info.Size
-			}
+			_, err := replay.DecodeTail(in, made)
 			return err
 		})
 	} else {
-		size, err = rd.compacted(ctx, r, out)
+		err = rd.compacted(ctx, r, made)
 	}
-	if err == nil && size != r.Size {
-		err = fmt.Errorf("%w: a replay makes %d bytes, and the manifest says %d", ErrCorrupt, size, r.Size)
+	if err == nil && made.left != 0 {
+		err = fmt.Errorf("%w: a replay makes %d bytes, and the manifest says %d", ErrCorrupt, made.size-made.left, made.size)
 	}
 	return err
 }
 
 // compacted is replayed for what a compaction wrote.
-func (rd *Reader) compacted(ctx context.Context, r *manifest.Replay, out replay.Output) (size int64, err error) {
+func (rd *Reader) compacted(ctx context.Context, r *manifest.Replay, out replay.Output) error {
 	older, discard, err := rd.older(ctx, r.Older)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer discard()
 	sorting, err := durable.NewScratch(rd.Scratch)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer sorting.Discard()
-	err = rd.decode(ctx, r, func(in io.Reader) error {
-		info, err := replay.Decode(in, older, out, sorting)
-		if err == nil {
-			size = info.Size
-		}
+	return rd.decode(ctx, r, func(in io.Reader) error {
+		_, err := replay.Decode(in, older, out, sorting)
 		return err
 	})
-	return size, err
 }
 
 // decode calls fn with the stream of a replay.
