@@ -19,7 +19,6 @@ in front of a tail it copies as it is.
 """
 
 import hashlib
-import heapq
 import os
 import struct
 import sys
@@ -28,7 +27,7 @@ import zlib
 from typing import Any, NamedTuple
 
 BLOCK = 4096
-RELEASE_2_3, RELEASE_3_0, RELEASE_3_1, RELEASE_MAIN = range(4)
+RELEASE_2_3, RELEASE_3, RELEASE_MAIN = range(3)
 SNAPPY, NONE = 0, 1  # compression
 XXH3, MD5 = 1, 2  # checksums
 M32, M64 = (1 << 32) - 1, (1 << 64) - 1
@@ -814,80 +813,6 @@ class New:
         return chunks
 
 
-# ----------------------------------------------------------- the scratch file
-
-
-class Scratch:
-    """The compactor's own file, which sorts records. What of it the compacted file shows is offsets."""
-
-    def __init__(self, prologue, compression):
-        self.release, self.compression = prologue.release, compression
-        self.file = File(prologue.checksum)
-        self.root = None  # list of batches
-        self.batches = self.records = 0
-        self.lists = {}  # of records and of batches, by their offsets
-
-    def state(self):
-        root = UNDEFINED if self.root is None else self.root
-        if self.release < RELEASE_3_1:
-            return root
-        return [(Atom("root"), root), (Atom("num_kvs"), self.records), (Atom("num_bb"), self.batches)]
-
-    def write(self, items, next):
-        """Writes a list. Records are pairs of what they are sorted by and the encoded term."""
-        term = encode_list([r[1] for r in items]) if items and isinstance(items[0], tuple) else encode(items)
-        offset, _ = self.file.append(compress(encode((Raw(term), next)), self.compression))
-        self.lists[offset] = items, next
-        return offset
-
-    def put(self, list, item, limit):
-        """Puts an item in front of a list."""
-        items, next = list
-        if len(items) == limit:
-            return [item], self.write(items, next)
-        return [item] + items, next
-
-    def write_records(self, records):
-        """Writes records, each in front of the one before."""
-        list = [], NIL
-        for r in records:
-            list = self.put(list, r, 100)
-        return self.write(*list)
-
-    def add(self, copied):
-        """Adds the records of a batch."""
-        records = []
-        for key, record in copied:
-            x = record
-            if self.release >= RELEASE_3_1:
-                x = encode(self.file.append(compress(record, self.compression))[0])
-            records.append((key, encode((key, Raw(x)))))
-        offset = self.write_records(sorted(records, reverse=True))
-        self.root = ([offset], NIL) if self.root is None else self.put(self.root, offset, 10)
-        self.batches += 1
-        self.records += len(records)
-
-    def read(self, offset):
-        """The records of a list and of those behind it."""
-        while offset != NIL:
-            items, offset = self.lists[offset]
-            yield from items
-
-    def merge(self):
-        while self.root is not None and self.root[1] != NIL:
-            for larger_first in (False, True):
-                merged = [], NIL
-                items, next = self.root
-                while True:
-                    lists = [self.read(offset) for offset in items]
-                    records = heapq.merge(*lists, key=lambda r: r[0], reverse=larger_first)
-                    merged = self.put(merged, self.write_records(records), 10)
-                    if next == NIL:
-                        break
-                    items, next = self.lists[next]
-                self.root = merged
-
-
 # -------------------------------------------------------------- the compactor
 
 
@@ -910,7 +835,6 @@ class Compactor:
         self.security_at, self.props_at, self.time_seq_at = NIL, UNDEFINED, UNDEFINED if self.main else 0
         self.security = self.props = self.time_seq = None  # of the pass
         self.time_seq_written = None
-        self.scratch = None
 
     def tree(self, compression, reduce):
         return Tree(self.file, compression, self.p.chunk_size, reduce)
@@ -927,13 +851,10 @@ class Compactor:
         return self.file.append(compress(term, self.p.compression))[0]
 
     def run(self):
-        first_header = self.header()
-        self.file.header(first_header)
+        self.file.header(self.header())
         self.security_at = self.append_term(self.p.security)
         self.file.header(self.header())
         for _ in range(self.p.passes):
-            self.scratch = Scratch(self.p, self.internal)
-            self.scratch.file.header(first_header)
             self.run_pass()
             self.first = False
         swap = self.body.number()
@@ -958,7 +879,6 @@ class Compactor:
         self.copy_time_seq()
         self.update_seq = update_seq
         self.checkpoint()
-        self.scratch.merge()
         self.checkpoint()
         self.build_id_tree()
         self.file.header(self.header())
@@ -968,18 +888,18 @@ class Compactor:
             self.time_seq_at, self.time_seq_written = self.append_term(self.time_seq), self.time_seq
 
     def checkpoint(self):
-        h = (Atom("comp_header"), self.header(), self.scratch.state())
-        self.file.header(h)
-        self.scratch.file.header(h)
+        self.file.header((Atom("comp_header"), self.header(), Raw(self.body.term())))
 
     def purges(self):
-        batch = []
+        purges, batch = [], []
         for _ in range(self.body.number()):
             purge_seq = decode(self.body.string())
             uuid, id, revisions = decode(self.body.string())
             flags = self.body.number()
             check(flags < 6, "the body has the unknown flags %d for a purge" % flags)
-            batch.append((purge_seq, uuid, id, revisions, flags & 1))
+            purges.append((flags, (purge_seq, uuid, id, revisions, flags & 1)))
+        for flags, purge in purges:
+            batch.append(purge)
             if flags > 1:
                 self.purge_batch(batch)
                 batch = []
@@ -1009,7 +929,6 @@ class Compactor:
         if copied:
             removed = [] if self.first else self.seqs_of({c.id for c in copied}).values()
             self.seq_tree.modify([leaf_entry(c.update_seq, c.value(c.id), 1) for c in copied], removed)
-            self.scratch.add([((c.id, c.update_seq), c.record()) for c in copied])
         self.copied += copied
         if end == 1:
             self.update_seq = max(c.update_seq for c in copied)
@@ -1049,11 +968,10 @@ class Compactor:
             leaves[i] = self.copy_leaf(d, values[i])
         leaves = [leaves[i] for i in range(len(values))]
         stored = with_leaves(d.revisions, iter([leaf.stored() for leaf in leaves]))
-        remembered = with_leaves(d.revisions, iter([leaf.remembered() for leaf in leaves]))
         attached = sum(n for leaf in leaves for _, n in leaf.attached)
         active = sum(leaf.active for leaf in leaves) + attached
         external = sum(leaf.external for leaf in leaves) + attached
-        return Copied(d.update_seq, d.id, d.deleted, Raw(encode(stored)), Raw(encode(remembered)), active, external)
+        return Copied(d.update_seq, d.id, d.deleted, Raw(encode(stored)), active, external)
 
     def copy_leaf(self, d, value):
         """Copies the attachments and the summary of a leaf."""
@@ -1151,12 +1069,6 @@ class Leaf(NamedTuple):
         """The value that the trees have."""
         return (self.deleted, self.offset, self.seq, (self.active, self.external), self.attached)
 
-    def remembered(self):
-        """The value that the scratch file has."""
-        sizes = size_info(self.active, self.external)
-        return (Atom("leaf"), boolean(self.deleted), self.offset, self.seq, sizes, self.attached)
-
-
 class Copied(NamedTuple):
     """A document as it is in the new file."""
 
@@ -1164,7 +1076,6 @@ class Copied(NamedTuple):
     id: bytes
     deleted: int
     revisions: Raw  # as the trees have them
-    remembered: Raw  # as the scratch file has them
     active: int
     external: int
 
@@ -1172,18 +1083,8 @@ class Copied(NamedTuple):
         """The value in the id tree, which has update_seq first, or in the seq tree, which has the id."""
         return (first, self.deleted, (self.active, self.external), self.revisions)
 
-    def record(self):
-        """What the scratch file has."""
-        sizes = size_info(self.active, self.external)
-        name = Atom("full_doc_info")
-        return encode((name, self.id, self.update_seq, boolean(self.deleted), self.remembered, sizes))
-
     def reduction(self):
         return (1 - self.deleted, self.deleted, size_info(self.active, self.external))
-
-
-def boolean(n):
-    return Atom("true" if n else "false")
 
 
 # ------------------------------------------------------------------------ tails

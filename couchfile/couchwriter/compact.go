@@ -3,7 +3,6 @@ package couchwriter
 import (
 	"bytes"
 	"fmt"
-	"io"
 	"slices"
 
 	"github.com/slipcover/slipcover/couchfile"
@@ -15,8 +14,7 @@ type Release int
 
 const (
 	Release23   Release = iota // 2.3: measures bodies anew, has no properties
-	Release30                  // 3.0: sorts whole records
-	Release31                  // 3.1 to 3.5
+	Release30                  // 3.0 to 3.5
 	ReleaseMain                // the main branch of August 2026: time_seq, compresses all trees
 )
 
@@ -58,18 +56,17 @@ const defaultBufferSize = 524288
 // Source: CouchDB 3.5, src/couch/src/couch_bt_engine_compactor.erl, and
 // src/couch/src/couch_bt_engine.erl, finish_compaction_int.
 type Compaction struct {
-	f       *File
-	scratch Scratch
-	used    int64 // bytes of scratch that earlier passes left
-	p       CompactionOptions
+	f      *File
+	sorter sorter // of the id tree's entries
+	p      CompactionOptions
 
 	head    dbHeader
 	written dbHeader // the newest header in the file
 
 	allTrees
 
-	sorter *emsort
 	passes int
+	src    *Source // of the pass
 
 	body, part, term, packed []byte // reused
 	leaves                   []*revLeaf
@@ -77,7 +74,7 @@ type Compaction struct {
 }
 
 // NewCompaction begins a compaction that writes to f, which is empty. scratch
-// is a file for sorting; nil keeps it in memory.
+// is a file for sorting what is more than 8 MiB; nil keeps it in memory.
 func NewCompaction(f *File, scratch Scratch, opts CompactionOptions) *Compaction {
 	if opts.BufferSize == 0 {
 		opts.BufferSize = defaultBufferSize
@@ -88,7 +85,7 @@ func NewCompaction(f *File, scratch Scratch, opts CompactionOptions) *Compaction
 	if scratch == nil {
 		scratch = &memoryScratch{}
 	}
-	c := &Compaction{f: f, scratch: scratch, p: opts}
+	c := &Compaction{f: f, sorter: sorter{scratch: scratch}, p: opts}
 	always := Snappy // whatever is configured, before main
 	if opts.Release == ReleaseMain {
 		always = opts.Compression
@@ -121,13 +118,13 @@ func (c *Compaction) Pass(src *Source, minPurgeSeq uint64) error {
 	if err := c.begin(head); err != nil {
 		return err
 	}
+	c.src = src
 	for _, stage := range []func() error{
 		func() error { return c.copyPurges(src, minPurgeSeq) },
 		func() error { return c.copyDocs(src, head) },
 		func() error { return c.copyObjects(src, head) },
 		c.checkpoint,
-		c.sorter.merge,
-		c.checkpoint,
+		c.checkpoint, // when the server has sorted
 		c.copyIDs,
 		c.commit,
 	} {
@@ -138,40 +135,20 @@ func (c *Compaction) Pass(src *Source, minPurgeSeq uint64) error {
 	return nil
 }
 
-// begin starts the file, in the first pass, and the file for sorting.
+// begin starts the file, in the first pass.
 //
 // Source: CouchDB 3.5, src/couch/src/couch_bt_engine_compactor.erl,
 // open_compaction_files; src/couch/src/couch_bt_engine.erl, init_state.
 func (c *Compaction) begin(src dbHeader) error {
-	first := newDBHeader(c.p.Release, src)
-	if err := c.newSorter(first); err != nil {
-		return err
-	}
 	if c.passes++; c.passes > 1 {
 		return nil
 	}
-	c.head = first
+	c.head = newDBHeader(c.p.Release, src)
 	if _, err := c.f.Header(withVersion(c.head.term())); err != nil {
 		return err
 	}
 	c.object(AtSecurity, c.p.DefaultSecurity)
 	return c.commit()
-}
-
-func (c *Compaction) newSorter(first dbHeader) error {
-	if c.sorter != nil {
-		if err := c.sorter.f.Flush(); err != nil {
-			return err
-		}
-		c.used += c.sorter.f.Offset()
-	}
-	back := io.NewSectionReader(c.scratch, c.used, 1<<62-c.used)
-	c.sorter = &emsort{f: NewFile(c.scratch, back, 0, c.f.Checksum)}
-	if c.p.Release == ReleaseMain {
-		c.sorter.compression = c.p.Compression
-	}
-	_, err := c.sorter.f.Header(withVersion(first.term()))
-	return err
 }
 
 // object appends an object and lets the header point to it.
@@ -188,35 +165,24 @@ func (c *Compaction) commit() error {
 	return err
 }
 
-// checkpoint writes a header of the compaction into both files.
+// checkpoint writes a header of the compaction, which the server also writes into
+// the file in which it sorts.
 //
 // Source: CouchDB 3.5, src/couch/src/couch_bt_engine_compactor.erl,
 // commit_compaction_data.
 func (c *Compaction) checkpoint() error {
 	c.allTrees.put(c.head) // the id tree is that of the file, while its new entries are being sorted
-	t := erlterm.PutAtom(erlterm.PutTuple(nil, 3), "comp_header")
-	t = append(append(t, c.head.term()...), c.sorterState()...)
-	if _, err := c.sorter.f.Header(withVersion(t)); err != nil {
-		return err
+	state := noAtts
+	if c.src.Sorting != nil {
+		var err error
+		if state, err = c.src.Sorting(); err != nil {
+			return err
+		}
 	}
+	t := erlterm.PutAtom(erlterm.PutTuple(nil, 3), "comp_header")
+	t = append(append(t, c.head.term()...), state...)
 	_, err := c.f.Header(withVersion(t))
 	return err
-}
-
-// sorterState is where the records are in the file for sorting.
-//
-// Source: CouchDB 3.5, src/couch/src/couch_emsort.erl, get_state.
-func (c *Compaction) sorterState() erlterm.Term {
-	root := c.sorter.root()
-	if c.p.Release < Release31 {
-		return root
-	}
-	pair := func(name string, value erlterm.Term) erlterm.Term {
-		return append(erlterm.PutAtom(erlterm.PutTuple(nil, 2), name), value...)
-	}
-	return erlterm.PutList(nil, []erlterm.Term{pair("root", root),
-		pair("num_kvs", erlterm.PutInt(nil, int64(c.sorter.kvs))),
-		pair("num_bb", erlterm.PutInt(nil, int64(c.sorter.chains)))})
 }
 
 // copyDocs copies documents in the order of their sequences, in batches.
@@ -238,7 +204,7 @@ func (c *Compaction) copyDocs(src *Source, head dbHeader) error {
 		if err != nil {
 			return err
 		}
-		batch = append(batch, batchDoc{d, e.Chunks, e.ByOffset})
+		batch = append(batch, batchDoc{d, len(batch), e.Chunks, e.ByOffset})
 		end := e.Batch
 		if !c.p.Told {
 			c.term = d.putRecord(c.term[:0])
@@ -277,6 +243,7 @@ func (c *Compaction) batch(size, copied int) Batch {
 
 type batchDoc struct {
 	*docInfo
+	at       int // in the batch, by update_seqs
 	from     Chunks
 	byOffset bool
 }
@@ -289,8 +256,7 @@ func (c *Compaction) copyBatch(batch []batchDoc, limit int) error {
 		n, _ := Terms(a.id, b.id) // binaries
 		return n
 	})
-	seqs := make([]pair, 0, len(batch))
-	kvs := make([]kv, 0, len(batch))
+	seqs := make([]pair, len(batch))
 	var gone []erlterm.Term
 	for _, d := range batch {
 		if err := c.copyDoc(d); err != nil {
@@ -302,7 +268,8 @@ func (c *Compaction) copyBatch(batch []batchDoc, limit int) error {
 				return err
 			}
 		}
-		seqs = append(seqs, c.pair(d.docInfo, d.seq, d.id))
+		seq := c.pair(d.docInfo)
+		seqs[d.at] = seq
 		if c.passes > 1 {
 			was, err := c.ids.Lookup(d.id)
 			if err != nil {
@@ -312,20 +279,33 @@ func (c *Compaction) copyBatch(batch []batchDoc, limit int) error {
 				gone = append(gone, firstOf(was))
 			}
 		}
-		kvs = append(kvs, c.record(d.docInfo))
+		if err := c.sorter.add(c.byID(d.docInfo, seq)); err != nil {
+			return err
+		}
 	}
-	if err := c.seqs.modify(seqs, gone); err != nil {
-		return err
-	}
-	c.sorter.add(kvs)
-	return nil
+	return c.seqs.modify(seqs, gone)
 }
 
-// pair is a document's entry of a tree, as appendPair has it.
-func (c *Compaction) pair(d *docInfo, key, other erlterm.Term) pair {
+// pair is a document's entry of the seq tree.
+//
+// Source: CouchDB 3.5, src/couch/src/couch_bt_engine.erl, seq_tree_split.
+func (c *Compaction) pair(d *docInfo) pair {
 	var at int
-	c.term, at = d.appendPair(c.term[:0], key, other)
+	c.term, at = d.appendPair(c.term[:0])
 	return pair{c.arena.put(c.term), int32(at)}
+}
+
+// byID is the document's entry of the id tree, valid until the next one. It differs
+// from that of the seq tree in id and update_seq alone.
+//
+// Source: CouchDB 3.5, src/couch/src/couch_bt_engine.erl, id_tree_split.
+func (c *Compaction) byID(d *docInfo, seq pair) pair {
+	rest := seq.raw[int(seq.valueAt)+pairHead+len(d.id):]
+	t := append(erlterm.PutTuple(c.term[:0], 2), d.id...)
+	at := len(t)
+	t = append(append(erlterm.PutTuple(t, 4), d.seq...), rest...)
+	c.term = t
+	return pair{t, int32(at)}
 }
 
 // firstOf is the sequence in a value of the id tree.
@@ -333,18 +313,6 @@ func firstOf(value erlterm.Term) erlterm.Term {
 	_, rest, _ := erlterm.Tuple(value)
 	t, _, _ := erlterm.Next(rest)
 	return t
-}
-
-// record puts a document into the file for sorting: by itself, and what is
-// sorted points to it; until 3.0, as what is sorted.
-func (c *Compaction) record(d *docInfo) kv {
-	if c.p.Release < Release31 {
-		return newKV(d.id, d.seq, d.putRecord(nil))
-	}
-	c.term = d.putRecord(append(c.term[:0], erlterm.Version))
-	c.part = c.sorter.compression.Append(c.part[:0], c.term)
-	off, _ := c.sorter.f.Chunk(c.part)
-	return newKV(d.id, d.seq, erlterm.PutInt(c.part[:0], off))
 }
 
 // copyObjects copies security, properties and times.
@@ -402,7 +370,7 @@ const idBatch = 1001
 func (c *Compaction) copyIDs() error {
 	batch := make([]pair, 0, idBatch)
 	var gone, before []erlterm.Term // of the batch; of the last document
-	var last *docInfo
+	var last pair
 	flush := func() error {
 		if err := c.ids.modify(batch, nil); err != nil {
 			return err
@@ -421,45 +389,28 @@ func (c *Compaction) copyIDs() error {
 				return err
 			}
 		}
-		batch = append(batch, c.pair(last, last.id, last.seq))
+		batch = append(batch, last)
 		gone, before = append(gone, before...), before[:0]
 		return nil
 	}
-	err := c.sorter.each(c.sorter.bone.items, false, func(k kv) error {
-		d, err := c.sorted(k)
+	err := c.sorter.each(func(p pair) (err error) {
 		switch {
-		case err != nil || last == nil:
-		case bytes.Equal(last.id, d.id):
-			before = append(before, last.seq)
+		case last.raw == nil:
+		case sameID(last, p):
+			before = append(before, firstOf(last.value()))
 		default:
 			err = add()
 		}
-		last = d
+		last = p
 		return err
 	})
-	if err == nil && last != nil {
+	if err == nil && last.raw != nil {
 		err = add()
 	}
 	if err != nil {
 		return err
 	}
 	return flush()
-}
-
-// sorted is the document of a sorted record.
-func (c *Compaction) sorted(k kv) (*docInfo, error) {
-	if c.p.Release < Release31 {
-		return parseRecord(k.value())
-	}
-	off, _, ok := erlterm.Uint(k.value())
-	if !ok {
-		return nil, fmt.Errorf("record in the scratch file: %w", couchfile.ErrCorrupt)
-	}
-	t, err := c.sorter.term(int64(off))
-	if err != nil {
-		return nil, err
-	}
-	return parseRecord(t)
 }
 
 // Swap adds what the server does when it takes the compacted file into use:

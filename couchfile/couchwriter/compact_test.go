@@ -2,6 +2,7 @@ package couchwriter_test
 
 import (
 	"bytes"
+	"errors"
 	"iter"
 	"testing"
 
@@ -11,7 +12,7 @@ import (
 	"github.com/slipcover/slipcover/internal/testenv"
 )
 
-var releases = map[string]couchwriter.Release{"2.3": couchwriter.Release23, "3.5.0": couchwriter.Release31, "main": couchwriter.ReleaseMain}
+var releases = map[string]couchwriter.Release{"2.3": couchwriter.Release23, "3.5.0": couchwriter.Release30, "main": couchwriter.ReleaseMain}
 
 // dbHeaders returns the headers of databases and of compactions in a file.
 func rawHeaders(t testing.TB, file []byte) (headers []couchfile.RawHeader) {
@@ -33,6 +34,26 @@ func openSource(t testing.TB, file []byte, h couchfile.RawHeader) *couchwriter.S
 		t.Fatal(err)
 	}
 	return src
+}
+
+// sorting is what the headers of a compaction say of the file in which the server sorted.
+func sorting(t testing.TB, file []byte) func() (erlterm.Term, error) {
+	t.Helper()
+	var states []erlterm.Term
+	for _, h := range rawHeaders(t, file) {
+		if h.Kind == couchfile.HeaderCompaction {
+			parts, _ := erlterm.Elements(h.Term[1:])
+			states = append(states, parts[2])
+		}
+	}
+	return func() (erlterm.Term, error) {
+		if len(states) == 0 {
+			return nil, errors.New("more headers than the server's compaction has")
+		}
+		s := states[0]
+		states = states[1:]
+		return s, nil
+	}
 }
 
 // firstSecurity is the object that a file begins with: the first chunk that a header points to.
@@ -87,6 +108,7 @@ func TestCompaction(t *testing.T) {
 			headers := rawHeaders(t, older)
 			newest := headers[len(headers)-1]
 			src := openSource(t, older, newest)
+			src.Sorting = sorting(t, want)
 			out := &memory{}
 			f := couchwriter.NewFile(out, out, 0, newest.Checksum)
 			c := couchwriter.NewCompaction(f, nil, couchwriter.CompactionOptions{Release: releases[version], DefaultSecurity: firstSecurity(t, older)})
@@ -117,9 +139,10 @@ func TestCompactionUnderWrites(t *testing.T) {
 			out := &memory{}
 			f := couchwriter.NewFile(out, out, 0, swap.Checksum)
 			c := couchwriter.NewCompaction(f, nil, couchwriter.CompactionOptions{Release: releases[version], DefaultSecurity: firstSecurity(t, older)})
-			reused := 0
+			reused, states := 0, sorting(t, want)
 			for _, h := range passes {
 				src := openSource(t, want, h)
+				src.Sorting = states
 				src.Docs = overlay(known, src.Docs, &reused)
 				if err := c.Pass(src, 0); err != nil {
 					t.Fatal(err)

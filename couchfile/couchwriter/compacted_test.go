@@ -14,8 +14,8 @@ import (
 // are: the records are there already, but not where they are, nor the trees around them.
 func TestCompactedFixtures(t *testing.T) {
 	t.Parallel()
-	releases := map[string]couchwriter.Release{"2.3": couchwriter.Release23, "3.3": couchwriter.Release31,
-		"3.5.0": couchwriter.Release31, "3.5.2": couchwriter.Release31, "main": couchwriter.ReleaseMain}
+	releases := map[string]couchwriter.Release{"2.3": couchwriter.Release23, "3.3": couchwriter.Release30,
+		"3.5.0": couchwriter.Release30, "3.5.2": couchwriter.Release30, "main": couchwriter.ReleaseMain}
 	counts := map[string]int{}
 	testenv.EachFixture(t, func(version, name string, file []byte) {
 		release, ok := releases[version]
@@ -30,8 +30,11 @@ func TestCompactedFixtures(t *testing.T) {
 		out := &memory{}
 		f := couchwriter.NewFile(out, out, 0, swap.Checksum)
 		c := couchwriter.NewCompaction(f, nil, couchwriter.CompactionOptions{Release: release, DefaultSecurity: firstSecurity(t, file)})
+		states := sorting(t, file)
 		for _, h := range passes {
-			if err := c.Pass(openSource(t, file, h), minPurge(t, file)); err != nil {
+			src := openSource(t, file, h)
+			src.Sorting = states
+			if err := c.Pass(src, minPurge(t, file)); err != nil {
 				t.Errorf("%s: %v", name, err)
 				return
 			}

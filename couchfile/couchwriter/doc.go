@@ -19,7 +19,8 @@
 //	reductions                of databases; of views: _count, _sum of numbers and lists
 //	                          of numbers, and _stats. Others return ErrUnpredicted.
 //	compaction                of 2.3 to 3.5 and the main branch of August 2026. Of one that
-//	                          was interrupted and resumed what it wrote before is told
+//	                          was interrupted and resumed what it wrote before is told, and
+//	                          of all what their headers say of the file that the server sorted in
 //
 // Floats are added in the order in which the server adds them and are rounded
 // after each step, on every processor.
@@ -28,12 +29,12 @@
 //
 // A Tree keeps the nodes that it read or wrote last, some megabytes at most,
 // and what one Modify touches. A Compaction keeps one batch of documents (their
-// trees of revisions, not their bodies) and one body or attachment part. What
-// it must sort it puts into a scratch file and merges, as the server does.
+// trees of revisions, not their bodies), one body or attachment part, and 8 MiB of
+// what it sorts; more of that goes into a scratch file.
 //
 // Source: CouchDB 3.5, src/couch/src: couch_file.erl, couch_btree.erl,
 // couch_bt_engine.erl, couch_bt_engine_compactor.erl, couch_key_tree.erl,
-// couch_emsort.erl, couch_stream.erl and couch_query_servers.erl; src/couch_mrview/src:
+// couch_stream.erl and couch_query_servers.erl; src/couch_mrview/src:
 // couch_mrview_util.erl and couch_mrview_compactor.erl. Each function names its own.
 package couchwriter
 

@@ -162,58 +162,7 @@ func (l *revLeaf) parse(rest []byte, sized, atts bool) (*revLeaf, []byte, bool) 
 	return l, rest, ok
 }
 
-// parseRecord reads a full_doc_info that putRecord wrote.
-func parseRecord(t erlterm.Term) (*docInfo, error) {
-	d := &docInfo{}
-	rest, ok := erlterm.TupleN(t, 6)
-	if ok {
-		_, rest, ok = erlterm.Atom(rest)
-	}
-	if ok {
-		d.id, rest, ok = erlterm.Next(rest)
-	}
-	if ok {
-		d.seq, rest, ok = erlterm.Next(rest)
-	}
-	if ok {
-		d.deleted, rest, ok = parseBool(rest)
-	}
-	if ok {
-		d.roots, rest, ok = parseRoots(rest, parseRecordLeaf)
-	}
-	if ok {
-		d.sizes, rest, ok = parseSizes(rest)
-	}
-	if !ok || len(rest) != 0 {
-		return nil, fmt.Errorf("document in the scratch file: %w", couchfile.ErrCorrupt)
-	}
-	return d, nil
-}
-
-func parseBool(b []byte) (v bool, rest []byte, ok bool) {
-	name, rest, ok := erlterm.Atom(b)
-	return string(name) == "true", rest, ok
-}
-
-func parseRecordLeaf(b []byte) (leaf *revLeaf, rest []byte, ok bool) {
-	if len(b) > 0 && b[0] == erlterm.TagNil {
-		return nil, b[1:], true
-	}
-	rest, ok = erlterm.TupleN(b, 6)
-	if ok {
-		_, rest, ok = erlterm.Atom(rest)
-	}
-	if !ok {
-		return nil, nil, false
-	}
-	leaf = &revLeaf{}
-	if leaf.deleted, rest, ok = parseBool(rest); !ok {
-		return nil, nil, false
-	}
-	return leaf.parse(rest, true, true)
-}
-
-// putRecord appends the record as the compactor sorts and measures it.
+// putRecord appends the record as the compactor measures it.
 func (d *docInfo) putRecord(dst []byte) []byte {
 	dst = erlterm.PutAtom(erlterm.PutTuple(dst, 6), "full_doc_info")
 	dst = append(append(dst, d.id...), d.seq...)
@@ -222,15 +171,12 @@ func (d *docInfo) putRecord(dst []byte) []byte {
 	return d.sizes.putRecord(dst)
 }
 
-// appendPair appends the document's entry of the id tree, if key is its id and
-// other its seq, or of the seq tree, and returns where its value begins.
-//
-// Source: CouchDB 3.5, src/couch/src/couch_bt_engine.erl, id_tree_split and
-// seq_tree_split.
-func (d *docInfo) appendPair(dst []byte, key, other erlterm.Term) (entry []byte, valueAt int) {
-	dst = append(erlterm.PutTuple(dst, 2), key...)
+// appendPair appends the document's entry of the seq tree, and returns where its
+// value begins.
+func (d *docInfo) appendPair(dst []byte) (entry []byte, valueAt int) {
+	dst = append(erlterm.PutTuple(dst, 2), d.seq...)
 	valueAt = len(dst)
-	dst = append(erlterm.PutTuple(dst, 4), other...)
+	dst = append(erlterm.PutTuple(dst, 4), d.id...)
 	dst = d.sizes.putTuple(putFlag(dst, d.deleted))
 	return d.putRoots(dst, (*revLeaf).putDisk), valueAt
 }

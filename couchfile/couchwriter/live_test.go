@@ -186,7 +186,7 @@ func (l *liveTest) file(name string) []byte {
 // compresses as it was told when it opened the file.
 func (l *liveTest) tails(file []byte, c liveCase) {
 	l.Helper()
-	opts := couchwriter.DatabaseOptions{Release: couchwriter.Release31, Compression: c.opts.Compression, ChunkSize: c.opts.ChunkSize}
+	opts := couchwriter.DatabaseOptions{Release: couchwriter.Release30, Compression: c.opts.Compression, ChunkSize: c.opts.ChunkSize}
 	if c.name == "recompressed" {
 		opts.Compression = couchwriter.Snappy
 	}
@@ -203,7 +203,8 @@ func (l *liveTest) compare(older, want []byte, opts couchwriter.CompactionOption
 	headers := rawHeaders(l, older)
 	newest := headers[len(headers)-1]
 	src := openSource(l, older, newest)
-	opts.Release, opts.DefaultSecurity = couchwriter.Release31, firstSecurity(l, want)
+	src.Sorting = sorting(l, want)
+	opts.Release, opts.DefaultSecurity = couchwriter.Release30, firstSecurity(l, want)
 	out := &memory{}
 	f := couchwriter.NewFile(out, out, 0, newest.Checksum)
 	c := couchwriter.NewCompaction(f, nil, opts)

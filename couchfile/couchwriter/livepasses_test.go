@@ -34,9 +34,11 @@ func (l *liveTest) underWrites(name string) {
 	known, reused := docsOf(l, openSource(l, older, rawHeaders(l, older)[len(rawHeaders(l, older))-1])), 0
 	out := &memory{}
 	f := couchwriter.NewFile(out, out, 0, swap.Checksum)
-	c := couchwriter.NewCompaction(f, nil, couchwriter.CompactionOptions{Release: couchwriter.Release31, DefaultSecurity: firstSecurity(l, older)})
+	c := couchwriter.NewCompaction(f, nil, couchwriter.CompactionOptions{Release: couchwriter.Release30, DefaultSecurity: firstSecurity(l, older)})
+	states := sorting(l, want)
 	for _, h := range passes {
 		src := openSource(l, want, h)
+		src.Sorting = states
 		src.Docs = overlay(known, src.Docs, &reused)
 		if err := c.Pass(src, 0); err != nil {
 			l.Fatal(err)

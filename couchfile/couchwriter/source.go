@@ -27,6 +27,12 @@ type Source struct {
 	Locals func() iter.Seq2[couchfile.Entry, error]
 	// Has says whether the database has a document, deleted or not.
 	Has func(id erlterm.Term) (bool, error)
+	// Sorting is what the next header of the compaction says of the file in which
+	// the server sorted, as a term: offsets in that file, which are not computed
+	// here. nil: all say [].
+	//
+	// Source: CouchDB 3.5, src/couch/src/couch_emsort.erl, get_state.
+	Sorting func() (erlterm.Term, error)
 }
 
 // SourceDoc is an entry of a seq tree, and the file that its record points into.

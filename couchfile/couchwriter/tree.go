@@ -176,13 +176,16 @@ func (t *Tree) sort(actions []action) error {
 		return nil
 	}
 	var failed error
-	slices.SortStableFunc(actions, func(a, b action) int {
+	compare := func(a, b action) int {
 		c, err := t.opts.Order(a.key, b.key)
 		if err != nil {
 			failed = err
 		}
 		return c
-	})
+	}
+	if !slices.IsSortedFunc(actions, compare) {
+		slices.SortStableFunc(actions, compare)
+	}
 	return failed
 }
 

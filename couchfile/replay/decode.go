@@ -56,8 +56,8 @@ type Output interface {
 }
 
 // Decode writes the file of a stream to out, Info.Size bytes. older is nil if
-// Info.OlderDocs is 0. scratch is an empty file for sorting, some four times as
-// large as the documents' records; nil keeps it in memory.
+// Info.OlderDocs is 0. scratch is an empty file for sorting, which becomes as large
+// as the id tree; nil keeps it in memory.
 //
 // Damage of the stream is a couchfile.ErrCorrupt, as is an older file that is
 // another than the one the stream was written for: then the sum of the result
@@ -177,6 +177,7 @@ func (d *decoder) pass() (src *couchwriter.Source, err error) {
 	src.Purges = func(uint64) iter.Seq2[couchwriter.SourcePurge, error] { return all(purges) }
 	src.Has = func(id erlterm.Term) (bool, error) { return has[string(id)], nil }
 	src.Docs = func(uint64) iter.Seq2[couchwriter.SourceDoc, error] { return d.docs }
+	src.Sorting = func() (erlterm.Term, error) { return d.in.term("state of the sorting") }
 	return src, err
 }
 

@@ -111,6 +111,7 @@ type encoder struct {
 	lastPurge   uint64
 	lastNew     uint64
 	skipped     uint64 // not yet written
+	checked     int    // checkpoints of the shape that were written
 	taken, news uint64
 }
 
@@ -218,6 +219,7 @@ func (e *encoder) purges(src *couchwriter.Source, from int64) (n int, err error)
 	if err != nil {
 		return 0, err
 	}
+	ended := 0
 	for _, p := range list {
 		seq, okSeq := seqOf(p)
 		id, okID := purgedID(p)
@@ -235,8 +237,26 @@ func (e *encoder) purges(src *couchwriter.Source, from int64) (n int, err error)
 		}
 		e.entry(p)
 		e.w.number(flag)
+		if flag&purgeCheckpoint != 0 {
+			ended++
+		}
 	}
-	return len(list), nil
+	return len(list), e.sorting(ended)
+}
+
+// sorting writes what the next checkpoints say of the file in which the server sorted.
+func (e *encoder) sorting(n int) error {
+	if e.checked+n > len(e.checkpoints) {
+		return notReplayed("fewer headers of the compaction than there should be")
+	}
+	for _, p := range e.checkpoints[e.checked : e.checked+n] {
+		if p.sorting == nil {
+			return notReplayed("a header of the compaction of an unknown form")
+		}
+		e.w.str(p.sorting)
+	}
+	e.checked += n
+	return e.w.err
 }
 
 // swapped writes what the server added when it took the file into use.
@@ -361,6 +381,9 @@ func (e *encoder) doc(s couchwriter.SourceDoc) (d doc, err error) {
 	return d, err
 }
 
+// checkpointsAt is how many checkpoints follow the end of a batch.
+var checkpointsAt = map[uint64]int{endCheckpoint: 1, endPass: 2}
+
 // batch writes documents, which are in the order of their sequences.
 func (e *encoder) batch(docs []doc, end uint64) error {
 	order := make([]*doc, len(docs))
@@ -385,6 +408,9 @@ func (e *encoder) batch(docs []doc, end uint64) error {
 		if err := e.payloads(d); err != nil {
 			return fmt.Errorf("document of update_seq %d: %w", d.seq, err)
 		}
+	}
+	if err := e.sorting(checkpointsAt[end]); err != nil {
+		return err
 	}
 	return e.w.flush() // so that the proof does not fall behind, which holds what it was lent
 }

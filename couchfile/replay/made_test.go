@@ -68,7 +68,7 @@ func compacted(t *testing.T, f replay.File, opts couchwriter.CompactionOptions, 
 			src.Header = append(src.Header, p...)
 		}
 	}
-	opts.Release, opts.DefaultSecurity = couchwriter.Release31, erlterm.Term{erlterm.TagNil}
+	opts.Release, opts.DefaultSecurity = couchwriter.Release30, erlterm.Term{erlterm.TagNil}
 	out := &memory{}
 	c := couchwriter.NewCompaction(couchwriter.NewFile(out, out, 0, head.Checksum), nil, opts)
 	if err := c.Pass(src, 0); err != nil {

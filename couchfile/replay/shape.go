@@ -30,7 +30,6 @@ type shape struct {
 	swap        *couchfile.RawHeader   // nil if the server wrote none
 	checkpoints []point                // headers of the compaction
 	copied      []*couchfile.RawHeader // of each pass, the database's in the last checkpoint behind documents; or nil
-	lastComp    erlterm.Term           // the newest of these
 	size        int64                  // of what is replayed
 }
 
@@ -80,18 +79,24 @@ func shapeOf(f File) (*shape, error) {
 	return s, nil
 }
 
-// point is a checkpoint, and where the bytes behind it begin.
-type point struct{ off, end int64 }
+// point is a checkpoint, where the bytes behind it begin, and what it says of the file
+// in which the server sorted.
+type point struct {
+	off, end int64
+	sorting  erlterm.Term
+}
 
 // checkpoint notes a header of the compaction.
 func (s *shape) checkpoint(h couchfile.RawHeader) {
-	s.checkpoints = append(s.checkpoints, point{h.Offset, behind(h.End)})
-	s.lastComp = erlterm.Term(slices.Clone(h.Term[1:]))
+	p := point{off: h.Offset, end: behind(h.End)}
 	if len(s.copied) == len(s.passes) {
 		s.copied = append(s.copied, nil)
 	}
-	parts, ok := erlterm.Elements(s.lastComp)
-	if !ok || len(parts) != 3 {
+	parts, ok := erlterm.Elements(h.Term[1:])
+	if ok && len(parts) == 3 {
+		p.sorting = slices.Clone(parts[2])
+	}
+	if s.checkpoints = append(s.checkpoints, p); p.sorting == nil {
 		return
 	}
 	h.Kind, h.Term = couchfile.HeaderDB, append([]byte{erlterm.Version}, parts[1]...)
@@ -141,21 +146,15 @@ func (s *shape) parameters() (*Info, error) {
 	if err != nil {
 		return nil, notReplayed("%w", err)
 	}
-	comp, ok := erlterm.Elements(s.lastComp)
-	if !ok || len(comp) != 3 {
-		return nil, notReplayed("a header of the compaction of an unknown form")
-	}
 	switch version := parsed.DiskVersion; {
 	case version == 7:
 		info.release = couchwriter.Release23
 	case version != 8:
 		return nil, notReplayed("compaction of disk version %d", version)
-	case comp[2].Tag() != erlterm.TagList:
-		info.release = couchwriter.Release30
 	case erlterm.IsAtom(first[couchwriter.AtTimeSeq], "undefined"):
 		info.release = couchwriter.ReleaseMain
 	default:
-		info.release = couchwriter.Release31
+		info.release = couchwriter.Release30
 	}
 	chunks := couchfile.NewChunkReader(s.f.R, s.f.Size)
 	p, err := chunks.Payload(s.firstObject)

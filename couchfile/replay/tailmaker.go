@@ -161,7 +161,7 @@ func (m *tailMaker) database() (*couchwriter.Database, error) {
 	if m.db != nil {
 		return m.db, nil
 	}
-	release := couchwriter.Release31
+	release := couchwriter.Release30
 	if m.set.purges == m.set.compression {
 		release = couchwriter.ReleaseMain
 	}
