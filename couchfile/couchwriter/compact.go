@@ -68,6 +68,9 @@ type Compaction struct {
 	passes int
 	src    *Source // of the pass
 
+	older *Tree           // the seq tree of the file that is continued, as it was; else nil: see NewMerge
+	put   map[string]bool // update_seqs of the documents that were merged
+
 	body, part, term, packed []byte // reused
 	leaves                   []*revLeaf
 	arena                    arena
@@ -119,7 +122,7 @@ func (c *Compaction) Pass(src *Source, minPurgeSeq uint64) error {
 		return err
 	}
 	c.src = src
-	for _, stage := range []func() error{
+	stages := []func() error{
 		func() error { return c.copyPurges(src, minPurgeSeq) },
 		func() error { return c.copyDocs(src, head) },
 		func() error { return c.copyObjects(src, head) },
@@ -127,7 +130,11 @@ func (c *Compaction) Pass(src *Source, minPurgeSeq uint64) error {
 		c.checkpoint, // when the server has sorted
 		c.copyIDs,
 		c.commit,
-	} {
+	}
+	if c.merges() {
+		stages = stages[:len(stages)-2]
+	}
+	for _, stage := range stages {
 		if err := stage(); err != nil {
 			return fmt.Errorf("pass %d of the compaction: %w", c.passes, err)
 		}
@@ -143,7 +150,9 @@ func (c *Compaction) begin(src dbHeader) error {
 	if c.passes++; c.passes > 1 {
 		return nil
 	}
-	c.head = newDBHeader(c.p.Release, src)
+	if c.head = newDBHeader(c.p.Release, src); c.merges() {
+		return nil
+	}
 	if _, err := c.f.Header(withVersion(c.head.term())); err != nil {
 		return err
 	}
@@ -178,6 +187,9 @@ func (c *Compaction) checkpoint() error {
 		if state, err = c.src.Sorting(); err != nil {
 			return err
 		}
+	}
+	if c.merges() {
+		return nil
 	}
 	t := erlterm.PutAtom(erlterm.PutTuple(nil, 3), "comp_header")
 	t = append(append(t, c.head.term()...), state...)
@@ -258,6 +270,7 @@ func (c *Compaction) copyBatch(batch []batchDoc, limit int) error {
 	})
 	seqs := make([]pair, len(batch))
 	var gone []erlterm.Term
+	var ids []pair // if they are not sorted first
 	for _, d := range batch {
 		if err := c.copyDoc(d); err != nil {
 			return fmt.Errorf("document of update_seq %x: %w", []byte(d.seq), err)
@@ -270,7 +283,7 @@ func (c *Compaction) copyBatch(batch []batchDoc, limit int) error {
 		}
 		seq := c.pair(d.docInfo)
 		seqs[d.at] = seq
-		if c.passes > 1 {
+		if c.passes > 1 || c.merges() {
 			was, err := c.ids.Lookup(d.id)
 			if err != nil {
 				return err
@@ -279,7 +292,15 @@ func (c *Compaction) copyBatch(batch []batchDoc, limit int) error {
 				gone = append(gone, firstOf(was))
 			}
 		}
-		if err := c.sorter.add(c.byID(d.docInfo, seq)); err != nil {
+		if id := c.byID(d.docInfo, seq); c.merges() {
+			ids = append(ids, pair{c.arena.put(id.raw), id.valueAt})
+			c.put[string(d.seq)] = true
+		} else if err := c.sorter.add(id); err != nil {
+			return err
+		}
+	}
+	if len(ids) > 0 {
+		if err := c.ids.modify(ids, nil); err != nil {
 			return err
 		}
 	}
@@ -439,6 +460,9 @@ func (c *Compaction) Swap(src *Source) error {
 	}
 	for at, from := range map[int]int{AtCompactedSeq: AtUpdateSeq, AtRevsLimit: AtRevsLimit, AtPurgesLimit: AtPurgesLimit} {
 		c.head[at] = head[from]
+	}
+	if c.merges() {
+		return nil
 	}
 	// The server compares the trees alone with the header that it is about to write.
 	if string(c.locals.State()) == string(c.written[AtLocalTree]) && string(times) == string(c.head[AtTimeSeq]) {

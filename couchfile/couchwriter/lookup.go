@@ -100,6 +100,44 @@ func (t *Tree) all(state erlterm.Term, yield func(couchfile.Entry, error) bool) 
 	return true
 }
 
+// slice calls fn with n entries of a tree that counts them, from the one on that has
+// so many before it.
+func (t *Tree) slice(from, n uint64, fn func(couchfile.Entry) error) error {
+	return t.sliceBelow(t.state, &from, &n, fn)
+}
+
+func (t *Tree) sliceBelow(state erlterm.Term, skip, n *uint64, fn func(couchfile.Entry) error) error {
+	if state == nil {
+		return nil
+	}
+	node, err := t.load(state)
+	if err != nil {
+		return err
+	}
+	for _, p := range node.pairs {
+		count := uint64(1)
+		if !node.leaf {
+			red, _, _ := parseState(p.value())
+			count, _, _ = erlterm.Uint(red)
+		}
+		switch {
+		case *n == 0:
+			return nil
+		case *skip >= count:
+			*skip -= count
+		case !node.leaf:
+			err = t.sliceBelow(p.value(), skip, n, fn)
+		default:
+			*n--
+			err = fn(couchfile.Entry{Key: p.key(), Value: p.value()})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Diff finds what changed since an older state of the tree, all nodes of which
 // lie before since, and none of those that are only in the tree now: the entries
 // that are new or other ones, and the keys that are gone. It reads no node that

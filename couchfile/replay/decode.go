@@ -1,7 +1,6 @@
 package replay
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -69,32 +68,29 @@ func Decode(stream io.Reader, older Older, out Output, scratch couchwriter.Scrat
 	if err != nil {
 		return nil, err
 	}
-	if err := info.fits(older); err != nil {
-		return info, err
+	if older == nil && info.OlderDocs > 0 {
+		return info, fmt.Errorf("replay: the older file at update_seq %d is needed", info.OlderSeq)
+	}
+	if older != nil {
+		if err := info.fits(older.UpdateSeq()); err != nil {
+			return info, err
+		}
 	}
 	body := newWireReader(stream, info.bodySize)
 	sink := newPatcher(info, out)
 	if err := info.decode(body, older, sink, scratch); err != nil {
 		return info, err
 	}
-	if body.left != 0 {
-		return info, damaged("more in the stream than is needed")
-	}
-	if !bytes.Equal(body.sum.Sum(nil), info.bodySum[:]) {
-		return info, damaged("the checksum of the stream is wrong")
+	if err := body.end(info.bodySum); err != nil {
+		return info, err
 	}
 	return info, sink.end()
 }
 
-// fits says whether older can be what the stream was written for.
-func (i *Info) fits(older Older) error {
-	switch {
-	case i.OlderDocs == 0:
-		return nil
-	case older == nil:
-		return fmt.Errorf("replay: the older file at update_seq %d is needed", i.OlderSeq)
-	case older.UpdateSeq() != i.OlderSeq:
-		return damaged(fmt.Sprintf("the older file is at update_seq %d, and %d is needed", older.UpdateSeq(), i.OlderSeq))
+// fits says whether a file of an update_seq can be what the stream was written for.
+func (i *Info) fits(seq uint64) error {
+	if i.OlderDocs > 0 && seq != i.OlderSeq {
+		return damaged(fmt.Sprintf("the older file is at update_seq %d, and %d is needed", seq, i.OlderSeq))
 	}
 	return nil
 }
@@ -104,7 +100,8 @@ type decoder struct {
 	info  *Info
 	in    *wireReader
 	older Older
-	left  uint64 // documents of older that follow
+	left  uint64  // documents of older that follow
+	spans *[]span // instead of older: those of its documents that are not taken
 
 	security, props, timeSeq erlterm.Term
 	updateSeq                uint64
@@ -114,10 +111,20 @@ type decoder struct {
 // decode reads a body and writes what it says to out.
 func (i *Info) decode(in *wireReader, older Older, out Output, scratch couchwriter.Scratch) error {
 	f := couchwriter.NewFile(out, out, 0, i.checksum)
-	c := couchwriter.NewCompaction(f, scratch, couchwriter.CompactionOptions{Release: i.release, Compression: i.compression,
-		ChunkSize: i.chunkSize, Told: true, DefaultSecurity: i.security})
 	d := &decoder{info: i, in: in, older: older, left: i.OlderDocs}
-	for range i.Passes {
+	if err := d.run(couchwriter.NewCompaction(f, scratch, i.options())); err != nil {
+		return err
+	}
+	return f.Flush()
+}
+
+func (i *Info) options() couchwriter.CompactionOptions {
+	return couchwriter.CompactionOptions{Release: i.release, Compression: i.compression, ChunkSize: i.chunkSize, Told: true, DefaultSecurity: i.security}
+}
+
+// run has the simulator do what a body says.
+func (d *decoder) run(c *couchwriter.Compaction) error {
+	for range d.info.Passes {
 		src, err := d.pass()
 		if err != nil {
 			return err
@@ -127,15 +134,10 @@ func (i *Info) decode(in *wireReader, older Older, out Output, scratch couchwrit
 		}
 	}
 	src, err := d.swap()
-	if err != nil {
+	if err != nil || src == nil {
 		return err
 	}
-	if src != nil {
-		if err := c.Swap(src); err != nil {
-			return unpredicted(err)
-		}
-	}
-	return f.Flush()
+	return unpredicted(c.Swap(src))
 }
 
 // unpredicted makes damage of what the simulator can't do: there was none of
@@ -177,9 +179,11 @@ func (d *decoder) pass() (src *couchwriter.Source, err error) {
 	src.Purges = func(uint64) iter.Seq2[couchwriter.SourcePurge, error] { return all(purges) }
 	src.Has = func(id erlterm.Term) (bool, error) { return has[string(id)], nil }
 	src.Docs = func(uint64) iter.Seq2[couchwriter.SourceDoc, error] { return d.docs }
-	src.Sorting = func() (erlterm.Term, error) { return d.in.term("state of the sorting") }
+	src.Sorting = d.sorting
 	return src, err
 }
+
+func (d *decoder) sorting() (erlterm.Term, error) { return d.in.term("state of the sorting") }
 
 func all[T any](entries []T) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
@@ -284,7 +288,7 @@ func (r *docReader) run() error {
 		case stepSkip:
 			err = r.skip(n)
 		case stepTake:
-			err = r.each(n, r.d.take)
+			err = r.take(n)
 		case stepNew:
 			err = r.each(n, r.d.newDoc)
 		}
@@ -332,6 +336,12 @@ func (r *docReader) end(n uint64) error {
 		return r.interrupted()
 	case n == endPass:
 		r.ended = true
+	case n < endPass && r.held == nil && r.d.spans != nil: // all of them were taken
+		if n == endCheckpoint {
+			_, err := r.d.sorting()
+			return err
+		}
+		return nil
 	case r.held == nil || n > endPass:
 		return damaged("a batch without documents")
 	case n == endCheckpoint:
@@ -365,16 +375,35 @@ func (r *docReader) interrupted() error {
 func (r *docReader) skip(n uint64) error {
 	d := r.d
 	if n > d.left {
-		return damaged("more documents of the older file than it has")
+		return errMoreOlder
 	}
+	at := d.info.OlderDocs - d.left
 	d.left -= n
+	if d.spans != nil {
+		*d.spans = append(*d.spans, span{at, n})
+		return nil
+	}
 	return d.older.Skip(n)
 }
+
+func (r *docReader) take(n uint64) error {
+	d := r.d
+	if d.spans == nil {
+		return r.each(n, d.take)
+	}
+	if n > d.left {
+		return errMoreOlder
+	}
+	d.left -= n
+	return nil
+}
+
+var errMoreOlder = damaged("more documents of the older file than it has")
 
 // take is the next document of the older file.
 func (d *decoder) take() (couchwriter.SourceDoc, error) {
 	if d.left == 0 {
-		return couchwriter.SourceDoc{}, damaged("more documents of the older file than it has")
+		return couchwriter.SourceDoc{}, errMoreOlder
 	}
 	d.left--
 	return d.older.Next()

@@ -299,6 +299,9 @@ func (h *history) follow(c *chain, is []byte) {
 		h.save(c, is)
 		h.Fatalf("%s: %d bytes instead of %d, or others: %v", c.path, len(got), r.Info.Size, err)
 	}
+	if r.Corrections == 0 {
+		mustMerge(h, stream, older, got)
+	}
 	if testenv.Soak() {
 		mustPython(h, stream, cut(h, c.copy), got)
 	}

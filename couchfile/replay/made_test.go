@@ -42,6 +42,7 @@ func TestSettings(t *testing.T) {
 			if got, err := decode(stream, &older); err != nil || !bytes.Equal(got, is) {
 				t.Errorf("other bytes: %v", err)
 			}
+			mustMerge(t, stream, older, is)
 		})
 	}
 }

@@ -94,11 +94,8 @@ func DecodeTail(stream io.Reader, out Output) (*TailInfo, error) {
 	if err != nil {
 		return info, unpredicted(err)
 	}
-	if body.left != 0 {
-		return info, damaged("more in the stream than is needed")
-	}
-	if !bytes.Equal(body.sum.Sum(nil), info.bodySum[:]) {
-		return info, damaged("the checksum of the stream is wrong")
+	if err := body.end(info.bodySum); err != nil {
+		return info, err
 	}
 	return info, sink.end(info)
 }

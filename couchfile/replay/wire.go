@@ -68,6 +68,17 @@ func newWireReader(r io.Reader, left uint64) *wireReader {
 	return &wireReader{r: bufio.NewReaderSize(io.TeeReader(io.LimitReader(r, limit), sum), 64<<10), sum: sum, left: left}
 }
 
+// end says whether all of a body was read, and was what it should be.
+func (r *wireReader) end(sum [32]byte) error {
+	if r.left != 0 {
+		return damaged("more in the stream than is needed")
+	}
+	if !bytes.Equal(r.sum.Sum(nil), sum[:]) {
+		return damaged("the checksum of the stream is wrong")
+	}
+	return nil
+}
+
 // ReadByte is for binary.ReadUvarint.
 func (r *wireReader) ReadByte() (byte, error) {
 	b, err := r.r.ReadByte()

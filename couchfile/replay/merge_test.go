@@ -1,0 +1,171 @@
+package replay_test
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"testing"
+
+	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/couchfile/couchwriter"
+	"github.com/slipcover/slipcover/couchfile/erlterm"
+	"github.com/slipcover/slipcover/couchfile/replay"
+	"github.com/slipcover/slipcover/internal/testenv"
+)
+
+// TestMerge has Merge make databases that are, document by document, those in the files
+// that Decode makes.
+func TestMerge(t *testing.T) {
+	t.Parallel()
+	for _, version := range testenv.GrownVersions {
+		for _, stages := range compactions {
+			was, is := grown(t, version, stages[0]), grown(t, version, stages[1])
+			older := atNewest(t, was)
+			for what, known := range map[string]*replay.Known{"taken": openKnown(t, knownBytes(t, was)), "new": nil} {
+				stream, r := mustEncode(t, atNewest(t, is), known)
+				grew := mustMerge(t, stream, older, is)
+				t.Logf("%s %s, %s: %d bytes more, %d documents taken, %d new", version, stages[1], what, grew, r.Taken, r.New)
+				if known != nil && r.New < r.Taken/4 && grew > older.Size/2 {
+					t.Errorf("%s %s: %d bytes more than %d", version, stages[1], grew, older.Size)
+				}
+			}
+		}
+	}
+}
+
+// mustMerge holds what Merge makes against what the stream was made of. It returns how much
+// larger the older file became.
+func mustMerge(t testing.TB, stream []byte, older replay.File, is []byte) int64 {
+	t.Helper()
+	info, err := replay.ReadInfo(bytes.NewReader(stream))
+	if err != nil {
+		t.Fatal(err)
+	}
+	was := make([]byte, older.Size)
+	if _, err := older.R.ReadAt(was, 0); err != nil && err != io.EOF {
+		t.Fatal(err)
+	}
+	if info.OlderDocs == 0 {
+		was, older = nil, replay.File{}
+	}
+	out := &memory{b: was}
+	got, err := replay.Merge(bytes.NewReader(stream), older, out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Size != int64(len(out.b)) {
+		t.Errorf("%d bytes, and the header ends at %d", len(out.b), got.Size)
+	}
+	sameContents(t, got, atNewest(t, is[:info.Size]))
+	return got.Size - older.Size
+}
+
+// sameContents compares two databases: all but where things are.
+func sameContents(t testing.TB, got, want replay.File) {
+	t.Helper()
+	a, b := contents(t, got), contents(t, want)
+	for i := range max(len(a), len(b)) {
+		if i >= len(a) || i >= len(b) || a[i] != b[i] {
+			t.Fatalf("%d and %d things, the first that differ:\n%s\n%s", len(a), len(b), at(a, i), at(b, i))
+		}
+	}
+}
+
+func at(list []string, i int) string {
+	if i < len(list) {
+		return list[i]
+	}
+	return "none"
+}
+
+// contents is all that a database holds, in words and hashes.
+func contents(t testing.TB, f replay.File) (out []string) {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	head, err := couchfile.ReadHeader(f.R, f.Size, f.Header)
+	must(err)
+	db, err := couchfile.OpenOffset(f.R, f.Size, f.Header)
+	must(err)
+	src, err := couchwriter.OpenSource(f.R, f.Size, head)
+	must(err)
+	parts, _ := erlterm.Elements(head.Term[1:])
+	for at, p := range parts {
+		switch {
+		case at >= couchwriter.AtIDTree && at <= couchwriter.AtSecurity, at == couchwriter.AtTimeSeq, at == couchwriter.AtProps: // pointers
+		default:
+			out = append(out, fmt.Sprintf("header %d: %x", at, p))
+		}
+	}
+	out = append(out, fmt.Sprintf("objects %x %x %x", src.Security, src.Props, src.TimeSeq))
+	bySeq := map[string]string{}
+	for d, err := range src.Docs(0) {
+		must(err)
+		r, err := couchwriter.ParseRecord(d.Entry)
+		must(err)
+		bySeq[string(r.ID)] = string(d.Key)
+		sum := sha256.New()
+		for _, leaf := range r.Leaves {
+			p, err := d.Chunks.Payload(leaf.Offset)
+			must(err)
+			hashSummary(t, sum, bytes.Clone(p), d.Chunks)
+		}
+		out = append(out, fmt.Sprintf("document %x %x %x", d.Key, r.AppendPlain(nil), sum.Sum(nil)))
+	}
+	for e, err := range db.IDTree().All(nil, false) {
+		must(err)
+		value, _ := erlterm.Elements(e.Value)
+		if bySeq[string(e.Key)] != string(value[0]) {
+			out = append(out, fmt.Sprintf("id %x is at %x", e.Key, value[0]))
+		}
+		delete(bySeq, string(e.Key))
+	}
+	for id := range bySeq {
+		out = append(out, fmt.Sprintf("no id %x", id))
+	}
+	for _, tree := range []*couchfile.Tree{db.LocalTree(), db.PurgeTree(), db.PurgeSeqTree()} {
+		for e, err := range tree.All(nil, false) {
+			must(err)
+			out = append(out, fmt.Sprintf("entry %x %x", e.Key, e.Value))
+		}
+	}
+	return out
+}
+
+// hashSummary sums up a body and its attachments.
+func hashSummary(t testing.TB, sum io.Writer, p []byte, chunks couchwriter.Chunks) {
+	t.Helper()
+	body, list, err := couchwriter.SplitSummary(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := couchfile.Inflate(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = sum.Write(plain)
+	items, _ := erlterm.Elements(list)
+	for _, item := range items {
+		fields, _ := erlterm.Elements(item)
+		pointers, _ := erlterm.Elements(fields[2])
+		for i, f := range fields {
+			if i != 2 {
+				_, _ = sum.Write(f)
+			}
+		}
+		for _, p := range pointers {
+			pair, _ := erlterm.Elements(p)
+			off, _, _ := erlterm.Uint(pair[0])
+			b, err := chunks.Payload(int64(off))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = sum.Write(b)
+		}
+	}
+}
