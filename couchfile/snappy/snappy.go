@@ -33,6 +33,7 @@ package snappy
 import (
 	"encoding/binary"
 	"math/bits"
+	"slices"
 	"sync"
 )
 
@@ -78,70 +79,62 @@ func appendBlock(dst, src []byte, table *[maxTable]uint16) []byte {
 		size <<= 1
 	}
 	clear(table[:size])
-	shift := uint(32 - bits.TrailingZeros(uint(size)))
+	shift := uint(32-bits.TrailingZeros(uint(size))) & 31 // the compiler can't know
 	limit := len(src) - margin
-	emitted := 0 // src up to here is in dst
-	for at := 1; ; at++ {
-		var candidate int
-		if at, candidate = search(src, table, shift, at, limit); at < 0 {
+	done := len(dst)
+	dst = slices.Grow(dst, mostBlock(len(src)))
+	out := dst[:done+mostBlock(len(src))]
+	emitted := 0 // src up to here is in out[:done]
+	for at := 1; at < limit; {
+		word := load(src, at)
+		candidate, found := 0, false
+		for skip := 32; ; skip++ { // the search
+			next := at + skip>>5
+			if next > limit {
+				break
+			}
+			slot := &table[word*multiplier>>shift&(maxTable-1)]
+			candidate = int(*slot)
+			*slot = uint16(at)
+			if found = word == load(src, candidate); found {
+				break
+			}
+			at, word = next, load(src, next)
+		}
+		if !found {
 			break
 		}
-		dst = appendLiteral(dst, src[emitted:at])
-		dst, at = appendCopies(dst, src, table, shift, at, candidate, limit)
-		if emitted = at; at >= limit {
-			break
+		done += putLiteral(out[done:], src[emitted:], at-emitted)
+		for { // copies without a literal between them
+			n := 4 + matchLen(src[candidate+4:], src[at+4:])
+			done += putCopy(out[done:], at-candidate, n)
+			if at += n; at >= limit {
+				break
+			}
+			tail := binary.LittleEndian.Uint64(src[at-1:])
+			table[uint32(tail)*multiplier>>shift&(maxTable-1)] = uint16(at - 1)
+			word := uint32(tail >> 8)
+			slot := &table[word*multiplier>>shift&(maxTable-1)]
+			candidate = int(*slot)
+			*slot = uint16(at)
+			if word != load(src, candidate) {
+				break
+			}
 		}
+		emitted = at
+		at++
 	}
-	if emitted < len(src) {
-		dst = appendLiteral(dst, src[emitted:])
-	}
-	return dst
+	return appendLiteral(dst[:done], src[emitted:])
 }
 
-// search returns the first position from at on that is looked at and where 4
-// bytes are as at an earlier one, the candidate. at is -1 if there is none.
-func search(src []byte, table *[maxTable]uint16, shift uint, at, limit int) (int, int) {
-	word := load(src, at)
-	for skip := 32; ; skip++ {
-		next := at + skip>>5
-		if next > limit {
-			return -1, 0
-		}
-		slot := &table[hash(word, shift)&(maxTable-1)]
-		candidate := int(*slot)
-		*slot = uint16(at)
-		if word == load(src, candidate) {
-			return at, candidate
-		}
-		at, word = next, load(src, next)
-	}
+// mostBlock is more than a block of n bytes can become, and what putLiteral writes
+// too much of.
+func mostBlock(n int) int { return 48 + n + n/6 }
+
+func load(b []byte, at int) uint32 {
+	b = b[at : at+4 : len(b)]
+	return binary.LittleEndian.Uint32(b)
 }
-
-// appendCopies appends the copy from candidate to at and those that follow
-// without a literal between. It returns the position behind them.
-func appendCopies(dst, src []byte, table *[maxTable]uint16, shift uint, at, candidate, limit int) ([]byte, int) {
-	for {
-		n := 4 + matchLen(src[candidate+4:], src[at+4:])
-		dst = appendCopy(dst, at-candidate, n)
-		at += n
-		if at >= limit {
-			return dst, at
-		}
-		tail := binary.LittleEndian.Uint64(src[at-1:])
-		table[hash(uint32(tail), shift)&(maxTable-1)] = uint16(at - 1)
-		word := uint32(tail >> 8)
-		slot := &table[hash(word, shift)&(maxTable-1)]
-		candidate = int(*slot)
-		*slot = uint16(at)
-		if word != load(src, candidate) {
-			return dst, at
-		}
-	}
-}
-
-func load(b []byte, at int) uint32 { return binary.LittleEndian.Uint32(b[at:]) }
-
-func hash(word uint32, shift uint) uint32 { return word * multiplier >> shift }
 
 // matchLen is how many bytes at the start of later are those of earlier,
 // which begins before it in the same block.
@@ -174,23 +167,41 @@ func appendLiteral(dst, p []byte) []byte {
 	return append(dst, p...)
 }
 
-// appendCopy appends a copy of n bytes from offset before. A copy element has
-// 64 bytes at most, and no part may have less than 4.
-func appendCopy(dst []byte, offset, n int) []byte {
+// putLiteral puts the first n bytes of src, at most 65536, into dst, and returns how many
+// it wrote; nothing if n is 0.
+func putLiteral(dst, src []byte, n int) int {
+	if n <= 16 && len(src) >= 16 && len(dst) >= 17 { // most: 16 bytes cost less than any other number
+		if n == 0 {
+			return 0
+		}
+		dst[0] = tagLiteral | byte(n-1)<<2
+		*(*[16]byte)(dst[1:]) = *(*[16]byte)(src)
+		return 1 + n
+	}
+	return len(appendLiteral(dst[:0], src[:n]))
+}
+
+// putCopy puts a copy of n bytes from offset before into dst, and returns how many it
+// wrote. A copy element has 64 bytes at most, and no part may have less than 4.
+func putCopy(dst []byte, offset, n int) int {
+	done := 0
 	for n >= 68 {
-		dst = appendCopy64(dst, offset, 64)
+		done += putCopy64(dst[done:], offset, 64)
 		n -= 64
 	}
 	if n > 64 {
-		dst = appendCopy64(dst, offset, 60)
+		done += putCopy64(dst[done:], offset, 60)
 		n -= 60
 	}
-	return appendCopy64(dst, offset, n)
+	return done + putCopy64(dst[done:], offset, n)
 }
 
-func appendCopy64(dst []byte, offset, n int) []byte {
+func putCopy64(dst []byte, offset, n int) int {
+	_ = dst[2]
 	if n < 12 && offset < 1<<11 {
-		return append(dst, tagCopy1|byte(n-4)<<2|byte(offset>>8)<<5, byte(offset))
+		dst[0], dst[1] = tagCopy1|byte(n-4)<<2|byte(offset>>8)<<5, byte(offset)
+		return 2
 	}
-	return append(dst, tagCopy2|byte(n-1)<<2, byte(offset), byte(offset>>8))
+	dst[0], dst[1], dst[2] = tagCopy2|byte(n-1)<<2, byte(offset), byte(offset>>8)
+	return 3
 }
