@@ -13,10 +13,14 @@ import (
 // Source: CouchDB 3.5, src/couch/src/couch_bt_engine.erl, write_doc_infos,
 // purge_docs and commit_data.
 type Database struct {
-	f    *File
-	head dbHeader
+	f     *File
+	head  dbHeader
+	found map[string]erlterm.Term // values of the documents that were looked for last
 	allTrees
 }
+
+// foundDocs is how many values of documents are kept, at most.
+const foundDocs = 1024
 
 // allTrees are the trees of a database.
 type allTrees struct{ ids, seqs, locals, purges, purgeSeqs *Tree }
@@ -53,6 +57,7 @@ type DatabaseOptions struct {
 	Compression Compression                         // couchdb/file_compression, as it was when the server opened the file
 	ChunkSize   int                                 // couchdb/btree_chunk_size; DefaultChunkSize if 0
 	Node        func(stored []byte) ([]byte, error) // as of TreeOptions
+	List        func(entries [][]byte)              // as of TreeOptions
 	CacheNodes  int                                 // of each tree, as of TreeOptions
 }
 
@@ -73,7 +78,7 @@ func OpenDatabase(f *File, nodes Chunks, header []byte, opts DatabaseOptions) (*
 	}
 	d := &Database{f: f}
 	d.allTrees = newTrees(f, nodes, opts.Compression, opts.Compression, purges,
-		TreeOptions{ChunkSize: opts.ChunkSize, Node: opts.Node, CacheNodes: opts.CacheNodes})
+		TreeOptions{ChunkSize: opts.ChunkSize, Node: opts.Node, List: opts.List, CacheNodes: opts.CacheNodes})
 	d.reset(head)
 	return d, nil
 }
@@ -91,7 +96,7 @@ func (d *Database) Reset(header []byte) error {
 }
 
 func (d *Database) reset(head dbHeader) {
-	d.head = make(dbHeader, len(head))
+	d.head, d.found = make(dbHeader, len(head)), map[string]erlterm.Term{}
 	for at, t := range head {
 		d.head[at] = slices.Clone(t)
 	}
@@ -102,7 +107,20 @@ func (d *Database) reset(head dbHeader) {
 
 // Doc is a document's value in the id tree, or nil. As with Tree.Lookup, it is
 // not to be written to.
-func (d *Database) Doc(id erlterm.Term) (erlterm.Term, error) { return d.ids.Lookup(id) }
+func (d *Database) Doc(id erlterm.Term) (erlterm.Term, error) {
+	if v, ok := d.found[string(id)]; ok {
+		return v, nil
+	}
+	v, err := d.ids.Lookup(id)
+	if err != nil {
+		return nil, err
+	}
+	if len(d.found) == foundDocs {
+		clear(d.found)
+	}
+	d.found[string(id)] = v
+	return v, nil
+}
 
 // Local is a local document's value, or nil, as Doc is.
 func (d *Database) Local(id erlterm.Term) (erlterm.Term, error) { return d.locals.Lookup(id) }
@@ -123,7 +141,7 @@ func (d *Database) Update(u Update) error {
 	ids := make([]couchfile.Entry, 0, len(u.Docs))
 	var seqsGone []erlterm.Term
 	gone := func(id erlterm.Term) error {
-		was, err := d.ids.Lookup(id)
+		was, err := d.Doc(id)
 		if was != nil {
 			seqsGone = append(seqsGone, firstOf(was))
 		}
@@ -157,6 +175,7 @@ func (d *Database) Update(u Update) error {
 		byUUID = append(byUUID, p.byUUID())
 	}
 	d.head[AtUpdateSeq] = erlterm.PutUint(nil, newest)
+	clear(d.found)
 	for _, change := range []struct {
 		tree *Tree
 		put  []couchfile.Entry

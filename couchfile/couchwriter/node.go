@@ -211,6 +211,13 @@ func (t *Tree) chunkify(list []pair) [][]pair {
 	for _, p := range list {
 		t.sizes = append(t.sizes, len(p.raw))
 	}
+	if t.opts.List != nil {
+		t.terms = t.terms[:0]
+		for _, p := range list {
+			t.terms = append(t.terms, p.raw)
+		}
+		t.opts.List(t.terms)
+	}
 	t.ends = NodeEnds(t.ends[:0], t.sizes, t.opts.ChunkSize)
 	parts := make([][]pair, 0, len(t.ends))
 	start := 0
@@ -267,9 +274,13 @@ func appendNode(dst []byte, leaf bool, list []pair) []byte {
 	return append(dst, erlterm.TagNil)
 }
 
+// pointerSize is what most pointers have beside their key, in bytes.
+const pointerSize = 64
+
 // pointer is {last key, {offset, reduction, bytes}} of a node that was written.
 func (t *Tree) pointer(leaf bool, list []pair, off, size int64) (pair, error) {
-	raw := append(erlterm.PutTuple(nil, 2), list[len(list)-1].key()...)
+	key := list[len(list)-1].key()
+	raw := append(erlterm.PutTuple(make([]byte, 0, len(key)+pointerSize), 2), key...)
 	p := pair{valueAt: int32(len(raw))}
 	raw = erlterm.PutTuple(raw, 3)
 	raw = erlterm.PutInt(raw, off)
@@ -285,20 +296,20 @@ func (t *Tree) pointer(leaf bool, list []pair, off, size int64) (pair, error) {
 		p.raw = erlterm.PutInt(raw, size)
 		return p, nil
 	}
-	reds := make([]erlterm.Term, len(list))
-	for i, kp := range list {
-		var below int64
-		var ok bool
-		if reds[i], below, ok = parseState(kp.value()); !ok {
+	t.reds = t.reds[:0]
+	for _, kp := range list {
+		red, below, ok := parseState(kp.value())
+		if !ok {
 			return p, fmt.Errorf("pointer in a node: %w", couchfile.ErrCorrupt)
 		}
+		t.reds = append(t.reds, red)
 		if below < 0 || size < 0 {
 			size = -1
 		} else {
 			size += below
 		}
 	}
-	if raw, err = t.opts.Reducer.Rereduce(raw, reds); err != nil {
+	if raw, err = t.opts.Reducer.Rereduce(raw, t.reds); err != nil {
 		return p, err
 	}
 	if size < 0 { // a child was written before sizes were kept

@@ -28,6 +28,9 @@ type TreeOptions struct {
 	// written. It may append other chunks first, which the file has in front of
 	// the node, and returns what is written: the same slice, or another node.
 	Node func(stored []byte) ([]byte, error)
+	// List, if it is set, is told the entries' terms of each list before its nodes are
+	// written. The slice is valid until the next call.
+	List func(entries [][]byte)
 	// CacheNodes is how many of the nodes that were used last are kept, of some
 	// 2 KiB each; 512 if 0. With enough of them nothing is read back.
 	CacheNodes int
@@ -50,8 +53,10 @@ type Tree struct {
 	out   []byte // of its stored form
 
 	entries []couchfile.Entry // of the leaf that is reduced
+	reds    []erlterm.Term    // of the inner node that is
 
 	sizes, ends []int // reused by chunkify
+	terms       [][]byte
 }
 
 // NewTree opens a tree at its state, as it is in a header: the atom nil or

@@ -59,7 +59,8 @@
 // node that is not predicted is stored, with those above it; a commit that can't
 // be simulated is stored chunk by chunk, and the next one is predicted again. So
 // there are no corrections: what the simulator reads is what the file has.
-// Not predicted: nodes of another couchdb/btree_chunk_size than the default, those
-// that are compressed with deflate or zstd, and commits of 2.x that have more than
-// one write in front of a header (delayed_commits, and replications).
+// couchdb/btree_chunk_size is found by how the first nodes are cut that are not as
+// predicted. Not predicted: nodes that are compressed with deflate or zstd, and commits
+// of 2.x that have more than one write in front of a header (delayed_commits, and
+// replications).
 package replay

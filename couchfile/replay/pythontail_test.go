@@ -72,6 +72,8 @@ func TestPythonMadeTails(t *testing.T) {
 	m.f.Raw(append(make([]byte, couchfile.BlockSize), 1, 0, 0, 1))
 	m.commit(5)
 	mustPythonTail(t, m.out.b, m.from)
+	m = makeCut(t, 700, 4096)
+	mustPythonTail(t, m.out.b, m.from)
 	m = makeEdits(t, 60)
 	mustPythonTail(t, m.out.b, m.from)
 	file := bytes.Clone(grown(t, "3.5.0", "4-grown"))

@@ -3,6 +3,7 @@ package replay
 import (
 	"bytes"
 	"errors"
+	"maps"
 
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/couchfile/couchwriter"
@@ -198,13 +199,36 @@ func (e *tailEncoder) isNode(c couchfile.Chunk) bool {
 // update stores the nodes of a commit as what it did. ok is false if they are
 // not predicted.
 func (e *tailEncoder) update(c *commit, h couchfile.RawHeader) (ok bool, err error) {
-	start := e.m.f.Offset()
-	step, err := e.appendUpdate(nil, c)
-	if err != nil {
-		return false, guessed(err)
+	for {
+		f := finder{e: e, to: h.Offset}
+		start := e.m.f.Offset()
+		step, err := e.predict(c, &f)
+		if guessed(err) != nil {
+			return false, err
+		}
+		if size := e.cut.next(e.m.set.chunkSize); size > 0 { // and all of it once more
+			e.giveUp(start)
+			set := e.m.set
+			set.chunkSize = size
+			if err := e.settings(set); err != nil {
+				return false, err
+			}
+			continue
+		}
+		if err != nil {
+			e.giveUp(start)
+			return false, nil
+		}
+		return e.updated(step, &f, start)
+	}
+}
+
+// predict makes the step of a commit, without what f was told of its nodes.
+func (e *tailEncoder) predict(c *commit, f *finder) (step []byte, err error) {
+	if step, err = e.appendUpdate(nil, c); err != nil {
+		return nil, err
 	}
 	e.read(step[1:])
-	f := finder{e: e, to: h.Offset}
 	u, err := e.m.readUpdate()
 	if err == nil {
 		err = e.m.apply(u, f.node)
@@ -212,10 +236,11 @@ func (e *tailEncoder) update(c *commit, h couchfile.RawHeader) (ok bool, err err
 	if err == nil {
 		err = e.m.f.Flush()
 	}
-	if err != nil {
-		e.giveUp(start)
-		return false, guessed(err)
-	}
+	return step, err
+}
+
+// updated writes the step of a commit that was predicted from start on.
+func (e *tailEncoder) updated(step []byte, f *finder, start int64) (ok bool, err error) {
 	if step = appendNumber(append(step, f.told...), 0); len(f.told) > 0 {
 		e.back(start) // and let the decoder do all of it
 		if e.m.updated, err = false, e.m.db.Reset(e.m.header); err != nil {
@@ -260,13 +285,14 @@ func (e *tailEncoder) appendUpdate(dst []byte, c *commit) ([]byte, error) {
 		}
 	}
 	dst = appendNumber(dst, uint64(len(c.purges)))
+	left := maps.Clone(c.gone)
 	for _, p := range c.purges {
 		dst = appendStr(appendStr(dst, p.Key), p.Value)
 		id, _ := purgedID(p)
 		gone := byte(0)
-		if c.gone[string(id)] {
+		if left[string(id)] {
 			gone = 1
-			delete(c.gone, string(id))
+			delete(left, string(id))
 		}
 		dst = append(dst, gone)
 	}
@@ -317,6 +343,7 @@ const (
 // node is told of each node that is predicted.
 func (f *finder) node(stored []byte) ([]byte, error) {
 	f.nodes++
+	f.e.cut.nodes++
 	off := f.e.m.f.Offset()
 	same, err := f.e.truth.chunk(off, stored)
 	if err != nil {
@@ -332,6 +359,11 @@ func (f *finder) node(stored []byte) ([]byte, error) {
 	}
 	if at < 0 {
 		return nil, errWrong
+	}
+	if other != nil {
+		if err := f.learn(at); err != nil {
+			return nil, err
+		}
 	}
 	for chunk, err := range couchfile.Chunks(f.e.f.R, off, f.to) {
 		if err != nil {

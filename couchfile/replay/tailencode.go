@@ -82,6 +82,7 @@ type tailEncoder struct {
 	nodes nodeReader
 	inf   couchfile.Inflater
 	was   []byte // the header before
+	cut   cutSizes
 	res   TailResult
 }
 
@@ -89,6 +90,7 @@ func newTailEncoder(body io.Writer, f File, was couchfile.RawHeader, end int64) 
 	e := &tailEncoder{f: f, was: was.Term, w: newWireWriter(body), truth: newTruth(f.R, was.End, end)}
 	e.in.r = bufio.NewReaderSize(&e.bytes, 64<<10)
 	e.m = newTailMaker(&e.in, e.truth, f.R, was)
+	e.m.list = e.cut.list
 	e.nodes = nodeReader{r: f.R, end: func() int64 { return end }}
 	return e
 }

@@ -44,6 +44,30 @@ func TestLiveTail(t *testing.T) {
 	}
 }
 
+// TestLiveTailChunkSize changes btree_chunk_size while the server runs.
+func TestLiveTailChunkSize(t *testing.T) {
+	t.Parallel()
+	couch := testenv.CouchDB(t, testenv.Options{})
+	l := &live{T: t, couch: couch, name: "cut", rnd: rand.New(rand.NewPCG(1, 1)), seed: 1}
+	l.must("PUT", "?q=1", nil)
+	l.bulk("a", 1000)
+	from := atNewest(t, l.shard())
+	for _, size := range []string{"3000", "600"} {
+		if err := couch.Put("/_node/_local/_config/couchdb/btree_chunk_size", size, nil); err != nil {
+			t.Fatal(err)
+		}
+		for range 10 {
+			l.bulk("b", 20)
+		}
+		l.must("PUT", "/_local/"+size, map[string]any{"n": 1})
+	}
+	_, r := tailTrip(t, l.shard(), from.Size)
+	t.Logf("%d commits, %d predicted, %d other nodes", r.Changed, r.Predicted, r.Others)
+	if r.Predicted != r.Changed || r.Others > 10 || r.Raw > 0 {
+		t.Errorf("%d commits, %d predicted, %d other nodes, %d raw", r.Changed, r.Predicted, r.Others, r.Raw)
+	}
+}
+
 // tail writes all that a server can be told, from several clients at once.
 func (l *live) tail() {
 	load := l.load(400)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -201,29 +202,84 @@ func TestTailAmongNodes(t *testing.T) {
 	}
 }
 
-// TestTailUnpredicted writes commits of a server that is told otherwise: with other sizes of nodes,
-// and with a compression that is not known. Each costs itself.
+// TestTailUnpredicted writes commits of a server whose compression is not known. Each costs itself.
 func TestTailUnpredicted(t *testing.T) {
 	t.Parallel()
-	for name, opts := range map[string]couchwriter.DatabaseOptions{"chunk size": {ChunkSize: 700}, "zstd": {Compression: couchwriter.Zstd}} {
-		m := makeTail(t, couchwriter.DatabaseOptions{}, 0)
-		for n := range 9 {
-			if n == 4 || n == 5 {
-				right := m.opts
-				m.opts.ChunkSize, m.opts.Compression = opts.ChunkSize, opts.Compression
-				m.open(m.db.Header())
-				m.commit(10)
-				m.opts = right
-				m.open(m.db.Header())
-				continue
-			}
-			m.commit(10)
+	m := makeTail(t, couchwriter.DatabaseOptions{}, 0)
+	for n := range 9 {
+		m.opts.Compression = couchwriter.Snappy
+		if n == 4 || n == 5 {
+			m.opts.Compression = couchwriter.Zstd
 		}
+		m.open(m.db.Header())
+		m.commit(10)
+	}
+	stream, r := tailTrip(t, m.out.b, m.from)
+	t.Logf("%d bytes in %d, %d of %d predicted, %d other nodes, %d raw", r.Info.Size, len(stream), r.Predicted, r.Commits, r.Others, r.Raw)
+	if r.Predicted < 7 || r.Raw > 0 {
+		t.Errorf("%d of 9 commits predicted, %d raw", r.Predicted, r.Raw)
+	}
+}
+
+// makeCut writes commits with one btree_chunk_size after the other.
+func makeCut(t testing.TB, sizes ...int) *madeTail {
+	t.Helper()
+	m := makeTail(t, couchwriter.DatabaseOptions{}, 0)
+	for _, size := range sizes {
+		m.opts.ChunkSize = size
+		m.open(m.db.Header())
+		for n := range 20 {
+			m.commit(1 + n*n%50)
+		}
+	}
+	return m
+}
+
+// TestTailChunkSize writes commits with another btree_chunk_size than the default. It is found
+// within a few, and they are told in not much more than those of the default.
+func TestTailChunkSize(t *testing.T) {
+	t.Parallel()
+	for _, sizes := range [][]int{{300}, {700}, {1000}, {1234}, {2000}, {4096}, {10000}, {65536}, {1279, 4096, 1279}, {2500, 600}} {
+		m := makeCut(t, sizes...)
 		stream, r := tailTrip(t, m.out.b, m.from)
-		t.Logf("%s: %d bytes in %d, %d of %d predicted, %d other nodes, %d raw", name, r.Info.Size, len(stream), r.Predicted, r.Commits, r.Others, r.Raw)
-		if r.Predicted < 7 || r.Raw > 0 {
-			t.Errorf("%s: %d of 9 commits predicted, %d raw", name, r.Predicted, r.Raw)
+		t.Logf("%v: %d bytes in %d, %d of %d predicted, %d other nodes, %d raw", sizes, r.Info.Size, len(stream), r.Predicted, r.Commits, r.Others, r.Raw)
+		if r.Predicted < r.Commits || r.Others > 5 || r.Raw > 0 {
+			t.Errorf("%v: %d of %d commits predicted, %d other nodes, %d raw", sizes, r.Predicted, r.Commits, r.Others, r.Raw)
 		}
+	}
+}
+
+// TestTailOfNewBodies writes bodies that have nothing in common with the older ones, and then some
+// that have much: these are told by what differs again.
+func TestTailOfNewBodies(t *testing.T) {
+	t.Parallel()
+	const docs, size = 100, 1000
+	m := makeTail(t, couchwriter.DatabaseOptions{}, 0)
+	rnd := rand.New(rand.NewPCG(1, 1))
+	list := make([]*madeDoc, docs)
+	for i := range list {
+		list[i] = &madeDoc{id: fmt.Sprint(i)}
+	}
+	text := func() string {
+		b := make([]byte, size)
+		for i := range b {
+			b[i] = byte('a' + rnd.IntN(26))
+		}
+		return string(b)
+	}
+	for range 2 {
+		for _, d := range list {
+			d.text = text()
+		}
+		m.edit(50, list...)
+	}
+	before, _ := tailTrip(t, m.out.b, m.from)
+	for range 3 {
+		m.edit(50, list...)
+	}
+	stream, _ := tailTrip(t, m.out.b, m.from)
+	if is, most := len(stream)-len(before), docs*size; is > most {
+		t.Errorf("%d bytes of stream for %d small changes of bodies of %d bytes, want %d at most", is, 3*docs, size, most)
 	}
 }
 

@@ -39,6 +39,7 @@ type tailMaker struct {
 	nodes couchwriter.Chunks // of the file
 	inf   couchfile.Inflater
 	old   couchfile.Inflater // of older bodies
+	vain  int                // of these, in a row, that were no help
 
 	set     tailSet
 	header  []byte                // the newest, with 131
@@ -47,6 +48,7 @@ type tailMaker struct {
 	next    []byte                // what follows it then
 	pending []pendingBody
 	node    func(stored []byte) ([]byte, error) // of the update that is at work
+	list    func(entries [][]byte)              // as of couchwriter.TreeOptions
 	term    []byte
 }
 
@@ -166,7 +168,8 @@ func (m *tailMaker) database() (*couchwriter.Database, error) {
 		release = couchwriter.ReleaseMain
 	}
 	db, err := couchwriter.OpenDatabase(m.f, nodesOf{m}, m.header, couchwriter.DatabaseOptions{Release: release,
-		Compression: m.set.compression, ChunkSize: m.set.chunkSize, CacheNodes: tailCache, Node: func(p []byte) ([]byte, error) { return m.node(p) }})
+		Compression: m.set.compression, ChunkSize: m.set.chunkSize, CacheNodes: tailCache, List: m.list,
+		Node: func(p []byte) ([]byte, error) { return m.node(p) }})
 	if err != nil {
 		return nil, err
 	}

@@ -219,7 +219,12 @@ func (m *tailMaker) appendSummary(dst []byte, step summaryStep) (out []byte, ok 
 	}
 	var delta []byte
 	if isTerm && step.base > 0 {
-		delta = m.bodyDelta(step.off-step.base, step.base, t, list)
+		if m.vain < vainBodies || m.vain%vainBodies == 0 {
+			delta = m.bodyDelta(step.off-step.base, step.base, t, list)
+		}
+		if m.vain++; delta != nil {
+			m.vain = 0
+		}
 	}
 	switch {
 	case delta != nil:
@@ -239,6 +244,10 @@ func (m *tailMaker) appendSummary(dst []byte, step summaryStep) (out []byte, ok 
 	}
 	return dst, true
 }
+
+// vainBodies is after how many bodies in a row that have little in common with the older
+// one only one in as many is looked at: to read the older one costs more than all else.
+const vainBodies = 32
 
 // bodyDelta is what differs from an older body, or nil if that is much.
 func (m *tailMaker) bodyDelta(back, base int64, body, list erlterm.Term) []byte {

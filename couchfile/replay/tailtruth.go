@@ -37,8 +37,11 @@ func (t *truth) bytes(off, n int64) ([]byte, error) {
 		return nil, nil
 	}
 	if off < t.at || off+n > t.at+int64(len(t.window)) {
-		t.window, t.at = t.window[:min(truthWindow, t.end-off)], off
-		if k, err := t.r.ReadAt(t.window, off); k < len(t.window) {
+		if t.at = off; t.summed <= off && off+n <= t.summed+truthWindow {
+			t.at = t.summed // what is asked for next is most often there
+		}
+		t.window = t.window[:min(truthWindow, t.end-t.at)]
+		if k, err := t.r.ReadAt(t.window, t.at); k < len(t.window) {
 			t.window = t.window[:0]
 			return nil, fmt.Errorf("read the file at %d: %w", off, err)
 		}
