@@ -3,10 +3,10 @@
 
     python3 replay.py STREAM OLDER OUT
 
-STREAM  the replay stream, of a compaction or of a tail: prologue and body, one
-        behind the other
-OLDER   of a compaction: the older file of the same database, cut behind its
-        header, or - if the stream needs none; of a tail: the file up to it
+STREAM  the replay stream, of a compaction, of a database or a view index, or of
+        a tail: prologue and body, one behind the other
+OLDER   of a compaction: the older file of the same database or index, cut behind
+        its header, or - if the stream needs none; of a tail: the file up to it
 OUT     where to write the file that is made: the compacted file, or OLDER with
         the tail behind it; it must not exist
 
@@ -105,13 +105,13 @@ class Reader:
         check(self.at == len(self.data), "the %s has more bytes than it should" % self.what)
 
 
-COMPACTION, TAIL = b"CouchRPL", b"CouchTRP"
+COMPACTION, TAIL, INDEX = b"CouchRPL", b"CouchTRP", b"CouchVRP"
 
 
 def begin(stream, kind):
     """A reader of the prologue's fields, and where the body begins."""
     r = Reader(stream, "prologue")
-    check(r.take(8) == kind, "this is no replay stream: it does not begin with CouchRPL or CouchTRP")
+    check(r.take(8) == kind, "this is no replay stream: it does not begin with CouchRPL, CouchTRP or CouchVRP")
     version = r.take(1)[0]
     check(version == 1, "the stream has version %d, and this program reads version 1 only" % version)
     fields = r.string()
@@ -155,6 +155,26 @@ class TailPrologue:
         self.body_size = r.number()
         self.body_sum = r.take(32)
         r.end()
+
+
+class IndexPrologue:
+    """What the stream of a compacted view index says before its body."""
+
+    def __init__(self, stream):
+        r, self.bytes = begin(stream, INDEX)
+        self.compression = r.number()
+        self.checksum = r.number()
+        self.chunk_size = r.number()
+        self.older_update_seq = r.number()
+        self.taken = r.number()
+        self.size = r.number()
+        self.sum = r.take(32)
+        self.body_size = r.number()
+        self.body_sum = r.take(32)
+        self.corrections = [(r.number(), r.string()) for _ in range(r.number())]
+        r.end()
+        known = self.compression in (SNAPPY, NONE) and self.checksum in (XXH3, MD5)
+        check(known and self.chunk_size, "the prologue names something that this program does not know")
 
 
 def sha256(data):
@@ -250,10 +270,12 @@ def decode_at(data, at):
         items, at = decode_items(data, at + 4, struct.unpack_from(">I", data, at)[0])
         check(data[at] == 106, "a term has a list of an unknown form")
         return items, at + 1
-    if tag == 110:  # SMALL_BIG
-        n, negative, at = data[at], data[at + 1], at + 2
-        size = int.from_bytes(data[at : at + n], "little")
-        return -size if negative else size, at + n
+    if tag in (110, 111):  # SMALL_BIG, LARGE_BIG
+        n, at = (data[at], at + 1) if tag == 110 else (struct.unpack_from(">I", data, at)[0], at + 4)
+        size = int.from_bytes(data[at + 1 : at + 1 + n], "little")
+        return -size if data[at] else size, at + 1 + n
+    if tag == 116:  # MAP, of which nothing is needed
+        return {}, decode_items(data, at + 4, 2 * struct.unpack_from(">I", data, at)[0])[1]
     if tag == 70:  # NEW_FLOAT
         return struct.unpack_from(">d", data, at)[0], at + 8
     if tag in (100, 118):  # ATOM, ATOM_UTF8
@@ -722,9 +744,12 @@ class Tree:
         offset, size = self.file.append(compress(term, self.compression))
         self.nodes[offset] = kind, entries
         size += sum(e.size for e in entries)
-        reduction = self.reduce([e.reduction for e in entries])
+        reduction = self.reduction_of(kind, entries)
         key = entries[-1].key
         return Entry(key, encode((key, (offset, reduction, size))), reduction, offset, size)
+
+    def reduction_of(self, kind, entries):
+        return self.reduce([e.reduction for e in entries])
 
 
 # ------------------------------------------------------------- the older file
@@ -1355,6 +1380,184 @@ class ReadTree(Tree):
         return Entry(key, term, reduced, offset, size)
 
 
+# -------------------------------------------------------------- view indexes
+
+
+class Rows:
+    """The rows of a tree of the older index, as encoded pairs."""
+
+    def __init__(self, file, state):
+        self.file, self.rows = file, iter(()) if state == NIL else self.below(state[0])
+
+    def below(self, offset):
+        kind, entries = elements(decompress(self.file.chunk(offset)))
+        for entry in elements(entries):
+            key, value = elements(entry)
+            if decode(kind) == "kp_node":
+                child = decode(value)[0]
+                check(child < offset, "the older index is damaged: a node at %d points behind itself" % offset)
+                yield from self.below(child)
+            else:
+                yield key, value
+
+    def next(self):
+        row = next(self.rows, None)
+        check(row is not None, "the older index has fewer rows than the stream needs")
+        return row
+
+
+def older_trees(file, prologue):
+    """The states of the older index's trees."""
+    header = decode(file.newest_header()[0][1:])
+    check(isinstance(header, tuple) and len(header) == 2 and header[1] != NIL, "the older file is no view index")
+    state = header[1]
+    check(state[1] == prologue.older_update_seq, "the older index has update_seq %s at its header, and the stream is"
+          " for %d" % (state[1], prologue.older_update_seq))
+    return [state[3]] + [NIL if view == NIL else view[0] for view in state[-1]]
+
+
+class Index:
+    """Makes a compacted view index."""
+
+    def __init__(self, prologue, body, older):
+        self.prologue, self.body = prologue, body
+        self.file = File(prologue.checksum)
+        self.older = None if older is None else File(prologue.checksum, older)
+        self.trees = [] if older is None else older_trees(self.older, prologue)
+
+    def run(self):
+        self.header()
+        number, last = self.body.number(), 0
+        while number:
+            check(number > last, "the body has trees in another order")
+            self.tree(number - 1)
+            number, last = self.body.number(), number
+        for _ in range(self.body.number()):
+            self.header()
+        self.body.end()
+        return self.file.data
+
+    def header(self):
+        term = self.body.string()
+        check(term[:1] == b"\x83", "the body has a header of an unknown form")
+        self.file.header(Raw(term[1:]))
+
+    def tree(self, number):
+        older = Rows(self.older, self.trees[number] if number < len(self.trees) else NIL)
+        tree, ended = RowTree(self, number), False
+        while not ended:
+            rows, ended = self.rows(older)
+            if number:
+                tree.functions = [self.body.number() for _ in range(self.body.number())]
+            tree.append(rows)
+
+    def rows(self, older):
+        """The rows of a batch, and whether its tree ends."""
+        rows = []
+        while True:
+            n, kind = divmod(self.body.number(), 4)
+            if kind == 0:
+                check(n <= 1 and rows, "the body has a batch of an unknown form")
+                return rows, n == 1
+            for _ in range(n):
+                row = (self.body.term(), self.body.term()) if kind == 3 else older.next()
+                if kind != 2:
+                    rows.append(row)
+
+
+class RowTree(Tree):
+    """A tree of an index. Rows have their places, whatever their keys are."""
+
+    def __init__(self, index, number):
+        super().__init__(index.file, index.prologue.compression, index.prologue.chunk_size, None)
+        self.body, self.has_values, self.functions = index.body, number > 0, []
+
+    def append(self, rows):
+        pointers = self.modify_node(self.root, [leaf_entry(key, value, None) for key, value in rows])
+        while len(pointers) > 1:
+            pointers = self.write(b"kp_node", pointers)
+        self.root = pointers[0]
+
+    def modify_leaf(self, old, actions):
+        return old + actions
+
+    def modify_inner(self, old, actions):
+        return old[:-1] + self.modify_node(old[-1], actions)
+
+    def reduction_of(self, kind, entries):
+        if not self.has_values:
+            return []
+        if kind == b"kv_node":
+            return self.leaf(entries)
+        parts = [e.reduction for e in entries]
+        values = []
+        for i, f in enumerate(self.functions):
+            column = [p[1][i] for p in parts]
+            values.append(self.value(f, add_values, column[::-1] if i % 2 == 0 else column))
+        return sum(p[0] for p in parts), values, sum(p[2] for p in parts)
+
+    def leaf(self, entries):
+        rows, size = [], 0
+        for e in entries:
+            key = elements(elements(e.term)[0])[0]
+            for value in row_values(elements(e.term)[1]):
+                rows.append(value)
+                size += 2 + len(key) + len(value)
+        values = [self.value(f, len, rows) for f in self.functions]
+        return len(rows), values, size + 1 + len(encode(values))
+
+    def value(self, function, count, values):
+        """That of one function of a node's values, or the one that is told."""
+        check(function <= 3, "the body has a function of the unknown number %d" % function)
+        if function == 0:
+            told = self.body.term()
+            return told[1] if told[0] == 97 else told  # small integers may make a list a STRING
+        if function == 2 and count is len:
+            return len(values)
+        numbers = [decode(v) if isinstance(v, Raw) else v for v in values]
+        return stats(numbers) if function == 3 else add_values(numbers)
+
+
+def row_values(value):
+    """The values of the rows that an entry stands for, encoded."""
+    if value[0] == 104 and value[1] == 2:
+        name, rows = elements(value)
+        if name[0] in (100, 115, 118, 119) and decode(name) == "dups":
+            return small_terms(rows)[::-1]
+    return [value]
+
+
+def small_terms(rows):
+    """The encoded elements of a list, which may be a STRING."""
+    return [Raw(encode(n)) for n in decode(rows)] if rows[0] == 107 else elements(rows)
+
+
+def add_values(values):
+    """_sum."""
+    total, is_list = [0], False
+    for value in values:
+        is_list = is_list or isinstance(value, list)
+        for i, n in enumerate(value if isinstance(value, list) else [value]):
+            if i < len(total):
+                total[i] += n
+            else:
+                total.append(n)
+    return total if is_list else total[0]
+
+
+def stats(values):
+    """_stats."""
+    made = None
+    for n in values:
+        new = n if isinstance(n, tuple) else (n, 1, n, n, n * n)
+        if made is not None:
+            least = made[2] if new[2] > made[2] else new[2]
+            largest = made[3] if new[3] < made[3] else new[3]
+            new = (new[0] + made[0], new[1] + made[1], least, largest, new[4] + made[4])
+        made = new
+    return made or (0, 0, 0, 0, 0)
+
+
 # ------------------------------------------------------------------- the whole
 
 
@@ -1370,7 +1573,9 @@ def correct(data, corrections):
 
 def replay(stream, older):
     """The file that a stream makes; older may be None."""
-    make, p = (tail, TailPrologue(stream)) if stream[:8] == TAIL else (compaction, Prologue(stream))
+    kinds = {TAIL: (tail, TailPrologue), INDEX: (index, IndexPrologue)}
+    make, prologue = kinds.get(bytes(stream[:8]), (compaction, Prologue))
+    p = prologue(stream)
     body = stream[p.bytes :]
     check(len(body) == p.body_size and sha256(body) == p.body_sum, "the body has another length or SHA-256 than the"
           " prologue says: the stream is damaged")
@@ -1382,6 +1587,15 @@ def compaction(p, body, older):
     check(older is not None or p.older_documents == 0, "the stream needs the older file")
     source = Older(older, p) if p.older_documents else None
     data = Compactor(p, body, source).run()
+    correct(data, p.corrections)
+    check_made(p, data)
+    return data
+
+
+def index(p, body, older):
+    """The compacted view index."""
+    check(older is not None or p.taken == 0, "the stream needs the older file")
+    data = Index(p, body, older if p.taken else None).run()
     correct(data, p.corrections)
     check_made(p, data)
     return data

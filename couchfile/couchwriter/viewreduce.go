@@ -15,22 +15,44 @@ import (
 // _count, _sum and _stats. Any other reduces to ErrUnpredicted.
 //
 // Source: CouchDB 3.5, src/couch_mrview/src/couch_mrview_util.erl, make_reduce_fun.
-func ViewReduce(functions []string) Reducer { return viewReduce(functions) }
+func ViewReduce(functions []string) Reducer { return viewReduce{functions: functions} }
 
-type viewReduce []string
+// ToldReduce in place of a reduce function says that its values are told.
+const ToldReduce = ""
+
+// ViewReduceTold is ViewReduce, where told is called for the value of each function
+// that is ToldReduce, node by node as they are written.
+func ViewReduceTold(functions []string, told func(function int) (erlterm.Term, error)) Reducer {
+	return viewReduce{functions, told}
+}
+
+type viewReduce struct {
+	functions []string
+	told      func(function int) (erlterm.Term, error)
+}
+
+// value is that of a function of a node.
+func (r viewReduce) value(i int, of func(valueReduce) (erlterm.Term, error)) (erlterm.Term, error) {
+	name := r.functions[i]
+	if name == ToldReduce && r.told != nil {
+		return r.told(i)
+	}
+	fn, err := builtin(name)
+	if err != nil {
+		return nil, err
+	}
+	return of(fn)
+}
 
 func (r viewReduce) Reduce(dst []byte, entries []couchfile.Entry) ([]byte, error) {
 	rows, size, err := viewRows(entries)
 	if err != nil {
 		return dst, err
 	}
-	values := make([]erlterm.Term, len(r))
-	for i, name := range r {
-		fn, err := builtin(name)
+	values := make([]erlterm.Term, len(r.functions))
+	for i, name := range r.functions {
+		values[i], err = r.value(i, func(fn valueReduce) (erlterm.Term, error) { return fn.reduce(rows) })
 		if err != nil {
-			return dst, err
-		}
-		if values[i], err = fn.reduce(rows); err != nil {
 			return dst, fmt.Errorf("reduce by %s: %w", name, err)
 		}
 	}
@@ -70,7 +92,7 @@ func viewRows(entries []couchfile.Entry) (values []erlterm.Term, size int, err e
 
 func (r viewReduce) Rereduce(dst []byte, reductions []erlterm.Term) ([]byte, error) {
 	var count, size uint64
-	columns := make([][]erlterm.Term, len(r))
+	columns := make([][]erlterm.Term, len(r.functions))
 	for _, red := range reductions {
 		parts, ok := erlterm.Elements(red)
 		if !ok || len(parts) < 2 || len(parts) > 3 {
@@ -78,7 +100,7 @@ func (r viewReduce) Rereduce(dst []byte, reductions []erlterm.Term) ([]byte, err
 		}
 		n, _, ok := erlterm.Uint(parts[0])
 		values, ok2 := erlterm.Elements(parts[1])
-		if !ok || !ok2 || len(values) != len(r) {
+		if !ok || !ok2 || len(values) != len(columns) {
 			return dst, fmt.Errorf("reduction of a view: %w", ErrUnpredicted)
 		}
 		if count += n; len(parts) == 3 {
@@ -89,17 +111,15 @@ func (r viewReduce) Rereduce(dst []byte, reductions []erlterm.Term) ([]byte, err
 			columns[i] = append(columns[i], v)
 		}
 	}
-	values := make([]erlterm.Term, len(r))
-	for i, name := range r {
+	values := make([]erlterm.Term, len(r.functions))
+	for i := range r.functions {
 		if i%2 == 0 { // each function's values are turned around once more than the last one's
 			slices.Reverse(columns[i])
 		}
-		fn, err := builtin(name)
+		var err error
+		values[i], err = r.value(i, func(fn valueReduce) (erlterm.Term, error) { return fn.rereduce(columns[i]) })
 		if err != nil {
-			return dst, err
-		}
-		if values[i], err = fn.rereduce(columns[i]); err != nil {
-			return dst, fmt.Errorf("rereduce by %s: %w", name, err)
+			return dst, fmt.Errorf("rereduce by %s: %w", r.functions[i], err)
 		}
 	}
 	dst = erlterm.PutUint(erlterm.PutTuple(dst, 3), count)

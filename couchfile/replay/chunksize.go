@@ -186,7 +186,7 @@ func sum(list []int) (n int) {
 // candidates are the values that cut the first list as it is, the roundest
 // first.
 func (c *leaves) candidates() (out []int) {
-	list := c.sizes[:min(len(c.sizes), idBatch)]
+	list := c.sizes[:c.lists[0]]
 	total := 7 + sum(list)
 	from, to := 1, total // the threshold's bounds, the second one outside
 	start := 0

@@ -77,7 +77,7 @@ func Decode(stream io.Reader, older Older, out Output, scratch couchwriter.Scrat
 		}
 	}
 	body := newWireReader(stream, info.bodySize)
-	sink := newPatcher(info, out)
+	sink := newPatcher(info.made, out)
 	if err := info.decode(body, older, sink, scratch); err != nil {
 		return info, err
 	}

@@ -51,6 +51,16 @@
 // wrote in vain is stored as it is. btree_chunk_size, which is not in the file, is
 // found by the leaves of the first pass.
 //
+// # View indexes
+//
+// EncodeView and DecodeView do the same for the compacted file of a view index: a
+// stream has the runs of rows that an older file has, the other rows, where batches end,
+// and the values of reduce functions that aren't those of the server. EncodeView reads the
+// file in its own order, which shows how the compaction went: batch after batch, each of
+// them leaves and then inner nodes. It finds the reduce functions by trying those of the
+// server on each batch, as nothing in the file names them. KnownView has hashes of runs of
+// rows.
+//
 // # Tails
 //
 // EncodeTail and DecodeTail do the same for a tail: what a server appended to a

@@ -34,26 +34,26 @@ func (p *predicted) ReadAt(b []byte, off int64) (int, error) {
 // patcher applies corrections to what the simulator writes.
 type patcher struct {
 	predicted
-	info *Info
-	out  io.Writer
-	off  int64
-	at   int // index of the first correction that isn't done
-	sum  hash.Hash
+	made
+	out io.Writer
+	off int64
+	at  int // index of the first correction that isn't done
+	sum hash.Hash
 }
 
-func newPatcher(info *Info, out Output) *patcher {
-	return &patcher{predicted: predicted{r: out}, info: info, out: out, sum: sha256.New()}
+func newPatcher(m made, out Output) *patcher {
+	return &patcher{predicted: predicted{r: out}, made: m, out: out, sum: sha256.New()}
 }
 
 // Write hands on what is right.
 func (p *patcher) Write(b []byte) (int, error) {
 	end := p.off + int64(len(b))
-	if end > p.info.Size {
-		return 0, damaged(fmt.Sprintf("the older file, or the stream: it makes more than %d bytes", p.info.Size))
+	if end > p.Size {
+		return 0, damaged(fmt.Sprintf("the older file, or the stream: it makes more than %d bytes", p.Size))
 	}
 	said := b
-	for ; p.at < len(p.info.corrections); p.at++ {
-		c := p.info.corrections[p.at]
+	for ; p.at < len(p.made.corrections); p.at++ {
+		c := p.made.corrections[p.at]
 		if c.off >= end {
 			break
 		}
@@ -62,7 +62,7 @@ func (p *patcher) Write(b []byte) (int, error) {
 		if &b[0] == &said[0] {
 			b = bytes.Clone(said)
 		}
-		p.corrections = append(p.corrections, part)
+		p.predicted.corrections = append(p.predicted.corrections, part)
 		copy(b[from-p.off:], part.is)
 		if c.off+int64(len(c.is)) > end {
 			break
@@ -75,9 +75,9 @@ func (p *patcher) Write(b []byte) (int, error) {
 
 func (p *patcher) end() error {
 	switch {
-	case p.off != p.info.Size:
-		return damaged(fmt.Sprintf("the older file, or the stream: it makes %d bytes instead of %d", p.off, p.info.Size))
-	case !bytes.Equal(p.sum.Sum(nil), p.info.SHA256[:]):
+	case p.off != p.Size:
+		return damaged(fmt.Sprintf("the older file, or the stream: it makes %d bytes instead of %d", p.off, p.Size))
+	case !bytes.Equal(p.sum.Sum(nil), p.SHA256[:]):
 		return damaged("what was made has another SHA-256 than the file that was stored: the older file is not the one it rests on")
 	}
 	return nil

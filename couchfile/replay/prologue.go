@@ -30,9 +30,8 @@ type Info struct {
 	// OlderSeq the header's update_seq. 0 documents: no older file is needed.
 	OlderDocs, OlderSeq uint64
 
-	Size   int64    // of the file that is made, in bytes
-	SHA256 [32]byte // of these bytes
-	Passes int      // of the compaction
+	made
+	Passes int // of the compaction
 
 	release     couchwriter.Release
 	compression couchwriter.Compression
@@ -42,7 +41,14 @@ type Info struct {
 	bodySum     [32]byte
 
 	security, uuid, epochs, compactedSeq erlterm.Term
-	corrections                          []correction
+}
+
+// made is the file that a stream of a compaction makes.
+type made struct {
+	Size   int64    // in bytes
+	SHA256 [32]byte // of these bytes
+
+	corrections []correction
 }
 
 // correction is a place where the prediction is wrong.
@@ -71,14 +77,17 @@ func (i *Info) append(dst []byte) []byte {
 	for _, t := range []erlterm.Term{i.security, i.uuid, i.epochs, i.compactedSeq} {
 		str(t)
 	}
-	number(uint64(len(i.corrections)))
+	return sealPrologue(dst, magic, version, i.appendCorrections(b))
+}
+
+func (m *made) appendCorrections(dst []byte) []byte {
+	dst = appendNumber(dst, uint64(len(m.corrections)))
 	end := int64(0)
-	for _, c := range i.corrections {
-		number(uint64(c.off - end))
-		str(c.is)
+	for _, c := range m.corrections {
+		dst = appendStr(appendNumber(dst, uint64(c.off-end)), c.is)
 		end = c.off + int64(len(c.is))
 	}
-	return sealPrologue(dst, magic, version, b)
+	return dst
 }
 
 // sealPrologue appends a prologue of some fields.
@@ -208,14 +217,14 @@ func (r *wireReader) sum32(what string, to *[32]byte) error {
 	return err
 }
 
-func (i *Info) readCorrections(in *wireReader) error {
+func (m *made) readCorrections(in *wireReader) error {
 	n, err := in.small("corrections", in.left)
 	if err != nil {
 		return err
 	}
 	end := int64(0)
 	for range n {
-		gap, err := in.small("correction", uint64(i.Size-end))
+		gap, err := in.small("correction", uint64(m.Size-end))
 		if err != nil {
 			return err
 		}
@@ -224,10 +233,10 @@ func (i *Info) readCorrections(in *wireReader) error {
 			return err
 		}
 		off := end + int64(gap)
-		if end = off + int64(len(is)); end > i.Size || len(is) == 0 {
+		if end = off + int64(len(is)); end > m.Size || len(is) == 0 {
 			return damaged("a correction beyond the end")
 		}
-		i.corrections = append(i.corrections, correction{off: off, is: is})
+		m.corrections = append(m.corrections, correction{off: off, is: is})
 	}
 	return nil
 }

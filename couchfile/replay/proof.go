@@ -83,10 +83,8 @@ func (c *cursor) skip(n uint64) error {
 // from the true file, where Encode found them to be the same; that they are
 // those which Decode will get is held against what is known.
 type proof struct {
-	pipe *io.PipeWriter
-	out  *comparer
-	done chan struct{}
-	err  error
+	trial
+	out *comparer
 
 	updateSeq uint64
 	known     *cursor
@@ -98,32 +96,46 @@ type proof struct {
 var errProofEnded = errors.New("decoding what was written ended")
 
 func startProof(info *Info, f File, known *Known, scratch couchwriter.Scratch) *proof {
-	r, w := io.Pipe()
-	p := &proof{pipe: w, out: newComparer(f.R, info.Size), done: make(chan struct{}), known: openCursor(known)}
-	trial := *info
+	p := &proof{out: newComparer(f.R, info.Size), known: openCursor(known)}
+	tried := *info
 	if known != nil {
-		trial.OlderDocs, p.updateSeq = known.docs, known.updateSeq
+		tried.OlderDocs, p.updateSeq = known.docs, known.updateSeq
 	}
-	go func() {
-		defer close(p.done)
+	p.start(func(in *wireReader) error {
 		defer p.known.close()
-		in := newWireReader(r, math.MaxUint64)
-		p.err = trial.decode(in, p, p.out, scratch)
-		if p.err == nil {
-			if _, err := in.r.ReadByte(); !errors.Is(err, io.EOF) {
-				p.err = damaged("more in the stream than is needed")
-			}
-		}
-		r.CloseWithError(errors.Join(errProofEnded, p.err))
-	}()
+		return tried.decode(in, p, p.out, scratch)
+	})
 	return p
 }
 
+// trial runs a decoder beside the encoder, which writes to pipe.
+type trial struct {
+	pipe *io.PipeWriter
+	done chan struct{}
+	err  error
+}
+
+func (t *trial) start(decode func(in *wireReader) error) {
+	r, w := io.Pipe()
+	t.pipe, t.done = w, make(chan struct{})
+	go func() {
+		defer close(t.done)
+		in := newWireReader(r, math.MaxUint64)
+		t.err = decode(in)
+		if t.err == nil {
+			if _, err := in.r.ReadByte(); !errors.Is(err, io.EOF) {
+				t.err = damaged("more in the stream than is needed")
+			}
+		}
+		r.CloseWithError(errors.Join(errProofEnded, t.err))
+	}()
+}
+
 // end waits for the decoder. err is what the encoder ended with.
-func (p *proof) end(err error) error {
-	p.pipe.CloseWithError(err)
-	<-p.done
-	return p.err
+func (t *trial) end(err error) error {
+	t.pipe.CloseWithError(err)
+	<-t.done
+	return t.err
 }
 
 // lend is what the decoder will take.

@@ -135,7 +135,7 @@ func swapped(last, h couchfile.RawHeader) bool {
 
 // parameters are what the file itself says of how it was made.
 func (s *shape) parameters() (*Info, error) {
-	info := &Info{Size: s.size, Passes: len(s.passes), checksum: s.first.Checksum}
+	info := &Info{made: made{Size: s.size}, Passes: len(s.passes), checksum: s.first.Checksum}
 	head, ok := erlterm.Elements(s.passes[0].Term[1:])
 	first, okFirst := erlterm.Elements(s.first.Term[1:])
 	if !ok || !okFirst || len(head) <= couchwriter.AtPurgesLimit || len(first) <= couchwriter.AtPurgesLimit {

@@ -1,0 +1,273 @@
+package replay
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"math"
+	"slices"
+
+	"github.com/zeebo/xxh3"
+
+	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/couchfile/couchwriter"
+)
+
+const (
+	knownViewMagic   = "CouchKNV"
+	knownViewVersion = 1
+
+	// knownRun is how many bytes of a file one run has about: it costs some 10, which
+	// is to be less than 2 %.
+	knownRun = 560
+	// sampledRows is how many rows of a tree that is found by.
+	sampledRows = 1000
+	// longestRun is how many runs one has at most that a key ought to have ended before.
+	longestRun = 64
+)
+
+// KnownView is what a node remembers of a view index at a cut: hashes of runs of
+// rows, whose ends follow from the keys of their rows, so that what is inserted or
+// removed changes the run that it is in.
+type KnownView struct {
+	key       [32]byte
+	header    int64
+	updateSeq uint64
+	rows      uint64
+	trees     []knownRows
+}
+
+// knownRows are the runs of a tree, in the order of their hashes.
+type knownRows struct {
+	every uint64 // how many rows a run has about
+	runs  []knownRunAt
+}
+
+type knownRunAt struct {
+	hash docHash
+	n    uint64 // rows
+	at   uint64 // rows in front of it
+}
+
+// Header is the offset of the header that is known.
+func (k *KnownView) Header() int64 { return k.header }
+
+// UpdateSeq is the update_seq of the header that is known.
+func (k *KnownView) UpdateSeq() uint64 { return k.updateSeq }
+
+// Rows is how many rows are known, of all trees.
+func (k *KnownView) Rows() uint64 { return k.rows }
+
+// find is where the rows of a run are.
+func (r *knownRows) find(h docHash) (knownRunAt, bool) {
+	i, found := slices.BinarySearchFunc(r.runs, h, func(r knownRunAt, h docHash) int { return bytes.Compare(r.hash[:], h[:]) })
+	if !found {
+		return knownRunAt{}, false
+	}
+	return r.runs[i], true
+}
+
+// runs cuts the rows of a tree into runs.
+type runs struct {
+	key   [32]byte
+	every uint64
+	sum   hash.Hash
+	n     uint64 // rows of the run
+	buf   []byte
+}
+
+func newRuns(key [32]byte, every uint64) *runs {
+	r := &runs{key: key, every: every, sum: sha256.New()}
+	r.sum.Write(key[:])
+	return r
+}
+
+// add adds a row, and says whether the run ends with it.
+func (r *runs) add(e couchfile.Entry) bool {
+	r.buf = appendStr(appendStr(r.buf[:0], e.Key), e.Value)
+	r.sum.Write(r.buf)
+	r.n++
+	return xxh3.HashSeed(e.Key, binary.LittleEndian.Uint64(r.key[:]))%r.every == 0 || r.n >= longestRun*r.every
+}
+
+// end is the hash of the run. Another begins.
+func (r *runs) end() (h docHash, n uint64) {
+	copy(h[:], r.sum.Sum(nil))
+	n = r.n
+	r.sum.Reset()
+	r.sum.Write(r.key[:])
+	r.n = 0
+	return h, n
+}
+
+// WriteKnownView writes what is to be remembered of a view index, all of whose
+// rows it reads. key is 32 random bytes, which stay on the node with it.
+func WriteKnownView(w io.Writer, key [32]byte, f File) error {
+	index, trees, err := openView(f)
+	if err != nil {
+		return err
+	}
+	out := newWireWriter(w)
+	out.raw(append([]byte(knownViewMagic), knownViewVersion))
+	out.raw(key[:])
+	out.number(uint64(f.Header))
+	out.number(index.Header().UpdateSeq)
+	for _, t := range trees {
+		every, err := rowsOfRun(t)
+		if err != nil {
+			return err
+		}
+		out.number(every)
+		if err := writeRuns(out, newRuns(key, every), t); err != nil {
+			return err
+		}
+	}
+	out.number(0)
+	if err := out.flush(); err != nil {
+		return err
+	}
+	_, err = w.Write(out.sum.Sum(nil))
+	return err
+}
+
+// rowsOfRun is how many rows a run of a tree has about, found by what the first ones
+// take in nodes.
+func rowsOfRun(t *couchfile.Tree) (uint64, error) {
+	rows, stored := 0, 0
+	var node, packed []byte
+	for e, err := range t.All(nil, false) {
+		if err != nil {
+			return 0, err
+		}
+		node = append(append(node, e.Key...), e.Value...)
+		if rows++; len(node) > couchwriter.DefaultChunkSize || rows == sampledRows {
+			packed = couchwriter.Snappy.Append(packed[:0], node)
+			stored, node = stored+len(packed), node[:0]
+		}
+		if rows == sampledRows {
+			break
+		}
+	}
+	if stored == 0 {
+		return sampledRows, nil // it has one leaf
+	}
+	return uint64(1 + knownRun*rows/stored), nil
+}
+
+func writeRuns(out *wireWriter, r *runs, t *couchfile.Tree) error {
+	put := func() {
+		h, n := r.end()
+		out.number(n)
+		out.raw(h[:])
+	}
+	for e, err := range t.All(nil, false) {
+		if err != nil {
+			return err
+		}
+		if r.add(e) {
+			put()
+		}
+		if out.err != nil {
+			return out.err
+		}
+	}
+	if r.n > 0 {
+		put()
+	}
+	out.number(0)
+	return out.err
+}
+
+// OpenKnownView reads what WriteKnownView wrote, size bytes, into memory, some 24
+// bytes a run. Any byte that is wrong is a couchfile.ErrCorrupt, and what was known is
+// to be treated as lost. A version that it doesn't know is ErrVersion.
+func OpenKnownView(r io.ReaderAt, size int64) (*KnownView, error) {
+	head := make([]byte, len(knownViewMagic)+1)
+	if size < int64(len(head)+sha256.Size) {
+		return nil, damaged("what was known is too short")
+	}
+	in := newWireReader(io.NewSectionReader(r, 0, size-sha256.Size), uint64(size-sha256.Size))
+	if _, err := r.ReadAt(head, 0); err != nil {
+		return nil, fmt.Errorf("read what was known: %w", err)
+	}
+	if string(head[:len(knownViewMagic)]) != knownViewMagic {
+		return nil, damaged("nothing that was known")
+	}
+	if v := head[len(knownViewMagic)]; v != knownViewVersion {
+		return nil, fmt.Errorf("%w: what was known is of version %d, this program reads %d", ErrVersion, v, knownViewVersion)
+	}
+	k := &KnownView{}
+	if err := k.read(in, uint64(len(head))); err != nil {
+		return nil, err
+	}
+	want := make([]byte, sha256.Size)
+	if _, err := r.ReadAt(want, size-sha256.Size); err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("read what was known: %w", err)
+	}
+	if in.left != 0 || !bytes.Equal(in.sum.Sum(nil), want) {
+		return nil, damaged("the checksum of what was known is wrong")
+	}
+	return k, nil
+}
+
+func (k *KnownView) read(in *wireReader, head uint64) error {
+	const what = "what was known"
+	if _, err := in.bytes(what, head); err != nil {
+		return err
+	}
+	if err := in.sum32(what, &k.key); err != nil {
+		return err
+	}
+	header, err := in.small(what, math.MaxInt64)
+	if err != nil {
+		return err
+	}
+	k.header = int64(header)
+	if k.updateSeq, err = in.number(what); err != nil {
+		return err
+	}
+	for {
+		every, err := in.small(what, math.MaxInt32)
+		if err != nil || every == 0 {
+			return err
+		}
+		t := knownRows{every: every}
+		if err := t.read(in); err != nil {
+			return err
+		}
+		for _, r := range t.runs {
+			k.rows += r.n
+		}
+		k.trees = append(k.trees, t)
+	}
+}
+
+func (t *knownRows) read(in *wireReader) error {
+	at := uint64(0)
+	for {
+		n, err := in.small("what was known", math.MaxInt32)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			break
+		}
+		r := knownRunAt{n: n, at: at}
+		b, err := in.bytes("what was known", uint64(len(r.hash)))
+		if err != nil {
+			return err
+		}
+		copy(r.hash[:], b)
+		t.runs = append(t.runs, r)
+		at += n
+	}
+	slices.SortFunc(t.runs, func(a, b knownRunAt) int {
+		return cmp.Or(bytes.Compare(a.hash[:], b.hash[:]), cmp.Compare(a.at, b.at))
+	})
+	return nil
+}
