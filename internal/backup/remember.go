@@ -19,9 +19,10 @@ import (
 	"github.com/slipcover/slipcover/internal/manifest"
 )
 
-// A node remembers a few bytes of each document of the generations that it backed up, in
-// the folder known of the instance's state. After a compaction they tell, without the
-// older file and without a key, which documents the repository has.
+// A node remembers a few bytes of each document, or of each run of an index's rows, of the
+// generations that it backed up, in the folder known of the instance's state. After a
+// compaction they tell, without the older file and without a key, which of them the
+// repository has.
 const (
 	knownFolder = "known"
 	// leastKnown is the size of the smallest file of which anything is remembered, in bytes.
@@ -33,6 +34,9 @@ const (
 	// knownSteps is the share of documents that must be new for what is known to be
 	// written anew: one in so many. Those that a compaction finds new are stored again.
 	knownSteps = 100
+	// knownGrowth is the share of an index that must have been appended for what is known
+	// to be written anew, which reads all of it: one byte in so many.
+	knownGrowth = 10
 )
 
 // knownFile is what is remembered of a file at one of its headers.
@@ -96,30 +100,56 @@ func (m *memory) of(l *local, f *manifest.File) (k knownFile, ok bool) {
 	return k, ok && k.header <= f.Header.Offset && k.size <= f.Size
 }
 
-// open opens what is remembered. Damage is an error.
-func (m *memory) open(k knownFile) (*replay.Known, io.Closer, error) {
-	f, err := os.Open(filepath.Join(m.dir, k.name))
-	if err != nil {
-		return nil, nil, err
-	}
-	info, err := f.Stat()
-	var known *replay.Known
-	if err == nil {
-		known, err = replay.OpenKnown(f, info.Size())
-	}
-	if err == nil && (known.Header() != k.header || known.UpdateSeq() != k.seq) {
-		err = fmt.Errorf("%w: it is of another header than its name says", couchfile.ErrCorrupt)
-	}
-	if err != nil {
-		_ = f.Close()
-		return nil, nil, err
-	}
-	return known, f, nil
+// remembered is an open file of the memory: of documents, or of an index's rows.
+type remembered struct {
+	file *os.File
+	docs *replay.Known
+	rows *replay.KnownView
 }
 
-// remembers reports whether it is worth the space to remember a file's documents.
+// open opens what is remembered of a file of a kind. Damage is an error.
+func (m *memory) open(k knownFile, kind manifest.Kind) (*remembered, error) {
+	f, err := os.Open(filepath.Join(m.dir, k.name))
+	if err != nil {
+		return nil, err
+	}
+	r := &remembered{file: f}
+	if err := r.read(k, kind); err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+func (r *remembered) read(k knownFile, kind manifest.Kind) error {
+	info, err := r.file.Stat()
+	if err != nil {
+		return err
+	}
+	var of interface {
+		Header() int64
+		UpdateSeq() uint64
+	}
+	if kind == manifest.View {
+		r.rows, err = replay.OpenKnownView(r.file, info.Size())
+		of = r.rows
+	} else {
+		r.docs, err = replay.OpenKnown(r.file, info.Size())
+		of = r.docs
+	}
+	if err == nil && (of.Header() != k.header || of.UpdateSeq() != k.seq) {
+		err = fmt.Errorf("%w: it is of another header than its name says", couchfile.ErrCorrupt)
+	}
+	return err
+}
+
+// remembers reports whether it is worth the space to remember a file's documents, or an
+// index's rows, of which less is remembered the smaller they are.
 func remembers(f *manifest.File) bool {
 	h := f.Header
+	if f.Kind == manifest.View {
+		return h != nil && f.Size >= leastKnown
+	}
 	return f.Kind == manifest.Shard && h != nil && f.Size >= leastKnown && h.Docs+h.DeletedDocs > 0 &&
 		int64(h.Docs+h.DeletedDocs)*knownDocSize <= f.Size/knownShare
 }
@@ -129,14 +159,14 @@ func remembers(f *manifest.File) bool {
 func (w *worker) remember(ctx context.Context, s *source, f *manifest.File) error {
 	m, h := w.run.memory, f.Header
 	was, ok := m.of(&s.local, f)
-	if ok && (h.UpdateSeq < was.seq || (h.UpdateSeq-was.seq)*knownSteps < h.Docs+h.DeletedDocs) {
+	if ok && enough(was, f) {
 		return nil
 	}
 	k := newKnownFile(f)
 	at := replay.File{R: couchfile.WithContext(ctx, s), Size: f.Size, Header: h.Offset}
 	path := filepath.Join(m.dir, k.name)
 	err := fs.ErrNotExist
-	if ok {
+	if ok && f.Kind != manifest.View {
 		err = m.extend(was, path, at)
 	}
 	if err != nil && ctx.Err() == nil { // or what was known is damaged, or not of this file
@@ -145,6 +175,9 @@ func (w *worker) remember(ctx context.Context, s *source, f *manifest.File) erro
 			err = writeKnown(path, func(w io.Writer) error {
 				var key [32]byte
 				_, _ = rand.Read(key[:])
+				if f.Kind == manifest.View {
+					return replay.WriteKnownView(w, key, at)
+				}
 				return replay.WriteKnown(w, key, at)
 			})
 		}
@@ -153,6 +186,15 @@ func (w *worker) remember(ctx context.Context, s *source, f *manifest.File) erro
 		s.local.Known = k.name
 	}
 	return err
+}
+
+// enough reports whether what is remembered is new enough for a file at its cut.
+func enough(was knownFile, f *manifest.File) bool {
+	if f.Kind == manifest.View {
+		return (f.Size-was.size)*knownGrowth < f.Size
+	}
+	h := f.Header
+	return h.UpdateSeq < was.seq || (h.UpdateSeq-was.seq)*knownSteps < h.Docs+h.DeletedDocs
 }
 
 // stillStored reads a file whole, if this run didn't do it yet: what is remembered of
@@ -173,12 +215,12 @@ func (w *worker) stillStored(ctx context.Context, s *source, f *manifest.File) e
 }
 
 func (m *memory) extend(was knownFile, path string, at replay.File) error {
-	known, file, err := m.open(was)
+	known, err := m.open(was, manifest.Shard)
 	if err != nil {
 		return err
 	}
-	defer file.Close()
-	return writeKnown(path, func(w io.Writer) error { return known.Extend(w, at) })
+	defer known.file.Close()
+	return writeKnown(path, func(w io.Writer) error { return known.docs.Extend(w, at) })
 }
 
 // writeKnown writes a file of the memory. It needn't be on the disk when its name is: a

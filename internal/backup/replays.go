@@ -63,15 +63,18 @@ func (w *worker) replay(ctx context.Context, s *source, old *known, file *manife
 	if older == nil {
 		return 0, nil
 	}
-	known, closer, err := r.memory.open(k)
+	known, err := r.memory.open(k, file.Kind)
 	if err != nil {
 		r.note(fmt.Sprintf("%s is stored whole though it was only compacted: what this node remembered of its documents can't be read: %v", file.Path, err))
 		return 0, nil
 	}
-	defer closer.Close()
+	defer known.file.Close()
 	r.encoding.Lock() // it holds some 64 MiB
 	defer r.encoding.Unlock()
-	return w.encode(ctx, s, file, known, older, took)
+	if file.Kind == manifest.View {
+		return w.encodeView(ctx, s, file, known.rows, older, took)
+	}
+	return w.encode(ctx, s, file, known.docs, older, took)
 }
 
 // olderOf is what a replay rests on: a file of the backup before at the header of which
@@ -112,6 +115,21 @@ func (w *worker) encode(ctx context.Context, s *source, file *manifest.File, kno
 		}
 		st := &stream{kind: manifest.CompactionReplay, prologue: res.Prologue, sum: res.Info.SHA256, n: res.Info.Size, size: res.StreamSize(), older: older}
 		if res.Taken == 0 {
+			st.size = st.n
+		}
+		return st, nil
+	})
+}
+
+// encodeView is encode for an index.
+func (w *worker) encodeView(ctx context.Context, s *source, file *manifest.File, known *replay.KnownView, older *manifest.Older, took *taken) (int64, error) {
+	return w.store(ctx, s, file, 0, took, func(body io.Writer, f replay.File) (*stream, error) {
+		res, err := replay.EncodeView(body, f, known)
+		if err != nil {
+			return nil, err
+		}
+		st := &stream{kind: manifest.ViewReplay, prologue: res.Prologue, sum: res.Info.SHA256, n: res.Info.Size, size: res.StreamSize(), older: older}
+		if res.Info.Taken == 0 {
 			st.size = st.n
 		}
 		return st, nil

@@ -362,7 +362,7 @@ func (m *Manifest) checkStored(size int64, extents []Extent, replays []*Replay, 
 			}
 		case -1-e.Seg != used || used >= len(replays) || replays[used] == nil || replays[used].Size != e.N:
 			return fmt.Errorf("extent %v is of no replay", e)
-		case (replays[used].Kind == CompactionReplay) != (i == 0):
+		case (replays[used].Kind != TailReplay) != (i == 0):
 			return fmt.Errorf("a replay of a %s at %d", replays[used].Kind, sum)
 		default:
 			if err := m.checkReplay(replays[used], depth+1); err != nil {
@@ -379,7 +379,7 @@ func (m *Manifest) checkStored(size int64, extents []Extent, replays []*Replay, 
 }
 
 func (m *Manifest) checkReplay(r *Replay, depth int) error {
-	if r.Kind != CompactionReplay && r.Kind != TailReplay {
+	if r.Kind != CompactionReplay && r.Kind != ViewReplay && r.Kind != TailReplay {
 		return fmt.Errorf("a replay of kind %q, which a later version of Slipcover reads", r.Kind)
 	}
 	if depth > MaxReplays {

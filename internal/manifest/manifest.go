@@ -229,11 +229,12 @@ type ReplayKind string
 // The kinds of replays.
 const (
 	CompactionReplay ReplayKind = "compaction" // makes what a compaction wrote: the first bytes of a file
+	ViewReplay       ReplayKind = "view"       // the same of a view index
 	TailReplay       ReplayKind = "tail"       // makes what a server appended between two headers, out of the bytes before
 )
 
-// Older is the file out of which a stream takes documents: another generation of the
-// database, up to the end of one of its headers.
+// Older is the file out of which a stream takes documents, or rows: another generation of
+// the database or index, up to the end of one of its headers.
 type Older struct {
 	Generation string    `json:"generation"`
 	Header     int64     `json:"header"`  // offset of the header, in bytes
@@ -271,7 +272,7 @@ func Depth(replays []*Replay) int {
 	deepest := 0
 	for _, r := range replays {
 		n := 0
-		if r.Kind == CompactionReplay {
+		if r.Kind != TailReplay {
 			n = 1
 		}
 		if r.Older != nil {

@@ -105,11 +105,23 @@ func (rd *Reader) replayed(ctx context.Context, r *manifest.Replay, out replay.O
 
 // compacted is replayed for what a compaction wrote.
 func (rd *Reader) compacted(ctx context.Context, r *manifest.Replay, out replay.Output) error {
-	older, discard, err := rd.older(ctx, r.Older)
+	file, discard, err := rd.older(ctx, r.Older)
 	if err != nil {
 		return err
 	}
 	defer discard()
+	if r.Kind == manifest.ViewReplay {
+		return rd.index(ctx, r, file, out)
+	}
+	var older replay.Older
+	if file != nil {
+		f, err := replay.OpenOlder(*file)
+		if err != nil {
+			return asStored(err)
+		}
+		defer f.Close()
+		older = f
+	}
 	sorting, err := durable.NewScratch(rd.Scratch)
 	if err != nil {
 		return err
@@ -117,6 +129,22 @@ func (rd *Reader) compacted(ctx context.Context, r *manifest.Replay, out replay.
 	defer sorting.Discard()
 	return rd.decode(ctx, r, func(in io.Reader) error {
 		_, err := replay.Decode(in, older, out, sorting)
+		return err
+	})
+}
+
+// index is compacted for a view index.
+func (rd *Reader) index(ctx context.Context, r *manifest.Replay, file *replay.File, out replay.Output) error {
+	var older *replay.OlderView
+	if file != nil {
+		var err error
+		if older, err = replay.OpenOlderView(*file); err != nil {
+			return asStored(err)
+		}
+		defer older.Close()
+	}
+	return rd.decode(ctx, r, func(in io.Reader) error {
+		_, err := replay.DecodeView(in, older, out)
 		return err
 	})
 }
@@ -154,7 +182,7 @@ func asStored(err error) error {
 }
 
 // older makes the file that a replay rests on, in a scratch file that discard removes.
-func (rd *Reader) older(ctx context.Context, o *manifest.Older) (older replay.Older, discard func(), err error) {
+func (rd *Reader) older(ctx context.Context, o *manifest.Older) (file *replay.File, discard func(), err error) {
 	if o == nil {
 		return nil, func() {}, nil
 	}
@@ -166,22 +194,18 @@ func (rd *Reader) older(ctx context.Context, o *manifest.Older) (older replay.Ol
 		_, err := s.Write(b)
 		return err
 	}
-	if err = rd.content(ctx, o.Extents, o.Replays, s, put); err == nil {
-		var f *replay.OlderFile
-		if f, err = replay.OpenOlder(replay.File{R: s, Size: o.Size, Header: o.Header}); err == nil {
-			return f, func() { f.Close(); s.Discard() }, nil
-		}
-		err = asStored(err)
+	if err = rd.content(ctx, o.Extents, o.Replays, s, put); err != nil {
+		s.Discard()
+		return nil, nil, err
 	}
-	s.Discard()
-	return nil, nil, err
+	return &replay.File{R: s, Size: o.Size, Header: o.Header}, s.Discard, nil
 }
 
 // built returns the bytes that a replay makes, which begin at from in the file that
 // before reads up to there, in a scratch file that Close removes.
 func (rd *Reader) built(ctx context.Context, r *manifest.Replay, from int64, before io.ReaderAt) (io.ReaderAt, error) {
 	return rd.rebuilt.get(ctx, r, func() (*durable.Scratch, error) {
-		if r.Kind == manifest.CompactionReplay { // a tail may need one first
+		if r.Kind != manifest.TailReplay { // a tail may need one first
 			if err := enter(ctx, rd.rebuilds); err != nil {
 				return nil, err
 			}
