@@ -79,5 +79,8 @@ func (n number) compare(b number) (c int, ok bool) {
 	if !n.float && !b.float {
 		return cmp.Compare(n.i, b.i), true
 	}
+	if n.float && b.float {
+		return cmp.Compare(n.f, b.f), true
+	}
 	return erlterm.Compare(n.put(nil), b.put(nil))
 }

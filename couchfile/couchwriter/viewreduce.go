@@ -268,7 +268,10 @@ func (s stat) with(acc stat) (out stat, err error) {
 			return out, ErrUnpredicted
 		}
 	}
-	for i, sign := range map[int]int{2: 1, 3: -1} {
+	for i, sign := range [...]int{2: 1, 3: -1} {
+		if sign == 0 {
+			continue
+		}
 		c, ok := s[i].compare(acc[i])
 		if !ok {
 			return out, ErrUnpredicted

@@ -68,7 +68,7 @@ type viewEncoder struct {
 	rows      *knownRows // known of the tree; nil if nothing is
 	runs      *runs
 	open      []segment // of the run that has not ended
-	at        uint64    // rows of the older tree that were passed over or taken
+	next      int       // the run of the older tree behind the one that was taken
 	functions []byte    // of the batch before in the tree
 
 	taken, news, told uint64
@@ -165,7 +165,7 @@ func (e *viewEncoder) tree() error {
 	n := e.trees[e.began]
 	e.began++
 	e.w.number(uint64(n) + 1)
-	e.rows, e.runs, e.at, e.functions = nil, nil, 0, nil
+	e.rows, e.runs, e.next, e.functions = nil, nil, 0, nil
 	e.proof.begin()
 	if e.known != nil && n < len(e.known.trees) {
 		e.rows = &e.known.trees[n]
@@ -217,16 +217,16 @@ func (e *viewEncoder) cut(b *batchRows, last bool) {
 // decide looks up the run that ended.
 func (e *viewEncoder) decide() {
 	h, n := e.runs.end()
-	r, known := e.rows.find(h)
-	known = known && r.n == n && r.at >= e.at
+	i, known := e.rows.find(h, e.next)
+	r := knownRunAt{}
+	if known = known && e.rows.runs[i].n == n; known {
+		r, e.next = e.rows.runs[i], i+1
+	}
 	for _, s := range e.open {
 		s.known, s.at = known, r.at
 		r.at += uint64(len(s.rows))
 		s.batch.left -= len(s.rows)
 		s.batch.segs = append(s.batch.segs, s)
-	}
-	if known {
-		e.at = r.at
 	}
 	e.open = e.open[:0]
 }

@@ -22,10 +22,12 @@ const (
 	knownViewMagic   = "CouchKNV"
 	knownViewVersion = 1
 
-	// knownRun is how many bytes of a file one run has about: it costs some 10, which
-	// is to be less than 2 %.
-	knownRun = 560
-	// sampledRows is how many rows of a tree that is found by.
+	// knownShare is of how many bytes of a file one may be remembered, and knownRunSize
+	// about how many bytes a run takes.
+	knownShare, knownRunSize = 64, 10
+	// mostRuns is how many runs of a tree are remembered at most, about.
+	mostRuns = 4 << 20
+	// sampledRows is by how many rows of a tree the number of all is guessed.
 	sampledRows = 1000
 	// longestRun is how many runs one has at most that a key ought to have ended before.
 	longestRun = 64
@@ -42,10 +44,11 @@ type KnownView struct {
 	trees     []knownRows
 }
 
-// knownRows are the runs of a tree, in the order of their hashes.
+// knownRows are the runs of a tree.
 type knownRows struct {
 	every uint64 // how many rows a run has about
 	runs  []knownRunAt
+	order []uint32 // of their hashes; nil until it is needed
 }
 
 type knownRunAt struct {
@@ -63,14 +66,26 @@ func (k *KnownView) UpdateSeq() uint64 { return k.updateSeq }
 // Rows is how many rows are known, of all trees.
 func (k *KnownView) Rows() uint64 { return k.rows }
 
-// find is where the rows of a run are.
-func (r *knownRows) find(h docHash) (knownRunAt, bool) {
-	i, found := slices.BinarySearchFunc(r.runs, h, func(r knownRunAt, h docHash) int { return bytes.Compare(r.hash[:], h[:]) })
-	if !found {
-		return knownRunAt{}, false
+// find finds a run that is not in front of the one that is next.
+func (r *knownRows) find(h docHash, next int) (i int, found bool) {
+	if next < len(r.runs) && r.runs[next].hash == h {
+		return next, true
 	}
-	return r.runs[i], true
+	if r.order == nil {
+		r.order = make([]uint32, len(r.runs))
+		for i := range r.order {
+			r.order[i] = uint32(i)
+		}
+		slices.SortFunc(r.order, func(a, b uint32) int { return cmp.Or(r.compare(a, r.runs[b].hash), cmp.Compare(a, b)) })
+	}
+	i, found = slices.BinarySearchFunc(r.order, h, func(i uint32, h docHash) int { return r.compare(i, h) })
+	if !found || int(r.order[i]) < next {
+		return 0, false
+	}
+	return int(r.order[i]), true
 }
+
+func (r *knownRows) compare(i uint32, h docHash) int { return bytes.Compare(r.runs[i].hash[:], h[:]) }
 
 // runs cuts the rows of a tree into runs.
 type runs struct {
@@ -106,7 +121,8 @@ func (r *runs) end() (h docHash, n uint64) {
 }
 
 // WriteKnownView writes what is to be remembered of a view index, all of whose
-// rows it reads. key is 32 random bytes, which stay on the node with it.
+// rows it reads: less than 2 % of File.Size, and the more exactly the more of the file is
+// not in its trees any more. key is 32 random bytes, which stay on the node with it.
 func WriteKnownView(w io.Writer, key [32]byte, f File) error {
 	index, trees, err := openView(f)
 	if err != nil {
@@ -117,8 +133,12 @@ func WriteKnownView(w io.Writer, key [32]byte, f File) error {
 	out.raw(key[:])
 	out.number(uint64(f.Header))
 	out.number(index.Header().UpdateSeq)
+	live := int64(0)
 	for _, t := range trees {
-		every, err := rowsOfRun(t)
+		live += max(t.Root.Size, 0)
+	}
+	for _, t := range trees {
+		every, err := rowsOfRun(t, f.Size, live)
 		if err != nil {
 			return err
 		}
@@ -135,10 +155,10 @@ func WriteKnownView(w io.Writer, key [32]byte, f File) error {
 	return err
 }
 
-// rowsOfRun is how many rows a run of a tree has about, found by what the first ones
-// take in nodes.
-func rowsOfRun(t *couchfile.Tree) (uint64, error) {
-	rows, stored := 0, 0
+// rowsOfRun is how many rows a run of a tree has about. size is that of the file of which
+// the tree's share is remembered.
+func rowsOfRun(t *couchfile.Tree, size, live int64) (uint64, error) {
+	rows, stored := int64(0), int64(0)
 	var node, packed []byte
 	for e, err := range t.All(nil, false) {
 		if err != nil {
@@ -147,7 +167,7 @@ func rowsOfRun(t *couchfile.Tree) (uint64, error) {
 		node = append(append(node, e.Key...), e.Value...)
 		if rows++; len(node) > couchwriter.DefaultChunkSize || rows == sampledRows {
 			packed = couchwriter.Snappy.Append(packed[:0], node)
-			stored, node = stored+len(packed), node[:0]
+			stored, node = stored+int64(len(packed)), node[:0]
 		}
 		if rows == sampledRows {
 			break
@@ -156,7 +176,10 @@ func rowsOfRun(t *couchfile.Tree) (uint64, error) {
 	if stored == 0 {
 		return sampledRows, nil // it has one leaf
 	}
-	return uint64(1 + knownRun*rows/stored), nil
+	own := max(t.Root.Size, stored)
+	all := float64(rows) * float64(own) / float64(stored)
+	most := float64(size) * float64(own) / float64(max(live, own)) / (knownShare * knownRunSize)
+	return uint64(1 + all/max(1, min(most, mostRuns))), nil
 }
 
 func writeRuns(out *wireWriter, r *runs, t *couchfile.Tree) error {
@@ -183,7 +206,7 @@ func writeRuns(out *wireWriter, r *runs, t *couchfile.Tree) error {
 	return out.err
 }
 
-// OpenKnownView reads what WriteKnownView wrote, size bytes, into memory, some 24
+// OpenKnownView reads what WriteKnownView wrote, size bytes, into memory, some 28
 // bytes a run. Any byte that is wrong is a couchfile.ErrCorrupt, and what was known is
 // to be treated as lost. A version that it doesn't know is ErrVersion.
 func OpenKnownView(r io.ReaderAt, size int64) (*KnownView, error) {
@@ -255,7 +278,7 @@ func (t *knownRows) read(in *wireReader) error {
 			return err
 		}
 		if n == 0 {
-			break
+			return nil
 		}
 		r := knownRunAt{n: n, at: at}
 		b, err := in.bytes("what was known", uint64(len(r.hash)))
@@ -263,11 +286,9 @@ func (t *knownRows) read(in *wireReader) error {
 			return err
 		}
 		copy(r.hash[:], b)
-		t.runs = append(t.runs, r)
+		if t.runs = append(t.runs, r); len(t.runs) > math.MaxInt32 {
+			return damaged("more runs of rows than there can be")
+		}
 		at += n
 	}
-	slices.SortFunc(t.runs, func(a, b knownRunAt) int {
-		return cmp.Or(bytes.Compare(a.hash[:], b.hash[:]), cmp.Compare(a.at, b.at))
-	})
-	return nil
 }

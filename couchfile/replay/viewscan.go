@@ -49,7 +49,11 @@ func (b *viewBatch) root() *viewNode {
 
 // rows are the new rows.
 func (b *viewBatch) rows() []couchfile.Entry {
-	var out []couchfile.Entry
+	n := 0
+	for _, l := range b.leaves {
+		n += len(l.rows)
+	}
+	out := make([]couchfile.Entry, 0, n)
 	for _, l := range b.leaves {
 		out = append(out, l.rows...)
 	}
