@@ -44,7 +44,8 @@ type Reader struct {
 	rebuilt  lru[*manifest.Replay, *durable.Scratch]
 
 	mu      sync.Mutex
-	damaged map[int]error // guarded by mu: why a segment can't be read whole
+	damaged map[int]error              // guarded by mu: why a segment can't be read whole
+	failed  map[*manifest.Replay]error // guarded by mu: why a replay can't be made, being damaged
 }
 
 type frameID struct {
@@ -55,7 +56,7 @@ type frameID struct {
 // each: it decides whether a segment is worth reading whole, and until when it is
 // kept.
 func (r *Repo) NewReader(m *manifest.Manifest, files []*manifest.File) *Reader {
-	rd := &Reader{repo: r, m: m, wanted: make([]int64, len(m.Segments)), left: make([]atomic.Int64, len(m.Segments)), damaged: map[int]error{}}
+	rd := &Reader{repo: r, m: m, wanted: make([]int64, len(m.Segments)), left: make([]atomic.Int64, len(m.Segments)), damaged: map[int]error{}, failed: map[*manifest.Replay]error{}}
 	rd.segments.max, rd.frames.max, rd.open.max, rd.prefixes.max = max(cachedSegments, 2*min(4, runtime.GOMAXPROCS(0))), cachedFrames, 1024, 2
 	rd.segments.gone = (*content).leave
 	rd.rebuilds = make(chan struct{}, rebuilding)

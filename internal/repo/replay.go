@@ -86,8 +86,28 @@ func (b *madeBytes) Write(p []byte) (int, error) {
 }
 
 // replayed writes the bytes that a replay makes to out, which has those of the file
-// before them.
-func (rd *Reader) replayed(ctx context.Context, r *manifest.Replay, out replay.Output) (err error) {
+// before them. What failed by damage isn't made again: it would fail again, and late.
+func (rd *Reader) replayed(ctx context.Context, r *manifest.Replay, out replay.Output) error {
+	if err := rd.failure(r); err != nil {
+		return err
+	}
+	err := rd.makeReplay(ctx, r, out)
+	if Damaged(err) {
+		rd.mu.Lock()
+		rd.failed[r] = err
+		rd.mu.Unlock()
+	}
+	return err
+}
+
+// failure returns why a replay can't be made, if that is known.
+func (rd *Reader) failure(r *manifest.Replay) error {
+	rd.mu.Lock()
+	defer rd.mu.Unlock()
+	return rd.failed[r]
+}
+
+func (rd *Reader) makeReplay(ctx context.Context, r *manifest.Replay, out replay.Output) (err error) {
 	made := &madeBytes{out, r.Size, r.Size}
 	if r.Kind == manifest.TailReplay {
 		err = rd.decode(ctx, r, func(in io.Reader) error {
@@ -210,6 +230,9 @@ func (rd *Reader) built(ctx context.Context, r *manifest.Replay, from int64, bef
 				return nil, err
 			}
 			defer leave(rd.rebuilds)
+		}
+		if err := rd.failure(r); err != nil {
+			return nil, err
 		}
 		s, err := durable.NewScratch(rd.Scratch)
 		if err != nil {

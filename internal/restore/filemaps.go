@@ -90,6 +90,7 @@ func (p *planner) withProps(ctx context.Context, rd *repo.Reader, m *dbMap) erro
 			if f == nil || f.Header == nil {
 				continue
 			}
+			f = storedState(f)
 			db, err := couchfile.Open(rd.ReaderAt(ctx, f), f.Size)
 			var props json.RawMessage
 			if err == nil {
@@ -106,4 +107,29 @@ func (p *planner) withProps(ctx context.Context, rd *repo.Reader, m *dbMap) erro
 		p.res.problem("database %q: no shard of it on %s says whether it is partitioned: its shard map takes it for one that is not", m.DB, node)
 	}
 	return nil
+}
+
+// storedState is an older state of a database, none of which a replay makes, if there is
+// one: props never change, and to read them there costs a frame or two.
+//
+// Source: CouchDB 3.5.0, src/couch/src/couch_bt_engine.erl, init_set_props; a compaction
+// copies them.
+func storedState(f *manifest.File) *manifest.File {
+	extents, replays := f.Extents, f.Replays
+	for len(extents) > 0 && extents[0].Seg < 0 {
+		older := replays[-1-extents[0].Seg].Older
+		if older == nil {
+			return f
+		}
+		extents, replays = older.Extents, older.Replays
+	}
+	state := &manifest.File{Path: f.Path}
+	for _, e := range extents {
+		if e.Seg < 0 {
+			break
+		}
+		state.Extents = append(state.Extents, e)
+		state.Size += e.N
+	}
+	return state
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -197,4 +198,28 @@ func TestTwoRestoresIntoOneDirectory(t *testing.T) {
 		t.Errorf("after the first ended: %v", err)
 	}
 	b.close()
+}
+
+// TestStoredState finds the oldest bytes of a database that no replay makes, whatever rests on what.
+func TestStoredState(t *testing.T) {
+	t.Parallel()
+	stored := []manifest.Extent{{Seg: 3, At: 7, N: 100}, {Seg: 4, N: 50}}
+	replay := manifest.Extent{Seg: -1, N: 1000}
+	older := &manifest.Older{Extents: stored, Size: 150}
+	compacted := &manifest.Replay{Older: older}
+	again := &manifest.Replay{Older: &manifest.Older{Extents: []manifest.Extent{replay, stored[0]}, Replays: []*manifest.Replay{compacted}}}
+	for name, f := range map[string]*manifest.File{
+		"stored":          {Extents: stored},
+		"a tail":          {Extents: append(slices.Clone(stored), replay), Replays: []*manifest.Replay{{}}},
+		"compacted":       {Extents: []manifest.Extent{replay, stored[1]}, Replays: []*manifest.Replay{compacted}},
+		"compacted twice": {Extents: []manifest.Extent{replay}, Replays: []*manifest.Replay{again}},
+	} {
+		if got := storedState(f); !slices.Equal(got.Extents, stored) || got.Size != 150 {
+			t.Errorf("%s: %d bytes, %v", name, got.Size, got.Extents)
+		}
+	}
+	bare := &manifest.File{Extents: []manifest.Extent{replay}, Replays: []*manifest.Replay{{}}}
+	if got := storedState(bare); got != bare {
+		t.Errorf("what rests on nothing: %v", got)
+	}
 }
