@@ -215,8 +215,8 @@ func runLocked(ctx context.Context, opts Options, id manifest.BackupID, dir stri
 	}
 	r := &run{opts: opts, dir: dir, id: id, key: key, started: started, notes: key.Notes, files: map[name]*manifest.File{}, locals: map[name]local{}}
 	if opts.Compaction == Replay {
-		if r.memory, err = openMemory(dir); err != nil {
-			return nil, err
+		if r.memory, err = openMemory(dir); err != nil { // then all is stored whole, as without the setting
+			r.note(fmt.Sprintf("databases that were compacted are stored whole: %v", err))
 		}
 	}
 	parent, err := r.load(ctx, dir, listing, before)
@@ -250,7 +250,7 @@ func runLocked(ctx context.Context, opts Options, id manifest.BackupID, dir stri
 		res.Notes = append(res.Notes, fmt.Sprintf("the backup is complete, but the next one will be larger than it need be: %v", err))
 		return res, nil
 	}
-	if err := errors.Join(j.remove(), forget(dir, r.memory, r.locals)); err != nil {
+	if err := errors.Join(j.remove(), r.forgetKnown()); err != nil {
 		res.Notes = append(res.Notes, err.Error())
 	}
 	return res, nil

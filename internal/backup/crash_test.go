@@ -87,7 +87,11 @@ func TestMain(m *testing.M) {
 		os.Exit(4)
 	}
 	e := &env{t: mainTB{}, data: os.Getenv("BACKUP_TEST_DATA"), state: os.Getenv("BACKUP_TEST_STATE")}
-	if _, err := backup.Run(context.Background(), e.options(faulty.New(s, faulty.At(n, action)))); err != nil {
+	opts := e.options(faulty.New(s, faulty.At(n, action)))
+	if os.Getenv("BACKUP_TEST_REPLAY") != "" {
+		replayingAll(&opts)
+	}
+	if _, err := backup.Run(context.Background(), opts); err != nil {
 		os.Exit(5)
 	}
 	os.Exit(0)

@@ -244,10 +244,13 @@ func (m *memory) tidy(locals map[name]local) error {
 	return err
 }
 
-// forget removes what the next backup won't need of what is remembered.
-func forget(dir string, mem *memory, locals map[name]local) error {
-	if mem == nil {
-		return os.RemoveAll(filepath.Join(dir, knownFolder))
+// forgetKnown removes what the next backup won't need of what is remembered.
+func (r *run) forgetKnown() error {
+	switch {
+	case r.memory != nil:
+		return r.memory.tidy(r.locals)
+	case r.opts.Compaction == Replay: // it couldn't be opened, which is told
+		return nil
 	}
-	return mem.tidy(locals)
+	return os.RemoveAll(filepath.Join(r.dir, knownFolder))
 }
