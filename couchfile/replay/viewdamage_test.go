@@ -226,3 +226,17 @@ func FuzzKnownView(f *testing.F) {
 		}
 	})
 }
+
+// FuzzViewPrologue gives ReadViewInfo any fields under a right checksum, and what it takes to
+// DecodeView.
+func FuzzViewPrologue(f *testing.F) {
+	p := newViewPair(f)
+	body := p.stream[len(p.r.Prologue):]
+	f.Add(fields(p.r.Prologue))
+	f.Fuzz(func(_ *testing.T, fields []byte) {
+		head := sealed(p.r.Prologue, fields)
+		if _, err := replay.ReadViewInfo(bytes.NewReader(head)); err == nil {
+			_, _ = decodeView(append(head, body...), nil)
+		}
+	})
+}
