@@ -122,6 +122,9 @@ func (d *Database) Doc(id erlterm.Term) (erlterm.Term, error) {
 	return v, nil
 }
 
+// DocAt is a document's value in the seq tree, or nil, as Doc is.
+func (d *Database) DocAt(seq erlterm.Term) (erlterm.Term, error) { return d.seqs.Lookup(seq) }
+
 // Local is a local document's value, or nil, as Doc is.
 func (d *Database) Local(id erlterm.Term) (erlterm.Term, error) { return d.locals.Lookup(id) }
 

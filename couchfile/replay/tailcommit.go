@@ -18,15 +18,14 @@ type commit struct {
 	gone       map[string]bool // documents that were purged altogether
 	locals     []couchfile.Entry
 	localsGone []erlterm.Term
-	// bodies are the chunks that records refer to, in the order of the file, with
-	// those of the revisions before, or 0.
-	bodies map[int64]int64
+	// bodies are the chunks that records refer to, with those of the revisions before.
+	bodies map[int64]olderBody
 }
 
 // changes finds what a commit did by the trees before and after it. What can't
 // be read, or is none of a database, is not predicted.
 func (e *tailEncoder) changes(h couchfile.RawHeader) (*commit, error) {
-	c := &commit{gone: map[string]bool{}, bodies: map[int64]int64{}}
+	c := &commit{gone: map[string]bool{}, bodies: map[int64]olderBody{}}
 	if !bytes.Equal(e.m.header, e.was) || h.Kind != couchfile.HeaderDB || bytes.Equal(e.was, h.Term) {
 		return c, nil
 	}
@@ -97,6 +96,12 @@ func (e *tailEncoder) readChanges(c *commit, before []erlterm.Term, h couchfile.
 	return e.localChanges(c, before, h)
 }
 
+// olderBody is the body of a revision and the document's id; or nothing.
+type olderBody struct {
+	off int64
+	id  erlterm.Term
+}
+
 // findBodies finds the bodies behind from that records refer to.
 func (c *commit) findBodies(from int64) {
 	for _, d := range c.docs {
@@ -112,7 +117,7 @@ func (c *commit) findBodies(from int64) {
 			}
 			off := int64(b.off)
 			if off >= from {
-				c.bodies[off] = before
+				c.bodies[off] = olderBody{before, p.id}
 				from = off + 1
 			}
 			before = off
@@ -312,17 +317,20 @@ func (e *tailEncoder) appendUpdate(dst []byte, c *commit) ([]byte, error) {
 
 // appendRecord appends a document, in plain form if it can be made again of it.
 func appendRecord(dst []byte, db *couchwriter.Database, d couchfile.Entry, pending []pendingBody) ([]byte, []pendingBody, error) {
-	plain, left := plainRecord(d.Value, d.Key, pending)
-	again, leftAgain := fillRecord(plain, d.Key, pending)
 	p, ok := splitRecord(d.Value)
-	if !ok || !bytes.Equal(again, d.Value) || len(left) != len(leftAgain) {
+	if !ok {
 		return appendStr(append(dst, recordWhole), d.Value), pending, nil
 	}
-	base, err := recordBase(db, p.id)
+	was, err := db.Doc(p.id)
 	if err != nil {
 		return nil, nil, err
 	}
-	return appendDelta(appendStr(append(dst, recordPlain), p.id), base, plain), left, nil
+	plain, left := plainRecord(d.Value, d.Key, pending, was)
+	again, leftAgain := fillRecord(plain, d.Key, pending, was)
+	if !bytes.Equal(again, d.Value) || len(left) != len(leftAgain) {
+		return appendStr(append(dst, recordWhole), d.Value), pending, nil
+	}
+	return appendDelta(appendStr(append(dst, recordPlain), p.id), bareRecord(was, p.id), plain), left, nil
 }
 
 // finder finds the nodes of an update in the file, and writes down what is told

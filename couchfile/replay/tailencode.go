@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"sort"
 
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/couchfile/couchwriter"
@@ -161,7 +162,10 @@ func (e *tailEncoder) accept(step []byte) error {
 
 // back goes back to where a step began that was wrong.
 func (e *tailEncoder) back(off int64) {
-	e.m.f.Reset(off)
+	m := e.m
+	m.f.Reset(off)
+	m.chunks = m.chunks[:sort.Search(len(m.chunks), func(i int) bool { return m.chunks[i].off >= off })]
+	m.terms = m.terms[:sort.Search(len(m.terms), func(i int) bool { return m.terms[i] >= off })]
 	e.truth.off = off
 }
 
@@ -291,9 +295,9 @@ func (e *tailEncoder) chunk(c couchfile.Chunk, in *commit) error {
 // summary stores the chunk of a body: as a term, or as it is stored, if storing the
 // term gives something else.
 func (e *tailEncoder) summary(c couchfile.Chunk, in *commit) (ok bool, err error) {
-	base, pending := in.bodies[c.Offset]
+	older, pending := in.bodies[c.Offset]
 	for _, decompress := range []bool{true, false} {
-		s := summaryStep{payload: c.Payload, off: c.Offset, base: base, pending: pending, decompress: decompress}
+		s := summaryStep{payload: c.Payload, off: c.Offset, older: older, pending: pending, decompress: decompress}
 		if e.buf, ok = e.m.appendSummary(e.buf[:0], s); !ok {
 			return false, nil
 		}
@@ -326,9 +330,11 @@ func (e *tailEncoder) header(h couchfile.RawHeader) error {
 		if err := e.raw(to); err != nil {
 			return err
 		}
-		e.buf = appendDelta(append(e.buf[:0], tailHeader), e.m.nextHeader(), h.Term)
-		if ok, err := e.try(e.buf); ok || err != nil {
-			return err
+		for _, apart := range []bool{true, false} {
+			e.buf = e.m.appendHeader(append(e.buf[:0], tailHeader), h.Term, apart)
+			if ok, err := e.try(e.buf); ok || err != nil {
+				return err
+			}
 		}
 	}
 	return e.raw(h.End)

@@ -47,6 +47,9 @@ type tailMaker struct {
 	updated bool                  // since the header
 	next    []byte                // what follows it then
 	pending []pendingBody
+	chunks  []part                              // of tailChunk steps, the newest
+	terms   []int64                             // where those of tailTerm steps are
+	merges  bool                                // into a file whose bytes are others; see MergeTail
 	node    func(stored []byte) ([]byte, error) // of the update that is at work
 	list    func(entries [][]byte)              // as of couchwriter.TreeOptions
 	term    []byte
@@ -87,7 +90,8 @@ func (m *tailMaker) chunk(kind uint64) error {
 	case tailTerm:
 		t, err := m.in.term("term")
 		if err == nil {
-			m.f.Chunk(m.store(t))
+			off, _ := m.f.Chunk(m.store(t))
+			m.terms = append(m.terms, off)
 		}
 		return err
 	}
@@ -97,9 +101,13 @@ func (m *tailMaker) chunk(kind uint64) error {
 	}
 	switch kind {
 	case tailRaw:
+		if m.merges {
+			return ErrNotMerged
+		}
 		m.f.Raw(p)
 	case tailChunk:
-		m.f.Chunk(p)
+		off, _ := m.f.Chunk(p)
+		m.wrote(off, len(p))
 	case tailChecked:
 		m.f.Checked(p)
 	default:
@@ -136,7 +144,7 @@ func (m *tailMaker) settings() error {
 
 // newHeader writes a header, and goes to it.
 func (m *tailMaker) newHeader() error {
-	term, err := m.in.delta("header", m.nextHeader(), maxBatch)
+	term, err := m.readHeader()
 	if err != nil {
 		return err
 	}
@@ -247,7 +255,11 @@ func (t *told) node(stored []byte) ([]byte, error) {
 			return nil, err
 		}
 		if kind == nodeOther {
-			return t.m.in.str("node")
+			other, err := t.m.in.str("node")
+			if t.m.merges { // it has the same entries, in nodes of other sizes
+				other = stored
+			}
+			return other, err
 		}
 		if kind, err = t.m.in.small("step", tailSummary); err == nil {
 			err = t.m.chunk(kind)
@@ -333,6 +345,9 @@ func (r *updateReader) docs(u *couchwriter.Update) error {
 			return err
 		}
 		e := couchfile.Entry{Key: erlterm.PutUint(nil, seq)}
+		if form == recordWhole && r.m.merges {
+			return ErrNotMerged
+		}
 		if form == recordWhole {
 			e.Value, err = r.m.in.term("document")
 		} else {
@@ -354,11 +369,11 @@ func (r *updateReader) record(seq erlterm.Term) (erlterm.Term, error) {
 	if err != nil {
 		return nil, err
 	}
-	base, err := recordBase(r.db, id)
+	was, err := r.db.Doc(id)
 	if err != nil {
 		return nil, err
 	}
-	p, err := r.m.in.delta("document", base, maxBatch)
+	p, err := r.m.in.delta("document", bareRecord(was, id), maxBatch)
 	if err != nil {
 		return nil, err
 	}
@@ -366,26 +381,9 @@ func (r *updateReader) record(seq erlterm.Term) (erlterm.Term, error) {
 	if err != nil {
 		return nil, err
 	}
-	value, left := fillRecord(plain, seq, r.pending)
+	value, left := fillRecord(plain, seq, r.pending, was)
 	r.pending = left
 	return value, nil
-}
-
-// recordBase is the value of a document's older entry in the seq tree, or the
-// beginning of a new one's.
-func recordBase(db *couchwriter.Database, id erlterm.Term) ([]byte, error) {
-	was, err := db.Doc(id)
-	if err != nil {
-		return nil, err
-	}
-	n, rest, ok := erlterm.Tuple(was)
-	if ok {
-		_, rest, ok = erlterm.Next(rest) // its sequence
-	}
-	if !ok {
-		n, rest = 4, nil
-	}
-	return append(append(erlterm.PutTuple(make([]byte, 0, 2+len(id)+len(rest)), n), id...), rest...), nil
 }
 
 func (r *updateReader) purges(u *couchwriter.Update) error {

@@ -9,7 +9,10 @@ import (
 // In the plain form of a record, the value of a document's entry in the seq
 // tree, what follows from the bodies in front of it is left out: a revision whose
 // body was just written has {deleted, external size} as its value; the document's
-// sizes are [] where they are the sums that the server makes.
+// sizes are [] where they are the sums that the server makes. What follows from the
+// value that the document had before is left out too: what a revision had stands there
+// bare, as {deleted, 0, seq, {0, external}, []} or, if it has children, as []. So a
+// plain record says nothing of where things are.
 
 // pendingBody is a body that was written since the header before, and that the
 // records which follow refer to, in this order.
@@ -40,6 +43,7 @@ func (p recordParts) append(dst []byte, sizes, revs erlterm.Term) []byte {
 type revValue struct {
 	start, end int
 	leaf       bool
+	id         erlterm.Term
 }
 
 // eachRev calls fn with the values of the revisions of a list of {position,
@@ -67,18 +71,20 @@ func eachRev(revs erlterm.Term, fn func(revValue) bool) (ok bool) {
 		if ok {
 			rest, ok = erlterm.TupleN(rest, 3)
 		}
+		r := revValue{}
+		if ok {
+			r.id, rest, ok = erlterm.Next(rest)
+		}
+		r.start = len(revs) - len(rest)
 		if ok {
 			_, rest, ok = erlterm.Next(rest)
 		}
-		start := len(revs) - len(rest)
-		if ok {
-			_, rest, ok = erlterm.Next(rest)
-		}
-		end := len(revs) - len(rest)
+		r.end = len(revs) - len(rest)
 		if ok {
 			n, rest, ok = erlterm.List(rest)
 		}
-		if !ok || !fn(revValue{start, end, n == 0}) {
+		r.leaf = n == 0
+		if !ok || !fn(r) {
 			return false
 		}
 		if n > 0 {
@@ -121,15 +127,102 @@ func parseRevBody(v []byte) (b revBody, ok bool) {
 	return b, ok && len(rest) == 0
 }
 
-// fillRecord makes a value of its plain form, with the bodies that are pending.
-// It returns those that are left.
-func fillRecord(plain, seq erlterm.Term, pending []pendingBody) (value erlterm.Term, left []pendingBody) {
+// olderRevs are the revisions of a document's value that have bodies.
+type olderRevs struct {
+	list []olderRev
+	next int // most are asked for in their order
+}
+
+type olderRev struct {
+	id   erlterm.Term
+	body []byte // its value
+}
+
+// revsOf are those of a value of the id tree, which may be nil.
+func revsOf(was erlterm.Term) *olderRevs {
+	o := &olderRevs{}
+	p, ok := splitRecord(was)
+	if !ok {
+		return o
+	}
+	ok = eachRev(p.revs, func(r revValue) bool {
+		if v := p.revs[r.start:r.end]; isBody(v) {
+			o.list = append(o.list, olderRev{r.id, v})
+		}
+		return true
+	})
+	if !ok {
+		return &olderRevs{}
+	}
+	return o
+}
+
+// isBody says whether the value of a revision has five elements.
+func isBody(v []byte) bool { _, ok := erlterm.TupleN(v, 5); return ok }
+
+// find is what a revision had, or nil.
+func (o *olderRevs) find(r revValue) []byte {
+	for i := range o.list {
+		at := (o.next + i) % len(o.list)
+		if x := &o.list[at]; bytes.Equal(x.id, r.id) {
+			o.next = at + 1
+			return x.body
+		}
+	}
+	return nil
+}
+
+// bare is the value of a leaf without its place.
+func bare(dst, v []byte) ([]byte, bool) {
+	b, ok := parseRevBody(v)
+	if !ok {
+		return dst, false
+	}
+	dst = append(erlterm.PutTuple(dst, 5), b.deleted...)
+	dst = append(erlterm.PutInt(dst, 0), b.seq...)
+	dst = append(erlterm.PutInt(erlterm.PutTuple(dst, 2), 0), b.external...)
+	return append(dst, erlterm.TagNil), true
+}
+
+// bareRecord is the base of a document's plain form: what it was, with its id for the
+// sequence, without sizes and the places of bodies; or the beginning of that.
+func bareRecord(was, id erlterm.Term) []byte {
+	p, ok := splitRecord(was)
+	p.id = id
+	if ok {
+		var revs []byte
+		done := 0
+		ok = eachRev(p.revs, func(r revValue) bool {
+			revs = append(revs, p.revs[done:r.start]...)
+			v := p.revs[r.start:r.end]
+			done = r.end
+			if !r.leaf {
+				revs = append(revs, erlterm.TagNil)
+			} else if b, ok := bare(revs, v); ok {
+				revs = b
+			} else {
+				revs = append(revs, v...)
+			}
+			return true
+		})
+		if ok {
+			return p.append(nil, erlterm.Term{erlterm.TagNil}, append(revs, p.revs[done:]...))
+		}
+	}
+	return append(erlterm.PutTuple(nil, 4), id...)
+}
+
+// fillRecord makes a value of its plain form, with the bodies that are pending and what
+// the document's value was, or nil. It returns the bodies that are left.
+func fillRecord(plain, seq erlterm.Term, pending []pendingBody, was erlterm.Term) (value erlterm.Term, left []pendingBody) {
 	p, ok := splitRecord(plain)
 	if !ok {
 		return plain, pending
 	}
 	left = pending
+	older := revsOf(was)
 	revs := make([]byte, 0, len(p.revs)+64)
+	var again []byte
 	done := 0
 	ok = eachRev(p.revs, func(r revValue) bool {
 		v := p.revs[r.start:r.end]
@@ -144,7 +237,21 @@ func fillRecord(plain, seq erlterm.Term, pending []pendingBody) (value erlterm.T
 			left = left[1:]
 			return ok
 		}
-		if b, ok := parseRevBody(v); ok && len(left) > 0 && b.off == uint64(left[0].off) {
+		b, isBody := parseRevBody(v)
+		if isNil := len(v) == 1 && v[0] == erlterm.TagNil; isNil || isBody && b.off == 0 {
+			had := older.find(r)
+			same := isNil
+			if had != nil && isBody {
+				again, _ = bare(again[:0], had)
+				same = bytes.Equal(again, v)
+			}
+			if had != nil && same {
+				revs = append(append(revs, p.revs[done:r.start]...), had...)
+				done = r.end
+			}
+			return true
+		}
+		if isBody && len(left) > 0 && b.off == uint64(left[0].off) {
 			left = left[1:]
 		}
 		return true
@@ -164,25 +271,38 @@ func fillRecord(plain, seq erlterm.Term, pending []pendingBody) (value erlterm.T
 
 // plainRecord is the plain form of a value. It returns the bodies that are left
 // when it is made a value again.
-func plainRecord(value, seq erlterm.Term, pending []pendingBody) (plain erlterm.Term, left []pendingBody) {
+func plainRecord(value, seq erlterm.Term, pending []pendingBody, was erlterm.Term) (plain erlterm.Term, left []pendingBody) {
 	p, ok := splitRecord(value)
 	if !ok {
 		return value, pending
 	}
 	left = pending
+	older := revsOf(was)
 	var revs []byte
 	done := 0
 	ok = eachRev(p.revs, func(r revValue) bool {
-		b, ok := parseRevBody(p.revs[r.start:r.end])
-		if !ok || len(left) == 0 || b.off != uint64(left[0].off) {
+		v := p.revs[r.start:r.end]
+		b, ok := parseRevBody(v)
+		if !ok {
 			return true
 		}
-		if b.active == uint64(left[0].size) && bytes.Equal(b.seq, seq) && bytes.Equal(b.atts, left[0].atts) {
-			revs = append(revs, p.revs[done:r.start]...)
-			revs = append(append(erlterm.PutTuple(revs, 2), b.deleted...), b.external...)
+		keep := func(plain []byte) {
+			revs = append(append(revs, p.revs[done:r.start]...), plain...)
 			done = r.end
 		}
-		left = left[1:]
+		switch {
+		case len(left) > 0 && b.off == uint64(left[0].off):
+			if b.active == uint64(left[0].size) && bytes.Equal(b.seq, seq) && bytes.Equal(b.atts, left[0].atts) {
+				keep(append(append(erlterm.PutTuple(nil, 2), b.deleted...), b.external...))
+			}
+			left = left[1:]
+		case !bytes.Equal(older.find(r), v):
+		case !r.leaf:
+			keep([]byte{erlterm.TagNil})
+		default:
+			x, _ := bare(nil, v)
+			keep(x)
+		}
 		return true
 	})
 	if !ok {

@@ -1,39 +1,63 @@
 package replay
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/slipcover/slipcover/couchfile/erlterm"
 )
 
-// Forms of a body, plus summaryPending if a record refers to it.
+// Forms of a body, and what is added to them.
 const (
 	bodyTerm   = iota // decompressed
 	bodyStored        // as it is stored
 	bodyDelta         // as what differs from an older one, with its attachments
 	bodyForms
 
-	summaryPending = 4
-	maxDelta       = 16 << 20 // bytes of a body that may be a delta
+	summaryPending = 4 // a record refers to it
+	summaryOlder   = 8 // an older body is named
+	maxDelta       = 16 << 20
 )
+
+// Where the chunks of an attachment are; from attOlder on, those of the older body.
+const (
+	attAnywhere = iota
+	attOfTail
+	attOlder
+)
+
+// maxBack is how many chunks back, at least, those of an attachment may be.
+const maxBack = 1 << 20
+
+// oldSummary is an older body, decompressed, and its attachments.
+type oldSummary struct {
+	body, list erlterm.Term // list is without pointers
+	atts       []attachment
+}
 
 // summary appends the chunk of a document's body.
 func (m *tailMaker) summary() error {
-	kind, err := m.in.small("body", summaryPending+bodyForms-1)
+	kind, err := m.in.small("body", summaryOlder+summaryPending+bodyForms-1)
 	if err != nil {
 		return err
 	}
-	body, plain, err := m.body(kind % summaryPending)
+	var old *oldSummary
+	if kind&summaryOlder != 0 {
+		if old, err = m.readOlder(); err != nil {
+			return err
+		}
+	}
+	body, plain, err := m.body(kind%summaryPending, old)
 	if err != nil {
 		return err
 	}
-	list, sizes, err := m.attachments(plain)
+	list, sizes, err := m.attachments(plain, old)
 	if err != nil {
 		return err
 	}
 	p := erlterm.PutBinary(erlterm.PutTuple([]byte{erlterm.Version}, 2), body)
 	off, size := m.f.Checked(erlterm.PutBinary(p, m.store(list)))
-	if kind >= summaryPending {
+	if kind&summaryPending != 0 {
 		m.pending = append(m.pending, pendingBody{off, size, sizes})
 	}
 	return nil
@@ -41,20 +65,20 @@ func (m *tailMaker) summary() error {
 
 // body reads a body, which it returns as it is stored, and the list of its
 // attachments without pointers.
-func (m *tailMaker) body(form uint64) (body []byte, list erlterm.Term, err error) {
-	switch form {
-	case bodyTerm:
+func (m *tailMaker) body(form uint64, old *oldSummary) (body []byte, list erlterm.Term, err error) {
+	switch {
+	case form == bodyTerm:
 		t, err := m.in.term("body")
 		if err != nil {
 			return nil, nil, err
 		}
 		body = m.store(t)
-	case bodyStored:
+	case form == bodyStored:
 		if body, err = m.in.str("body"); err != nil {
 			return nil, nil, err
 		}
-	case bodyDelta:
-		return m.deltaBody()
+	case form == bodyDelta && old != nil:
+		return m.deltaBody(old)
 	default:
 		return nil, nil, damaged("form of a body")
 	}
@@ -63,16 +87,8 @@ func (m *tailMaker) body(form uint64) (body []byte, list erlterm.Term, err error
 }
 
 // deltaBody reads a body that is told as what differs from an older one.
-func (m *tailMaker) deltaBody() (body []byte, list erlterm.Term, err error) {
-	back, err := m.in.small("older body", uint64(m.f.Offset()))
-	if err != nil {
-		return nil, nil, err
-	}
-	oldBody, oldList, err := m.older(m.f.Offset() - int64(back))
-	if err != nil {
-		return nil, nil, err
-	}
-	d, err := m.in.delta("body", oldBody, maxDelta)
+func (m *tailMaker) deltaBody(old *oldSummary) (body []byte, list erlterm.Term, err error) {
+	d, err := m.in.delta("body", old.body, maxDelta)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -80,30 +96,70 @@ func (m *tailMaker) deltaBody() (body []byte, list erlterm.Term, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if d, err = m.in.delta("attachments of a body", oldList, maxDelta); err == nil {
+	if d, err = m.in.delta("attachments of a body", old.list, maxDelta); err == nil {
 		list, err = checkTerm("attachments of a body", d)
 	}
 	return m.store(t), list, err
 }
 
-// older is the body in a chunk of the file, decompressed, and the list of its
-// attachments without pointers.
-func (m *tailMaker) older(off int64) (body, list erlterm.Term, err error) {
+// readOlder reads which older body it is, and then the body.
+func (m *tailMaker) readOlder() (*oldSummary, error) {
+	seq := headerSeq(m.header)
+	back, err := m.in.small("older body", seq)
+	if err != nil {
+		return nil, err
+	}
+	leaf, err := m.in.number("older body")
+	if err != nil {
+		return nil, err
+	}
+	db, err := m.database()
+	if err != nil {
+		return nil, err
+	}
+	v, err := db.DocAt(erlterm.PutUint(nil, seq-back))
+	if err != nil {
+		return nil, err
+	}
+	leaves := leafBodies(v)
+	if leaf >= uint64(len(leaves)) {
+		return nil, damaged("older body")
+	}
+	return m.older(leaves[leaf])
+}
+
+// leafBodies are the offsets of the bodies of a document's leaves.
+func leafBodies(value erlterm.Term) (offs []int64) {
+	p, ok := splitRecord(value)
+	if !ok {
+		return nil
+	}
+	eachRev(p.revs, func(r revValue) bool {
+		if b, ok := parseRevBody(p.revs[r.start:r.end]); ok && r.leaf && b.off < 1<<62 {
+			offs = append(offs, int64(b.off))
+		}
+		return true
+	})
+	return offs
+}
+
+// older is the body in a chunk of the file.
+func (m *tailMaker) older(off int64) (*oldSummary, error) {
 	p, err := nodesOf{m}.Payload(off)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	s, err := splitSummary(p)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	body, err = m.old.Term(s.body)
-	return body, s.list(none), err
+	body, err := m.old.Term(s.body)
+	return &oldSummary{body, s.list(none), s.atts}, err
 }
 
 // attachments reads the pointers of attachments and puts them into their list.
 // It also makes the list of {pointers, length} that the revision has.
-func (m *tailMaker) attachments(plain erlterm.Term) (list, sizes erlterm.Term, err error) {
+func (m *tailMaker) attachments(plain erlterm.Term, old *oldSummary) (list, sizes erlterm.Term, err error) {
 	if plain.Tag() == erlterm.TagNil {
 		return plain, plain, nil
 	}
@@ -118,7 +174,21 @@ func (m *tailMaker) attachments(plain erlterm.Term) (list, sizes erlterm.Term, e
 		if a.fields, ok = erlterm.Elements(item); !ok || len(a.fields) != attFields {
 			return nil, nil, damaged("attachment")
 		}
-		if a.chunks, at, err = m.chunksOf(at); err != nil {
+		where, err := m.in.number("attachment")
+		if err != nil {
+			return nil, nil, err
+		}
+		switch {
+		case where == attAnywhere:
+			a.chunks, at, err = m.chunksAnywhere(at)
+		case where == attOfTail:
+			a.chunks, err = m.chunksOfTail()
+		case old == nil || where-attOlder >= uint64(len(old.atts)):
+			err = damaged("attachment of an older body")
+		default:
+			a.chunks = old.atts[where-attOlder].chunks
+		}
+		if err != nil {
 			return nil, nil, err
 		}
 		s.atts = append(s.atts, a)
@@ -130,12 +200,15 @@ func (m *tailMaker) attachments(plain erlterm.Term) (list, sizes erlterm.Term, e
 	return s.list(pointers), sizes, nil
 }
 
-// chunksOf reads the pointers of an attachment. at is where the chunk before
+// chunksAnywhere reads the pointers of an attachment. at is where the chunk before
 // them ends, and then the last one of them.
-func (m *tailMaker) chunksOf(at int64) (chunks []part, end int64, err error) {
+func (m *tailMaker) chunksAnywhere(at int64) (chunks []part, end int64, err error) {
 	n, err := m.in.number("chunks of an attachment")
 	if err != nil {
 		return nil, 0, err
+	}
+	if n > 0 && m.merges {
+		return nil, 0, ErrNotMerged
 	}
 	for range n {
 		by, err := m.in.signed("offset of a chunk")
@@ -154,6 +227,39 @@ func (m *tailMaker) chunksOf(at int64) (chunks []part, end int64, err error) {
 		at = chunkEnd(off, length)
 	}
 	return chunks, at, nil
+}
+
+// chunksOfTail reads which chunks of the tail an attachment has.
+func (m *tailMaker) chunksOfTail() (chunks []part, err error) {
+	n, err := m.in.number("chunks of an attachment")
+	if err != nil {
+		return nil, err
+	}
+	at := int64(len(m.chunks))
+	for range n {
+		by, err := m.in.signed("chunks of an attachment")
+		if err != nil {
+			return nil, err
+		}
+		count, err := m.in.small("chunks of an attachment", uint64(len(m.chunks)-len(chunks)))
+		if err != nil {
+			return nil, err
+		}
+		if at += by; at < 0 || at > int64(len(m.chunks))-int64(count) {
+			return nil, damaged("chunks of an attachment")
+		}
+		chunks = append(chunks, m.chunks[at:at+int64(count)]...)
+		at += int64(count)
+	}
+	return chunks, nil
+}
+
+// wrote counts a chunk. Only the newest are kept.
+func (m *tailMaker) wrote(off int64, length int) {
+	if len(m.chunks) == 2*maxBack {
+		m.chunks = append(m.chunks[:0], m.chunks[maxBack:]...)
+	}
+	m.chunks = append(m.chunks, part{off, uint64(length)})
 }
 
 // pointers are {offset, length} of each chunk.
@@ -194,8 +300,9 @@ func none([]part) erlterm.Term { return erlterm.Term{erlterm.TagNil} }
 // summaryStep is a chunk that holds a body.
 type summaryStep struct {
 	payload    []byte
-	off, base  int64 // of it, and of an older one, or 0
-	pending    bool  // a record refers to it
+	off        int64
+	older      olderBody // or nothing
+	pending    bool      // a record refers to it
 	decompress bool
 }
 
@@ -217,49 +324,110 @@ func (m *tailMaker) appendSummary(dst []byte, step summaryStep) (out []byte, ok 
 		n, ok := erlterm.Size(t)
 		isTerm = err == nil && ok && n == len(t)
 	}
+	named, old := m.nameOlder(step.older)
 	var delta []byte
-	if isTerm && step.base > 0 {
-		if m.vain < vainBodies || m.vain%vainBodies == 0 {
-			delta = m.bodyDelta(step.off-step.base, step.base, t, list)
-		}
-		if m.vain++; delta != nil {
-			m.vain = 0
-		}
+	if isTerm && old != nil {
+		delta = bodyDeltaOf(old, t, list)
 	}
+	if delta == nil && (old == nil || len(s.atts) == 0) {
+		named, old = nil, nil
+	} else {
+		kind += summaryOlder
+	}
+	dst = append(dst, tailSummary)
 	switch {
 	case delta != nil:
-		dst = append(append(dst, tailSummary, kind+bodyDelta), delta...)
+		dst = append(append(append(dst, kind+bodyDelta), named...), delta...)
 	case isTerm:
-		dst = appendStr(appendStr(append(dst, tailSummary, kind+bodyTerm), t), list)
+		dst = appendStr(appendStr(append(append(dst, kind+bodyTerm), named...), t), list)
 	default:
-		dst = appendStr(appendStr(append(dst, tailSummary, kind+bodyStored), s.body), list)
+		dst = appendStr(appendStr(append(append(dst, kind+bodyStored), named...), s.body), list)
 	}
 	at := step.off
 	for _, a := range s.atts {
-		dst = appendNumber(dst, uint64(len(a.chunks)))
-		for _, c := range a.chunks {
-			dst = appendNumber(appendSigned(dst, c.off-at), c.length)
-			at = chunkEnd(c.off, c.length)
-		}
+		dst, at = m.appendChunks(dst, a.chunks, old, at)
 	}
 	return dst, true
 }
 
-// vainBodies is after how many bodies in a row that have little in common with the older
-// one only one in as many is looked at: to read the older one costs more than all else.
-const vainBodies = 32
+// nameOlder says which body of the newest header one is, and reads it; nil if it is none.
+func (m *tailMaker) nameOlder(o olderBody) (named []byte, old *oldSummary) {
+	if o.off == 0 {
+		return nil, nil
+	}
+	db, err := m.database()
+	if err != nil {
+		return nil, nil
+	}
+	was, err := db.Doc(o.id)
+	leaf := slices.Index(leafBodies(was), o.off)
+	if err != nil || leaf < 0 {
+		return nil, nil
+	}
+	seq, _, ok := erlterm.Uint(was[2:]) // {update_seq, ...}
+	newest := headerSeq(m.header)
+	if !ok || seq > newest {
+		return nil, nil
+	}
+	if old, err = m.older(o.off); err != nil {
+		return nil, nil
+	}
+	return appendNumber(appendNumber(nil, newest-seq), uint64(leaf)), old
+}
 
-// bodyDelta is what differs from an older body, or nil if that is much.
-func (m *tailMaker) bodyDelta(back, base int64, body, list erlterm.Term) []byte {
-	oldBody, oldList, err := m.older(base)
-	if err != nil || back <= 0 || len(body) > maxDelta || len(oldBody) > maxDelta || len(list) > maxDelta {
+// bodyDeltaOf is what differs from an older body, or nil if that is much.
+func bodyDeltaOf(old *oldSummary, body, list erlterm.Term) []byte {
+	if len(body) > maxDelta || len(old.body) > maxDelta || len(list) > maxDelta {
 		return nil
 	}
-	d := appendDelta(appendNumber(nil, uint64(back)), oldBody, body)
-	if d = appendDelta(d, oldList, list); 3*len(d) > len(body)+len(list) { // compressed they would be as small
+	d := appendDelta(nil, old.body, body)
+	if d = appendDelta(d, old.list, list); 3*len(d) > len(body)+len(list) { // compressed they would be as small
 		return nil
 	}
 	return d
+}
+
+// appendChunks appends where the chunks of an attachment are. at is as for chunksAnywhere.
+func (m *tailMaker) appendChunks(dst []byte, chunks []part, old *oldSummary, at int64) ([]byte, int64) {
+	if old != nil {
+		i := slices.IndexFunc(old.atts, func(a attachment) bool { return slices.Equal(a.chunks, chunks) })
+		if i >= 0 {
+			return appendNumber(dst, uint64(i)+attOlder), at
+		}
+	}
+	if runs, ok := m.runsOf(chunks); ok {
+		return append(append(dst, attOfTail), runs...), at
+	}
+	dst = appendNumber(append(dst, attAnywhere), uint64(len(chunks)))
+	for _, c := range chunks {
+		dst = appendNumber(appendSigned(dst, c.off-at), c.length)
+		at = chunkEnd(c.off, c.length)
+	}
+	return dst, at
+}
+
+// runsOf tells chunks of an attachment as those of the tail, if all are.
+func (m *tailMaker) runsOf(chunks []part) (runs []byte, ok bool) {
+	type run struct{ first, n int }
+	var list []run
+	for _, c := range chunks {
+		i, found := slices.BinarySearchFunc(m.chunks, c.off, func(p part, off int64) int { return cmp.Compare(p.off, off) })
+		if !found || m.chunks[i] != c || i < len(m.chunks)-maxBack {
+			return nil, false
+		}
+		if last := len(list) - 1; last >= 0 && list[last].first+list[last].n == i {
+			list[last].n++
+		} else {
+			list = append(list, run{i, 1})
+		}
+	}
+	runs = appendNumber(nil, uint64(len(list)))
+	at := len(m.chunks)
+	for _, r := range list {
+		runs = appendNumber(appendSigned(runs, int64(r.first-at)), uint64(r.n))
+		at = r.first + r.n
+	}
+	return runs, true
 }
 
 // storedAs says whether t is one whole term that is stored as p.
