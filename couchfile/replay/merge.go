@@ -2,6 +2,7 @@ package replay
 
 import (
 	"errors"
+	"fmt"
 	"io"
 
 	"github.com/slipcover/slipcover/couchfile"
@@ -15,6 +16,8 @@ type span struct{ from, n uint64 }
 // ErrNotMerged says that a stream has corrections: what the file holds is known when all of
 // it was made.
 var ErrNotMerged = errors.New("the file of a replay has to be made whole")
+
+func notMerged(what string) error { return fmt.Errorf("%w: it has %s", ErrNotMerged, what) }
 
 // Merge appends to the older file what makes of it the same database as the one in the
 // file that Decode would make: the same documents, bodies, attachments, purges and
@@ -33,7 +36,7 @@ func Merge(stream io.Reader, older File, out Output) (File, error) {
 		return File{}, err
 	}
 	if len(info.corrections) > 0 {
-		return File{}, ErrNotMerged
+		return File{}, notMerged("a stream with corrections")
 	}
 	var head couchfile.RawHeader
 	if older.Size > 0 {

@@ -50,7 +50,21 @@ func tailTrip(t testing.TB, file []byte, from int64) ([]byte, *replay.TailResult
 	if end := from + r.Info.Size; !bytes.Equal(got, file[:end]) {
 		t.Fatal("other bytes")
 	}
+	if err := mergeTail(t, stream, got, from); err != nil && !errors.Is(err, replay.ErrNotMerged) {
+		t.Fatal(err)
+	}
 	return stream, r
+}
+
+// mergeTail has MergeTail put a tail onto what is in front of it.
+func mergeTail(t testing.TB, stream, file []byte, from int64) error {
+	t.Helper()
+	out := &memory{bytes.Clone(file[:from])}
+	f, err := replay.MergeTail(bytes.NewReader(stream), atNewest(t, out.b), out)
+	if err == nil {
+		sameContents(t, f, atNewest(t, file))
+	}
+	return err
 }
 
 // firstCut is the end of the first header of a file's history that has documents.
@@ -153,6 +167,9 @@ func TestGrownTails(t *testing.T) {
 				if r.Predicted != r.Changed || r.Changed < 100 || r.Others > 0 || r.Raw > 0 {
 					t.Error("not all is predicted")
 				}
+				if err := mergeTail(t, stream, file, from); err != nil {
+					t.Error(err)
+				}
 				if most := least*13/10 + 20*r.Commits; is > most {
 					t.Errorf("%d bytes of stream when packed, want %d at most", is, most)
 				}
@@ -165,7 +182,7 @@ func TestGrownTails(t *testing.T) {
 // history or a compaction, and makes it again.
 func TestVersionTails(t *testing.T) {
 	t.Parallel()
-	type count struct{ files, commits, changed, predicted, size, stream int }
+	type count struct{ files, merged, commits, changed, predicted, size, stream int }
 	counts := map[string]*count{}
 	testenv.EachFixture(t, func(version, name string, file []byte) {
 		if !strings.HasSuffix(name, ".couch") || len(file) > 2<<20 {
@@ -182,12 +199,18 @@ func TestVersionTails(t *testing.T) {
 		c := counts[version]
 		c.files, c.commits, c.changed, c.predicted = c.files+1, c.commits+r.Commits, c.changed+r.Changed, c.predicted+r.Predicted
 		c.size, c.stream = c.size+int(r.Info.Size), c.stream+len(stream)
+		if mergeTail(t, stream, file, first) == nil {
+			c.merged++
+		}
 	})
 	for version, c := range counts {
 		t.Logf("%s: %+v", version, *c)
 		// 2.1 and 2.3 take some writes of a replication without a header behind each
 		if c.changed < 400 || c.predicted < c.changed && version[0] != '2' || c.predicted < c.changed-2 {
 			t.Errorf("%s: %d of %d commits are predicted", version, c.predicted, c.changed)
+		}
+		if 4*c.merged < 3*c.files {
+			t.Errorf("%s: %d of %d tails are put onto another file", version, c.merged, c.files)
 		}
 	}
 	if len(counts) != 1+len(testenv.Versions) {

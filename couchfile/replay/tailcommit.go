@@ -18,7 +18,8 @@ type commit struct {
 	gone       map[string]bool // documents that were purged altogether
 	locals     []couchfile.Entry
 	localsGone []erlterm.Term
-	// bodies are the chunks that records refer to, with those of the revisions before.
+	// bodies are the chunks that records refer to, with those of the newest revisions
+	// before them that the header before has.
 	bodies map[int64]olderBody
 }
 
@@ -119,8 +120,9 @@ func (c *commit) findBodies(from int64) {
 			if off >= from {
 				c.bodies[off] = olderBody{before, p.id}
 				from = off + 1
+			} else {
+				before = off
 			}
-			before = off
 			return true
 		})
 	}

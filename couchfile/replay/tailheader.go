@@ -2,6 +2,7 @@ package replay
 
 import (
 	"bytes"
+	"fmt"
 
 	"github.com/slipcover/slipcover/couchfile/couchwriter"
 	"github.com/slipcover/slipcover/couchfile/erlterm"
@@ -23,7 +24,7 @@ func (m *tailMaker) readHeader() ([]byte, error) {
 	}
 	if n == headerWhole {
 		if m.merges {
-			return nil, ErrNotMerged
+			return nil, notMerged("a whole header")
 		}
 		return m.in.str("header")
 	}
@@ -59,7 +60,7 @@ func (m *tailMaker) readElement(at int) (erlterm.Term, error) {
 	}
 	t, err := m.in.term("element of a header")
 	if m.merges && (at >= couchwriter.AtIDTree && at <= couchwriter.AtPurgeSeqTree || pointsToTerm(at)) {
-		return nil, ErrNotMerged
+		return nil, notMerged(fmt.Sprintf("element %d of a header, with its place: %x", at, t))
 	}
 	return t, err
 }

@@ -43,6 +43,7 @@ type tailMaker struct {
 
 	set     tailSet
 	header  []byte                // the newest, with 131
+	at      int64                 // where it is
 	db      *couchwriter.Database // at the header; nil until there is an update
 	updated bool                  // since the header
 	next    []byte                // what follows it then
@@ -56,7 +57,7 @@ type tailMaker struct {
 }
 
 func newTailMaker(in *wireReader, w io.Writer, back io.ReaderAt, was couchfile.RawHeader) *tailMaker {
-	m := &tailMaker{in: in, header: was.Term}
+	m := &tailMaker{in: in, header: was.Term, at: was.Offset}
 	m.f = couchwriter.NewFile(w, back, was.End, was.Checksum)
 	m.set = tailSet{chunkSize: couchwriter.DefaultChunkSize, checksum: was.Checksum}
 	m.nodes = &nodeReader{r: back, end: m.f.Offset}
@@ -102,7 +103,7 @@ func (m *tailMaker) chunk(kind uint64) error {
 	switch kind {
 	case tailRaw:
 		if m.merges {
-			return ErrNotMerged
+			return notMerged("bytes as they are")
 		}
 		m.f.Raw(p)
 	case tailChunk:
@@ -148,7 +149,7 @@ func (m *tailMaker) newHeader() error {
 	if err != nil {
 		return err
 	}
-	if _, err := m.f.Header(term); err != nil {
+	if m.at, err = m.f.Header(term); err != nil {
 		return err
 	}
 	m.header, m.updated, m.pending = term, false, m.pending[:0]
@@ -255,11 +256,10 @@ func (t *told) node(stored []byte) ([]byte, error) {
 			return nil, err
 		}
 		if kind == nodeOther {
-			other, err := t.m.in.str("node")
-			if t.m.merges { // it has the same entries, in nodes of other sizes
-				other = stored
+			if t.m.merges {
+				return nil, notMerged("a node that was not predicted")
 			}
-			return other, err
+			return t.m.in.str("node")
 		}
 		if kind, err = t.m.in.small("step", tailSummary); err == nil {
 			err = t.m.chunk(kind)
@@ -346,7 +346,7 @@ func (r *updateReader) docs(u *couchwriter.Update) error {
 		}
 		e := couchfile.Entry{Key: erlterm.PutUint(nil, seq)}
 		if form == recordWhole && r.m.merges {
-			return ErrNotMerged
+			return notMerged("a document that is told with its places")
 		}
 		if form == recordWhole {
 			e.Value, err = r.m.in.term("document")

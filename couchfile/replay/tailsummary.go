@@ -208,7 +208,7 @@ func (m *tailMaker) chunksAnywhere(at int64) (chunks []part, end int64, err erro
 		return nil, 0, err
 	}
 	if n > 0 && m.merges {
-		return nil, 0, ErrNotMerged
+		return nil, 0, notMerged("an attachment whose chunks are anywhere in the file")
 	}
 	for range n {
 		by, err := m.in.signed("offset of a chunk")
