@@ -1127,6 +1127,7 @@ class Server:
         self.chunk_size = 1279
         self.expected = None  # the header that nodes were written for
         self.pending = []
+        self.chunks, self.terms = [], []  # those that were counted: pointers, and offsets
         self.told, self.others = 0, []
         self.nodes = {}  # of all trees, by their offsets
 
@@ -1143,9 +1144,10 @@ class Server:
         if kind == 1:
             self.file.data += b.string()
         elif kind == 2:
-            self.file.append(b.string())
+            chunk = b.string()
+            self.chunks.append((self.file.append(chunk)[0], len(chunk)))
         elif kind == 3:
-            self.file.append(compress(b.string(), self.compression))
+            self.terms.append(self.file.append(compress(b.string(), self.compression))[0])
         elif kind == 4:
             self.file.append(b.string(), with_checksum=True)
         elif kind == 5:
@@ -1166,45 +1168,103 @@ class Server:
         check(known and self.chunk_size and self.file.checksum in (XXH3, MD5), "the body has unknown settings")
 
     def step_header(self):
-        self.header = self.body.delta(self.header if self.expected is None else self.expected)
-        check(self.header[:1] == b"\x83", "the body has a header that is no term")
-        self.file.header(Raw(self.header[1:]))
+        expected, form = self.header if self.expected is None else self.expected, self.body.number()
+        if form == 1:
+            expected = self.body.string()
+            check(expected[:1] == b"\x83", "the body has a header that is no term")
+        elif form > 1:
+            expected = b"\x83" + encode_tuple(self.changed(elements(expected[1:]), form - 1))
+        self.header = expected
+        self.file.header(Raw(expected[1:]))
         self.expected, self.pending = None, []
+
+    def changed(self, header, n):
+        """The elements of a header of which n become others."""
+        last = -1
+        for _ in range(n):
+            at, term = self.body.number(), self.body.number()
+            check(last < at < len(header), "the body changes element %d of a header behind element %d, of %d"
+                  % (at, last, len(header)))
+            check(term <= len(self.terms), "the body has a header that points to a term that the tail does not have")
+            header[at] = encode(self.terms[-term]) if term else self.body.term()
+            last = at
+        return header
+
+    def database(self):
+        """The elements of the newest header, which must be that of a database."""
+        header = elements(self.header[1:])
+        check(len(header) > 9 and decode(header[0]) == "db_header", "the body has nodes, or names an older body, behind"
+              " another header than that of a database")
+        return header
+
+    def tree(self, header, at):
+        """A tree of a header."""
+        compression = self.compression if at < PURGE_TREE else self.purge_compression
+        return ReadTree(self, decode(header[at]), compression, *REDUCTIONS[at])
 
     def step_body(self):
         b, form = self.body, self.body.number()
-        check(form in (0, 1, 2, 4, 5, 6), "the body has a document's body of the unknown form %d" % form)
+        known = form in (0, 1, 4, 5, 8, 9, 10, 12, 13, 14)
+        check(known, "the body has a document's body of the unknown form %d" % form)
+        stored, older = self.older_body() if form & 8 else (b"", b"j")
         if form & 3 == 2:
-            stored, attachments = summary(self.file.chunk(len(self.file.data) - b.number()))
             body = compress(b.delta(decompress(stored)), self.compression)
-            attachments = b.delta(encode_list(with_pointers(attachments, lambda: [])))
+            attachments = b.delta(encode_list(with_pointers(older, lambda: [])))
         else:
             body = b.string() if form & 3 == 1 else compress(b.string(), self.compression)
             attachments = b.string()
-        self.pointed_to = len(self.file.data)
-        attachments = encode_list(with_pointers(attachments, self.pointers))
+        self.pointed_to, self.counted_to = len(self.file.data), len(self.chunks)
+        attachments = encode_list(with_pointers(attachments, lambda: self.pointers(elements(older))))
         payload = b"\x83" + encode((body, compress(attachments, self.compression)))
         offset, size = self.file.append(payload, with_checksum=True)
         if form & 4:
             attached = sorted((a[2], a[3]) for a in decode(attachments))
             self.pending.append((offset, size, [a for i, a in enumerate(attached) if a not in attached[:i]]))
 
-    def pointers(self):
-        """The pointers to the chunks of an attachment."""
-        pointers = []
-        for _ in range(self.body.number()):
-            offset, n = self.pointed_to + self.body.signed(), self.body.number()
-            pointers.append((offset, n))
-            self.pointed_to = behind(offset, 4 + n)
-        return pointers
+    def older_body(self):
+        """An older body as it is stored, and its list of attachments, encoded."""
+        header = self.database()
+        update_seq, leaf = decode(header[2]) - self.body.number(), self.body.number()
+        entry = self.tree(header, SEQ_TREE).find(update_seq)
+        check(entry is not None, "the file has no document with the update_seq %d, whose body the stream needs"
+              % update_seq)
+        values = []
+        for _, revision in decode(elements(elements(entry.term)[1])[3]):
+            leaf_values(revision, values)
+        values = [v for v in values if is_leaf(v)]
+        check(leaf < len(values), "the document with the update_seq %d has %d leaf values, and the stream needs number"
+              " %d" % (update_seq, len(values), leaf))
+        return summary(self.file.chunk(values[leaf][1]))
+
+    def pointers(self, older):
+        """The pointers to the chunks of an attachment; older are the attachments of the older body, encoded."""
+        where = self.body.number()
+        if where == 0:
+            return [self.anywhere() for _ in range(self.body.number())]
+        if where == 1:
+            return [pointer for _ in range(self.body.number()) for pointer in self.chunks_of_run()]
+        which = where - 2
+        check(which < len(older), "the body needs attachment %d of an older body that has %d" % (which, len(older)))
+        return elements(older[which])[2]
+
+    def anywhere(self):
+        """A pointer to a chunk that is anywhere in the file."""
+        offset, n = self.pointed_to + self.body.signed(), self.body.number()
+        self.pointed_to = behind(offset, 4 + n)
+        return offset, n
+
+    def chunks_of_run(self):
+        """The pointers to chunks of the tail that stand in a row."""
+        first, n = self.counted_to + self.body.signed(), self.body.number()
+        self.counted_to = first + n
+        known = 0 <= first <= self.counted_to <= len(self.chunks)
+        check(known, "the body has an attachment of chunks that the tail does not have")
+        return self.chunks[first : first + n]
 
     def step_nodes(self):
         """Writes the nodes of a commit."""
         check(self.expected is None, "the body has the nodes of a commit twice")
-        header = elements(self.header[1:])
-        check(len(header) > 9 and decode(header[0]) == "db_header", "the body has nodes behind another header than"
-              " that of a database")
-        c = Commit(self, header)
+        c = Commit(self, self.database())
         self.told = self.body.number()
         c.modify()
         check(self.told == 0, "the body tells of more nodes than a commit has")
@@ -1255,13 +1315,51 @@ def sizes_of(value):
     return (1 - deleted, deleted, size_info(active, external))
 
 
+def is_leaf(value):
+    """Whether the value of a revision is {deleted, Offset, seq, {size, external}, Attachments}."""
+    return isinstance(value, tuple) and len(value) == 5 and isinstance(value[3], tuple) and len(value[3]) == 2
+
+
+def bare_leaf(value):
+    """Such a value without what follows from where its body is."""
+    return value[0], 0, value[2], (0, value[3][1]), []
+
+
+def bare(value):
+    """The elements of a document's value in the id tree or the seq tree as a delta's base has them."""
+    first, deleted, _, revisions = value
+
+    def change(revision):
+        id, value, children = revision
+        value = [] if children else bare_leaf(value) if is_leaf(value) else value
+        return (id, value, [change(child) for child in children])
+
+    return [first, deleted, encode([]), encode([(position, change(r)) for position, r in decode(revisions)])]
+
+
+def known_values(revisions):
+    """The values of five elements, by their revisions' positions and ids."""
+    known = {}
+
+    def add(position, revision):
+        id, value, children = revision
+        if is_leaf(value):
+            known.setdefault((position, encode(id)), value)
+        for child in children:
+            add(position + 1, child)
+
+    for position, revision in revisions:
+        add(position, revision)
+    return known
+
+
 class Commit:
     """What a server changed between two headers."""
 
     def __init__(self, server, header):
         self.server, self.body, self.pending = server, server.body, server.pending
         self.header = header  # its elements; in the end, those of the expected one
-        self.id_tree, self.local_tree = self.tree(ID_TREE), self.tree(LOCAL_TREE)
+        self.id_tree, self.local_tree = server.tree(header, ID_TREE), server.tree(header, LOCAL_TREE)
         self.update_seq = decode(header[2])
         self.documents = [self.document() for _ in range(self.body.number())]
         self.purges = [self.purge() for _ in range(self.body.number())]
@@ -1277,20 +1375,25 @@ class Commit:
             plain = b.string()
         else:
             id = b.string()
-            entry = self.id_tree.find(decode(id))
-            base = b"h\x04" + id
-            if entry is not None:
-                base = encode_tuple([id] + elements(elements(entry.term)[1])[1:])
-            plain = b.delta(base)
+            value = self.value_of(id)
+            plain = b.delta(b"h\x04" + id if value is None else encode_tuple([id] + bare(value)[1:]))
         value = elements(plain)
         return self.update_seq, self.complete(value) if len(value) == 4 else value
+
+    def value_of(self, id):
+        """The elements of a document's value in the id tree, or None, also if they are not four."""
+        entry = self.id_tree.find(decode(id))
+        value = [] if entry is None else elements(elements(entry.term)[1])
+        return value if len(value) == 4 else None
 
     def complete(self, plain):
         """The value that a plain one becomes."""
         id, deleted, sizes, revisions = plain
+        value = self.value_of(id)
+        known = {} if value is None else known_values(decode(value[3]))
         leaves = []
-        revisions = [(position, self.revision(r, leaves)) for position, r in decode(revisions)]
-        if decode(sizes) == [] and all(len(leaf) == 5 for leaf in leaves):
+        revisions = [(position, self.revision(position, r, known, leaves)) for position, r in decode(revisions)]
+        if decode(sizes) == [] and all(is_leaf(leaf) for leaf in leaves):
             attached = []
             for leaf in leaves:
                 attached += [a for a in leaf[4] if a not in attached]
@@ -1298,18 +1401,21 @@ class Commit:
             sizes = encode((sum(leaf[3][0] for leaf in leaves) + n, sum(leaf[3][1] for leaf in leaves) + n))
         return [id, deleted, sizes, encode(revisions)]
 
-    def revision(self, revision, leaves):
+    def revision(self, position, revision, known, leaves):
         """The revision that a plain one becomes, and the same for those below it."""
         id, value, children = revision
-        if len(value) == 2 and self.pending:
+        older = known.get((position, encode(id)))
+        if isinstance(value, tuple) and len(value) == 2 and self.pending:
             deleted, external = value
             offset, size, attached = self.pending.pop(0)
             value = (deleted, offset, self.update_seq, (size, external), attached)
-        elif len(value) == 5 and self.pending and value[1] == self.pending[0][0]:
+        elif older and (value == [] or value == bare_leaf(older)):
+            value = older
+        elif is_leaf(value) and self.pending and value[1] == self.pending[0][0]:
             self.pending.pop(0)
         if not children:
             leaves.append(value)
-        return (id, value, [self.revision(c, leaves) for c in children])
+        return (id, value, [self.revision(position + 1, c, known, leaves) for c in children])
 
     def purge(self):
         key, value, removes = self.body.string(), self.body.string(), self.body.number()
@@ -1336,14 +1442,10 @@ class Commit:
         purged_alone = self.purges and not self.documents
         self.header[2] = encode(self.update_seq + 1 if purged_alone else self.update_seq)
 
-    def tree(self, at):
-        compression = self.server.compression if at < PURGE_TREE else self.server.purge_compression
-        return ReadTree(self.server, decode(self.header[at]), compression, *REDUCTIONS[at])
-
     def change(self, at, values, removed=()):
         """Modifies a tree. Values are pairs, with the keys, encoded."""
         if values or removed:
-            tree = self.tree(at)
+            tree = self.server.tree(self.header, at)
             tree.modify([tree.entry(*v) for v in values], removed)
             self.header[at] = encode(tree.state())
 
