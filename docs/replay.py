@@ -1337,20 +1337,33 @@ def bare(value):
     return [first, deleted, encode([]), encode([(position, change(r)) for position, r in decode(revisions)])]
 
 
-def known_values(revisions):
-    """The values of five elements, by their revisions' positions and ids."""
-    known = {}
+class Known:
+    """The values of five elements that the id tree has of a document, by the ids of their revisions."""
 
-    def add(position, revision):
+    def __init__(self, revisions):
+        self.values, self.last = {}, -1  # values with their places; the place of the one that was taken last
+        self.places = 0
+        for _, revision in revisions:
+            self.add(revision)
+
+    def add(self, revision):
         id, value, children = revision
         if is_leaf(value):
-            known.setdefault((position, encode(id)), value)
+            self.values.setdefault(encode(id), []).append((self.places, value))
+            self.places += 1
         for child in children:
-            add(position + 1, child)
+            self.add(child)
 
-    for position, revision in revisions:
-        add(position, revision)
-    return known
+    def instead_of(self, id, value):
+        """The value that a plain one of a revision becomes, or None."""
+        found = self.values.get(encode(id))
+        if not found or value != [] and not is_leaf(value):
+            return None
+        place, older = next((f for f in found if f[0] > self.last), found[0])
+        if value != [] and value != bare_leaf(older):
+            return None
+        self.last = place
+        return older
 
 
 class Commit:
@@ -1390,9 +1403,8 @@ class Commit:
         """The value that a plain one becomes."""
         id, deleted, sizes, revisions = plain
         value = self.value_of(id)
-        known = {} if value is None else known_values(decode(value[3]))
-        leaves = []
-        revisions = [(position, self.revision(position, r, known, leaves)) for position, r in decode(revisions)]
+        known, leaves = Known([] if value is None else decode(value[3])), []
+        revisions = [(position, self.revision(r, known, leaves)) for position, r in decode(revisions)]
         if decode(sizes) == [] and all(is_leaf(leaf) for leaf in leaves):
             attached = []
             for leaf in leaves:
@@ -1401,21 +1413,21 @@ class Commit:
             sizes = encode((sum(leaf[3][0] for leaf in leaves) + n, sum(leaf[3][1] for leaf in leaves) + n))
         return [id, deleted, sizes, encode(revisions)]
 
-    def revision(self, position, revision, known, leaves):
+    def revision(self, revision, known, leaves):
         """The revision that a plain one becomes, and the same for those below it."""
         id, value, children = revision
-        older = known.get((position, encode(id)))
+        older = known.instead_of(id, value)
         if isinstance(value, tuple) and len(value) == 2 and self.pending:
             deleted, external = value
             offset, size, attached = self.pending.pop(0)
             value = (deleted, offset, self.update_seq, (size, external), attached)
-        elif older and (value == [] or value == bare_leaf(older)):
+        elif older is not None:
             value = older
         elif is_leaf(value) and self.pending and value[1] == self.pending[0][0]:
             self.pending.pop(0)
         if not children:
             leaves.append(value)
-        return (id, value, [self.revision(position + 1, c, known, leaves) for c in children])
+        return (id, value, [self.revision(c, known, leaves) for c in children])
 
     def purge(self):
         key, value, removes = self.body.string(), self.body.string(), self.body.number()
