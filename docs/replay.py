@@ -1213,7 +1213,7 @@ class Server:
         else:
             body = b.string() if form & 3 == 1 else compress(b.string(), self.compression)
             attachments = b.string()
-        self.pointed_to, self.counted_to = len(self.file.data), len(self.chunks)
+        self.pointed_to = len(self.file.data)
         attachments = encode_list(with_pointers(attachments, lambda: self.pointers(elements(older))))
         payload = b"\x83" + encode((body, compress(attachments, self.compression)))
         offset, size = self.file.append(payload, with_checksum=True)
@@ -1242,7 +1242,7 @@ class Server:
         if where == 0:
             return [self.anywhere() for _ in range(self.body.number())]
         if where == 1:
-            return [pointer for _ in range(self.body.number()) for pointer in self.chunks_of_run()]
+            return self.counted()
         which = where - 2
         check(which < len(older), "the body needs attachment %d of an older body that has %d" % (which, len(older)))
         return elements(older[which])[2]
@@ -1253,13 +1253,16 @@ class Server:
         self.pointed_to = behind(offset, 4 + n)
         return offset, n
 
-    def chunks_of_run(self):
-        """The pointers to chunks of the tail that stand in a row."""
-        first, n = self.counted_to + self.body.signed(), self.body.number()
-        self.counted_to = first + n
-        known = 0 <= first <= self.counted_to <= len(self.chunks)
-        check(known, "the body has an attachment of chunks that the tail does not have")
-        return self.chunks[first : first + n]
+    def counted(self):
+        """The pointers to chunks of the tail, told in runs."""
+        pointers, at = [], len(self.chunks)
+        for _ in range(self.body.number()):
+            at, n = at + self.body.signed(), self.body.number()
+            known = 0 <= at <= at + n <= len(self.chunks)
+            check(known, "the body has an attachment of chunks that the tail does not have")
+            pointers += self.chunks[at : at + n]
+            at += n
+        return pointers
 
     def step_nodes(self):
         """Writes the nodes of a commit."""
