@@ -324,10 +324,19 @@ func (m *tailMaker) appendSummary(dst []byte, step summaryStep) (out []byte, ok 
 		n, ok := erlterm.Size(t)
 		isTerm = err == nil && ok && n == len(t)
 	}
-	named, old := m.nameOlder(step.older)
-	var delta []byte
+	var named, delta []byte
+	var old *oldSummary
+	if len(s.atts) > 0 || isTerm && (m.vain < vainBodies || m.vain%vainBodies == 0) {
+		named, old = m.nameOlder(step.older)
+	}
 	if isTerm && old != nil {
 		delta = bodyDeltaOf(old, t, list)
+	}
+	switch {
+	case delta != nil:
+		m.vain = 0
+	case step.older.off > 0:
+		m.vain++
 	}
 	if delta == nil && (old == nil || len(s.atts) == 0) {
 		named, old = nil, nil
@@ -349,6 +358,10 @@ func (m *tailMaker) appendSummary(dst []byte, step summaryStep) (out []byte, ok 
 	}
 	return dst, true
 }
+
+// vainBodies is after how many bodies in a row that have little in common with the older
+// one only one in as many is looked at: to read the older one costs more than all else.
+const vainBodies = 32
 
 // nameOlder says which body of the newest header one is, and reads it; nil if it is none.
 func (m *tailMaker) nameOlder(o olderBody) (named []byte, old *oldSummary) {
