@@ -3,10 +3,10 @@
 
     python3 replay.py STREAM OLDER OUT
 
-STREAM  the replay stream, of a compaction, of a database or a view index, or of
-        a tail: prologue and body, one behind the other
-OLDER   of a compaction: the older file of the same database or index, cut behind
-        its header, or - if the stream needs none; of a tail: the file up to it
+STREAM  the replay stream, of a compaction, of a database or a view index, of a
+        copy, or of a tail: prologue and body, one behind the other
+OLDER   of a compaction or a copy: the older file of the same database or index, cut
+        behind its header, or - if the stream needs none; of a tail: the file up to it
 OUT     where to write the file that is made: the compacted file, or OLDER with
         the tail behind it; it must not exist
 
@@ -105,13 +105,13 @@ class Reader:
         check(self.at == len(self.data), "the %s has more bytes than it should" % self.what)
 
 
-COMPACTION, TAIL, INDEX = b"CouchRPL", b"CouchTRP", b"CouchVRP"
+COMPACTION, TAIL, INDEX, COPY = b"CouchRPL", b"CouchTRP", b"CouchVRP", b"CouchCPY"
 
 
 def begin(stream, kind):
     """A reader of the prologue's fields, and where the body begins."""
     r = Reader(stream, "prologue")
-    check(r.take(8) == kind, "this is no replay stream: it does not begin with CouchRPL, CouchTRP or CouchVRP")
+    check(r.take(8) == kind, "this is no replay stream: it does not begin with CouchRPL, CouchTRP, CouchVRP or CouchCPY")
     version = r.take(1)[0]
     check(version == 1, "the stream has version %d, and this program reads version 1 only" % version)
     fields = r.string()
@@ -1690,6 +1690,8 @@ def correct(data, corrections):
 
 def replay(stream, older):
     """The file that a stream makes; older may be None."""
+    if stream[:8] == COPY:
+        return copy(stream, older)
     kinds = {TAIL: (tail, TailPrologue), INDEX: (index, IndexPrologue)}
     make, prologue = kinds.get(bytes(stream[:8]), (compaction, Prologue))
     p = prologue(stream)
@@ -1697,6 +1699,43 @@ def replay(stream, older):
     check(len(body) == p.body_size and sha256(body) == p.body_sum, "the body has another length or SHA-256 than the"
           " prologue says: the stream is damaged")
     return make(p, Reader(body, "body"), older)
+
+
+def payload(data):
+    """A file's bytes without the first one of each block."""
+    return b"".join(data[at + 1 : at + BLOCK] for at in range(0, len(data), BLOCK))
+
+
+def copy(stream, older):
+    """The file that consists of the stream's literals and of pieces of the older file."""
+    r, start = begin(stream, COPY)
+    size, total, older_size, literals = r.number(), r.take(32), r.number(), r.number()
+    check(older is not None and len(older) >= older_size, "the older file has fewer bytes than the stream needs")
+    check(len(stream) == start + literals, "the stream has another length than its prologue says")
+    older, literals = payload(older[:older_size]), Reader(stream[start:], "stream")
+    markers, block = {}, -1
+    for _ in range(r.number()):
+        block += 1 + r.number()
+        markers[block] = r.number()
+    length, parts, made, at = size - (size + BLOCK - 1) // BLOCK, [], 0, 0
+    while made < length:
+        parts.append(literals.take(r.number()))
+        made += len(parts[-1])
+        if made < length:
+            n = r.number()
+            at += r.signed()
+            check(n and 0 <= at <= at + n <= len(older), "the stream copies what the older file does not have")
+            parts.append(older[at : at + n])
+            at, made = at + n, made + n
+    r.end()
+    literals.end()
+    check(made == length, "the stream makes another number of bytes than it says")
+    parts, out = b"".join(parts), bytearray()
+    for block in range((size + BLOCK - 1) // BLOCK):
+        out.append(markers.get(block, 0))
+        out += parts[block * (BLOCK - 1) : (block + 1) * (BLOCK - 1)]
+    check(len(out) == size and sha256(bytes(out)) == total, "what was made is not the file that was stored: the older file is another one")
+    return bytes(out)
 
 
 def compaction(p, body, older):

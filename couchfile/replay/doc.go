@@ -61,6 +61,14 @@
 // server on each batch, as nothing in the file names them. KnownView has hashes of runs of
 // rows.
 //
+// # Copies
+//
+// EncodeCopy knows nothing of documents: it finds large chunks of an older file in a
+// compacted one, and the stream is a list of places in that file's payload, which is its
+// bytes without markers, and what stands between them. Nothing is simulated, so a
+// CopyReader reads any byte without the others. Known's counterpart is CopyKnown: pieces
+// of chunks by their places and hashes of 16 bytes.
+//
 // # Tails
 //
 // EncodeTail and DecodeTail do the same for a tail: what a server appended to a
