@@ -379,7 +379,7 @@ func (m *Manifest) checkStored(size int64, extents []Extent, replays []*Replay, 
 }
 
 func (m *Manifest) checkReplay(r *Replay, depth int) error {
-	if r.Kind != CompactionReplay && r.Kind != ViewReplay && r.Kind != TailReplay {
+	if r.Kind != CompactionReplay && r.Kind != ViewReplay && r.Kind != TailReplay && r.Kind != CopyReplay {
 		return fmt.Errorf("a replay of kind %q, which a later version of Slipcover reads", r.Kind)
 	}
 	if depth > MaxReplays {
@@ -394,6 +394,9 @@ func (m *Manifest) checkReplay(r *Replay, depth int) error {
 		return errors.New("a replay without a stream")
 	}
 	o := r.Older
+	if r.Kind == CopyReplay && (o == nil || !OnlyCopies(o.Replays)) {
+		return errors.New("a copy that rests on no stored bytes")
+	}
 	if o == nil {
 		return nil
 	}
@@ -404,6 +407,11 @@ func (m *Manifest) checkReplay(r *Replay, depth int) error {
 		return fmt.Errorf("a replay that rests on a header at %d of %d bytes", o.Header, o.Size)
 	}
 	return m.checkStored(o.Size, o.Extents, o.Replays, depth)
+}
+
+// OnlyCopies reports whether replays are copies, of which bytes anywhere can be read.
+func OnlyCopies(replays []*Replay) bool {
+	return !slices.ContainsFunc(replays, func(r *Replay) bool { return r == nil || r.Kind != CopyReplay })
 }
 
 func (m *Manifest) checkExtent(e Extent) error {

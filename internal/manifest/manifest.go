@@ -231,19 +231,21 @@ const (
 	CompactionReplay ReplayKind = "compaction" // makes what a compaction wrote: the first bytes of a file
 	ViewReplay       ReplayKind = "view"       // the same of a view index
 	TailReplay       ReplayKind = "tail"       // makes what a server appended between two headers, out of the bytes before
+	CopyReplay       ReplayKind = "copy"       // makes the first bytes of a file out of pieces of an older one
 )
 
 // Older is the file out of which a stream takes documents, or rows: another generation of
-// the database or index, up to the end of one of its headers.
+// the database or index, up to the end of one of its headers. Of a copy
+// it is as much of that file as is needed, in which there are no replays of other kinds.
 type Older struct {
 	Generation string    `json:"generation"`
-	Header     int64     `json:"header"`  // offset of the header, in bytes
+	Header     int64     `json:"header"`  // offset of the header, in bytes; 0 of a copy
 	Size       int64     `json:"size"`    // bytes up to its end
 	Extents    []Extent  `json:"extents"` // as those of a File
 	Replays    []*Replay `json:"replays,omitempty"`
 }
 
-// MaxReplays is how many compactions at most rest on each other, which bounds what a
+// MaxReplays is how many compactions and copies at most rest on each other, which bounds what a
 // restore has to build.
 const MaxReplays = 16
 
@@ -267,7 +269,7 @@ func eachStored(extents []Extent, replays []*Replay, yield func(*Extent) bool) b
 	return true
 }
 
-// Depth is how many compactions rest on each other in replays.
+// Depth is how many compactions and copies rest on each other in replays.
 func Depth(replays []*Replay) int {
 	deepest := 0
 	for _, r := range replays {

@@ -85,6 +85,23 @@ func TestReplayed(t *testing.T) {
 	}
 }
 
+// TestCopied holds that a copy rests on a copy, and a compaction on one.
+func TestCopied(t *testing.T) {
+	for _, kind := range []manifest.ReplayKind{manifest.CopyReplay, manifest.CompactionReplay} {
+		m := replayed(t)
+		r := m.Files[0].Replays[0]
+		first := r.Older.Replays[0]
+		first.Older = &manifest.Older{Generation: "f", Size: 50, Extents: []manifest.Extent{{Seg: 1, N: 50}}}
+		r.Kind, first.Kind = kind, manifest.CopyReplay
+		if err := m.Check(); err != nil {
+			t.Errorf("%s: %v", kind, err)
+		}
+		if n := manifest.Depth(m.Files[0].Replays); n != 2 {
+			t.Errorf("%s: depth %d, want 2", kind, n)
+		}
+	}
+}
+
 func TestReplayedRefuses(t *testing.T) {
 	for name, edit := range map[string]func(m *manifest.Manifest, f *manifest.File, r *manifest.Replay){
 		"format 1":       func(m *manifest.Manifest, _ *manifest.File, _ *manifest.Replay) { m.Format = 1 },
@@ -99,14 +116,18 @@ func TestReplayedRefuses(t *testing.T) {
 			f.Extents[1] = f.Extents[0]
 			f.Size = 200
 		},
-		"another size":    func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) { r.Size = 99 },
-		"kind":            func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) { r.Kind = "later" },
-		"tail in front":   func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) { r.Kind = manifest.TailReplay },
-		"no stream":       func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) { r.Stream = nil },
-		"replayed stream": func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) { r.Stream[0].Seg = -1 },
-		"no such segment": func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) { r.Older.Replays[0].Stream[0].Seg = 3 },
-		"header":          func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) { r.Older.Header = 45 },
-		"older size":      func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) { r.Older.Size = 46 },
+		"another size":           func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) { r.Size = 99 },
+		"kind":                   func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) { r.Kind = "later" },
+		"tail in front":          func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) { r.Kind = manifest.TailReplay },
+		"no stream":              func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) { r.Stream = nil },
+		"replayed stream":        func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) { r.Stream[0].Seg = -1 },
+		"no such segment":        func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) { r.Older.Replays[0].Stream[0].Seg = 3 },
+		"header":                 func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) { r.Older.Header = 45 },
+		"older size":             func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) { r.Older.Size = 46 },
+		"a copy of a compaction": func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) { r.Kind = manifest.CopyReplay },
+		"a copy of nothing": func(_ *manifest.Manifest, _ *manifest.File, r *manifest.Replay) {
+			r.Kind, r.Older = manifest.CopyReplay, nil
+		},
 		"too deep": func(_ *manifest.Manifest, f *manifest.File, _ *manifest.Replay) {
 			for range manifest.MaxReplays {
 				o := &manifest.Older{Generation: "g", Size: f.Size, Extents: f.Extents, Replays: f.Replays}

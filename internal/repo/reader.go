@@ -19,6 +19,8 @@ const (
 	readAhead = 2
 	// cachedSegments is how many whole segments a Reader keeps, unless there are more CPUs: 32 MiB.
 	cachedSegments = 4
+	// cachedCopies is how many copies' runs a Reader keeps: 16 bytes for each run.
+	cachedCopies = 32
 	// cachedFrames is how many frames a Reader keeps for ranged reads: 32 MiB.
 	cachedFrames = 64
 )
@@ -42,6 +44,7 @@ type Reader struct {
 	streams  atomic.Int32 // that go on now
 	rebuilds chan struct{}
 	rebuilt  lru[*manifest.Replay, *durable.Scratch]
+	copies   lru[*manifest.Replay, *openCopy]
 
 	mu      sync.Mutex
 	damaged map[int]error              // guarded by mu: why a segment can't be read whole
@@ -61,6 +64,7 @@ func (r *Repo) NewReader(m *manifest.Manifest, files []*manifest.File) *Reader {
 	rd.segments.gone = (*content).leave
 	rd.rebuilds = make(chan struct{}, rebuilding)
 	rd.rebuilt.max, rd.rebuilt.gone = 1<<30, (*durable.Scratch).Discard
+	rd.copies.max = cachedCopies
 	for _, f := range files {
 		for e := range f.Stored() {
 			rd.wanted[e.Seg] += e.N
@@ -81,8 +85,8 @@ func (rd *Reader) Stream(ctx context.Context, f *manifest.File, fn func([]byte) 
 // StreamBack is Stream for a caller who has what fn was given: back reads it, which
 // saves a replay a scratch file of its own.
 func (rd *Reader) StreamBack(ctx context.Context, f *manifest.File, back io.ReaderAt, fn func([]byte) error) error {
-	if len(f.Replays) == 0 {
-		return rd.stored(ctx, f.Extents, fn)
+	if manifest.OnlyCopies(f.Replays) { // or none
+		return rd.content(ctx, f.Extents, f.Replays, nil, fn)
 	}
 	if err := enter(ctx, rd.rebuilds); err != nil {
 		return err
@@ -98,6 +102,11 @@ func (rd *Reader) StreamBack(ctx context.Context, f *manifest.File, back io.Read
 
 // stored calls fn with the bytes of extents.
 func (rd *Reader) stored(ctx context.Context, extents []manifest.Extent, fn func([]byte) error) error {
+	return rd.storedBy(ctx, extents, rd.whole, fn)
+}
+
+// storedBy is stored with another opinion on which segments are worth reading whole.
+func (rd *Reader) storedBy(ctx context.Context, extents []manifest.Extent, whole func(seg int) bool, fn func([]byte) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var ahead sync.WaitGroup
@@ -111,7 +120,7 @@ func (rd *Reader) stored(ctx context.Context, extents []manifest.Extent, fn func
 			k++
 		}
 		for most := rd.ahead(); asked < len(order) && asked <= k+most; asked++ {
-			if seg := order[asked]; asked > k && rd.whole(seg) {
+			if seg := order[asked]; asked > k && whole(seg) {
 				ahead.Go(func() {
 					if c, err := rd.segment(ctx, seg); err == nil { // an error comes again when it is needed
 						c.leave()
@@ -119,7 +128,7 @@ func (rd *Reader) stored(ctx context.Context, extents []manifest.Extent, fn func
 				})
 			}
 		}
-		if err := rd.extent(ctx, e, fn); err != nil {
+		if err := rd.extent(ctx, e, whole(e.Seg), fn); err != nil {
 			return err
 		}
 	}
@@ -146,8 +155,8 @@ func segmentOrder(extents []manifest.Extent) []int {
 // whole reports whether enough of a segment is wanted to read all of it at once.
 func (rd *Reader) whole(seg int) bool { return rd.wanted[seg] >= rd.m.Segments[seg].Plain/4 }
 
-func (rd *Reader) extent(ctx context.Context, e manifest.Extent, fn func([]byte) error) error {
-	if rd.whole(e.Seg) {
+func (rd *Reader) extent(ctx context.Context, e manifest.Extent, whole bool, fn func([]byte) error) error {
+	if whole {
 		c, err := rd.segment(ctx, e.Seg)
 		if err == nil {
 			err := fn(c.b[e.At : e.At+e.N])
@@ -275,14 +284,23 @@ func (rd *Reader) opened(ctx context.Context, seg int) (*seekSegment, error) {
 }
 
 // ReaderAt returns f as an io.ReaderAt that reads stored bytes by range, for as
-// long as ctx lasts: a 4 KiB read costs one frame. What a replay makes is made whole
-// when it is first asked for.
+// long as ctx lasts: a 4 KiB read costs one frame, and of a copy one for each run that it
+// touches. What another replay makes is made whole when it is first asked for.
 func (rd *Reader) ReaderAt(ctx context.Context, f *manifest.File) io.ReaderAt {
-	starts := make([]int64, len(f.Extents)+1)
-	for i, e := range f.Extents {
+	return rd.readerAt(ctx, f.Extents, f.Replays)
+}
+
+func (rd *Reader) readerAt(ctx context.Context, extents []manifest.Extent, replays []*manifest.Replay) *fileReader {
+	return &fileReader{rd: rd, ctx: ctx, extents: extents, replays: replays, starts: startsOf(extents)}
+}
+
+// startsOf is where each extent begins, and the last one ends.
+func startsOf(extents []manifest.Extent) []int64 {
+	starts := make([]int64, len(extents)+1)
+	for i, e := range extents {
 		starts[i+1] = starts[i] + e.N
 	}
-	return &fileReader{rd: rd, ctx: ctx, extents: f.Extents, replays: f.Replays, starts: starts}
+	return starts
 }
 
 type fileReader struct {
@@ -327,7 +345,7 @@ func (fr *fileReader) ReadAt(p []byte, off int64) (int, error) {
 
 // replayed reads what a replay makes.
 func (fr *fileReader) replayed(p []byte, r *manifest.Replay, from, at int64) (int, error) {
-	b, err := fr.rd.built(fr.ctx, r, from, fr)
+	b, err := fr.replay(r, from)
 	if err != nil {
 		return 0, err
 	}
@@ -338,12 +356,21 @@ func (fr *fileReader) replayed(p []byte, r *manifest.Replay, from, at int64) (in
 	return n, err
 }
 
+func (fr *fileReader) replay(r *manifest.Replay, from int64) (io.ReaderAt, error) {
+	if r.Kind == manifest.CopyReplay {
+		return fr.rd.copyReader(fr.ctx, r)
+	}
+	return fr.rd.built(fr.ctx, r, from, fr)
+}
+
 // find returns the extent that holds offset off, or len(extents).
-func (fr *fileReader) find(off int64) int {
-	lo, hi := 0, len(fr.extents)
+func (fr *fileReader) find(off int64) int { return extentAt(fr.starts, off) }
+
+func extentAt(starts []int64, off int64) int {
+	lo, hi := 0, len(starts)-1
 	for lo < hi {
 		mid := (lo + hi) / 2
-		if fr.starts[mid+1] <= off {
+		if starts[mid+1] <= off {
 			lo = mid + 1
 		} else {
 			hi = mid

@@ -109,12 +109,15 @@ func (rd *Reader) failure(r *manifest.Replay) error {
 
 func (rd *Reader) makeReplay(ctx context.Context, r *manifest.Replay, out replay.Output) (err error) {
 	made := &madeBytes{out, r.Size, r.Size}
-	if r.Kind == manifest.TailReplay {
+	switch r.Kind {
+	case manifest.CopyReplay:
+		err = rd.copied(ctx, r, made)
+	case manifest.TailReplay:
 		err = rd.decode(ctx, r, func(in io.Reader) error {
 			_, err := replay.DecodeTail(in, made)
 			return err
 		})
-	} else {
+	default:
 		err = rd.compacted(ctx, r, made)
 	}
 	if err == nil && made.left != 0 {
@@ -280,8 +283,11 @@ func (rd *Reader) Close() {
 }
 
 // salvageReplay is Salvage for the bytes of a replay, which begin at off in the file:
-// they are there, or all are lost.
+// they are there, or all are lost, but for a copy.
 func (rd *Reader) salvageReplay(ctx context.Context, f *manifest.File, r *manifest.Replay, off int64, fn func(off int64, b []byte) error) (lost int64, err error) {
+	if r.Kind == manifest.CopyReplay {
+		return rd.salvageCopy(ctx, r, off, fn)
+	}
 	b, err := rd.built(ctx, r, off, rd.ReaderAt(ctx, f))
 	if Damaged(err) {
 		return r.Size, nil

@@ -215,8 +215,8 @@ func (v *verifier) pick() []item {
 // file verifies one file. Its errors end the run.
 func (v *verifier) file(ctx context.Context, f *manifest.File) error {
 	var err error
-	// To read a replay is to make all of it, in a scratch file that would stay.
-	if v.opts.Sample > 0 && f.Size >= sampleWhole && f.Header != nil && len(f.Replays) == 0 {
+	// To read a replay that is no copy is to make all of it, in a scratch file that would stay.
+	if v.opts.Sample > 0 && f.Size >= sampleWhole && f.Header != nil && manifest.OnlyCopies(f.Replays) {
 		err = v.walk(ctx, f, v.reader.ReaderAt(ctx, f), v.opts.Sample)
 		v.opts.Progress.BytesDone.Add(f.Size)
 	} else {
