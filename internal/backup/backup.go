@@ -54,7 +54,7 @@ type Options struct {
 	// in them too.
 	Copies []*repo.Repo
 
-	// Compaction is how a database that was compacted is stored: Replay, or Whole; ""
+	// Compaction is how a database that was compacted is stored: Replay, Copy, or Whole; ""
 	// is Whole.
 	Compaction string
 	// Tails is how what was appended to a database is stored: Replay, or Whole; "" is Whole.
@@ -214,8 +214,8 @@ func runLocked(ctx context.Context, opts Options, id manifest.BackupID, dir stri
 		return nil, err
 	}
 	r := &run{opts: opts, dir: dir, id: id, key: key, started: started, notes: key.Notes, files: map[name]*manifest.File{}, locals: map[name]local{}}
-	if opts.Compaction == Replay {
-		if r.memory, err = openMemory(dir); err != nil { // then all is stored whole, as without the setting
+	if opts.Compaction == Replay || opts.Compaction == Copy {
+		if r.memory, err = openMemory(dir, opts.Compaction == Copy); err != nil { // then all is stored whole, as without the setting
 			r.note(fmt.Sprintf("databases that were compacted are stored whole: %v", err))
 		}
 	}
@@ -469,7 +469,7 @@ func (r *run) unchanged(path string, nm name, old *known) bool {
 // unremembered reports whether something is to be remembered of a file, and isn't: replays
 // were turned on after it was stored, or it was lost.
 func (r *run) unremembered(nm name, old *known) bool {
-	if r.memory == nil || !remembers(old.file) || r.wasDamaged(nm) {
+	if r.memory == nil || !r.memory.remembers(old.file) || r.wasDamaged(nm) {
 		return false
 	}
 	_, ok := r.memory.of(&old.local, old.file)

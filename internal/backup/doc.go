@@ -15,9 +15,9 @@
 //	packer: buffer -> zstd -> age -> SHA-256 -> journal -> storage
 //
 // With Options.Compaction and Options.Tails what a compaction wrote, and what was
-// appended, is first tried as a replay (package couchfile/replay): the stream goes into
-// segments like bytes, and a few bytes of each document are remembered for the next
-// compaction. Where there is none, or it is no gain, the bytes go their way as above.
+// appended, is first tried as a replay or a copy (package couchfile/replay): the stream
+// goes into segments like bytes, and a few bytes of each document, or large chunk, are
+// remembered for the next compaction. Where there is none, or it is no gain, the bytes go their way as above.
 //
 // Order: view indexes, shards, node-local files (the shard map among them), ini
 // files; each kind is done before the next begins. An index in a backup is so

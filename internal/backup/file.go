@@ -264,7 +264,7 @@ func (w *worker) copyCouch(ctx context.Context, s *source, old *known) error {
 // rememberIf notes what the next backup needs if the file is compacted until then. Of a
 // damaged file nothing is remembered.
 func (w *worker) rememberIf(ctx context.Context, s *source, file *manifest.File) error {
-	if w.run.memory == nil || w.run.isDamaged(s.name) || !remembers(file) {
+	if w.run.memory == nil || w.run.isDamaged(s.name) || !w.run.memory.remembers(file) {
 		s.local.Known = ""
 		return nil
 	}

@@ -72,7 +72,7 @@ func TestLive(t *testing.T) {
 	t.Logf("%d rounds, %d incremental, %d acknowledged writes", liveRounds, incrementals, len(journal.Writes()))
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

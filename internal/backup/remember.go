@@ -19,10 +19,10 @@ import (
 	"github.com/slipcover/slipcover/internal/manifest"
 )
 
-// A node remembers a few bytes of each document, or of each run of an index's rows, of the
-// generations that it backed up, in the folder known of the instance's state. After a
-// compaction they tell, without the older file and without a key, which of them the
-// repository has.
+// A node remembers a few bytes of each document, of each run of an index's rows, or of each
+// large piece, of the generations that it backed up, in the folder known of the instance's
+// state. After a compaction they tell, without the older file and without a key, which of
+// them the repository has.
 const (
 	knownFolder = "known"
 	// leastKnown is the size of the smallest file of which anything is remembered, in bytes.
@@ -31,8 +31,8 @@ const (
 	// knownShare of how many bytes of a file one may be remembered.
 	knownDocSize = 9
 	knownShare   = 50
-	// knownSteps is the share of documents that must be new for what is known to be
-	// written anew: one in so many. Those that a compaction finds new are stored again.
+	// knownSteps is the share of documents, or bytes, that must be new for what is known to
+	// be written anew: one in so many. Those that a compaction finds new are stored again.
 	knownSteps = 100
 	// knownGrowth is the share of an index that must have been appended for what is known
 	// to be written anew, which reads all of it: one byte in so many.
@@ -45,29 +45,46 @@ type knownFile struct {
 	header int64
 	size   int64 // to the end of the header
 	seq    uint64
+	copies bool // pieces are remembered, and not documents
 }
 
 // memory is what the node remembers. Each file has a name of its own, which the state
 // has: what a run left that didn't end, or one that another parent was built on, may be
 // of bytes that no backup has, and nothing in a database file would tell.
 type memory struct {
-	dir   string
-	names map[string]bool // of what was there when the run began
+	dir    string
+	copies bool            // pieces are remembered, and not documents
+	names  map[string]bool // of what was there when the run began
 }
 
+// remembered is an open file of the memory.
+type remembered struct {
+	file   *os.File
+	docs   *replay.Known
+	rows   *replay.KnownView // of an index
+	pieces *replay.CopyKnown // one of the three is there
+}
+
+// ofCopies ends the names of files with pieces.
+const ofCopies = "-copies"
+
 // newKnownFile names what will be remembered of a file at its cut.
-func newKnownFile(f *manifest.File) knownFile {
-	k := knownFile{header: f.Header.Offset, size: f.Size, seq: f.Header.UpdateSeq}
+func (m *memory) newKnownFile(f *manifest.File) knownFile {
+	k := knownFile{header: f.Header.Offset, size: f.Size, seq: f.Header.UpdateSeq, copies: m.copies}
 	k.name = fmt.Sprintf("%s-%d-%d-%d", rand.Text(), k.header, k.size, k.seq)
+	if m.copies {
+		k.name += ofCopies
+	}
 	return k
 }
 
 func parseKnownName(name string) (k knownFile, ok bool) {
-	f := strings.Split(name, "-")
+	numbers, copies := strings.CutSuffix(name, ofCopies)
+	f := strings.Split(numbers, "-")
 	if len(f) != 4 {
 		return k, false
 	}
-	k = knownFile{name: name}
+	k = knownFile{name: name, copies: copies}
 	var err [3]error
 	k.header, err[0] = strconv.ParseInt(f[1], 10, 64)
 	k.size, err[1] = strconv.ParseInt(f[2], 10, 64)
@@ -76,8 +93,8 @@ func parseKnownName(name string) (k knownFile, ok bool) {
 }
 
 // openMemory lists what is remembered in the state's directory.
-func openMemory(dir string) (*memory, error) {
-	m := &memory{dir: filepath.Join(dir, knownFolder), names: map[string]bool{}}
+func openMemory(dir string, copies bool) (*memory, error) {
+	m := &memory{dir: filepath.Join(dir, knownFolder), copies: copies, names: map[string]bool{}}
 	if err := durable.MkdirAll(m.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make a folder for what is remembered of documents: %w", err)
 	}
@@ -97,14 +114,7 @@ func (m *memory) of(l *local, f *manifest.File) (k knownFile, ok bool) {
 		return k, false
 	}
 	k, ok = parseKnownName(l.Known)
-	return k, ok && k.header <= f.Header.Offset && k.size <= f.Size
-}
-
-// remembered is an open file of the memory: of documents, or of an index's rows.
-type remembered struct {
-	file *os.File
-	docs *replay.Known
-	rows *replay.KnownView
+	return k, ok && k.copies == m.copies && k.header <= f.Header.Offset && k.size <= f.Size
 }
 
 // open opens what is remembered of a file of a kind. Damage is an error.
@@ -126,32 +136,37 @@ func (r *remembered) read(k knownFile, kind manifest.Kind) error {
 	if err != nil {
 		return err
 	}
-	var of interface {
-		Header() int64
-		UpdateSeq() uint64
+	same := false
+	switch {
+	case k.copies:
+		if r.pieces, err = replay.OpenCopyKnown(r.file, info.Size()); err == nil {
+			same = r.pieces.Header() == k.header && r.pieces.Size() == k.size
+		}
+	case kind == manifest.View:
+		if r.rows, err = replay.OpenKnownView(r.file, info.Size()); err == nil {
+			same = r.rows.Header() == k.header && r.rows.UpdateSeq() == k.seq
+		}
+	default:
+		if r.docs, err = replay.OpenKnown(r.file, info.Size()); err == nil {
+			same = r.docs.Header() == k.header && r.docs.UpdateSeq() == k.seq
+		}
 	}
-	if kind == manifest.View {
-		r.rows, err = replay.OpenKnownView(r.file, info.Size())
-		of = r.rows
-	} else {
-		r.docs, err = replay.OpenKnown(r.file, info.Size())
-		of = r.docs
-	}
-	if err == nil && (of.Header() != k.header || of.UpdateSeq() != k.seq) {
+	if err == nil && !same {
 		err = fmt.Errorf("%w: it is of another header than its name says", couchfile.ErrCorrupt)
 	}
 	return err
 }
 
 // remembers reports whether it is worth the space to remember a file's documents, or an
-// index's rows, of which less is remembered the smaller they are.
-func remembers(f *manifest.File) bool {
+// index's rows, of which less is remembered the smaller they are. Pieces are too large for
+// more than knownShare; those of an index would be of no use.
+func (m *memory) remembers(f *manifest.File) bool {
 	h := f.Header
 	if f.Kind == manifest.View {
-		return h != nil && f.Size >= leastKnown
+		return !m.copies && h != nil && f.Size >= leastKnown
 	}
 	return f.Kind == manifest.Shard && h != nil && f.Size >= leastKnown && h.Docs+h.DeletedDocs > 0 &&
-		int64(h.Docs+h.DeletedDocs)*knownDocSize <= f.Size/knownShare
+		(m.copies || int64(h.Docs+h.DeletedDocs)*knownDocSize <= f.Size/knownShare)
 }
 
 // remember notes what a compaction of a file, which was just copied, can take from this
@@ -159,10 +174,10 @@ func remembers(f *manifest.File) bool {
 func (w *worker) remember(ctx context.Context, s *source, f *manifest.File) error {
 	m, h := w.run.memory, f.Header
 	was, ok := m.of(&s.local, f)
-	if ok && enough(was, f) {
+	if ok && m.enough(was, f) {
 		return nil
 	}
-	k := newKnownFile(f)
+	k := m.newKnownFile(f)
 	at := replay.File{R: couchfile.WithContext(ctx, s), Size: f.Size, Header: h.Offset}
 	path := filepath.Join(m.dir, k.name)
 	err := fs.ErrNotExist
@@ -175,7 +190,10 @@ func (w *worker) remember(ctx context.Context, s *source, f *manifest.File) erro
 			err = writeKnown(path, func(w io.Writer) error {
 				var key [32]byte
 				_, _ = rand.Read(key[:])
-				if f.Kind == manifest.View {
+				switch {
+				case m.copies:
+					return replay.WriteCopyKnown(w, key, at)
+				case f.Kind == manifest.View:
 					return replay.WriteKnownView(w, key, at)
 				}
 				return replay.WriteKnown(w, key, at)
@@ -189,7 +207,10 @@ func (w *worker) remember(ctx context.Context, s *source, f *manifest.File) erro
 }
 
 // enough reports whether what is remembered is new enough for a file at its cut.
-func enough(was knownFile, f *manifest.File) bool {
+func (m *memory) enough(was knownFile, f *manifest.File) bool {
+	if m.copies {
+		return (f.Size-was.size)*knownSteps < f.Size
+	}
 	if f.Kind == manifest.View {
 		return (f.Size-was.size)*knownGrowth < f.Size
 	}
@@ -220,7 +241,12 @@ func (m *memory) extend(was knownFile, path string, at replay.File) error {
 		return err
 	}
 	defer known.file.Close()
-	return writeKnown(path, func(w io.Writer) error { return known.docs.Extend(w, at) })
+	return writeKnown(path, func(w io.Writer) error {
+		if m.copies {
+			return known.pieces.Extend(w, at)
+		}
+		return known.docs.Extend(w, at)
+	})
 }
 
 // writeKnown writes a file of the memory. It needn't be on the disk when its name is: a

@@ -22,6 +22,9 @@ const (
 	// Replay stores a stream out of which a restore computes the bytes again, together
 	// with what is stored already, if that is less than half of them.
 	Replay = "replay"
+	// Copy stores, of what a compaction wrote, what isn't stored already, and where the
+	// rest is.
+	Copy = "copy"
 	// Whole stores the bytes.
 	Whole = "whole"
 )
@@ -34,7 +37,7 @@ const maxReplays = 8
 // they end.
 func (w *worker) replays(ctx context.Context, s *source, old *known, file *manifest.File, from int64, took *taken) (int64, error) {
 	if from == 0 {
-		n, err := w.replay(ctx, s, old, file, took)
+		n, err := w.compacted(ctx, s, old, file, took)
 		if err != nil || n == 0 {
 			return 0, err
 		}
@@ -44,23 +47,19 @@ func (w *worker) replays(ctx context.Context, s *source, old *known, file *manif
 	return from + n, err
 }
 
-// replay stores the bytes of a file that a compaction wrote as a replay, and returns how
-// many these are: 0 if they are to be stored as they are.
+// compacted stores the bytes of a file that a compaction wrote as a replay or a copy, and
+// returns how many these are: 0 if they are to be stored as they are.
 //
 // The encoder has decoded the stream when it is done, with what a restore uses, and the
 // result was the file: what it takes from the generation before is what is known of it.
-func (w *worker) replay(ctx context.Context, s *source, old *known, file *manifest.File, took *taken) (int64, error) {
+func (w *worker) compacted(ctx context.Context, s *source, old *known, file *manifest.File, took *taken) (int64, error) {
 	r := w.run
-	if r.memory == nil || old == nil || !remembers(file) || old.file.Header == nil || !r.segmentsStored(old.file) ||
+	if r.memory == nil || old == nil || !r.memory.remembers(file) || old.file.Header == nil || !r.segmentsStored(old.file) ||
 		old.file.Header.UUID != file.Header.UUID || manifest.Depth(old.file.Replays) >= maxReplays || r.wasDamaged(s.name) {
 		return 0, nil
 	}
 	k, ok := r.memory.of(&old.local, old.file)
 	if !ok {
-		return 0, nil
-	}
-	older := olderOf(old.file, k)
-	if older == nil {
 		return 0, nil
 	}
 	known, err := r.memory.open(k, file.Kind)
@@ -71,6 +70,13 @@ func (w *worker) replay(ctx context.Context, s *source, old *known, file *manife
 	defer known.file.Close()
 	r.encoding.Lock() // it holds some 64 MiB
 	defer r.encoding.Unlock()
+	if r.memory.copies {
+		return w.copyOf(ctx, s, file, old.file, known.pieces, took)
+	}
+	older := olderOf(old.file, k)
+	if older == nil {
+		return 0, nil
+	}
 	if file.Kind == manifest.View {
 		return w.encodeView(ctx, s, file, known.rows, older, took)
 	}
@@ -182,7 +188,7 @@ func (w *worker) store(ctx context.Context, s *source, file *manifest.File, from
 	if err == nil {
 		err = out.Flush()
 	}
-	if err == nil && st.size > st.n/2 {
+	if errors.Is(err, replay.ErrMostlyNew) || err == nil && st.size > st.n/2 {
 		return 0, nil
 	}
 	if err == nil {
@@ -202,7 +208,9 @@ func (w *worker) store(ctx context.Context, s *source, file *manifest.File, from
 	file.Replays = append(file.Replays[:len(file.Replays):len(file.Replays)], &manifest.Replay{Kind: st.kind, Size: st.n, Stream: at.Extents, Older: st.older})
 	file.Extents = append(file.Extents, manifest.Extent{Seg: -len(file.Replays), N: st.n})
 	w.run.added.Add(st.size)
-	w.run.replayed.Add(st.n)
+	if st.kind != manifest.CopyReplay { // of which nothing is computed
+		w.run.replayed.Add(st.n)
+	}
 	w.run.opts.Progress.BytesDone.Add(st.n)
 	return st.n, nil
 }
