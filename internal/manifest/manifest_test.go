@@ -64,6 +64,7 @@ func replayed(t *testing.T) *manifest.Manifest {
 
 func TestReplayed(t *testing.T) {
 	m := replayed(t)
+	m.Files[0].Replays[0].Older.Replays[0].Kind = manifest.ViewReplay // the rules are the same
 	var b bytes.Buffer
 	if err := manifest.Encode(&b, m); err != nil {
 		t.Fatal(err)
@@ -110,6 +111,10 @@ func TestReplayedRefuses(t *testing.T) {
 		"one too many":   func(_ *manifest.Manifest, f *manifest.File, r *manifest.Replay) { f.Replays = append(f.Replays, r) },
 		"another number": func(_ *manifest.Manifest, f *manifest.File, _ *manifest.Replay) { f.Extents[0].Seg = -2 },
 		"not first": func(_ *manifest.Manifest, f *manifest.File, _ *manifest.Replay) {
+			f.Extents[0], f.Extents[1] = f.Extents[1], f.Extents[0]
+		},
+		"view not first": func(_ *manifest.Manifest, f *manifest.File, r *manifest.Replay) {
+			r.Kind = manifest.ViewReplay
 			f.Extents[0], f.Extents[1] = f.Extents[1], f.Extents[0]
 		},
 		"twice": func(_ *manifest.Manifest, f *manifest.File, _ *manifest.Replay) {
