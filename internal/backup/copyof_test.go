@@ -341,3 +341,44 @@ func TestCopyByHand(t *testing.T) {
 		t.Errorf("another file: %v\n%s", err, printed)
 	}
 }
+
+// TestCopiesLive backs up what a CouchDB that is there compacts, attachments and all,
+// several times in a row.
+func TestCopiesLive(t *testing.T) {
+	t.Parallel()
+	live := testenv.CouchDB(t, testenv.Options{})
+	must(t, live.Put("/grow?q=1", nil, nil))
+	e := newLiveEnv(t, live.DataDir)
+	rnd := rand.New(rand.NewPCG(3, 3))
+	data := make([]byte, 60_000)
+	for i := range 60 {
+		for j := range data {
+			data[j] = byte(rnd.Uint32())
+		}
+		must(t, live.Put(fmt.Sprintf("/grow/%08x", rnd.Uint32()), map[string]any{"n": i,
+			"_attachments": map[string]any{"a": map[string]any{"content_type": "image/png", "data": data[:rnd.IntN(len(data))]}}}, nil))
+	}
+	e.run(copying)
+	names, err := live.NodeShards("grow")
+	if err != nil || len(names) != 1 {
+		t.Fatalf("shards %v, %v", names, err)
+	}
+	path := names[0] + ".couch"
+	for round := range 3 {
+		must(t, live.Put(fmt.Sprintf("/grow/new%d", round), map[string]any{"n": round}, nil))
+		must(t, live.Compact("grow"))
+		rec := e.run(copying).Record
+		f := fileOf(t, e.check(rec), path)
+		if len(f.Replays) != 1 || manifest.Depth(f.Replays) != round+1 || rec.AddedBytes > f.Size/4 {
+			t.Errorf("round %d: %d replays, and %d bytes were stored of %d", round, len(f.Replays), rec.AddedBytes, f.Size)
+		}
+		dir := filepath.Join(t.TempDir(), "data")
+		_, err := restore.Files(t.Context(), restore.Options{Repo: e.repo(e.store), Record: rec, To: dir})
+		must(t, err)
+		got, errGot := os.ReadFile(filepath.Join(dir, filepath.FromSlash(path)))
+		want, errWant := os.ReadFile(filepath.Join(live.DataDir, filepath.FromSlash(path)))
+		if must(t, errors.Join(errGot, errWant)); !bytes.HasPrefix(want, got) || len(want)-len(got) > 8192 {
+			t.Errorf("round %d: another file is restored", round)
+		}
+	}
+}
