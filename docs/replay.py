@@ -1388,12 +1388,10 @@ class Commit:
         form = b.number()
         check(form < 2, "the body has a document of the unknown form %d" % form)
         if form == 1:
-            plain = b.string()
-        else:
-            id = b.string()
-            value = self.value_of(id)
-            plain = b.delta(b"h\x04" + id if value is None else encode_tuple([id] + bare(value)[1:]))
-        value = elements(plain)
+            return self.update_seq, elements(b.string())
+        id = b.string()
+        value = self.value_of(id)
+        value = elements(b.delta(b"h\x04" + id if value is None else encode_tuple([id] + bare(value)[1:])))
         return self.update_seq, self.complete(value) if len(value) == 4 else value
 
     def value_of(self, id):

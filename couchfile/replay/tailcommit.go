@@ -12,12 +12,13 @@ import (
 
 // commit is what a commit did to the trees of the database.
 type commit struct {
-	predict    bool // there are nodes to be predicted
-	docs       []couchfile.Entry
-	purges     []couchfile.Entry
-	gone       map[string]bool // documents that were purged altogether
-	locals     []couchfile.Entry
-	localsGone []erlterm.Term
+	predict                       bool                    // there are nodes to be predicted
+	compression, purgeCompression couchwriter.Compression // of these
+	docs                          []couchfile.Entry
+	purges                        []couchfile.Entry
+	gone                          map[string]bool // documents that were purged altogether
+	locals                        []couchfile.Entry
+	localsGone                    []erlterm.Term
 	// bodies are the chunks that records refer to, with those of the newest revisions
 	// before them that the header before has.
 	bodies map[int64]olderBody
@@ -43,7 +44,7 @@ func (e *tailEncoder) changes(h couchfile.RawHeader) (*commit, error) {
 	}
 	err := e.readChanges(c, before, h)
 	if err == nil {
-		err = e.nodeSettings(before, after)
+		err = e.nodeSettings(c, before, after)
 	}
 	if errors.Is(err, errTooMany) || guessed(err) == nil && err != nil {
 		return &commit{}, nil
@@ -152,8 +153,8 @@ func (e *tailEncoder) localChanges(c *commit, before []erlterm.Term, h couchfile
 	return err
 }
 
-// nodeSettings stores how the nodes of a commit are compressed.
-func (e *tailEncoder) nodeSettings(before, after []erlterm.Term) error {
+// nodeSettings finds how the nodes of a commit are compressed.
+func (e *tailEncoder) nodeSettings(c *commit, before, after []erlterm.Term) error {
 	set := e.m.set
 	for at := couchwriter.AtPurgeSeqTree; at >= couchwriter.AtIDTree; at-- {
 		if bytes.Equal(before[at], after[at]) {
@@ -187,7 +188,8 @@ func (e *tailEncoder) nodeSettings(before, after []erlterm.Term) error {
 	if set.purges != couchwriter.Snappy && set.purges != set.compression {
 		return couchwriter.ErrUnpredicted
 	}
-	return e.settings(set)
+	c.compression, c.purgeCompression = set.compression, set.purges
+	return nil
 }
 
 // isNode says whether a chunk is a node of a tree, or looks like one.
@@ -206,6 +208,11 @@ func (e *tailEncoder) isNode(c couchfile.Chunk) bool {
 // update stores the nodes of a commit as what it did. ok is false if they are
 // not predicted.
 func (e *tailEncoder) update(c *commit, h couchfile.RawHeader) (ok bool, err error) {
+	set := e.m.set
+	set.compression, set.purges = c.compression, c.purgeCompression // bodies may be of another
+	if err := e.settings(set); err != nil {
+		return false, err
+	}
 	for {
 		f := finder{e: e, to: h.Offset}
 		start := e.m.f.Offset()
@@ -215,7 +222,6 @@ func (e *tailEncoder) update(c *commit, h couchfile.RawHeader) (ok bool, err err
 		}
 		if size := e.cut.next(e.m.set.chunkSize); size > 0 { // and all of it once more
 			e.giveUp(start)
-			set := e.m.set
 			set.chunkSize = size
 			if err := e.settings(set); err != nil {
 				return false, err
