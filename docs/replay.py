@@ -1299,6 +1299,7 @@ class Server:
 def with_pointers(attachments, pointers):
     """The encoded tuples of an encoded list of attachments, with other pointers."""
     tuples = [elements(a) for a in elements(attachments)]
+    check(all(len(a) == 8 for a in tuples), "an attachment is no tuple of eight")
     return [encode_tuple(a[:2] + [encode(pointers())] + a[3:]) for a in tuples]
 
 
@@ -1320,53 +1321,54 @@ def sizes_of(value):
 
 def is_leaf(value):
     """Whether the value of a revision is {deleted, Offset, seq, {size, external}, Attachments}."""
-    return isinstance(value, tuple) and len(value) == 5 and isinstance(value[3], tuple) and len(value[3]) == 2
+    if not has_five(value) or not isinstance(value[3], tuple) or len(value[3]) != 2:
+        return False
+    return isinstance(value[1], int) and isinstance(value[3][0], int)
 
 
-def bare_leaf(value):
-    """Such a value without what follows from where its body is."""
-    return value[0], 0, value[2], (0, value[3][1]), []
+def has_five(value):
+    return isinstance(value, tuple) and len(value) == 5
+
+
+def bare_value(value):
+    """The value of a revision without children in a delta's base."""
+    return (value[0], 0, value[2], (0, value[3][1]), []) if is_leaf(value) else value
 
 
 def bare(value):
-    """The elements of a document's value in the id tree or the seq tree as a delta's base has them."""
-    first, deleted, _, revisions = value
+    """The elements of a document's value in the id tree, but the first one, as a delta's base has them."""
+    _, deleted, _, revisions = value
 
     def change(revision):
         id, value, children = revision
-        value = [] if children else bare_leaf(value) if is_leaf(value) else value
-        return (id, value, [change(child) for child in children])
+        return (id, [] if children else bare_value(value), [change(child) for child in children])
 
-    return [first, deleted, encode([]), encode([(position, change(r)) for position, r in decode(revisions)])]
+    return [deleted, encode([]), encode([(position, change(r)) for position, r in decode(revisions)])]
 
 
 class Known:
-    """The values of five elements that the id tree has of a document, by the ids of their revisions."""
+    """The values of five elements that the id tree has of a document."""
 
     def __init__(self, revisions):
-        self.values, self.last = {}, -1  # values with their places; the place of the one that was taken last
-        self.places = 0
+        self.found, self.places, self.last = {}, 0, -1  # places and values by ids; places; the one that was found last
         for _, revision in revisions:
             self.add(revision)
 
     def add(self, revision):
         id, value, children = revision
-        if is_leaf(value):
-            self.values.setdefault(encode(id), []).append((self.places, value))
+        if has_five(value):
+            self.found.setdefault(encode(id), []).append((self.places, value))
             self.places += 1
         for child in children:
             self.add(child)
 
-    def instead_of(self, id, value):
-        """The value that a plain one of a revision becomes, or None."""
-        found = self.values.get(encode(id))
-        if not found or value != [] and not is_leaf(value):
+    def find(self, id):
+        """The value of the next revision of an id, or None."""
+        found = self.found.get(encode(id))
+        if not found:
             return None
-        place, older = next((f for f in found if f[0] > self.last), found[0])
-        if value != [] and value != bare_leaf(older):
-            return None
-        self.last = place
-        return older
+        self.last, value = next((f for f in found if f[0] > self.last), found[0])
+        return value
 
 
 class Commit:
@@ -1391,8 +1393,8 @@ class Commit:
             return self.update_seq, elements(b.string())
         id = b.string()
         value = self.value_of(id)
-        value = elements(b.delta(b"h\x04" + id if value is None else encode_tuple([id] + bare(value)[1:])))
-        return self.update_seq, self.complete(value) if len(value) == 4 else value
+        plain = elements(b.delta(b"h\x04" + id if value is None else encode_tuple([id] + bare(value))))
+        return self.update_seq, self.complete(plain, value) if len(plain) == 4 else plain
 
     def value_of(self, id):
         """The elements of a document's value in the id tree, or None, also if they are not four."""
@@ -1400,10 +1402,9 @@ class Commit:
         value = [] if entry is None else elements(elements(entry.term)[1])
         return value if len(value) == 4 else None
 
-    def complete(self, plain):
-        """The value that a plain one becomes."""
+    def complete(self, plain, value):
+        """The value that a plain one becomes; value is that in the id tree."""
         id, deleted, sizes, revisions = plain
-        value = self.value_of(id)
         known, leaves = Known([] if value is None else decode(value[3])), []
         revisions = [(position, self.revision(r, known, leaves)) for position, r in decode(revisions)]
         if decode(sizes) == [] and all(is_leaf(leaf) for leaf in leaves):
@@ -1417,13 +1418,14 @@ class Commit:
     def revision(self, revision, known, leaves):
         """The revision that a plain one becomes, and the same for those below it."""
         id, value, children = revision
-        older = known.instead_of(id, value)
         if isinstance(value, tuple) and len(value) == 2 and self.pending:
             deleted, external = value
             offset, size, attached = self.pending.pop(0)
             value = (deleted, offset, self.update_seq, (size, external), attached)
-        elif older is not None:
-            value = older
+        elif value == [] or is_leaf(value) and value[1] == 0:
+            older = known.find(id)
+            if older is not None and (value == [] or value == bare_value(older)):
+                value = older
         elif is_leaf(value) and self.pending and value[1] == self.pending[0][0]:
             self.pending.pop(0)
         if not children:
