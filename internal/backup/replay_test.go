@@ -155,6 +155,12 @@ func testReplays(t *testing.T, version string, tails bool) {
 			t.Errorf("backup %d restores another file", i)
 		}
 	}
+	for i, rec := range recs {
+		merged := e.inPlace(rec, files[i])
+		if want := i == 1 || i > 1 && tails; merged != want {
+			t.Errorf("backup %d is merged: %v, want %v", i, merged, want)
+		}
+	}
 	last, whole := recs[3], files[3]
 	other := mem.New()
 	if _, err := repo.Init(t.Context(), other, repo.InitOptions{Recipients: []string{e.identity.Recipient().String()}}); err != nil {
@@ -172,6 +178,60 @@ func testReplays(t *testing.T, version string, tails bool) {
 			t.Errorf("without the backups before it the last one restores another file")
 		}
 	}
+}
+
+// inPlace holds the documents of a backup as they are read without a restore against those
+// of the file. merged says that replays were merged for it, and that no file was made.
+func (e *env) inPlace(rec *manifest.Record, b []byte) (merged bool) {
+	e.t.Helper()
+	must := func(err error) {
+		e.t.Helper()
+		if err != nil {
+			e.t.Fatal(err)
+		}
+	}
+	r := e.repo(e.store)
+	m, err := r.Manifest(e.t.Context(), rec)
+	must(err)
+	f := fileOf(e.t, m, grownShard)
+	rd := r.NewReader(m, m.Files)
+	rd.Scratch = e.t.TempDir()
+	defer rd.Close()
+	read, err := rd.Database(e.t.Context(), f)
+	must(err)
+	defer read.Close()
+	got, err := couchfile.OpenOffset(read, read.Size, read.Header)
+	must(err)
+	want, err := couchfile.OpenOffset(bytes.NewReader(b), f.Size, f.Header.Offset)
+	must(err)
+	docs := 0
+	for w, err := range want.Docs(couchfile.DocsOptions{}) {
+		must(err)
+		g, err := got.DocInfo(w.ID)
+		must(err)
+		docs++
+		for i, leaf := range w.Leaves() {
+			all := couchfile.DocOptions{Revs: true, Attachments: true, LocalSeq: true, Conflicts: true}
+			a, err := want.RevisionJSON(w, leaf, all)
+			must(err)
+			b, err := got.RevisionJSON(g, g.Leaves()[i], all)
+			must(err)
+			if !bytes.Equal(a, b) {
+				e.t.Fatalf("%s in place:\n%s\nin the file:\n%s", w.ID, b, a)
+			}
+		}
+	}
+	if g, w := got.Header(), want.Header(); docs == 0 || g.UpdateSeq != w.UpdateSeq || g.UUID != w.UUID || g.CompactedSeq != w.CompactedSeq {
+		e.t.Errorf("%d documents; in place %+v, in the file %+v", docs, g, w)
+	}
+	a, err := want.CountChanges(0)
+	must(err)
+	c, err := got.CountChanges(0)
+	must(err)
+	if a != c {
+		e.t.Errorf("%d documents in place, %d in the file", c, a)
+	}
+	return read.Size != f.Size
 }
 
 // prune removes backups, which needs no key.
@@ -329,7 +389,7 @@ func TestReplaysEnd(t *testing.T) {
 			t.Error("the last one restores another file")
 		}
 	}
-	if deepest != 8 {
+	if deepest != 8 { // without tails the files of all are made
 		t.Errorf("%d replays rest on each other, want 8 at most", deepest)
 	}
 }

@@ -29,9 +29,23 @@ const (
 	Whole = "whole"
 )
 
-// maxReplays is how many replays rest on each other before a file is stored whole. A
-// restore makes the files of all of them, one after the other.
-const maxReplays = 8
+// How many compactions rest on each other before a file is stored whole: mostMade where a
+// restore makes all of their files, one after the other; mostMerged where it makes the last
+// one, and of the others reads what was new. That is no more than mostNew times the file.
+const (
+	mostMade   = 8
+	mostMerged = 32
+	mostNew    = 2
+)
+
+// deep says whether a file rests on so much that the next compaction is to be stored whole.
+func (r *run) deep(old *manifest.File) bool {
+	most := mostMade
+	if old.Kind == manifest.Shard && r.opts.Tails == Replay {
+		most = mostMerged
+	}
+	return manifest.Depth(old.Replays) >= most || manifest.StreamSize(old.Replays) > mostNew*old.Size
+}
 
 // replays stores what it can of a file from an offset on as replays, and returns where
 // they end.
@@ -55,7 +69,7 @@ func (w *worker) replays(ctx context.Context, s *source, old *known, file *manif
 func (w *worker) compacted(ctx context.Context, s *source, old *known, file *manifest.File, took *taken) (int64, error) {
 	r := w.run
 	if r.memory == nil || old == nil || !r.memory.remembers(file) || old.file.Header == nil || !r.segmentsStored(old.file) ||
-		old.file.Header.UUID != file.Header.UUID || manifest.Depth(old.file.Replays) >= maxReplays || r.wasDamaged(s.name) {
+		old.file.Header.UUID != file.Header.UUID || r.deep(old.file) || r.wasDamaged(s.name) {
 		return 0, nil
 	}
 	k, ok := r.memory.of(&old.local, old.file)
@@ -145,11 +159,20 @@ func (w *worker) encodeView(ctx context.Context, s *source, file *manifest.File,
 // leastTail is the smallest tail that is stored as a replay, in bytes.
 const leastTail = 32 << 10
 
+// afterCompaction says whether a replay makes the beginning of a database's file. Then its
+// tails are stored as replays though they are small: the next one goes along all of them.
+func afterCompaction(file *manifest.File) bool {
+	return len(file.Replays) > 0 && file.Replays[0].Kind == manifest.CompactionReplay
+}
+
 // replayTail stores what was appended to a file since the backup before as a replay, and
 // returns how many bytes these are: 0 if they are to be stored as they are.
 func (w *worker) replayTail(ctx context.Context, s *source, file *manifest.File, from int64, took *taken) (int64, error) {
 	r := w.run
-	if r.opts.Tails != Replay || file.Kind != manifest.Shard || file.Size-from < leastTail || r.wasDamaged(s.name) {
+	if r.opts.Tails != Replay || file.Kind != manifest.Shard || file.Size == from || r.wasDamaged(s.name) {
+		return 0, nil
+	}
+	if file.Size-from < leastTail && !afterCompaction(file) {
 		return 0, nil
 	}
 	r.encoding.Lock()
@@ -173,8 +196,16 @@ type stream struct {
 	older    *manifest.Older
 }
 
-// store stores the bytes of a file from an offset on as a stream, if that is less than half
-// of them, and returns how many it makes. Whatever is wrong with the prediction, or with the
+// most is how large a stream may be: half of what it makes, but for tails behind a replay.
+func (st *stream) most(file *manifest.File) int64 {
+	if st.kind == manifest.TailReplay && afterCompaction(file) {
+		return st.n
+	}
+	return st.n / 2
+}
+
+// store stores the bytes of a file from an offset on as a stream, if that is small enough,
+// and returns how many it makes. Whatever is wrong with the prediction, or with the
 // room for it, the file is stored as it is: that says itself what is wrong with the file.
 func (w *worker) store(ctx context.Context, s *source, file *manifest.File, from int64, took *taken, encode func(io.Writer, replay.File) (*stream, error)) (int64, error) {
 	body, err := durable.NewScratch(w.run.dir)
@@ -188,7 +219,7 @@ func (w *worker) store(ctx context.Context, s *source, file *manifest.File, from
 	if err == nil {
 		err = out.Flush()
 	}
-	if errors.Is(err, replay.ErrMostlyNew) || err == nil && st.size > st.n/2 {
+	if errors.Is(err, replay.ErrMostlyNew) || err == nil && st.size > st.most(file) {
 		return 0, nil
 	}
 	if err == nil {

@@ -247,7 +247,7 @@ type Older struct {
 
 // MaxReplays is how many compactions and copies at most rest on each other, which bounds what a
 // restore has to build.
-const MaxReplays = 16
+const MaxReplays = 64
 
 // Stored iterates over the extents of a file that are in segments, and those of all that
 // its replays need. They may be changed in place.
@@ -283,6 +283,19 @@ func Depth(replays []*Replay) int {
 		deepest = max(deepest, n)
 	}
 	return deepest
+}
+
+// StreamSize is how many bytes the streams of replays have, and of all that they rest on.
+func StreamSize(replays []*Replay) (size int64) {
+	for _, r := range replays {
+		for _, e := range r.Stream {
+			size += e.N
+		}
+		if r.Older != nil {
+			size += StreamSize(r.Older.Replays)
+		}
+	}
+	return size
 }
 
 // CouchDB1 reports whether files are those of a CouchDB 1.x: databases, none of them with

@@ -128,11 +128,19 @@ func (rd *Reader) makeReplay(ctx context.Context, r *manifest.Replay, out replay
 
 // compacted is replayed for what a compaction wrote.
 func (rd *Reader) compacted(ctx context.Context, r *manifest.Replay, out replay.Output) error {
+	if done, err := rd.compactedOfMerged(ctx, r, out); done || err != nil {
+		return err
+	}
 	file, discard, err := rd.older(ctx, r.Older)
 	if err != nil {
 		return err
 	}
 	defer discard()
+	return rd.compactedOf(ctx, r, file, out)
+}
+
+// compactedOf is compacted with the older file, which may be nil.
+func (rd *Reader) compactedOf(ctx context.Context, r *manifest.Replay, file *replay.File, out replay.Output) error {
 	if r.Kind == manifest.ViewReplay {
 		return rd.index(ctx, r, file, out)
 	}
