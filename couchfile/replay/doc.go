@@ -69,6 +69,12 @@
 // CopyReader reads any byte without the others. Known's counterpart is CopyKnown: pieces
 // of chunks by their places and hashes of 16 bytes.
 //
+// # Merging
+//
+// Merge and MergeTail don't make the file but the database: they append what is new in a
+// stream to the older file, or to one that is the same database in other bytes. Along a
+// chain of streams only the last file is then made, and single documents without any.
+//
 // # Tails
 //
 // EncodeTail and DecodeTail do the same for a tail: what a server appended to a
