@@ -24,7 +24,11 @@ func TestHistories(t *testing.T) {
 	t.Parallel()
 	couch := testenv.CouchDB(t, testenv.Options{})
 	count := tally{}
-	for n := range testenv.Rounds(3) {
+	rounds := testenv.Rounds(3)
+	if testing.Short() {
+		rounds = 1
+	}
+	for n := range rounds {
 		seed := uint64(time.Now().UnixNano())
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			t.Logf("seed %d", seed)
