@@ -16,6 +16,7 @@ import (
 // Sources of its passes have new documents alone. Then Remove and EndMerge follow.
 func NewMerge(f *File, header []byte, opts CompactionOptions) (*Compaction, error) {
 	c := NewCompaction(f, nil, opts)
+	c.allTrees = newTrees(f, f, None, None, None, TreeOptions{}) // nobody keeps it
 	c.older = NewTree(f, f, nil, TreeOptions{Reducer: CountReduce})
 	c.put = map[string]bool{}
 	if len(header) == 0 {

@@ -176,9 +176,12 @@ func (m *tailMaker) database() (*couchwriter.Database, error) {
 	if m.set.purges == m.set.compression {
 		release = couchwriter.ReleaseMain
 	}
-	db, err := couchwriter.OpenDatabase(m.f, nodesOf{m}, m.header, couchwriter.DatabaseOptions{Release: release,
-		Compression: m.set.compression, ChunkSize: m.set.chunkSize, CacheNodes: tailCache, List: m.list,
-		Node: func(p []byte) ([]byte, error) { return m.node(p) }})
+	opts := couchwriter.DatabaseOptions{Release: release, Compression: m.set.compression, ChunkSize: m.set.chunkSize, CacheNodes: tailCache, List: m.list,
+		Node: func(p []byte) ([]byte, error) { return m.node(p) }}
+	if m.merges { // nobody keeps it
+		opts.Release, opts.Compression, opts.ChunkSize = couchwriter.ReleaseMain, couchwriter.None, 0
+	}
+	db, err := couchwriter.OpenDatabase(m.f, nodesOf{m}, m.header, opts)
 	if err != nil {
 		return nil, err
 	}
