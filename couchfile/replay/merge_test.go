@@ -68,6 +68,38 @@ func TestMergeChain(t *testing.T) {
 	}
 }
 
+// TestMergeOfPlaces merges tails of a server that delays commits, of which some records say where a
+// body is: the file is another one, so they aren't merged.
+func TestMergeOfPlaces(t *testing.T) {
+	t.Parallel()
+	was, is := grown(t, "3.5.0", "2-grown"), grown(t, "3.5.0", "3-compacted")
+	first, _ := mustEncode(t, atNewest(t, is), openKnown(t, knownBytes(t, was)))
+	info, err := replay.ReadInfo(bytes.NewReader(first))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, twice := range []bool{false, true} {
+		m := makeTail(t, couchwriter.DatabaseOptions{}, 0)
+		d := &madeDoc{id: "edited", text: "once"}
+		m.edit(50, d)
+		if twice {
+			m.editTwice(d)
+		}
+		tail, _ := mustEncodeTail(t, atNewest(t, m.out.b), info.Size)
+		out := &memory{b: bytes.Clone(was)}
+		f, err := replay.Merge(bytes.NewReader(first), atNewest(t, was), out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f, err = replay.MergeTail(bytes.NewReader(tail), f, out); twice != errors.Is(err, replay.ErrNotMerged) {
+			t.Errorf("edited twice in a commit: %v: %v", twice, err)
+		}
+		if err == nil {
+			sameContents(t, f, atNewest(t, m.out.b))
+		}
+	}
+}
+
 // mustMerge holds what Merge makes against what the stream was made of. It returns how much
 // larger the older file became.
 func mustMerge(t testing.TB, stream []byte, older replay.File, is []byte) int64 {

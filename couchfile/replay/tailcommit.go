@@ -334,7 +334,7 @@ func appendRecord(dst []byte, db *couchwriter.Database, d couchfile.Entry, pendi
 		return nil, nil, err
 	}
 	plain, left := plainRecord(d.Value, d.Key, pending, was)
-	again, leftAgain := fillRecord(plain, d.Key, pending, was)
+	again, leftAgain, _ := fillRecord(plain, d.Key, pending, was)
 	if !bytes.Equal(again, d.Value) || len(left) != len(leftAgain) {
 		return appendStr(append(dst, recordWhole), d.Value), pending, nil
 	}

@@ -128,6 +128,16 @@ func (m *madeTail) revision(d *madeDoc, kept int) []byte {
 	return append(value, bytes.Repeat([]byte{erlterm.TagNil}, len(d.revs)+1)...)
 }
 
+// editTwice writes two revisions of a document in one commit, each of them with its own update_seq, as
+// servers do that delay commits. So where the first one's body is follows from nothing.
+func (m *madeTail) editTwice(d *madeDoc) {
+	m.Helper()
+	m.seq++
+	m.revision(d, 50)
+	d.text += " again"
+	m.edit(50, d)
+}
+
 // makeEdits edits a document again and again.
 func makeEdits(t testing.TB, n int) *madeTail {
 	t.Helper()

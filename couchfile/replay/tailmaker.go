@@ -384,7 +384,10 @@ func (r *updateReader) record(seq erlterm.Term) (erlterm.Term, error) {
 	if err != nil {
 		return nil, err
 	}
-	value, left := fillRecord(plain, seq, r.pending, was)
+	value, left, apart := fillRecord(plain, seq, r.pending, was)
+	if r.m.merges && !apart {
+		return nil, notMerged("a document that is told with some of its places")
+	}
 	r.pending = left
 	return value, nil
 }

@@ -213,12 +213,14 @@ func bareRecord(was, id erlterm.Term) []byte {
 }
 
 // fillRecord makes a value of its plain form, with the bodies that are pending and what
-// the document's value was, or nil. It returns the bodies that are left.
-func fillRecord(plain, seq erlterm.Term, pending []pendingBody, was erlterm.Term) (value erlterm.Term, left []pendingBody) {
+// the document's value was, or nil. It returns the bodies that are left, and whether the
+// plain form says nothing of where things are: so in another file, too, the value is right.
+func fillRecord(plain, seq erlterm.Term, pending []pendingBody, was erlterm.Term) (value erlterm.Term, left []pendingBody, apart bool) {
 	p, ok := splitRecord(plain)
 	if !ok {
-		return plain, pending
+		return plain, pending, false
 	}
+	apart = true
 	left = pending
 	older := revsOf(was)
 	revs := make([]byte, 0, len(p.revs)+64)
@@ -248,16 +250,19 @@ func fillRecord(plain, seq erlterm.Term, pending []pendingBody, was erlterm.Term
 			if had != nil && same {
 				revs = append(append(revs, p.revs[done:r.start]...), had...)
 				done = r.end
+			} else if isBody {
+				apart = false
 			}
 			return true
 		}
+		apart = false
 		if isBody && len(left) > 0 && b.off == uint64(left[0].off) {
 			left = left[1:]
 		}
 		return true
 	})
 	if !ok {
-		return plain, pending
+		return plain, pending, false
 	}
 	revs = append(revs, p.revs[done:]...)
 	sizes := p.sizes
@@ -266,7 +271,7 @@ func fillRecord(plain, seq erlterm.Term, pending []pendingBody, was erlterm.Term
 			sizes = sums
 		}
 	}
-	return p.append(make([]byte, 0, len(plain)+len(revs)-len(p.revs)+16), sizes, revs), left
+	return p.append(make([]byte, 0, len(plain)+len(revs)-len(p.revs)+16), sizes, revs), left, apart
 }
 
 // plainRecord is the plain form of a value. It returns the bodies that are left
