@@ -70,6 +70,7 @@ type Compaction struct {
 
 	older *Tree           // the seq tree of the file that is continued, as it was; else nil: see NewMerge
 	put   map[string]bool // update_seqs of the documents that were merged
+	late  map[string]bool // ids of those that are newer in the older file: see isLate
 
 	body, part, term, packed []byte // reused
 	leaves                   []*revLeaf
@@ -282,16 +283,19 @@ func (c *Compaction) copyBatch(batch []batchDoc, limit int) error {
 			}
 		}
 		seq := c.pair(d.docInfo)
-		seqs[d.at] = seq
 		if c.passes > 1 || c.merges() {
 			was, err := c.ids.Lookup(d.id)
 			if err != nil {
 				return err
 			}
+			if was != nil && c.isLate(d.docInfo, was) {
+				continue
+			}
 			if was != nil {
-				gone = append(gone, firstOf(was))
+				gone = append(gone, slices.Clone(firstOf(was)))
 			}
 		}
+		seqs[d.at] = seq
 		if id := c.byID(d.docInfo, seq); c.merges() {
 			ids = append(ids, pair{c.arena.put(id.raw), id.valueAt})
 			c.put[string(d.seq)] = true
@@ -299,6 +303,7 @@ func (c *Compaction) copyBatch(batch []batchDoc, limit int) error {
 			return err
 		}
 	}
+	seqs = slices.DeleteFunc(seqs, func(p pair) bool { return p.raw == nil })
 	if len(ids) > 0 {
 		if err := c.ids.modify(ids, nil); err != nil {
 			return err

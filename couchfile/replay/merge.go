@@ -61,7 +61,11 @@ func Merge(stream io.Reader, older File, out Output) (File, error) {
 		return File{}, err
 	}
 	for _, s := range append(spans, span{info.OlderDocs - d.left, d.left}) {
-		if err := c.Remove(s.from, s.n); err != nil {
+		err := c.Remove(s.from, s.n)
+		if errors.Is(err, couchwriter.ErrLate) {
+			return File{}, notMerged("a document as it was before the older file's")
+		}
+		if err != nil {
 			return File{}, unpredicted(err)
 		}
 	}

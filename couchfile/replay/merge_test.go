@@ -100,6 +100,58 @@ func TestMergeOfPlaces(t *testing.T) {
 	}
 }
 
+// TestMergeLate merges a compaction that had begun when the older file was written: its first pass
+// has a document as it was before, the second one takes the older file's.
+func TestMergeLate(t *testing.T) {
+	t.Parallel()
+	m := makeTail(t, couchwriter.DatabaseOptions{}, 0)
+	d := &madeDoc{id: "edited", text: "first"}
+	other := &madeDoc{id: "other", text: "other"}
+	m.edit(50, d, other)
+	began := bytes.Clone(m.out.b)
+	d.text = "second"
+	m.edit(50, d)
+	older := bytes.Clone(m.out.b)
+	for _, more := range []bool{false, true} {
+		if more {
+			other.text = "third"
+			m.edit(50, d, other)
+		}
+		is := compactedInPasses(t, began, m.out.b)
+		stream, r := mustEncode(t, atNewest(t, is), openKnown(t, knownBytes(t, older)))
+		mustMerge(t, stream, atNewest(t, older), is)
+		if r.Taken == 0 {
+			t.Error("nothing was taken from the older file")
+		}
+	}
+}
+
+// compactedInPasses is the file that a compaction makes of a database which grew while it ran.
+func compactedInPasses(t testing.TB, files ...[]byte) []byte {
+	t.Helper()
+	out := &memory{}
+	f := couchwriter.NewFile(out, out, 0, couchfile.XXH3)
+	c := couchwriter.NewCompaction(f, nil, couchwriter.CompactionOptions{Release: couchwriter.Release30, DefaultSecurity: erlterm.Term{erlterm.TagNil}})
+	var src *couchwriter.Source
+	for _, b := range files {
+		at := atNewest(t, b)
+		h, err := couchfile.ReadHeader(at.R, at.Size, at.Header)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if src, err = couchwriter.OpenSource(at.R, at.Size, h); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Pass(src, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Swap(src); err != nil {
+		t.Fatal(err)
+	}
+	return out.b
+}
+
 // mustMerge holds what Merge makes against what the stream was made of. It returns how much
 // larger the older file became.
 func mustMerge(t testing.TB, stream []byte, older replay.File, is []byte) int64 {
