@@ -7,6 +7,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/couchfile/replay"
 )
 
@@ -60,6 +61,50 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("%d bytes instead of %d: %v", len(got), size, err)
 		}
 	})
+}
+
+// FuzzMerge gives Merge bodies of any bytes whose checksums are right: it ends with an error, or a
+// file that ends with a header.
+func FuzzMerge(f *testing.F) {
+	was, is := grown(f, "3.5.0", "2-grown"), grown(f, "3.5.0", "3-compacted")
+	older := atNewest(f, was)
+	stream, r := mustEncode(f, atNewest(f, is), openKnown(f, knownBytes(f, was)))
+	f.Add(stream[len(r.Prologue):])
+	f.Fuzz(func(t *testing.T, body []byte) {
+		out := &memory{b: bytes.Clone(was[:older.Size])}
+		got, err := replay.Merge(bytes.NewReader(withBody(r.Prologue, body)), older, out)
+		mergeEnds(t, got, err, out, older.Size, 2*(older.Size+r.Info.Size))
+	})
+}
+
+// FuzzMergeTail is FuzzMerge for tails.
+func FuzzMergeTail(f *testing.F) {
+	edits := makeEdits(f, 3)
+	was := edits.out.b[:edits.from]
+	older := atNewest(f, was)
+	stream, r := mustEncodeTail(f, atNewest(f, edits.out.b), edits.from)
+	f.Add(stream[len(r.Prologue):])
+	f.Fuzz(func(t *testing.T, body []byte) {
+		out := &memory{b: bytes.Clone(was)}
+		got, err := replay.MergeTail(bytes.NewReader(withTailBody(r.Info, body)), older, out)
+		mergeEnds(t, got, err, out, older.Size, 2*r.Info.Size)
+	})
+}
+
+func mergeEnds(t *testing.T, f replay.File, err error, out *memory, from, most int64) {
+	t.Helper()
+	if n := int64(len(out.b)) - from; n > most+1<<20 {
+		t.Fatalf("%d bytes were written, want %d at most", n, most+1<<20)
+	}
+	if err != nil {
+		if !errors.Is(err, couchfile.ErrCorrupt) && !errors.Is(err, couchfile.ErrNotDatabase) && !errors.Is(err, replay.ErrNotMerged) {
+			t.Fatalf("neither damage nor what isn't merged: %v", err)
+		}
+		return
+	}
+	if _, err := couchfile.ReadHeader(f.R, f.Size, f.Header); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // FuzzPrologue gives ReadInfo any fields under a right checksum, and what it takes to Decode.

@@ -19,6 +19,28 @@ var ErrNotMerged = errors.New("the file of a replay has to be made whole")
 
 func notMerged(what string) error { return fmt.Errorf("%w: it has %s", ErrNotMerged, what) }
 
+// merging takes no more bytes than a merge needs: the stream may be anyone's. out's nodes are
+// cut and joined otherwise than those of the file that Decode makes, so this is an estimate.
+type merging struct {
+	Output
+	left int64
+}
+
+func newMerging(out Output, sizes ...int64) *merging {
+	m := &merging{out, 1 << 20}
+	for _, n := range sizes {
+		m.left += 2 * n
+	}
+	return m
+}
+
+func (m *merging) Write(p []byte) (int, error) {
+	if m.left -= int64(len(p)); m.left < 0 {
+		return 0, notMerged("more to write than the file that it makes")
+	}
+	return m.Output.Write(p)
+}
+
 // Merge appends to the older file what makes of it the same database as the one in the
 // file that Decode would make: the same documents, bodies, attachments, purges and
 // limits in other places. It reads the nodes above what is new and takes the time and
@@ -47,7 +69,7 @@ func Merge(stream io.Reader, older File, out Output) (File, error) {
 			return File{}, err
 		}
 	}
-	f := couchwriter.NewFile(out, out, older.Size, info.checksum)
+	f := couchwriter.NewFile(newMerging(out, older.Size, info.Size), out, older.Size, info.checksum)
 	c, err := couchwriter.NewMerge(f, head.Term, info.options())
 	if err != nil {
 		return File{}, err

@@ -23,7 +23,7 @@ func MergeTail(stream io.Reader, was File, out Output) (File, error) {
 	}
 	head.End = was.Size
 	body := newWireReader(stream, info.bodySize)
-	m := newTailMaker(body, out, out, head)
+	m := newTailMaker(body, newMerging(out, info.Size), out, head)
 	m.merges = true
 	for ended := false; !ended && err == nil; {
 		ended, err = m.step()
