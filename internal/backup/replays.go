@@ -41,7 +41,7 @@ const (
 // deep says whether a file rests on so much that the next compaction is to be stored whole.
 func (r *run) deep(old *manifest.File) bool {
 	most := mostMade
-	if old.Kind == manifest.Shard && r.opts.Tails == Replay {
+	if old.Kind == manifest.Shard && r.opts.Tails == Replay && manifest.Merges(old.Extents, old.Replays) {
 		most = mostMerged
 	}
 	return manifest.Depth(old.Replays) >= most || manifest.StreamSize(old.Replays) > mostNew*old.Size

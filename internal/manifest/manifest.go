@@ -285,6 +285,21 @@ func Depth(replays []*Replay) int {
 	return deepest
 }
 
+// Merges says whether the databases of a chain of compactions can be merged, going by how they are
+// stored: nothing but replays stands behind what a compaction wrote, in the file and in those below it.
+func Merges(extents []Extent, replays []*Replay) bool {
+	if len(extents) == 0 || extents[0].Seg >= 0 || replays[0].Kind != CompactionReplay {
+		return true // the first one, whatever it is made of
+	}
+	for _, e := range extents[1:] {
+		if e.Seg >= 0 {
+			return false
+		}
+	}
+	o := replays[0].Older
+	return o == nil || Merges(o.Extents, o.Replays)
+}
+
 // StreamSize is how many bytes the streams of replays have, and of all that they rest on.
 func StreamSize(replays []*Replay) (size int64) {
 	for _, r := range replays {

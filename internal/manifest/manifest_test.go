@@ -258,3 +258,25 @@ func TestExtentJSON(t *testing.T) {
 		}
 	}
 }
+
+// TestMerges has bytes behind what a compaction wrote, and nowhere, in a file or in one below it.
+func TestMerges(t *testing.T) {
+	t.Parallel()
+	tail := &manifest.Replay{Kind: manifest.TailReplay}
+	bytes, first, second := manifest.Extent{Seg: 3, N: 9}, manifest.Extent{Seg: -1, N: 9}, manifest.Extent{Seg: -2, N: 9}
+	for _, c := range []struct {
+		below, file []manifest.Extent
+		want        bool
+	}{
+		{[]manifest.Extent{bytes, bytes}, []manifest.Extent{first, second}, true},
+		{[]manifest.Extent{first, second}, []manifest.Extent{first, second}, true},
+		{[]manifest.Extent{first, bytes}, []manifest.Extent{first, second}, false},
+		{[]manifest.Extent{first, second}, []manifest.Extent{first, second, bytes}, false},
+	} {
+		below := []*manifest.Replay{{Kind: manifest.CompactionReplay}, tail}
+		replays := []*manifest.Replay{{Kind: manifest.CompactionReplay, Older: &manifest.Older{Extents: c.below, Replays: below}}, tail}
+		if got := manifest.Merges(c.file, replays); got != c.want {
+			t.Errorf("%v on %v: %v, want %v", c.file, c.below, got, c.want)
+		}
+	}
+}

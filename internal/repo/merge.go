@@ -31,7 +31,7 @@ func (s stored) compaction() *manifest.Replay {
 
 // merged makes a file that holds the same database as f, though not its bytes, without making
 // those below it that replays make: what is new in each goes onto the one before. base
-// gives the first one, which takes what is appended.
+// gives the first one, which takes what is appended. manifest.Merges is true of f.
 func (rd *Reader) merged(ctx context.Context, f stored, base func(stored) (replay.Output, error)) (file replay.File, out replay.Output, err error) {
 	r := f.compaction()
 	if r == nil {
@@ -50,10 +50,7 @@ func (rd *Reader) merged(ctx context.Context, f stored, base func(stored) (repla
 		file, err = replay.Merge(in, file, out)
 		return err
 	})
-	for _, e := range f.extents[1:] {
-		if err == nil && e.Seg >= 0 {
-			err = fmt.Errorf("%w: bytes were appended to it", replay.ErrNotMerged)
-		}
+	for _, e := range f.extents[1:] { // all replays: manifest.Merges
 		if err != nil {
 			break
 		}
@@ -69,7 +66,7 @@ func (rd *Reader) merged(ctx context.Context, f stored, base func(stored) (repla
 // by merging. It is proven by the result alone, so this is kept in a scratch file until its
 // hash is right. done is false if the older file has to be made itself.
 func (rd *Reader) compactedOfMerged(ctx context.Context, r *manifest.Replay, out replay.Output) (done bool, err error) {
-	if r.Older == nil || storedOlder(r.Older).compaction() == nil {
+	if r.Older == nil || storedOlder(r.Older).compaction() == nil || !manifest.Merges(r.Older.Extents, r.Older.Replays) {
 		return false, nil
 	}
 	older, err := durable.NewScratch(rd.Scratch)
@@ -111,7 +108,7 @@ func (rd *Reader) Database(ctx context.Context, f *manifest.File) (db *Database,
 	}
 	s := stored{f.Extents, f.Replays, f.Size, f.Header.Offset}
 	whole := &Database{ReaderAt: rd.ReaderAt(ctx, f), Size: s.size, Header: s.header}
-	if s.compaction() == nil {
+	if s.compaction() == nil || !manifest.Merges(s.extents, s.replays) {
 		return whole, nil
 	}
 	scratch, err := durable.NewScratch(rd.Scratch)
