@@ -129,7 +129,7 @@ func (rd *Reader) Database(ctx context.Context, f *manifest.File) (db *Database,
 		return &Database{ReaderAt: file.R, Size: file.Size, Header: file.Header, scratch: scratch}, nil
 	}
 	scratch.Discard()
-	if errors.Is(err, replay.ErrNotMerged) {
+	if errors.Is(err, replay.ErrNotMerged) || Damaged(err) { // the file itself tells what is damaged
 		return whole, nil
 	}
 	return nil, err
