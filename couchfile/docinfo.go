@@ -156,10 +156,18 @@ func (d *docEntry) tail(n int, rest []byte) bool {
 // info copies the entry out of the tree's buffers.
 func (d *docEntry) info() (*DocInfo, bool) {
 	var p revParser
-	_, rest, ok := p.parse(d.revs)
+	revs, rest, ok := p.parse(d.revs)
 	return &DocInfo{
-		ID: string(d.id), UpdateSeq: d.seq, Deleted: d.deleted, Sizes: d.sizes, Revs: p.revisions(),
+		ID: string(d.id), UpdateSeq: d.seq, Deleted: d.deleted || leavesDeleted(revs), Sizes: d.sizes, Revs: p.revisions(),
 	}, ok && len(rest) == 0
+}
+
+// leavesDeleted says whether a document is deleted: if all leaves are. Its flag says so
+// too, but not where the last other leaf was purged: the server leaves the flag then.
+//
+// Source: CouchDB 3.5, src/couch/src/couch_db_updater.erl, apply_purge_reqs.
+func leavesDeleted(revs []rawRev) bool {
+	return !slices.ContainsFunc(revs, func(r rawRev) bool { return r.Leaf && !r.Deleted })
 }
 
 // DocInfo looks a document up by its id. It returns ErrNotFound for ids that

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -31,6 +32,52 @@ func TestAgainstServer(t *testing.T) {
 		t.Run(name, func(t *testing.T) { compareDocs(t, c, name) })
 	}
 	t.Run("random", func(t *testing.T) { compareRandom(t, c) })
+	t.Run("purged", func(t *testing.T) { comparePurged(t, c) })
+}
+
+// comparePurged purges the last revision of a document that is not deleted: the server
+// leaves the document's flag as it was, which is no damage.
+func comparePurged(t *testing.T, c *testenv.Couch) {
+	if err := c.Put("/flag?q=1", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	lives, deleted := strings.Repeat("1a", 16), strings.Repeat("2b", 16)
+	var docs []map[string]any
+	for _, id := range []string{"a", "b", "c"} {
+		for rev, gone := range map[string]bool{lives: false, deleted: true} {
+			docs = append(docs, map[string]any{"_id": id, "_deleted": gone, "_revisions": map[string]any{"start": 1, "ids": []string{rev}}})
+		}
+	}
+	if err := c.Post("/flag/_bulk_docs", map[string]any{"docs": docs, "new_edits": false}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Post("/flag/_purge", map[string]any{"b": []string{"1-" + lives}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	db, path := openLive(t, c, "flag")
+	var rows struct{ Rows []struct{ ID string } }
+	if err := c.Get("/flag/_all_docs", &rows); err != nil {
+		t.Fatal(err)
+	}
+	var want, got []string
+	for _, r := range rows.Rows {
+		want = append(want, r.ID)
+	}
+	for info, err := range db.Docs(couchfile.DocsOptions{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, info.ID)
+	}
+	_, err := db.Doc("b", couchfile.DocOptions{})
+	if wantErr := c.Get("/flag/b", nil); !slices.Equal(got, want) || !errors.Is(err, couchfile.ErrDeleted) || testenv.Status(wantErr) != 404 {
+		t.Errorf("got %v and %v, want %v and %v", got, err, want, wantErr)
+	}
+	r, size := load(t, path)
+	rep, err := couchfile.Verify(t.Context(), r, size, couchfile.VerifyOptions{AllHeaders: true})
+	if err != nil || !rep.OK() {
+		t.Errorf("Verify: got %v, %v", rep, err)
+	}
 }
 
 // compareDocs compares every document of a database of the fixtures.

@@ -51,20 +51,11 @@ func (v *verifier) seqEntry(off int64, e Entry) (reduction, digest, bool) {
 	return reduction{Counts: Counts{Docs: 1}}, recordDigest(d.id, d.seq, d.raw), true
 }
 
-// winner checks that the record's deletion flag is its winner's: a document
-// is deleted if all leaves are. Where the last leaf that is not was purged, the
-// flag stays as it was.
-//
-// Source: CouchDB 3.5, src/couch/src/couch_db_updater.erl, apply_purge_reqs.
+// winner checks that no document is told to be deleted that isn't; see leavesDeleted for the
+// other way.
 func (v *verifier) winner(off int64, d *docEntry, revs []rawRev) {
-	deleted := true
-	for i := range revs {
-		if revs[i].Leaf && !revs[i].Deleted {
-			deleted = false
-		}
-	}
-	if d.deleted && !deleted {
-		v.find(Finding{Offset: off, What: fmt.Sprintf("deleted is %v, want %v", d.deleted, deleted), Doc: v.name(d.id)})
+	if d.deleted && !leavesDeleted(revs) {
+		v.find(Finding{Offset: off, What: "deleted is true, want false", Doc: v.name(d.id)})
 	}
 }
 
