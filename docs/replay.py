@@ -1424,6 +1424,8 @@ class Commit:
             value = (deleted, offset, self.update_seq, (size, external), attached)
         elif value == [] or is_leaf(value) and value[1] == 0:
             older = known.find(id)
+            if older is not None and value != []:
+                older = older[:2] + (value[2],) + older[3:]
             if older is not None and (value == [] or value == bare_value(older)):
                 value = older
         elif is_leaf(value) and self.pending and value[1] == self.pending[0][0]:

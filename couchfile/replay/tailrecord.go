@@ -184,6 +184,21 @@ func bare(dst, v []byte) ([]byte, bool) {
 	return append(dst, erlterm.TagNil), true
 }
 
+// atSeq is the value of a revision with another update_seq: a purge gives the leaves that
+// stay new ones.
+//
+// Source: CouchDB 3.5, src/couch/src/couch_db_updater.erl, apply_purge_reqs.
+func atSeq(v []byte, seq erlterm.Term) []byte {
+	b, ok := parseRevBody(v)
+	if !ok || bytes.Equal(b.seq, seq) {
+		return v
+	}
+	out := append(erlterm.PutTuple(make([]byte, 0, len(v)+8), 5), b.deleted...)
+	out = append(erlterm.PutUint(out, b.off), seq...)
+	out = append(erlterm.PutUint(erlterm.PutTuple(out, 2), b.active), b.external...)
+	return append(out, b.atts...)
+}
+
 // bareRecord is the base of a document's plain form: what it was, with its id for the
 // sequence, without sizes and the places of bodies; or the beginning of that.
 func bareRecord(was, id erlterm.Term) []byte {
@@ -244,6 +259,7 @@ func fillRecord(plain, seq erlterm.Term, pending []pendingBody, was erlterm.Term
 			had := older.find(r)
 			same := isNil
 			if had != nil && isBody {
+				had = atSeq(had, b.seq)
 				again, _ = bare(again[:0], had)
 				same = bytes.Equal(again, v)
 			}
@@ -295,16 +311,18 @@ func plainRecord(value, seq erlterm.Term, pending []pendingBody, was erlterm.Ter
 			revs = append(append(revs, p.revs[done:r.start]...), plain...)
 			done = r.end
 		}
-		switch {
-		case len(left) > 0 && b.off == uint64(left[0].off):
+		if len(left) > 0 && b.off == uint64(left[0].off) {
 			if b.active == uint64(left[0].size) && bytes.Equal(b.seq, seq) && bytes.Equal(b.atts, left[0].atts) {
 				keep(append(append(erlterm.PutTuple(nil, 2), b.deleted...), b.external...))
 			}
 			left = left[1:]
-		case !bytes.Equal(older.find(r), v):
-		case !r.leaf:
+			return true
+		}
+		switch had := older.find(r); {
+		case had == nil:
+		case !r.leaf && bytes.Equal(had, v):
 			keep([]byte{erlterm.TagNil})
-		default:
+		case r.leaf && bytes.Equal(atSeq(had, b.seq), v):
 			x, _ := bare(nil, v)
 			keep(x)
 		}
