@@ -134,10 +134,18 @@ func (c *Couch) LogTail(n int64) string {
 }
 
 // Start starts a server that was stopped, on the same data and port, and waits
-// until it answers.
+// until it answers. Another process may have the port for a moment, as a client of a
+// third one.
 func (c *Couch) Start() {
 	c.t.Helper()
-	if err := c.start(); err != nil {
+	var err error
+	for range 5 {
+		if err = c.start(); err == nil || !strings.Contains(c.LogTail(8<<10), "eaddrinuse") {
+			break
+		}
+		time.Sleep(time.Second)
+	}
+	if err != nil {
 		c.t.Fatalf("start CouchDB: %v\n%s", err, c.LogTail(8<<10))
 	}
 }
