@@ -244,9 +244,11 @@ func newTrial(t *testing.T, k *kind, s *source, folder string) *trial {
 	return tr
 }
 
-// seed copies a repository in a folder to a storage.
+// seed copies a repository in a folder to a storage, which has no faults yet and all the
+// time that it wants.
 func seed(t *testing.T, url, dir string) {
 	t.Helper()
+	url = strings.Replace(url, "timeout=1s", "timeout=2m", 1)
 	store, err := drivers.Open(t.Context(), url, drivers.Options{Create: true})
 	if err != nil {
 		t.Fatal(err)
