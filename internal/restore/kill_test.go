@@ -197,6 +197,9 @@ func TestKilledBeforeTheMarker(t *testing.T) {
 	if err := os.Mkdir(to, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	if checkKilled(t, to, wanted(t, r, rec)) { // killed when there was the folder alone
+		t.Error("an empty folder looks whole")
+	}
 	for _, says := range []string{"", "{", "{}\n"} {
 		if err := os.WriteFile(durable.TempPath(filepath.Join(to, restore.MarkerName)), []byte(says), 0o644); err != nil {
 			t.Fatal(err)
@@ -229,10 +232,10 @@ func checkKilled(t *testing.T, to string, want map[string]string) bool {
 	if got["_dbs.couch"] != "" && !whole {
 		t.Errorf("the shard map is there, and files are missing")
 	}
-	// Before the marker there is nothing but its temporary files, one of each run
-	// that was killed so early.
+	// Before the marker there is nothing in the folder but its temporary files, one of
+	// each run that was killed so early.
 	for p := range got {
-		if !marked && !whole && (filepath.Dir(p) != "." || !durable.IsTemp(p)) {
+		if p != "." && !marked && !whole && (filepath.Dir(p) != "." || !durable.IsTemp(p)) {
 			t.Errorf("no marker, and files are missing: %v", got)
 			break
 		}
