@@ -210,7 +210,7 @@ func (c *Compaction) copyDocs(src *Source, head dbHeader) error {
 			return err
 		}
 		if e.Dead != nil {
-			c.f.raw(e.Dead)
+			c.f.Raw(e.Dead)
 			continue
 		}
 		d, err := parseSeqEntry(e.Entry)

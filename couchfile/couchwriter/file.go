@@ -102,13 +102,6 @@ func (f *File) Reset(size int64) {
 	f.off, f.buf, f.err, f.reader = size, f.buf[:0], nil, nil
 }
 
-// raw appends bytes with their markers.
-func (f *File) raw(p []byte) {
-	f.buf = append(f.buf, p...)
-	f.off += int64(len(p))
-	f.settle()
-}
-
 const checksumLen = 16
 
 // head is a length word and the checksum of payload.

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/sha256"
-	"errors"
-	"fmt"
 	"io"
 	"iter"
 	"math"
@@ -56,35 +54,6 @@ func OpenCopyKnown(r io.ReaderAt, size int64) (*CopyKnown, error) {
 		}
 	}
 	return k, nil
-}
-
-// checkKnown checks the version and checksum of what was remembered.
-func checkKnown(r io.ReaderAt, size int64, magic string, version byte) error {
-	head := make([]byte, len(magic)+1)
-	if size < int64(len(head)) {
-		return damaged("what was known is too short")
-	}
-	if _, err := r.ReadAt(head, 0); err != nil {
-		return fmt.Errorf("read what was known: %w", err)
-	}
-	if string(head[:len(magic)]) != magic {
-		return damaged("nothing that was known")
-	}
-	if v := head[len(magic)]; v != version {
-		return fmt.Errorf("%w: what was known is of version %d, this program reads %d", ErrVersion, v, version)
-	}
-	sum := sha256.New()
-	if _, err := io.Copy(sum, io.NewSectionReader(r, 0, size)); err != nil {
-		return fmt.Errorf("read what was known: %w", err)
-	}
-	want := make([]byte, sha256.Size)
-	if _, err := r.ReadAt(want, size); err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("read what was known: %w", err)
-	}
-	if !bytes.Equal(sum.Sum(nil), want) {
-		return damaged("the checksum of what was known is wrong")
-	}
-	return nil
 }
 
 // all iterates over the pieces in the order of the file.
@@ -206,11 +175,7 @@ func hashPiece(key, b []byte) (h pieceHash) {
 func (k *copyKnownWriter) finish() error {
 	k.w.number(0)
 	k.w.number(k.n)
-	if err := k.w.flush(); err != nil {
-		return err
-	}
-	_, err := k.out.Write(k.w.sum.Sum(nil))
-	return err
+	return k.w.seal(k.out)
 }
 
 // WriteCopyKnown writes what is to be remembered of a file, which it reads whole. key is

@@ -62,29 +62,8 @@ func (k *Known) Header() int64 { return k.header }
 // is to be treated as lost. A version that it doesn't know is ErrVersion.
 func OpenKnown(r io.ReaderAt, size int64) (*Known, error) {
 	k := &Known{r: r, size: size - sha256.Size}
-	head := make([]byte, len(knownMagic)+1)
-	if k.size < int64(len(head)) {
-		return nil, damaged("what was known is too short")
-	}
-	if _, err := r.ReadAt(head, 0); err != nil {
-		return nil, fmt.Errorf("read what was known: %w", err)
-	}
-	if string(head[:len(knownMagic)]) != knownMagic {
-		return nil, damaged("nothing that was known")
-	}
-	if v := head[len(knownMagic)]; v != knownVersion {
-		return nil, fmt.Errorf("%w: what was known is of version %d, this program reads %d", ErrVersion, v, knownVersion)
-	}
-	sum := sha256.New()
-	if _, err := io.Copy(sum, io.NewSectionReader(r, 0, k.size)); err != nil {
-		return nil, fmt.Errorf("read what was known: %w", err)
-	}
-	want := make([]byte, sha256.Size)
-	if _, err := r.ReadAt(want, k.size); err != nil && !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("read what was known: %w", err)
-	}
-	if !bytes.Equal(sum.Sum(nil), want) {
-		return nil, damaged("the checksum of what was known is wrong")
+	if err := checkKnown(r, k.size, knownMagic, knownVersion); err != nil {
+		return nil, err
 	}
 	for _, err := range k.all() { // counts them too
 		if err != nil {
@@ -92,6 +71,35 @@ func OpenKnown(r io.ReaderAt, size int64) (*Known, error) {
 		}
 	}
 	return k, nil
+}
+
+// checkKnown checks the version and checksum of what was remembered.
+func checkKnown(r io.ReaderAt, size int64, magic string, version byte) error {
+	head := make([]byte, len(magic)+1)
+	if size < int64(len(head)) {
+		return damaged("what was known is too short")
+	}
+	if _, err := r.ReadAt(head, 0); err != nil {
+		return fmt.Errorf("read what was known: %w", err)
+	}
+	if string(head[:len(magic)]) != magic {
+		return damaged("nothing that was known")
+	}
+	if v := head[len(magic)]; v != version {
+		return fmt.Errorf("%w: what was known is of version %d, this program reads %d", ErrVersion, v, version)
+	}
+	sum := sha256.New()
+	if _, err := io.Copy(sum, io.NewSectionReader(r, 0, size)); err != nil {
+		return fmt.Errorf("read what was known: %w", err)
+	}
+	want := make([]byte, sha256.Size)
+	if _, err := r.ReadAt(want, size); err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("read what was known: %w", err)
+	}
+	if !bytes.Equal(sum.Sum(nil), want) {
+		return damaged("the checksum of what was known is wrong")
+	}
+	return nil
 }
 
 // all iterates over the documents in the order of their sequences.
@@ -169,11 +177,7 @@ func (k *knownWriter) add(d knownDoc) {
 func (k *knownWriter) end() error {
 	k.w.number(0)
 	k.w.number(k.n)
-	if err := k.w.flush(); err != nil {
-		return err
-	}
-	_, err := k.out.Write(k.w.sum.Sum(nil))
-	return err
+	return k.w.seal(k.out)
 }
 
 // WriteKnown writes what is to be remembered of a file, all of whose documents

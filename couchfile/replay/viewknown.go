@@ -5,8 +5,6 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"hash"
 	"io"
 	"math"
@@ -148,11 +146,7 @@ func WriteKnownView(w io.Writer, key [32]byte, f File) error {
 		}
 	}
 	out.number(0)
-	if err := out.flush(); err != nil {
-		return err
-	}
-	_, err = w.Write(out.sum.Sum(nil))
-	return err
+	return out.seal(w)
 }
 
 // rowsOfRun is how many rows a run of a tree has about. size is that of the file of which
@@ -210,30 +204,17 @@ func writeRuns(out *wireWriter, r *runs, t *couchfile.Tree) error {
 // bytes a run. Any byte that is wrong is a couchfile.ErrCorrupt, and what was known is
 // to be treated as lost. A version that it doesn't know is ErrVersion.
 func OpenKnownView(r io.ReaderAt, size int64) (*KnownView, error) {
-	head := make([]byte, len(knownViewMagic)+1)
-	if size < int64(len(head)+sha256.Size) {
-		return nil, damaged("what was known is too short")
-	}
-	in := newWireReader(io.NewSectionReader(r, 0, size-sha256.Size), uint64(size-sha256.Size))
-	if _, err := r.ReadAt(head, 0); err != nil {
-		return nil, fmt.Errorf("read what was known: %w", err)
-	}
-	if string(head[:len(knownViewMagic)]) != knownViewMagic {
-		return nil, damaged("nothing that was known")
-	}
-	if v := head[len(knownViewMagic)]; v != knownViewVersion {
-		return nil, fmt.Errorf("%w: what was known is of version %d, this program reads %d", ErrVersion, v, knownViewVersion)
-	}
-	k := &KnownView{}
-	if err := k.read(in, uint64(len(head))); err != nil {
+	size -= sha256.Size
+	if err := checkKnown(r, size, knownViewMagic, knownViewVersion); err != nil {
 		return nil, err
 	}
-	want := make([]byte, sha256.Size)
-	if _, err := r.ReadAt(want, size-sha256.Size); err != nil && !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("read what was known: %w", err)
+	in := newWireReader(io.NewSectionReader(r, 0, size), uint64(size))
+	k := &KnownView{}
+	if err := k.read(in, uint64(len(knownViewMagic)+1)); err != nil {
+		return nil, err
 	}
-	if in.left != 0 || !bytes.Equal(in.sum.Sum(nil), want) {
-		return nil, damaged("the checksum of what was known is wrong")
+	if in.left != 0 {
+		return nil, damaged("more was known than there should be")
 	}
 	return k, nil
 }

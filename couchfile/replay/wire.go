@@ -54,6 +54,15 @@ func (w *wireWriter) flush() error {
 	return w.err
 }
 
+// seal writes the sum of all that was written behind it, on to what w writes to.
+func (w *wireWriter) seal(to io.Writer) error {
+	if err := w.flush(); err != nil {
+		return err
+	}
+	_, err := to.Write(w.sum.Sum(nil))
+	return err
+}
+
 // wireReader reads them again. What it takes memory for has been read.
 type wireReader struct {
 	r    *bufio.Reader
