@@ -65,7 +65,7 @@ var allowed = map[string][]string{
 	"internal/retention": {"internal/calendar", "internal/newest"},
 
 	// Backups, but neither a driver nor what is in a .couch file.
-	"internal/repo": {"couchfile", "couchfile/replay", "internal/durable", "internal/manifest", "internal/newest", "internal/storage"},
+	"internal/repo": {"couchfile", "couchfile/replay", "internal/durable", "internal/manifest", "internal/newest", "internal/shard", "internal/storage"},
 
 	// Engines: an engine never imports another.
 	"internal/backup":  {"couchfile", "couchfile/replay", "internal/durable", "internal/manifest", "internal/newest", "internal/node", "internal/repo", "internal/shard"},

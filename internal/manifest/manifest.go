@@ -160,11 +160,14 @@ type Manifest struct {
 
 // Segment is a stored object that holds file bytes.
 type Segment struct {
-	Backup BackupID `json:"backup"` // the run that wrote it
+	Backup BackupID `json:"backup"` // the run, or chain, that wrote it
 	N      int      `json:"n"`      // its number in that run, from 0
-	Size   int64    `json:"size"`   // bytes as stored
-	Plain  int64    `json:"plain"`  // bytes of content
-	SHA256 string   `json:"sha256"` // of the stored bytes, hex
+	// Key is, of an object of a chain, its key below ship/<instance>/ without the ending; N is
+	// 0 then.
+	Key    string `json:"key,omitempty"`
+	Size   int64  `json:"size"`   // bytes as stored
+	Plain  int64  `json:"plain"`  // bytes of content
+	SHA256 string `json:"sha256"` // of the stored bytes, hex
 	// TrailerSHA256 is that of the end of the zstd bytes, which has the hash of each
 	// frame, hex. Segments written before it was there lack it, and are read whole.
 	TrailerSHA256 string `json:"trailer_sha256,omitempty"`
@@ -212,6 +215,16 @@ type File struct {
 	Extents    []Extent `json:"extents"`              // in file order, without gaps, together Size bytes
 	// Replays make the bytes of the extents that name them.
 	Replays []*Replay `json:"replays,omitempty"`
+
+	// Longer is, of a file of a moment, what proves it where no hash of its Size bytes is
+	// known: its extents make a longer file, of which it is the beginning.
+	Longer *Longer `json:"-"`
+}
+
+// Longer is a file of which another one is the beginning.
+type Longer struct {
+	Size   int64
+	SHA256 string // over all those bytes, hex
 }
 
 // Replay says that bytes of a file are stored as a stream of package couchfile/replay

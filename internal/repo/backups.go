@@ -88,7 +88,7 @@ func (r *Repo) Commit(ctx context.Context, lock *Lock, m *manifest.Manifest, key
 	if r.config.Encrypted() {
 		rec.InstanceRecipient = key.recipient.String()
 	}
-	text, err := sign(rec, signer)
+	text, err := signed(rec, signer)
 	if err != nil {
 		return nil, err
 	}
@@ -236,8 +236,9 @@ func (r *Repo) sealManifest(ctx context.Context, m *manifest.Manifest, key *Writ
 	return out.Bytes(), err
 }
 
-func sign(rec *manifest.Record, key ed25519.PrivateKey) ([]byte, error) {
-	line, err := json.Marshal(rec)
+// signed returns v as a line of JSON, and a line with its signature.
+func signed(v any, key ed25519.PrivateKey) ([]byte, error) {
+	line, err := json.Marshal(v)
 	if err != nil {
 		return nil, err
 	}
@@ -251,23 +252,33 @@ func sign(rec *manifest.Record, key ed25519.PrivateKey) ([]byte, error) {
 
 // verifyRecord checks the signature and returns the record.
 func (r *Repo) verifyRecord(text []byte) (*manifest.Record, error) {
+	line, writer, err := r.verifySigned(text)
+	if err != nil {
+		return nil, err
+	}
+	return parseRecord(line, writer)
+}
+
+// verifySigned checks what signed made and returns the line, and who signed it: one of the
+// trusted writers, if there are some.
+func (r *Repo) verifySigned(text []byte) (line []byte, writer string, err error) {
 	lines := bytes.SplitN(text, []byte("\n"), 4)
 	if len(lines) != 3 || len(lines[2]) != 0 {
-		return nil, fmt.Errorf("%w: it doesn't have two lines", ErrCorrupt)
+		return nil, "", fmt.Errorf("%w: it doesn't have two lines", ErrCorrupt)
 	}
 	var sig signature
 	if err := json.Unmarshal(lines[1], &sig); err != nil {
-		return nil, errors.Join(ErrCorrupt, err)
+		return nil, "", errors.Join(ErrCorrupt, err)
 	}
 	key, err1 := base64.StdEncoding.DecodeString(sig.Writer)
 	raw, err2 := base64.StdEncoding.DecodeString(sig.Signature)
 	if err1 != nil || err2 != nil || len(key) != ed25519.PublicKeySize || !ed25519.Verify(key, lines[0], raw) {
-		return nil, ErrSignature
+		return nil, "", ErrSignature
 	}
 	if t := r.opts.TrustedWriters; len(t) > 0 && !slices.Contains(t, sig.Writer) {
-		return nil, fmt.Errorf("%w: writer %s is not among trusted_writers", ErrSignature, sig.Writer)
+		return nil, "", fmt.Errorf("%w: writer %s is not among trusted_writers", ErrSignature, sig.Writer)
 	}
-	return parseRecord(lines[0], sig.Writer)
+	return lines[0], sig.Writer, nil
 }
 
 func parseRecord(line []byte, writer string) (*manifest.Record, error) {

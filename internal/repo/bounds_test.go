@@ -107,7 +107,7 @@ func (f *forger) forge(t *testing.T, rec *manifest.Record, write func(io.Writer)
 	}
 	sum := sha256.Sum256(b.Bytes())
 	rec.ManifestSHA256, rec.ManifestSize = hex.EncodeToString(sum[:]), int64(b.Len())
-	text, err := sign(rec, f.signer)
+	text, err := signed(rec, f.signer)
 	if err != nil {
 		t.Fatal(err)
 	}

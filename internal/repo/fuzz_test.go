@@ -78,7 +78,7 @@ func FuzzRecord(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	text, err := sign(&manifest.Record{Format: 1, Summary: manifest.Summary{ID: id, Instance: "a"}}, key)
+	text, err := signed(&manifest.Record{Format: 1, Summary: manifest.Summary{ID: id, Instance: "a"}}, key)
 	if err != nil {
 		f.Fatal(err)
 	}

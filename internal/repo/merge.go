@@ -29,10 +29,22 @@ func (s stored) compaction() *manifest.Replay {
 	return nil
 }
 
+// longer reports whether the extents make more than the file: of a moment's that may be so.
+func (s stored) longer() bool {
+	n := int64(0)
+	for _, e := range s.extents {
+		n += e.N
+	}
+	return n > s.size
+}
+
 // merged makes a file that holds the same database as f, though not its bytes, without making
 // those below it that replays make: what is new in each goes onto the one before. base
 // gives the first one, which takes what is appended. manifest.Merges is true of f.
 func (rd *Reader) merged(ctx context.Context, f stored, base func(stored) (replay.Output, error)) (file replay.File, out replay.Output, err error) {
+	if f.longer() { // what is behind must not be merged
+		return file, nil, replay.ErrNotMerged
+	}
 	r := f.compaction()
 	if r == nil {
 		out, err = base(f)
@@ -108,7 +120,7 @@ func (rd *Reader) Database(ctx context.Context, f *manifest.File) (db *Database,
 	}
 	s := stored{f.Extents, f.Replays, f.Size, f.Header.Offset}
 	whole := &Database{ReaderAt: rd.ReaderAt(ctx, f), Size: s.size, Header: s.header}
-	if s.compaction() == nil || !manifest.Merges(s.extents, s.replays) {
+	if s.compaction() == nil || f.Longer != nil || !manifest.Merges(s.extents, s.replays) {
 		return whole, nil
 	}
 	scratch, err := durable.NewScratch(rd.Scratch)

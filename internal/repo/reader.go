@@ -2,6 +2,8 @@ package repo
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -85,6 +87,32 @@ func (rd *Reader) Stream(ctx context.Context, f *manifest.File, fn func([]byte) 
 // StreamBack is Stream for a caller who has what fn was given: back reads it, which
 // saves a replay a scratch file of its own.
 func (rd *Reader) StreamBack(ctx context.Context, f *manifest.File, back io.ReaderAt, fn func([]byte) error) error {
+	if f.Longer != nil { // fn isn't given all, so back is of no use
+		return rd.streamLonger(ctx, f, fn)
+	}
+	return rd.streamBack(ctx, f, back, fn)
+}
+
+// streamLonger calls fn with the bytes of a file that is the beginning of a longer one, and
+// proves that: all of them have come right if it returns nil.
+func (rd *Reader) streamLonger(ctx context.Context, f *manifest.File, fn func([]byte) error) error {
+	sum, n := sha256.New(), int64(0)
+	err := rd.streamBack(ctx, f, nil, func(b []byte) error {
+		_, _ = sum.Write(b)
+		mine := b[:max(0, min(int64(len(b)), f.Size-n))]
+		n += int64(len(b))
+		if len(mine) == 0 {
+			return nil
+		}
+		return fn(mine)
+	})
+	if err == nil && (n != f.Longer.Size || hex.EncodeToString(sum.Sum(nil)) != f.Longer.SHA256) {
+		err = fmt.Errorf("%w: %s up to a later moment has not the hash that was shipped", ErrCorrupt, f.Path)
+	}
+	return err
+}
+
+func (rd *Reader) streamBack(ctx context.Context, f *manifest.File, back io.ReaderAt, fn func([]byte) error) error {
 	if manifest.OnlyCopies(f.Replays) { // or none
 		return rd.content(ctx, f.Extents, f.Replays, nil, fn)
 	}

@@ -34,7 +34,7 @@ func (rd *Reader) DamagedSegments() []DamagedSegment {
 	var out []DamagedSegment
 	for i, err := range rd.damaged {
 		s := rd.m.Segments[i]
-		out = append(out, DamagedSegment{rd.repo.segmentKey(rd.m.Instance, s.Backup, s.N), err})
+		out = append(out, DamagedSegment{rd.repo.segmentOf(rd.m.Instance, s), err})
 	}
 	slices.SortFunc(out, func(a, b DamagedSegment) int { return cmp.Compare(a.Key, b.Key) })
 	return out
@@ -53,6 +53,16 @@ func (rd *Reader) damage(seg int) error {
 // segment's list of frames is damaged or cut off, what can be decompressed from its
 // beginning serves too. An error is one of the storage, ctx or fn; damage is none.
 func (rd *Reader) Salvage(ctx context.Context, f *manifest.File, unproven bool, fn func(off int64, b []byte) error) (lost int64, err error) {
+	if f.Longer != nil {
+		whole := fn
+		fn = func(off int64, b []byte) error {
+			if off >= f.Size {
+				return nil
+			}
+			return whole(off, b[:min(int64(len(b)), f.Size-off)])
+		}
+		defer func() { lost = min(lost, f.Size) }()
+	}
 	off := int64(0)
 	for _, e := range f.Extents {
 		if e.Seg < 0 {
@@ -128,7 +138,7 @@ func (r *Repo) readPrefix(ctx context.Context, instance string, s manifest.Segme
 	}
 	defer leave(r.fetches)
 	var b []byte
-	err := r.store.Get(ctx, r.segmentKey(instance, s.Backup, s.N), 0, -1, func(rd io.Reader) (err error) {
+	err := r.store.Get(ctx, r.segmentOf(instance, s), 0, -1, func(rd io.Reader) (err error) {
 		b, err = io.ReadAll(io.LimitReader(rd, s.Size))
 		return err
 	})

@@ -180,7 +180,7 @@ func (r *Repo) newContent(n int64) []byte {
 // its content. No more than maxFetches are under way at once, and no more are opened
 // than there are CPUs, which bounds the memory. It returns ErrCorrupt, ErrNoKey, ErrWrongKey, or the storage's error.
 func (r *Repo) ReadSegment(ctx context.Context, instance string, s manifest.Segment) ([]byte, error) {
-	key := r.segmentKey(instance, s.Backup, s.N)
+	key := r.segmentOf(instance, s)
 	if err := checkSizes(s); err != nil {
 		return nil, fmt.Errorf("%s: %w", key, err)
 	}
@@ -280,7 +280,7 @@ type frame struct {
 
 // openSegment returns a reader of single frames of s; ctx serves its reads too.
 func (r *Repo) openSegment(ctx context.Context, instance string, s manifest.Segment) (*seekSegment, error) {
-	key := r.segmentKey(instance, s.Backup, s.N)
+	key := r.segmentOf(instance, s)
 	if err := checkSizes(s); err != nil {
 		return nil, fmt.Errorf("%s: %w", key, err)
 	}

@@ -81,7 +81,7 @@ func (w *writer) refill(ctx context.Context, f *os.File, want *manifest.File, ca
 	switch {
 	case err != nil:
 		return err
-	case lost > 0 || sameSum(sum, want.Size, want) != nil:
+	case lost > 0 || want.Longer != nil || sameSum(sum, want.Size, want) != nil:
 		return cause
 	}
 	w.run.opts.Progress.BytesDone.Add(want.Size)
