@@ -26,6 +26,7 @@
 //	                   sftp and mem; the wrappers retry, limit, cache, meter and faulty; probe, which holds
 //	                   a storage against the contract
 //	internal/node      where a CouchDB node keeps its files
+//	internal/follow    which of them change
 //	internal/config    slipcover.yml and its environment variables
 //	couchfile          public: reads .couch and .view files; below it erlterm, Erlang's terms; snappy, which
 //	                   compresses as CouchDB does; couchwriter, which writes files as CouchDB does; and replay,

@@ -1,0 +1,142 @@
+package follow_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+
+	"github.com/slipcover/slipcover/internal/follow"
+)
+
+// Events that were lost are made up for by a look, soon after somebody says so, and at
+// the floor if nobody does.
+func TestLost(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		poll time.Duration
+		err  error
+	}{
+		{"overflow", time.Hour, fsnotify.ErrEventOverflow},
+		{"unknown error", time.Hour, errors.New("read: something")},
+		{"nobody says so", time.Second, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			gone := write(t, dir, "gone/gone.couch")
+			db := write(t, dir, "db.couch")
+			system := &follow.Strange{}
+			f := startWith(t, system.New, follow.Options{Dirs: []string{dir}, Poll: tt.poll})
+			system.SetDeaf(true)
+			write(t, db)
+			remove(t, filepath.Dir(gone))
+			made := write(t, dir, "a/b/made.couch")
+			if tt.err != nil {
+				system.Fail(tt.err)
+			}
+			only(t, await(t, f, db, gone, made), db, gone, made)
+			// Folders that were made without a word are watched.
+			system.SetDeaf(false)
+			write(t, made)
+			only(t, await(t, f, made), made)
+			if s := f.Status(); s.Overflows > 0 != errors.Is(tt.err, fsnotify.ErrEventOverflow) || s.Polling != "" {
+				t.Errorf("%+v", s)
+			}
+		})
+	}
+}
+
+// The kernel's queue really overflows.
+func TestOverflow(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("/proc/sys/fs/inotify/max_queued_events")
+	if err != nil {
+		t.Skip(err)
+	}
+	limit, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil || limit > 100_000 {
+		t.Skipf("a queue of %d is too long to fill: %v", limit, err)
+	}
+	dir := t.TempDir()
+	a, b := write(t, dir, "a.couch"), write(t, dir, "b.couch")
+	var stuck sync.Mutex
+	f := start(t, follow.Options{Dirs: []string{dir}, Poll: time.Hour, Want: func(path string, isDir bool) bool {
+		stuck.Lock()
+		defer stuck.Unlock()
+		return want(path, isDir)
+	}})
+	stuck.Lock()
+	for range limit { // in turns, since the same event twice is kept once
+		write(t, a)
+		write(t, b)
+	}
+	late := write(t, dir, "sub/late.couch")
+	stuck.Unlock()
+	await(t, f, a, b, late)
+	write(t, late)
+	await(t, f, late)
+	if f.Status().Overflows == 0 {
+		t.Error("the status says nothing of the overflow")
+	}
+}
+
+// Without watches all is polled, until there are some again.
+func TestLimit(t *testing.T) {
+	t.Parallel()
+	for _, err := range []error{syscall.ENOSPC, syscall.ENOMEM, errors.New("something else")} {
+		for _, on := range []string{"add", "open"} {
+			t.Run(fmt.Sprint(err, " ", on), func(t *testing.T) {
+				t.Parallel()
+				dir := t.TempDir()
+				db := write(t, dir, "a/b/db.couch")
+				system := &follow.Strange{}
+				set := system.SetLimit
+				if on == "open" {
+					set = system.SetOpen
+					set(err)
+				}
+				f := startWith(t, system.New, follow.Options{Dirs: []string{dir}, Poll: 2 * time.Second})
+				set(err)
+				made := write(t, dir, "c/made.couch")
+				await(t, f, made)
+				awaitStatus(t, f, "it polls", func(s follow.Status) bool { return s.Polling != "" && s.Watches == 0 })
+				write(t, db)
+				write(t, made)
+				await(t, f, db, made)
+				set(nil)
+				awaitStatus(t, f, "it watches", func(s follow.Status) bool { return s.Polling == "" && s.Watches == 4 })
+				write(t, made)
+				await(t, f, made)
+			})
+		}
+	}
+}
+
+// On a network file system what this machine does is told, and the rest looked for.
+func TestNetwork(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	local, remote := mkdir(t, dir, "local"), mkdir(t, dir, "remote")
+	a, b := write(t, local, "a.couch"), write(t, remote, "sub/b.couch")
+	system := &follow.Strange{}
+	f := startWith(t, system.New, follow.Options{Dirs: []string{local, remote}, Poll: time.Hour, Network: func(dir string) bool {
+		return strings.HasSuffix(dir, "remote/sub")
+	}})
+	if s := f.Status(); !strings.Contains(s.Polling, "network") || s.Watches != 3 {
+		t.Errorf("%+v", s)
+	}
+	system.SetDeaf(true)
+	write(t, a)
+	write(t, b)
+	only(t, await(t, f, b), b)
+}

@@ -1,0 +1,85 @@
+package follow
+
+import (
+	"path/filepath"
+	"slices"
+)
+
+// folder returns what is kept of a folder, or nil.
+func (f *Follower) folder(path string) *folder {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.folders[path]
+}
+
+// enter returns what is kept of a folder, from now on if it is new.
+func (f *Follower) enter(path string) *folder {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	d := f.folders[path]
+	if d == nil {
+		d = &folder{}
+		f.folders[path] = d
+	}
+	return d
+}
+
+func (f *Follower) takeTold(d *folder) map[string]uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	told := d.told
+	d.told = nil
+	return told
+}
+
+// forget drops a folder that is gone, and tells the files that were in it and below.
+func (f *Follower) forget(path string) {
+	f.mu.Lock()
+	d := f.folders[path]
+	delete(f.folders, path)
+	f.mu.Unlock()
+	if d == nil {
+		return
+	}
+	if f.watcher != nil && d.watched {
+		_ = f.watcher.Remove(path) // it ends by itself where the folder is gone for good
+	}
+	f.tell(joinAll(path, d.merge(nil, f.takeTold(d)))...)
+	for _, sub := range d.subs {
+		f.forget(filepath.Join(path, sub))
+	}
+}
+
+// unwatch gives back the watches of a folder and of those below.
+func (f *Follower) unwatch(path string) {
+	d := f.folder(path)
+	if d == nil {
+		return
+	}
+	if f.watcher != nil && d.watched {
+		_ = f.watcher.Remove(path) // it ends by itself where the folder is gone for good
+	}
+	d.watched = false
+	for _, sub := range d.subs {
+		f.unwatch(filepath.Join(path, sub))
+	}
+}
+
+// link notes whether a folder of that name is in d.
+func (d *folder) link(name string, there bool) {
+	i, found := slices.BinarySearch(d.subs, name)
+	switch {
+	case there && !found:
+		d.subs = slices.Insert(d.subs, i, name)
+	case !there && found:
+		d.subs = slices.Delete(d.subs, i, i+1)
+	}
+}
+
+func joinAll(dir string, names []string) []string {
+	paths := make([]string, len(names))
+	for i, name := range names {
+		paths[i] = filepath.Join(dir, name)
+	}
+	return paths
+}
