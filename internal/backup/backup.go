@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/internal/capture"
 	"github.com/slipcover/slipcover/internal/durable"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/node"
@@ -90,9 +90,6 @@ type Result struct {
 	Replayed int64
 }
 
-// maxDamage bounds the findings recorded for one file.
-const maxDamage = 1000
-
 // minPackers is the least number of segments that are packed or stored at once.
 // It may be above the number of CPUs, since storing waits for a disk.
 const minPackers = 4
@@ -104,26 +101,24 @@ type run struct {
 	id        manifest.BackupID
 	key       *repo.WriteKey
 	started   time.Time
-	proofs    *proofs           // nil for a full backup
-	identity  manifest.Identity // of the node, as it was before anything was copied
-	wasMap    string            // uuid of the shard map of the backup before; "" if not known
-	tookOver  bool              // the instance's backups before are not of this node
-	before    *manifest.Record  // newest backup of the instance if this node's state doesn't know it
-	old       map[name]*known   // what the backup before knows; nil for a full one
-	oldDamage []manifest.Damage
+	proofs    *proofs                         // nil for a full backup
+	identity  manifest.Identity               // of the node, as it was before anything was copied
+	wasMap    string                          // uuid of the shard map of the backup before; "" if not known
+	tookOver  bool                            // the instance's backups before are not of this node
+	before    *manifest.Record                // newest backup of the instance if this node's state doesn't know it
+	old       map[capture.Name]*capture.Known // what the backup before knows; nil for a full one
+	oldDamage map[capture.Name][]manifest.Damage
 	inRepo    []bool      // whether the parent's segments are stored, by index
 	journaled storedParts // what unfinished runs stored
 	segments  *segmenter
-	owners    owners
-	memory    *memory    // nil if nothing is replayed
-	encoding  sync.Mutex // one replay at a time
+	takers    *capture.Takers
 
 	read, added, resumed, replayed atomic.Int64
 	generations                    atomic.Int64
 
 	mu       sync.Mutex
-	files    map[name]*manifest.File // guarded by mu, like what follows
-	locals   map[name]local
+	files    map[capture.Name]*manifest.File // guarded by mu, like what follows
+	locals   map[capture.Name]capture.Local
 	leftOut  []manifest.LeftOut
 	damage   []manifest.Damage
 	notes    []string
@@ -213,12 +208,8 @@ func runLocked(ctx context.Context, opts Options, id manifest.BackupID, dir stri
 	if err != nil {
 		return nil, err
 	}
-	r := &run{opts: opts, dir: dir, id: id, key: key, started: started, notes: key.Notes, files: map[name]*manifest.File{}, locals: map[name]local{}}
-	if opts.Compaction == Replay || opts.Compaction == Copy {
-		if r.memory, err = openMemory(dir, opts.Compaction == Copy); err != nil { // then all is stored whole, as without the setting
-			r.note(fmt.Sprintf("databases that were compacted are stored whole: %v", err))
-		}
-	}
+	r := &run{opts: opts, dir: dir, id: id, key: key, started: started, notes: key.Notes, files: map[capture.Name]*manifest.File{}, locals: map[capture.Name]capture.Local{}}
+	r.newTakers()
 	parent, err := r.load(ctx, dir, listing, before)
 	if err != nil {
 		return nil, err
@@ -250,7 +241,7 @@ func runLocked(ctx context.Context, opts Options, id manifest.BackupID, dir stri
 		res.Notes = append(res.Notes, fmt.Sprintf("the backup is complete, but the next one will be larger than it need be: %v", err))
 		return res, nil
 	}
-	if err := errors.Join(j.remove(), r.forgetKnown()); err != nil {
+	if err := errors.Join(j.remove(), r.takers.Tidy(r.locals)); err != nil {
 		res.Notes = append(res.Notes, err.Error())
 	}
 	return res, nil
@@ -281,9 +272,15 @@ func (r *run) load(ctx context.Context, dir string, l *node.Listing, before befo
 		}
 	}
 	r.old, r.wasMap = parent.files, identityOf(parent).MapUUID
-	r.oldDamage = slices.DeleteFunc(slices.Clone(parent.damage), func(d manifest.Damage) bool { return d.What == manifest.DamageNode })
-	if len(r.oldDamage) == len(parent.damage) { // else it was a guess
-		r.oldName = parent.summary.NodeName
+	r.oldName = parent.summary.NodeName
+	r.oldDamage = map[capture.Name][]manifest.Damage{}
+	for _, d := range parent.damage {
+		if d.What == manifest.DamageNode { // the name was a guess
+			r.oldName = ""
+			continue
+		}
+		nm := capture.Name{Root: d.Root, Path: d.Path}
+		r.oldDamage[nm] = append(r.oldDamage[nm], d)
 	}
 	if r.inRepo, err = r.opts.Repo.Stored(ctx, r.opts.Instance, parent.segments); err != nil {
 		return nil, err
@@ -353,9 +350,9 @@ func (r *run) stateOf(ctx context.Context, rec *manifest.Record) (*state, error)
 	if err != nil {
 		return nil, fmt.Errorf("%s %w: the state in this node is of another backup, and its manifest can't be read: %w", rec.ID, ErrParent, err)
 	}
-	st := &state{summary: rec.Summary, segments: m.Segments, damage: m.Damage, files: make(map[name]*known, len(m.Files))}
+	st := &state{summary: rec.Summary, segments: m.Segments, damage: m.Damage, files: make(map[capture.Name]*capture.Known, len(m.Files))}
 	for _, f := range m.Files {
-		st.files[name{f.Root, f.Path}] = &known{file: f}
+		st.files[capture.Name{Root: f.Root, Path: f.Path}] = &capture.Known{File: f}
 	}
 	return st, nil
 }
@@ -363,7 +360,7 @@ func (r *run) stateOf(ctx context.Context, rec *manifest.Record) (*state, error)
 // copyAll copies the files of the node, kind by kind.
 func (r *run) copyAll(ctx context.Context, j *journal, parent *state, listing *node.Listing) error {
 	for _, l := range listing.LeftOut {
-		r.leaveOut(name{l.Root, l.Path}, l.Reason)
+		r.leaveOut(capture.Name{Root: l.Root, Path: l.Path}, l.Reason)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -386,7 +383,7 @@ func (r *run) copyAll(ctx context.Context, j *journal, parent *state, listing *n
 func (r *run) copyListing(ctx context.Context, l *node.Listing, n int) error {
 	workers := make([]*worker, n)
 	for i := range workers {
-		workers[i] = &worker{run: r}
+		workers[i] = r.newWorker()
 	}
 	r.plan(l)
 	for _, group := range [][]node.Entry{l.Views, l.Shards, l.System} {
@@ -420,8 +417,8 @@ func (r *run) plan(l *node.Listing) {
 				continue
 			}
 			n := info.Size()
-			if old := r.old[name{group[i].Root, group[i].Path}]; old != nil && old.local.Ino == localOf(info).Ino {
-				n = max(0, n-old.file.Size)
+			if old := r.old[capture.Name{Root: group[i].Root, Path: group[i].Path}]; old != nil && old.Local.Ino == capture.LocalOf(info).Ino {
+				n = max(0, n-old.File.Size)
 			}
 			p.Bytes.Add(n)
 		}
@@ -452,30 +449,6 @@ func copyGroup(ctx context.Context, workers []*worker, entries []node.Entry) err
 	return g.Wait()
 }
 
-// unchanged reports whether a file is as the backup before saw it, by its inode,
-// size and times alone.
-func (r *run) unchanged(path string, nm name, old *known) bool {
-	if old.local.Ino == 0 || old.file.Kind == manifest.Config || !r.segmentsStored(old.file) || r.unremembered(nm, old) {
-		return false
-	}
-	info, err := os.Stat(path)
-	if err != nil || !info.Mode().IsRegular() {
-		return false
-	}
-	is, was := localOf(info), &old.local
-	return is.Size == was.Size && is.MTime == was.MTime && is.CTime == was.CTime && r.proofs.doubt(nm, was, &is) == noDoubt
-}
-
-// unremembered reports whether something is to be remembered of a file, and isn't: replays
-// were turned on after it was stored, or it was lost.
-func (r *run) unremembered(nm name, old *known) bool {
-	if r.memory == nil || !r.memory.remembers(old.file) || r.wasDamaged(nm) {
-		return false
-	}
-	_, ok := r.memory.of(&old.local, old.file)
-	return !ok
-}
-
 // segmentsStored reports whether all bytes of a file of the parent are stored.
 func (r *run) segmentsStored(f *manifest.File) bool {
 	for e := range f.Stored() {
@@ -486,43 +459,16 @@ func (r *run) segmentsStored(f *manifest.File) bool {
 	return true
 }
 
-// known returns what the backup before knows of a file, nil if it doesn't.
-func (r *run) known(nm name) *known {
+func (r *run) leaveOut(nm capture.Name, reason string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.old[nm]
+	r.leftOut = append(r.leftOut, manifest.LeftOut{Root: nm.Root, Path: nm.Path, Reason: reason})
 }
 
-// keep takes a file over from the backup before, with what was wrong with it.
-func (r *run) keep(nm name, old *known) {
+func (r *run) damaged(nm capture.Name, d manifest.Damage) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.files[nm], r.locals[nm] = old.file, old.local
-	delete(r.old, nm)
-	for _, d := range r.oldDamage {
-		if d.Root == nm.root && d.Path == nm.path {
-			r.damage = append(r.damage, d)
-		}
-	}
-}
-
-func (r *run) add(nm name, f *manifest.File, l local) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.files[nm], r.locals[nm] = f, l
-	delete(r.old, nm) // not needed any more: with many files this is most of the memory
-}
-
-func (r *run) leaveOut(nm name, reason string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.leftOut = append(r.leftOut, manifest.LeftOut{Root: nm.root, Path: nm.path, Reason: reason})
-}
-
-func (r *run) damaged(nm name, d manifest.Damage) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	d.Root, d.Path = nm.root, nm.path
+	d.Root, d.Path = nm.Root, nm.Path
 	r.damage = append(r.damage, d)
 }
 
@@ -530,72 +476,6 @@ func (r *run) note(text string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.notes = append(r.notes, text)
-}
-
-func (r *run) redacted(nm name, removed []string) {
-	if len(removed) > 0 {
-		r.note(fmt.Sprintf("%s: left out of it, since the repository is not encrypted: %s", nm.path, joinShort(removed)))
-	}
-}
-
-func (r *run) wasDamaged(nm name) bool { return damageOf(r.oldDamage, nm) }
-
-// isDamaged reports whether this run found damage in a file.
-func (r *run) isDamaged(nm name) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return damageOf(r.damage, nm)
-}
-
-func damageOf(list []manifest.Damage, nm name) bool {
-	return slices.ContainsFunc(list, func(d manifest.Damage) bool { return d.Root == nm.root && d.Path == nm.path })
-}
-
-// examine reads a file as CouchDB would and records what is wrong. Damage to an
-// index is no damage: it is left out, and CouchDB builds it anew.
-func (r *run) examine(ctx context.Context, s *source, size int64) (sound bool, err error) {
-	report, err := couchfile.Verify(ctx, s, size, couchfile.VerifyOptions{})
-	if err != nil {
-		return false, fmt.Errorf("examine %s: %w", s.name.path, err)
-	}
-	if len(report.Findings) == 0 {
-		return true, nil
-	}
-	if s.entry.Kind == manifest.View {
-		r.leaveOut(s.name, "a damaged index; CouchDB builds it anew once the file is removed")
-		return false, nil
-	}
-	for _, f := range report.Findings[:min(len(report.Findings), maxDamage)] {
-		text := f.What
-		if f.Err != nil {
-			text = f.Err.Error()
-		}
-		r.damaged(s.name, manifest.Damage{Offset: f.Offset, What: f.What, Doc: f.Doc, Rev: f.Rev, Error: text})
-	}
-	return false, nil
-}
-
-// generation returns a new name for a physical file.
-func (r *run) generation() string {
-	return fmt.Sprintf("%s-%d", r.id, r.generations.Add(1))
-}
-
-// swapping reports whether a path that wasn't there may come back: what a
-// compaction is about to rename to it is there, or it came back just now.
-//
-// Source: CouchDB 3.5, src/couch/src/couch_bt_engine.erl, finish_compaction_int,
-// and src/couch_mrview/src/couch_mrview_compactor.erl, swap_compacted.
-func swapping(path string) bool {
-	compacted := path + ".compact"
-	if index, ok := strings.CutSuffix(path, ".view"); ok {
-		compacted = index + ".compact.view"
-	}
-	for _, p := range []string{compacted, path} {
-		if _, err := os.Stat(p); err == nil {
-			return true
-		}
-	}
-	return false
 }
 
 // manifest puts together what the run found. Segments that no file uses are left

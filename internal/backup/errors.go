@@ -1,14 +1,18 @@
 package backup
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/slipcover/slipcover/internal/capture"
+)
 
 var (
 	// ErrPermission says that a file of the node may not be read.
-	ErrPermission = errors.New("not allowed to read CouchDB's files")
+	ErrPermission = capture.ErrPermission
 	// ErrDamaged says that Strict was asked for and the source has damage.
 	ErrDamaged = errors.New("the source is damaged")
 	// ErrShrunk says that a file lost bytes while it was read.
-	ErrShrunk = errors.New("a file shrank while it was read")
+	ErrShrunk = capture.ErrShrunk
 	// ErrParent says that the backup asked for as parent can't be one.
 	ErrParent = errors.New("cannot be the parent")
 	// ErrOptions says that an option is out of form.

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/internal/capture"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/node"
 	"github.com/slipcover/slipcover/internal/shard"
@@ -97,7 +98,7 @@ func (r *run) checkKin(st *state, l *node.Listing) error {
 	was := identityOf(st)
 	shards := 0
 	for _, k := range st.files {
-		if k.file.Kind == manifest.Shard {
+		if k.File.Kind == manifest.Shard {
 			shards++
 		}
 	}
@@ -121,8 +122,8 @@ func (r *run) checkKin(st *state, l *node.Listing) error {
 // where the record says nothing.
 func identityOf(st *state) manifest.Identity {
 	id := st.summary.Identity
-	if k := st.files[name{manifest.DataRoot, mapFile}]; k != nil && k.file.Header != nil {
-		id.MapUUID = k.file.Header.UUID
+	if k := st.files[capture.Name{Root: manifest.DataRoot, Path: mapFile}]; k != nil && k.File.Header != nil {
+		id.MapUUID = k.File.Header.UUID
 	}
 	return id
 }
@@ -131,8 +132,8 @@ func identityOf(st *state) manifest.Identity {
 // which the uuid is known.
 func (r *run) shared(st *state, l *node.Listing) bool {
 	return slices.ContainsFunc(l.Shards, func(e node.Entry) bool {
-		k := st.files[name{e.Root, e.Path}]
-		return k != nil && k.file.Header != nil && k.file.Header.UUID != ""
+		k := st.files[capture.Name{Root: e.Root, Path: e.Path}]
+		return k != nil && k.File.Header != nil && k.File.Header.UUID != ""
 	})
 }
 
@@ -142,22 +143,22 @@ func (r *run) shared(st *state, l *node.Listing) bool {
 // It is told until a full backup takes it as it is.
 const madeAnew = "shard made anew"
 
-// checkUUID records a shard that is another file than in the backup before.
-func (r *run) checkUUID(nm name, f, old *manifest.File) {
-	if f.Kind != manifest.Shard || old == nil || old.Header == nil || old.Header.UUID == "" || f.Header.UUID == "" {
-		return
+// checkUUID finds a shard that is another file than in the backup before.
+func (r *run) checkUUID(f, old *manifest.File) (found []manifest.Damage) {
+	if f.Kind != manifest.Shard || old.Header == nil || old.Header.UUID == "" || f.Header.UUID == "" {
+		return nil
 	}
 	if f.Header.UUID == old.Header.UUID {
-		for _, d := range r.oldDamage {
-			if d.Root == nm.root && d.Path == nm.path && d.What == madeAnew {
-				r.damaged(nm, d)
+		for _, d := range r.oldDamage[capture.Name{Root: f.Root, Path: f.Path}] {
+			if d.What == madeAnew {
+				found = append(found, d)
 			}
 		}
-		return
+		return found
 	}
-	r.damaged(nm, manifest.Damage{What: madeAnew, Error: fmt.Sprintf(
+	return []manifest.Damage{{What: madeAnew, Error: fmt.Sprintf(
 		"it is another file (uuid %.8s) than in the backup before (%.8s), of the same database: CouchDB makes an empty shard where it doesn't find the file. It holds %d documents, and held %d. If that is right, run a full backup",
-		f.Header.UUID, old.Header.UUID, f.Header.Docs, old.Header.Docs)})
+		f.Header.UUID, old.Header.UUID, f.Header.Docs, old.Header.Docs)}}
 }
 
 // common counts the shards at paths that the backup before had too, and returns 0 if
@@ -167,16 +168,16 @@ func (r *run) common(st *state, l *node.Listing) int {
 	n, looked, same := 0, 0, false
 	for i := range l.Shards {
 		e := &l.Shards[i]
-		k := st.files[name{e.Root, e.Path}]
+		k := st.files[capture.Name{Root: e.Root, Path: e.Path}]
 		if k == nil {
 			continue
 		}
 		n++
-		if same || looked == kinSample || k.file.Header == nil || k.file.Header.UUID == "" {
+		if same || looked == kinSample || k.File.Header == nil || k.File.Header.UUID == "" {
 			continue
 		}
 		h, err := fileHeader(r.opts.Node.Path(e))
-		same = err == nil && h.UUID == k.file.Header.UUID
+		same = err == nil && h.UUID == k.File.Header.UUID
 		looked++
 	}
 	if !same {
@@ -331,9 +332,9 @@ func (r *run) databaseNames(ctx context.Context) ([]string, error) {
 // before: a shard map that is missing or knows little of what is there is damage, and so
 // are databases that went away with their map. What else went away is noted.
 func (r *run) judge(l *node.Listing) {
-	f := r.files[name{manifest.DataRoot, mapFile}]
+	f := r.files[capture.Name{Root: manifest.DataRoot, Path: mapFile}]
 	if f == nil && len(l.Shards) > 0 {
-		r.damaged(name{manifest.DataRoot, mapFile}, manifest.Damage{What: "shard map", Error: r.whyNoMap(l)})
+		r.damaged(capture.Name{Root: manifest.DataRoot, Path: mapFile}, manifest.Damage{What: "shard map", Error: r.whyNoMap(l)})
 	}
 	if f != nil && r.maps != nil {
 		r.judgeOrphans(l)
@@ -342,7 +343,7 @@ func (r *run) judge(l *node.Listing) {
 	gone := r.goneDatabases()
 	switch {
 	case len(gone) > 0 && other:
-		r.damaged(name{manifest.DataRoot, "shards"}, manifest.Damage{What: "databases", Error: fmt.Sprintf(
+		r.damaged(capture.Name{Root: manifest.DataRoot, Path: "shards"}, manifest.Damage{What: "databases", Error: fmt.Sprintf(
 			"%s of the backup before went away, and not by being deleted, since the shard map is not the file that it was: %s. Is all of the data mounted?", databases(len(gone)), joinShort(gone))})
 	case len(gone) > 0:
 		r.note("deleted since the backup before: " + joinShort(gone))
@@ -375,7 +376,7 @@ func (r *run) judgeOrphans(l *node.Listing) {
 	orphans := map[string]bool{} // and whether a file of it is still there
 	for i := range l.Shards {
 		e := &l.Shards[i]
-		if db := e.DB + e.Suffix; !named[db] && r.files[name{e.Root, e.Path}] != nil && !orphans[db] {
+		if db := e.DB + e.Suffix; !named[db] && r.files[capture.Name{Root: e.Root, Path: e.Path}] != nil && !orphans[db] {
 			_, err := os.Stat(r.opts.Node.Path(e))
 			orphans[db] = err == nil
 		}
@@ -391,7 +392,7 @@ func (r *run) judgeOrphans(l *node.Listing) {
 	}
 	list := slices.Sorted(maps.Keys(orphans))
 	if still > len(named) {
-		r.damaged(name{manifest.DataRoot, mapFile}, manifest.Damage{What: "shard map", Error: fmt.Sprintf(
+		r.damaged(capture.Name{Root: manifest.DataRoot, Path: mapFile}, manifest.Damage{What: "shard map", Error: fmt.Sprintf(
 			"it names %s, and %d more are here that CouchDB won't show: %s. Was it made anew because CouchDB did not find its own?", databases(len(named)), still, joinShort(list))})
 		return
 	}
@@ -409,7 +410,7 @@ func (r *run) goneDatabases() []string {
 	}
 	gone := map[string]bool{}
 	for nm, old := range r.old { // what is left in it was not found
-		if db, ok := databaseOf(nm, old.file); ok && !have[db] {
+		if db, ok := databaseOf(nm, old.File); ok && !have[db] {
 			gone[db] = true
 		}
 	}
@@ -420,11 +421,11 @@ func (r *run) goneDatabases() []string {
 }
 
 // databaseOf returns the database that a file is a shard of, with its suffix.
-func databaseOf(nm name, f *manifest.File) (string, bool) {
+func databaseOf(nm capture.Name, f *manifest.File) (string, bool) {
 	if f.Kind != manifest.Shard {
 		return "", false
 	}
-	n, err := shard.ParsePath(nm.path)
+	n, err := shard.ParsePath(nm.Path)
 	return n.DB + n.Suffix, err == nil
 }
 
@@ -437,7 +438,7 @@ func (r *run) noteIndexes(l *node.Listing) {
 	}
 	had := 0
 	for _, old := range r.old {
-		if old.file.Kind == manifest.View {
+		if old.File.Kind == manifest.View {
 			had++
 		}
 	}
@@ -465,7 +466,7 @@ func scan(ctx context.Context, opts *Options) (*node.Listing, error) {
 		if len(l.Shards)+len(l.System) == 0 {
 			return nil, fmt.Errorf("%w: %s holds no .couch files; is it couchdb/database_dir?", ErrNothing, opts.Node.DataDir)
 		}
-		if try == scanTries || slices.ContainsFunc(l.System, func(e node.Entry) bool { return e.Path == mapFile }) || !swapping(path) {
+		if try == scanTries || slices.ContainsFunc(l.System, func(e node.Entry) bool { return e.Path == mapFile }) || !capture.Swapping(path) {
 			return l, nil
 		}
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/zeebo/xxh3"
 
+	"github.com/slipcover/slipcover/internal/capture"
 	"github.com/slipcover/slipcover/internal/durable"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/repo"
@@ -34,7 +35,7 @@ import (
 
 // part is a run of bytes of one file in a segment.
 type part struct {
-	name name
+	name capture.Name
 	off  int64 // in the file
 	at   int64 // in the segment's content
 	n    int64
@@ -67,7 +68,7 @@ type storedSegment struct {
 }
 
 // storedParts are the parts that earlier runs stored, by file.
-type storedParts map[name]*fileParts
+type storedParts map[capture.Name]*fileParts
 
 type fileParts struct {
 	at      map[int64]stored // by offset in the file
@@ -75,7 +76,7 @@ type fileParts struct {
 }
 
 // at returns the part that begins at offset off of a file.
-func (m storedParts) at(nm name, off int64) (stored, bool) {
+func (m storedParts) at(nm capture.Name, off int64) (stored, bool) {
 	if m[nm] == nil {
 		return stored{}, false
 	}
@@ -84,7 +85,7 @@ func (m storedParts) at(nm name, off int64) (stored, bool) {
 }
 
 // upToNext returns how many of the n bytes from off on come before the next part.
-func (m storedParts) upToNext(nm name, off, n int64) int64 {
+func (m storedParts) upToNext(nm capture.Name, off, n int64) int64 {
 	if m[nm] == nil {
 		return n
 	}
@@ -95,7 +96,7 @@ func (m storedParts) upToNext(nm name, off, n int64) int64 {
 	return n
 }
 
-func (m storedParts) add(nm name, off int64, p stored) {
+func (m storedParts) add(nm capture.Name, off int64, p stored) {
 	if m[nm] == nil {
 		m[nm] = &fileParts{at: map[int64]stored{}}
 	}
@@ -167,7 +168,7 @@ func (m storedParts) addLine(line journalLine) {
 		if err != nil || len(b) != 16 || p.Off < 0 || p.N <= 0 || p.At < 0 || p.N > line.Segment.Plain || p.At > line.Segment.Plain-p.N {
 			continue
 		}
-		m.add(name{p.Root, p.Path}, p.Off, stored{seg, p.At, p.N, hashOf(b)})
+		m.add(capture.Name{Root: p.Root, Path: p.Path}, p.Off, stored{seg, p.At, p.N, hashOf(b)})
 	}
 }
 
@@ -229,7 +230,7 @@ func (j *journal) add(segment manifest.Segment, plain []byte, parts []part) erro
 	line := journalLine{Segment: segment, Parts: make([]journalPart, len(parts))}
 	for i, p := range parts {
 		sum := xxh3.Hash128(plain[p.at : p.at+p.n]).Bytes()
-		line.Parts[i] = journalPart{p.name.root, p.name.path, p.off, p.at, p.n, hex.EncodeToString(sum[:])}
+		line.Parts[i] = journalPart{p.name.Root, p.name.Path, p.off, p.at, p.n, hex.EncodeToString(sum[:])}
 	}
 	b, err := json.Marshal(line)
 	if err != nil {

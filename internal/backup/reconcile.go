@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/internal/capture"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/node"
 	"github.com/slipcover/slipcover/internal/shard"
@@ -21,15 +22,11 @@ const mapRounds = 5
 // shardMap is a shard map document as the backup holds it.
 type shardMap = shard.Map
 
-// readMap reads the shard map out of the _dbs.couch that was just copied.
-func (r *run) readMap(ctx context.Context, s *source, size int64) error {
-	maps, epochs, err := couchMaps(ctx, s, size)
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
+// readMap reads the shard map out of a _dbs.couch of size bytes.
+func (r *run) readMap(ctx context.Context, src io.ReaderAt, size int64) error {
+	maps, epochs, err := couchMaps(ctx, src, size)
 	if err != nil {
-		r.damaged(s.name, manifest.Damage{What: "shard map", Error: err.Error()})
-		return nil
+		return err
 	}
 	if maps == nil {
 		maps = []shardMap{} // read, and empty
@@ -38,6 +35,11 @@ func (r *run) readMap(ctx context.Context, s *source, size int64) error {
 	defer r.mu.Unlock()
 	r.maps, r.mapEpochs = maps, epochs
 	return nil
+}
+
+// mapDamage says that a shard map can't be read.
+func mapDamage(err error) manifest.Damage {
+	return manifest.Damage{Root: manifest.DataRoot, Path: dbsPath, What: "shard map", Error: err.Error()}
 }
 
 // couchMaps returns the shard maps in a _dbs.couch of size bytes, and its epochs.
@@ -82,7 +84,7 @@ func (r *run) reconcile(ctx context.Context, workers []*worker, l *node.Listing)
 		return nil
 	}
 	for _, e := range maps {
-		r.readKeptMap(ctx, workers[0], e)
+		r.readKeptMap(ctx, e)
 	}
 	for range mapRounds {
 		r.findSelf()
@@ -110,38 +112,44 @@ func (r *run) reconcile(ctx context.Context, workers []*worker, l *node.Listing)
 func (r *run) mapsAsBefore() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.maps != nil || r.files[name{manifest.DataRoot, dbsPath}] == nil || r.oldName == "" {
+	if r.maps != nil || r.files[capture.Name{Root: manifest.DataRoot, Path: dbsPath}] == nil || r.oldName == "" {
 		return false
 	}
 	if n := r.opts.Node; n.NameTold && n.NodeName != r.oldName {
 		return false
 	}
 	for _, old := range r.old { // what is left in it was not found
-		if old.file.Kind == manifest.Shard {
+		if old.File.Kind == manifest.Shard {
 			return false
 		}
 	}
-	return !slices.ContainsFunc(r.oldDamage, func(d manifest.Damage) bool { return r.files[name{d.Root, d.Path}] == nil })
+	for nm := range r.oldDamage {
+		if r.files[nm] == nil {
+			return false
+		}
+	}
+	return true
 }
 
 // readKeptMap reads the shard map if it was taken over from the parent without a look
 // at its bytes. If the server changed it just now, its newer state is read: what the
 // backup lacks then makes it be copied again.
-func (r *run) readKeptMap(ctx context.Context, w *worker, e node.Entry) {
-	nm := name{e.Root, e.Path}
+func (r *run) readKeptMap(ctx context.Context, e node.Entry) {
+	nm := capture.Name{Root: e.Root, Path: e.Path}
 	r.mu.Lock()
 	f, read := r.files[nm], r.maps != nil
 	r.mu.Unlock()
 	if f == nil || f.Header == nil || read || r.wasDamaged(nm) {
 		return
 	}
-	s, err := w.open(ctx, e, r.opts.Node.Path(&e))
-	if err == nil && s != nil {
-		defer s.f.Close()
-		err = r.readMap(ctx, s, s.info.Size())
+	src, err := capture.Open(ctx, r.opts.Node, e)
+	if err == nil {
+		defer src.Close()
+		err = r.readMap(ctx, src, src.Size())
+		r.read.Add(src.Read())
 	}
-	if err != nil {
-		r.damaged(nm, manifest.Damage{What: "shard map", Error: err.Error()})
+	if err != nil && ctx.Err() == nil {
+		r.damaged(nm, mapDamage(err))
 	}
 }
 
@@ -153,7 +161,7 @@ func (r *run) missing() []node.Entry {
 	for _, m := range r.maps {
 		for _, rg := range r.self.Ranges(m) {
 			n := shard.Name{Range: rg, DB: m.DB, Suffix: m.Suffix}
-			if r.files[name{manifest.DataRoot, n.Path()}] == nil {
+			if r.files[capture.Name{Root: manifest.DataRoot, Path: n.Path()}] == nil {
 				out = append(out, node.Entry{Root: manifest.DataRoot, Path: n.Path(), Kind: manifest.Shard, DB: m.DB, Range: rg, Suffix: m.Suffix})
 			}
 		}
@@ -163,15 +171,15 @@ func (r *run) missing() []node.Entry {
 
 // reportMissing records shards that can't be had.
 func (r *run) reportMissing(missing []node.Entry) {
-	gone := map[name]bool{}
+	gone := map[capture.Name]bool{}
 	for _, e := range missing {
-		gone[name{e.Root, e.Path}] = true
+		gone[capture.Name{Root: e.Root, Path: e.Path}] = true
 	}
 	r.mu.Lock()
-	r.leftOut = slices.DeleteFunc(r.leftOut, func(l manifest.LeftOut) bool { return gone[name{l.Root, l.Path}] })
+	r.leftOut = slices.DeleteFunc(r.leftOut, func(l manifest.LeftOut) bool { return gone[capture.Name{Root: l.Root, Path: l.Path}] })
 	r.mu.Unlock()
 	for _, e := range missing {
-		r.damaged(name{e.Root, e.Path}, manifest.Damage{What: "shard file", Error: fmt.Sprintf("the shard map of database %q names it, and it is not there: CouchDB would serve an empty shard", e.DB)})
+		r.damaged(capture.Name{Root: e.Root, Path: e.Path}, manifest.Damage{What: "shard file", Error: fmt.Sprintf("the shard map of database %q names it, and it is not there: CouchDB would serve an empty shard", e.DB)})
 	}
 }
 
@@ -180,8 +188,8 @@ func (r *run) forget(entries []node.Entry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, e := range entries {
-		delete(r.files, name{e.Root, e.Path})
-		delete(r.old, name{e.Root, e.Path})
+		delete(r.files, capture.Name{Root: e.Root, Path: e.Path})
+		delete(r.old, capture.Name{Root: e.Root, Path: e.Path})
 		r.damage = slices.DeleteFunc(r.damage, func(d manifest.Damage) bool { return d.Root == e.Root && d.Path == e.Path })
 	}
 }

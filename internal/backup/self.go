@@ -6,19 +6,18 @@ import (
 	"slices"
 
 	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/internal/capture"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/shard"
 )
 
 const dbsPath = "_dbs.couch"
 
-// sawEpochs notes which node wrote to a file last.
+// sawEpochs notes which node wrote to a file last. r.mu is held.
 func (r *run) sawEpochs(epochs []couchfile.Epoch) {
 	if len(epochs) == 0 {
 		return
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	if r.writers == nil {
 		r.writers = map[string]int{}
 	}
@@ -30,7 +29,7 @@ func (r *run) sawEpochs(epochs []couchfile.Epoch) {
 func (r *run) findSelf() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	there := func(n shard.Name) bool { return r.files[name{manifest.DataRoot, n.Path()}] != nil }
+	there := func(n shard.Name) bool { return r.files[capture.Name{Root: manifest.DataRoot, Path: n.Path()}] != nil }
 	r.self = shard.FindSelf(r.maps, there, r.candidates())
 }
 
@@ -71,6 +70,6 @@ func (r *run) tellSelf() {
 		r.note(n)
 	}
 	if r.self.Finding != "" {
-		r.damaged(name{manifest.DataRoot, dbsPath}, manifest.Damage{What: manifest.DamageNode, Error: r.self.Finding})
+		r.damaged(capture.Name{Root: manifest.DataRoot, Path: dbsPath}, manifest.Damage{What: manifest.DamageNode, Error: r.self.Finding})
 	}
 }

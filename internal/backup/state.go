@@ -23,6 +23,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/slipcover/slipcover/internal/capture"
 	"github.com/slipcover/slipcover/internal/durable"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/repo"
@@ -39,36 +40,6 @@ const (
 	stateFormat = 2
 )
 
-// name is a file of a backup.
-type name struct {
-	root manifest.Root
-	path string
-}
-
-// local is what the node knows of a file beyond the manifest.
-type local struct {
-	Dev   uint64 `json:"dev"`
-	Ino   uint64 `json:"ino"`
-	Size  int64  `json:"size"`  // of the file, not of the cut
-	MTime int64  `json:"mtime"` // Unix nanoseconds
-	CTime int64  `json:"ctime"`
-
-	// Hash is the state of the SHA-256 over the first HashAt bytes; the file's whole
-	// one is in the manifest. Small files have none.
-	Hash   []byte `json:"hash,omitempty"`
-	HashAt int64  `json:"hash_at,omitempty"`
-	Proven int64  `json:"proven"` // Unix seconds of when all of it was last read
-
-	// Known is the name of what is remembered of the file's documents, if anything is.
-	Known string `json:"known,omitempty"`
-}
-
-// known is a file of the backup before.
-type known struct {
-	file  *manifest.File
-	local local
-}
-
 // state is what a run leaves for the next one.
 type state struct {
 	summary  manifest.Summary
@@ -77,7 +48,7 @@ type state struct {
 	unproven bool   // of an old version
 	segments []manifest.Segment
 	damage   []manifest.Damage
-	files    map[name]*known
+	files    map[capture.Name]*capture.Known
 }
 
 type stateHead struct {
@@ -93,7 +64,7 @@ type stateHead struct {
 
 type stateLine struct {
 	File  *manifest.File `json:"file"`
-	Local local          `json:"local"`
+	Local capture.Local  `json:"local"`
 }
 
 // stateDir is the folder of one instance in one repository.
@@ -134,7 +105,7 @@ func decodeState(r io.Reader, repoID string) (*state, error) {
 		return nil, fmt.Errorf("format %d of repository %s", head.Format, head.Repo)
 	}
 	st := &state{summary: head.Summary, key: head.Key, boot: head.Boot, unproven: head.Format == oldStateFormat,
-		segments: head.Segments, damage: head.Damage, files: make(map[name]*known, max(0, min(head.Files, 1<<20)))}
+		segments: head.Segments, damage: head.Damage, files: make(map[capture.Name]*capture.Known, max(0, min(head.Files, 1<<20)))}
 	if err := st.readFiles(lines); err != nil {
 		return nil, err
 	}
@@ -170,7 +141,7 @@ func (st *state) readFiles(lines *stateReader) error {
 			mu.Lock()
 			defer mu.Unlock()
 			for _, k := range parsed {
-				st.files[name{k.file.Root, k.file.Path}] = k
+				st.files[capture.Name{Root: k.File.Root, Path: k.File.Path}] = k
 			}
 			return err
 		})
@@ -179,8 +150,8 @@ func (st *state) readFiles(lines *stateReader) error {
 }
 
 // parseFiles parses lines of files that are in that many segments.
-func parseFiles(batch [][]byte, segments int) ([]*known, error) {
-	out := make([]*known, 0, len(batch))
+func parseFiles(batch [][]byte, segments int) ([]*capture.Known, error) {
+	out := make([]*capture.Known, 0, len(batch))
 	for _, b := range batch {
 		var line stateLine
 		if err := json.Unmarshal(b, &line); err != nil {
@@ -194,7 +165,7 @@ func parseFiles(batch [][]byte, segments int) ([]*known, error) {
 				return nil, errors.New("an extent without a segment")
 			}
 		}
-		out = append(out, &known{line.File, line.Local})
+		out = append(out, &capture.Known{File: line.File, Local: line.Local})
 	}
 	return out, nil
 }
@@ -285,7 +256,7 @@ func (w *stateWriter) close() error {
 }
 
 // writeState stores the state of a backup that was committed.
-func writeState(dir, repoID string, key *repo.WriteKey, m *manifest.Manifest, locals map[name]local) error {
+func writeState(dir, repoID string, key *repo.WriteKey, m *manifest.Manifest, locals map[capture.Name]capture.Local) error {
 	recipient := ""
 	if key.Pin != nil {
 		recipient = key.Pin.InstanceRecipient
@@ -300,7 +271,7 @@ func writeState(dir, repoID string, key *repo.WriteKey, m *manifest.Manifest, lo
 			return err
 		}
 		for _, f := range m.Files {
-			if err := w.encode(stateLine{f, locals[name{f.Root, f.Path}]}); err != nil {
+			if err := w.encode(stateLine{f, locals[capture.Name{Root: f.Root, Path: f.Path}]}); err != nil {
 				return err
 			}
 		}

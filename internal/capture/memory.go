@@ -1,4 +1,4 @@
-package backup
+package capture
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/couchfile/replay"
@@ -53,8 +54,10 @@ type knownFile struct {
 // of bytes that no backup has, and nothing in a database file would tell.
 type memory struct {
 	dir    string
-	copies bool            // pieces are remembered, and not documents
-	names  map[string]bool // of what was there when the run began
+	copies bool // pieces are remembered, and not documents
+
+	mu    sync.Mutex
+	names map[string]bool // of what is there; guarded by mu
 }
 
 // remembered is an open file of the memory.
@@ -108,9 +111,16 @@ func openMemory(dir string, copies bool) (*memory, error) {
 	return m, nil
 }
 
+// has reports whether something is there of that name.
+func (m *memory) has(name string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.names[name]
+}
+
 // of returns what the state says is remembered of a file, at its cut or a header before.
-func (m *memory) of(l *local, f *manifest.File) (k knownFile, ok bool) {
-	if f.Header == nil || !m.names[l.Known] { // none, or it was lost
+func (m *memory) of(l *Local, f *manifest.File) (k knownFile, ok bool) {
+	if f.Header == nil || !m.has(l.Known) { // none, or it was lost
 		return k, false
 	}
 	k, ok = parseKnownName(l.Known)
@@ -169,41 +179,68 @@ func (m *memory) remembers(f *manifest.File) bool {
 		(m.copies || int64(h.Docs+h.DeletedDocs)*knownDocSize <= f.Size/knownShare)
 }
 
-// remember notes what a compaction of a file, which was just copied, can take from this
-// backup. Without it the compacted file is stored whole.
-func (w *worker) remember(ctx context.Context, s *source, f *manifest.File) error {
-	m, h := w.run.memory, f.Header
-	was, ok := m.of(&s.local, f)
-	if ok && m.enough(was, f) {
+// unremembered reports whether something is to be remembered of a file, and isn't: replays
+// were turned on after it was stored, or it was lost.
+func (t *Taker) unremembered(old *Known) bool {
+	if t.memory == nil || !t.memory.remembers(old.File) || old.Damaged {
+		return false
+	}
+	_, ok := t.memory.of(&old.Local, old.File)
+	return !ok
+}
+
+// rememberIf notes what is needed if the file is compacted until the next time. Of a
+// damaged file nothing is remembered.
+func (f *taking) rememberIf(ctx context.Context) error {
+	if f.memory == nil || len(f.out.Damage) > 0 || !f.memory.remembers(f.file) {
+		f.out.Local.Known = ""
 		return nil
 	}
-	k := m.newKnownFile(f)
-	at := replay.File{R: couchfile.WithContext(ctx, s), Size: f.Size, Header: h.Offset}
-	path := filepath.Join(m.dir, k.name)
+	err := f.remember(ctx)
+	if err != nil && ctx.Err() == nil {
+		f.note(fmt.Sprintf("%s: after a compaction it will be stored whole: %v", f.file.Path, err))
+		return nil
+	}
+	return ctx.Err()
+}
+
+// remember notes what a compaction of a file, which was just taken, can take from what is
+// stored. Without it the compacted file is stored whole.
+func (f *taking) remember(ctx context.Context) error {
+	m, file, local := f.memory, f.file, &f.out.Local
+	was, ok := m.of(local, file)
+	if ok && m.enough(was, file) {
+		return nil
+	}
+	k := m.newKnownFile(file)
+	at := replay.File{R: couchfile.WithContext(ctx, f.src), Size: file.Size, Header: file.Header.Offset}
 	err := fs.ErrNotExist
-	if ok && f.Kind != manifest.View {
-		err = m.extend(was, path, at)
+	if ok && file.Kind != manifest.View {
+		err = m.extend(was, k, at)
 	}
 	if err != nil && ctx.Err() == nil { // or what was known is damaged, or not of this file
-		s.local.Known = ""
-		if err = w.stillStored(ctx, s, f); err == nil {
-			err = writeKnown(path, func(w io.Writer) error {
-				var key [32]byte
-				_, _ = rand.Read(key[:])
-				switch {
-				case m.copies:
-					return replay.WriteCopyKnown(w, key, at)
-				case f.Kind == manifest.View:
-					return replay.WriteKnownView(w, key, at)
-				}
-				return replay.WriteKnown(w, key, at)
-			})
+		local.Known = ""
+		if err = f.stillStored(ctx); err == nil {
+			err = m.write(k, func(w io.Writer) error { return m.encode(w, file.Kind, at) })
 		}
 	}
 	if err == nil {
-		s.local.Known = k.name
+		local.Known = k.name
 	}
 	return err
+}
+
+// encode writes what is to be remembered of a file of a kind.
+func (m *memory) encode(w io.Writer, kind manifest.Kind, at replay.File) error {
+	var key [32]byte
+	_, _ = rand.Read(key[:])
+	switch {
+	case m.copies:
+		return replay.WriteCopyKnown(w, key, at)
+	case kind == manifest.View:
+		return replay.WriteKnownView(w, key, at)
+	}
+	return replay.WriteKnown(w, key, at)
 }
 
 // enough reports whether what is remembered is new enough for a file at its cut.
@@ -218,30 +255,30 @@ func (m *memory) enough(was knownFile, f *manifest.File) bool {
 	return h.UpdateSeq < was.seq || (h.UpdateSeq-was.seq)*knownSteps < h.Docs+h.DeletedDocs
 }
 
-// stillStored reads a file whole, if this run didn't do it yet: what is remembered of
+// stillStored reads a file whole, if this wasn't done yet: what is remembered of
 // it must be of the bytes that are stored, and a disk can give others than it did then.
-func (w *worker) stillStored(ctx context.Context, s *source, f *manifest.File) error {
-	if s.allRead {
+func (f *taking) stillStored(ctx context.Context) error {
+	if f.all {
 		return nil
 	}
-	sum := newPrefixHash(0)
-	if err := w.hashPrefix(ctx, s, sum, f.Size); err != nil {
+	sum := f.newPrefixHash(0)
+	if err := f.hashPrefix(ctx, sum, f.file.Size); err != nil {
 		return err
 	}
-	if hex.EncodeToString(sum.Sum(nil)) != f.SHA256 {
+	if hex.EncodeToString(sum.Sum(nil)) != f.file.SHA256 {
 		return errors.New("the disk has other bytes than it had at an earlier backup; a backup with --prove stores them")
 	}
-	s.local.Proven, s.allRead = w.run.started.Unix(), true
+	f.out.Local.Proven, f.all = f.o.Now().Unix(), true
 	return nil
 }
 
-func (m *memory) extend(was knownFile, path string, at replay.File) error {
+func (m *memory) extend(was, to knownFile, at replay.File) error {
 	known, err := m.open(was, manifest.Shard)
 	if err != nil {
 		return err
 	}
 	defer known.file.Close()
-	return writeKnown(path, func(w io.Writer) error {
+	return m.write(to, func(w io.Writer) error {
 		if m.copies {
 			return known.pieces.Extend(w, at)
 		}
@@ -249,34 +286,43 @@ func (m *memory) extend(was knownFile, path string, at replay.File) error {
 	})
 }
 
-// writeKnown writes a file of the memory. It needn't be on the disk when its name is: a
+// write writes a file of the memory. It needn't be on the disk when its name is: a
 // damaged one is noticed by its checksum.
-func writeKnown(path string, write func(io.Writer) error) error {
-	return durable.WriteFile(path, 0o600, func(f *os.File) error { return write(f) })
+func (m *memory) write(k knownFile, write func(io.Writer) error) error {
+	err := durable.WriteFile(filepath.Join(m.dir, k.name), 0o600, func(f *os.File) error { return write(f) })
+	if err == nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.names[k.name] = true
+	}
+	return err
 }
 
-// tidy removes what the state, which was just written, doesn't have.
-func (m *memory) tidy(locals map[name]local) error {
+// Tidy removes what is remembered of other files than those in locals: of all, as their
+// state was just written.
+func (ts *Takers) Tidy(locals map[Name]Local) error {
+	switch {
+	case ts.memory != nil:
+		return ts.memory.tidy(locals)
+	case ts.o.Compaction == Replay: // it couldn't be opened, which is told
+		return nil
+	}
+	return os.RemoveAll(filepath.Join(ts.o.Dir, knownFolder))
+}
+
+func (m *memory) tidy(locals map[Name]Local) error {
 	keep := map[string]bool{}
 	for _, l := range locals {
 		keep[l.Known] = true
 	}
 	list, err := os.ReadDir(m.dir)
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	for _, e := range list {
 		if !keep[e.Name()] {
+			delete(m.names, e.Name())
 			err = errors.Join(err, os.Remove(filepath.Join(m.dir, e.Name())))
 		}
 	}
 	return err
-}
-
-// forgetKnown removes what the next backup won't need of what is remembered.
-func (r *run) forgetKnown() error {
-	switch {
-	case r.memory != nil:
-		return r.memory.tidy(r.locals)
-	case r.opts.Compaction == Replay: // it couldn't be opened, which is told
-		return nil
-	}
-	return os.RemoveAll(filepath.Join(r.dir, knownFolder))
 }

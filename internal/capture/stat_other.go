@@ -1,6 +1,6 @@
 //go:build unix && !linux
 
-package backup
+package capture
 
 import "syscall"
 

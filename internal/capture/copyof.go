@@ -1,4 +1,4 @@
-package backup
+package capture
 
 import (
 	"context"
@@ -8,19 +8,20 @@ import (
 	"github.com/slipcover/slipcover/internal/manifest"
 )
 
-// copyOf stores a compacted file as a copy: what it has that the file of the backup before
+// copyOf stores a compacted file as a copy: what it has that the file that is stored
 // had not, and where in that the rest is. It returns how many bytes these are, 0 or all.
-func (w *worker) copyOf(ctx context.Context, s *source, file, old *manifest.File, known *replay.CopyKnown, took *taken) (int64, error) {
+func (f *taking) copyOf(ctx context.Context, known *replay.CopyKnown) (int64, error) {
+	old := f.old.File
 	within := copiesFrom(old, old.Size)
 	if within.Size == 0 {
 		return 0, nil
 	}
-	return w.store(ctx, s, file, 0, took, func(body io.Writer, f replay.File) (*stream, error) {
-		res, err := replay.EncodeCopy(body, f, known, within.Size)
+	return f.store(ctx, 0, func(body io.Writer, at replay.File) (*stream, error) {
+		res, err := replay.EncodeCopy(body, at, known, within.Size)
 		if err != nil {
 			return nil, err
 		}
-		return &stream{kind: manifest.CopyReplay, prologue: res.Prologue, sum: res.Copy.SHA256, n: f.Size, size: res.StreamSize(),
+		return &stream{kind: manifest.CopyReplay, prologue: res.Prologue, sum: res.Copy.SHA256, n: at.Size, size: res.StreamSize(),
 			older: copiesFrom(old, res.Copy.OlderSize)}, nil
 	})
 }

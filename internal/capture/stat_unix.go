@@ -1,6 +1,6 @@
 //go:build unix
 
-package backup
+package capture
 
 import (
 	"io/fs"
@@ -47,9 +47,9 @@ func (o *owners) names(info fs.FileInfo) (owner, group string) {
 	return owner, group
 }
 
-// localOf returns what tells that a file is unchanged.
-func localOf(info fs.FileInfo) local {
-	l := local{Size: info.Size(), MTime: info.ModTime().UnixNano()}
+// LocalOf returns what tells that a file is unchanged.
+func LocalOf(info fs.FileInfo) Local {
+	l := Local{Size: info.Size(), MTime: info.ModTime().UnixNano()}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		l.Dev, l.Ino, l.CTime = uint64(st.Dev), st.Ino, changeTime(st)
 	}
