@@ -52,6 +52,7 @@ func (s *sink) of(extents []manifest.Extent) (out []byte) {
 // known of it has no extents.
 type env struct {
 	t      testing.TB
+	data   string
 	path   string
 	takers *capture.Takers
 	sink   *sink
@@ -69,7 +70,7 @@ func newEnv(t testing.TB, edit ...func(*capture.Options)) *env {
 	if note != "" {
 		t.Fatal(note)
 	}
-	e := &env{t: t, path: filepath.Join(data, shardPath), takers: takers}
+	e := &env{t: t, data: data, path: filepath.Join(data, shardPath), takers: takers}
 	must(t, os.MkdirAll(filepath.Dir(e.path), 0o755))
 	return e
 }
@@ -261,6 +262,39 @@ func TestWentBack(t *testing.T) {
 		if !got.WentBack || got.From != 0 || got.File.Generation != "g2" || !bytes.Equal(e.sink.of(got.File.Extents), b[:got.File.Size]) {
 			t.Errorf("%s: went back: %v, from %d on, generation %s", what, got.WentBack, got.From, got.File.Generation)
 		}
+	}
+}
+
+// A file that is open is taken up to an earlier header if asked for, and to its end though
+// another one is in its place by now.
+func TestTakeOpen(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	e.stage("3-compacted")
+	first := e.take()
+	grown := e.stage("4-grown")
+	src, err := capture.Open(t.Context(), &node.Node{DataDir: e.data}, shardEntry)
+	must(t, err)
+	defer src.Close()
+	must(t, os.Rename(e.path, e.path+".old"))
+	e.stage("5-compacted-under-writes")
+
+	take := func(end int64, old *capture.Known) *capture.Taken {
+		src.EndAt(end)
+		e.sink = &sink{}
+		got, err := e.takers.Taker(e.sink).TakeOpen(t.Context(), shardEntry, src, old)
+		must(t, err)
+		return got
+	}
+	got := take(first.File.Size+1000, nil)
+	e.whole(got, grown, 0)
+	if got.File.Size != first.File.Size || got.Read > 2*first.File.Size+64<<10 {
+		t.Errorf("%d bytes were taken and %d read, want %d taken", got.File.Size, got.Read, first.File.Size)
+	}
+	got = take(0, e.old)
+	e.whole(got, grown, first.File.Size)
+	if int(got.File.Size) < len(grown)-4096 || got.File.Generation != first.File.Generation {
+		t.Errorf("of generation %s up to %d of %d", got.File.Generation, got.File.Size, len(grown))
 	}
 }
 

@@ -27,6 +27,7 @@ const (
 type Source struct {
 	f     *os.File
 	info  fs.FileInfo
+	end   int64  // 0 is where the file ends
 	whole []byte // all bytes, of a small file; nil if they are to be read
 	read  atomic.Int64
 }
@@ -64,8 +65,16 @@ func Open(ctx context.Context, n *node.Node, e node.Entry) (*Source, error) {
 // Close closes the file.
 func (s *Source) Close() { _ = s.f.Close() }
 
-// Size is how large the file was when it was last looked at, in bytes.
-func (s *Source) Size() int64 { return s.info.Size() }
+// EndAt lets the file end at a size, in bytes, whatever comes behind; 0 lets it end where it does.
+func (s *Source) EndAt(size int64) { s.end = size }
+
+// Size is how large the file was when it was last looked at, in bytes, but no more than EndAt set.
+func (s *Source) Size() int64 {
+	if s.end > 0 {
+		return min(s.end, s.info.Size())
+	}
+	return s.info.Size()
+}
 
 // Read is how many bytes were read of the file.
 func (s *Source) Read() int64 { return s.read.Load() }

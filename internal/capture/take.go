@@ -23,8 +23,8 @@ type taking struct {
 	*Taker
 	entry node.Entry
 	name  Name
-	old   *Known  // never nil; its File may be
-	src   *Source // nil until it is open
+	old   *Known // never nil; its File may be
+	src   *Source
 	out   *Taken
 
 	file *manifest.File     // what becomes of it
@@ -44,25 +44,31 @@ func (t *Taker) Take(ctx context.Context, e node.Entry, old *Known) (*Taken, err
 	if t.unchanged(path, nm, old) {
 		return &Taken{File: old.File, Local: old.Local, From: old.File.Size, Kept: true}, nil
 	}
-	f := &taking{Taker: t, entry: e, name: nm, old: old, out: &Taken{}}
-	return f.take(ctx, path)
-}
-
-// take opens the file at a path and takes it.
-func (f *taking) take(ctx context.Context, path string) (*Taken, error) {
-	var err error
-	if f.src, err = Open(ctx, f.o.Node, f.entry); err != nil {
+	src, err := Open(ctx, t.o.Node, e)
+	if err != nil {
+		f := &taking{name: nm, out: &Taken{}}
 		return f.unreadable(path, err)
 	}
-	defer f.src.Close()
-	path = f.src.f.Name()
-	f.out.Local = LocalOf(f.src.info)
+	defer src.Close()
+	return t.TakeOpen(ctx, e, src, old)
+}
+
+// TakeOpen is Take of a database or index that is open, though perhaps not at its path any
+// more, up to the newest header before the end that Source.EndAt set. It doesn't close it.
+func (t *Taker) TakeOpen(ctx context.Context, e node.Entry, src *Source, old *Known) (*Taken, error) {
+	if old == nil {
+		old = &Known{}
+	}
+	f := &taking{Taker: t, entry: e, name: Name{e.Root, e.Path}, old: old, src: src, out: &Taken{Local: LocalOf(src.info)}}
+	path, before := src.f.Name(), src.Read()
+	var err error
 	if f.entry.Kind == manifest.Config {
 		err = f.takeConfig(ctx)
 	} else {
 		err = f.takeCouch(ctx)
 	}
-	f.out.Read += f.src.Read()
+	f.out.Read += src.Read() - before
+	src.whole = nil // it is the taker's
 	var perr *fs.PathError
 	switch {
 	case err == nil:
