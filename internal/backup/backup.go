@@ -20,6 +20,7 @@ import (
 	"github.com/slipcover/slipcover/internal/node"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/shard"
+	"github.com/slipcover/slipcover/internal/state"
 )
 
 // Options are the options of Run.
@@ -149,11 +150,11 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	signer, err := WriterKey(opts.StateDir)
+	signer, err := state.WriterKey(opts.StateDir)
 	if err != nil {
 		return nil, err
 	}
-	dir := stateDir(opts.StateDir, opts.Repo.Config().ID, opts.Instance)
+	dir := state.Dir(opts.StateDir, opts.Repo.Config().ID, opts.Instance)
 	if err := durable.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the state directory: %w", err)
 	}
@@ -237,7 +238,7 @@ func runLocked(ctx context.Context, opts Options, id manifest.BackupID, dir stri
 	}
 	// The backup is made; without its state the next one is only larger.
 	m.Summary = rec.Summary
-	if err := writeState(dir, opts.Repo.Config().ID, key, m, r.locals); err != nil {
+	if err := state.Write(dir, opts.Repo.Config().ID, key, m, r.locals); err != nil {
 		res.Notes = append(res.Notes, fmt.Sprintf("the backup is complete, but the next one will be larger than it need be: %v", err))
 		return res, nil
 	}
@@ -248,8 +249,8 @@ func runLocked(ctx context.Context, opts Options, id manifest.BackupID, dir stri
 }
 
 // load finds the parent, and what unfinished runs left.
-func (r *run) load(ctx context.Context, dir string, l *node.Listing, before beforeFunc) (*state, error) {
-	st, why, err := readState(dir, r.opts.Repo.Config().ID)
+func (r *run) load(ctx context.Context, dir string, l *node.Listing, before beforeFunc) (*state.State, error) {
+	st, why, err := state.Read(dir, r.opts.Repo.Config().ID)
 	if err != nil {
 		return nil, err
 	}
@@ -271,10 +272,10 @@ func (r *run) load(ctx context.Context, dir string, l *node.Listing, before befo
 			return nil, err
 		}
 	}
-	r.old, r.wasMap = parent.files, identityOf(parent).MapUUID
-	r.oldName = parent.summary.NodeName
+	r.old, r.wasMap = parent.Files, identityOf(parent).MapUUID
+	r.oldName = parent.Summary.NodeName
 	r.oldDamage = map[capture.Name][]manifest.Damage{}
-	for _, d := range parent.damage {
+	for _, d := range parent.Damage {
 		if d.What == manifest.DamageNode { // the name was a guess
 			r.oldName = ""
 			continue
@@ -282,7 +283,7 @@ func (r *run) load(ctx context.Context, dir string, l *node.Listing, before befo
 		nm := capture.Name{Root: d.Root, Path: d.Path}
 		r.oldDamage[nm] = append(r.oldDamage[nm], d)
 	}
-	if r.inRepo, err = r.opts.Repo.Stored(ctx, r.opts.Instance, parent.segments); err != nil {
+	if r.inRepo, err = r.opts.Repo.Stored(ctx, r.opts.Instance, parent.Segments); err != nil {
 		return nil, err
 	}
 	r.proofs = newProofs(&r.opts, parent, r.started)
@@ -290,7 +291,7 @@ func (r *run) load(ctx context.Context, dir string, l *node.Listing, before befo
 }
 
 // parent returns the state to build on, or nil for a full backup.
-func (r *run) parent(ctx context.Context, st *state, why string) (*state, error) {
+func (r *run) parent(ctx context.Context, st *state.State, why string) (*state.State, error) {
 	if r.opts.Full || r.tookOver {
 		return nil, nil
 	}
@@ -298,7 +299,7 @@ func (r *run) parent(ctx context.Context, st *state, why string) (*state, error)
 		r.note(r.key.Full + ": this is a full backup")
 		return nil, nil
 	}
-	if st != nil && !knowsKey(r.key.Pin, st.key) {
+	if st != nil && !knowsKey(r.key.Pin, st.Key) {
 		st, why = nil, "the key of the earlier backup is gone"
 	}
 	if r.opts.Parent != "" {
@@ -306,15 +307,15 @@ func (r *run) parent(ctx context.Context, st *state, why string) (*state, error)
 		if err != nil {
 			return nil, err
 		}
-		if st == nil || st.summary.ID != rec.ID {
+		if st == nil || st.Summary.ID != rec.ID {
 			return r.stateOf(ctx, rec)
 		}
 	}
 	if st == nil {
 		return r.noState(ctx, why)
 	}
-	if _, err := r.opts.Repo.Record(ctx, r.opts.Instance, st.summary.ID); errors.Is(err, repo.ErrNoBackup) {
-		return r.noState(ctx, fmt.Sprintf("backup %s, which this node made last, was deleted", st.summary.ID.Short()))
+	if _, err := r.opts.Repo.Record(ctx, r.opts.Instance, st.Summary.ID); errors.Is(err, repo.ErrNoBackup) {
+		return r.noState(ctx, fmt.Sprintf("backup %s, which this node made last, was deleted", st.Summary.ID.Short()))
 	} else if err != nil {
 		return nil, err
 	}
@@ -323,7 +324,7 @@ func (r *run) parent(ctx context.Context, st *state, why string) (*state, error)
 
 // noState deals with a missing state: with a key the newest backup's manifest
 // serves, without one the backup is a full one.
-func (r *run) noState(ctx context.Context, why string) (*state, error) {
+func (r *run) noState(ctx context.Context, why string) (*state.State, error) {
 	if r.before == nil {
 		var err error
 		if r.before, err = r.newest(ctx); err != nil || r.before == nil {
@@ -345,20 +346,20 @@ func (r *run) noState(ctx context.Context, why string) (*state, error) {
 
 // stateOf makes a state from a backup in the repository, which needs its key. It
 // knows no inodes, so what it says of a file must be proven by reading the file.
-func (r *run) stateOf(ctx context.Context, rec *manifest.Record) (*state, error) {
+func (r *run) stateOf(ctx context.Context, rec *manifest.Record) (*state.State, error) {
 	m, err := r.opts.Repo.Manifest(ctx, rec)
 	if err != nil {
 		return nil, fmt.Errorf("%s %w: the state in this node is of another backup, and its manifest can't be read: %w", rec.ID, ErrParent, err)
 	}
-	st := &state{summary: rec.Summary, segments: m.Segments, damage: m.Damage, files: make(map[capture.Name]*capture.Known, len(m.Files))}
+	st := &state.State{Summary: rec.Summary, Segments: m.Segments, Damage: m.Damage, Files: make(map[capture.Name]*capture.Known, len(m.Files))}
 	for _, f := range m.Files {
-		st.files[capture.Name{Root: f.Root, Path: f.Path}] = &capture.Known{File: f}
+		st.Files[capture.Name{Root: f.Root, Path: f.Path}] = &capture.Known{File: f}
 	}
 	return st, nil
 }
 
 // copyAll copies the files of the node, kind by kind.
-func (r *run) copyAll(ctx context.Context, j *journal, parent *state, listing *node.Listing) error {
+func (r *run) copyAll(ctx context.Context, j *journal, parent *state.State, listing *node.Listing) error {
 	for _, l := range listing.LeftOut {
 		r.leaveOut(capture.Name{Root: l.Root, Path: l.Path}, l.Reason)
 	}
@@ -367,7 +368,7 @@ func (r *run) copyAll(ctx context.Context, j *journal, parent *state, listing *n
 	n := r.opts.Parallel
 	r.segments = newSegmenter(ctx, r.opts.Repo, r.key, r.id, r.opts.Instance, j, max(n, minPackers), n+1, r.opts.Progress)
 	if parent != nil {
-		r.segments.table = slices.Clone(parent.segments)
+		r.segments.table = slices.Clone(parent.Segments)
 	}
 	err := r.copyListing(ctx, listing, n)
 	if err != nil {
@@ -480,7 +481,7 @@ func (r *run) note(text string) {
 
 // manifest puts together what the run found. Segments that no file uses are left
 // out of it.
-func (r *run) manifest(started time.Time, parent *state) *manifest.Manifest {
+func (r *run) manifest(started time.Time, parent *state.State) *manifest.Manifest {
 	m := &manifest.Manifest{Format: manifest.Format, LeftOut: r.leftOut, Damage: r.damage, Notes: r.notes}
 	m.Files = make([]*manifest.File, 0, len(r.files))
 	for _, f := range r.files {
@@ -498,7 +499,7 @@ func (r *run) manifest(started time.Time, parent *state) *manifest.Manifest {
 		StoredBytes: r.segments.bytes, LeftOutCount: len(m.LeftOut), DamageCount: len(m.Damage),
 	}
 	if parent != nil {
-		m.Type, m.Parent = manifest.Incremental, parent.summary.ID
+		m.Type, m.Parent = manifest.Incremental, parent.Summary.ID
 	}
 	if len(m.Damage) > 0 {
 		m.Status = manifest.CompletedDamaged

@@ -4,16 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
-
-	"github.com/klauspost/compress/zstd"
 
 	"github.com/slipcover/slipcover/internal/durable"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/newest"
 	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/state"
 )
 
 // shareKey stores a new key in the repositories that the backup will be copied to,
@@ -48,21 +45,21 @@ type AdoptOptions struct {
 // one, or if it made a later one in To.
 func Adopt(ctx context.Context, o AdoptOptions) error {
 	rec := o.Record
-	from, to := stateDir(o.StateDir, o.From.Config().ID, rec.Instance), stateDir(o.StateDir, o.To.Config().ID, rec.Instance)
-	st, err := openState(from)
+	from, to := state.Dir(o.StateDir, o.From.Config().ID, rec.Instance), state.Dir(o.StateDir, o.To.Config().ID, rec.Instance)
+	st, err := state.Open(from)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	defer st.close()
-	if st.head.Summary.ID != rec.ID || st.head.Repo != o.From.Config().ID || st.head.Format != stateFormat {
+	defer st.Close()
+	if st.Summary().ID != rec.ID || !st.Of(o.From.Config().ID) {
 		return nil
 	}
-	if old, err := openState(to); err == nil {
-		old.close()
-		if newer, err := isNewer(ctx, o.To, old.head.Summary, rec); err != nil || newer {
+	if old, err := state.Open(to); err == nil {
+		old.Close()
+		if newer, err := isNewer(ctx, o.To, old.Summary(), rec); err != nil || newer {
 			return err
 		}
 	}
@@ -72,8 +69,7 @@ func Adopt(ctx context.Context, o AdoptOptions) error {
 	if err := adoptPin(ctx, o, from, to); err != nil {
 		return err
 	}
-	st.head.Repo = o.To.Config().ID
-	if err := st.write(to); err != nil {
+	if err := st.Copy(to, o.To.Config().ID); err != nil {
 		return fmt.Errorf("store state: %w", err)
 	}
 	return nil
@@ -95,7 +91,7 @@ func isNewer(ctx context.Context, r *repo.Repo, made manifest.Summary, rec *mani
 // adoptPin pins the key of one repository for another. Whom the node accepts as
 // recipients there doesn't change.
 func adoptPin(ctx context.Context, o AdoptOptions, from, to string) error {
-	used, err := readPin(from)
+	used, err := state.ReadPin(from)
 	if err != nil || used == nil || used.InstanceRecipient == "" {
 		return err
 	}
@@ -117,58 +113,4 @@ func adoptPin(ctx context.Context, o AdoptOptions, from, to string) error {
 		}
 	}
 	return writePin(to, pin)
-}
-
-// storedState is a state that is read as far as its head.
-type storedState struct {
-	file *os.File
-	z    *zstd.Decoder
-	*stateReader
-}
-
-func openState(dir string) (*storedState, error) {
-	f, err := os.Open(statePath(dir))
-	if err != nil {
-		return nil, fmt.Errorf("read state: %w", err)
-	}
-	s := &storedState{file: f}
-	if s.z, err = zstd.NewReader(f, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(8<<20)); err != nil {
-		_ = f.Close()
-		return nil, err
-	}
-	if s.stateReader, err = newStateReader(s.z); err != nil {
-		s.close()
-		return nil, fmt.Errorf("read state: %w", err)
-	}
-	return s, nil
-}
-
-func (s *storedState) close() {
-	s.z.Close()
-	_ = s.file.Close()
-}
-
-// write stores the state in dir, if it has its checksum.
-func (s *storedState) write(dir string) error {
-	return durable.WriteFile(statePath(dir), 0o600, func(f *os.File) error {
-		w, err := newStateWriter(f)
-		if err != nil {
-			return err
-		}
-		if err := w.encode(s.head); err != nil {
-			return err
-		}
-		for {
-			b, err := s.next()
-			if errors.Is(err, io.EOF) {
-				return w.close()
-			}
-			if err == nil {
-				err = w.line(b)
-			}
-			if err != nil {
-				return err
-			}
-		}
-	})
 }

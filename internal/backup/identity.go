@@ -14,58 +14,23 @@ import (
 	"strings"
 	"time"
 
-	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/internal/capture"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/node"
 	"github.com/slipcover/slipcover/internal/shard"
+	"github.com/slipcover/slipcover/internal/state"
 )
-
-// mapFile is the file of the shard map, relative to the data directory.
-const mapFile = "_dbs.couch"
 
 // kinSample is how many shards are opened to see whether they are those of the backup
 // before.
 const kinSample = 64
 
-// fileHeader reads the newest header of a database file.
-func fileHeader(path string) (couchfile.Header, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return couchfile.Header{}, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return couchfile.Header{}, err
-	}
-	raw, err := couchfile.FindHeader(f, info.Size())
-	if err != nil {
-		return couchfile.Header{}, err
-	}
-	return couchfile.ParseHeader(raw)
-}
-
-// Identify says who a node is by its configuration and its shard map. What can't be
-// read is not known: that is for the backup to tell. name is that of the node, if n
-// doesn't say it the one that wrote the shard map last.
-func Identify(n *node.Node) (id manifest.Identity, name string) {
-	id.ServerUUID, name = n.UUID, n.NodeName
-	if h, err := fileHeader(filepath.Join(n.DataDir, mapFile)); err == nil {
-		id.MapUUID = h.UUID
-		if name == "" && len(h.Epochs) > 0 {
-			name = h.Epochs[0].Node
-		}
-	}
-	return id, name
-}
-
 // recognize refuses to back up another CouchDB than the one that the instance's
 // backups are of: the wrong files, fresh ones in a directory whose disk isn't mounted,
 // or another node under the same name. With TakeOver it makes a full backup instead.
-func (r *run) recognize(ctx context.Context, st *state, l *node.Listing, before beforeFunc) error {
+func (r *run) recognize(ctx context.Context, st *state.State, l *node.Listing, before beforeFunc) error {
 	var name string
-	if r.identity, name = Identify(r.opts.Node); r.nodeName == "" {
+	if r.identity, name = state.Identify(r.opts.Node); r.nodeName == "" {
 		r.nodeName = name
 	}
 	if err := r.checkServed(ctx); err != nil {
@@ -94,10 +59,10 @@ func (r *run) admit(err error) error {
 // empty ones at their places.
 //
 // Source: CouchDB 3.5.0, src/mem3/src/mem3_util.erl, get_or_create_db.
-func (r *run) checkKin(st *state, l *node.Listing) error {
+func (r *run) checkKin(st *state.State, l *node.Listing) error {
 	was := identityOf(st)
 	shards := 0
-	for _, k := range st.files {
+	for _, k := range st.Files {
 		if k.File.Kind == manifest.Shard {
 			shards++
 		}
@@ -115,14 +80,14 @@ func (r *run) checkKin(st *state, l *node.Listing) error {
 	}
 	return fmt.Errorf(`%w: what is in %s (%s, %s) has %d of %d shards in common with backup %s of %s (%s, %s). `+
 		`If its disk is not mounted, mount it; if this is another CouchDB, name another instance; if it has really replaced the one before, run this once with --take-over`,
-		ErrOtherNode, r.opts.Node.DataDir, databases(countListed(l)), mapText(r.identity), common, shards, st.summary.ID.Short(), r.opts.Instance, databases(st.summary.DatabaseCount), mapText(was))
+		ErrOtherNode, r.opts.Node.DataDir, databases(countListed(l)), mapText(r.identity), common, shards, st.Summary.ID.Short(), r.opts.Instance, databases(st.Summary.DatabaseCount), mapText(was))
 }
 
 // identityOf is who a state's backup is of. The shard map is among its files also
 // where the record says nothing.
-func identityOf(st *state) manifest.Identity {
-	id := st.summary.Identity
-	if k := st.files[capture.Name{Root: manifest.DataRoot, Path: mapFile}]; k != nil && k.File.Header != nil {
+func identityOf(st *state.State) manifest.Identity {
+	id := st.Summary.Identity
+	if k := st.Files[capture.Name{Root: manifest.DataRoot, Path: state.MapFile}]; k != nil && k.File.Header != nil {
 		id.MapUUID = k.File.Header.UUID
 	}
 	return id
@@ -130,9 +95,9 @@ func identityOf(st *state) manifest.Identity {
 
 // shared reports whether a shard is at a path where the backup before had one too, of
 // which the uuid is known.
-func (r *run) shared(st *state, l *node.Listing) bool {
+func (r *run) shared(st *state.State, l *node.Listing) bool {
 	return slices.ContainsFunc(l.Shards, func(e node.Entry) bool {
-		k := st.files[capture.Name{Root: e.Root, Path: e.Path}]
+		k := st.Files[capture.Name{Root: e.Root, Path: e.Path}]
 		return k != nil && k.File.Header != nil && k.File.Header.UUID != ""
 	})
 }
@@ -164,11 +129,11 @@ func (r *run) checkUUID(f, old *manifest.File) (found []manifest.Damage) {
 // common counts the shards at paths that the backup before had too, and returns 0 if
 // those looked into are other files, by their uuids: nodes of one cluster have shards of
 // the same paths.
-func (r *run) common(st *state, l *node.Listing) int {
+func (r *run) common(st *state.State, l *node.Listing) int {
 	n, looked, same := 0, 0, false
 	for i := range l.Shards {
 		e := &l.Shards[i]
-		k := st.files[capture.Name{Root: e.Root, Path: e.Path}]
+		k := st.Files[capture.Name{Root: e.Root, Path: e.Path}]
 		if k == nil {
 			continue
 		}
@@ -176,7 +141,7 @@ func (r *run) common(st *state, l *node.Listing) int {
 		if same || looked == kinSample || k.File.Header == nil || k.File.Header.UUID == "" {
 			continue
 		}
-		h, err := fileHeader(r.opts.Node.Path(e))
+		h, err := state.FileHeader(r.opts.Node.Path(e))
 		same = err == nil && h.UUID == k.File.Header.UUID
 		looked++
 	}
@@ -188,10 +153,10 @@ func (r *run) common(st *state, l *node.Listing) int {
 
 // checkWriter refuses to go on where another one has backed up under the instance's
 // name: while this node does so too, or if it is not surely the same node.
-func (r *run) checkWriter(ctx context.Context, st *state, nodeName string, before beforeFunc) error {
+func (r *run) checkWriter(ctx context.Context, st *state.State, nodeName string, before beforeFunc) error {
 	mine := manifest.BackupID("")
 	if st != nil {
-		mine = st.summary.ID
+		mine = st.Summary.ID
 	}
 	rec, err := before(ctx, mine)
 	if err == nil && rec == nil && st == nil {
@@ -201,7 +166,7 @@ func (r *run) checkWriter(ctx context.Context, st *state, nodeName string, befor
 		return err
 	}
 	r.before = rec
-	me, err := WriterKey(r.opts.StateDir)
+	me, err := state.WriterKey(r.opts.StateDir)
 	if err != nil {
 		return err
 	}
@@ -243,9 +208,9 @@ func writerText(rec *manifest.Record) string {
 }
 
 func mapText(id manifest.Identity) string {
-	text := mapFile + " unknown"
+	text := state.MapFile + " unknown"
 	if id.MapUUID != "" {
-		text = fmt.Sprintf("%s %.8s", mapFile, id.MapUUID)
+		text = fmt.Sprintf("%s %.8s", state.MapFile, id.MapUUID)
 	}
 	if id.ServerUUID != "" {
 		text += fmt.Sprintf(", server %.8s", id.ServerUUID)
@@ -307,7 +272,7 @@ func (r *run) checkServed(ctx context.Context) error {
 
 // databaseNames reads the names of databases in the node's shard map.
 func (r *run) databaseNames(ctx context.Context) ([]string, error) {
-	f, err := os.Open(filepath.Join(r.opts.Node.DataDir, mapFile))
+	f, err := os.Open(filepath.Join(r.opts.Node.DataDir, state.MapFile))
 	if err != nil {
 		return nil, err
 	}
@@ -332,9 +297,9 @@ func (r *run) databaseNames(ctx context.Context) ([]string, error) {
 // before: a shard map that is missing or knows little of what is there is damage, and so
 // are databases that went away with their map. What else went away is noted.
 func (r *run) judge(l *node.Listing) {
-	f := r.files[capture.Name{Root: manifest.DataRoot, Path: mapFile}]
+	f := r.files[capture.Name{Root: manifest.DataRoot, Path: state.MapFile}]
 	if f == nil && len(l.Shards) > 0 {
-		r.damaged(capture.Name{Root: manifest.DataRoot, Path: mapFile}, manifest.Damage{What: "shard map", Error: r.whyNoMap(l)})
+		r.damaged(capture.Name{Root: manifest.DataRoot, Path: state.MapFile}, manifest.Damage{What: "shard map", Error: r.whyNoMap(l)})
 	}
 	if f != nil && r.maps != nil {
 		r.judgeOrphans(l)
@@ -355,11 +320,11 @@ func (r *run) judge(l *node.Listing) {
 
 // whyNoMap says what stands in place of _dbs.couch.
 func (r *run) whyNoMap(l *node.Listing) string {
-	path := filepath.Join(r.opts.Node.DataDir, mapFile)
+	path := filepath.Join(r.opts.Node.DataDir, state.MapFile)
 	what := "it is missing"
 	if to, err := os.Readlink(path); err == nil {
 		what = fmt.Sprintf("it is a link to %s, where nothing is (is its disk mounted?)", to)
-	} else if i := slices.IndexFunc(r.leftOut, func(o manifest.LeftOut) bool { return o.Root == manifest.DataRoot && o.Path == mapFile }); i >= 0 {
+	} else if i := slices.IndexFunc(r.leftOut, func(o manifest.LeftOut) bool { return o.Root == manifest.DataRoot && o.Path == state.MapFile }); i >= 0 {
 		what = r.leftOut[i].Reason
 	}
 	return fmt.Sprintf("%s. Without it CouchDB shows none of the %s here", strings.TrimSuffix(what, "."), databases(countListed(l)))
@@ -392,7 +357,7 @@ func (r *run) judgeOrphans(l *node.Listing) {
 	}
 	list := slices.Sorted(maps.Keys(orphans))
 	if still > len(named) {
-		r.damaged(capture.Name{Root: manifest.DataRoot, Path: mapFile}, manifest.Damage{What: "shard map", Error: fmt.Sprintf(
+		r.damaged(capture.Name{Root: manifest.DataRoot, Path: state.MapFile}, manifest.Damage{What: "shard map", Error: fmt.Sprintf(
 			"it names %s, and %d more are here that CouchDB won't show: %s. Was it made anew because CouchDB did not find its own?", databases(len(named)), still, joinShort(list))})
 		return
 	}
@@ -457,7 +422,7 @@ const scanTries = 3
 
 // scan lists the files of the node.
 func scan(ctx context.Context, opts *Options) (*node.Listing, error) {
-	path := filepath.Join(opts.Node.DataDir, mapFile)
+	path := filepath.Join(opts.Node.DataDir, state.MapFile)
 	for try := 1; ; try++ {
 		l, err := opts.Node.Scan(ctx, node.ScanOptions{Indexes: opts.Indexes})
 		if err != nil {
@@ -466,7 +431,7 @@ func scan(ctx context.Context, opts *Options) (*node.Listing, error) {
 		if len(l.Shards)+len(l.System) == 0 {
 			return nil, fmt.Errorf("%w: %s holds no .couch files; is it couchdb/database_dir?", ErrNothing, opts.Node.DataDir)
 		}
-		if try == scanTries || slices.ContainsFunc(l.System, func(e node.Entry) bool { return e.Path == mapFile }) || !capture.Swapping(path) {
+		if try == scanTries || slices.ContainsFunc(l.System, func(e node.Entry) bool { return e.Path == state.MapFile }) || !capture.Swapping(path) {
 			return l, nil
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/slipcover/slipcover/internal/backup"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/node"
+	"github.com/slipcover/slipcover/internal/state"
 	"github.com/slipcover/slipcover/internal/testenv"
 )
 
@@ -223,7 +224,7 @@ func TestIndexesGone(t *testing.T) {
 func TestServerServesOtherFiles(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
-	id, _ := backup.Identify(e.options(e.store).Node)
+	id, _ := state.Identify(e.options(e.store).Node)
 	serve := func(s node.Served) func(*backup.Options) {
 		return func(o *backup.Options) { s.URL = "http://127.0.0.1:5984"; o.Node.Served = &s }
 	}
@@ -247,7 +248,7 @@ func TestServerTellsItsMap(t *testing.T) {
 	}
 	n, err := node.Locate(t.Context(), node.Options{URL: live.URL, User: live.Admin, Password: live.Password, HTTP: &http.Client{}})
 	must(t, err)
-	id, name := backup.Identify(n)
+	id, name := state.Identify(n)
 	if n.Served == nil || id.MapUUID == "" || n.Served.MapUUID != id.MapUUID || id.ServerUUID == "" || name == "" {
 		t.Errorf("the server tells %+v, and the files are of %+v, node %q", n.Served, id, name)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/node"
 	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/state"
 )
 
 // DefaultInstance names the instance of a node for which no name is configured, as
@@ -21,7 +22,7 @@ import (
 // node's own, or made of the uuid of its shard map. why says how it was found; it is
 // empty for the host's name.
 func DefaultInstance(ctx context.Context, r *repo.Repo, stateDir string, n *node.Node, host string) (name, why string, err error) {
-	id, nodeName := Identify(n)
+	id, nodeName := state.Identify(n)
 	names := knownInstances(filepath.Join(stateDir, r.Config().ID), id)
 	if len(names) == 0 && id.MapUUID != "" {
 		if names, err = storedInstances(ctx, r, id, nodeName); err != nil {
@@ -66,7 +67,7 @@ func knownInstances(dir string, id manifest.Identity) []string {
 		if !manifest.ValidInstance(e.Name()) {
 			continue
 		}
-		st, _, err := readState(filepath.Join(dir, e.Name()), filepath.Base(dir))
+		st, _, err := state.Read(filepath.Join(dir, e.Name()), filepath.Base(dir))
 		if err == nil && st != nil && identityOf(st).Agrees(id) {
 			names = append(names, e.Name())
 		}

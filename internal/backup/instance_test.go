@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/slipcover/slipcover/internal/backup"
+	"github.com/slipcover/slipcover/internal/state"
 )
 
 // TestDefaultInstance holds that a CouchDB keeps its instance's name whatever the host is
@@ -13,7 +14,7 @@ func TestDefaultInstance(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	n := e.options(e.store).Node
-	id, _ := backup.Identify(n)
+	id, _ := state.Identify(n)
 	want := func(what, name, state, host string) {
 		t.Helper()
 		got, _, err := backup.DefaultInstance(t.Context(), e.repo(e.store), state, n, host)

@@ -13,37 +13,11 @@ import (
 	"github.com/slipcover/slipcover/internal/durable"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/state"
 )
 
-func pinPath(dir string) string { return filepath.Join(dir, "pin.json") }
-
-// readPin returns the pin in dir, nil if there is none. One that doesn't parse or
-// doesn't have its checksum is an error: going on without it would be to trust the
-// storage.
-func readPin(dir string) (*repo.KeyPin, error) {
-	pin, _, err := loadPin(dir)
-	return pin, err
-}
-
-// loadPin is readPin, and says whether the pin has a checksum, as earlier versions
-// wrote none.
-func loadPin(dir string) (pin *repo.KeyPin, sealed bool, err error) {
-	pin = &repo.KeyPin{}
-	sealed, err = durable.ReadJSON(pinPath(dir), pin)
-	var perr *fs.PathError
-	switch {
-	case err == nil:
-		return pin, sealed, nil
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, false, nil
-	case errors.As(err, &perr):
-		return nil, false, fmt.Errorf("read the pinned key: %w", err)
-	}
-	return nil, false, fmt.Errorf("%w: the pinned key can't be used (%w); `slipcover key accept` makes a new one", repo.ErrRecipients, err)
-}
-
 func writePin(dir string, pin *repo.KeyPin) error {
-	if err := durable.WriteJSON(pinPath(dir), 0o600, pin); err != nil {
+	if err := durable.WriteJSON(state.PinPath(dir), 0o600, pin); err != nil {
 		return fmt.Errorf("store the pinned key: %w", err)
 	}
 	return nil
@@ -74,12 +48,12 @@ func writeKey(ctx context.Context, opts *Options, dir string) (*repo.WriteKey, e
 
 // acceptedPin returns the pin of a repository, nil if there is none. Then its
 // place must be new to this node, or recipients must say whom it may encrypt to.
-func acceptedPin(state string, r *repo.Repo, instance string, recipients []string) (*repo.KeyPin, error) {
-	pin, err := readPin(stateDir(state, r.Config().ID, instance))
+func acceptedPin(dir string, r *repo.Repo, instance string, recipients []string) (*repo.KeyPin, error) {
+	pin, err := state.ReadPin(state.Dir(dir, r.Config().ID, instance))
 	if err != nil || pin != nil || len(recipients) > 0 {
 		return pin, err
 	}
-	other, err := otherPin(state, r, instance)
+	other, err := otherPin(dir, r, instance)
 	if err == nil && other != nil {
 		err = fmt.Errorf("%w: %s has another id than the repository that this node backed up to there; if it was made anew, `slipcover key accept` on this node takes its recipients over", repo.ErrRecipients, r.URL())
 	}
@@ -97,7 +71,7 @@ func otherPin(stateDir string, r *repo.Repo, instance string) (*repo.KeyPin, err
 		if !d.IsDir() || d.Name() == r.Config().ID {
 			continue
 		}
-		pin, err := readPin(filepath.Join(stateDir, d.Name(), instance))
+		pin, err := state.ReadPin(filepath.Join(stateDir, d.Name(), instance))
 		if err != nil {
 			return nil, err
 		}
@@ -117,7 +91,7 @@ func settlePin(dir string, key *repo.WriteKey, rec *manifest.Record) error {
 	if rec.Type == manifest.Full {
 		key.Pin.Earlier = nil
 	}
-	if old, sealed, err := loadPin(dir); err == nil && sealed && reflect.DeepEqual(old, key.Pin) {
+	if old, sealed, err := state.LoadPin(dir); err == nil && sealed && reflect.DeepEqual(old, key.Pin) {
 		return nil
 	}
 	return writePin(dir, key.Pin)
@@ -138,7 +112,7 @@ type Accepted struct {
 // now, for the next key that it makes.
 func AcceptRecipients(stateDir string, r *repo.Repo, instance string) (*Accepted, error) {
 	dir := filepath.Join(stateDir, r.Config().ID, instance)
-	pin, err := readPin(dir)
+	pin, err := state.ReadPin(dir)
 	if err != nil && !errors.Is(err, repo.ErrRecipients) {
 		return nil, err
 	}

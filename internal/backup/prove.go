@@ -2,15 +2,14 @@ package backup
 
 import (
 	"fmt"
-	"os"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/zeebo/xxh3"
 
 	"github.com/slipcover/slipcover/internal/capture"
+	"github.com/slipcover/slipcover/internal/state"
 )
 
 // settled is how long after its last write a file is on the disk for sure. Linux
@@ -34,19 +33,6 @@ const (
 // doubts in the order of their notes. That somebody asked is no news.
 var doubts = []doubt{oldest, moved, times, touched, booted, due}
 
-// bootFile holds an id that is another one after each start of the machine.
-// Source: Linux, random(4).
-var bootFile = "/proc/sys/kernel/random/boot_id"
-
-// bootID returns the id of this start of the machine, "" where it can't be known.
-func bootID() string {
-	b, err := os.ReadFile(bootFile)
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(b))
-}
-
 // proofs decides which files are read whole, and gathers what came of it.
 type proofs struct {
 	all      doubt         // why every file is; noDoubt if it isn't so
@@ -62,12 +48,12 @@ type proofs struct {
 
 type proven struct{ files, bytes int64 }
 
-func newProofs(o *Options, parent *state, started time.Time) *proofs {
-	p := &proofs{booted: parent.boot == "" || parent.boot != bootID(), since: parent.summary.Started, now: started, interval: o.ProveInterval, proven: map[doubt]*proven{}}
+func newProofs(o *Options, parent *state.State, started time.Time) *proofs {
+	p := &proofs{booted: parent.Boot == "" || parent.Boot != state.BootID(), since: parent.Summary.Started, now: started, interval: o.ProveInterval, proven: map[doubt]*proven{}}
 	switch {
 	case o.Prove:
 		p.all = asked
-	case parent.unproven:
+	case parent.Unproven:
 		p.all = oldest
 	}
 	return p

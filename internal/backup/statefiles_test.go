@@ -11,6 +11,7 @@ import (
 
 	"github.com/slipcover/slipcover/internal/backup"
 	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/state"
 )
 
 // Whatever byte of the pin changes, it says what it said or is refused.
@@ -69,19 +70,19 @@ func TestWriterKeyOfAnotherByte(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "writer.key")
-	key, err := backup.WriterKey(dir)
+	key, err := state.WriterKey(dir)
 	must(t, err)
 	text, err := os.ReadFile(path)
 	must(t, err)
 	for i := range text {
 		must(t, os.WriteFile(path, altered(text, i), 0o600))
-		if got, err := backup.WriterKey(dir); err == nil && !got.Equal(key) {
+		if got, err := state.WriterKey(dir); err == nil && !got.Equal(key) {
 			t.Errorf("byte %d: another key is believed", i)
 		}
 	}
 	seed, _, _ := bytes.Cut(text, []byte{'\n'})
 	must(t, os.WriteFile(path, append(seed, '\n'), 0o600)) // as earlier versions wrote it
-	if got, err := backup.WriterKey(dir); err != nil || !got.Equal(key) {
+	if got, err := state.WriterKey(dir); err != nil || !got.Equal(key) {
 		t.Errorf("the old form: %v", err)
 	}
 	if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, text) {

@@ -17,6 +17,7 @@ import (
 	"github.com/slipcover/slipcover/internal/cli/open"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/node"
+	"github.com/slipcover/slipcover/internal/state"
 )
 
 type backupCreateOptions struct {
@@ -131,7 +132,7 @@ func runBackupCreate(ctx context.Context, env *core.Env, s *core.Settings, o *ba
 	env.Done("backup %s was made", res.Record.ID)
 	out := newBackupResult(res, time.Since(began))
 	missing := places.copy(ctx, env, res, out)
-	if key, err := backup.WriterKey(s.StateDir); err == nil {
+	if key, err := state.WriterKey(s.StateDir); err == nil {
 		out.Backup.Writer = base64.StdEncoding.EncodeToString(key.Public().(ed25519.PublicKey))
 	}
 	out.Storage = env.TrafficJSON()

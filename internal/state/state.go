@@ -1,4 +1,4 @@
-package backup
+package state
 
 import (
 	"bufio"
@@ -40,15 +40,15 @@ const (
 	stateFormat = 2
 )
 
-// state is what a run leaves for the next one.
-type state struct {
-	summary  manifest.Summary
-	key      string // instance recipient that the backup was encrypted to
-	boot     string // id of the machine's start; "" is unknown
-	unproven bool   // of an old version
-	segments []manifest.Segment
-	damage   []manifest.Damage
-	files    map[capture.Name]*capture.Known
+// State is what a backup leaves for the next one.
+type State struct {
+	Summary  manifest.Summary
+	Key      string // instance recipient that the backup was encrypted to
+	Boot     string // id of the machine's start; "" is unknown
+	Unproven bool   // of an old version: files must be proven by reading them
+	Segments []manifest.Segment
+	Damage   []manifest.Damage
+	Files    map[capture.Name]*capture.Known
 }
 
 type stateHead struct {
@@ -67,15 +67,16 @@ type stateLine struct {
 	Local capture.Local  `json:"local"`
 }
 
-// stateDir is the folder of one instance in one repository.
-func stateDir(dir, repoID, instance string) string { return filepath.Join(dir, repoID, instance) }
+// Dir is the folder of one instance in one repository.
+func Dir(dir, repoID, instance string) string { return filepath.Join(dir, repoID, instance) }
 
-func statePath(dir string) string { return filepath.Join(dir, "state.jsonl.zst") }
+// Path is the file of the state in such a folder.
+func Path(dir string) string { return filepath.Join(dir, "state.jsonl.zst") }
 
-// readState reads the state in dir. Without one, or with one that doesn't parse,
+// Read reads the state in dir. Without one, or with one that doesn't parse,
 // it returns nil and why: the next backup is then a full one.
-func readState(dir, repoID string) (st *state, why string, err error) {
-	f, err := os.Open(statePath(dir))
+func Read(dir, repoID string) (st *State, why string, err error) {
+	f, err := os.Open(Path(dir))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, "there is no state of an earlier backup here", nil
 	}
@@ -88,14 +89,15 @@ func readState(dir, repoID string) (st *state, why string, err error) {
 		return nil, "", err
 	}
 	defer z.Close()
-	st, err = decodeState(z, repoID)
+	st, err = Decode(z, repoID)
 	if err != nil {
 		return nil, fmt.Sprintf("the state of the earlier backup can't be used (%v)", err), nil
 	}
 	return st, "", nil
 }
 
-func decodeState(r io.Reader, repoID string) (*state, error) {
+// Decode reads a state of a repository.
+func Decode(r io.Reader, repoID string) (*State, error) {
 	lines, err := newStateReader(r)
 	if err != nil {
 		return nil, err
@@ -104,13 +106,13 @@ func decodeState(r io.Reader, repoID string) (*state, error) {
 	if head.Format != stateFormat && head.Format != oldStateFormat || head.Repo != repoID {
 		return nil, fmt.Errorf("format %d of repository %s", head.Format, head.Repo)
 	}
-	st := &state{summary: head.Summary, key: head.Key, boot: head.Boot, unproven: head.Format == oldStateFormat,
-		segments: head.Segments, damage: head.Damage, files: make(map[capture.Name]*capture.Known, max(0, min(head.Files, 1<<20)))}
+	st := &State{Summary: head.Summary, Key: head.Key, Boot: head.Boot, Unproven: head.Format == oldStateFormat,
+		Segments: head.Segments, Damage: head.Damage, Files: make(map[capture.Name]*capture.Known, max(0, min(head.Files, 1<<20)))}
 	if err := st.readFiles(lines); err != nil {
 		return nil, err
 	}
-	if len(st.files) != head.Files {
-		return nil, fmt.Errorf("%d files of %d", len(st.files), head.Files)
+	if len(st.Files) != head.Files {
+		return nil, fmt.Errorf("%d files of %d", len(st.Files), head.Files)
 	}
 	return st, nil
 }
@@ -120,8 +122,8 @@ const parsedAtOnce = 256
 
 // readFiles parses the lines of files on all CPUs: with many files that is most of what
 // a backup does that finds nothing new.
-func (st *state) readFiles(lines *stateReader) error {
-	var mu sync.Mutex // guards st.files
+func (st *State) readFiles(lines *stateReader) error {
+	var mu sync.Mutex // guards st.Files
 	var g errgroup.Group
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for end := false; !end; {
@@ -137,11 +139,11 @@ func (st *state) readFiles(lines *stateReader) error {
 			batch = append(batch, b)
 		}
 		g.Go(func() error {
-			parsed, err := parseFiles(batch, len(st.segments))
+			parsed, err := parseFiles(batch, len(st.Segments))
 			mu.Lock()
 			defer mu.Unlock()
 			for _, k := range parsed {
-				st.files[capture.Name{Root: k.File.Root, Path: k.File.Path}] = k
+				st.Files[capture.Name{Root: k.File.Root, Path: k.File.Path}] = k
 			}
 			return err
 		})
@@ -255,14 +257,14 @@ func (w *stateWriter) close() error {
 	return w.z.Close()
 }
 
-// writeState stores the state of a backup that was committed.
-func writeState(dir, repoID string, key *repo.WriteKey, m *manifest.Manifest, locals map[capture.Name]capture.Local) error {
+// Write stores the state of a backup that was committed.
+func Write(dir, repoID string, key *repo.WriteKey, m *manifest.Manifest, locals map[capture.Name]capture.Local) error {
 	recipient := ""
 	if key.Pin != nil {
 		recipient = key.Pin.InstanceRecipient
 	}
-	head := stateHead{stateFormat, repoID, recipient, bootID(), m.Summary, m.Segments, m.Damage, len(m.Files)}
-	return durable.WriteFile(statePath(dir), 0o600, func(f *os.File) error {
+	head := stateHead{stateFormat, repoID, recipient, BootID(), m.Summary, m.Segments, m.Damage, len(m.Files)}
+	return durable.WriteFile(Path(dir), 0o600, func(f *os.File) error {
 		w, err := newStateWriter(f)
 		if err != nil {
 			return err
@@ -293,7 +295,7 @@ func WriterKey(stateDir string) (ed25519.PrivateKey, error) {
 		return key, writeWriterKey(path, key)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the writer's key: %w", err)
+		return nil, fmt.Errorf("read the writer's Key: %w", err)
 	}
 	words := strings.Fields(string(b))
 	if len(words) == 0 || len(words) > 2 {
@@ -330,7 +332,7 @@ func writeWriterKey(path string, key ed25519.PrivateKey) error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("store the writer's key: %w", err)
+		return fmt.Errorf("store the writer's Key: %w", err)
 	}
 	return nil
 }
