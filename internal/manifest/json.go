@@ -30,6 +30,31 @@ func NewID() (BackupID, error) {
 	return BackupID(u.String()), nil
 }
 
+// NextID returns an id that sorts after one, whatever the clock says.
+func NextID(after BackupID) (BackupID, error) {
+	id, err := NewID()
+	if err != nil || id > after {
+		return id, err
+	}
+	u, err := uuid.Parse(string(after))
+	if err != nil {
+		return "", fmt.Errorf("make an id after %q: %w", after, err)
+	}
+	mine, err := uuid.Parse(string(id))
+	if err != nil {
+		return "", err
+	}
+	for i := 5; i >= 0; i-- { // the milliseconds, and one more
+		mine[i] = u[i]
+	}
+	for i := 5; i >= 0; i-- {
+		if mine[i]++; mine[i] != 0 {
+			break
+		}
+	}
+	return BackupID(mine.String()), nil
+}
+
 // Valid reports whether id has the form of a backup id.
 func (id BackupID) Valid() bool {
 	u, err := uuid.Parse(string(id))

@@ -23,6 +23,8 @@ type Tick struct {
 	// begins; End that of tick Last, of a roll-up.
 	Prev string `json:"prev,omitempty"`
 	End  string `json:"end,omitempty"`
+	// Long is true of a roll-up that no larger one takes over from: only a backup does.
+	Long bool `json:"long,omitempty"`
 	// Since is the backup whose cuts the chain went on from last, when tick Last was made.
 	Since BackupID `json:"since"`
 	// Times are when each tick was taken, by the node's clock.

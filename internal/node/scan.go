@@ -133,6 +133,34 @@ func (n *Node) Scan(ctx context.Context, o ScanOptions) (*Listing, error) {
 	return l, nil
 }
 
+// Entry returns what a scan lists for a regular file at a path below the data directory, with
+// "/" between its elements; ok if it is a database's.
+func (n *Node) Entry(rel string) (e Entry, ok bool) {
+	s := &scanner{node: n, list: &Listing{}, root: manifest.DataRoot, dir: n.DataDir}
+	for at := 0; ; { // a folder that a scan doesn't look into
+		i := strings.IndexByte(rel[at:], '/')
+		if i < 0 {
+			break
+		}
+		if at += i; s.pruned(rel[:at]) != "" {
+			return e, false
+		}
+		at++
+	}
+	found := s.classify(rel)
+	if found == nil || found.Kind == manifest.View {
+		return e, false
+	}
+	return *found, true
+}
+
+// ConfigEntries returns the configuration files that a scan lists.
+func (n *Node) ConfigEntries() []Entry {
+	s := &scanner{node: n, list: &Listing{}}
+	s.config()
+	return s.list.Config
+}
+
 type scanner struct {
 	ctx  context.Context // of one Scan
 	node *Node

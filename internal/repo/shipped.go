@@ -194,6 +194,31 @@ func (r *Repo) IsShipped(ctx context.Context, instance string, s manifest.Segmen
 	return true, nil
 }
 
+// DropRolledUp deletes objects of a chain whose ticks a roll-up covers, once that is stored. The roll-up
+// is the plan: it was stored before, durably, and says by its name what goes, so whoever is
+// stopped in between leaves nothing but objects of which nobody has need. keys are those of the objects, below
+// ship/<instance>/.
+func (r *Repo) DropRolledUp(ctx context.Context, instance string, by ShipName, keys []string) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	if _, err := r.store.Stat(ctx, r.shipKey(instance, by.String())); err != nil {
+		return fmt.Errorf("delete what was rolled up: look for %s: %w", by, err)
+	}
+	list := make([]storage.Key, 0, len(keys))
+	for _, k := range keys {
+		n, ok := ParseShipName(k)
+		if !ok || !by.RollUp() || by.Part > 0 || n.Chain != by.Chain || n.First < by.First || n.Last > by.Last || n.First == by.First && n.Last == by.Last && n.RollUp() {
+			return fmt.Errorf("delete what was rolled up: %s doesn't cover %s", by, k)
+		}
+		list = append(list, r.shipKey(instance, k))
+	}
+	if _, err := r.deleteAll(ctx, list); err != nil {
+		return fmt.Errorf("delete what was rolled up: %w", err)
+	}
+	return nil
+}
+
 // ReadTick reads the index of a tick or roll-up, and the segment that its object is. The
 // index is signed, by a trusted writer if those are configured, and what it refers to in the object has the
 // hash that it gives. It returns storage.ErrNotExist if the object was rolled up and

@@ -119,6 +119,36 @@ func (r *Repo) WriteKey(ctx context.Context, instance string, o KeyOptions) (*Wr
 	return r.newKey(ctx, instance, o, k)
 }
 
+// PinnedKey returns the key that is pinned, for what is stored between two backups: nothing
+// is made, put right or accepted. Where it can't be used any more it is ErrKeyGone: the next
+// backup makes a new one.
+func (r *Repo) PinnedKey(ctx context.Context, instance string, pin *KeyPin) (*WriteKey, error) {
+	known := pin != nil && pin.InstanceRecipient != ""
+	switch {
+	case !r.config.Encrypted() && known:
+		return nil, fmt.Errorf("%w: slipcover.json says that nothing is encrypted, and this node expects recipients; if that is wrong, someone changed it", ErrRecipients)
+	case !r.config.Encrypted():
+		return &WriteKey{}, nil
+	case !known:
+		return nil, fmt.Errorf("%w: no key is pinned on this node; the next backup makes one", ErrKeyGone)
+	}
+	keys, err := r.instanceKeys(ctx, instance)
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range keys {
+		if k.recipient == pin.InstanceRecipient && k.wrapped && !k.retired && !k.destroyed {
+			recipient, err := age.ParseX25519Recipient(pin.InstanceRecipient)
+			if err != nil {
+				return nil, fmt.Errorf("the pinned key %q is not an age recipient: %w", pin.InstanceRecipient, err)
+			}
+			mine := *pin
+			return &WriteKey{Pin: &mine, recipient: recipient}, nil
+		}
+	}
+	return nil, fmt.Errorf("%w, or was retired: the next backup makes a new one", ErrKeyGone)
+}
+
 // pinnedKey looks whether the pinned key can still be used. If not, the key it
 // returns has only the notes.
 //

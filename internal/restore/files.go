@@ -27,6 +27,9 @@ import (
 type Options struct {
 	Repo   *repo.Repo
 	Record *manifest.Record
+	// Moment is the manifest of a moment that was shipped, to be restored instead of the
+	// backup of Record, which it stands on; nil restores the backup.
+	Moment *manifest.Manifest
 
 	To       string // the data directory; made if it isn't there
 	IndexTo  string // where view indexes go; "" is To
@@ -179,9 +182,12 @@ func Files(ctx context.Context, opts Options) (*Result, error) {
 	if err := opts.check(); err != nil {
 		return nil, err
 	}
-	m, err := opts.Repo.Manifest(ctx, opts.Record)
-	if err != nil {
-		return nil, err
+	m := opts.Moment
+	if m == nil {
+		var err error
+		if m, err = opts.Repo.Manifest(ctx, opts.Record); err != nil {
+			return nil, err
+		}
 	}
 	r := &run{opts: opts, m: m, lost: map[*manifest.File]bool{}, rewritten: map[string]int64{}, res: &Result{Backup: m.ID, To: opts.To}}
 	if err := r.prepare(ctx); err != nil {
