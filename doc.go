@@ -19,8 +19,10 @@
 //	internal/job       documents of the service, and what agents and servers say
 //	internal/sdnotify  tells systemd how a service is doing
 //	internal/backup    full and incremental backups of a node
+//	internal/ship      what is committed between backups, as it happens
 //	internal/restore   a backup back to files, to a new instance, or verified
 //	internal/capture   what is new of one file of a node: proven, read, replayed
+//	internal/state     what a node keeps of an instance between runs
 //	internal/repo      the repository format: segments, manifests, keys, locks, prune, check, copies
 //	internal/retention which backups a policy keeps, and why
 //	internal/storage   the object store contract. Below it the drivers file, swift, s3, cdk (Google, Azure),

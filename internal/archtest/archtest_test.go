@@ -72,9 +72,12 @@ var allowed = map[string][]string{
 
 	// What is new of one file of a node: for the engines, and without what they do with it.
 	"internal/capture": {"couchfile", "couchfile/replay", "internal/durable", "internal/manifest", "internal/node"},
+	// What a node keeps of an instance between runs.
+	"internal/state": {"couchfile", "internal/capture", "internal/durable", "internal/manifest", "internal/node", "internal/repo"},
 
 	// Engines: an engine never imports another.
-	"internal/backup":  {"couchfile", "internal/capture", "internal/durable", "internal/manifest", "internal/newest", "internal/node", "internal/repo", "internal/shard"},
+	"internal/backup":  {"couchfile", "internal/capture", "internal/durable", "internal/manifest", "internal/newest", "internal/node", "internal/repo", "internal/shard", "internal/state"},
+	"internal/ship":    {"internal/capture", "internal/durable", "internal/follow", "internal/manifest", "internal/node", "internal/repo", "internal/state"},
 	"internal/restore": {"couchfile", "internal/couchgen", "internal/durable", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/shard", "internal/storage", "internal/words"},
 
 	// Who asks, and a listener with what stands around handlers: neither knows what is asked for.
@@ -106,13 +109,13 @@ var allowed = map[string][]string{
 	"internal/agent": {"internal/backup", "internal/bus", "internal/durable", "internal/job", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/restore", "internal/storage"},
 
 	// What commands have in common, and the settings' repositories opened: no command.
-	"internal/cli/core": {"internal/userfile", "couchfile", "internal/backup", "internal/config", "internal/manifest", "internal/node", "internal/repo",
+	"internal/cli/core": {"internal/userfile", "couchfile", "internal/backup", "internal/config", "internal/ship", "internal/manifest", "internal/node", "internal/repo",
 		"internal/restore", "internal/storage", "internal/storage/limit", "internal/storage/meter"},
-	"internal/cli/open": {"internal/userfile", "internal/cli/core", "internal/durable", "internal/manifest", "internal/repo", "internal/storage",
+	"internal/cli/open": {"internal/userfile", "internal/calendar", "internal/cli/core", "internal/durable", "internal/manifest", "internal/repo", "internal/storage",
 		"internal/storage/cache", "internal/storage/drivers", "internal/storage/retry"},
 
 	// The groups of the help: a group never imports another.
-	"internal/cli/backups": {"internal/userfile", "internal/cli/core", "internal/cli/open", "internal/backup", "internal/manifest", "internal/newest",
+	"internal/cli/backups": {"internal/userfile", "internal/cli/core", "internal/cli/open", "internal/backup", "internal/manifest", "internal/newest", "internal/state",
 		"internal/node", "internal/repo", "internal/restore", "internal/retention", "internal/storage"},
 	"internal/cli/restores": {"internal/userfile", "internal/cli/core", "internal/cli/open", "internal/manifest", "internal/restore"},
 	"internal/cli/look": {"internal/cli/core", "internal/cli/open", "couchfile", "internal/backup", "internal/calendar", "internal/config",
@@ -120,7 +123,7 @@ var allowed = map[string][]string{
 		"internal/storage/probe"},
 	"internal/cli/service": {"internal/cli/core", "internal/cli/open", "internal/access", "internal/admin", "internal/agent", "internal/backup",
 		"internal/bus", "internal/config", "internal/durable", "internal/httpd", "internal/job", "internal/localhost", "internal/manifest",
-		"internal/node", "internal/repo", "internal/restore", "internal/sdnotify", "internal/server", "internal/storage",
+		"internal/node", "internal/repo", "internal/restore", "internal/sdnotify", "internal/server", "internal/ship", "internal/storage",
 		"internal/storage/web", "internal/trove"},
 
 	// Puts the groups together.

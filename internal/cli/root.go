@@ -129,6 +129,7 @@ func newRoot(env *core.Env) *cobra.Command {
 		}
 	}
 	add("make", backups.Commands(env, g)...)
+	add("make", service.NewShip(env, g))
 	add("get", restores.Commands(env, g)...)
 	add("look", look.Commands(env, g)...)
 	add("service", service.Commands(env, g)...)

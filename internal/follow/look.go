@@ -177,7 +177,7 @@ func (f *Follower) catchUp(ctx context.Context, dirty map[string]struct{}) {
 	w := &walk{f: f, ctx: ctx}
 	seen := ""
 	for _, path := range paths {
-		if seen != "" && strings.HasPrefix(path, below(seen)) {
+		if seen != "" && strings.HasPrefix(path, seen+string(filepath.Separator)) {
 			continue
 		}
 		if w.root = f.rootOf(path); w.root == nil {
@@ -202,7 +202,8 @@ func (f *Follower) catchUp(ctx context.Context, dirty map[string]struct{}) {
 func (f *Follower) rootOf(path string) *root {
 	var of *root
 	for _, r := range f.roots {
-		if (path == r.path || strings.HasPrefix(path, below(r.path))) && (of == nil || len(r.path) > len(of.path)) {
+		prefix := strings.TrimSuffix(r.path, string(filepath.Separator)) + string(filepath.Separator)
+		if (path == r.path || strings.HasPrefix(path, prefix)) && (of == nil || len(r.path) > len(of.path)) {
 			of = r
 		}
 	}
@@ -307,9 +308,8 @@ func (w *walk) list(path string) (files []file, subs []string, err error) {
 		return nil, nil, err
 	}
 	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
-	prefix := below(path)
 	for _, e := range entries {
-		full := prefix + e.Name()
+		full := filepath.Join(path, e.Name())
 		kind := e.Type()
 		if kind&fs.ModeSymlink != 0 {
 			kind = kindOf(full)

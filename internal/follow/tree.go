@@ -3,7 +3,6 @@ package follow
 import (
 	"path/filepath"
 	"slices"
-	"strings"
 )
 
 // folder returns what is kept of a folder, or nil.
@@ -77,15 +76,10 @@ func (d *folder) link(name string, there bool) {
 	}
 }
 
-// below returns what paths of what is in a folder begin with.
-func below(dir string) string {
-	return strings.TrimSuffix(dir, string(filepath.Separator)) + string(filepath.Separator)
-}
-
 func joinAll(dir string, names []string) []string {
-	paths, prefix := make([]string, len(names)), below(dir)
+	paths := make([]string, len(names))
 	for i, name := range names {
-		paths[i] = prefix + name
+		paths[i] = filepath.Join(dir, name)
 	}
 	return paths
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -16,6 +17,7 @@ import (
 
 type restoreOptions struct {
 	open.Options
+	open.When
 	to         string
 	indexTo    string
 	configTo   string
@@ -31,22 +33,47 @@ type restoreOptions struct {
 func newRestore(env *core.Env, g *core.Global) *cobra.Command {
 	o := &restoreOptions{}
 	c := &cobra.Command{
-		Use:   "restore ID --to DIR",
-		Short: "Restore a backup as files: a node's data directory, or chosen databases",
+		Use:   "restore [ID] --to DIR",
+		Short: "Restore a backup or any moment as files: a node's data directory, or chosen databases",
 		Long: `Restore a backup, named by its id, its name or "latest", as files. Stop CouchDB, restore into its data directory, and start
 it. A restore that was killed goes on when you run it again; until it is done, no file looks like a whole database.
 
   slipcover restore latest --to /opt/couchdb/data
   slipcover restore latest --to /tmp/orders --db orders        one database, to be moved into a running node
-  slipcover restore latest --to /opt/couchdb/data --delta      write only what differs from what is there`,
-		Args: core.Arguments(1, 1, "one backup's ID, name, or \"latest\""),
+  slipcover restore latest --to /opt/couchdb/data --delta      write only what differs from what is there
+  slipcover restore --at "yesterday 18:00" --to /tmp/then      the state at a moment, out of what was shipped`,
+		Args: core.Arguments(0, 1, "one backup's ID, name, or \"latest\""),
 		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, args []string) error {
-			return runRestore(ctx, env, s, o, args[0])
+			return runRestore(ctx, env, s, o, strings.Join(args, ""))
 		}),
 	}
 	o.Options.Flags(c.Flags(), "whose backup it is")
+	o.When.Flags(c.Flags())
 	o.bind(c.Flags())
 	return c
+}
+
+// open opens the backup or moment that is to be restored; moment is nil for a backup.
+func (o *restoreOptions) open(ctx context.Context, env *core.Env, s *core.Settings, ref string) (*open.Repository, *manifest.Record, *manifest.Manifest, error) {
+	switch {
+	case o.At == "" && ref == "":
+		return nil, nil, nil, core.Usage("restore needs one backup's ID, name, or \"latest\"; or --at with a time")
+	case o.At == "":
+		r, rec, err := toRestore(ctx, env, s, o.Instance, ref)
+		return r, rec, nil, err
+	case ref != "":
+		return nil, nil, nil, core.Usage("restore takes a backup or --at, not both: --at finds the backup itself")
+	}
+	s.FromCache = true // every file is held against its hash
+	r, m, moment, err := open.Moment(ctx, env, s, o.Instance, &o.When)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if err := core.CheckStrategy("restore", s.RestoreNamespace, moment.Base.Strategy); err != nil {
+		r.Close()
+		return nil, nil, nil, err
+	}
+	return r, moment.Base, m, nil
 }
 
 func (o *restoreOptions) bind(f *pflag.FlagSet) {
@@ -70,7 +97,7 @@ func runRestore(ctx context.Context, env *core.Env, s *core.Settings, o *restore
 	if o.to == "" {
 		return core.Usage("restore needs --to DIR, where the files go")
 	}
-	r, rec, err := toRestore(ctx, env, s, o.Instance, ref)
+	r, rec, moment, err := o.open(ctx, env, s, ref)
 	if err != nil {
 		return err
 	}
@@ -79,7 +106,7 @@ func runRestore(ctx context.Context, env *core.Env, s *core.Settings, o *restore
 	stop := core.StartProgress(env, s.Progress, "restoring", core.RestoreReading(p))
 	defer stop()
 	res, err := restore.Files(ctx, restore.Options{
-		Repo: r.Repo, Record: rec, To: o.to, IndexTo: o.indexTo, ConfigTo: o.configTo, Delta: o.delta,
+		Repo: r.Repo, Record: rec, Moment: moment, To: o.to, IndexTo: o.indexTo, ConfigTo: o.configTo, Delta: o.delta,
 		Databases: o.databases, As: o.as, KeepSuffix: o.keepSuffix, NoIndexes: o.noIndexes, NodeName: o.nodeName,
 		Owner: s.Owner, Parallel: s.Parallel, Progress: p,
 	})

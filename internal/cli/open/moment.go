@@ -1,0 +1,78 @@
+package open
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/slipcover/slipcover/internal/calendar"
+	"github.com/slipcover/slipcover/internal/cli/core"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/repo"
+)
+
+// When names a moment on the command line.
+type When struct {
+	At   string
+	Zone string
+}
+
+// Flags adds the flags.
+func (w *When) Flags(f *pflag.FlagSet) {
+	f.StringVar(&w.At, "at", "", "the state at that `TIME`, out of what was shipped: 2026-11-22T10:32:00Z, \"2026-11-22 10:32\", \"yesterday 18:00\", \"90m ago\"")
+	f.StringVar(&w.Zone, "zone", "", "time `ZONE` of --at, such as Europe/Berlin, where it names none (default: this machine's)")
+}
+
+// Time returns the time that At names.
+func (w *When) Time(now time.Time) (time.Time, error) {
+	zone := time.Local
+	if w.Zone != "" {
+		var err error
+		if zone, err = time.LoadLocation(w.Zone); err != nil {
+			return time.Time{}, core.Usage("--zone %s: %v", w.Zone, err)
+		}
+	}
+	t, err := calendar.ParseWhen(w.At, now, zone)
+	if err != nil {
+		return t, core.Usage("--at: %v", err)
+	}
+	return t, nil
+}
+
+// Moment opens the repository and finds the moment at a time.
+func Moment(ctx context.Context, env *core.Env, s *core.Settings, instance string, w *When) (*Repository, *manifest.Manifest, *repo.Moment, error) {
+	at, err := w.Time(env.Now())
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	r, err := Repo(ctx, env, s, true)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	m, moment, err := momentIn(ctx, r, instance, at)
+	if err != nil {
+		r.Close()
+		return nil, nil, nil, err
+	}
+	return r, m, moment, nil
+}
+
+func momentIn(ctx context.Context, r *Repository, instance string, at time.Time) (*manifest.Manifest, *repo.Moment, error) {
+	if instance == "" {
+		names, err := r.Instances(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		if len(names) != 1 {
+			return nil, nil, fmt.Errorf("%w: moments are of one instance; pass --instance with one of: %s", repo.ErrAmbiguous, strings.Join(names, ", "))
+		}
+		instance = names[0]
+	}
+	if err := r.Unlock(ctx); err != nil {
+		return nil, nil, err
+	}
+	return r.At(ctx, instance, at)
+}

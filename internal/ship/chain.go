@@ -1,0 +1,429 @@
+package ship
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/slipcover/slipcover/internal/capture"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/state"
+)
+
+// lookEvery is how long a shipper believes that its chain is still its own.
+const lookEvery = time.Minute
+
+// resume finds where the last shipper on this node ended, or begins a chain.
+func (s *Shipper) resume(ctx context.Context) error {
+	lines, err := s.readJournal()
+	if err != nil {
+		return err
+	}
+	base, err := s.readBase()
+	if err != nil {
+		return err
+	}
+	s.boot = state.BootID()
+	if lines == nil {
+		return s.begin(ctx, base)
+	}
+	s.chain = lines.head.Chain
+	last := lines.unproven()
+	if err := s.restore(lines); err != nil {
+		return err
+	}
+	if err := s.ended(ctx, last); err != nil {
+		return err
+	}
+	if lines.head.Base != s.based { // there is a later backup: its cuts count, and what was shipped since
+		s.based = stamp{}
+		return s.adopt(ctx)
+	}
+	return nil
+}
+
+// unproven takes the last tick off, of which it isn't known whether it was stored; nil if there is none.
+func (l *journalLines) unproven() *tickLine {
+	n := len(l.ticks)
+	if n == 0 {
+		return nil
+	}
+	last := l.ticks[n-1]
+	if name, ok := repo.ParseShipName(last.Segment.Key); ok && name.RollUp() {
+		return nil // a roll-up is stored before its line
+	}
+	l.ticks = l.ticks[:n-1]
+	return &last
+}
+
+// journalLines is what a journal says.
+type journalLines struct {
+	head  headLine
+	files []fileLine
+	ticks []tickLine
+}
+
+// readJournal returns what the journal says, nil if there is none.
+func (s *Shipper) readJournal() (*journalLines, error) {
+	var lines *journalLines
+	err := s.journal.read(func(n int, text []byte) error {
+		switch {
+		case n == 0:
+			lines = &journalLines{}
+			if err := json.Unmarshal(text, &lines.head); err != nil || lines.head.Format != journalFormat || !lines.head.Chain.ID.Valid() {
+				return fmt.Errorf("the journal of shipping is of format %d, which a later version of Slipcover reads", lines.head.Format)
+			}
+			return nil
+		case n <= lines.head.Files:
+			var f fileLine
+			if err := json.Unmarshal(text, &f); err != nil {
+				return err
+			}
+			lines.files = append(lines.files, f)
+			return nil
+		}
+		var t tickLine
+		if err := json.Unmarshal(text, &t); err != nil {
+			return err
+		}
+		if t.Tick == nil || len(t.Locals) != len(t.Tick.Files) {
+			return fmt.Errorf("the journal of shipping says nothing of a tick")
+		}
+		lines.ticks = append(lines.ticks, t)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if lines != nil && len(lines.files) < lines.head.Files {
+		return nil, nil // it was written whole, so the disk has lost some of it
+	}
+	return lines, nil
+}
+
+// readBase reads the state of the last backup into s.files, and sets s.based.
+func (s *Shipper) readBase() (*state.State, error) {
+	now, err := s.stampOf()
+	if err != nil {
+		return nil, err
+	}
+	st, why, err := state.Read(s.dir, s.o.Repo.Config().ID)
+	if err != nil {
+		return nil, err
+	}
+	if st == nil {
+		return nil, fmt.Errorf("%w: %s; `slipcover backup create` makes one", ErrNoBase, why)
+	}
+	now.Backup = st.Summary.ID
+	s.based = now
+	for nm, k := range st.Files {
+		if k.File.Kind == manifest.View {
+			continue
+		}
+		s.files[nm] = bare(&file{*k})
+	}
+	return st, nil
+}
+
+// stampOf looks at the state of the last backup.
+func (s *Shipper) stampOf() (stamp, error) {
+	info, err := os.Stat(state.Path(s.dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return stamp{}, nil
+	}
+	if err != nil {
+		return stamp{}, err
+	}
+	return stamp{Size: info.Size(), MTime: info.ModTime().UnixNano()}, nil
+}
+
+// begin begins a chain at the last backup.
+func (s *Shipper) begin(ctx context.Context, base *state.State) error {
+	shipped, err := s.o.Repo.Shipped(ctx, s.o.Instance)
+	if err != nil {
+		return err
+	}
+	id, err := manifest.NewID()
+	if err != nil {
+		return err
+	}
+	for _, o := range shipped {
+		if o.Chain >= id {
+			if id, err = manifest.NextID(o.Chain); err != nil {
+				return err
+			}
+		}
+	}
+	s.chain = chain{ID: id, Since: base.Summary.ID, Seen: base.Summary.Started.UnixMilli()}
+	s.links, s.long, s.old = nil, nil, nil
+	clear(s.pinned)
+	clear(s.changed)
+	s.looked = time.Now()
+	return s.rewrite()
+}
+
+// rewrite writes the journal anew: where the chain is, which files differed from the backup's
+// state before the links that are kept, and these.
+func (s *Shipper) rewrite() error {
+	before := map[capture.Name]*file{}
+	for nm := range s.changed {
+		before[nm] = s.files[nm]
+	}
+	for _, l := range slices.Backward(s.links) {
+		for i, f := range l.tick.Files {
+			before[capture.Name{Root: f.Root, Path: f.Path}] = l.was[i]
+		}
+	}
+	head := headLine{Format: journalFormat, Chain: s.chain, Boot: s.boot, Base: s.based, Files: len(before), Long: s.long,
+		Pinned: slices.Sorted(maps.Keys(s.pinned)), Old: s.old}
+	return s.journal.rewrite(func(add func(any) error) error {
+		err := add(head)
+		for nm, f := range before {
+			line := fileLine{Root: nm.Root, Path: nm.Path}
+			if f != nil {
+				line.File, line.Local, line.Whole = f.File, f.Local, f.Whole
+			}
+			if err == nil {
+				err = add(line)
+			}
+		}
+		for _, l := range s.links {
+			if err == nil {
+				err = add(lineOf(l))
+			}
+		}
+		return err
+	})
+}
+
+// restore puts what the journal says of files over the backup's state, if that is the one that it
+// was written for.
+func (s *Shipper) restore(lines *journalLines) error {
+	if lines.head.Base == s.based {
+		for _, f := range lines.files {
+			nm := capture.Name{Root: f.Root, Path: f.Path}
+			s.changed[nm] = true
+			if delete(s.files, nm); f.File != nil {
+				s.files[nm] = &file{capture.Known{File: f.File, Local: f.Local, Whole: f.Whole}}
+			}
+		}
+	}
+	s.long, s.old = lines.head.Long, lines.head.Old
+	for _, key := range lines.head.Pinned {
+		s.pinned[key] = true
+	}
+	for i := range lines.ticks {
+		if err := s.restoreLine(&lines.ticks[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// restoreLine goes on from a tick or roll-up that is stored.
+func (s *Shipper) restoreLine(t *tickLine) error {
+	name, ok := repo.ParseShipName(t.Segment.Key)
+	if !ok {
+		return fmt.Errorf("the journal of shipping names an object %q", t.Segment.Key)
+	}
+	l := &link{name: name, tick: t.Tick, segment: t.Segment, locals: t.Locals}
+	if name.RollUp() {
+		return s.restoreRollUp(l)
+	}
+	for i, f := range t.Tick.Files {
+		nm := capture.Name{Root: f.Root, Path: f.Path}
+		l.was = append(l.was, s.files[nm])
+		s.files[nm] = bare(&file{capture.Known{File: &f.File, Local: t.Locals[i]}})
+		s.changed[nm] = true
+	}
+	for _, g := range t.Tick.Gone {
+		nm := capture.Name{Root: g.Root, Path: g.Path}
+		delete(s.files, nm)
+		s.changed[nm] = true
+	}
+	s.links = append(s.links, l)
+	s.chain.Tick, s.chain.End = t.Tick.Last, t.Segment.SHA256
+	s.chain.Seen = t.Tick.Times[len(t.Tick.Times)-1].At
+	return nil
+}
+
+// restoreRollUp puts a roll-up in the place of the links before it; or behind them, where the journal
+// was written anew since.
+func (s *Shipper) restoreRollUp(made *link) error {
+	i := slices.IndexFunc(s.links, func(l *link) bool { return l.tick.First == made.tick.First })
+	n := slices.IndexFunc(s.links, func(l *link) bool { return l.tick.Last == made.tick.Last })
+	if i < 0 && n < 0 {
+		for k, f := range made.tick.Files {
+			nm := capture.Name{Root: f.Root, Path: f.Path}
+			made.was = append(made.was, s.files[nm])
+			s.files[nm] = bare(&file{capture.Known{File: &f.File, Local: made.locals[k]}})
+			s.changed[nm] = true
+		}
+		for _, g := range made.tick.Gone {
+			nm := capture.Name{Root: g.Root, Path: g.Path}
+			if is := s.files[nm]; is != nil && s.goneLast(made, nm, g.Tick) {
+				delete(s.files, nm)
+			}
+			s.changed[nm] = true
+		}
+		s.links = append(s.links, made)
+		s.chain.Tick, s.chain.End = made.tick.Last, made.tick.End
+		s.chain.Seen = made.end().UnixMilli()
+		return nil
+	}
+	if i < 0 || n < i {
+		return fmt.Errorf("the journal of shipping has a roll-up of ticks %d to %d, and not these", made.tick.First, made.tick.Last)
+	}
+	links := s.links[i : n+1]
+	for _, f := range made.tick.Files {
+		made.was = append(made.was, wasOf(links, f))
+	}
+	s.replace(i, links, made)
+	return nil
+}
+
+// goneLast reports whether a roll-up has nothing of a file behind the tick in which it was gone.
+func (s *Shipper) goneLast(l *link, nm capture.Name, tick int64) bool {
+	return !slices.ContainsFunc(l.tick.Files, func(f *manifest.TickFile) bool {
+		return f.Root == nm.Root && f.Path == nm.Path && f.Cuts[len(f.Cuts)-1].Tick > tick
+	})
+}
+
+// wasOf returns what was known of a file before the range of a roll-up began.
+func wasOf(links []*link, f *manifest.TickFile) *file {
+	for _, l := range links {
+		for i, g := range l.tick.Files {
+			if g.Root == f.Root && g.Path == f.Path && g.Generation == f.Generation && g.From == f.From {
+				return l.was[i]
+			}
+		}
+	}
+	return nil
+}
+
+// ended finds out whether the last tick in the journal was stored, and whether the chain is
+// this shipper's.
+func (s *Shipper) ended(ctx context.Context, last *tickLine) error {
+	if last != nil {
+		stored, err := s.o.Repo.IsShipped(ctx, s.o.Instance, last.Segment)
+		if errors.Is(err, repo.ErrShipped) {
+			return s.elsewhere(ctx, fmt.Errorf("%w: %w", ErrOther, err))
+		}
+		if err != nil {
+			return err
+		}
+		if stored {
+			if err := s.restoreLine(last); err != nil {
+				return err
+			}
+		}
+	}
+	err := s.look(ctx)
+	if errors.Is(err, ErrOther) {
+		return s.elsewhere(ctx, err)
+	}
+	return err
+}
+
+// elsewhere is what becomes of a shipper that finds another one's ticks: an error, or a chain of
+// its own.
+func (s *Shipper) elsewhere(ctx context.Context, err error) error {
+	if !s.o.TakeOver {
+		return fmt.Errorf("%w: a copy of this machine, or an older image of it, ships under the same name, or this is one. If the other one is gone for good, make a backup here and run this once with --take-over", err)
+	}
+	clear(s.files)
+	base, err := s.readBase()
+	if err != nil {
+		return err
+	}
+	return s.begin(ctx, base)
+}
+
+// look makes sure that nobody else ships the instance, unless that was found a moment ago. A number
+// of a tick that was rolled up is free again, so that its name is free says little.
+func (s *Shipper) look(ctx context.Context) error {
+	if time.Since(s.looked) < lookEvery {
+		return nil
+	}
+	shipped, err := s.o.Repo.Shipped(ctx, s.o.Instance)
+	if err != nil {
+		return err
+	}
+	for _, o := range shipped {
+		switch {
+		case o.Chain > s.chain.ID:
+			return fmt.Errorf("%w: chain %s was begun after the one of this node, %s", ErrOther, o.Chain, s.chain.ID)
+		case o.Chain == s.chain.ID && o.Last > s.chain.Tick && (o.Part == 0 || o.Last > s.chain.Tick+1):
+			return fmt.Errorf("%w: it has tick %d of chain %s, and this node has stored %d", ErrOther, o.Last, o.Chain, s.chain.Tick)
+		}
+	}
+	s.looked = time.Now()
+	return nil
+}
+
+// adopt goes on from the cuts of a backup that was made meanwhile.
+func (s *Shipper) adopt(ctx context.Context) error {
+	now, err := s.stampOf()
+	if err != nil || now.Size == s.based.Size && now.MTime == s.based.MTime || now.Size == 0 {
+		return err
+	}
+	mine := s.files
+	s.files = map[capture.Name]*file{}
+	base, err := s.readBase()
+	if errors.Is(err, ErrNoBase) { // it is being made anew, or can't be read; the next one will do
+		s.files = mine
+		s.log.WarnContext(ctx, "the state of the last backup can't be used; shipping goes on as it was", "err", err)
+		return nil
+	}
+	if err != nil {
+		s.files = mine
+		return err
+	}
+	clear(s.changed)
+	for nm, m := range mine {
+		b := s.files[nm]
+		switch {
+		case b != nil && (sameFile(m, b) || m.File.Header == nil || b.File.Header == nil || m.File.Header.UUID != b.File.Header.UUID || m.File.Header.UpdateSeq < b.File.Header.UpdateSeq):
+			if m.File.Size != b.File.Size {
+				s.mark(nm)
+			}
+			continue
+		case b == nil && time.UnixMilli(s.chain.Seen).Before(base.Summary.Started):
+			continue // gone since
+		}
+		s.files[nm] = m
+		s.changed[nm] = true
+	}
+	for nm := range s.files {
+		if mine[nm] == nil {
+			s.mark(nm)
+		}
+	}
+	s.chain.Since = base.Summary.ID
+	if err := s.openKey(ctx); err != nil {
+		return err
+	}
+	s.log.InfoContext(ctx, "going on from a backup", "backup", base.Summary.ID)
+	return s.rewrite()
+}
+
+// mark has a file looked at in the next tick.
+func (s *Shipper) mark(nm capture.Name) {
+	if nm.Root == manifest.EtcRoot {
+		s.config = true
+	} else if _, ok := s.dirty[nm]; !ok {
+		s.dirty[nm] = false
+	}
+}
+
+// sameFile reports whether two states are of one physical file.
+func sameFile(a, b *file) bool {
+	return a.File.Generation == b.File.Generation || a.Local.Ino != 0 && a.Local.Ino == b.Local.Ino && a.Local.Dev == b.Local.Dev
+}

@@ -1,0 +1,224 @@
+package ship_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"filippo.io/age"
+
+	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/internal/backup"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/node"
+	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/ship"
+	"github.com/slipcover/slipcover/internal/storage"
+	"github.com/slipcover/slipcover/internal/storage/mem"
+	"github.com/slipcover/slipcover/internal/testenv"
+)
+
+// env is a node with a repository.
+type env struct {
+	t        testing.TB
+	data     string
+	state    string
+	store    storage.Store
+	identity age.Identity
+	clock    time.Time
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func newEnv(t testing.TB, data string) *env {
+	t.Helper()
+	id, err := age.GenerateX25519Identity()
+	must(t, err)
+	e := &env{t: t, data: data, state: t.TempDir(), store: mem.New(), identity: id, clock: time.Now()}
+	_, err = repo.Init(t.Context(), e.store, repo.InitOptions{Recipients: []string{id.Recipient().String()}})
+	must(t, err)
+	return e
+}
+
+// now is a clock that never stands still.
+func (e *env) now() time.Time {
+	e.clock = e.clock.Add(7 * time.Millisecond)
+	return e.clock
+}
+
+func (e *env) repo() *repo.Repo {
+	e.t.Helper()
+	r, err := repo.Open(context.Background(), e.store, repo.Options{Identities: []age.Identity{e.identity}})
+	must(e.t, err)
+	return r
+}
+
+func (e *env) node() *node.Node {
+	e.t.Helper()
+	n, err := node.Locate(context.Background(), node.Options{DataDir: e.data})
+	must(e.t, err)
+	return n
+}
+
+func (e *env) backup(edit ...func(*backup.Options)) *manifest.Record {
+	e.t.Helper()
+	o := backup.Options{Repo: e.repo(), Node: e.node(), Instance: "node1", StateDir: e.state, Name: "test", Tool: "test", Indexes: true, Compaction: backup.Replay, Tails: backup.Replay, Now: e.now}
+	for _, f := range edit {
+		f(&o)
+	}
+	res, err := backup.Run(e.t.Context(), o)
+	must(e.t, err)
+	return res.Record
+}
+
+func (e *env) options() ship.Options {
+	return ship.Options{Repo: e.repo(), Node: e.node(), Instance: "node1", StateDir: e.state, Tool: "test", Now: e.now}
+}
+
+func (e *env) ship() *ship.Shipper {
+	e.t.Helper()
+	s, err := ship.Open(e.t.Context(), e.options())
+	must(e.t, err)
+	e.t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+// files are the databases as they are, each up to its newest header.
+func (e *env) files() map[string][]byte {
+	e.t.Helper()
+	out := map[string][]byte{}
+	err := filepath.WalkDir(e.data, func(p string, d fs.DirEntry, err error) error {
+		rel, _ := filepath.Rel(e.data, p)
+		if err != nil || d.IsDir() || filepath.Ext(p) != ".couch" || strings.HasPrefix(rel, ".") {
+			return nil
+		}
+		b, err := os.ReadFile(p)
+		if err != nil {
+			return nil
+		}
+		if h, err := couchfile.FindHeader(bytes.NewReader(b), int64(len(b))); err == nil {
+			out[filepath.ToSlash(rel)] = b[:h.End]
+		}
+		return nil
+	})
+	must(e.t, err)
+	return out
+}
+
+// moment reads all databases of the moment at a time.
+func (e *env) moment(at time.Time) (map[string][]byte, *repo.Moment) {
+	e.t.Helper()
+	r := e.repo()
+	m, moment, err := r.At(e.t.Context(), "node1", at)
+	if err != nil {
+		e.t.Fatalf("at %s: %v", at, err)
+	}
+	rd := r.NewReader(m, m.Files)
+	defer rd.Close()
+	out := map[string][]byte{}
+	for _, f := range m.Files {
+		if f.Root != manifest.DataRoot || f.Kind == manifest.View {
+			continue
+		}
+		var b bytes.Buffer
+		if err := rd.Stream(e.t.Context(), f, func(p []byte) error { b.Write(p); return nil }); err != nil {
+			e.t.Fatalf("%s at %s: %v", f.Path, at, err)
+		}
+		out[f.Path] = b.Bytes()
+	}
+	return out, moment
+}
+
+func (e *env) compare(what string, got, want map[string][]byte) {
+	e.t.Helper()
+	for p, b := range want {
+		if !bytes.Equal(got[p], b) {
+			e.t.Errorf("%s: %s has %d bytes, and had %d", what, p, len(got[p]), len(b))
+		}
+	}
+	for p := range got {
+		if want[p] == nil {
+			e.t.Errorf("%s: %s is there, and was not", what, p)
+		}
+	}
+}
+
+// tick ships, and again until nothing is left.
+func tick(t testing.TB, s *ship.Shipper) {
+	t.Helper()
+	must(t, s.Tick(t.Context()))
+	must(t, s.Tick(t.Context())) // what was gone for the first time
+}
+
+// Each moment that was shipped is, byte for byte, what the files were.
+func TestMoments(t *testing.T) {
+	t.Parallel()
+	live := testenv.CouchDB(t, testenv.Options{})
+	rnd := rand.New(rand.NewPCG(12, 1))
+	db := func(i int) string { return fmt.Sprintf("db%d", i) }
+	for i := range 3 {
+		must(t, live.Put(testenv.DBPath(db(i))+"?q=2", nil, nil))
+	}
+	e := newEnv(t, live.DataDir)
+	write := func(n int) {
+		for range n {
+			id := fmt.Sprintf("doc%d", rnd.IntN(300))
+			path := testenv.DBPath(db(rnd.IntN(3)), id)
+			var old struct {
+				Rev string `json:"_rev"`
+			}
+			_ = live.Get(path, &old)
+			doc := map[string]any{"n": rnd.IntN(1e6), "text": strings.Repeat("x", rnd.IntN(2000))}
+			if old.Rev != "" {
+				doc["_rev"] = old.Rev
+			}
+			if err := live.Put(path, doc, nil); err != nil && testenv.Status(err) != 404 {
+				t.Fatal(err)
+			}
+		}
+	}
+	write(50)
+	e.backup()
+	s := e.ship()
+	type state struct {
+		at    time.Time
+		files map[string][]byte
+	}
+	var states []state
+	for i := range 40 {
+		write(rnd.IntN(12))
+		switch i {
+		case 10, 30:
+			must(t, live.Compact("db1"))
+		case 15:
+			must(t, live.Delete("/db2"))
+		case 18:
+			must(t, live.Put("/db2?q=2", nil, nil))
+		case 20:
+			must(t, s.Close())
+			s = e.ship()
+		case 25:
+			e.backup()
+		}
+		time.Sleep(20 * time.Millisecond)
+		tick(t, s)
+		states = append(states, state{e.now(), e.files()})
+	}
+	for i, st := range states {
+		got, m := e.moment(st.at)
+		e.compare(fmt.Sprintf("moment %d, tick %d on %s", i, m.Tick, m.Base.ID.Short()), got, st.files)
+	}
+	t.Logf("%+v", s.Status())
+}

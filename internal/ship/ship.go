@@ -1,0 +1,318 @@
+package ship
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/slipcover/slipcover/internal/capture"
+	"github.com/slipcover/slipcover/internal/durable"
+	"github.com/slipcover/slipcover/internal/follow"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/node"
+	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/state"
+)
+
+var (
+	// ErrNoBase says that there is no backup of this node that shipping could go on from.
+	ErrNoBase = errors.New("there is no backup of this node to go on from")
+	// ErrOther says that somebody else ships the instance, or has since this node did.
+	ErrOther = errors.New("the instance is shipped from elsewhere")
+)
+
+// Options are the options of Open.
+type Options struct {
+	Repo     *repo.Repo
+	Node     *node.Node
+	Instance string
+	StateDir string
+	Tool     string        // name and version of the program
+	Interval time.Duration // between two ticks; 1 s if 0
+	// Compaction and Tails are how what was compacted and appended is stored, as for a backup;
+	// "" is capture.Replay.
+	Compaction, Tails string
+	// TakeOver goes on though another one has shipped the instance since this node did.
+	TakeOver bool
+
+	Log *slog.Logger     // nil: nothing is logged
+	Now func() time.Time // the clock that ticks are stamped by; nil is time.Now
+}
+
+// Shipper ships one instance. Its methods but Status are called by one goroutine.
+type Shipper struct {
+	o       Options
+	dir     string // of the instance's state
+	log     *slog.Logger
+	key     *repo.WriteKey
+	signer  ed25519.PrivateKey
+	takers  *capture.Takers
+	follow  *follow.Follower
+	journal *journal
+	chain   chain
+	files   map[capture.Name]*file
+	dirty   map[capture.Name]bool // to be looked at in the next tick; true if it was gone in the last
+	config  bool                  // ini files are to be looked at
+	quiet   time.Time             // when nothing was known to be new
+	looked  time.Time             // when the chain was last found to be this shipper's
+	started time.Time             // of the tick that is made
+	based   stamp                 // of the backup's state that was taken over
+	boot    string
+	names   int64 // generations named
+
+	links     []*link               // objects that are not part of a roll-up of the long level, oldest first
+	long      []string              // names of roll-ups of the long level
+	pinned    map[string]bool       // keys of objects that those refer to
+	old       []dropLine            // to be deleted
+	changed   map[capture.Name]bool // files that differ from the backup's state
+	rolling   *rolling              // nil if no roll-up is being made
+	rollAfter time.Time             // none is made before
+	working   context.Context       // of what other goroutines do
+	stop      context.CancelFunc
+	work      sync.WaitGroup
+
+	status status
+}
+
+// chain is where a shipper is.
+type chain struct {
+	ID    manifest.BackupID `json:"id"`
+	Since manifest.BackupID `json:"since"` // the backup whose cuts it went on from last
+	Tick  int64             `json:"tick"`  // number of the last tick that is stored, 0 if none is
+	End   string            `json:"end"`   // SHA-256 of its object, in hex
+	Seen  int64             `json:"seen"`  // up to when it tells the state, Unix milliseconds
+}
+
+// file is what is known of a file of the node.
+type file struct {
+	capture.Known
+}
+
+// Open makes a shipper that goes on where the last one on this node ended, or from the last
+// backup. It returns ErrNoBase if there was none, ErrOther if the instance is shipped from elsewhere.
+func Open(ctx context.Context, o Options) (*Shipper, error) {
+	if o.Interval <= 0 {
+		o.Interval = time.Second
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Compaction == "" {
+		o.Compaction = capture.Replay
+	}
+	if o.Tails == "" {
+		o.Tails = capture.Replay
+	}
+	s := &Shipper{o: o, log: o.Log, files: map[capture.Name]*file{}, dirty: map[capture.Name]bool{}, config: true,
+		pinned: map[string]bool{}, changed: map[capture.Name]bool{}}
+	s.working, s.stop = context.WithCancel(context.WithoutCancel(ctx))
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.dir = state.Dir(o.StateDir, o.Repo.Config().ID, o.Instance)
+	if err := s.open(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *Shipper) open(ctx context.Context) (err error) {
+	if s.signer, err = state.WriterKey(s.o.StateDir); err != nil {
+		return err
+	}
+	if err := durable.MkdirAll(filepath.Join(s.dir, shipDir), 0o700); err != nil {
+		return fmt.Errorf("make the state directory: %w", err)
+	}
+	if s.journal, err = openJournal(s.dir); err != nil {
+		return err
+	}
+	if err := s.resume(ctx); err != nil {
+		return err
+	}
+	if err := s.openKey(ctx); err != nil {
+		return err
+	}
+	s.openTakers()
+	return s.openFollow(ctx)
+}
+
+// openKey takes the key that the last backup encrypted to.
+func (s *Shipper) openKey(ctx context.Context) error {
+	pin, err := state.ReadPin(s.dir)
+	if err != nil {
+		return err
+	}
+	s.key, err = s.o.Repo.PinnedKey(ctx, s.o.Instance, pin)
+	return err
+}
+
+func (s *Shipper) openTakers() {
+	var note string
+	s.takers, note = capture.New(capture.Options{
+		Node: s.o.Node, Dir: s.dir, Encrypted: s.o.Repo.Config().Encrypted(), Compaction: s.o.Compaction, Tails: s.o.Tails,
+		LeastTail: leastTail, ProofTail: proofTail, Small: proofTail, Doubt: s.doubt, Generation: s.generation, Now: s.o.Now,
+	})
+	if note != "" {
+		s.log.Warn("shipping", "note", note)
+	}
+}
+
+const (
+	// leastTail is the smallest tail that is stored as a replay, in bytes: a commit of one
+	// document has some nodes of 4 KiB.
+	leastTail = 4 << 10
+	// proofTail is how much before a cut is read to prove that a file is the same, in bytes.
+	proofTail = 64 << 10
+)
+
+// openFollow begins to follow the node's files, and has all looked at once.
+func (s *Shipper) openFollow(ctx context.Context) (err error) {
+	n := s.o.Node
+	dirs := []string{n.DataDir}
+	for _, f := range append(slices.Clone(n.IniFiles), n.VMArgs) {
+		if f != "" && !slices.Contains(dirs, filepath.Dir(f)) {
+			dirs = append(dirs, filepath.Dir(f))
+		}
+	}
+	s.follow, err = follow.New(ctx, follow.Options{Dirs: dirs, Want: s.want, Log: s.log})
+	if err != nil {
+		return err
+	}
+	list, err := n.Scan(ctx, node.ScanOptions{})
+	if err != nil {
+		return err
+	}
+	for _, group := range [][]node.Entry{list.Shards, list.System} {
+		for _, e := range group {
+			s.dirty[capture.Name{Root: e.Root, Path: e.Path}] = false
+		}
+	}
+	for nm := range s.files { // those that are not there any more too
+		if nm.Root == manifest.DataRoot {
+			s.dirty[nm] = false
+		}
+	}
+	return nil
+}
+
+// want says what the follower tells: databases and configuration.
+func (s *Shipper) want(path string, dir bool) bool {
+	rel, err := filepath.Rel(s.o.Node.DataDir, path)
+	if err != nil || !filepath.IsLocal(rel) { // of configuration
+		return !dir && (slices.Contains(s.o.Node.IniFiles, path) || path == s.o.Node.VMArgs)
+	}
+	if dir {
+		top := !strings.ContainsRune(rel, filepath.Separator)
+		return !top || rel[0] != '.' && !node.OfFilesystem(rel)
+	}
+	_, ok := s.o.Node.Entry(filepath.ToSlash(rel))
+	return ok || slices.Contains(s.o.Node.IniFiles, path)
+}
+
+// Close ends following. What was not shipped is shipped by the next one.
+func (s *Shipper) Close() error {
+	s.stop()
+	s.work.Wait()
+	var err error
+	if s.follow != nil {
+		err = s.follow.Close()
+	}
+	if s.journal != nil {
+		err = errors.Join(err, s.journal.close())
+	}
+	return err
+}
+
+// Run ships until ctx ends, which is no error. It returns ErrOther when somebody else has taken the
+// instance over; everything else is tried again.
+func (s *Shipper) Run(ctx context.Context) error {
+	wait := time.Duration(0)
+	for {
+		err := s.Tick(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return s.last(ctx)
+		case errors.Is(err, ErrOther):
+			return err
+		case err != nil:
+			wait = min(max(2*wait, s.o.Interval), maxWait)
+			s.status.failed(err)
+			s.log.Warn("not shipped, trying again", "err", err, "in", wait)
+		default:
+			wait = 0
+		}
+		if err := s.pause(ctx, max(wait, s.o.Interval), wait == 0); err != nil {
+			return s.last(ctx)
+		}
+	}
+}
+
+// lastTime is how long a shipper that ends tries to store what is new.
+const lastTime = 5 * time.Second
+
+// last ships what is new when a shipper ends.
+func (s *Shipper) last(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastTime)
+	defer cancel()
+	err := s.Tick(ctx)
+	if errors.Is(err, ErrOther) {
+		return err
+	}
+	if err != nil {
+		s.log.WarnContext(ctx, "the last tick could not be stored; the next start ships it", "err", err)
+	}
+	return nil
+}
+
+// maxWait is the longest wait after a failure.
+const maxWait = 30 * time.Second
+
+// pause waits an interval, and then, if nothing is left to do, until a file changes.
+func (s *Shipper) pause(ctx context.Context, d time.Duration, idle bool) error {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if !idle || len(s.dirty) > 0 || s.config {
+		return nil
+	}
+	if d, due := s.nextDue(); due {
+		select {
+		case <-s.follow.Changed():
+		case <-time.After(d):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		return nil
+	}
+	select {
+	case <-s.follow.Changed():
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// nextDue returns when something is to be done though no file changes, if something is.
+func (s *Shipper) nextDue() (time.Duration, bool) {
+	switch {
+	case s.rolling != nil || len(s.old) > 0:
+		return s.o.Interval, true
+	case len(s.links) == 0:
+		return 0, false
+	}
+	due := s.links[0].start().Add(longLevel)
+	if n := len(s.links); n > 1 && !s.links[n-2].name.RollUp() {
+		i := slices.IndexFunc(s.links, func(l *link) bool { return !l.name.RollUp() })
+		due = s.links[i].start().Add(shortLevel)
+	}
+	return max(due.Sub(s.o.Now()), s.rollAfter.Sub(s.o.Now()), s.o.Interval), true
+}

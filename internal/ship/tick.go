@@ -1,0 +1,396 @@
+package ship
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/slipcover/slipcover/internal/capture"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/node"
+	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/state"
+)
+
+// mapFile is the file of the shard map, relative to the data directory.
+const mapFile = "_dbs.couch"
+
+// tick is a tick in the making.
+type tick struct {
+	index   manifest.Tick
+	content *content
+	files   []took
+	gone    []capture.Name
+	absent  []capture.Name // gone in this tick for the first time
+	rest    []capture.Name // changed, and left for later
+}
+
+// took is a file that was taken.
+type took struct {
+	name capture.Name
+	file *file
+	from int64
+	ago  time.Time
+}
+
+// Tick ships what is new, if anything is. After an error all of it is still to be shipped.
+func (s *Shipper) Tick(ctx context.Context) error {
+	if err := s.adopt(ctx); err != nil {
+		return err
+	}
+	s.started = s.o.Now()
+	s.note(s.follow.Take())
+	if len(s.dirty) == 0 && !s.config {
+		s.quiet = s.started
+		return s.rollUp(ctx)
+	}
+	if err := s.look(ctx); err != nil {
+		return err
+	}
+	t := &tick{content: &content{}}
+	t.content.flush = func(part int, data []byte) (manifest.Segment, error) { return s.storePart(ctx, part, data) }
+	if err := s.takeAll(ctx, t); err != nil {
+		return err
+	}
+	if len(t.files)+len(t.gone) > 0 {
+		if err := s.store(ctx, t); err != nil {
+			return err
+		}
+	}
+	s.settle(t)
+	return s.rollUp(ctx)
+}
+
+// note marks paths that the follower told.
+func (s *Shipper) note(paths []string) {
+	for _, p := range paths {
+		rel, err := filepath.Rel(s.o.Node.DataDir, p)
+		if err != nil || !filepath.IsLocal(rel) || slices.Contains(s.o.Node.IniFiles, p) {
+			s.config = true
+			continue
+		}
+		nm := capture.Name{Root: manifest.DataRoot, Path: filepath.ToSlash(rel)}
+		if _, ok := s.dirty[nm]; !ok {
+			s.dirty[nm] = false
+		}
+	}
+}
+
+// takeAll takes what is new of the files that changed: the shard map first, so that every shard
+// that it names is there and is taken after it, and configuration last.
+//
+// A shard is made before the map names it, and deleted after the map doesn't any more. Source: CouchDB
+// 3.5, src/fabric/src/fabric_db_create.erl and fabric_db_delete.erl.
+func (s *Shipper) takeAll(ctx context.Context, t *tick) error {
+	names := make([]capture.Name, 0, len(s.dirty))
+	for nm := range s.dirty {
+		names = append(names, nm)
+	}
+	slices.SortFunc(names, func(a, b capture.Name) int {
+		return cmp.Or(cmp.Compare(order(a), order(b)), cmp.Compare(a.Path, b.Path))
+	})
+	taker := s.takers.Taker(t.content)
+	for _, nm := range names {
+		e, ok := s.o.Node.Entry(nm.Path)
+		if !ok {
+			continue
+		}
+		if err := s.takeOne(ctx, t, taker, e); err != nil {
+			return err
+		}
+	}
+	if !s.config {
+		return nil
+	}
+	for _, e := range s.o.Node.ConfigEntries() {
+		if err := s.takeOne(ctx, t, taker, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func order(nm capture.Name) int {
+	if nm.Path == mapFile {
+		return 0
+	}
+	return 1
+}
+
+// takeOne takes what is new of one file.
+func (s *Shipper) takeOne(ctx context.Context, t *tick, taker *capture.Taker, e node.Entry) error {
+	nm := capture.Name{Root: e.Root, Path: e.Path}
+	old := s.files[nm]
+	var known *capture.Known
+	if old != nil {
+		known = &old.Known
+	}
+	seen := s.o.Now()
+	got, err := taker.Take(ctx, e, known)
+	if err != nil {
+		return err
+	}
+	switch {
+	case got.File == nil && s.isGone(e):
+		if old == nil {
+			return nil
+		}
+		if s.dirty[nm] || e.Kind == manifest.Config {
+			t.gone = append(t.gone, nm)
+		} else {
+			t.absent = append(t.absent, nm)
+		}
+		return nil
+	case got.File == nil:
+		s.log.WarnContext(ctx, "a file is not shipped", "path", nm.Path, "why", got.LeftOut)
+		return nil
+	case got.File.Header == nil && e.Kind != manifest.Config:
+		s.log.WarnContext(ctx, "a file is not shipped: it has no valid header; the next backup takes it as it is", "path", nm.Path)
+		return nil
+	}
+	if got.WentBack {
+		text := nm.Path + ": it doesn't begin any more with what was shipped of it, as after a power cut, a rollback of the disk, or an older copy put back: another generation"
+		t.index.Notes = append(t.index.Notes, text)
+		s.log.WarnContext(ctx, "a file went back in time: all of it is shipped as another generation", "path", nm.Path)
+	}
+	now := &file{Known: capture.Known{File: got.File, Local: got.Local, Damaged: len(got.Damage) > 0}}
+	if old != nil {
+		now.Whole = old.Whole
+	}
+	if old != nil && got.From == got.File.Size && same(old.File, got.File) { // at most touched
+		old.Local = now.Local
+		return nil
+	}
+	t.files = append(t.files, took{nm, now, got.From, seen})
+	return nil
+}
+
+// same reports whether two states of a file are the same.
+func same(a, b *manifest.File) bool {
+	return a.Generation == b.Generation && a.Size == b.Size && a.SHA256 == b.SHA256
+}
+
+// isGone reports whether a file isn't there, nor about to come back, as during a compaction.
+func (s *Shipper) isGone(e node.Entry) bool {
+	_, err := os.Lstat(s.o.Node.Path(&e))
+	return errors.Is(err, os.ErrNotExist)
+}
+
+// store makes an object of a tick and stores it.
+func (s *Shipper) store(ctx context.Context, t *tick) error {
+	s.fill(t)
+	name := repo.ShipName{Chain: s.chain.ID, First: t.index.First, Last: t.index.Last}
+	var sealed repo.Sealed
+	if err := s.o.Repo.SealTick(&sealed, s.key, s.signer, name, &t.index, t.content.rest()); err != nil {
+		return err
+	}
+	l := &link{name: name, tick: &t.index, segment: sealed.Segment}
+	for _, f := range t.files {
+		l.locals = append(l.locals, f.file.Local)
+		l.was = append(l.was, s.files[f.name])
+	}
+	if err := s.journal.add(lineOf(l)); err != nil {
+		return err
+	}
+	if err := s.put(ctx, &sealed); err != nil {
+		return err
+	}
+	s.chain.Tick, s.chain.End = t.index.Last, sealed.Segment.SHA256
+	s.chain.Seen = t.index.Times[0].At
+	s.links = append(s.links, l)
+	s.looked = time.Now()
+	s.status.shipped(t, &sealed.Segment, s.o.Now())
+	return nil
+}
+
+// put stores an object until that succeeds, ctx ends, or another one is there.
+func (s *Shipper) put(ctx context.Context, sealed *repo.Sealed) error {
+	for wait := s.o.Interval; ; wait = min(2*wait, maxWait) {
+		err := s.o.Repo.PutShipped(ctx, s.o.Instance, sealed)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, repo.ErrShipped):
+			return fmt.Errorf("%w: %w", ErrOther, err)
+		case ctx.Err() != nil:
+			return err
+		}
+		s.status.failed(err)
+		s.log.WarnContext(ctx, "a tick could not be stored; trying again", "err", err, "in", wait)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return errors.Join(err, ctx.Err())
+		}
+	}
+}
+
+// fill makes the index of a tick.
+func (s *Shipper) fill(t *tick) {
+	n := s.chain.Tick + 1
+	x := &t.index
+	x.Instance, x.Chain, x.First, x.Last, x.Prev, x.Since, x.Tool = s.o.Instance, s.chain.ID, n, n, s.chain.End, s.chain.Since, s.o.Tool
+	at := s.started.UnixMilli()
+	since := s.chain.Seen
+	if !s.quiet.IsZero() {
+		since = max(since, s.quiet.UnixMilli())
+	}
+	x.Times = manifest.Times{{At: at, Quiet: max(0, at-since)}}
+	x.Identity, x.NodeName = state.Identify(s.o.Node)
+	x.CouchDBVersion = s.o.Node.Version
+	x.Parts = t.content.parts
+	for i := range t.files {
+		f := &t.files[i]
+		c := manifest.Cut{Tick: n, Size: f.file.File.Size}
+		if h := f.file.File.Header; h != nil {
+			c = manifest.CutOf(n, f.file.File.Size, h, 0)
+		}
+		entry := &manifest.TickFile{File: *f.file.File, From: f.from, Cuts: manifest.Cuts{c}}
+		t.content.number(&entry.File)
+		x.Files = append(x.Files, entry)
+	}
+	for _, nm := range t.gone {
+		x.Gone = append(x.Gone, manifest.Gone{Root: nm.Root, Path: nm.Path, Tick: n})
+	}
+}
+
+// settle remembers what a tick had, now that it is stored.
+func (s *Shipper) settle(t *tick) {
+	for _, f := range t.files {
+		s.files[f.name] = bare(f.file)
+		s.changed[f.name] = true
+	}
+	for _, nm := range t.gone {
+		delete(s.files, nm)
+		s.changed[nm] = true
+	}
+	clear(s.dirty)
+	for _, nm := range t.absent {
+		s.dirty[nm] = true
+	}
+	s.config = false
+	s.quiet = s.started
+}
+
+// bare is a file without where its bytes are: that is for whoever puts moments together.
+func bare(f *file) *file {
+	b := *f.File
+	b.Extents, b.Replays = nil, nil
+	return &file{capture.Known{File: &b, Local: f.Local, Damaged: f.Damaged, Whole: f.Whole}}
+}
+
+// generation names a physical file.
+func (s *Shipper) generation() string {
+	s.names++
+	return fmt.Sprintf("%s-%d-%d", s.chain.ID, s.chain.Tick+1, s.names)
+}
+
+// doubt says why a file must be read whole, though its header and what is before it are the same.
+func (s *Shipper) doubt(_ capture.Name, was, is *capture.Local) string {
+	equal := was.Size == is.Size && was.MTime == is.MTime && was.CTime == is.CTime
+	switch {
+	case was.Dev != is.Dev || was.Ino != is.Ino:
+		return "moved"
+	case is.MTime < was.MTime || is.CTime < was.CTime || is.MTime == was.MTime && is.Size != was.Size:
+		return "times"
+	case !equal && is.Size == was.Size:
+		return "touched"
+	}
+	return ""
+}
+
+// content is what files of a tick have, in the memory of one segment: what is more goes to
+// parts. It is the sink of a taker.
+type content struct {
+	buf   []byte
+	parts []manifest.Segment
+	flush func(part int, data []byte) (manifest.Segment, error)
+}
+
+const (
+	// partSize is how much content a tick has at most in each of its objects, in bytes.
+	partSize = repo.SegmentSize - repo.MaxTickIndex
+	readSize = 512 << 10
+)
+
+// current is what extents call the object that is being filled: it is a part, or the last one.
+func (c *content) current() int { return len(c.parts) + 1 }
+
+func (c *content) room() error {
+	if len(c.buf) < partSize {
+		return nil
+	}
+	seg, err := c.flush(c.current(), c.buf)
+	if err != nil {
+		return err
+	}
+	c.parts, c.buf = append(c.parts, seg), c.buf[:0]
+	return nil
+}
+
+// Fill reads bytes of a file straight into the buffer.
+func (c *content) Fill(_ capture.Name, _, n int64, read func([]byte) error) ([]manifest.Extent, error) {
+	if err := c.room(); err != nil {
+		return nil, err
+	}
+	at := len(c.buf)
+	k := min(int(min(n, readSize)), partSize-at)
+	c.buf = slices.Grow(c.buf, k)[:at+k]
+	if err := read(c.buf[at:]); err != nil {
+		c.buf = c.buf[:at]
+		return nil, err
+	}
+	return []manifest.Extent{{Seg: c.current(), At: int64(at), N: int64(k)}}, nil
+}
+
+// Append adds bytes.
+func (c *content) Append(_ capture.Name, _ int64, b []byte) (out []manifest.Extent, err error) {
+	for len(b) > 0 {
+		if err := c.room(); err != nil {
+			return nil, err
+		}
+		at := len(c.buf)
+		k := min(len(b), partSize-at)
+		c.buf = append(c.buf, b[:k]...)
+		out = append(out, manifest.Extent{Seg: c.current(), At: int64(at), N: int64(k)})
+		b = b[k:]
+	}
+	return out, nil
+}
+
+// rest is the content of the object that has the index.
+func (c *content) rest() []byte { return c.buf }
+
+// number gives the extents of a file the numbers that they have in the index, once all is taken.
+func (c *content) number(f *manifest.File) {
+	last := c.current()
+	for e := range f.Stored() {
+		if e.Seg == last {
+			e.Seg = 0
+		}
+	}
+}
+
+// storePart stores a part of a tick. Its name is free, or one is taken that is: an attempt that
+// failed may have left some.
+func (s *Shipper) storePart(ctx context.Context, part int, data []byte) (manifest.Segment, error) {
+	var sealed repo.Sealed
+	for k := part; ; k++ {
+		name := repo.ShipName{Chain: s.chain.ID, First: s.chain.Tick + 1, Last: s.chain.Tick + 1, Part: k}
+		if err := s.o.Repo.SealPart(&sealed, s.key, name, data); err != nil {
+			return manifest.Segment{}, err
+		}
+		err := s.o.Repo.PutShipped(ctx, s.o.Instance, &sealed)
+		if err == nil {
+			return sealed.Segment, nil
+		}
+		if !errors.Is(err, repo.ErrShipped) {
+			return manifest.Segment{}, err
+		}
+	}
+}
