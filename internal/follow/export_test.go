@@ -15,6 +15,9 @@ func NewPolling(ctx context.Context, opts Options) (*Follower, error) {
 
 // Strange is a system whose inotify does what a test says.
 type Strange struct {
+	// Gate, if not nil, must let each event pass, until it is closed.
+	Gate chan struct{}
+
 	mu    sync.Mutex // guards what is below
 	limit error      // what adding a watch answers
 	open  error      // what opening inotify answers
@@ -68,6 +71,9 @@ func (s *Strange) get(field *error) error {
 func (s *Strange) forward(in <-chan fsnotify.Event, out chan<- fsnotify.Event) {
 	defer close(out)
 	for ev := range in {
+		if s.Gate != nil {
+			<-s.Gate
+		}
 		s.mu.Lock()
 		deaf := s.deaf
 		s.mu.Unlock()

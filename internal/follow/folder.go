@@ -8,6 +8,9 @@ import (
 // unreadable is the print of a file that is there and can't be looked at.
 const unreadable = 1
 
+// ident is which folder it is, whatever its name: device and inode.
+type ident struct{ dev, ino uint64 }
+
 // file is one file of a folder, as a look saw it.
 type file struct {
 	name  string
@@ -22,6 +25,7 @@ type folder struct {
 	subs   []string          // names of the wanted folders in it, sorted
 	// watched says whether the system was asked to tell changes in it.
 	watched bool
+	id      ident // of the folder that is watched
 }
 
 // remember notes how a file was when it was told. Caller holds Follower.mu.

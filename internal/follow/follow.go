@@ -58,9 +58,10 @@ type Follower struct {
 	cancel  context.CancelFunc
 	done    sync.WaitGroup
 
-	looking sync.Mutex // held for a look; guards what is below, and what roots and folders hold
-	watcher watcher    // nil if there is none
-	why     string     // why not all folders are watched
+	looking sync.Mutex       // held for a look; guards what is below, and what roots and folders hold
+	watcher watcher          // nil if there is none
+	watched map[ident]string // paths of the folders that are watched
+	why     string           // why not all folders are watched
 	closed  bool
 
 	mu      sync.Mutex // guards what is below, and folder.told
@@ -92,7 +93,7 @@ func newFollower(ctx context.Context, opts Options, open func() (watcher, error)
 	f := &Follower{
 		opts: opts, log: opts.Log, open: open,
 		changed: make(chan struct{}, 1), kick: make(chan struct{}, 1),
-		pending: map[string]struct{}{}, dirty: map[string]struct{}{}, folders: map[string]*folder{},
+		pending: map[string]struct{}{}, dirty: map[string]struct{}{}, folders: map[string]*folder{}, watched: map[ident]string{},
 	}
 	if f.log == nil {
 		f.log = slog.New(slog.DiscardHandler)

@@ -30,7 +30,9 @@ func startPolling(t *testing.T, opts follow.Options) *follow.Follower {
 	return startWith(t, follow.NewPolling, opts)
 }
 
-func startWith(t *testing.T, open func(context.Context, follow.Options) (*follow.Follower, error), opts follow.Options) *follow.Follower {
+type opener func(context.Context, follow.Options) (*follow.Follower, error)
+
+func startWith(t *testing.T, open opener, opts follow.Options) *follow.Follower {
 	t.Helper()
 	if opts.Want == nil {
 		opts.Want = want

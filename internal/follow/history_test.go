@@ -31,7 +31,7 @@ func TestHistory(t *testing.T) {
 		polling := f.Status().Polling != ""
 		before := h.state()
 		for range testenv.Rounds(40) {
-			h.last, h.touched = h.touched, map[string]bool{}
+			h.last, h.touched, h.moves = h.touched, map[string]bool{}, nil
 			for range 1 + h.rand.IntN(40) {
 				h.step()
 			}
@@ -60,6 +60,7 @@ type history struct {
 	rand          *rand.Rand
 	dir           string
 	touched, last map[string]bool // in this round and the one before
+	moves         [][2]string     // of folders in this round, from and to
 }
 
 // state returns how all wanted files are.
@@ -106,9 +107,21 @@ func (h *history) path(ext string) string {
 	return filepath.Join(filepath.Join(parts...), string(rune('a'+h.rand.IntN(3)))+ext)
 }
 
+// touch notes that something happened to files. What is in a folder that was moved may be
+// told by its old name until the move is noticed.
 func (h *history) touch(paths ...string) {
 	for _, path := range paths {
-		h.touched[path] = true
+		names := []string{path}
+		for _, move := range slices.Backward(h.moves) {
+			for _, name := range names {
+				if rest, ok := strings.CutPrefix(name, move[1]+"/"); ok {
+					names = append(names, filepath.Join(move[0], rest))
+				}
+			}
+		}
+		for _, name := range names {
+			h.touched[name] = true
+		}
 	}
 }
 
@@ -164,4 +177,5 @@ func (h *history) move(from, to string) {
 	remove(h.t, to)
 	mkdir(h.t, filepath.Dir(to))
 	rename(h.t, from, to)
+	h.moves = append(h.moves, [2]string{from, to})
 }

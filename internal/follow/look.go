@@ -243,7 +243,11 @@ func (w *walk) visit(path string) bool {
 	}
 	d := w.f.enter(path)
 	w.watch(path, d)
+	told := w.f.takeTold(d) // what is told while the folder is listed may be newer than the list
 	files, subs, err := w.list(path)
+	if err != nil {
+		w.f.giveBack(d, told)
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR):
 		w.f.forget(path)
@@ -255,7 +259,7 @@ func (w *walk) visit(path string) bool {
 	if w.f.opts.Network(path) {
 		w.root.network = true
 	}
-	changed := d.merge(files, w.f.takeTold(d))
+	changed := d.merge(files, told)
 	if !w.silent {
 		w.f.tell(joinAll(path, changed)...)
 	}
@@ -280,12 +284,25 @@ func (w *walk) fail(err error) {
 // watch asks the system to tell changes in a folder; again if it was asked before, as
 // watches end with what they watch: a removed folder, an unmounted file system. When there
 // are too few watches for all, those that there were are given back to other programs.
+//
+// inotify has one watch for a folder, however often it is asked, and fsnotify goes on to
+// tell it by the first name. So a folder that was moved, and is found at its new place
+// before the move is told, gives back the watch that it has by the old name; and fsnotify
+// is never asked for a name that it knows, which may be that of another folder by now.
 func (w *walk) watch(path string, d *folder) {
 	if w.f.watcher == nil || w.f.why != "" {
 		return
 	}
+	w.f.giveUp(path, d)
+	id := identOf(path)
+	if other := w.f.watched[id]; other != "" {
+		w.f.giveUp(other, w.f.folder(other))
+	}
 	err := w.f.watcher.Add(path)
-	d.watched = err == nil
+	if err == nil {
+		d.watched, d.id = true, id
+		w.f.watched[id] = path
+	}
 	if err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, fs.ErrPermission) {
 		return // listing it says the same
 	}

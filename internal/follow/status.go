@@ -22,7 +22,8 @@ type Status struct {
 
 // Reasons for polling.
 const (
-	whyLimit       = "the system's limit of inotify watches is reached (sysctl fs.inotify.max_user_watches, max_user_instances)"
+	whyLimit = "the system's limit of inotify watches is reached " +
+		"(raise fs.inotify.max_user_watches and max_user_instances with sysctl)"
 	whyNetwork     = "on a network file system, changes by other machines are not told"
 	whyUnsupported = "changes are not told on this system"
 	whyMissing     = "waiting for a folder that is not there"

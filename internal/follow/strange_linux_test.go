@@ -140,3 +140,26 @@ func TestNetwork(t *testing.T) {
 	write(t, b)
 	only(t, await(t, f, b), b)
 }
+
+// A folder is found at its new place before its move is told, in a folder that was moved
+// before it.
+func TestMovedIntoMoved(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	mkdir(t, dir, "p")
+	write(t, dir, "z/sub/db.couch")
+	system := &follow.Strange{Gate: make(chan struct{})}
+	f := startWith(t, system.New, follow.Options{Dirs: []string{dir}, Poll: time.Hour})
+	rename(t, filepath.Join(dir, "p"), filepath.Join(dir, "q"))
+	rename(t, filepath.Join(dir, "z"), filepath.Join(dir, "q/z"))
+	for range 2 { // p is gone, and q is there
+		system.Gate <- struct{}{}
+	}
+	db := filepath.Join(dir, "q/z/sub/db.couch")
+	await(t, f, db)
+	close(system.Gate)
+	settle(t, f, dir)
+	write(t, db)
+	await(t, f, db)
+	awaitStatus(t, f, "all folders are watched", func(s follow.Status) bool { return s.Watches == 4 })
+}

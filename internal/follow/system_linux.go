@@ -35,6 +35,15 @@ func isNetwork(dir string) bool {
 	return false
 }
 
+// identOf returns which folder a path leads to; nothing if there is none.
+func identOf(path string) ident {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil {
+		return ident{}
+	}
+	return ident{uint64(st.Dev), st.Ino}
+}
+
 // stopwatch returns a function that says the processor time that this goroutine took
 // since, and the time. The goroutine stays on its thread in between.
 func stopwatch() func() (cpu, took time.Duration) {

@@ -32,6 +32,17 @@ func (f *Follower) takeTold(d *folder) map[string]uint64 {
 	return told
 }
 
+// giveBack undoes takeTold.
+func (f *Follower) giveBack(d *folder, told map[string]uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for name, print := range told {
+		if _, newer := d.told[name]; !newer {
+			d.remember(name, print)
+		}
+	}
+}
+
 // forget drops a folder that is gone, and tells the files that were in it and below.
 func (f *Follower) forget(path string) {
 	f.mu.Lock()
@@ -41,9 +52,7 @@ func (f *Follower) forget(path string) {
 	if d == nil {
 		return
 	}
-	if f.watcher != nil && d.watched {
-		_ = f.watcher.Remove(path) // it ends by itself where the folder is gone for good
-	}
+	f.giveUp(path, d)
 	f.tell(joinAll(path, d.merge(nil, f.takeTold(d)))...)
 	for _, sub := range d.subs {
 		f.forget(filepath.Join(path, sub))
@@ -56,12 +65,23 @@ func (f *Follower) unwatch(path string) {
 	if d == nil {
 		return
 	}
-	if f.watcher != nil && d.watched {
-		_ = f.watcher.Remove(path) // it ends by itself where the folder is gone for good
-	}
-	d.watched = false
+	f.giveUp(path, d)
 	for _, sub := range d.subs {
 		f.unwatch(filepath.Join(path, sub))
+	}
+}
+
+// giveUp gives back the watch of one folder.
+func (f *Follower) giveUp(path string, d *folder) {
+	if d == nil || !d.watched {
+		return
+	}
+	d.watched = false
+	if f.watched[d.id] == path {
+		delete(f.watched, d.id)
+	}
+	if f.watcher != nil {
+		_ = f.watcher.Remove(path) // it ends by itself where the folder is gone for good
 	}
 }
 
