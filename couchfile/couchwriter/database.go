@@ -206,6 +206,14 @@ func idEntry(e couchfile.Entry) (id couchfile.Entry, seq uint64, err error) {
 	return couchfile.Entry{Key: name, Value: append(value, tail...)}, seq, nil
 }
 
+// SetUUID gives the database another uuid, 32 hex digits, from the next header on: for
+// who knows its sequences it is another file then. The server takes it as it is, and
+// files of 1.x, whose headers have none, are not opened by OpenDatabase.
+//
+// Source: CouchDB 3.5, src/couch/src/couch_bt_engine.erl, get_uuid; src/couch/src/couch_db.erl,
+// calculate_start_seq.
+func (d *Database) SetUUID(uuid string) { d.head[AtUUID] = erlterm.PutBinary(nil, uuid) }
+
 // Header is what the server writes as the header of the commit, 131 first, if
 // nothing but the trees changed: security, limits and the like are those of
 // the header before.

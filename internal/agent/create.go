@@ -52,7 +52,7 @@ func (a *agent) create(ctx context.Context, w *work) (*job.Report, error) {
 		}
 	}
 	o := restore.CreateOptions{Name: id, Dir: i.Dir, BindAddress: a.o.BindAddress, CouchDBBin: a.o.CouchDBBin, Start: true, Owner: a.o.Owner, Timeout: startTime,
-		Parallel: a.o.Backup.Parallel, Progress: &restore.Progress{}}
+		History: restore.HistoryByMoment, Parallel: a.o.Backup.Parallel, Progress: &restore.Progress{}}
 	w.trackRestore(o.Progress)
 	if w.job.Spec.RepoID != "" {
 		r, done, err := a.open(ctx, w, false)
@@ -73,6 +73,9 @@ func (a *agent) create(ctx context.Context, w *work) (*job.Report, error) {
 	if made != nil && made.URL != "" {
 		i.URL, i.Run = made.URL, err == nil
 		report.URL, report.Result = made.URL, &job.Result{Notes: made.Notes}
+		if r := made.Restored; r != nil && r.History != nil {
+			report.Result.Notes = append(report.Result.Notes, r.History.String())
+		}
 		if perr := a.made.put(i); err == nil {
 			err = perr
 		}

@@ -43,6 +43,8 @@ type CreateOptions struct {
 	CouchDBBin    string // "" is COUCHDB_BIN, /opt/couchdb/bin/couchdb, or couchdb in PATH
 	Start         bool   // start it, if there is a CouchDB on this machine
 	Owner         string // as in Options; the server then runs as that user
+	// History is as in Options. With HistoryByMoment the newest backup keeps it.
+	History History
 
 	Timeout  time.Duration // for the server to answer; 30 s if 0
 	Parallel int
@@ -215,7 +217,8 @@ func (c *creation) data(ctx context.Context) error {
 	}
 	// Nothing has ever written to files that are there but an earlier call, which may
 	// have been killed when they were all complete.
-	res, err := Files(ctx, Options{Repo: c.opts.Repo, Record: c.opts.Record, To: to, Delta: true, NodeName: c.opts.NodeName, named: true, Owner: c.opts.Owner, Parallel: c.opts.Parallel, Progress: c.opts.Progress})
+	res, err := Files(ctx, Options{Repo: c.opts.Repo, Record: c.opts.Record, To: to, Delta: true, NodeName: c.opts.NodeName, named: true, Owner: c.opts.Owner,
+		History: c.opts.History, Parallel: c.opts.Parallel, Progress: c.opts.Progress})
 	if err != nil {
 		return err
 	}

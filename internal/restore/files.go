@@ -58,6 +58,8 @@ type Options struct {
 	// one that the shard maps know. For another they are rewritten.
 	NodeName string
 	named    bool // whoever restores starts the server under that name
+	// History says whether clients that know the databases go on where they were.
+	History History
 
 	Owner    string    // USER, USER:GROUP or :GROUP for all that is written; "" doesn't change it
 	Parallel int       // files at once; 0 is the number of CPUs, at least 2, at most 4
@@ -76,6 +78,9 @@ type Result struct {
 	KeptFiles int64    `json:"kept_files"` // whose bytes were there already
 	KeptBytes int64    `json:"kept_bytes"`
 	Databases []string `json:"databases"`
+	// History is what was done with what clients know of the databases; nil if no shard
+	// was to be restored.
+	History *HistoryResult `json:"history,omitempty"`
 	// CouchDB1 says that they are those of a CouchDB 1.x, which have no shards.
 	CouchDB1 bool `json:"couchdb_1,omitempty"`
 	// Suffix is the creation stamp in the names of the chosen databases' shards.
@@ -147,13 +152,14 @@ type run struct {
 	reuse   bool   // look at what is there before writing
 	res     *Result
 
-	rename    *renaming // nil: _dbs.couch and _nodes.couch stay as they are
-	rewritten map[string]int64
+	rename     *renaming // nil: _dbs.couch and _nodes.couch stay as they are
+	newHistory string    // as of the marker
 
 	folders []string // all that files were put into, for systems without syncfs
 
 	mu          sync.Mutex              // guards what follows, and in plan and res what is lost, while files are written
 	lost        map[*manifest.File]bool // that the repository can't give back
+	rewritten   map[string]int64        // sizes of files that are longer or others than in the backup, by path
 	lostIndexes int
 }
 
@@ -261,10 +267,13 @@ func (r *run) prepare(ctx context.Context) error {
 	}
 	r.targets = newTargets(&r.opts)
 	mark := markOf(&r.opts, r.m)
+	why := r.decideHistory(ctx, &mark)
 	if r.reuse, err = r.targets.look(ctx, &mark, r.opts.Delta); err != nil {
 		return err
 	}
 	r.res.Continued = mark.continued
+	r.newHistory = mark.NewHistory
+	r.tellHistory(why)
 	p := newPlanner(&r.opts, r.m, r.res)
 	if len(r.opts.Databases) > 0 {
 		r.res.Suffix = mark.Suffix
@@ -441,7 +450,7 @@ func (r *run) writeLast(ctx context.Context, it item) error {
 		}
 		r.res.note("%s was written anew, since the node is to be called %s: it is not byte for byte that of the backup, and CouchDB 2 can't read it", it.path, r.rename.to)
 		size, err := r.rename.rewrite(ctx, f, it.f.Size, it.path)
-		r.rewritten[it.path] = size
+		r.resized(it, size)
 		return err
 	}
 	path, w := r.targets.path(it), newWriter(r)

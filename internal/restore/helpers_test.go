@@ -133,14 +133,18 @@ func hashes(t testing.TB, dir string) map[string]string {
 			return nil
 		}
 		b, err := os.ReadFile(p)
-		sum := sha256.Sum256(b)
-		out[rel] = hex.EncodeToString(sum[:])
+		out[rel] = sumOf(b)
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return out
+}
+
+func sumOf(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
 }
 
 // wanted returns what hashes must say of a whole restore.

@@ -32,14 +32,19 @@ type marker struct {
 	As         string            `json:"as,omitempty"`
 	KeepSuffix bool              `json:"keep_suffix,omitempty"`
 	Suffix     string            `json:"suffix,omitempty"` // of the new shards
+	// NewHistory is what the uuids of a new history are made of, with those that the files
+	// have: a run that goes on gives the same ones. It is empty if the history is kept.
+	NewHistory string `json:"new_history,omitempty"`
 
-	continued bool // it was found and not made
+	asked     History // of the restore at hand
+	continued bool    // it was found and not made
 }
 
 func markOf(o *Options, m *manifest.Manifest) marker {
 	k := marker{
 		Says:   "This directory holds part of a backup: its restore was not finished. Don't start CouchDB on it; run the restore again.",
 		Backup: m.ID, Instance: m.Instance, Started: time.Now().UTC(), Databases: o.Databases, As: o.As, KeepSuffix: o.KeepSuffix,
+		asked: o.History,
 	}
 	if len(o.Databases) > 0 && !o.KeepSuffix {
 		k.Suffix = fmt.Sprintf(".%010d", k.Started.Unix())
@@ -49,7 +54,7 @@ func markOf(o *Options, m *manifest.Manifest) marker {
 
 // same reports whether a restore with mark o would write the same files.
 func (k *marker) same(o *marker) bool {
-	return k.Backup == o.Backup && slices.Equal(k.Databases, o.Databases) && k.As == o.As && k.KeepSuffix == o.KeepSuffix
+	return (o.asked == HistoryByMoment || (o.asked == HistoryNew) == (k.NewHistory != "")) && k.Backup == o.Backup && slices.Equal(k.Databases, o.Databases) && k.As == o.As && k.KeepSuffix == o.KeepSuffix
 }
 
 // readMarker returns nil if there is none in dir.

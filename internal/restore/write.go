@@ -86,7 +86,7 @@ func (w *writer) keep(ctx context.Context, it item, path string, sync bool, befo
 	case info.IsDir():
 		// A guard of another restore; a folder with something in it is not ours.
 		return false, os.Remove(path)
-	case !info.Mode().IsRegular() || info.Size() != it.f.Size:
+	case !info.Mode().IsRegular() || info.Size() != it.f.Size && (info.Size() < it.f.Size || !w.run.begins(it)):
 		return false, nil
 	}
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
@@ -100,6 +100,10 @@ func (w *writer) keep(ctx context.Context, it item, path string, sync bool, befo
 	same, err := w.same(ctx, f, it.f)
 	if err != nil || !same {
 		return false, err
+	}
+	w.run.opts.Progress.BytesDone.Add(it.f.Size)
+	if w.run.begins(it) {
+		return true, w.keepShard(ctx, f, it, path, sync)
 	}
 	if err := w.finish(f, it); err != nil {
 		return false, err
@@ -115,18 +119,19 @@ func (w *writer) keep(ctx context.Context, it item, path string, sync bool, befo
 	return true, err
 }
 
-// same hashes what is there.
+// same reports whether what is there begins with the bytes of the backup.
 func (w *writer) same(ctx context.Context, f *os.File, want *manifest.File) (bool, error) {
 	if w.buf == nil {
 		w.buf = make([]byte, hashSize)
 	}
 	sum := sha256.New()
 	var n int64
+	rest := io.NewSectionReader(f, 0, want.Size)
 	for {
 		if err := ctx.Err(); err != nil {
 			return false, err
 		}
-		k, err := f.Read(w.buf)
+		k, err := rest.Read(w.buf)
 		_, _ = sum.Write(w.buf[:k])
 		n += int64(k)
 		if err == io.EOF {
@@ -136,15 +141,22 @@ func (w *writer) same(ctx context.Context, f *os.File, want *manifest.File) (boo
 			return false, err
 		}
 	}
-	if n != want.Size || hex.EncodeToString(sum.Sum(nil)) != want.SHA256 {
-		return false, nil
-	}
-	w.run.opts.Progress.BytesDone.Add(n)
-	return true, nil
+	return n == want.Size && hex.EncodeToString(sum.Sum(nil)) == want.SHA256, nil
 }
 
 // write writes the file beside its place and renames it.
-func (w *writer) write(ctx context.Context, it item, path string, sync bool, before func(*os.File) error) (err error) {
+func (w *writer) write(ctx context.Context, it item, path string, sync bool, before func(*os.File) error) error {
+	return w.beside(ctx, it, path, sync, before, func(f *os.File) error {
+		err := w.fill(ctx, f, it.f)
+		if unreadable(err) {
+			err = w.refill(ctx, f, it.f, err)
+		}
+		return err
+	})
+}
+
+// beside makes a file beside its place, which fill gives its bytes, and renames it.
+func (w *writer) beside(ctx context.Context, it item, path string, sync bool, before, fill func(*os.File) error) (err error) {
 	temp := durable.TempPath(path)
 	f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -159,14 +171,13 @@ func (w *writer) write(ctx context.Context, it item, path string, sync bool, bef
 	if err := preallocate(f, it.f.Size); err != nil {
 		return err
 	}
-	err = w.fill(ctx, f, it.f)
-	if unreadable(err) {
-		err = w.refill(ctx, f, it.f, err)
-	}
-	if err != nil {
+	if err := fill(f); err != nil {
 		return err
 	}
 	if err := w.finish(f, it); err != nil {
+		return err
+	}
+	if err := w.begin(ctx, f, it); err != nil {
 		return err
 	}
 	if before != nil {

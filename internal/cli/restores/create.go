@@ -25,6 +25,7 @@ type createOptions struct {
 	noStart      bool
 	nodeName     string
 	timeout      time.Duration
+	history      history
 }
 
 func newCreate(env *core.Env, g *core.Global) *cobra.Command {
@@ -50,6 +51,7 @@ this machine, the instance is started.`,
 	f.StringVar(&o.passwordFile, "admin-password-file", "",
 		"`FILE` with the admin's password (default: one is made and printed)")
 	f.StringVar(&o.couchdb, "couchdb", "", "CouchDB's program, `FILE` (default: COUCHDB_BIN, /opt/couchdb/bin/couchdb, or couchdb in PATH)")
+	o.history.flags(f, "backups that aren't the newest get one, the newest keeps it")
 	f.BoolVar(&o.noStart, "no-start", false, "don't start it")
 	f.DurationVar(&o.timeout, "timeout", 0, "how long the server has for its first answer (default 30s)")
 	f.String("owner", "", "`USER:GROUP` to own the files and run the server (default: couchdb:couchdb)")
@@ -68,9 +70,12 @@ func runCreate(ctx context.Context, env *core.Env, s *core.Settings, o *createOp
 	if o.backup == "" {
 		return core.Usage("create needs --backup ID, the backup to make the instance of")
 	}
+	history, err := o.history.chosen()
+	if err != nil {
+		return err
+	}
 	password := ""
 	if o.passwordFile != "" {
-		var err error
 		if password, err = userfile.ReadSecret(o.passwordFile); err != nil {
 			return core.FileError("read the admin's password", err)
 		}
@@ -85,7 +90,8 @@ func runCreate(ctx context.Context, env *core.Env, s *core.Settings, o *createOp
 	defer stop()
 	made, err := restore.Create(ctx, restore.CreateOptions{Repo: r.Repo, Record: rec, Name: name, Dir: o.dir,
 		Port: o.port, NodeName: o.nodeName, AdminUser: o.user,
-		AdminPassword: password, CouchDBBin: o.couchdb, Start: !o.noStart, Owner: s.Owner, Timeout: o.timeout, Parallel: s.Parallel, Progress: p})
+		AdminPassword: password, CouchDBBin: o.couchdb, Start: !o.noStart, History: history, Owner: s.Owner,
+		Timeout: o.timeout, Parallel: s.Parallel, Progress: p})
 	stop()
 	// An instance that was made and did not start is told all the same: its admin's
 	// password is nowhere else.

@@ -28,6 +28,7 @@ type restoreOptions struct {
 	noIndexes  bool
 	nodeName   string
 	verbose    bool
+	history    history
 }
 
 func newRestore(env *core.Env, g *core.Global) *cobra.Command {
@@ -56,8 +57,6 @@ it. A restore that was killed goes on when you run it again; until it is done, n
 // open opens the backup or moment that is to be restored; moment is nil for a backup.
 func (o *restoreOptions) open(ctx context.Context, env *core.Env, s *core.Settings, ref string) (*open.Repository, *manifest.Record, *manifest.Manifest, error) {
 	switch {
-	case o.At == "" && ref == "":
-		return nil, nil, nil, core.Usage("restore needs one backup's ID, name, or \"latest\"; or --at with a time")
 	case o.At == "":
 		r, rec, err := toRestore(ctx, env, s, o.Instance, ref)
 		return r, rec, nil, err
@@ -87,6 +86,7 @@ func (o *restoreOptions) bind(f *pflag.FlagSet) {
 	f.StringVar(&o.indexTo, "index-to", "", "`DIR` for view indexes (default: the one of --to)")
 	f.BoolVar(&o.noIndexes, "no-indexes", false, "leave view indexes out; CouchDB builds them anew")
 	f.StringVar(&o.configTo, "config-to", "", "`DIR` for ini files and vm.args (default: they are not restored)")
+	o.history.flags(f, "chosen databases, moments and backups that aren't the newest get one, the newest keeps it")
 	f.BoolVar(&o.verbose, "verbose", false, "list every file that was dropped, removed or left alone")
 	f.String("owner", "", "`USER:GROUP` to own the files, or '' to leave them as they are (default: couchdb:couchdb)")
 	f.String("parallel", "", "write `N` files at once (default: the number of CPUs, at most 4)")
@@ -94,8 +94,15 @@ func (o *restoreOptions) bind(f *pflag.FlagSet) {
 }
 
 func runRestore(ctx context.Context, env *core.Env, s *core.Settings, o *restoreOptions, ref string) error {
+	if o.At == "" && ref == "" {
+		return core.Usage("restore needs one backup's ID, name, or \"latest\"; or --at with a time")
+	}
 	if o.to == "" {
 		return core.Usage("restore needs --to DIR, where the files go")
+	}
+	history, err := o.history.chosen()
+	if err != nil {
+		return err
 	}
 	r, rec, moment, err := o.open(ctx, env, s, ref)
 	if err != nil {
@@ -108,7 +115,7 @@ func runRestore(ctx context.Context, env *core.Env, s *core.Settings, o *restore
 	res, err := restore.Files(ctx, restore.Options{
 		Repo: r.Repo, Record: rec, Moment: moment, To: o.to, IndexTo: o.indexTo, ConfigTo: o.configTo, Delta: o.delta,
 		Databases: o.databases, As: o.as, KeepSuffix: o.keepSuffix, NoIndexes: o.noIndexes, NodeName: o.nodeName,
-		Owner: s.Owner, Parallel: s.Parallel, Progress: p,
+		History: history, Owner: s.Owner, Parallel: s.Parallel, Progress: p,
 	})
 	stop()
 	if err != nil {
@@ -188,6 +195,9 @@ func printRestore(w io.Writer, rec *manifest.Record, r *restore.Result, verbose 
 		dropped[i] = manifest.LeftOut{Path: d.Path, Reason: d.Reason}
 	}
 	core.PrintGrouped(w, "index not restored", dropped, verbose)
+	if r.History != nil {
+		fmt.Fprintln(w, r.History)
+	}
 	printPaths(w, "removed", r.Removed, verbose)
 	printPaths(w, "left alone", r.LeftAlone, verbose)
 	printPaths(w, "set aside", r.Aside, true)
