@@ -39,17 +39,17 @@ func TestCouchDB(t *testing.T) {
 			}
 		}
 		awaitShards(t, f, shards...)
-		settle(t, f)
+		settle(t, f, c.DataDir)
 		if err := c.Compact(db); err != nil {
 			t.Fatal(err)
 		}
 		awaitShards(t, f, shards...)
-		settle(t, f)
+		settle(t, f, c.DataDir)
 		if err := c.Put(testenv.DBPath(db, "after"), map[string]any{}, nil); err != nil {
 			t.Fatal(err)
 		}
 		awaitAny(t, f, shards...)
-		settle(t, f)
+		settle(t, f, c.DataDir)
 		if err := c.Delete(testenv.DBPath(db)); err != nil {
 			t.Fatal(err)
 		}

@@ -165,8 +165,9 @@ func (f *Follower) All(ctx context.Context) ([]string, error) {
 	defer f.mu.Unlock()
 	var paths []string
 	for dir, d := range f.folders {
+		prefix := below(dir)
 		for name := range d.files() {
-			paths = append(paths, filepath.Join(dir, name))
+			paths = append(paths, prefix+name)
 		}
 	}
 	slices.Sort(paths)

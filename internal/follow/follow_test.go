@@ -42,13 +42,13 @@ func TestFiles(t *testing.T) {
 		f := open(follow.Options{Dirs: []string{dir}})
 
 		write(t, db)
-		only(t, await(t, f, db), db)
+		exactly(t, f, dir, db)
 		write(t, dir, ".shards/x_design/mrview/a.couch")
 		write(t, dir, "db.couch.compact.data")
 		made := write(t, dir, "shards/00000000-ffffffff/made.1.couch")
-		only(t, await(t, f, made), made)
+		exactly(t, f, dir, made)
 		remove(t, doomed)
-		only(t, await(t, f, doomed), doomed)
+		exactly(t, f, dir, doomed)
 
 		// As a compaction ends.
 		compact := write(t, db+".compact.data")
@@ -57,10 +57,10 @@ func TestFiles(t *testing.T) {
 		rename(t, db, trash)
 		rename(t, db+".compact", db)
 		remove(t, trash)
-		only(t, await(t, f, db), db)
+		exactly(t, f, dir, db)
 
 		rename(t, db, other)
-		only(t, await(t, f, db, other), db, other)
+		exactly(t, f, dir, db, other)
 	})
 }
 
@@ -75,17 +75,18 @@ func TestFolders(t *testing.T) {
 		for i := range 100 {
 			paths = append(paths, write(t, shards, fmt.Sprintf("a%d/b/c/db.%d.couch", i%10, i)))
 		}
-		only(t, await(t, f, paths...), paths...)
+		exactly(t, f, dir, paths...)
 		for _, p := range paths {
 			write(t, p)
 		}
-		only(t, await(t, f, paths...), paths...)
+		exactly(t, f, dir, paths...)
 
 		rename(t, filepath.Join(shards, "a0"), filepath.Join(shards, "z"))
 		here, there := filepath.Join(shards, "a0/b/c/db.0.couch"), filepath.Join(shards, "z/b/c/db.0.couch")
 		await(t, f, here, there)
+		settle(t, f, dir)
 		write(t, there)
-		only(t, await(t, f, there), there, here)
+		exactly(t, f, dir, there)
 
 		remove(t, filepath.Join(shards, "a1"))
 		await(t, f, filepath.Join(shards, "a1/b/c/db.1.couch"))
@@ -186,7 +187,7 @@ func TestLinks(t *testing.T) {
 			t.Errorf("got %q, %v; want %q", all, err, wanted)
 		}
 		write(t, db)
-		only(t, await(t, f, db), db)
+		exactly(t, f, data, db)
 
 		// The range moves to another disk.
 		disk3 := mkdir(t, dir, "disk3")
@@ -234,7 +235,7 @@ func TestAll(t *testing.T) {
 	}
 }
 
-// What a look finds isn't told again after it was taken, and the other way round.
+// What was taken isn't told again by a look, however it was told.
 func TestToldOnce(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -244,11 +245,19 @@ func TestToldOnce(t *testing.T) {
 		write(t, a)
 		remove(t, b)
 		c := write(t, dir, "c.couch")
-		await(t, f, a, b, c)
+		exactly(t, f, dir, a, b, c)
 		remove(t, c)
-		await(t, f, c)
+		exactly(t, f, dir, c)
 		write(t, b)
-		await(t, f, b)
-		settle(t, f)
+		exactly(t, f, dir, b)
+		settle(t, f, dir)
+		if _, err := f.All(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range f.Take() {
+			if !isMark(p) {
+				t.Errorf("%s was told again", p)
+			}
+		}
 	}
 }

@@ -2,10 +2,15 @@ package follow_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -94,26 +99,45 @@ func awaitStatus(t *testing.T, f *follow.Follower, what string, ok func(follow.S
 	}
 }
 
-// only fails if something is told that wasn't expected.
-func only(t *testing.T, told map[string]bool, paths ...string) {
+// exactly waits until all paths were told, and until everything is told that happened so
+// far: of one change several events may come. Nothing else may be told.
+func exactly(t *testing.T, f *follow.Follower, dir string, paths ...string) {
 	t.Helper()
+	told := await(t, f, paths...)
+	maps.Copy(told, settle(t, f, dir))
 	for p := range told {
-		if !slices.Contains(paths, p) {
-			t.Errorf("%s was told, which didn't change", p)
+		if !slices.Contains(paths, p) && !isMark(p) {
+			t.Errorf("%s was told, which didn't change; %q did", p, paths)
 		}
 	}
 }
 
-// settle takes until nothing is told: events of changes that were taken may still come,
-// but end.
-func settle(t *testing.T, f *follow.Follower) {
+// settle waits until all is told that happened so far, and returns it. Events come in
+// their order, and folders that were made at a time are looked at in the order of their
+// names.
+func settle(t *testing.T, f *follow.Follower, dir string) map[string]bool {
 	t.Helper()
-	for told := []string{"?"}; len(told) > 0; told = f.Take() {
-		if _, err := f.All(t.Context()); err != nil {
+	if f.Status().Polling != "" {
+		told := map[string]bool{}
+		if _, err := f.All(t.Context()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			t.Fatal(err)
 		}
+		take(t, f, told)
+		return told
 	}
+	last := mkdir(t, dir, fmt.Sprintf("zz%d", settled.Add(1)))
+	mark := write(t, last, markName)
+	told := await(t, f, mark)
+	remove(t, last)
+	take(t, f, told)
+	return told
 }
+
+const markName = "settled.couch"
+
+func isMark(path string) bool { return filepath.Base(path) == markName }
+
+var settled atomic.Int64
 
 func mkdir(t *testing.T, path ...string) string {
 	t.Helper()

@@ -177,7 +177,7 @@ func (f *Follower) catchUp(ctx context.Context, dirty map[string]struct{}) {
 	w := &walk{f: f, ctx: ctx}
 	seen := ""
 	for _, path := range paths {
-		if seen != "" && strings.HasPrefix(path, seen+string(filepath.Separator)) {
+		if seen != "" && strings.HasPrefix(path, below(seen)) {
 			continue
 		}
 		if w.root = f.rootOf(path); w.root == nil {
@@ -202,8 +202,7 @@ func (f *Follower) catchUp(ctx context.Context, dirty map[string]struct{}) {
 func (f *Follower) rootOf(path string) *root {
 	var of *root
 	for _, r := range f.roots {
-		prefix := strings.TrimSuffix(r.path, string(filepath.Separator)) + string(filepath.Separator)
-		if (path == r.path || strings.HasPrefix(path, prefix)) && (of == nil || len(r.path) > len(of.path)) {
+		if (path == r.path || strings.HasPrefix(path, below(r.path))) && (of == nil || len(r.path) > len(of.path)) {
 			of = r
 		}
 	}
@@ -325,8 +324,9 @@ func (w *walk) list(path string) (files []file, subs []string, err error) {
 		return nil, nil, err
 	}
 	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	prefix := below(path)
 	for _, e := range entries {
-		full := filepath.Join(path, e.Name())
+		full := prefix + e.Name()
 		kind := e.Type()
 		if kind&fs.ModeSymlink != 0 {
 			kind = kindOf(full)

@@ -3,6 +3,7 @@ package follow
 import (
 	"path/filepath"
 	"slices"
+	"strings"
 )
 
 // folder returns what is kept of a folder, or nil.
@@ -96,10 +97,15 @@ func (d *folder) link(name string, there bool) {
 	}
 }
 
+// below returns what paths of what is in a folder begin with.
+func below(dir string) string {
+	return strings.TrimSuffix(dir, string(filepath.Separator)) + string(filepath.Separator)
+}
+
 func joinAll(dir string, names []string) []string {
-	paths := make([]string, len(names))
+	paths, prefix := make([]string, len(names)), below(dir)
 	for i, name := range names {
-		paths[i] = filepath.Join(dir, name)
+		paths[i] = prefix + name
 	}
 	return paths
 }
