@@ -3,6 +3,9 @@ package follow
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"runtime"
 
 	"github.com/fsnotify/fsnotify"
@@ -78,12 +81,26 @@ func (f *Follower) event(ev fsnotify.Event) {
 	made := ev.Has(fsnotify.Create)
 	isDir := made && f.opts.Want(ev.Name, true) && kindOf(ev.Name).IsDir()
 	if isDir || known && (made || ev.Has(fsnotify.Remove|fsnotify.Rename)) {
-		f.mu.Lock()
-		f.dirty[ev.Name] = struct{}{}
-		f.mu.Unlock()
-		signal(f.kick)
+		f.lookSoon(ev.Name)
 	}
-	if !isDir && !pending && (made || !known) && f.opts.Want(ev.Name, false) {
-		f.tell(ev.Name)
+	if isDir || pending && !made || known && !made || !f.opts.Want(ev.Name, false) {
+		return
 	}
+	f.tell(ev.Name)
+	if made && isLink(ev.Name) {
+		f.lookSoon(filepath.Dir(ev.Name)) // which finds that it must be polled
+	}
+}
+
+// lookSoon has a folder looked at.
+func (f *Follower) lookSoon(dir string) {
+	f.mu.Lock()
+	f.dirty[dir] = struct{}{}
+	f.mu.Unlock()
+	signal(f.kick)
+}
+
+func isLink(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode()&fs.ModeSymlink != 0
 }

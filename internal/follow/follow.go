@@ -31,8 +31,8 @@ import (
 type Options struct {
 	// Dirs are the folders to follow, with all that is below them. One that isn't
 	// there is waited for; see Status.Missing. A symbolic link to a folder is followed,
-	// unless to one above it; one to a file is only looked at, since what is written
-	// behind it is told in another folder.
+	// unless to one above it. A wanted file that is a symbolic link has its entry of
+	// Dirs polled, since what is written behind it is told in another folder.
 	Dirs []string
 	// Want says whether a file, or a folder below Dirs, is of interest; nil: all are.
 	// It is asked at each event, before anything is kept, by several goroutines. Nothing

@@ -18,6 +18,7 @@ type root struct {
 	used    bool // there was something in it
 	missing bool // it isn't there, or nothing is in it any more: where a volume was mounted
 	network bool // some folder of it is on a network file system
+	linked  bool // some file of it is a symbolic link
 }
 
 // reason says why a root must be polled, or "". Caller holds looking.
@@ -29,6 +30,8 @@ func (f *Follower) reason(r *root) string {
 		return f.why
 	case r.network:
 		return whyNetwork
+	case r.linked:
+		return whyLinked
 	}
 	return ""
 }
@@ -112,7 +115,7 @@ func (f *Follower) lookAt(ctx context.Context, roots []*root, silent bool) error
 	}
 	w := &walk{f: f, ctx: ctx, silent: silent}
 	for _, r := range roots {
-		r.network = false
+		r.network, r.linked = false, false
 		w.visitRoot(r)
 	}
 	cpu, took := elapsed()
@@ -335,6 +338,7 @@ func (w *walk) list(path string) (files []file, subs []string, err error) {
 		case kind.IsDir() && w.f.opts.Want(full, true):
 			subs = append(subs, e.Name())
 		case kind.IsRegular() && w.f.opts.Want(full, false):
+			w.root.linked = w.root.linked || e.Type()&fs.ModeSymlink != 0
 			print, err := printAt(dir, e.Name())
 			w.fail(err)
 			if print != 0 {

@@ -25,8 +25,9 @@ const (
 	whyLimit = "the system's limit of inotify watches is reached " +
 		"(raise fs.inotify.max_user_watches and max_user_instances with sysctl)"
 	whyNetwork     = "on a network file system, changes by other machines are not told"
+	whyLinked      = "a file is a symbolic link, and what is written behind it is not told"
 	whyUnsupported = "changes are not told on this system"
-	whyMissing     = "waiting for a folder that is not there"
+	whyMissing     = "waiting for a folder that is not there, or where nothing is any more"
 )
 
 // Status returns how it is now.

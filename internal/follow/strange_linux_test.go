@@ -165,3 +165,24 @@ func TestMovedIntoMoved(t *testing.T) {
 	await(t, f, db)
 	awaitStatus(t, f, "all folders are watched", func(s follow.Status) bool { return s.Watches == 4 })
 }
+
+// What is written behind a symbolic link isn't told where the link is.
+func TestLinkedFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	elsewhere, data := write(t, dir, "disk2/db.couch"), mkdir(t, dir, "data")
+	write(t, data, "other.couch")
+	f := start(t, follow.Options{Dirs: []string{data}, Poll: time.Hour})
+	link := filepath.Join(data, "db.couch")
+	if err := os.Symlink(elsewhere, link); err != nil {
+		t.Fatal(err)
+	}
+	await(t, f, link)
+	for range 2 {
+		write(t, elsewhere)
+		await(t, f, link)
+	}
+	remove(t, link)
+	await(t, f, link)
+	awaitStatus(t, f, "it need not poll", func(s follow.Status) bool { return s.Polling == "" })
+}
