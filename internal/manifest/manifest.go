@@ -357,7 +357,7 @@ type Header struct {
 
 // Extent is a run of bytes of a file: N bytes at offset At of the content of
 // Segments[Seg]; or, with a Seg below 0, the N bytes that the replay -1-Seg of its file
-// makes, At being 0. In JSON it is the array [seg, at, n].
+// makes, At being 0: only a file of a moment may have the first At bytes of them already. In JSON it is the array [seg, at, n].
 type Extent struct {
 	Seg int
 	At  int64

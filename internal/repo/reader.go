@@ -352,7 +352,7 @@ func (fr *fileReader) ReadAt(p []byte, off int64) (int, error) {
 		e := fr.extents[i]
 		at := e.At + off - fr.starts[i]
 		if e.Seg < 0 {
-			k, err := fr.replayed(p[n:min(int64(len(p)), int64(n)+e.N-at)], fr.replays[-1-e.Seg], fr.starts[i], at)
+			k, err := fr.replayed(p[n:min(int64(len(p)), int64(n)+e.At+e.N-at)], fr.replays[-1-e.Seg], fr.starts[i]-e.At, at)
 			n, off = n+k, off+int64(k)
 			if err != nil {
 				return n, err

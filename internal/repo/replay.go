@@ -37,7 +37,7 @@ func (b both) Write(p []byte) (int, error) {
 func (rd *Reader) content(ctx context.Context, extents []manifest.Extent, replays []*manifest.Replay, back io.ReaderAt, fn func([]byte) error) error {
 	for len(extents) > 0 {
 		if e := extents[0]; e.Seg < 0 {
-			if err := rd.replayed(ctx, replays[-1-e.Seg], both{back, fn}); err != nil {
+			if err := rd.replayed(ctx, replays[-1-e.Seg], both{back, behindOf(e.At, fn)}); err != nil {
 				return err
 			}
 			extents = extents[1:]
@@ -53,6 +53,20 @@ func (rd *Reader) content(ctx context.Context, extents []manifest.Extent, replay
 		extents = extents[n:]
 	}
 	return nil
+}
+
+// behindOf is fn without the first n bytes that it would be given: the file has them already.
+func behindOf(n int64, fn func([]byte) error) func([]byte) error {
+	if n == 0 {
+		return fn
+	}
+	return func(b []byte) error {
+		skip := min(n, int64(len(b)))
+		if n -= skip; skip == int64(len(b)) {
+			return nil
+		}
+		return fn(b[skip:])
+	}
 }
 
 // kept calls do with what keeps the bytes that are given to fn, if the caller of a
@@ -292,19 +306,21 @@ func (rd *Reader) Close() {
 
 // salvageReplay is Salvage for the bytes of a replay, which begin at off in the file:
 // they are there, or all are lost, but for a copy.
-func (rd *Reader) salvageReplay(ctx context.Context, f *manifest.File, r *manifest.Replay, off int64, fn func(off int64, b []byte) error) (lost int64, err error) {
+func (rd *Reader) salvageReplay(ctx context.Context, f *manifest.File, e manifest.Extent, off int64, fn func(off int64, b []byte) error) (lost int64, err error) {
+	r := f.Replays[-1-e.Seg]
 	if r.Kind == manifest.CopyReplay {
 		return rd.salvageCopy(ctx, r, off, fn)
 	}
+	off -= e.At // where the replay begins
 	b, err := rd.built(ctx, r, off, rd.ReaderAt(ctx, f))
 	if Damaged(err) {
-		return r.Size, nil
+		return e.N, nil
 	}
 	if err != nil {
 		return 0, err
 	}
 	buf := make([]byte, frameSize)
-	for at := int64(0); at < r.Size; {
+	for at := e.At; at < r.Size; {
 		part := buf[:min(frameSize, r.Size-at)]
 		if _, err := b.ReadAt(part, at); err != nil && !errors.Is(err, io.EOF) {
 			return 0, err

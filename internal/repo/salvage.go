@@ -66,7 +66,7 @@ func (rd *Reader) Salvage(ctx context.Context, f *manifest.File, unproven bool, 
 	off := int64(0)
 	for _, e := range f.Extents {
 		if e.Seg < 0 {
-			n, err := rd.salvageReplay(ctx, f, f.Replays[-1-e.Seg], off, fn)
+			n, err := rd.salvageReplay(ctx, f, e, off, fn)
 			if lost += n; err != nil {
 				return lost, err
 			}

@@ -246,21 +246,13 @@ func (r *Repo) readTick(ctx context.Context, instance string, key storage.Key, o
 	if at < 0 {
 		return nil, s, fmt.Errorf("%w: an index of %d bytes", ErrCorrupt, n)
 	}
-	line, writer, err := r.verifySigned(plain[at : at+n])
+	t, err := r.decodeIndex(plain[at:at+n], instance, o)
 	if err != nil {
 		return nil, s, err
 	}
-	t, err := manifest.DecodeTick(line)
-	if err != nil {
-		return nil, s, errors.Join(ErrCorrupt, err)
-	}
-	t.Writer = writer
 	sum := sha256.Sum256(plain[:at])
 	if t.DataSize != at || t.DataSHA256 != hex.EncodeToString(sum[:]) {
 		return nil, s, fmt.Errorf("%w: its content is not that of its index", ErrCorrupt)
-	}
-	if t.Instance != instance || t.Chain != o.Chain || t.First != o.First || t.Last != o.Last {
-		return nil, s, fmt.Errorf("%w: it is ticks %d to %d of chain %s of %s", ErrCorrupt, t.First, t.Last, t.Chain, t.Instance)
 	}
 	return t, s, nil
 }
