@@ -186,3 +186,29 @@ func TestLinkedFile(t *testing.T) {
 	await(t, f, link)
 	awaitStatus(t, f, "it need not poll", func(s follow.Status) bool { return s.Polling == "" })
 }
+
+// A look finds what kept its size and its time of writing; modes alone are never told.
+func TestSameSizeAndTime(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	ini := write(t, dir, "local.ini")
+	before, err := os.Stat(ini)
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := start(t, follow.Options{Dirs: []string{dir}})
+	if err := os.Chmod(ini, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	exactly(t, told, dir)
+	f := startPolling(t, follow.Options{Dirs: []string{dir}, Poll: time.Hour})
+	text, err := os.ReadFile(ini)
+	if err == nil {
+		text[0]++
+		err = os.WriteFile(ini, text, 0o600)
+	}
+	if err = firstError(err, os.Chtimes(ini, before.ModTime(), before.ModTime())); err != nil {
+		t.Fatal(err)
+	}
+	exactly(t, f, dir, ini)
+}
