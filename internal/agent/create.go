@@ -75,6 +75,9 @@ func (a *agent) create(ctx context.Context, w *work) (*job.Report, error) {
 		report.URL, report.Result = made.URL, &job.Result{Notes: made.Notes}
 		if r := made.Restored; r != nil && r.History != nil {
 			report.Result.Notes = append(report.Result.Notes, r.History.String())
+			if r.ComesBack != nil {
+				report.Result.Notes = append(report.Result.Notes, r.ComesBack.String())
+			}
 		}
 		if perr := a.made.put(i); err == nil {
 			err = perr

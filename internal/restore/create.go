@@ -50,7 +50,10 @@ type CreateOptions struct {
 	Parallel int
 	Progress *Progress
 
+	Tell func(*ComesBack) // as in Options
+
 	extraIni string // lines for the end of the ini file
+	trial    bool
 }
 
 // Created is a new instance.
@@ -218,7 +221,7 @@ func (c *creation) data(ctx context.Context) error {
 	// Nothing has ever written to files that are there but an earlier call, which may
 	// have been killed when they were all complete.
 	res, err := Files(ctx, Options{Repo: c.opts.Repo, Record: c.opts.Record, To: to, Delta: true, NodeName: c.opts.NodeName, named: true, Owner: c.opts.Owner,
-		History: c.opts.History, Parallel: c.opts.Parallel, Progress: c.opts.Progress})
+		History: c.opts.History, Tell: c.opts.Tell, trial: c.opts.trial, Parallel: c.opts.Parallel, Progress: c.opts.Progress})
 	if err != nil {
 		return err
 	}

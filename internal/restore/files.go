@@ -60,6 +60,10 @@ type Options struct {
 	named    bool // whoever restores starts the server under that name
 	// History says whether clients that know the databases go on where they were.
 	History History
+	// Tell, if it is set, is told what comes back though it was purged, before any file of
+	// the backup is written.
+	Tell  func(*ComesBack)
+	trial bool // nobody uses what is restored
 
 	Owner    string    // USER, USER:GROUP or :GROUP for all that is written; "" doesn't change it
 	Parallel int       // files at once; 0 is the number of CPUs, at least 2, at most 4
@@ -81,6 +85,8 @@ type Result struct {
 	// History is what was done with what clients know of the databases; nil if no shard
 	// was to be restored.
 	History *HistoryResult `json:"history,omitempty"`
+	// ComesBack are purged documents that the backup still has; nil if there are none.
+	ComesBack *ComesBack `json:"comes_back,omitempty"`
 	// CouchDB1 says that they are those of a CouchDB 1.x, which have no shards.
 	CouchDB1 bool `json:"couchdb_1,omitempty"`
 	// Suffix is the creation stamp in the names of the chosen databases' shards.
@@ -152,8 +158,9 @@ type run struct {
 	reuse   bool   // look at what is there before writing
 	res     *Result
 
-	rename     *renaming // nil: _dbs.couch and _nodes.couch stay as they are
-	newHistory string    // as of the marker
+	rename     *renaming          // nil: _dbs.couch and _nodes.couch stay as they are
+	newHistory string             // as of the marker
+	later      []*manifest.Record // backups of the instance that were made after this one, the newest last
 
 	folders []string // all that files were put into, for systems without syncfs
 
@@ -267,7 +274,7 @@ func (r *run) prepare(ctx context.Context) error {
 	}
 	r.targets = newTargets(&r.opts)
 	mark := markOf(&r.opts, r.m)
-	why := r.decideHistory(ctx, &mark)
+	why := r.decideHistory(&mark, r.findLater(ctx))
 	if r.reuse, err = r.targets.look(ctx, &mark, r.opts.Delta); err != nil {
 		return err
 	}
@@ -305,6 +312,9 @@ func (r *run) whole() bool { return len(r.opts.Databases) == 0 }
 
 // write does all that comes between setting the markers and removing them.
 func (r *run) write(ctx context.Context) error {
+	if err := r.purgedSince(ctx); err != nil {
+		return err
+	}
 	if r.reuse {
 		if err := r.clean(ctx); err != nil {
 			return err

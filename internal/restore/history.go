@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/slipcover/slipcover/couchfile"
@@ -68,11 +69,38 @@ const (
 	meansKept = "Replications, _changes followers and mobile clients go on where they were. One that saw a change after this backup misses what comes, without a word, until the database has as many changes again: then use --new-history."
 )
 
+// findLater finds the backups of the instance that were made after this one. known says
+// whether it could tell.
+func (r *run) findLater(ctx context.Context) (known bool) {
+	if r.opts.trial {
+		return true
+	}
+	recs, _, err := r.opts.Repo.List(ctx, r.m.Instance)
+	if err != nil {
+		r.res.warn("which backups of %s are newer could not be read, nor what was purged since: %v", r.m.Instance, err)
+		return false
+	}
+	i := slices.IndexFunc(recs, func(rec *manifest.Record) bool { return rec.ID == r.opts.Record.ID })
+	r.later = recs[i+1:] // all of them if it was removed meanwhile
+	return true
+}
+
 // decideHistory puts the decision into the mark of the restore and returns the reason.
-func (r *run) decideHistory(ctx context.Context, mark *marker) string {
+func (r *run) decideHistory(mark *marker, known bool) string {
 	kept, why := r.opts.History == HistoryKept, "as asked"
 	if r.opts.History == HistoryByMoment {
-		kept, why = r.historyByMoment(ctx)
+		switch {
+		case !r.whole():
+			why = "chosen databases may take the place of living ones"
+		case r.opts.Moment != nil:
+			why = "a moment lies behind what clients may have seen"
+		case !known:
+			why = "it is not known whether the backup is the newest"
+		case len(r.later) > 0:
+			why = "the backup is not the newest of its instance"
+		default:
+			kept, why = true, "the backup is the newest of its instance"
+		}
 	}
 	if !kept {
 		b := make([]byte, 16)
@@ -80,24 +108,6 @@ func (r *run) decideHistory(ctx context.Context, mark *marker) string {
 		mark.NewHistory = hex.EncodeToString(b)
 	}
 	return why
-}
-
-func (r *run) historyByMoment(ctx context.Context) (kept bool, why string) {
-	if !r.whole() {
-		return false, "chosen databases may take the place of living ones"
-	}
-	if r.opts.Moment != nil {
-		return false, "a moment lies behind what clients may have seen"
-	}
-	recs, _, err := r.opts.Repo.List(ctx, r.m.Instance)
-	switch {
-	case err != nil:
-		r.res.warn("which backup of %s is the newest could not be read: %v", r.m.Instance, err)
-		return false, "it is not known whether the backup is the newest"
-	case len(recs) > 0 && recs[len(recs)-1].ID == r.m.ID:
-		return true, "the backup is the newest of its instance"
-	}
-	return false, "the backup is not the newest of its instance"
 }
 
 // tellHistory writes the decision into the result.

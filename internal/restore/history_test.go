@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/restore"
+	"github.com/slipcover/slipcover/internal/storage"
 	"github.com/slipcover/slipcover/internal/storage/mem"
 )
 
@@ -126,7 +128,7 @@ func TestNewHistoryGoesOn(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			for o.Progress.FilesDone.Load() < 20 {
+			for o.Progress.FilesDone.Load() < 40 { // more than there are indexes and system databases
 				runtime.Gosched()
 			}
 			cancel()
@@ -285,4 +287,89 @@ func locals(t *testing.T, path string) map[string]string {
 		out[d.ID] = string(doc)
 	}
 	return out
+}
+
+// What was purged after a backup comes back with it, and is named before anything is
+// written.
+func TestPurgedComesBack(t *testing.T) {
+	t.Parallel()
+	data, state, store := copyFixture(t), t.TempDir(), mem.New()
+	paths, err := filepath.Glob(filepath.Join(data, "shards", "*", "viewed.*.couch"))
+	if err != nil || len(paths) == 0 {
+		t.Fatal(err, paths)
+	}
+	change := func(do func(g *couchgen.Generator) error) {
+		t.Helper()
+		f, err := os.OpenFile(paths[0], os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g, err := couchgen.Reopen(f, couchgen.Options{NodeName: nodeName})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(do(g), g.Commit(), f.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put := func(g *couchgen.Generator, id string) error {
+		_, err := g.Put(couchgen.Doc{ID: id, Body: json.RawMessage("{}")})
+		return err
+	}
+	r := openRepo(t, store)
+	change(func(g *couchgen.Generator) error {
+		return errors.Join(put(g, "purged"), put(g, "deleted"), put(g, "again"), put(g, "stays"))
+	})
+	first := take(t, r, data, state)
+	change(func(g *couchgen.Generator) error {
+		_, err := g.Delete("deleted")
+		return errors.Join(err, put(g, "later"), g.Commit(), g.Purge("purged"), g.Purge("deleted"), g.Purge("again"), g.Purge("later"),
+			g.Commit(), put(g, "again"))
+	})
+	second := take(t, r, data, state)
+
+	o := restore.Options{Repo: r, Record: first, To: filepath.Join(t.TempDir(), "data")}
+	told := 0
+	o.Tell = func(c *restore.ComesBack) {
+		told = c.Count
+		if _, err := os.Stat(filepath.Join(o.To, "shards")); err == nil {
+			t.Error("told after something was written")
+		}
+	}
+	res := files(t, o)
+	want := []restore.PurgedDoc{{Database: "viewed", ID: "again"}, {Database: "viewed", ID: "deleted"}, {Database: "viewed", ID: "purged"}}
+	c := res.ComesBack
+	if c == nil || told != 3 || c.Count != 3 || c.AtLeast || c.Backup != second.ID || !slices.Equal(c.Docs, want) {
+		t.Errorf("told %d, comes back %+v, want %v", told, c, want)
+	}
+	text := "3 documents come back that were purged since, as the later backup " + string(second.ID) +
+		" knows: viewed/again, viewed/deleted, viewed/purged; purge again what must not be seen"
+	if len(res.Warnings) > 0 || c.String() != text {
+		t.Errorf("warnings %q, text %q", res.Warnings, c)
+	}
+	if res := files(t, restore.Options{Repo: r, Record: second, To: filepath.Join(t.TempDir(), "data")}); res.ComesBack != nil {
+		t.Errorf("with the newest: %+v", res.ComesBack)
+	}
+	if res := files(t, restore.Options{Repo: r, Record: first, To: t.TempDir(), Databases: []string{"empty"}}); res.ComesBack != nil {
+		t.Errorf("another database: %+v", res.ComesBack)
+	}
+
+	// The later backup can't be read: a warning, and the restore is whole.
+	key := storage.Key("")
+	err = store.List(t.Context(), "", func(info storage.Info) error {
+		if strings.Contains(string(info.Key), string(second.ID)) && strings.Contains(string(info.Key), "manifest") {
+			key = info.Key
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Delete(t.Context(), key); err != nil {
+		t.Fatal(key, err)
+	}
+	o.To, o.Tell = filepath.Join(t.TempDir(), "data"), nil
+	res = files(t, o)
+	contains(t, res.Warnings, "later backup "+string(second.ID)+" can't be read")
+	sameFiles(t, hashes(t, o.To), wanted(t, r, first))
 }

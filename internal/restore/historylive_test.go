@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/restore"
 	"github.com/slipcover/slipcover/internal/storage/mem"
 	"github.com/slipcover/slipcover/internal/testenv"
@@ -316,4 +317,45 @@ func (k *clients) pouched(began bool) {
 			k.t.Errorf("a PouchDB that may not write to the server has %s: %v, with a new history: %v", id, got, began)
 		}
 	}
+}
+
+// A CouchDB that remembers few purges: there are at least as many as it tells of.
+func TestPurgedComesBackLive(t *testing.T) {
+	needCouchDB(t)
+	t.Parallel()
+	c := testenv.CouchDB(t, testenv.Options{NodeName: nodeName})
+	k := &clients{t: t, c: c}
+	k.must(c.Put("/"+db+"?q=1", nil, nil))
+	k.put(c, db, "doc", 6)
+	r, state := openRepo(t, mem.New()), t.TempDir()
+	first := take(t, r, c.DataDir, state)
+	purge := func(ids ...string) {
+		for _, id := range ids {
+			var doc struct {
+				Rev string `json:"_rev"`
+			}
+			k.must(c.Get("/"+db+"/"+id, &doc))
+			k.must(c.Post("/"+db+"/_purge", map[string][]string{id: {doc.Rev}}, nil))
+		}
+	}
+	purge("doc-0", "doc-1", "doc-2")
+	second := take(t, r, c.DataDir, state)
+	comesBack := func(least bool, by manifest.BackupID, ids ...string) {
+		t.Helper()
+		res := files(t, restore.Options{Repo: r, Record: first, To: filepath.Join(t.TempDir(), "data")})
+		var got []string
+		b := res.ComesBack
+		for _, d := range b.Docs {
+			got = append(got, d.ID)
+		}
+		if b.AtLeast != least || b.Backup != by || !slices.Equal(got, ids) || b.Count != len(ids) {
+			t.Errorf("%+v, want at least: %v, by %s: %q", b, least, by, ids)
+		}
+	}
+	comesBack(false, second.ID, "doc-0", "doc-1", "doc-2")
+	k.must(c.Put("/"+db+"/_purged_infos_limit", json.RawMessage("2"), nil))
+	purge("doc-3")
+	k.must(c.Compact(db))
+	third := take(t, r, c.DataDir, state)
+	comesBack(true, third.ID, "doc-2", "doc-3")
 }

@@ -150,7 +150,7 @@ func (r *TrialReport) run(ctx context.Context, opts TrialOptions) error {
 		return err
 	}
 	c := &creation{bin: bin, opts: CreateOptions{Repo: opts.Repo, Record: opts.Record, Name: "trial", Dir: filepath.Join(parent, trialPrefix+strings.ToLower(rand.Text()[:12])),
-		CouchDBBin: bin, Owner: opts.Owner, Timeout: opts.Timeout, Parallel: opts.Parallel, Progress: opts.Progress, extraIni: trialIni}}
+		CouchDBBin: bin, Owner: opts.Owner, Timeout: opts.Timeout, Parallel: opts.Parallel, Progress: opts.Progress, extraIni: trialIni, trial: true}}
 	if err := c.opts.check(); err != nil {
 		return err
 	}

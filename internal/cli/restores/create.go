@@ -90,7 +90,7 @@ func runCreate(ctx context.Context, env *core.Env, s *core.Settings, o *createOp
 	defer stop()
 	made, err := restore.Create(ctx, restore.CreateOptions{Repo: r.Repo, Record: rec, Name: name, Dir: o.dir,
 		Port: o.port, NodeName: o.nodeName, AdminUser: o.user,
-		AdminPassword: password, CouchDBBin: o.couchdb, Start: !o.noStart, History: history, Owner: s.Owner,
+		AdminPassword: password, CouchDBBin: o.couchdb, Start: !o.noStart, History: history, Tell: tellComesBack(env), Owner: s.Owner,
 		Timeout: o.timeout, Parallel: s.Parallel, Progress: p})
 	stop()
 	// An instance that was made and did not start is told all the same: its admin's

@@ -1,6 +1,8 @@
 package restores
 
 import (
+	"fmt"
+
 	"github.com/spf13/pflag"
 
 	"github.com/slipcover/slipcover/internal/cli/core"
@@ -27,4 +29,14 @@ func (h *history) chosen() (restore.History, error) {
 		return restore.HistoryKept, nil
 	}
 	return restore.HistoryByMoment, nil
+}
+
+// tellComesBack says which purged documents come back before the restore writes, when
+// there is time to stop it.
+func tellComesBack(env *core.Env) func(*restore.ComesBack) {
+	return func(c *restore.ComesBack) {
+		if !env.JSON {
+			fmt.Fprintf(env.Stderr, "slipcover: warning: %s\n", core.Clean(c.String()))
+		}
+	}
 }

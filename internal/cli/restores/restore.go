@@ -115,7 +115,7 @@ func runRestore(ctx context.Context, env *core.Env, s *core.Settings, o *restore
 	res, err := restore.Files(ctx, restore.Options{
 		Repo: r.Repo, Record: rec, Moment: moment, To: o.to, IndexTo: o.indexTo, ConfigTo: o.configTo, Delta: o.delta,
 		Databases: o.databases, As: o.as, KeepSuffix: o.keepSuffix, NoIndexes: o.noIndexes, NodeName: o.nodeName,
-		History: history, Owner: s.Owner, Parallel: s.Parallel, Progress: p,
+		History: history, Tell: tellComesBack(env), Owner: s.Owner, Parallel: s.Parallel, Progress: p,
 	})
 	stop()
 	if err != nil {
@@ -195,6 +195,9 @@ func printRestore(w io.Writer, rec *manifest.Record, r *restore.Result, verbose 
 		dropped[i] = manifest.LeftOut{Path: d.Path, Reason: d.Reason}
 	}
 	core.PrintGrouped(w, "index not restored", dropped, verbose)
+	if r.ComesBack != nil {
+		fmt.Fprintf(w, "warning: %s\n", core.Clean(r.ComesBack.String()))
+	}
 	if r.History != nil {
 		fmt.Fprintln(w, r.History)
 	}
