@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/restore"
 	"github.com/slipcover/slipcover/internal/shard"
 	"github.com/slipcover/slipcover/internal/storage/mem"
@@ -34,9 +36,28 @@ func TestVersions(t *testing.T) {
 				t.Errorf("%+v", res)
 			}
 			sameFiles(t, hashes(t, to), hashes(t, data))
+			begunAnew(t, r, rec, data)
 			renamedNode(t, restore.Options{Repo: r, Record: rec, To: filepath.Join(t.TempDir(), "data"), NodeName: "other@127.0.0.1"}, data)
 			commands(t, restore.Options{Repo: r, Record: rec, To: filepath.Join(t.TempDir(), "one"), Databases: []string{"path/with+odd(name)$"}, As: "new"}, strings.HasPrefix(version, "2."))
 		})
+	}
+}
+
+// begunAnew restores with a new history, in the version that the shards are of.
+func begunAnew(t *testing.T, r *repo.Repo, rec *manifest.Record, data string) {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), "data")
+	res := files(t, restore.Options{Repo: r, Record: rec, To: to, History: restore.HistoryNew})
+	uuids := beginsWith(t, r, rec, to)
+	if !res.OK() || len(uuids) == 0 || res.History.Shards != len(uuids) {
+		t.Errorf("%q, %d shards of %d", res.Problems, res.History.Shards, len(uuids))
+	}
+	for path := range uuids {
+		was := openFile(t, filepath.Join(data, filepath.FromSlash(path))).Header()
+		is := openFile(t, filepath.Join(to, filepath.FromSlash(path))).Header()
+		if is.DiskVersion != was.DiskVersion || is.Checksum != was.Checksum || is.More != was.More || !reflect.DeepEqual(is.Epochs, was.Epochs) {
+			t.Errorf("%s: the header is %+v, was %+v", path, is, was)
+		}
 	}
 }
 
