@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -17,7 +16,7 @@ import (
 
 // errNotCovered says that bytes of a file are neither in the backup nor in what was shipped
 // since.
-var errNotCovered = errors.New("what was shipped doesn't reach down to the backup")
+var errNotCovered = fmt.Errorf("%w: it doesn't reach down to the backup", ErrGap)
 
 // fileName is a file of a node.
 type fileName struct {

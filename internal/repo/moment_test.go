@@ -31,6 +31,8 @@ type shipping struct {
 	since manifest.BackupID
 	end   string
 	ticks []*shippedTick
+	quiet time.Duration // of the next ticks
+	large int           // bytes of the next ticks
 	seed  uint64
 }
 
@@ -59,7 +61,7 @@ func clock(t *testing.T, text string) time.Time {
 
 func newShipping(t *testing.T) *shipping {
 	t.Helper()
-	s := &shipping{t: t, fixture: newFixture(t), now: clock(t, "2026-11-23 12:00:00")}
+	s := &shipping{t: t, fixture: newFixture(t), now: clock(t, "2026-11-23 12:00:00"), quiet: time.Second, large: 20}
 	var err error
 	s.r, err = repo.Open(t.Context(), s.store, repo.Options{Identities: []age.Identity{s.identity}, Now: func() time.Time { return s.now }})
 	s.must(err)
@@ -124,12 +126,12 @@ func (s *shipping) adopt(since manifest.BackupID) { s.since, s.from = since, int
 // tick ships a write; it returns the state.
 func (s *shipping) tick(at string) []byte {
 	s.t.Helper()
-	s.write(20)
+	s.write(s.large)
 	n := int64(len(s.ticks) + 1)
 	f := &manifest.TickFile{File: s.file(int64(len(s.data))), From: s.from, Cuts: manifest.Cuts{{Tick: n, Size: int64(len(s.data))}}}
 	f.Extents = []manifest.Extent{{N: f.Size - f.From}}
 	t := &shippedTick{Tick: &manifest.Tick{Instance: instance, Chain: s.chain, First: n, Last: n, Prev: s.end, Since: s.since,
-		Times: manifest.Times{{At: clock(s.t, at).UnixMilli(), Quiet: 1000}}, Tool: "test", Files: []*manifest.TickFile{f}}, data: s.data}
+		Times: manifest.Times{{At: clock(s.t, at).UnixMilli(), Quiet: s.quiet.Milliseconds()}}, Tool: "test", Files: []*manifest.TickFile{f}}, data: s.data}
 	s.put(t, repo.ShipName{Chain: s.chain, First: n, Last: n}, s.data[s.from:])
 	s.ticks, s.end, s.from = append(s.ticks, t), t.sealed.Segment.SHA256, int64(len(s.data))
 	return s.data

@@ -45,6 +45,19 @@ func parseGlob(s string) (glob, error) {
 	return glob{s, re}, nil
 }
 
+// Globs returns what tells whether the name of a database fits one of some patterns. It returns
+// ErrOptions if one of them is none.
+func Globs(patterns []string) (func(name string) bool, error) {
+	list := make([]glob, len(patterns))
+	for i, p := range patterns {
+		var err error
+		if list[i], err = parseGlob(p); err != nil {
+			return nil, err
+		}
+	}
+	return func(name string) bool { return slices.ContainsFunc(list, func(g glob) bool { return g.match(name) }) }, nil
+}
+
 // globClass returns the regular expression of the class that s begins with, as shells
 // read it, and its length in s, 0 if it has no end. "!" or "^" at its beginning negates
 // it, and a "]" there is one of its characters.

@@ -135,11 +135,11 @@ func ExitOf(err error) exit {
 		return exitUnavailable
 	case is(storage.ErrDenied, backup.ErrPermission, fs.ErrPermission):
 		return exitDenied
-	case is(ErrProblem, storage.ErrNotExist, repo.ErrCorrupt, repo.ErrSignature, repo.ErrFormat, restore.ErrMismatch):
+	case is(ErrProblem, storage.ErrNotExist, repo.ErrGap, repo.ErrCorrupt, repo.ErrSignature, repo.ErrFormat, restore.ErrMismatch):
 		return exitProblem
 	case is(couchfile.ErrCorrupt, couchfile.ErrNoHeader, couchfile.ErrNotDatabase, couchfile.ErrUnsupportedVersion, couchfile.ErrMissing):
 		return exitProblem
-	case is(ErrMissing, repo.ErrNoRepository, repo.ErrNoBackup, restore.ErrNoInstance, node.ErrNoData, backup.ErrNothing, restore.ErrNoSuchDB, couchfile.ErrNotFound, couchfile.ErrDeleted, fs.ErrNotExist):
+	case is(ErrMissing, repo.ErrNoRepository, repo.ErrNoBackup, repo.ErrNoMoment, restore.ErrNoInstance, node.ErrNoData, backup.ErrNothing, restore.ErrNoSuchDB, couchfile.ErrNotFound, couchfile.ErrDeleted, fs.ErrNotExist):
 		return exitNotFound
 	}
 	return ExitError

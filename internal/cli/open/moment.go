@@ -28,18 +28,27 @@ func (w *When) Flags(f *pflag.FlagSet) {
 
 // Time returns the time that At names.
 func (w *When) Time(now time.Time) (time.Time, error) {
-	zone := time.Local
-	if w.Zone != "" {
-		var err error
-		if zone, err = time.LoadLocation(w.Zone); err != nil {
-			return time.Time{}, core.Usage("--zone %s: %v", w.Zone, err)
-		}
+	zone, err := Zone(w.Zone)
+	if err != nil {
+		return time.Time{}, err
 	}
 	t, err := calendar.ParseWhen(w.At, now, zone)
 	if err != nil {
 		return t, core.Usage("--at: %v", err)
 	}
 	return t, nil
+}
+
+// Zone returns the time zone of a name; "" is this machine's.
+func Zone(name string) (*time.Location, error) {
+	if name == "" {
+		return time.Local, nil
+	}
+	zone, err := time.LoadLocation(name)
+	if err != nil {
+		return nil, core.Usage("--zone %s: %v", name, err)
+	}
+	return zone, nil
 }
 
 // Moment opens the repository and finds the moment at a time.
