@@ -45,6 +45,9 @@ type Options struct {
 	// LeastTail is the smallest tail that is stored as a replay, in bytes; 0 is 32 KiB.
 	LeastTail int64
 
+	// RememberLater leaves it to the caller to have things remembered for replays, by Remember.
+	RememberLater bool
+
 	// ProofTail is how much before the cut is read to prove a large file, in bytes; 0 is
 	// 256 KiB. Small is up to which size a file is proven whole; 0 is 1 MiB.
 	ProofTail, Small int64

@@ -18,6 +18,7 @@ import (
 	"github.com/slipcover/slipcover/couchfile/replay"
 	"github.com/slipcover/slipcover/internal/durable"
 	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/node"
 )
 
 // A node remembers a few bytes of each document, of each run of an index's rows, or of each
@@ -182,7 +183,7 @@ func (m *memory) remembers(f *manifest.File) bool {
 // unremembered reports whether something is to be remembered of a file, and isn't: replays
 // were turned on after it was stored, or it was lost.
 func (t *Taker) unremembered(old *Known) bool {
-	if t.memory == nil || !t.memory.remembers(old.File) || old.Damaged {
+	if t.memory == nil || t.o.RememberLater || !t.memory.remembers(old.File) || old.Damaged {
 		return false
 	}
 	_, ok := t.memory.of(&old.Local, old.File)
@@ -196,12 +197,44 @@ func (f *taking) rememberIf(ctx context.Context) error {
 		f.out.Local.Known = ""
 		return nil
 	}
+	if f.o.RememberLater {
+		return nil
+	}
 	err := f.remember(ctx)
 	if err != nil && ctx.Err() == nil {
 		f.note(fmt.Sprintf("%s: after a compaction it will be stored whole: %v", f.file.Path, err))
 		return nil
 	}
 	return ctx.Err()
+}
+
+// Unremembered reports whether Remember is to be called for a file: nothing is remembered of it, or
+// so much is new in it since that it should be noted, too.
+func (t *Taker) Unremembered(known *Known) bool {
+	m := t.memory
+	if m == nil || known.Damaged || known.File.Kind != manifest.Shard || !m.remembers(known.File) {
+		return false
+	}
+	k, ok := m.of(&known.Local, known.File)
+	return !ok || !m.enough(k, known.File)
+}
+
+// Remember notes what a compaction of a database can take from what is stored of it, and returns the name for
+// Local.Known. The first time that reads all of the file, and then what is new.
+func (t *Taker) Remember(ctx context.Context, e node.Entry, known *Known) (string, error) {
+	file := *known.File
+	f := &taking{Taker: t, entry: e, name: Name{e.Root, e.Path}, old: known, file: &file, out: &Taken{Local: known.Local}}
+	var err error
+	if f.src, err = Open(ctx, t.o.Node, e); err != nil {
+		return "", err
+	}
+	defer f.src.Close()
+	is := LocalOf(f.src.info)
+	if same, err := sameHeader(f.src, &file); err != nil || !same || is.Dev != known.Local.Dev || is.Ino != known.Local.Ino {
+		return "", errors.Join(errOther, err)
+	}
+	err = f.remember(ctx)
+	return f.out.Local.Known, err
 }
 
 // remember notes what a compaction of a file, which was just taken, can take from what is

@@ -410,6 +410,7 @@ func (s *Shipper) adopt(ctx context.Context) error {
 	if err := s.openKey(ctx); err != nil {
 		return err
 	}
+	s.openTakers()
 	s.log.InfoContext(ctx, "going on from a backup", "backup", base.Summary.ID)
 	return s.rewrite()
 }

@@ -155,13 +155,6 @@ func (e *env) compare(what string, got, want map[string][]byte) {
 	}
 }
 
-// tick ships, and again until nothing is left.
-func tick(t testing.TB, s *ship.Shipper) {
-	t.Helper()
-	must(t, s.Tick(t.Context()))
-	must(t, s.Tick(t.Context())) // what was gone for the first time
-}
-
 // Each moment that was shipped is, byte for byte, what the files were.
 func TestMoments(t *testing.T) {
 	t.Parallel()
@@ -212,8 +205,7 @@ func TestMoments(t *testing.T) {
 		case 25:
 			e.backup()
 		}
-		time.Sleep(20 * time.Millisecond)
-		tick(t, s)
+		s.Settle(t.Context(), t)
 		states = append(states, state{e.now(), e.files()})
 	}
 	for i, st := range states {

@@ -74,6 +74,8 @@ type Shipper struct {
 	changed   map[capture.Name]bool // files that differ from the backup's state
 	rolling   *rolling              // nil if no roll-up is being made
 	rollAfter time.Time             // none is made before
+	reading   *remembering          // nil if no database is read to be remembered
+	unread    map[capture.Name]bool // databases that may have to be
 	working   context.Context       // of what other goroutines do
 	stop      context.CancelFunc
 	work      sync.WaitGroup
@@ -111,7 +113,7 @@ func Open(ctx context.Context, o Options) (*Shipper, error) {
 		o.Tails = capture.Replay
 	}
 	s := &Shipper{o: o, log: o.Log, files: map[capture.Name]*file{}, dirty: map[capture.Name]bool{}, config: true,
-		pinned: map[string]bool{}, changed: map[capture.Name]bool{}}
+		pinned: map[string]bool{}, changed: map[capture.Name]bool{}, unread: map[capture.Name]bool{}}
 	s.working, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -154,13 +156,24 @@ func (s *Shipper) openKey(ctx context.Context) error {
 }
 
 func (s *Shipper) openTakers() {
+	if err := s.shareKnown(); err != nil {
+		s.log.Warn("what backups remember of databases can't be used: those that are compacted are shipped whole until it is read again", "err", err)
+	}
 	var note string
 	s.takers, note = capture.New(capture.Options{
-		Node: s.o.Node, Dir: s.dir, Encrypted: s.o.Repo.Config().Encrypted(), Compaction: s.o.Compaction, Tails: s.o.Tails,
+		RememberLater: true,
+		Node:          s.o.Node, Dir: filepath.Join(s.dir, shipDir), Encrypted: s.o.Repo.Config().Encrypted(), Compaction: s.o.Compaction, Tails: s.o.Tails,
 		LeastTail: leastTail, ProofTail: proofTail, Small: proofTail, Doubt: s.doubt, Generation: s.generation, Now: s.o.Now,
 	})
 	if note != "" {
 		s.log.Warn("shipping", "note", note)
+	}
+	locals := make(map[capture.Name]capture.Local, len(s.files))
+	for nm, f := range s.files {
+		locals[nm] = f.Local
+	}
+	if err := s.takers.Tidy(locals); err != nil {
+		s.log.Warn("what was remembered of databases that are gone can't be removed", "err", err)
 	}
 }
 
@@ -304,7 +317,7 @@ func (s *Shipper) pause(ctx context.Context, d time.Duration, idle bool) error {
 // nextDue returns when something is to be done though no file changes, if something is.
 func (s *Shipper) nextDue() (time.Duration, bool) {
 	switch {
-	case s.rolling != nil || len(s.old) > 0:
+	case s.rolling != nil || len(s.old) > 0 || s.reading != nil || len(s.unread) > 0:
 		return s.o.Interval, true
 	case len(s.links) == 0:
 		return 0, false

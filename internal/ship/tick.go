@@ -47,6 +47,7 @@ func (s *Shipper) Tick(ctx context.Context) error {
 	s.note(s.follow.Take())
 	if len(s.dirty) == 0 && !s.config {
 		s.quiet = s.started
+		s.remember()
 		return s.rollUp(ctx)
 	}
 	if err := s.look(ctx); err != nil {
@@ -63,6 +64,7 @@ func (s *Shipper) Tick(ctx context.Context) error {
 		}
 	}
 	s.settle(t)
+	s.remember()
 	return s.rollUp(ctx)
 }
 
@@ -264,6 +266,7 @@ func (s *Shipper) settle(t *tick) {
 	for _, f := range t.files {
 		s.files[f.name] = bare(f.file)
 		s.changed[f.name] = true
+		s.unread[f.name] = true
 	}
 	for _, nm := range t.gone {
 		delete(s.files, nm)

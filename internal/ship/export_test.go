@@ -1,0 +1,38 @@
+package ship
+
+import (
+	"context"
+	"testing"
+	"time"
+)
+
+// Settle ticks until nothing is left to do.
+func (s *Shipper) Settle(ctx context.Context, t testing.TB) {
+	t.Helper()
+	for n := 0; ; n++ {
+		select { // what the system tells of files comes when it comes
+		case <-time.After(30 * time.Millisecond):
+		case <-ctx.Done():
+			t.Fatal(ctx.Err())
+		}
+		if err := s.Tick(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if r := s.rolling; r != nil {
+			<-r.done
+			continue
+		}
+		if r := s.reading; r != nil {
+			<-r.done
+			continue
+		}
+		if len(s.dirty) == 0 && len(s.unread) == 0 && !s.config && len(s.old) == 0 {
+			if links, _ := s.dueRollUp(s.o.Now()); links == nil && n > 0 {
+				return
+			}
+		}
+		if n > 200 {
+			t.Fatalf("it has %d files to look at and %d objects to delete still", len(s.dirty), len(s.old))
+		}
+	}
+}

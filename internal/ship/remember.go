@@ -1,0 +1,78 @@
+package ship
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/slipcover/slipcover/internal/capture"
+)
+
+// What is remembered of databases for the replays of their compactions is read beside the ticks, one
+// database at a time: the first time all of it is read.
+
+// knownFolder is where capture keeps it, below its directory.
+const knownFolder = "known"
+
+// remembering is a database that is being read.
+type remembering struct {
+	name  capture.Name
+	known *file
+	out   string
+	done  chan struct{}
+}
+
+// remember begins with the next database of which something is to be remembered, and takes over what
+// was.
+func (s *Shipper) remember() {
+	if r := s.reading; r != nil {
+		select {
+		case <-r.done:
+		default:
+			return
+		}
+		s.reading = nil
+		if is := s.files[r.name]; is != nil && is.File.Generation == r.known.File.Generation && r.out != "" {
+			is.Local.Known = r.out
+		}
+	}
+	for nm := range s.unread {
+		delete(s.unread, nm)
+		is := s.files[nm]
+		e, ok := s.o.Node.Entry(nm.Path)
+		taker := s.takers.Taker(nil)
+		if is == nil || !ok || !taker.Unremembered(&is.Known) {
+			continue
+		}
+		r := &remembering{name: nm, known: &file{is.Known}, done: make(chan struct{})}
+		s.reading = r
+		s.work.Go(func() {
+			defer close(r.done)
+			var err error
+			if r.out, err = taker.Remember(s.working, e, &r.known.Known); err != nil {
+				s.log.Debug("nothing is remembered of a database: if it is compacted, all of it is shipped", "path", nm.Path, "err", err)
+			}
+		})
+		return
+	}
+}
+
+// shareKnown takes over what backups remember, as other names of the same files: a backup removes what
+// its own state has no need of.
+func (s *Shipper) shareKnown() error {
+	from, to := filepath.Join(s.dir, knownFolder), filepath.Join(s.dir, shipDir, knownFolder)
+	list, err := os.ReadDir(from)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = os.MkdirAll(to, 0o700)
+	}
+	for _, e := range list {
+		if lerr := os.Link(filepath.Join(from, e.Name()), filepath.Join(to, e.Name())); !errors.Is(lerr, fs.ErrExist) && !errors.Is(lerr, fs.ErrNotExist) {
+			err = errors.Join(err, lerr)
+		}
+	}
+	return err
+}

@@ -1,0 +1,165 @@
+package ship_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/slipcover/slipcover/internal/backup"
+	"github.com/slipcover/slipcover/internal/storage"
+	"github.com/slipcover/slipcover/internal/testenv"
+)
+
+// counting counts what is asked of a storage.
+type counting struct {
+	storage.Store
+	puts, gets, lists, deletes, stats atomic.Int64
+}
+
+func (c *counting) Put(ctx context.Context, key storage.Key, body storage.Body, o storage.PutOptions) error {
+	c.puts.Add(1)
+	return c.Store.Put(ctx, key, body, o)
+}
+
+func (c *counting) Get(ctx context.Context, key storage.Key, off, n int64, fn func(io.Reader) error) error {
+	c.gets.Add(1)
+	return c.Store.Get(ctx, key, off, n, fn)
+}
+
+func (c *counting) List(ctx context.Context, prefix string, fn func(storage.Info) error) error {
+	c.lists.Add(1)
+	return c.Store.List(ctx, prefix, fn)
+}
+
+func (c *counting) Delete(ctx context.Context, key storage.Key) error {
+	c.deletes.Add(1)
+	return c.Store.Delete(ctx, key)
+}
+
+func (c *counting) Stat(ctx context.Context, key storage.Key) (storage.Info, error) {
+	c.stats.Add(1)
+	return c.Store.Stat(ctx, key)
+}
+
+func (c *counting) all() int64 {
+	return c.puts.Load() + c.gets.Load() + c.lists.Load() + c.deletes.Load() + c.stats.Load()
+}
+
+// Ticks are rolled up out of the files, nothing of them is read from the storage, and every moment is
+// still there, byte for byte.
+func TestRollUps(t *testing.T) {
+	t.Parallel()
+	live := testenv.CouchDB(t, testenv.Options{})
+	rnd := rand.New(rand.NewPCG(12, 2))
+	must(t, live.Put("/a?q=1", nil, nil))
+	must(t, live.Put("/b?q=2", nil, nil))
+	e := newEnv(t, live.DataDir)
+	store := &counting{Store: e.store}
+	e.store = store
+	for i := range 200 {
+		must(t, live.Put(fmt.Sprintf("/a/first%d", i), map[string]any{"text": strings.Repeat("y", 300)}, nil))
+	}
+	e.backup(func(o *backup.Options) { o.Tails = backup.Whole })
+	s := e.ship()
+	type state struct {
+		at    time.Time
+		files map[string][]byte
+	}
+	var states []state
+	docs := 0
+	most := 0
+	for i := range 160 {
+		for range 1 + rnd.IntN(3) {
+			docs++
+			db := "ab"[rnd.IntN(2)]
+			if i > 90 && i <= 100 { // when b isn't there
+				db = 'a'
+			}
+			must(t, live.Put(fmt.Sprintf("/%c/doc%d", db, docs), map[string]any{"n": docs}, nil))
+		}
+		switch i {
+		case 50:
+			must(t, live.Compact("a"))
+		case 75, 110:
+			must(t, s.Close())
+			s = e.ship()
+		case 90:
+			must(t, live.Delete("/b"))
+		case 100:
+			must(t, live.Put("/b?q=2", nil, nil))
+		}
+		e.clock = e.clock.Add(time.Minute)
+		s.Settle(t.Context(), t)
+		if i%4 == 0 {
+			states = append(states, state{e.now(), e.files()})
+		}
+		n := 0
+		must(t, store.List(t.Context(), "ship/", func(storage.Info) error { n++; return nil }))
+		most = max(most, n)
+	}
+	if got := store.gets.Load(); got > 200 {
+		t.Errorf("%d reads of the storage while shipping", got)
+	}
+	if most > 40 {
+		t.Errorf("%d objects at a time, for 160 minutes", most)
+	}
+	for i, st := range states {
+		got, m := e.moment(st.at)
+		e.compare(fmt.Sprintf("moment %d, tick %d", i, m.Tick), got, st.files)
+	}
+	t.Logf("%d objects at most, %d puts, %d deletes, %d gets, %d lists", most, store.puts.Load(), store.deletes.Load(), store.gets.Load(), store.lists.Load())
+}
+
+// text returns text that compresses little.
+func text(rnd *rand.Rand, n int) string {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = 'a' + byte(rnd.IntN(26))
+	}
+	return string(b)
+}
+
+// A compaction is shipped as what happened, also where the backup remembered nothing of the database.
+func TestCompactionIsReplayed(t *testing.T) {
+	t.Parallel()
+	live := testenv.CouchDB(t, testenv.Options{})
+	rnd := rand.New(rand.NewPCG(12, 3))
+	must(t, live.Put("/a?q=1", nil, nil))
+	fill := func(from int) {
+		var docs []map[string]any
+		for i := range 500 {
+			docs = append(docs, map[string]any{"_id": fmt.Sprintf("doc%05d", from+i), "text": text(rnd, 1200)})
+		}
+		must(t, live.Post("/a/_bulk_docs", map[string]any{"docs": docs}, nil))
+	}
+	fill(0)
+	e := newEnv(t, live.DataDir)
+	e.backup(func(o *backup.Options) { o.Compaction = backup.Whole })
+	s := e.ship()
+	s.Settle(t.Context(), t)
+	for i := range 3 {
+		fill(1000 * (i + 1))
+		s.Settle(t.Context(), t)
+		before := s.Status().Bytes
+		must(t, live.Compact("a"))
+		s.Settle(t.Context(), t)
+		files := e.files()
+		size := 0
+		for p, b := range files {
+			if strings.Contains(p, "/a.") {
+				size = len(b)
+			}
+		}
+		if got := s.Status().Bytes - before; got > int64(size/20) {
+			t.Errorf("compaction %d of %d bytes stored %d", i, size, got)
+		}
+		at := e.now()
+		got, _ := e.moment(at)
+		e.compare(fmt.Sprintf("after compaction %d", i), got, files)
+	}
+}
