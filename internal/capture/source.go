@@ -51,6 +51,11 @@ func Open(ctx context.Context, n *node.Node, e node.Entry) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
+	return NewSource(f)
+}
+
+// NewSource returns an open file as a source, which closes it; on an error it is closed.
+func NewSource(f *os.File) (*Source, error) {
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
 		err = ErrIrregular
@@ -61,6 +66,9 @@ func Open(ctx context.Context, n *node.Node, e node.Entry) (*Source, error) {
 	}
 	return &Source{f: f, info: info}, nil
 }
+
+// Local is what the system said of the file when it was last looked at.
+func (s *Source) Local() Local { return LocalOf(s.info) }
 
 // Close closes the file.
 func (s *Source) Close() { _ = s.f.Close() }

@@ -69,7 +69,7 @@ type Cut struct {
 	Compacted uint64 // compacted_seq
 	Docs      uint64
 	Deleted   uint64
-	Ago       int64 // milliseconds before the tick's time at which it was seen
+	Ago       int64 // milliseconds before the tick's time at which it was seen, below 0 after
 }
 
 // Cuts is a list of cuts; in JSON a list of arrays of nine integers, the fields of Cut, each

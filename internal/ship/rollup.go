@@ -238,6 +238,9 @@ const large = 1 << 20
 // mergeRun takes what links have of a generation as one range, out of the file; or, where the file isn't
 // there any more, refers to what they have.
 func (m *merger) mergeRun(ctx context.Context, nm capture.Name, entries []entry) error {
+	if m.closed(entries) {
+		return nil
+	}
 	for len(entries) > 0 {
 		first := entries[0].file()
 		if first.From == 0 && (len(first.Replays) > 0 || first.Generation == "") || first.Size-first.From >= large {
@@ -255,6 +258,27 @@ func (m *merger) mergeRun(ctx context.Context, nm capture.Name, entries []entry)
 		entries = entries[n:]
 	}
 	return nil
+}
+
+// closed refers to the last of entries alone, if that has all that the others have: it was taken when
+// the file was swapped by a compaction.
+func (m *merger) closed(entries []entry) bool {
+	last := entries[len(entries)-1]
+	f := last.file()
+	first := slices.IndexFunc(entries, func(e entry) bool { return e.file().From >= f.From })
+	if f.Generation == "" || first == len(entries)-1 {
+		return false
+	}
+	var cuts manifest.Cuts
+	for _, e := range entries[:first] {
+		m.reference(e)
+	}
+	for _, e := range entries[first:] {
+		cuts = append(cuts, e.file().Cuts...)
+	}
+	m.reference(last)
+	m.out.tick.Files[len(m.out.tick.Files)-1].Cuts = cuts
+	return true
 }
 
 // take reads a range of a file again.

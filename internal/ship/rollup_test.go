@@ -163,3 +163,37 @@ func TestCompactionIsReplayed(t *testing.T) {
 		e.compare(fmt.Sprintf("after compaction %d", i), got, files)
 	}
 }
+
+// What was not rolled up of a database that is compacted is taken once more, out of the old file, with its
+// last commits: no roll-up needs the ticks any more.
+func TestCompactionClosesGeneration(t *testing.T) {
+	t.Parallel()
+	live := testenv.CouchDB(t, testenv.Options{})
+	rnd := rand.New(rand.NewPCG(12, 4))
+	must(t, live.Put("/a?q=1", nil, nil))
+	for i := range 300 {
+		must(t, live.Put(fmt.Sprintf("/a/first%d", i), map[string]any{"text": text(rnd, 1000)}, nil))
+	}
+	e := newEnv(t, live.DataDir)
+	e.backup()
+	s := e.ship()
+	s.Settle(t.Context(), t)
+	for i := range 20 {
+		must(t, live.Put(fmt.Sprintf("/a/doc%d", i), map[string]any{"text": text(rnd, 1000)}, nil))
+		e.clock = e.clock.Add(time.Second)
+		s.Settle(t.Context(), t)
+	}
+	must(t, live.Put("/a/last", map[string]any{"text": "not ticked before the compaction"}, nil))
+	must(t, live.Compact("a"))
+	s.Settle(t.Context(), t)
+	at, files := e.now(), e.files()
+	e.clock = e.clock.Add(6 * time.Minute)
+	s.Settle(t.Context(), t)
+	var left []string
+	must(t, e.store.List(t.Context(), "ship/", func(i storage.Info) error { left = append(left, string(i.Key)); return nil }))
+	if len(left) > 4 {
+		t.Errorf("%d objects are left: %s", len(left), strings.Join(left, "\n"))
+	}
+	got, _ := e.moment(at)
+	e.compare("after the compaction", got, files)
+}

@@ -75,6 +75,8 @@ type Shipper struct {
 	rolling   *rolling              // nil if no roll-up is being made
 	rollAfter time.Time             // none is made before
 	reading   *remembering          // nil if no database is read to be remembered
+	held      map[capture.Name]*held
+	early     early
 	unread    map[capture.Name]bool // databases that may have to be
 	working   context.Context       // of what other goroutines do
 	stop      context.CancelFunc
@@ -113,7 +115,7 @@ func Open(ctx context.Context, o Options) (*Shipper, error) {
 		o.Tails = capture.Replay
 	}
 	s := &Shipper{o: o, log: o.Log, files: map[capture.Name]*file{}, dirty: map[capture.Name]bool{}, config: true,
-		pinned: map[string]bool{}, changed: map[capture.Name]bool{}, unread: map[capture.Name]bool{}}
+		pinned: map[string]bool{}, changed: map[capture.Name]bool{}, unread: map[capture.Name]bool{}, held: map[capture.Name]*held{}}
 	s.working, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -225,7 +227,15 @@ func (s *Shipper) want(path string, dir bool) bool {
 		top := !strings.ContainsRune(rel, filepath.Separator)
 		return !top || rel[0] != '.' && !node.OfFilesystem(rel)
 	}
-	_, ok := s.o.Node.Entry(filepath.ToSlash(rel))
+	rel = filepath.ToSlash(rel)
+	db, compacts := compactionOf(rel)
+	if compacts {
+		rel = db
+	}
+	_, ok := s.o.Node.Entry(rel)
+	if compacts && ok {
+		s.early.open(filepath.Join(s.o.Node.DataDir, filepath.FromSlash(db)))
+	}
 	return ok || slices.Contains(s.o.Node.IniFiles, path)
 }
 
@@ -233,6 +243,7 @@ func (s *Shipper) want(path string, dir bool) bool {
 func (s *Shipper) Close() error {
 	s.stop()
 	s.work.Wait()
+	s.release(true)
 	var err error
 	if s.follow != nil {
 		err = s.follow.Close()

@@ -35,7 +35,8 @@ type took struct {
 	name capture.Name
 	file *file
 	from int64
-	ago  time.Time
+	was  *file // what was known before From; nil if nothing was
+	seen time.Time
 }
 
 // Tick ships what is new, if anything is. After an error all of it is still to be shipped.
@@ -45,6 +46,7 @@ func (s *Shipper) Tick(ctx context.Context) error {
 	}
 	s.started = s.o.Now()
 	s.note(s.follow.Take())
+	s.release(false)
 	if len(s.dirty) == 0 && !s.config {
 		s.quiet = s.started
 		s.remember()
@@ -77,6 +79,10 @@ func (s *Shipper) note(paths []string) {
 			continue
 		}
 		nm := capture.Name{Root: manifest.DataRoot, Path: filepath.ToSlash(rel)}
+		if db, ok := compactionOf(nm.Path); ok {
+			s.hold(capture.Name{Root: nm.Root, Path: db})
+			continue
+		}
 		if _, ok := s.dirty[nm]; !ok {
 			s.dirty[nm] = false
 		}
@@ -132,6 +138,9 @@ func (s *Shipper) takeOne(ctx context.Context, t *tick, taker *capture.Taker, e 
 	if old != nil {
 		known = &old.Known
 	}
+	if err := s.closeGeneration(ctx, t, taker, e); err != nil {
+		return err
+	}
 	seen := s.o.Now()
 	got, err := taker.Take(ctx, e, known)
 	if err != nil {
@@ -168,7 +177,7 @@ func (s *Shipper) takeOne(ctx context.Context, t *tick, taker *capture.Taker, e 
 		old.Local = now.Local
 		return nil
 	}
-	t.files = append(t.files, took{nm, now, got.From, seen})
+	t.files = append(t.files, took{nm, now, got.From, old, seen})
 	return nil
 }
 
@@ -194,7 +203,7 @@ func (s *Shipper) store(ctx context.Context, t *tick) error {
 	l := &link{name: name, tick: &t.index, segment: sealed.Segment}
 	for _, f := range t.files {
 		l.locals = append(l.locals, f.file.Local)
-		l.was = append(l.was, s.files[f.name])
+		l.was = append(l.was, f.was)
 	}
 	if err := s.journal.add(lineOf(l)); err != nil {
 		return err
@@ -252,6 +261,7 @@ func (s *Shipper) fill(t *tick) {
 		if h := f.file.File.Header; h != nil {
 			c = manifest.CutOf(n, f.file.File.Size, h, 0)
 		}
+		c.Ago = at - f.seen.UnixMilli()
 		entry := &manifest.TickFile{File: *f.file.File, From: f.from, Cuts: manifest.Cuts{c}}
 		t.content.number(&entry.File)
 		x.Files = append(x.Files, entry)
