@@ -76,7 +76,7 @@ func startEmbedded(ctx context.Context, o Options) (_ *embedded, err error) {
 	if e.lock, err = durable.Open(filepath.Join(o.Dir, lockName), os.O_RDWR, 0o600); err != nil {
 		return nil, err
 	}
-	if lockFile(e.lock) {
+	if durable.TryLock(e.lock) {
 		return nil, ErrInUse
 	}
 	opts, err := e.options(o)

@@ -138,7 +138,7 @@ func hold(dir string) (*instance, error) {
 		return nil, err
 	}
 	in := &instance{dir: dir, lock: f}
-	if lockFile(f) {
+	if durable.TryLock(f) {
 		in.release()
 		return nil, fmt.Errorf("%s: %w: something else works on the instance just now", dir, ErrInUse)
 	}

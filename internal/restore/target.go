@@ -276,7 +276,7 @@ func (x *target) open(path string) error {
 	if err != nil {
 		return err
 	}
-	if lockFile(f) {
+	if durable.TryLock(f) {
 		_ = f.Close()
 		return fmt.Errorf("%s: %w: another restore is writing to it", x.dir, ErrInUse)
 	}
