@@ -219,6 +219,19 @@ func (r *Repo) DropRolledUp(ctx context.Context, instance string, by ShipName, k
 	return nil
 }
 
+// DropUnfinished deletes objects of a chain that its shipper stored and never made use of, as it was stopped: it
+// knows, by its journal, all that the chain consists of.
+func (r *Repo) DropUnfinished(ctx context.Context, instance string, list []Shipped) error {
+	keys := make([]storage.Key, len(list))
+	for i, o := range list {
+		keys[i] = r.shipKey(instance, o.String())
+	}
+	if _, err := r.deleteAll(ctx, keys); err != nil {
+		return fmt.Errorf("delete what was not finished: %w", err)
+	}
+	return nil
+}
+
 // ReadTick reads the index of a tick or roll-up, and the segment that its object is. The
 // index is signed, by a trusted writer if those are configured, and what it refers to in the object has the
 // hash that it gives. It returns storage.ErrNotExist if the object was rolled up and

@@ -32,9 +32,11 @@ func (s *Shipper) resume(ctx context.Context) error {
 	}
 	s.boot = state.BootID()
 	if lines == nil {
+		s.booted = base.Boot == "" || base.Boot != s.boot
 		return s.begin(ctx, base)
 	}
 	s.chain = lines.head.Chain
+	s.booted = lines.head.Boot == "" || lines.head.Boot != s.boot
 	last := lines.unproven()
 	if err := s.restore(lines); err != nil {
 		return err
@@ -42,7 +44,7 @@ func (s *Shipper) resume(ctx context.Context) error {
 	if err := s.ended(ctx, last); err != nil {
 		return err
 	}
-	if lines.head.Base != s.based { // there is a later backup: its cuts count, and what was shipped since
+	if lines.head.Base.Backup != s.based.Backup { // there is a later backup: its cuts count, and what was shipped since
 		s.based = stamp{}
 		return s.adopt(ctx)
 	}
@@ -206,7 +208,7 @@ func (s *Shipper) rewrite() error {
 // restore puts what the journal says of files over the backup's state, if that is the one that it
 // was written for.
 func (s *Shipper) restore(lines *journalLines) error {
-	if lines.head.Base == s.based {
+	if lines.head.Base.Backup == s.based.Backup {
 		for _, f := range lines.files {
 			nm := capture.Name{Root: f.Root, Path: f.Path}
 			s.changed[nm] = true
@@ -326,6 +328,9 @@ func (s *Shipper) ended(ctx context.Context, last *tickLine) error {
 		}
 	}
 	err := s.look(ctx)
+	if err == nil {
+		err = s.clean(ctx)
+	}
 	if errors.Is(err, ErrOther) {
 		return s.elsewhere(ctx, err)
 	}
@@ -368,11 +373,66 @@ func (s *Shipper) look(ctx context.Context) error {
 	return nil
 }
 
+// clean deletes what this shipper stored and never made use of, as it was stopped: roll-ups that the
+// journal doesn't know, and parts. If something is gone that the journal knows, somebody else works on the chain.
+func (s *Shipper) clean(ctx context.Context) error {
+	shipped, err := s.o.Repo.Shipped(ctx, s.o.Instance)
+	if err != nil {
+		return err
+	}
+	known := s.needed()
+	for _, l := range s.links {
+		known[l.name.String()] = true
+	}
+	for _, name := range s.long {
+		known[name] = true
+	}
+	for _, d := range s.old {
+		for _, k := range d.Keys {
+			known[k] = true
+		}
+	}
+	listed := map[string]bool{}
+	var stray []repo.Shipped
+	for _, o := range shipped {
+		listed[o.String()] = true
+		if o.Chain == s.chain.ID && o.Last <= s.chain.Tick && !known[o.String()] && !s.partOfLong(o.ShipName) {
+			stray = append(stray, o)
+		}
+	}
+	for _, l := range s.links {
+		if listed[l.name.String()] {
+			continue
+		}
+		if there, err := s.o.Repo.IsShipped(ctx, s.o.Instance, l.segment); err != nil || !there { // the listing may be late
+			return errors.Join(err, fmt.Errorf("%w: %s, which this node stored, is gone", ErrOther, l.name))
+		}
+	}
+	if len(stray) == 0 {
+		return nil
+	}
+	return s.o.Repo.DropUnfinished(ctx, s.o.Instance, stray)
+}
+
+// partOfLong reports whether an object is a part of a roll-up of the long level.
+func (s *Shipper) partOfLong(n repo.ShipName) bool {
+	n.Part = 0
+	return slices.Contains(s.long, n.String())
+}
+
 // adopt goes on from the cuts of a backup that was made meanwhile.
 func (s *Shipper) adopt(ctx context.Context) error {
 	now, err := s.stampOf()
 	if err != nil || now.Size == s.based.Size && now.MTime == s.based.MTime || now.Size == 0 {
 		return err
+	}
+	if st, err := state.Open(s.dir); err == nil { // it may be that of the same backup, as after a copy
+		same := st.Summary().ID == s.chain.Since
+		st.Close()
+		if same && s.based != (stamp{}) {
+			s.based.Size, s.based.MTime = now.Size, now.MTime
+			return nil
+		}
 	}
 	mine := s.files
 	s.files = map[capture.Name]*file{}

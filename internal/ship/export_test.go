@@ -36,3 +36,18 @@ func (s *Shipper) Settle(ctx context.Context, t testing.TB) {
 		}
 	}
 }
+
+// Idle reports whether nothing is left to do that is known of.
+func (s *Shipper) Idle() bool {
+	if len(s.dirty) > 0 || s.config || s.rolling != nil {
+		return false
+	}
+	links, _ := s.dueRollUp(s.o.Now())
+	return len(s.old) == 0 && links == nil || s.o.Now().Before(s.rollAfter)
+}
+
+// Forget lets the shipper look next time whether its chain is still its own.
+func (s *Shipper) Forget() { s.looked = time.Time{} }
+
+// GiveUp ends tries of a put at an error of that kind, as the end of the process would.
+func (s *Shipper) GiveUp(err error) { s.giveUp = err }

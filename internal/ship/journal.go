@@ -82,8 +82,8 @@ const mayGrow = 16 << 20
 // grown reports whether the journal has more that is of no use any more than is.
 func (j *journal) grown() bool { return j.size > 2*j.written+mayGrow }
 
-func openJournal(dir string) (*journal, error) {
-	return &journal{path: filepath.Join(dir, shipDir, journalName)}, nil
+func openJournal(dir string) *journal {
+	return &journal{path: filepath.Join(dir, shipDir, journalName)}
 }
 
 func (j *journal) close() error {

@@ -89,6 +89,9 @@ func (s *Shipper) rollUp(ctx context.Context) error {
 		if r.err != nil {
 			s.rollAfter = s.o.Now().Add(rollRetry)
 			s.log.WarnContext(ctx, "ticks were not rolled up, trying again", "err", r.err, "in", rollRetry)
+			if errors.Is(r.err, repo.ErrShipped) { // an attempt of which the answer was lost
+				return s.clean(ctx)
+			}
 			return nil
 		}
 		if err := s.rolled(r); err != nil {

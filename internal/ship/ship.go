@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -55,6 +56,7 @@ type Shipper struct {
 	signer  ed25519.PrivateKey
 	takers  *capture.Takers
 	follow  *follow.Follower
+	lock    *os.File // open and locked as long as the shipper works
 	journal *journal
 	chain   chain
 	files   map[capture.Name]*file
@@ -64,8 +66,9 @@ type Shipper struct {
 	looked  time.Time             // when the chain was last found to be this shipper's
 	started time.Time             // of the tick that is made
 	based   stamp                 // of the backup's state that was taken over
-	boot    string
-	names   int64 // generations named
+	boot    string                // this start of the machine
+	booted  bool                  // it was started since the last tick, or that can't be known
+	names   int64                 // generations named
 
 	links     []*link               // objects that are not part of a roll-up of the long level, oldest first
 	long      []string              // names of roll-ups of the long level
@@ -82,6 +85,7 @@ type Shipper struct {
 	stop      context.CancelFunc
 	work      sync.WaitGroup
 
+	giveUp error // of a put, at which a test ends; nil
 	status status
 }
 
@@ -134,9 +138,13 @@ func (s *Shipper) open(ctx context.Context) (err error) {
 	if err := durable.MkdirAll(filepath.Join(s.dir, shipDir), 0o700); err != nil {
 		return fmt.Errorf("make the state directory: %w", err)
 	}
-	if s.journal, err = openJournal(s.dir); err != nil {
-		return err
+	if s.lock, err = os.OpenFile(filepath.Join(s.dir, shipDir, "lock"), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return fmt.Errorf("lock the state of shipping: %w", err)
 	}
+	if durable.TryLock(s.lock) {
+		return fmt.Errorf("%w: another process ships %s with the state in %s", repo.ErrLocked, s.o.Instance, s.dir)
+	}
+	s.journal = openJournal(s.dir)
 	if err := s.resume(ctx); err != nil {
 		return err
 	}
@@ -250,6 +258,9 @@ func (s *Shipper) Close() error {
 	}
 	if s.journal != nil {
 		err = errors.Join(err, s.journal.close())
+	}
+	if s.lock != nil {
+		err = errors.Join(err, s.lock.Close())
 	}
 	return err
 }

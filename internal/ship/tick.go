@@ -65,7 +65,9 @@ func (s *Shipper) Tick(ctx context.Context) error {
 			return err
 		}
 	}
-	s.settle(t)
+	if err := s.settle(t); err != nil {
+		return err
+	}
 	s.remember()
 	return s.rollUp(ctx)
 }
@@ -228,7 +230,7 @@ func (s *Shipper) put(ctx context.Context, sealed *repo.Sealed) error {
 			return nil
 		case errors.Is(err, repo.ErrShipped):
 			return fmt.Errorf("%w: %w", ErrOther, err)
-		case ctx.Err() != nil:
+		case ctx.Err() != nil, s.giveUp != nil && errors.Is(err, s.giveUp):
 			return err
 		}
 		s.status.failed(err)
@@ -272,7 +274,7 @@ func (s *Shipper) fill(t *tick) {
 }
 
 // settle remembers what a tick had, now that it is stored.
-func (s *Shipper) settle(t *tick) {
+func (s *Shipper) settle(t *tick) error {
 	for _, f := range t.files {
 		s.files[f.name] = bare(f.file)
 		s.changed[f.name] = true
@@ -288,6 +290,11 @@ func (s *Shipper) settle(t *tick) {
 	}
 	s.config = false
 	s.quiet = s.started
+	if s.booted { // all was looked at
+		s.booted = false
+		return s.rewrite()
+	}
+	return nil
 }
 
 // bare is a file without where its bytes are: that is for whoever puts moments together.
@@ -313,9 +320,14 @@ func (s *Shipper) doubt(_ capture.Name, was, is *capture.Local) string {
 		return "times"
 	case !equal && is.Size == was.Size:
 		return "touched"
+	case s.booted && (!equal || !time.Unix(0, max(was.MTime, was.CTime)).Before(time.UnixMilli(s.chain.Seen).Add(-settled))):
+		return "booted"
 	}
 	return ""
 }
+
+// settled is how long after its last write a file is on the disk for sure.
+const settled = time.Hour
 
 // content is what files of a tick have, in the memory of one segment: what is more goes to
 // parts. It is the sink of a taker.
