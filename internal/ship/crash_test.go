@@ -305,3 +305,78 @@ func TestOneObject(t *testing.T) {
 		t.Errorf("files: %q", got)
 	}
 }
+
+// A disk that isn't mounted is no deletion of all databases, and another CouchDB's files are not shipped.
+func TestOtherFiles(t *testing.T) {
+	t.Parallel()
+	e := genEnv(t, 7)
+	e.backup()
+	s := e.ship()
+	s.Settle(t.Context(), t)
+	at, files := e.now(), e.files()
+	away := e.data + "-away"
+	must(t, os.Rename(e.data, away))
+	must(t, os.MkdirAll(filepath.Join(e.data, "shards"), 0o700))
+	s.Mark("shards/00000000-7fffffff/db-0000.1767225600.couch")
+	if err := s.Tick(t.Context()); !errors.Is(err, ship.ErrOtherNode) {
+		t.Errorf("without a disk: %v", err)
+	}
+	_, err := couchgen.DataDir(e.data, couchgen.DirOptions{Databases: 3, Q: 2, DocsPerDB: 20, DocBytes: 300, Seed: 99})
+	must(t, err)
+	if err := s.Tick(t.Context()); !errors.Is(err, ship.ErrOtherNode) {
+		t.Errorf("with fresh files: %v", err)
+	}
+	must(t, os.RemoveAll(e.data))
+	must(t, os.Rename(away, e.data))
+	e.grow(1)
+	got, _ := e.moment(e.now())
+	e.compare("meanwhile", got, files)
+	s.Settle(t.Context(), t)
+	got, _ = e.moment(at)
+	e.compare("before", got, files)
+	must(t, s.Close())
+	s = e.ship() // which looks at all files
+	s.Settle(t.Context(), t)
+	got, _ = e.moment(e.now())
+	e.compare("afterwards", got, e.files())
+}
+
+// Status tells how far behind a shipper is, and why.
+func TestStatus(t *testing.T) {
+	t.Parallel()
+	e := genEnv(t, 8)
+	e.backup()
+	gone := false
+	broken := faulty.New(e.store, func(op faulty.Op) faulty.Action {
+		if gone && op.Kind == faulty.Put {
+			return faulty.Fail(errGone)
+		}
+		return faulty.Action{}
+	})
+	e.store = broken
+	s := e.ship()
+	s.Settle(t.Context(), t)
+	if st := s.Status(); st.LagSeconds != 0 || st.LagBytes != 0 || st.Error != "" || st.Instance != "node1" || st.Shipped.IsZero() {
+		t.Errorf("with nothing to do: %+v", st)
+	}
+	gone = true
+	s.GiveUp(errGone)
+	was := e.files()
+	e.grow(1)
+	if err := tickUntil(t, s); !errors.Is(err, errGone) {
+		t.Fatal(err)
+	}
+	e.clock = e.clock.Add(time.Minute)
+	bytes := int64(0)
+	for p, b := range e.files() {
+		bytes += int64(len(b) - len(was[p]))
+	}
+	if st := s.Status(); st.LagSeconds < 60 || st.LagBytes == 0 || st.LagBytes > bytes || st.LagFiles == 0 || !strings.Contains(st.Error, "gone for good") || st.ErrorSince.IsZero() {
+		t.Errorf("without a storage: %+v, of %d bytes", st, bytes)
+	}
+	gone = false
+	s.Settle(t.Context(), t)
+	if st := s.Status(); st.LagSeconds != 0 || st.LagBytes != 0 || st.Error != "" {
+		t.Errorf("when it is there again: %+v", st)
+	}
+}

@@ -4,6 +4,9 @@ import (
 	"context"
 	"testing"
 	"time"
+
+	"github.com/slipcover/slipcover/internal/capture"
+	"github.com/slipcover/slipcover/internal/manifest"
 )
 
 // Settle ticks until nothing is left to do.
@@ -51,3 +54,6 @@ func (s *Shipper) Forget() { s.looked = time.Time{} }
 
 // GiveUp ends tries of a put at an error of that kind, as the end of the process would.
 func (s *Shipper) GiveUp(err error) { s.giveUp = err }
+
+// Mark has a file looked at.
+func (s *Shipper) Mark(path string) { s.mark(capture.Name{Root: manifest.DataRoot, Path: path}) }

@@ -278,7 +278,6 @@ func (s *Shipper) Run(ctx context.Context) error {
 			return err
 		case err != nil:
 			wait = min(max(2*wait, s.o.Interval), maxWait)
-			s.status.failed(err)
 			s.log.Warn("not shipped, trying again", "err", err, "in", wait)
 		default:
 			wait = 0

@@ -1,50 +1,121 @@
 package ship
 
 import (
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
+	"github.com/slipcover/slipcover/internal/capture"
+	"github.com/slipcover/slipcover/internal/follow"
 	"github.com/slipcover/slipcover/internal/manifest"
 )
 
-// status is what Status tells.
+// status is what Status tells, kept by the goroutine that ships.
 type status struct {
-	mu sync.Mutex // guards what follows
-	s  Status
+	mu      sync.Mutex // guards what follows
+	s       Status
+	pending map[capture.Name]int64 // files that are to be shipped, and how much of each is
+	watch   follow.Status
 }
 
 // Status is how shipping is doing.
 type Status struct {
-	Chain   manifest.BackupID `json:"chain"`
-	Tick    int64             `json:"tick"`
-	Shipped time.Time         `json:"shipped"` // when the last tick was stored; zero if none was
-	Ticks   int64             `json:"ticks"`   // stored by this process
-	Bytes   int64             `json:"bytes"`   // of their objects
-	Error   string            `json:"error,omitempty"`
-	Since   time.Time         `json:"error_since,omitzero"`
+	Instance string            `json:"instance"`
+	Chain    manifest.BackupID `json:"chain"`
+	Backup   manifest.BackupID `json:"backup"` // the backup whose cuts it went on from last
+	Tick     int64             `json:"tick"`   // number of the last tick that is stored
+	// Shipped is up to when all that was committed is stored, as far as is known: by the node's clock.
+	Shipped time.Time `json:"shipped"`
+	// LagSeconds is how old the oldest commit may be that isn't stored; 0 if all are.
+	LagSeconds float64 `json:"lag_seconds"`
+	LagBytes   int64   `json:"lag_bytes"` // of files, that are not stored
+	LagFiles   int     `json:"lag_files"` // that have some
+	// Error is why something could not be stored, and since when; "" if all is well.
+	Error      string    `json:"error,omitempty"`
+	ErrorSince time.Time `json:"error_since,omitzero"`
+
+	Ticks      int64 `json:"ticks"`        // stored by this process
+	Bytes      int64 `json:"bytes"`        // of their objects
+	Unrolled   int   `json:"unrolled"`     // ticks that are not rolled up yet
+	RollUps    int   `json:"roll_ups"`     // alive, of both levels
+	Undeleted  int   `json:"undeleted"`    // objects that were rolled up and are to be deleted
+	RollUpLate bool  `json:"roll_up_late"` // one is due and has failed
+
+	Watches int      `json:"watches"`           // folders that the system tells changes of
+	Polling string   `json:"polling,omitempty"` // why it has to look for some
+	Missing []string `json:"missing,omitempty"` // folders that are gone, as an unmounted disk is
 }
 
-func (s *status) failed(err error) {
+// begun notes what a tick has to do.
+func (s *Shipper) begun() {
+	s.status.mu.Lock()
+	defer s.status.mu.Unlock()
+	s.status.pending = make(map[capture.Name]int64, len(s.dirty))
+	for nm := range s.dirty {
+		size := int64(0)
+		if f := s.files[nm]; f != nil {
+			size = f.File.Size
+		}
+		s.status.pending[nm] = size
+	}
+}
+
+// told notes that a tick is done, and how things are.
+func (s *Shipper) told() {
+	st := &s.status
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.pending = nil
+	st.watch = s.follow.Status()
+	x := &st.s
+	x.Instance, x.Chain, x.Backup, x.Tick, x.Shipped = s.o.Instance, s.chain.ID, s.chain.Since, s.chain.Tick, s.quiet
+	x.Error, x.ErrorSince = "", time.Time{}
+	x.Unrolled, x.RollUps, x.Undeleted = 0, len(s.long), 0
+	for _, l := range s.links {
+		if l.name.RollUp() {
+			x.RollUps++
+		} else {
+			x.Unrolled++
+		}
+	}
+	for _, d := range s.old {
+		x.Undeleted += len(d.Keys)
+	}
+	x.RollUpLate = s.o.Now().Before(s.rollAfter)
+}
+
+func (s *status) failed(err error, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.s.Error == "" {
-		s.s.Since = time.Now()
+		s.s.ErrorSince = now
 	}
 	s.s.Error = err.Error()
 }
 
-func (s *status) shipped(t *tick, seg *manifest.Segment, now time.Time) {
+func (s *status) stored(bytes int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.s.Chain, s.s.Tick, s.s.Shipped = t.index.Chain, t.index.Last, now
 	s.s.Ticks++
-	s.s.Bytes += seg.Size
-	s.s.Error, s.s.Since = "", time.Time{}
+	s.s.Bytes += bytes
 }
 
 // Status tells how shipping is doing. Any goroutine may ask.
 func (s *Shipper) Status() Status {
 	s.status.mu.Lock()
 	defer s.status.mu.Unlock()
-	return s.status.s
+	out := s.status.s
+	out.Watches, out.Polling, out.Missing = s.status.watch.Watches, s.status.watch.Polling, s.status.watch.Missing
+	out.LagFiles = len(s.status.pending)
+	if len(s.status.pending) > 0 && !out.Shipped.IsZero() {
+		out.LagSeconds = max(0, s.o.Now().Sub(out.Shipped).Seconds())
+	}
+	for nm, size := range s.status.pending {
+		info, err := os.Stat(filepath.Join(s.o.Node.Dir(nm.Root), filepath.FromSlash(nm.Path)))
+		if err == nil && info.Size() > size {
+			out.LagBytes += info.Size() - size
+		}
+	}
+	return out
 }

@@ -41,6 +41,14 @@ type took struct {
 
 // Tick ships what is new, if anything is. After an error all of it is still to be shipped.
 func (s *Shipper) Tick(ctx context.Context) error {
+	err := s.tick(ctx)
+	if err != nil {
+		s.status.failed(err, s.o.Now())
+	}
+	return err
+}
+
+func (s *Shipper) tick(ctx context.Context) error {
 	if err := s.adopt(ctx); err != nil {
 		return err
 	}
@@ -49,8 +57,13 @@ func (s *Shipper) Tick(ctx context.Context) error {
 	s.release(false)
 	if len(s.dirty) == 0 && !s.config {
 		s.quiet = s.started
+		s.told()
 		s.remember()
 		return s.rollUp(ctx)
+	}
+	s.begun()
+	if err := s.checkNode(); err != nil {
+		return err
 	}
 	if err := s.look(ctx); err != nil {
 		return err
@@ -68,6 +81,7 @@ func (s *Shipper) Tick(ctx context.Context) error {
 	if err := s.settle(t); err != nil {
 		return err
 	}
+	s.told()
 	s.remember()
 	return s.rollUp(ctx)
 }
@@ -188,10 +202,33 @@ func same(a, b *manifest.File) bool {
 	return a.Generation == b.Generation && a.Size == b.Size && a.SHA256 == b.SHA256
 }
 
-// isGone reports whether a file isn't there, nor about to come back, as during a compaction.
+// isGone reports whether a file isn't there.
 func (s *Shipper) isGone(e node.Entry) bool {
 	_, err := os.Lstat(s.o.Node.Path(&e))
 	return errors.Is(err, os.ErrNotExist)
+}
+
+// ErrOtherNode says that the files are not those of the node that was shipped until now.
+var ErrOtherNode = errors.New("these are not the files that were shipped until now")
+
+// checkNode refuses to take the loss of all files for their deletion, as when a disk isn't mounted, and another
+// CouchDB's files for this one's. The shard map tells: each node has one of its own, and keeps it.
+func (s *Shipper) checkNode() error {
+	known := s.files[capture.Name{Root: manifest.DataRoot, Path: mapFile}]
+	if known == nil || known.File.Header == nil {
+		return nil
+	}
+	is, err := state.FileHeader(filepath.Join(s.o.Node.DataDir, mapFile))
+	switch {
+	case errors.Is(err, os.ErrNotExist) && capture.Swapping(filepath.Join(s.o.Node.DataDir, mapFile)):
+		return nil
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("%w: %s is gone from %s: if its disk is not mounted, mount it", ErrOtherNode, mapFile, s.o.Node.DataDir)
+	case err == nil && is.UUID != known.File.Header.UUID && known.File.Header.UUID != "":
+		return fmt.Errorf("%w: %s in %s is another file (uuid %.8s, was %.8s). If its disk is not mounted, mount it; if another CouchDB has replaced the one before, make a backup with --take-over",
+			ErrOtherNode, mapFile, s.o.Node.DataDir, is.UUID, known.File.Header.UUID)
+	}
+	return nil
 }
 
 // store makes an object of a tick and stores it.
@@ -217,7 +254,7 @@ func (s *Shipper) store(ctx context.Context, t *tick) error {
 	s.chain.Seen = t.index.Times[0].At
 	s.links = append(s.links, l)
 	s.looked = time.Now()
-	s.status.shipped(t, &sealed.Segment, s.o.Now())
+	s.status.stored(sealed.Segment.Size)
 	return nil
 }
 
@@ -233,7 +270,7 @@ func (s *Shipper) put(ctx context.Context, sealed *repo.Sealed) error {
 		case ctx.Err() != nil, s.giveUp != nil && errors.Is(err, s.giveUp):
 			return err
 		}
-		s.status.failed(err)
+		s.status.failed(err, s.o.Now())
 		s.log.WarnContext(ctx, "a tick could not be stored; trying again", "err", err, "in", wait)
 		select {
 		case <-time.After(wait):
