@@ -46,7 +46,10 @@ func TestHistoryAndClients(t *testing.T) {
 	t.Parallel()
 	other := testenv.CouchDB(t, testenv.Options{NodeName: "other@127.0.0.1"})
 	for name, h := range map[string]restore.History{"kept": restore.HistoryKept, "new": restore.HistoryNew} {
-		t.Run(name, func(t *testing.T) { historyAndClients(t, other, h) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			historyAndClients(t, other, h)
+		})
 	}
 }
 
