@@ -77,7 +77,7 @@ var allowed = map[string][]string{
 
 	// Engines: an engine never imports another.
 	"internal/backup":  {"couchfile", "internal/capture", "internal/durable", "internal/manifest", "internal/newest", "internal/node", "internal/repo", "internal/shard", "internal/state"},
-	"internal/ship":    {"internal/capture", "internal/durable", "internal/follow", "internal/manifest", "internal/node", "internal/repo", "internal/state"},
+	"internal/ship":    {"couchfile", "internal/capture", "internal/durable", "internal/follow", "internal/manifest", "internal/node", "internal/repo", "internal/state"},
 	"internal/restore": {"couchfile", "couchfile/couchwriter", "couchfile/erlterm", "internal/couchgen", "internal/durable", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/shard", "internal/storage", "internal/words"},
 
 	// Who asks, and a listener with what stands around handlers: neither knows what is asked for.

@@ -55,7 +55,7 @@ func TestDefaults(t *testing.T) {
 	}
 	want := Config{
 		Instance: "db1", StateDir: filepath.FromSlash("/home/u/.local/state/slipcover"), Indexes: true, Compression: "fastest", Compaction: "whole", Tails: "whole", Owner: "couchdb:couchdb", Progress: "auto",
-		RetryFor: 5 * time.Minute, CacheSize: 64 << 20, ProveInterval: 30 * 24 * time.Hour,
+		RetryFor: 5 * time.Minute, CacheSize: 64 << 20, ProveInterval: 30 * 24 * time.Hour, ShipInterval: time.Second, KeepMoments: calendar.Span{Days: 14},
 		KeepMinimum: 1, RetentionTimeZone: TimeZone{time.UTC},
 		BackupStrategy:   "CouchDBBackup",
 		BackupNamespace:  "trove.guestagent.strategies.backup.experimental.couchdb_impl",
@@ -174,6 +174,9 @@ compression: better
 compaction: replay
 tails: replay
 prove_interval: 168h
+ship_interval: 5s
+ship: true
+keep_moments: 2w
 owner: a:b
 retry_for: 1m
 limit_upload: 20MiB/s
@@ -247,7 +250,7 @@ metrics_token: mt
 		Repository: "s3://bucket/prefix?region=eu", Instance: "node.1", DataDir: "/d", ConfigDir: filepath.Join(dir, "etc"),
 		CouchURL: "http://127.0.0.1:5984/", CouchUser: "adm", CouchPassword: "p@ss", StateDir: "/s", IdentityFile: filepath.Join(dir, "id.txt"), Passphrase: "0123",
 		TrustedWriters: []string{key}, BackupStrategy: "X", BackupNamespace: "slipcover.physical", RestoreNamespace: "slipcover.physical",
-		Strict: true, Parallel: 3, Compression: "better", Compaction: "replay", Tails: "replay", ProveInterval: 168 * time.Hour, Owner: "a:b", Progress: "json",
+		Strict: true, Parallel: 3, Compression: "better", Compaction: "replay", Tails: "replay", ProveInterval: 168 * time.Hour, ShipInterval: 5 * time.Second, Ship: true, KeepMoments: calendar.Span{Weeks: 2}, Owner: "a:b", Progress: "json",
 		RetryFor: time.Minute, LimitUpload: 20 << 20, LimitDownload: 500_000, CacheSize: 1 << 30, CacheDir: filepath.Join(dir, "cache"),
 		Repositories: []string{"file:///mnt/backup", "/srv/backup"}, Recipients: []string{"age1z5xphhwcaug5n38vyg40nqdc23ffl6cu6v8qj5pz4wdr2f47fuysypkakq"}, ImmutableFor: calendar.Span{Weeks: 2},
 		KeepLast: 1, KeepHourly: 2, KeepDaily: 3, KeepWeekly: 4, KeepMonthly: 5, KeepYearly: 6, KeepWithin: calendar.Span{Years: 1, Months: 6}, KeepMinimum: 7,

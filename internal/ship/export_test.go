@@ -57,3 +57,6 @@ func (s *Shipper) GiveUp(err error) { s.giveUp = err }
 
 // Mark has a file looked at.
 func (s *Shipper) Mark(path string) { s.mark(capture.Name{Root: manifest.DataRoot, Path: path}) }
+
+// Reporter returns what writes a report, as Tell does again and again.
+func (s *Shipper) Reporter() func(last bool) { return (&reporter{s: s}).write }

@@ -42,6 +42,8 @@ type Options struct {
 	Compaction, Tails string
 	// TakeOver goes on though another one has shipped the instance since this node did.
 	TakeOver bool
+	// KeepMoments is for how long moments are kept, counted from the newest one; 0 is for ever.
+	KeepMoments time.Duration
 
 	Log *slog.Logger     // nil: nothing is logged
 	Now func() time.Time // the clock that ticks are stamped by; nil is time.Now

@@ -27,10 +27,15 @@ type Status struct {
 	Tick     int64             `json:"tick"`   // number of the last tick that is stored
 	// Shipped is up to when all that was committed is stored, as far as is known: by the node's clock.
 	Shipped time.Time `json:"shipped"`
+	// Behind is since when something is committed that isn't stored: zero if all is.
+	Behind time.Time `json:"behind_since,omitzero"`
 	// LagSeconds is how old the oldest commit may be that isn't stored; 0 if all are.
 	LagSeconds float64 `json:"lag_seconds"`
 	LagBytes   int64   `json:"lag_bytes"` // of files, that are not stored
 	LagFiles   int     `json:"lag_files"` // that have some
+	// Window is since when any moment can be had back, without a gap. Backups that are older
+	// are not in it, nor what was shipped before a gap.
+	Window time.Time `json:"window_from"`
 	// Error is why something could not be stored, and since when; "" if all is well.
 	Error      string    `json:"error,omitempty"`
 	ErrorSince time.Time `json:"error_since,omitzero"`
@@ -59,6 +64,33 @@ func (s *Shipper) begun() {
 		}
 		s.status.pending[nm] = size
 	}
+	if x := &s.status.s; x.Behind.IsZero() {
+		x.Instance, x.Behind = s.o.Instance, s.behindSince()
+	}
+}
+
+// behindSince is when what a tick finds may have been committed first: in the last interval, or
+// since the last shipper ended.
+func (s *Shipper) behindSince() time.Time {
+	if s.quiet.IsZero() {
+		return time.UnixMilli(s.chain.Seen).UTC()
+	}
+	if at := s.started.Add(-s.o.Interval); at.After(s.quiet) && s.follow.Status().Polling == "" {
+		return at
+	}
+	return s.quiet
+}
+
+// windowFrom is since when moments are there without a gap.
+func (s *Shipper) windowFrom() time.Time {
+	from := s.chain.ID.Time()
+	if s.o.KeepMoments <= 0 || s.quiet.IsZero() {
+		return from
+	}
+	if kept := s.quiet.Add(-s.o.KeepMoments).Truncate(time.Minute).UTC(); kept.After(from) {
+		return kept
+	}
+	return from
 }
 
 // told notes that a tick is done, and how things are.
@@ -70,6 +102,7 @@ func (s *Shipper) told() {
 	st.watch = s.follow.Status()
 	x := &st.s
 	x.Instance, x.Chain, x.Backup, x.Tick, x.Shipped = s.o.Instance, s.chain.ID, s.chain.Since, s.chain.Tick, s.quiet
+	x.Behind, x.Window = time.Time{}, s.windowFrom()
 	x.Error, x.ErrorSince = "", time.Time{}
 	x.Unrolled, x.RollUps, x.Undeleted = 0, len(s.long), 0
 	for _, l := range s.links {
@@ -107,15 +140,23 @@ func (s *Shipper) Status() Status {
 	defer s.status.mu.Unlock()
 	out := s.status.s
 	out.Watches, out.Polling, out.Missing = s.status.watch.Watches, s.status.watch.Polling, s.status.watch.Missing
-	out.LagFiles = len(s.status.pending)
-	if len(s.status.pending) > 0 && !out.Shipped.IsZero() {
-		out.LagSeconds = max(0, s.o.Now().Sub(out.Shipped).Seconds())
-	}
 	for nm, size := range s.status.pending {
 		info, err := os.Stat(filepath.Join(s.o.Node.Dir(nm.Root), filepath.FromSlash(nm.Path)))
-		if err == nil && info.Size() > size {
+		switch {
+		case err != nil || info.Size() == size:
+		case info.Size() < size: // another file has taken its place
+			size = 0
+			fallthrough
+		default:
+			out.LagFiles++
 			out.LagBytes += info.Size() - size
 		}
+	}
+	if out.LagFiles == 0 && out.Error == "" { // it was looked at and has nothing new, or is gone
+		out.Behind = time.Time{}
+	}
+	if !out.Behind.IsZero() {
+		out.LagSeconds = max(0, s.o.Now().Sub(out.Behind).Seconds())
 	}
 	return out
 }

@@ -49,8 +49,10 @@ If another machine has shipped the instance since this one did, as a copy of it 
 	o.Options.Flags(f, "to ship (default: that of its backups)")
 	core.NodeFlags(f)
 	f.String("ship-interval", "", "ship every `TIME` in which something was committed")
+	f.String("keep-moments", "", "keep what was shipped for a `SPAN`, such as 14d, counted from the newest moment")
 	f.BoolVar(&o.once, "once", false, "ship what is new and end")
 	f.BoolVar(&o.takeOver, "take-over", false, "begin anew from this node's last backup though another machine has shipped the instance")
+	c.AddCommand(newShipStatus(env, g))
 	return c
 }
 
@@ -75,11 +77,12 @@ func runShip(ctx context.Context, env *core.Env, s *core.Settings, o *shipOption
 	}
 	sh, err := openShipper(ctx, log, ship.Options{
 		Repo: r.Repo, Node: n, Instance: s.Instance, StateDir: s.StateDir, Tool: "slipcover " + core.ToolVersion(), Interval: s.ShipInterval,
-		TakeOver: o.takeOver, Log: log, Now: env.Now,
+		KeepMoments: keepMoments(s), TakeOver: o.takeOver, Log: log, Now: env.Now,
 	}, o.once)
 	if err != nil {
 		return ended(ctx, err)
 	}
+	told := sh.Tell()
 	log.InfoContext(ctx, "shipping", "instance", s.Instance, "repository", r.URL())
 	if o.once {
 		err = sh.Tick(ctx)
@@ -88,6 +91,7 @@ func runShip(ctx context.Context, env *core.Env, s *core.Settings, o *shipOption
 		err = sh.Run(ctx)
 	}
 	st := sh.Status()
+	told()
 	if err := sh.Close(); err != nil {
 		log.WarnContext(ctx, "not closed", "err", err)
 	}
@@ -100,6 +104,12 @@ func runShip(ctx context.Context, env *core.Env, s *core.Settings, o *shipOption
 	}
 	_, err = fmt.Fprintf(env.Stdout, "shipped %s, %s stored\n", core.Count(int(st.Ticks), "tick"), core.Size(st.Bytes))
 	return err
+}
+
+// keepMoments is the setting as a length of time, at its longest.
+func keepMoments(s *core.Settings) time.Duration {
+	from := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // the first month has 31 days, and the year 366
+	return s.KeepMoments.After(from).Sub(from)
 }
 
 // waitForBase is how often a shipper looks whether there is a backup to go on from.

@@ -1,0 +1,115 @@
+package ship_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/slipcover/slipcover/internal/ship"
+	"github.com/slipcover/slipcover/internal/storage/faulty"
+)
+
+// oneReport is what `ship status` gets to know.
+func (e *env) oneReport(now time.Time) *ship.Report {
+	e.t.Helper()
+	list, err := ship.Reports(e.t.Context(), e.state, now)
+	must(e.t, err)
+	if len(list) != 1 {
+		e.t.Fatalf("%d reports", len(list))
+	}
+	return list[0]
+}
+
+// A report tells the same as Status, without the shipper; and how far behind the node is
+// when that has ended.
+func TestReports(t *testing.T) {
+	t.Parallel()
+	e := genEnv(t, 9)
+	e.backup()
+	gone := false
+	e.store = faulty.New(e.store, func(op faulty.Op) faulty.Action {
+		if gone && op.Kind == faulty.Put {
+			return faulty.Fail(errGone)
+		}
+		return faulty.Action{}
+	})
+	s := e.ship()
+	write := s.Reporter()
+	e.grow(1)
+	s.Settle(t.Context(), t)
+	write(false)
+	r := e.oneReport(e.now())
+	if !r.Running || r.Tick == 0 || r.LagSeconds != 0 || r.LagFiles != 0 || r.Error != "" || r.DataDir != e.data || r.Window.IsZero() || r.Window.After(time.Now()) {
+		t.Errorf("with nothing to do: %+v", r)
+	}
+
+	path, err := filepath.Glob(filepath.Join(e.state, "*", "node1", "ship", "status.json"))
+	must(t, err)
+	was, err := os.Stat(path[0])
+	must(t, err)
+	for range 3 {
+		must(t, s.Tick(t.Context()))
+		write(false)
+	}
+	if now, err := os.Stat(path[0]); err != nil || !os.SameFile(was, now) {
+		t.Errorf("with nothing to say a report was written: %v", err)
+	}
+
+	gone = true
+	s.GiveUp(errGone)
+	e.grow(1)
+	if err := tickUntil(t, s); !errors.Is(err, errGone) {
+		t.Fatal(err)
+	}
+	write(false)
+	if r := e.oneReport(e.clock.Add(time.Hour)); r.LagSeconds < 3600 || r.LagSeconds > 3700 || r.LagFiles == 0 || r.LagBytes == 0 || r.Error == "" || r.Behind.IsZero() {
+		t.Errorf("without a storage: %+v", r)
+	}
+	write(true)
+	must(t, s.Close())
+	if r := e.oneReport(e.now()); r.Running || r.LagFiles == 0 || r.LagBytes == 0 || r.Error == "" {
+		t.Errorf("when it has ended: %+v", r)
+	}
+
+	gone = false
+	s = e.ship()
+	s.Settle(t.Context(), t)
+	s.Reporter()(true)
+	must(t, s.Close())
+	if r := e.oneReport(e.now()); r.Running || r.LagFiles != 0 || r.LagBytes != 0 || r.LagSeconds != 0 || r.Error != "" {
+		t.Errorf("when all was shipped: %+v", r)
+	}
+}
+
+// A node on which nothing was committed for hours is not hours behind when something is.
+func TestBehindAfterIdling(t *testing.T) {
+	t.Parallel()
+	e := genEnv(t, 10)
+	e.backup()
+	s := e.ship()
+	s.Settle(t.Context(), t)
+	s.GiveUp(errGone)
+	e.store = faulty.New(e.store, func(op faulty.Op) faulty.Action {
+		if op.Kind == faulty.Put {
+			return faulty.Fail(errGone)
+		}
+		return faulty.Action{}
+	})
+	must(t, s.Close())
+	s = e.ship()
+	s.GiveUp(errGone)
+	s.Settle(t.Context(), t)
+	if s.Status().Polling != "" {
+		t.Skip("the system doesn't tell of changes: " + s.Status().Polling)
+	}
+	e.clock = e.clock.Add(3 * time.Hour)
+	e.grow(1)
+	if err := tickUntil(t, s); !errors.Is(err, errGone) {
+		t.Fatal(err)
+	}
+	if st := s.Status(); st.LagSeconds <= 0 || st.LagSeconds > 600 {
+		t.Errorf("behind by %v s", st.LagSeconds)
+	}
+}
