@@ -163,7 +163,7 @@ func TestVersion(t *testing.T) {
 // TestUnits holds the units against systemd, as far as it says so without running.
 func TestUnits(t *testing.T) {
 	analyze := testenv.Tool(t, "systemd-analyze")
-	for unit, most := range map[string]string{"slipcover-server": "15", "slipcover-agent": "35"} {
+	for unit, most := range map[string]string{"slipcover-server": "15", "slipcover-agent": "35", "slipcover-ship": "30"} {
 		// It must be a program that is there.
 		file := t.TempDir() + "/" + unit + ".service"
 		text := strings.ReplaceAll(read(t, unit+".service"), "/usr/bin/slipcover", "/bin/true")
@@ -187,7 +187,7 @@ func init() {
 // TestUnitsRestart holds that a panic isn't taken for wrong settings: exit code 2 is
 // both, and after wrong settings there is no restart.
 func TestUnitsRestart(t *testing.T) {
-	for unit, codes := range map[string]string{"slipcover-server": "2", "slipcover-agent": "2 8"} { // 8: it was removed
+	for unit, codes := range map[string]string{"slipcover-server": "2", "slipcover-agent": "2 8", "slipcover-ship": "2 11"} { // 8: it was removed; 11: another machine ships
 		text := read(t, unit+".service")
 		if !strings.Contains(text, "\nRestartPreventExitStatus="+codes+"\n") || !strings.Contains(text, "\nLimitCORE=0\n") {
 			t.Errorf("%s: wrong settings or cores are treated otherwise", unit)

@@ -9,5 +9,5 @@ remove | 0) ;;
 *) exit 0 ;;
 esac
 if [ -d /run/systemd/system ]; then
-	systemctl --no-reload disable --now slipcover-agent.service slipcover-server.service || true
+	systemctl --no-reload disable --now slipcover-agent.service slipcover-ship.service slipcover-server.service || true
 fi
