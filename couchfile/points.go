@@ -1,6 +1,9 @@
 package couchfile
 
-import "io"
+import (
+	"errors"
+	"io"
+)
 
 // Point is a database header in a file, and whether it is a moment of the
 // database's history that the file can be cut to.
@@ -58,4 +61,32 @@ func share(h Header, points []Point) Header {
 		}
 	}
 	return h
+}
+
+// NewestPoint returns the newest database header that fits and is a moment of the database's
+// history, as Points tells. It goes back from the end, so it reads little more than what is behind that
+// header. It returns ErrNoHeader if the file has none.
+func NewestPoint(r io.ReaderAt, size int64, fits func(*Header) bool) (Header, error) {
+	var found *Header // if what is before it is another header of a database, or nothing
+	for limit := size; ; {
+		raw, err := FindHeader(r, limit)
+		if errors.Is(err, ErrNoHeader) && found != nil {
+			return *found, nil // the first one
+		}
+		if err != nil {
+			return Header{}, err
+		}
+		limit = raw.Offset
+		switch raw.Kind {
+		case HeaderCompaction:
+			return Header{}, ErrNoHeader // what is before it, and the one behind it, are the compaction's
+		case HeaderDB:
+			if found != nil {
+				return *found, nil
+			}
+			if h, err := ParseHeader(raw); err == nil && fits(&h) {
+				found = &h
+			}
+		}
+	}
 }

@@ -111,13 +111,13 @@ var allowed = map[string][]string{
 	// What commands have in common, and the settings' repositories opened: no command.
 	"internal/cli/core": {"internal/userfile", "couchfile", "internal/backup", "internal/config", "internal/ship", "internal/manifest", "internal/node", "internal/repo",
 		"internal/restore", "internal/storage", "internal/storage/limit", "internal/storage/meter"},
-	"internal/cli/open": {"internal/userfile", "internal/calendar", "internal/cli/core", "internal/durable", "internal/manifest", "internal/repo", "internal/storage",
+	"internal/cli/open": {"couchfile/erlterm", "internal/userfile", "internal/calendar", "internal/cli/core", "internal/durable", "internal/manifest", "internal/repo", "internal/shard", "internal/storage",
 		"internal/storage/cache", "internal/storage/drivers", "internal/storage/retry"},
 
 	// The groups of the help: a group never imports another.
 	"internal/cli/backups": {"internal/userfile", "internal/cli/core", "internal/cli/open", "internal/backup", "internal/manifest", "internal/newest", "internal/state",
 		"internal/node", "internal/repo", "internal/restore", "internal/retention", "internal/storage"},
-	"internal/cli/restores": {"internal/userfile", "internal/cli/core", "internal/cli/open", "internal/manifest", "internal/restore"},
+	"internal/cli/restores": {"internal/userfile", "internal/cli/core", "internal/cli/open", "internal/manifest", "internal/repo", "internal/restore"},
 	"internal/cli/look": {"internal/cli/core", "internal/cli/open", "couchfile", "internal/backup", "internal/calendar", "internal/config",
 		"internal/manifest", "internal/newest", "internal/node", "internal/repo", "internal/restore", "internal/storage/drivers",
 		"internal/storage/probe"},

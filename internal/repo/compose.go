@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -34,6 +35,7 @@ type composer struct {
 	older   map[string]*manifest.Older
 	ranges  map[string][]piece // by generation, in the order of links
 	segs    map[*Link][]int    // numbers of a link's segments in m
+	seen    map[fileName]time.Time
 }
 
 // piece is a range of a generation in a link.
@@ -42,14 +44,15 @@ type piece struct {
 	file *manifest.TickFile
 }
 
-// compose puts the state at a tick together from the backup that the tick rests on.
-func (h *History) compose(ctx context.Context, base int, chain *Chain, tick int64) (*manifest.Manifest, error) {
+// compose puts the state at a tick together from the backup that the tick rests on. It returns too when those files were
+// seen that ticks have.
+func (h *History) compose(ctx context.Context, base int, chain *Chain, tick int64) (*manifest.Manifest, map[fileName]time.Time, error) {
 	m, err := h.repo.Manifest(ctx, h.Backups[base])
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	c := &composer{m: m, history: h, chain: chain, base: base, files: map[string]*manifest.File{}, older: map[string]*manifest.Older{},
-		ranges: map[string][]piece{}, segs: map[*Link][]int{}}
+		ranges: map[string][]piece{}, segs: map[*Link][]int{}, seen: map[fileName]time.Time{}}
 	state := map[fileName]*manifest.File{}
 	for _, f := range m.Files {
 		state[fileName{f.Root, f.Path}] = f
@@ -66,10 +69,10 @@ func (h *History) compose(ctx context.Context, base int, chain *Chain, tick int6
 	}
 	for nm, e := range newest {
 		if err := c.apply(state, nm, e); err != nil {
-			return nil, fmt.Errorf("tick %d of chain %s: %w", tick, chain.ID, err)
+			return nil, nil, fmt.Errorf("tick %d of chain %s: %w", tick, chain.ID, err)
 		}
 	}
-	return c.finish(state, tick), nil
+	return c.finish(state, tick), c.seen, nil
 }
 
 // seen is the last thing that ticks say of a file up to a moment: a cut, or that it is gone.
@@ -123,6 +126,7 @@ func (c *composer) apply(state map[fileName]*manifest.File, nm fileName, e seen)
 		return fmt.Errorf("%s: %w", nm.path, err)
 	}
 	state[nm] = f
+	c.seen[nm] = c.chain.times[e.tick-c.chain.from].Add(-time.Duration(e.cut.Ago) * time.Millisecond)
 	return nil
 }
 

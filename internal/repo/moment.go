@@ -25,6 +25,16 @@ type Moment struct {
 	At    time.Time // when it was seen: the backup's end, or the tick's time
 	// Until is up to when it is known to have been the state; the next tick's changes came after.
 	Until time.Time
+	// Shards are the commits that it has of databases' files, by path.
+	Shards []Shard
+}
+
+// Shard is a commit of a database's file that a moment has.
+type Shard struct {
+	Path      string    `json:"path"`
+	UpdateSeq uint64    `json:"update_seq"`
+	Size      int64     `json:"size_bytes"` // of the file, up to it
+	Seen      time.Time `json:"seen"`       // it was the newest then
 }
 
 // event is a moment in the order of all of an instance.
@@ -247,18 +257,23 @@ func (r *Repo) At(ctx context.Context, instance string, at time.Time) (*manifest
 	if err != nil {
 		return nil, nil, err
 	}
-	from := time.Time{}
+	o := reading{to: at}
 	for _, rec := range recs {
 		if !rec.Finished.After(at) {
-			from = rec.Started
+			o.from = rec.Started
 		}
 	}
+	return r.find(ctx, instance, o, func(h *History) (*event, error) { return h.newest(at) })
+}
+
+// find makes the manifest of the moment that pick finds in a history.
+func (r *Repo) find(ctx context.Context, instance string, o reading, pick func(*History) (*event, error)) (*manifest.Manifest, *Moment, error) {
 	for {
-		h, err := r.history(ctx, instance, reading{from: from, to: at})
+		h, err := r.history(ctx, instance, o)
 		if err != nil {
 			return nil, nil, err
 		}
-		e, err := h.newest(at)
+		e, err := pick(h)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -267,7 +282,7 @@ func (r *Repo) At(ctx context.Context, instance string, at time.Time) (*manifest
 			return nil, nil, err
 		}
 		if started := h.Backups[base].Started; started.Before(h.from) { // it rests on more than was read
-			from = started
+			o.from = started
 			continue
 		}
 		return h.moment(ctx, e, base)
@@ -349,15 +364,36 @@ func (h *History) startOf(backup int) time.Time {
 // moment makes the manifest of a moment.
 func (h *History) moment(ctx context.Context, e *event, base int) (*manifest.Manifest, *Moment, error) {
 	rec := h.Backups[base]
+	out := &Moment{Base: rec, At: rec.Finished, Until: rec.Finished}
 	if e.backup >= 0 {
 		m, err := h.repo.Manifest(ctx, rec)
-		return m, &Moment{Base: rec, At: rec.Finished, Until: rec.Finished}, err
+		if err == nil {
+			out.Shards = shardsOf(m, nil, rec.Finished)
+		}
+		return m, out, err
 	}
-	m, err := h.compose(ctx, base, e.chain, e.tick)
+	m, seen, err := h.compose(ctx, base, e.chain, e.tick)
 	if err != nil {
 		return nil, nil, err
 	}
-	out := &Moment{Base: rec, Chain: e.chain.ID, Tick: e.tick}
+	out.Chain, out.Tick = e.chain.ID, e.tick
 	out.At, out.Until = e.chain.timeOf(e.tick)
+	out.Shards = shardsOf(m, seen, rec.Finished)
 	return m, out, nil
+}
+
+// shardsOf are the commits of the databases' files of a manifest: those that were seen in ticks, and others in a backup.
+func shardsOf(m *manifest.Manifest, seen map[fileName]time.Time, backup time.Time) []Shard {
+	out := []Shard{}
+	for _, f := range m.Files {
+		if f.Root != manifest.DataRoot || f.Kind == manifest.View || f.Header == nil {
+			continue
+		}
+		x := Shard{f.Path, f.Header.UpdateSeq, f.Size, backup.UTC()}
+		if at, ok := seen[fileName{f.Root, f.Path}]; ok {
+			x.Seen = at
+		}
+		out = append(out, x)
+	}
+	return out
 }

@@ -49,14 +49,13 @@ const (
 // eventsNear is within which time the same of several shards is one event.
 const eventsNear = 10 * time.Minute
 
-// DatabaseName returns the database that a file is of: that of a shard, or a node-local one.
-func DatabaseName(f *manifest.File) string {
-	if f.Kind == manifest.Shard {
-		if n, err := shard.ParsePath(f.Path); err == nil {
-			return n.DB
-		}
+// DatabaseName returns the database that a file below the data directory is of, by its path: that of a shard, or a
+// node-local one.
+func DatabaseName(path string) string {
+	if n, err := shard.ParsePath(path); err == nil {
+		return n.DB
 	}
-	return strings.TrimSuffix(f.Path, ".couch")
+	return strings.TrimSuffix(path, ".couch")
 }
 
 // look is what a tick says of a shard.
@@ -80,16 +79,12 @@ type databaseLooks struct {
 func (d *databaseLooks) link(l *Link) {
 	var out []look
 	for _, g := range l.Tick.Gone {
-		f := manifest.File{Path: g.Path, Kind: manifest.System}
-		if strings.HasPrefix(g.Path, "shards/") {
-			f.Kind = manifest.Shard
-		}
-		if db := DatabaseName(&f); g.Root == manifest.DataRoot && d.wanted(db) {
+		if db := DatabaseName(g.Path); g.Root == manifest.DataRoot && d.wanted(db) {
 			out = append(out, look{tick: g.Tick, path: g.Path, db: db, gone: true})
 		}
 	}
 	for _, f := range l.Tick.Files {
-		db := DatabaseName(&f.File)
+		db := DatabaseName(f.Path)
 		if f.Root != manifest.DataRoot || f.Kind != manifest.Shard && f.Kind != manifest.System || !d.wanted(db) {
 			continue
 		}
@@ -174,7 +169,7 @@ func (d *databaseLooks) backups(ctx context.Context, h *History) ([][]look, erro
 				if f.Root != manifest.DataRoot || f.Kind != manifest.Shard && f.Kind != manifest.System {
 					continue
 				}
-				x := look{path: f.Path, db: DatabaseName(f)}
+				x := look{path: f.Path, db: DatabaseName(f.Path)}
 				if f.Header != nil {
 					x.compacted = f.Header.CompactedSeq
 				}

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/slipcover/slipcover/internal/durable"
 	"github.com/slipcover/slipcover/internal/manifest"
@@ -77,9 +78,12 @@ func (c *creation) learn(ctx context.Context) error {
 		c.state.NodeName, c.uuid, c.secret, c.single = cmp.Or(c.opts.NodeName, freshNode), hex.EncodeToString(id), rand.Text(), true
 		return nil
 	}
-	m, err := c.opts.Repo.Manifest(ctx, c.opts.Record)
-	if err != nil {
-		return err
+	m := c.opts.Moment
+	if m == nil {
+		var err error
+		if m, err = c.opts.Repo.Manifest(ctx, c.opts.Record); err != nil {
+			return err
+		}
 	}
 	if err := c.readIni(ctx, m); err != nil {
 		return err
@@ -260,7 +264,10 @@ func (c *creation) ini() string {
 	data := filepath.ToSlash(filepath.Join(c.opts.Dir, "data"))
 	var b strings.Builder
 	fmt.Fprintf(&b, "; CouchDB instance %s, made by Slipcover", c.opts.Name)
-	if c.opts.Record != nil {
+	switch {
+	case c.opts.Moment != nil:
+		fmt.Fprintf(&b, " from the moment of %s", c.opts.Moment.Finished.UTC().Format(time.RFC3339))
+	case c.opts.Record != nil:
 		fmt.Fprintf(&b, " from backup %s", c.opts.Record.ID)
 	}
 	fmt.Fprintf(&b, "\n[couchdb]\ndatabase_dir = %s\nview_index_dir = %s\n", data, data)

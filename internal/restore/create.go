@@ -25,6 +25,8 @@ import (
 type CreateOptions struct {
 	Repo   *repo.Repo
 	Record *manifest.Record // nil, and Repo too: a new, empty CouchDB
+	// Moment is as in Options.
+	Moment *manifest.Manifest
 
 	Name string // of the instance: letters, digits, ".", "_", "-"
 	// Dir gets data, etc, the program that starts it, and its log. It must be empty or
@@ -220,7 +222,7 @@ func (c *creation) data(ctx context.Context) error {
 	}
 	// Nothing has ever written to files that are there but an earlier call, which may
 	// have been killed when they were all complete.
-	res, err := Files(ctx, Options{Repo: c.opts.Repo, Record: c.opts.Record, To: to, Delta: true, NodeName: c.opts.NodeName, named: true, Owner: c.opts.Owner,
+	res, err := Files(ctx, Options{Repo: c.opts.Repo, Record: c.opts.Record, Moment: c.opts.Moment, To: to, Delta: true, NodeName: c.opts.NodeName, named: true, Owner: c.opts.Owner,
 		History: c.opts.History, Tell: c.opts.Tell, trial: c.opts.trial, Parallel: c.opts.Parallel, Progress: c.opts.Progress})
 	if err != nil {
 		return err
@@ -267,11 +269,19 @@ func (o *CreateOptions) checkAdmin() error {
 	return nil
 }
 
+// source is what the instance is made of.
+func (o *CreateOptions) source() *manifest.Summary {
+	if o.Moment != nil {
+		return &o.Moment.Summary
+	}
+	return &o.Record.Summary
+}
+
 // card is what the instance's directory will say of it.
 func (o *CreateOptions) card() card {
 	k := card{Says: "This directory is a CouchDB instance that Slipcover made.", Name: o.Name}
 	if o.Record != nil {
-		k.Backup, k.Source = o.Record.ID, o.Record.Instance
+		k.Backup, k.Source = o.source().ID, o.Record.Instance
 	}
 	return k
 }

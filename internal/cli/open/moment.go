@@ -16,21 +16,31 @@ import (
 
 // When names a moment on the command line.
 type When struct {
-	At   string
-	Zone string
+	At           string
+	AtSeq        []string
+	BeforeChange string
+	Zone         string
 }
 
 // Flags adds the flags.
 func (w *When) Flags(f *pflag.FlagSet) {
 	f.StringVar(&w.At, "at", "", "the state at that `TIME`, out of what was shipped: 2026-11-22T10:32:00Z, \"2026-11-22 10:32\", \"yesterday 18:00\", \"90m ago\"")
+	f.StringArrayVar(&w.AtSeq, "at-seq", nil, "the newest state in which a database has no later sequence: `DB=SEQ` with the one that CouchDB shows, or DB/RANGE=N, a number of one shard; may be repeated")
+	f.StringVar(&w.BeforeChange, "before-change", "", "the state before the last change of a document, its deletion too: `DB/DOC`")
 	f.StringVar(&w.Zone, "zone", "", "time `ZONE` of --at, such as Europe/Berlin, where it names none (default: this machine's)")
 }
 
-// Time returns the time that At names.
+// Given reports whether a moment is named.
+func (w *When) Given() bool { return w.At != "" || len(w.AtSeq) > 0 || w.BeforeChange != "" }
+
+// Time returns the time that At names, or none.
 func (w *When) Time(now time.Time) (time.Time, error) {
 	zone, err := Zone(w.Zone)
 	if err != nil {
 		return time.Time{}, err
+	}
+	if w.At == "" {
+		return time.Time{}, nil
 	}
 	t, err := calendar.ParseWhen(w.At, now, zone)
 	if err != nil {
@@ -51,9 +61,13 @@ func Zone(name string) (*time.Location, error) {
 	return zone, nil
 }
 
-// Moment opens the repository and finds the moment at a time.
+// Moment opens the repository and finds the moment that is named.
 func Moment(ctx context.Context, env *core.Env, s *core.Settings, instance string, w *When) (*Repository, *manifest.Manifest, *repo.Moment, error) {
 	at, err := w.Time(env.Now())
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	commit, err := w.commit()
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -61,7 +75,7 @@ func Moment(ctx context.Context, env *core.Env, s *core.Settings, instance strin
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	m, moment, err := momentIn(ctx, r, instance, at)
+	m, moment, err := momentIn(ctx, r, instance, at, commit)
 	if err != nil {
 		r.Close()
 		return nil, nil, nil, err
@@ -69,7 +83,7 @@ func Moment(ctx context.Context, env *core.Env, s *core.Settings, instance strin
 	return r, m, moment, nil
 }
 
-func momentIn(ctx context.Context, r *Repository, instance string, at time.Time) (*manifest.Manifest, *repo.Moment, error) {
+func momentIn(ctx context.Context, r *Repository, instance string, at time.Time, commit *repo.Commit) (*manifest.Manifest, *repo.Moment, error) {
 	if instance == "" {
 		names, err := r.Instances(ctx)
 		if err != nil {
@@ -82,6 +96,9 @@ func momentIn(ctx context.Context, r *Repository, instance string, at time.Time)
 	}
 	if err := r.Unlock(ctx); err != nil {
 		return nil, nil, err
+	}
+	if commit != nil {
+		return r.AtCommit(ctx, instance, at, *commit)
 	}
 	return r.At(ctx, instance, at)
 }

@@ -16,6 +16,7 @@ import (
 
 type createOptions struct {
 	open.Options
+	open.When
 	backup       string
 	dir          string
 	port         int
@@ -32,8 +33,8 @@ func newCreate(env *core.Env, g *core.Global) *cobra.Command {
 	o := &createOptions{}
 	c := &cobra.Command{
 		Use:   "create NAME --backup ID",
-		Short: "Make a new CouchDB instance from a backup, and start it",
-		Long: `Make a new CouchDB instance from a backup: data, configuration and a start script, in a directory of its own. It
+		Short: "Make a new CouchDB instance from a backup or any moment, and start it",
+		Long: `Make a new CouchDB instance from a backup, or of a moment (--at, --at-seq, --before-change): data, configuration and a start script, in a directory of its own. It
 listens on 127.0.0.1 only, with its own port and admin password, and never touches the original. If CouchDB is installed on
 this machine, the instance is started.`,
 		Args: core.Arguments(1, 1, "the NAME of the new instance"),
@@ -43,6 +44,7 @@ this machine, the instance is started.`,
 	}
 	f := c.Flags()
 	o.Options.Flags(f, "whose backup it is")
+	o.When.Flags(f)
 	f.StringVar(&o.backup, "backup", "", "`ID` of the backup, its name, or \"latest\"")
 	f.StringVar(&o.dir, "dir", "", "`DIR` of the instance (default: its name); must be empty")
 	f.IntVar(&o.port, "port", 0, "port of HTTP on 127.0.0.1 (default: a free one)")
@@ -67,8 +69,8 @@ type createJSON struct {
 }
 
 func runCreate(ctx context.Context, env *core.Env, s *core.Settings, o *createOptions, name string) error {
-	if o.backup == "" {
-		return core.Usage("create needs --backup ID, the backup to make the instance of")
+	if o.backup == "" && !o.Given() {
+		return core.Usage("create needs --backup ID, the backup to make the instance of, or --at with a time")
 	}
 	history, err := o.history.chosen()
 	if err != nil {
@@ -80,15 +82,15 @@ func runCreate(ctx context.Context, env *core.Env, s *core.Settings, o *createOp
 			return core.FileError("read the admin's password", err)
 		}
 	}
-	r, rec, err := toRestore(ctx, env, s, o.Instance, o.backup)
+	from, err := openSource(ctx, env, s, o.Instance, o.backup, &o.When)
 	if err != nil {
 		return err
 	}
-	defer r.Close()
+	defer from.repo.Close()
 	p := &restore.Progress{}
 	stop := core.StartProgress(env, s.Progress, "restoring", core.RestoreReading(p))
 	defer stop()
-	made, err := restore.Create(ctx, restore.CreateOptions{Repo: r.Repo, Record: rec, Name: name, Dir: o.dir,
+	made, err := restore.Create(ctx, restore.CreateOptions{Repo: from.repo.Repo, Record: from.rec, Moment: from.made, Name: name, Dir: o.dir,
 		Port: o.port, NodeName: o.nodeName, AdminUser: o.user,
 		AdminPassword: password, CouchDBBin: o.couchdb, Start: !o.noStart, History: history, Tell: tellComesBack(env), Owner: s.Owner,
 		Timeout: o.timeout, Parallel: s.Parallel, Progress: p})
@@ -99,12 +101,12 @@ func runCreate(ctx context.Context, env *core.Env, s *core.Settings, o *createOp
 		env.Done("the instance %s was made", name)
 		if env.JSON {
 			made.Notes = core.NonNil(made.Notes)
-			out := createJSON{Backup: core.SummaryOf(rec), Created: made, Restored: newRestoreJSON(env, rec, made.Restored)}
+			out := createJSON{Backup: core.SummaryOf(from.rec), Created: made, Restored: newRestoreJSON(env, from, made.Restored)}
 			if perr := core.PrintJSON(env.Stdout, out); err == nil {
 				err = perr
 			}
 		} else {
-			printRestore(env.Stdout, rec, made.Restored, false)
+			printRestore(env.Stdout, from, made.Restored, false)
 			if perr := printCreated(env.Stdout, made); err == nil {
 				err = perr
 			}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -12,6 +14,7 @@ import (
 	"github.com/slipcover/slipcover/internal/cli/core"
 	"github.com/slipcover/slipcover/internal/cli/open"
 	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/restore"
 )
 
@@ -42,7 +45,10 @@ it. A restore that was killed goes on when you run it again; until it is done, n
   slipcover restore latest --to /opt/couchdb/data
   slipcover restore latest --to /tmp/orders --db orders        one database, to be moved into a running node
   slipcover restore latest --to /opt/couchdb/data --delta      write only what differs from what is there
-  slipcover restore --at "yesterday 18:00" --to /tmp/then      the state at a moment, out of what was shipped`,
+  slipcover restore --at "yesterday 18:00" --to /tmp/then      the state at a moment, out of what was shipped
+  slipcover restore --before-change orders/o-17 --to /tmp/was --db orders
+                                                               before a document was changed or deleted
+"slipcover points" shows which moments there are.`,
 		Args: core.Arguments(0, 1, "one backup's ID, name, or \"latest\""),
 		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, args []string) error {
 			return runRestore(ctx, env, s, o, strings.Join(args, ""))
@@ -54,25 +60,33 @@ it. A restore that was killed goes on when you run it again; until it is done, n
 	return c
 }
 
-// open opens the backup or moment that is to be restored; moment is nil for a backup.
-func (o *restoreOptions) open(ctx context.Context, env *core.Env, s *core.Settings, ref string) (*open.Repository, *manifest.Record, *manifest.Manifest, error) {
+// source is what is restored: a backup, or a moment.
+type source struct {
+	repo   *open.Repository
+	rec    *manifest.Record // the backup, or the one that the moment stands on
+	made   *manifest.Manifest
+	moment *repo.Moment // nil of a backup
+}
+
+// openSource opens the backup or moment that is to be restored.
+func openSource(ctx context.Context, env *core.Env, s *core.Settings, instance, ref string, when *open.When) (*source, error) {
 	switch {
-	case o.At == "":
-		r, rec, err := toRestore(ctx, env, s, o.Instance, ref)
-		return r, rec, nil, err
+	case !when.Given():
+		r, rec, err := toRestore(ctx, env, s, instance, ref)
+		return &source{repo: r, rec: rec}, err
 	case ref != "":
-		return nil, nil, nil, core.Usage("restore takes a backup or --at, not both: --at finds the backup itself")
+		return nil, core.Usage("name a backup, or a moment by --at, --at-seq or --before-change, not both: these find the backup themselves")
 	}
 	s.FromCache = true // every file is held against its hash
-	r, m, moment, err := open.Moment(ctx, env, s, o.Instance, &o.When)
+	r, m, moment, err := open.Moment(ctx, env, s, instance, when)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, err
 	}
 	if err := core.CheckStrategy("restore", s.RestoreNamespace, moment.Base.Strategy); err != nil {
 		r.Close()
-		return nil, nil, nil, err
+		return nil, err
 	}
-	return r, moment.Base, m, nil
+	return &source{r, moment.Base, m, moment}, nil
 }
 
 func (o *restoreOptions) bind(f *pflag.FlagSet) {
@@ -94,7 +108,7 @@ func (o *restoreOptions) bind(f *pflag.FlagSet) {
 }
 
 func runRestore(ctx context.Context, env *core.Env, s *core.Settings, o *restoreOptions, ref string) error {
-	if o.At == "" && ref == "" {
+	if !o.Given() && ref == "" {
 		return core.Usage("restore needs one backup's ID, name, or \"latest\"; or --at with a time")
 	}
 	if o.to == "" {
@@ -104,16 +118,19 @@ func runRestore(ctx context.Context, env *core.Env, s *core.Settings, o *restore
 	if err != nil {
 		return err
 	}
-	r, rec, moment, err := o.open(ctx, env, s, ref)
+	from, err := openSource(ctx, env, s, o.Instance, ref, &o.When)
 	if err != nil {
 		return err
 	}
-	defer r.Close()
+	defer from.repo.Close()
+	if err := from.only(o.databases); err != nil {
+		return err
+	}
 	p := &restore.Progress{}
 	stop := core.StartProgress(env, s.Progress, "restoring", core.RestoreReading(p))
 	defer stop()
 	res, err := restore.Files(ctx, restore.Options{
-		Repo: r.Repo, Record: rec, Moment: moment, To: o.to, IndexTo: o.indexTo, ConfigTo: o.configTo, Delta: o.delta,
+		Repo: from.repo.Repo, Record: from.rec, Moment: from.made, To: o.to, IndexTo: o.indexTo, ConfigTo: o.configTo, Delta: o.delta,
 		Databases: o.databases, As: o.as, KeepSuffix: o.keepSuffix, NoIndexes: o.noIndexes, NodeName: o.nodeName,
 		History: history, Tell: tellComesBack(env), Owner: s.Owner, Parallel: s.Parallel, Progress: p,
 	})
@@ -123,9 +140,9 @@ func runRestore(ctx context.Context, env *core.Env, s *core.Settings, o *restore
 	}
 	env.Done("the backup was restored to %s", o.to)
 	if env.JSON {
-		_ = core.PrintJSON(env.Stdout, newRestoreJSON(env, rec, res)) // Finish tells of it, unless there is worse
+		_ = core.PrintJSON(env.Stdout, newRestoreJSON(env, from, res)) // Finish tells of it, unless there is worse
 	} else {
-		printRestore(env.Stdout, rec, res, o.verbose)
+		printRestore(env.Stdout, from, res, o.verbose)
 		if o.verbose {
 			fmt.Fprintln(env.Stdout, env.TrafficLine())
 		}
@@ -154,28 +171,77 @@ func toRestore(ctx context.Context, env *core.Env, s *core.Settings, instance, r
 // marked is what a restore that was stopped leaves behind.
 const marked = "the target is marked as incomplete, and the same command goes on with it"
 
+// momentJSON is the moment that was restored; BACKUP beside it is the one that it stands on.
+type momentJSON struct {
+	ID     manifest.BackupID `json:"id"`
+	At     time.Time         `json:"at"`
+	Until  time.Time         `json:"until"`
+	Chain  manifest.BackupID `json:"chain,omitempty"`
+	Tick   int64             `json:"tick,omitempty"`
+	Shards []repo.Shard      `json:"shards"`
+}
+
 type restoreJSON struct {
 	Backup core.SummaryJSON `json:"backup"`
+	Moment *momentJSON      `json:"moment,omitempty"`
 	*restore.Result
 	Took    float64           `json:"took_seconds"`
 	NoID    *struct{}         `json:"took_ns,omitempty"` // hides Result's
 	Storage *core.TrafficJSON `json:"storage"`
 }
 
-func newRestoreJSON(env *core.Env, rec *manifest.Record, r *restore.Result) restoreJSON {
+func newRestoreJSON(env *core.Env, from *source, r *restore.Result) restoreJSON {
 	for _, list := range []*[]string{&r.Databases, &r.Damaged, &r.Removed, &r.Aside, &r.LeftAlone, &r.Problems, &r.Warnings, &r.Notes, &r.Commands} {
 		*list = core.NonNil(*list)
 	}
 	r.Dropped, r.Lost = core.NonNil(r.Dropped), core.NonNil(r.Lost)
-	return restoreJSON{Backup: core.SummaryOf(rec), Result: r, Took: core.Seconds(r.Took), Storage: env.TrafficJSON()}
+	out := restoreJSON{Backup: core.SummaryOf(from.rec), Result: r, Took: core.Seconds(r.Took), Storage: env.TrafficJSON()}
+	if m := from.moment; m != nil {
+		out.Moment = &momentJSON{from.made.ID, m.At.UTC(), m.Until.UTC(), m.Chain, m.Tick, core.NonNil(m.Shards)}
+	}
+	return out
 }
 
-func printRestore(w io.Writer, rec *manifest.Record, r *restore.Result, verbose bool) {
+// only tells of chosen databases alone.
+func (s *source) only(databases []string) error {
+	if s.moment == nil || len(databases) == 0 {
+		return nil
+	}
+	chosen, err := restore.Globs(databases)
+	if err == nil {
+		s.moment.Shards = slices.DeleteFunc(s.moment.Shards, func(x repo.Shard) bool { return !chosen(repo.DatabaseName(x.Path)) })
+	}
+	return err
+}
+
+// told says what was restored.
+func (s *source) told(to string) string {
+	m := s.moment
+	if m == nil {
+		return fmt.Sprintf("restored %s (%s) to %s", s.rec.ID, core.Clean(s.rec.Name), to)
+	}
+	at := func(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") }
+	what := "as the backup " + s.rec.ID.Short() + " has it"
+	if m.Chain != "" {
+		what = fmt.Sprintf("tick %d of chain %s on backup %s", m.Tick, m.Chain.Short(), s.rec.ID.Short())
+	}
+	text := fmt.Sprintf("restored the moment of %s, %s, to %s", at(m.At), what, to)
+	if m.Until.After(m.At) {
+		text += fmt.Sprintf("\nit was the state until %s at least", at(m.Until))
+	}
+	if len(m.Shards) == 0 {
+		return text
+	}
+	oldest := slices.MinFunc(m.Shards, func(a, b repo.Shard) int { return a.Seen.Compare(b.Seen) })
+	return text + fmt.Sprintf("\n%s of databases; the oldest of their commits was the newest at %s", core.Count(len(m.Shards), "file"), at(oldest.Seen))
+}
+
+func printRestore(w io.Writer, from *source, r *restore.Result, verbose bool) {
 	rate := ""
 	if s := r.Took.Seconds(); s > 0.001 {
 		rate = fmt.Sprintf(", %s/s", core.Size(int64(float64(r.Bytes)/s)))
 	}
-	fmt.Fprintf(w, "restored %s (%s) to %s\n", rec.ID, core.Clean(rec.Name), r.To)
+	fmt.Fprintln(w, from.told(r.To))
 	every := "every file has the hash that it was backed up with"
 	if r.LostCount > 0 {
 		every = fmt.Sprintf("%s can't be read back, the others have the hashes that they were backed up with",
