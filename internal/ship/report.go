@@ -82,7 +82,8 @@ func (r *reporter) write(last bool) {
 	steady := now
 	steady.LagSeconds, steady.LagBytes, steady.LagFiles, steady.Shipped, steady.Window = 0, 0, 0, time.Time{}, time.Time{}
 	key, err := json.Marshal(steady)
-	if err != nil || bytes.Equal(key, r.last) && !(last || now.LagFiles > 0 && time.Since(r.at) >= lagEvery) {
+	due := last || now.LagFiles > 0 && time.Since(r.at) >= lagEvery
+	if err != nil || bytes.Equal(key, r.last) && !due {
 		return
 	}
 	now.Written = s.o.Now().UTC()
@@ -241,7 +242,7 @@ func (r *Report) shippedSizes(dir string) (map[capture.Name]int64, error) {
 		switch {
 		case n == 0:
 			if err := json.Unmarshal(b, &head); err != nil || head.Base.Backup != st.Summary.ID || head.Chain.ID != r.Chain {
-				return sizes, nil //nolint:nilerror // a later backup counts
+				return sizes, nil // a later backup counts
 			}
 		case n <= head.Files:
 			var f fileLine
