@@ -102,6 +102,11 @@ type Options struct {
 	HookBefore, HookAfter string
 	HookTimeout           time.Duration
 
+	// Ship has the node shipped whatever the servers say. ShipInterval and KeepMoments are as
+	// in ship.Options; servers may want moments of an instance kept for another time.
+	Ship                      bool
+	ShipInterval, KeepMoments time.Duration
+
 	Parallel int // jobs at once, and beside them as many restores and restore tests; 2 if 0
 	Log      *slog.Logger
 }
@@ -146,6 +151,7 @@ type agent struct {
 	lock     *os.File // held as long as the agent runs
 	identity *age.X25519Identity
 	made     *instances
+	shipping *shipping
 	facts    facts
 	holds    holds
 	waiting  chan struct{} // jobs that wait for holds
@@ -201,6 +207,7 @@ func (a *agent) run(ctx context.Context) (err error) {
 		}
 	}()
 	wait.Go(func() { a.startInstances(starting) })
+	wait.Go(func() { a.ships(starting) })
 	if a.link, err = o.Dial(ctx); err != nil {
 		stop()
 		if ctx.Err() != nil {
@@ -248,7 +255,10 @@ func newAgent(o Options) (*agent, error) {
 	if a.identity, err = loadIdentity(filepath.Join(a.dir, identityName)); err != nil {
 		return nil, err
 	}
-	a.made, err = loadInstances(filepath.Join(a.dir, "instances.json"))
+	if a.made, err = loadInstances(filepath.Join(a.dir, "instances.json")); err != nil {
+		return nil, err
+	}
+	a.shipping, err = loadShipping(shippingPath(a.dir))
 	return a, err
 }
 

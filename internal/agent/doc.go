@@ -23,5 +23,6 @@
 //	StateDir/agent/identity.txt    age identity to which servers seal secrets
 //	StateDir/agent/instances.json  the CouchDBs that this agent made
 //	StateDir/agent/secrets/ID      admin password of an instance in the making
+//	StateDir/agent/ship.json       what the servers want shipped
 //	InstancesDir/trials/           restore tests at work; StateDir/agent/trials without it
 package agent

@@ -92,6 +92,9 @@ func (a *agent) hello(ctx context.Context) error {
 		a.log.InfoContext(ctx, "a server answers", "node", reply.Node, "name", reply.NodeName)
 	}
 	a.strangers(ctx, reply.Instances)
+	if err := a.shipping.want(a.wantsShipped(&reply)); err != nil {
+		a.log.WarnContext(ctx, "what is to be shipped can't be noted: a start without a server doesn't know it", "err", err)
+	}
 	return nil
 }
 
@@ -150,6 +153,7 @@ func (a *agent) seeOwn(ctx context.Context) *job.Seen {
 		return nil
 	}
 	s := &job.Seen{Instance: a.lastReply().Node, UsedBytes: m.bytes, Databases: m.databases, Version: m.version, CanRestart: a.o.RestartCommand != ""}
+	s.Ship = a.shipping.seen(s.Instance)
 	if url := cmp.Or(a.o.CouchURL, m.url); url != "" {
 		a.askServer(ctx, s, url)
 	}
@@ -157,7 +161,7 @@ func (a *agent) seeOwn(ctx context.Context) *job.Seen {
 }
 
 func (a *agent) seeMade(ctx context.Context, i instance) *job.Seen {
-	s := &job.Seen{Instance: i.ID, CanRestart: true}
+	s := &job.Seen{Instance: i.ID, CanRestart: true, Ship: a.shipping.seen(i.ID)}
 	if m := a.facts.measured(i.ID); m != nil {
 		s.UsedBytes, s.Databases, s.Version = m.bytes, m.databases, m.version
 	}

@@ -106,7 +106,8 @@ var allowed = map[string][]string{
 	"internal/admin": {"internal/access", "internal/api", "internal/calendar", "internal/httpd", "internal/job", "internal/manifest", "internal/server"},
 
 	// Runs jobs on a node with the engines; the bus brings them.
-	"internal/agent": {"internal/backup", "internal/bus", "internal/durable", "internal/job", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/restore", "internal/storage"},
+	"internal/agent": {"internal/backup", "internal/bus", "internal/durable", "internal/job", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/restore", "internal/ship",
+		"internal/storage"},
 
 	// What commands have in common, and the settings' repositories opened: no command.
 	"internal/cli/core": {"internal/userfile", "couchfile", "internal/backup", "internal/config", "internal/ship", "internal/manifest", "internal/node", "internal/repo",

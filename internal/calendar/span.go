@@ -54,6 +54,9 @@ func (s *Span) units() []unit {
 	return []unit{{&s.Years, "y"}, {&s.Months, "m"}, {&s.Weeks, "w"}, {&s.Days, "d"}, {&s.Hours, "h"}}
 }
 
+// Longest is how long the span is at most: a month has 31 days in it, and a year 366.
+func (s Span) Longest() time.Duration { return time.Duration(s.aboutHours()) * time.Hour }
+
 // aboutHours is how long the span is at most.
 func (s Span) aboutHours() int {
 	return (s.Years*366+s.Months*31+s.Weeks*7+s.Days)*24 + s.Hours

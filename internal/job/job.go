@@ -52,6 +52,10 @@ type Instance struct {
 	Fault          *Fault `json:"fault,omitempty"`
 	// Notes are sentences of the agent that made it.
 	Notes []string `json:"notes,omitempty"`
+	// Ship says that its agent is to ship it, and KeepMoments for how long what was shipped is
+	// kept, as a calendar.Span: "" is as the agent's settings say.
+	Ship        bool   `json:"ship,omitempty"`
+	KeepMoments string `json:"keep_moments,omitempty"`
 
 	Created time.Time `json:"created"`
 	Updated time.Time `json:"updated"`

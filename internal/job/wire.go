@@ -40,6 +40,8 @@ type Seen struct {
 	UsedBytes  int64  `json:"used_bytes"`
 	Databases  int    `json:"databases"`
 	CanRestart bool   `json:"can_restart"`
+	// Ship is how its shipping is doing; nil if it isn't shipped.
+	Ship *Shipping `json:"ship,omitempty"`
 }
 
 // HelloReply answers Hello.
@@ -52,6 +54,8 @@ type HelloReply struct {
 	// Instances are the ids that the agent should have made; it removes nothing that
 	// isn't in it, but says so in its log.
 	Instances []string `json:"instances"`
+	// Ship are the instances that the agent is to ship.
+	Ship []Ship `json:"ship,omitempty"`
 }
 
 // Claim asks for a job.

@@ -101,6 +101,9 @@ of accept_storages: for callers' own Swift accounts, set accept_storages: [https
 fail, and say what to add. A node that has neither a repository nor accept_storages goes where its server says. Backups in
 callers' accounts are not copied.
 
+It also ships what CouchDB commits between two backups, as "slipcover ship" does, if the setting ship or its server says so.
+That goes to its own repository.
+
 Restoring needs a key: without the setting identity_file the agent makes backups and can't read them, and its log says so at
 each start. It never makes a key, which would lie on the machine that it protects. A new repository is encrypted to the
 setting recipients of this node, or else to those that the server had when the agent joined.
@@ -127,6 +130,7 @@ It runs in the foreground until SIGTERM, SIGINT or SIGHUP. Its next start goes o
 func agentFlags(f *pflag.FlagSet) {
 	f.String("instances-dir", "", "`DIR` in which new CouchDB instances are made (default: that of the state, with -instances behind its name)")
 	f.String("restart-command", "", "`COMMAND` that restarts this node's CouchDB")
+	f.Bool("ship", false, "store what this node's CouchDB commits as it happens, whatever the server says")
 	f.String("couchdb-bin", "", "CouchDB's program, `FILE`, for new instances")
 }
 
@@ -287,6 +291,7 @@ func agentSetup(ctx context.Context, env *core.Env, s *core.Settings, log *slog.
 		Backup: backup.Options{Strategy: s.BackupStrategy, Namespace: s.BackupNamespace, ProveInterval: s.ProveInterval, Compaction: s.Compaction, Tails: s.Tails, Strict: s.Strict,
 			Recipients: s.Recipients, Indexes: s.Indexes, Parallel: s.Parallel, Tool: "slipcover " + core.ToolVersion()},
 		HookBefore: s.HookBefore, HookAfter: s.HookAfter, HookTimeout: s.HookTimeout, Log: log,
+		Ship: s.Ship, ShipInterval: s.ShipInterval, KeepMoments: s.KeepMoments.Longest(),
 	}
 	return o, nil
 }

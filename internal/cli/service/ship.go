@@ -77,7 +77,7 @@ func runShip(ctx context.Context, env *core.Env, s *core.Settings, o *shipOption
 	}
 	sh, err := openShipper(ctx, log, ship.Options{
 		Repo: r.Repo, Node: n, Instance: s.Instance, StateDir: s.StateDir, Tool: "slipcover " + core.ToolVersion(), Interval: s.ShipInterval,
-		KeepMoments: keepMoments(s), TakeOver: o.takeOver, Log: log, Now: env.Now,
+		KeepMoments: s.KeepMoments.Longest(), TakeOver: o.takeOver, Log: log, Now: env.Now,
 	}, o.once)
 	if err != nil {
 		return ended(ctx, err)
@@ -104,12 +104,6 @@ func runShip(ctx context.Context, env *core.Env, s *core.Settings, o *shipOption
 	}
 	_, err = fmt.Fprintf(env.Stdout, "shipped %s, %s stored\n", core.Count(int(st.Ticks), "tick"), core.Size(st.Bytes))
 	return err
-}
-
-// keepMoments is the setting as a length of time, at its longest.
-func keepMoments(s *core.Settings) time.Duration {
-	from := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // the first month has 31 days, and the year 366
-	return s.KeepMoments.After(from).Sub(from)
 }
 
 // waitForBase is how often a shipper looks whether there is a backup to go on from.
