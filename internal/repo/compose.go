@@ -36,6 +36,8 @@ type composer struct {
 	ranges  map[string][]piece // by generation, in the order of links
 	segs    map[*Link][]int    // numbers of a link's segments in m
 	seen    map[fileName]time.Time
+	before  int             // the oldest backup whose files are among those
+	ctx     context.Context // of the call that puts it together
 }
 
 // piece is a range of a generation in a link.
@@ -52,7 +54,8 @@ func (h *History) compose(ctx context.Context, base int, chain *Chain, tick int6
 		return nil, nil, err
 	}
 	c := &composer{m: m, history: h, chain: chain, base: base, files: map[string]*manifest.File{}, older: map[string]*manifest.Older{},
-		ranges: map[string][]piece{}, segs: map[*Link][]int{}, seen: map[fileName]time.Time{}}
+		ranges: map[string][]piece{}, segs: map[*Link][]int{}, seen: map[fileName]time.Time{},
+		before: base, ctx: ctx}
 	state := map[fileName]*manifest.File{}
 	for _, f := range m.Files {
 		state[fileName{f.Root, f.Path}] = f
@@ -144,7 +147,8 @@ func (c *composer) after(e seen, was *manifest.File) bool {
 	case was.Generation == e.file.Generation:
 		return e.cut.Size > was.Size
 	}
-	return e.cut.Seq >= was.Header.UpdateSeq // meanwhile: whichever has more
+	// Seen by both meanwhile: whichever has more. One physical file may have two names here, the shipper's and the backup's.
+	return cmp.Or(cmp.Compare(e.cut.Seq, was.Header.UpdateSeq), cmp.Compare(e.cut.Compacted, was.Header.CompactedSeq), cmp.Compare(e.cut.Size, was.Size)) > 0
 }
 
 // file makes a file at a cut.
@@ -191,12 +195,51 @@ func (c *composer) cover(generation string, size int64, proof bool) (covered, er
 				best = p
 			}
 		}
+		if best.file == nil && out.size == 0 {
+			found, err := c.readBefore(generation)
+			if err != nil {
+				return out, err
+			}
+			if found {
+				return c.cover(generation, size, proof)
+			}
+		}
 		if best.file == nil {
 			return out, fmt.Errorf("%w: bytes of generation %s from %d on", errNotCovered, generation, out.size)
 		}
 		c.extend(&out, best)
 	}
 	return out, nil
+}
+
+// readBefore takes files of older backups into account, down to one that has a generation: what is shipped may go on from a file,
+// or rest on one, that the backup itself has no more, as of one that was compacted while that was made.
+func (c *composer) readBefore(generation string) (found bool, err error) {
+	for c.before > 0 {
+		c.before--
+		m, err := c.history.repo.Manifest(c.ctx, c.history.Backups[c.before])
+		if err != nil {
+			return false, err
+		}
+		n := len(c.m.Segments)
+		c.m.Segments = append(c.m.Segments, m.Segments...)
+		for _, f := range m.Files {
+			for e := range f.Stored() {
+				e.Seg += n
+			}
+			if f.Generation == "" {
+				continue
+			}
+			if c.files[f.Generation] == nil {
+				c.files[f.Generation] = f
+			}
+			c.addOlder(f.Replays)
+		}
+		if c.files[generation] != nil || c.older[generation] != nil {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // better prefers a range that begins just where bytes are missing, and the longer of two such.
@@ -347,7 +390,12 @@ func (c *composer) finish(state map[fileName]*manifest.File, tick int64) *manife
 		return cmp.Or(cmp.Compare(a.Root, b.Root), cmp.Compare(a.Path, b.Path))
 	})
 	at, _ := c.chain.timeOf(tick)
-	m.ID, m.Started, m.Finished = momentID(c.chain.ID, tick), at, at
+	name := fmt.Sprintf("%s/%d", c.chain.ID, tick)
+	if c.base != c.chain.sinceOf(tick) { // with what a backup had seen later
+		name += "/" + string(m.ID)
+		at = m.Finished
+	}
+	m.ID, m.Started, m.Finished = momentID(name), at, at
 	count(m)
 	for _, l := range c.chain.Links {
 		if l.First <= tick && tick <= l.Last {
@@ -375,7 +423,7 @@ func databaseOf(view string) string {
 }
 
 // momentID returns what names a moment of a chain: not a backup's id, but as steady.
-func momentID(chain manifest.BackupID, tick int64) manifest.BackupID {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s/%d", chain, tick))
+func momentID(name string) manifest.BackupID {
+	sum := sha256.Sum256([]byte(name))
 	return manifest.BackupID(uuid.NewHash(sha256.New(), uuid.Nil, sum[:], 8).String())
 }

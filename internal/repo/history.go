@@ -288,13 +288,18 @@ func proven(chains []*Chain) (out []*Chain) {
 }
 
 // believed returns the times to go by of events that were stamped one after the other, by package
-// newest: a stamp that is not believed, or is after now, if that isn't zero, counts as the next one that is, so
-// that nothing is taken to be older than it may be; the last ones as the last that is.
+// newest: a stamp that is not believed counts as the next one that is, so
+// that nothing is taken to be older than it may be; the last ones as the last that is. Nor is one believed that is
+// after now, if that isn't zero, unless all behind it are: then it may be the clock here that is slow.
 func believed(stamps []time.Time, now time.Time) []time.Time {
+	ended := len(stamps)
+	for ended > 0 && newest.Ahead(stamps[ended-1], now) {
+		ended--
+	}
 	var index []int
 	var list []time.Time
 	for i, t := range stamps {
-		if now.IsZero() || !newest.Ahead(t, now) {
+		if now.IsZero() || i >= ended || !newest.Ahead(t, now) {
 			index, list = append(index, i), append(list, t)
 		}
 	}

@@ -250,7 +250,7 @@ func (c *Chain) sinceOf(tick int64) int { return c.since[tick-c.from] }
 func (c *Chain) last() int64 { return c.Links[len(c.Links)-1].Last }
 
 // At returns the newest moment up to a time, as a manifest: the state that was seen last,
-// put together from a backup and what was shipped since. It returns ErrNoMoment if there is
+// put together from a backup and what was shipped since. A zero time is no bound. It returns ErrNoMoment if there is
 // none so old, and ErrGap if what was shipped then is not all there.
 func (r *Repo) At(ctx context.Context, instance string, at time.Time) (*manifest.Manifest, *Moment, error) {
 	recs, _, err := r.List(ctx, instance)
@@ -259,7 +259,7 @@ func (r *Repo) At(ctx context.Context, instance string, at time.Time) (*manifest
 	}
 	o := reading{to: at}
 	for _, rec := range recs {
-		if !rec.Finished.After(at) {
+		if at.IsZero() || !rec.Finished.After(at) {
 			o.from = rec.Started
 		}
 	}
@@ -285,7 +285,12 @@ func (r *Repo) find(ctx context.Context, instance string, o reading, pick func(*
 			o.from = started
 			continue
 		}
-		return h.moment(ctx, e, base)
+		m, moment, err := h.moment(ctx, e, max(base, h.meanwhile(e, base, o.to)))
+		if errors.Is(err, errNotCovered) && !h.from.IsZero() { // a file has bytes from before its backup was begun
+			o.from = time.Time{}
+			continue
+		}
+		return m, moment, err
 	}
 }
 
@@ -293,10 +298,10 @@ func (r *Repo) find(ctx context.Context, instance string, o reading, pick func(*
 func (h *History) newest(at time.Time) (*event, error) {
 	for i := len(h.events) - 1; i >= 0; i-- {
 		e := &h.events[i]
-		if e.done.After(at) {
+		if !at.IsZero() && e.done.After(at) {
 			continue
 		}
-		if why := h.hole(i); why != "" && e.done.Before(at) {
+		if why := h.hole(i); why != "" && (at.IsZero() || e.done.Before(at)) {
 			return nil, fmt.Errorf("%w: %s; the newest moment before it is %s: pass that time to get it", ErrGap, why, e.done.UTC().Format(time.RFC3339Nano))
 		}
 		return e, nil
@@ -351,6 +356,25 @@ func (h *History) base(e *event) (int, error) {
 	return is, nil
 }
 
+// meanwhile returns the newest backup that was being made when a tick saw a state, and was done later, up to a time: it has
+// what came after the tick, and of each file whichever has more counts. -1 if there is none of this node.
+func (h *History) meanwhile(e *event, base int, at time.Time) int {
+	if e.backup >= 0 {
+		return -1
+	}
+	found, node := -1, h.Backups[base].Node()
+	for i := range h.events {
+		x := &h.events[i]
+		if x == e {
+			return found
+		}
+		if x.backup > base && x.done.After(e.at) && (at.IsZero() || !x.done.After(at)) && h.Backups[x.backup].Node() == node {
+			found = x.backup
+		}
+	}
+	return found
+}
+
 // startOf returns when a backup was begun, as far as that is believed.
 func (h *History) startOf(backup int) time.Time {
 	for i := range h.events {
@@ -377,7 +401,9 @@ func (h *History) moment(ctx context.Context, e *event, base int) (*manifest.Man
 		return nil, nil, err
 	}
 	out.Chain, out.Tick = e.chain.ID, e.tick
-	out.At, out.Until = e.chain.timeOf(e.tick)
+	if out.At, out.Until = e.chain.timeOf(e.tick); base != e.chain.sinceOf(e.tick) {
+		out.At, out.Until = rec.Finished, rec.Finished
+	}
 	out.Shards = shardsOf(m, seen, rec.Finished)
 	return m, out, nil
 }

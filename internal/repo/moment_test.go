@@ -33,6 +33,7 @@ type shipping struct {
 	ticks []*shippedTick
 	quiet time.Duration // of the next ticks
 	large int           // bytes of the next ticks
+	named string        // the generation, as the next ticks and backups call it
 	seed  uint64
 }
 
@@ -61,7 +62,7 @@ func clock(t *testing.T, text string) time.Time {
 
 func newShipping(t *testing.T) *shipping {
 	t.Helper()
-	s := &shipping{t: t, fixture: newFixture(t), now: clock(t, "2026-11-23 12:00:00"), quiet: time.Second, large: 20}
+	s := &shipping{t: t, fixture: newFixture(t), now: clock(t, "2026-11-23 12:00:00"), quiet: time.Second, large: 20, named: "g"}
 	var err error
 	s.r, err = repo.Open(t.Context(), s.store, repo.Options{Identities: []age.Identity{s.identity}, Now: func() time.Time { return s.now }})
 	s.must(err)
@@ -85,7 +86,7 @@ func (s *shipping) write(n int) {
 func (s *shipping) file(size int64) manifest.File {
 	sum := sha256.Sum256(s.data[:size])
 	return manifest.File{Root: manifest.DataRoot, Path: "_users.couch", Kind: manifest.System, Mode: 0o600, Size: size,
-		SHA256: hex.EncodeToString(sum[:]), Generation: "g"}
+		SHA256: hex.EncodeToString(sum[:]), Generation: s.named, Header: &manifest.Header{Offset: size - 1, UUID: "u", UpdateSeq: uint64(size)}}
 }
 
 // backup makes one that is done at a time, a minute after it was begun, and has a write that no tick has.
@@ -128,7 +129,7 @@ func (s *shipping) tick(at string) []byte {
 	s.t.Helper()
 	s.write(s.large)
 	n := int64(len(s.ticks) + 1)
-	f := &manifest.TickFile{File: s.file(int64(len(s.data))), From: s.from, Cuts: manifest.Cuts{{Tick: n, Size: int64(len(s.data))}}}
+	f := &manifest.TickFile{File: s.file(int64(len(s.data))), From: s.from, Cuts: manifest.Cuts{{Tick: n, Size: int64(len(s.data)), Header: 1, Seq: uint64(len(s.data))}}}
 	f.Extents = []manifest.Extent{{N: f.Size - f.From}}
 	t := &shippedTick{Tick: &manifest.Tick{Instance: instance, Chain: s.chain, First: n, Last: n, Prev: s.end, Since: s.since,
 		Times: manifest.Times{{At: clock(s.t, at).UnixMilli(), Quiet: s.quiet.Milliseconds()}}, Tool: "test", Files: []*manifest.TickFile{f}}, data: s.data}
@@ -255,6 +256,27 @@ func TestMomentsOfChain(t *testing.T) {
 	s.refuse("10:40", repo.ErrNoMoment, "tick 21", "gone") // ticks alone lack what only that backup took
 }
 
+// TestMomentsWhileBackedUp: a file that a tick saw while a backup was made, which calls it otherwise.
+func TestMomentsWhileBackedUp(t *testing.T) {
+	t.Parallel()
+	s := newShipping(t)
+	s.begin(s.backup("10:00"))
+	s.named, s.from = "shipper's", 0
+	s.tick("10:05")
+	s.tick("10:06")
+	s.rollUp(1, 2)
+	seen := s.tick("10:09:30")
+	s.named = "backup's"
+	id := s.backup("10:10") // begun at 10:09
+	has := s.data
+	s.adopt(id)
+	s.want("10:09:40", seen)
+	s.want("10:10", has)
+	last := s.tick("10:20")
+	s.want("10:15", has)
+	s.want("10:20", last)
+}
+
 // TestMomentsOfWrongClocks: ticks and backups are in the order in which they were made.
 func TestMomentsOfWrongClocks(t *testing.T) {
 	t.Parallel()
@@ -303,6 +325,20 @@ func TestMomentsOfWrongClocks(t *testing.T) {
 		s.want("10:05", a)
 		s.want("10:10", b)
 		s.want("10:25", c)
+	})
+	t.Run("slow reader", func(t *testing.T) {
+		t.Parallel()
+		s := newShipping(t)
+		s.now = clock(t, "09:00")
+		s.begin(s.backup("10:00"))
+		a := s.tick("10:01")
+		b := s.tick("10:02")
+		s.want("10:01:30", a)
+		s.want("10:05", b)
+		m, moment, err := s.r.At(t.Context(), instance, time.Time{})
+		if err != nil || moment.Tick != 2 || m.Files[0].Size != int64(len(b)) {
+			t.Errorf("the newest is %+v, %v", moment, err)
+		}
 	})
 	t.Run("all ahead", func(t *testing.T) {
 		t.Parallel()

@@ -33,13 +33,13 @@ func (w *When) Flags(f *pflag.FlagSet) {
 // Given reports whether a moment is named.
 func (w *When) Given() bool { return w.At != "" || len(w.AtSeq) > 0 || w.BeforeChange != "" }
 
-// Time returns the time that At names, or none.
+// Time returns the time that At names; a zero time is that of the newest moment.
 func (w *When) Time(now time.Time) (time.Time, error) {
 	zone, err := Zone(w.Zone)
 	if err != nil {
 		return time.Time{}, err
 	}
-	if w.At == "" {
+	if w.At == "" || strings.TrimSpace(w.At) == "now" { // whatever the clocks say
 		return time.Time{}, nil
 	}
 	t, err := calendar.ParseWhen(w.At, now, zone)
