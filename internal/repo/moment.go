@@ -189,9 +189,7 @@ func (h *History) rest() {
 			for _, t := range l.Tick.Times {
 				is := k
 				if k >= 0 && before != l.Tick.Since && l.spans(h.Backups[k]) && t.At < h.Backups[k].Finished.UnixMilli() {
-					if is = find(before); before == "" {
-						is = h.doneBy(k, t.At)
-					}
+					is = h.doneBy(k, t.At, before)
 				}
 				c.since = append(c.since, is)
 			}
@@ -200,12 +198,18 @@ func (h *History) rest() {
 	}
 }
 
-// doneBy returns the newest backup before another one that was done by a time, in Unix milliseconds; -1 if there
-// is none.
-func (h *History) doneBy(before int, at int64) int {
-	for k := before - 1; k >= 0; k-- {
-		if h.Backups[k].Finished.UnixMilli() <= at {
-			return k
+// doneBy returns the newest backup of the same node before another one that was done by a time, in Unix milliseconds, but none that
+// is older than the one that the object before tells, if that isn't ""; -1 if there is none.
+func (h *History) doneBy(k int, at int64, before manifest.BackupID) int {
+	for i := k - 1; i >= 0; i-- {
+		rec := h.Backups[i]
+		switch {
+		case rec.ID == before:
+			return i
+		case rec.ID < before:
+			return -1
+		case rec.Finished.UnixMilli() <= at && rec.Node() == h.Backups[k].Node():
+			return i
 		}
 	}
 	return -1

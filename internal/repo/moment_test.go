@@ -256,6 +256,51 @@ func TestMomentsOfChain(t *testing.T) {
 	s.refuse("10:40", repo.ErrNoMoment, "tick 21", "gone") // ticks alone lack what only that backup took
 }
 
+// TestMomentsOfBackupsWithinRollUp: a roll-up tells the last backup alone of several that its ticks go on from.
+func TestMomentsOfBackupsWithinRollUp(t *testing.T) {
+	t.Parallel()
+	s := newShipping(t)
+	s.begin(s.backup("10:00"))
+	type state struct {
+		at   string
+		data []byte
+	}
+	var states []state
+	tick := func(at string) { states = append(states, state{at, s.tick(at)}) }
+	tick("10:01")
+	s.rollUp(1, 1)
+	tick("10:05")
+	first := len(s.ticks) + 1
+	for _, at := range []string{"10:1", "10:2", "10:3"} {
+		s.adopt(s.backup(at + "0"))
+		s.named, s.from = "g"+at, 0 // each calls the file otherwise
+		tick(at + "1")
+		tick(at + "2")
+	}
+	for _, x := range states {
+		s.want(x.at, x.data)
+	}
+	// What a roll-up of all has: ranges from 0 on, each of another generation.
+	a, b := s.ticks[first-2], s.ticks[len(s.ticks)-1]
+	all := &shippedTick{Tick: &manifest.Tick{Instance: instance, Chain: s.chain, First: a.First, Last: b.Last, Prev: a.Prev, End: b.sealed.Segment.SHA256, Since: b.Since, Tool: "test"}}
+	for _, x := range s.ticks[first-2:] {
+		all.Times, all.Parts = append(all.Times, x.Times...), append(all.Parts, x.sealed.Segment)
+		f := *x.Files[0]
+		f.Extents = []manifest.Extent{{Seg: len(all.Parts), N: f.Extents[0].N}}
+		all.Files = append(all.Files, &f)
+	}
+	s.put(all, repo.ShipName{Chain: s.chain, First: a.First, Last: b.Last, From: time.UnixMilli(a.Times[0].At), To: time.UnixMilli(b.Times[0].At)}, []byte("x"))
+	for _, x := range states {
+		s.want(x.at, x.data)
+	}
+	want := []string{"10:00", "10:00", "10:10", "10:10", "10:20", "10:20", "10:30", "10:30"}
+	for i, x := range states {
+		if _, m, err := s.at(x.at); err != nil || !m.Base.Finished.Equal(clock(t, want[i])) {
+			t.Errorf("at %s: made of the backup of %s (%v), want %s", x.at, m.Base.Finished, err, want[i])
+		}
+	}
+}
+
 // TestMomentsWhileBackedUp: a file that a tick saw while a backup was made, which calls it otherwise.
 func TestMomentsWhileBackedUp(t *testing.T) {
 	t.Parallel()
