@@ -66,6 +66,7 @@ type source struct {
 	rec    *manifest.Record // the backup, or the one that the moment stands on
 	made   *manifest.Manifest
 	moment *repo.Moment // nil of a backup
+	zone   *time.Location
 }
 
 // openSource opens the backup or moment that is to be restored.
@@ -86,7 +87,8 @@ func openSource(ctx context.Context, env *core.Env, s *core.Settings, instance, 
 		r.Close()
 		return nil, err
 	}
-	return &source{r, moment.Base, m, moment}, nil
+	zone, err := open.Zone(when.Zone)
+	return &source{r, moment.Base, m, moment, zone}, err
 }
 
 func (o *restoreOptions) bind(f *pflag.FlagSet) {
@@ -220,7 +222,7 @@ func (s *source) told(to string) string {
 	if m == nil {
 		return fmt.Sprintf("restored %s (%s) to %s", s.rec.ID, core.Clean(s.rec.Name), to)
 	}
-	at := func(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") }
+	at := func(t time.Time) string { return t.In(s.zone).Format("2006-01-02 15:04:05 MST") }
 	what := "as the backup " + s.rec.ID.Short() + " has it"
 	if m.Chain != "" {
 		what = fmt.Sprintf("tick %d of chain %s on backup %s", m.Tick, m.Chain.Short(), s.rec.ID.Short())
