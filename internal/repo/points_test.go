@@ -145,6 +145,7 @@ func TestPointsReadLittle(t *testing.T) {
 	if small := int64(997 * 3000); read-small > p.Bytes/10 || p.Bytes < 6<<20 {
 		t.Errorf("%d bytes were read of %d", read, p.Bytes)
 	}
+	t.Logf("%d of %d bytes read in %d requests", read, p.Bytes, asked)
 	if asked > 999+3*3+20 {
 		t.Errorf("%d requests for %d objects", asked, p.Objects)
 	}

@@ -288,7 +288,9 @@ func TestMomentsAnswerAsServer(t *testing.T) {
 		if !res.OK() {
 			t.Errorf("round %d: %v %v", i, res.Problems, res.Damaged)
 		}
-		h.compare(fmt.Sprintf("round %d, tick %d", i, moment.Tick), read(t, to), k.answers)
+		got := read(t, to)
+		maps.DeleteFunc(got, func(db string, _ map[string]string) bool { return !slices.Contains(res.Databases, db) }) // files go after the map's entry
+		h.compare(fmt.Sprintf("round %d, tick %d", i, moment.Tick), got, k.answers)
 		if started < 2 && len(k.answers) > 0 {
 			started++
 			h.serve(i, m, moment, k.answers)
