@@ -86,6 +86,8 @@ var routes = []route{
 	{"DELETE /join-tokens/{id}", access.Operator, "join_token.revoke", (*call).revokeJoinToken},
 
 	{"GET /instances", access.Viewer, "", (*call).listInstances},
+	{"GET /instances/{id}/ship", access.Viewer, "", (*call).showShipping},
+	{"PUT /instances/{id}/ship", access.Operator, "ship.update", (*call).setShipping},
 	{"GET /agents", access.Viewer, "", (*call).listAgents},
 	{"DELETE /agents/{id}", access.Admin, "agent.remove", (*call).removeAgent},
 

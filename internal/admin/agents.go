@@ -45,6 +45,7 @@ type instanceView struct {
 	Fault        string    `json:"fault,omitempty"`
 	Notes        []string  `json:"notes,omitempty"`
 	Created      time.Time `json:"created"`
+	Ship         *shipView `json:"ship,omitempty"`
 }
 
 type repositoryView struct {
@@ -81,6 +82,9 @@ func (c *call) viewInstance(i *job.Instance) instanceView {
 	live := c.Server.Live(i)
 	v := instanceView{ID: i.ID, Name: i.Name, Project: i.Project, Agent: i.Agent, Status: string(i.Shown()), Made: i.Made, Up: live.Up, URL: i.URL, Address: i.Address,
 		Version: live.Version, UsedBytes: live.UsedBytes, Databases: live.Databases, RestoredFrom: i.RestoredFrom, Notes: i.Notes, Created: i.Created}
+	if ship := c.viewShipping(i); ship.Enabled || ship.Reported {
+		v.Ship = &ship
+	}
 	if i.Fault != nil {
 		v.Fault = i.Fault.Message
 	}

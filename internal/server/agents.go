@@ -435,8 +435,12 @@ func (s *Server) greet(ctx context.Context, agent string, h job.Hello) (job.Hell
 		} else if i.Agent == agent {
 			reply.Node, reply.NodeName, own = i.ID, i.RepoName, i
 		}
+		if i.Agent == agent && i.Ship {
+			reply.Ship = append(reply.Ship, toShip(i))
+		}
 		return true
 	})
+	slices.SortFunc(reply.Ship, func(a, b job.Ship) int { return strings.Compare(a.Instance, b.Instance) })
 	return reply, s.noteVersion(ctx, own, h)
 }
 
@@ -461,10 +465,10 @@ func (s *Server) noteVersion(ctx context.Context, own *job.Instance, h job.Hello
 	return err
 }
 
-// sameInstances compares what is worth storing at once: whether CouchDBs are up.
+// sameInstances compares what is worth storing at once: whether CouchDBs are up, and shipped.
 func sameInstances(a, b []job.Seen) bool {
 	return slices.EqualFunc(a, b, func(a, b job.Seen) bool {
-		return a.Instance == b.Instance && a.Up == b.Up && a.Version == b.Version && a.CanRestart == b.CanRestart
+		return a.Instance == b.Instance && a.Up == b.Up && a.Version == b.Version && a.CanRestart == b.CanRestart && sameShipping(a.Ship, b.Ship)
 	})
 }
 

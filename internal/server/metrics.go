@@ -39,6 +39,13 @@ var (
 	descUncopied    = desc("backup_last_missing_copies", "How many further repositories of its agent could not be given it.", instanceLabels...)
 	descProved      = desc("restore_test_last_timestamp_seconds", "When a backup of the instance was last restored for a test.", instanceLabels...)
 	descProvedOK    = desc("restore_test_last_success", "Whether that test found the backup sound.", instanceLabels...)
+	descShipping    = desc("ship_reported", "Whether the agent of an instance that is to be shipped says that it does.", instanceLabels...)
+	descShipFails   = desc("ship_failing", "Whether something could not be stored last.", instanceLabels...)
+	descShipLag     = desc("ship_lag_seconds", "How old the oldest commit may be that isn't stored; 0 if all are.", instanceLabels...)
+	descShipBytes   = desc("ship_lag_bytes", "How much is committed that isn't stored.", instanceLabels...)
+	descShipOldest  = desc("ship_oldest_timestamp_seconds", "Since when any moment of an instance can be had back.", instanceLabels...)
+	descShipNewest  = desc("ship_newest_timestamp_seconds", "Up to when.", instanceLabels...)
+	descShipChain   = desc("ship_chain_start_timestamp_seconds", "Since when it is shipped without a gap.", instanceLabels...)
 	descNext        = desc("schedule_next_timestamp_seconds", "When a schedule fires next.", "schedule", "instance", "project")
 	descMissed      = desc("schedule_missed_total", "Firings of a schedule that could not begin in their window.", "schedule", "instance", "project")
 )
@@ -68,7 +75,8 @@ func (m *metrics) ended(j *job.Job) {
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descInstances, descBackups, descAgents, descAgentSeen, descJobs, descQueueOldest, descConnected, descDamaged, descLast,
-		descLastSize, descLastStored, descLastTook, descUncopied, descProved, descProvedOK, descNext, descMissed} {
+		descLastSize, descLastStored, descLastTook, descUncopied, descProved, descProvedOK, descNext, descMissed,
+		descShipping, descShipFails, descShipLag, descShipBytes, descShipOldest, descShipNewest, descShipChain} {
 		ch <- d
 	}
 	m.outcomes.Describe(ch)
@@ -131,6 +139,9 @@ func (m *metrics) collectInstances(gauge gaugeFunc) {
 	for status, n := range statuses {
 		gauge(descInstances, float64(n), string(status))
 	}
+	for _, i := range list {
+		m.collectShipping(gauge, i)
+	}
 	m.s.backups.mu.RLock()
 	defer m.s.backups.mu.RUnlock()
 	for status, n := range m.s.index.statuses {
@@ -160,6 +171,25 @@ func (m *metrics) collectInstances(gauge gaugeFunc) {
 			gauge(descProvedOK, number(p.Proof.OK), labels...)
 		}
 	}
+}
+
+// collectShipping tells of an instance that is shipped, or is to be.
+func (m *metrics) collectShipping(gauge gaugeFunc, i *job.Instance) {
+	p := m.s.Shipping(i)
+	if p == nil {
+		return
+	}
+	labels := []string{i.Name, i.ID, i.Project}
+	gauge(descShipping, number(p.Reported), labels...)
+	gauge(descShipFails, number(p.Error != ""), labels...)
+	if p.Newest.IsZero() {
+		return
+	}
+	gauge(descShipLag, p.LagSeconds, labels...)
+	gauge(descShipBytes, float64(p.LagBytes), labels...)
+	gauge(descShipOldest, seconds(p.Window), labels...)
+	gauge(descShipNewest, seconds(p.Newest), labels...)
+	gauge(descShipChain, seconds(p.Chain), labels...)
 }
 
 func (m *metrics) collectAgents(gauge gaugeFunc) {

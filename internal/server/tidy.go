@@ -33,6 +33,7 @@ func tidyHello(h *job.Hello) {
 		seen := &h.Instances[i]
 		tidy(maxName, &seen.Instance)
 		tidyVersion(&seen.Version)
+		tidyShipping(seen.Ship)
 		seen.UsedBytes, seen.Databases = max(seen.UsedBytes, 0), max(seen.Databases, 0)
 	}
 	for i := range h.Running {
