@@ -448,18 +448,12 @@ func (s *Shipper) adopt(ctx context.Context) error {
 	}
 	clear(s.changed)
 	for nm, m := range mine {
-		b := s.files[nm]
-		switch {
-		case b != nil && (sameFile(m, b) || m.File.Header == nil || b.File.Header == nil || m.File.Header.UUID != b.File.Header.UUID || m.File.Header.UpdateSeq < b.File.Header.UpdateSeq):
-			if m.File.Size != b.File.Size {
-				s.mark(nm)
-			}
-			continue
-		case b == nil && time.UnixMilli(s.chain.Seen).Before(base.Summary.Started):
-			continue // gone since
+		if s.keepMine(m, s.files[nm], base) {
+			s.files[nm] = m
+			s.changed[nm] = true
+		} else if b := s.files[nm]; b == nil || m.File.Size != b.File.Size {
+			s.mark(nm)
 		}
-		s.files[nm] = m
-		s.changed[nm] = true
 	}
 	for nm := range s.files {
 		if mine[nm] == nil {
@@ -475,6 +469,23 @@ func (s *Shipper) adopt(ctx context.Context) error {
 	return s.rewrite()
 }
 
+// keepMine says whether what was shipped of a file counts, and not what a backup says of it, nil if it has none.
+// Of one generation any cut will do, since its bytes are the same in both; of a physical file that the backup gave
+// another name, as a full one does, that name counts, so that later moments need no earlier backup.
+func (s *Shipper) keepMine(m, b *file, base *state.State) bool {
+	switch {
+	case b == nil:
+		return !time.UnixMilli(s.chain.Seen).Before(base.Summary.Started) // else it is gone since
+	case m.File.Header == nil || b.File.Header == nil:
+		return false
+	case m.File.Generation == b.File.Generation:
+		return m.File.Size != b.File.Size
+	case m.Local.Ino != 0 && m.Local.Ino == b.Local.Ino && m.Local.Dev == b.Local.Dev:
+		return false
+	}
+	return m.File.Header.UUID == b.File.Header.UUID && m.File.Header.UpdateSeq >= b.File.Header.UpdateSeq
+}
+
 // mark has a file looked at in the next tick.
 func (s *Shipper) mark(nm capture.Name) {
 	if nm.Root == manifest.EtcRoot {
@@ -482,9 +493,4 @@ func (s *Shipper) mark(nm capture.Name) {
 	} else if _, ok := s.dirty[nm]; !ok {
 		s.dirty[nm] = false
 	}
-}
-
-// sameFile reports whether two states are of one physical file.
-func sameFile(a, b *file) bool {
-	return a.File.Generation == b.File.Generation || a.Local.Ino != 0 && a.Local.Ino == b.Local.Ino && a.Local.Dev == b.Local.Dev
 }
