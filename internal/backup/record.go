@@ -7,6 +7,7 @@ import (
 
 	"github.com/slipcover/slipcover/internal/capture"
 	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/state"
 )
 
 // The ways to store what a compaction wrote, and what was appended to a file; see capture.
@@ -19,11 +20,16 @@ const (
 // newTakers makes what takes the files of the run.
 func (r *run) newTakers() {
 	o := &r.opts
+	shipped, err := state.ReadShipped(r.dir)
+	if err != nil {
+		r.note(fmt.Sprintf("shipped moments after this backup rest on it, since what shipping calls files could not be read: %v", err))
+	}
 	takers, note := capture.New(capture.Options{
 		Node: o.Node, Dir: r.dir, Encrypted: o.Repo.Config().Encrypted(), Compaction: o.Compaction, Tails: o.Tails, Examine: true, Strict: o.Strict,
 		Doubt:      func(nm capture.Name, was, is *capture.Local) string { return string(r.proofs.doubt(nm, was, is)) },
 		Judge:      r.checkUUID,
 		Look:       r.lookForMap,
+		Named:      func(nm capture.Name) *capture.Known { return shipped[nm] },
 		Generation: func() string { return fmt.Sprintf("%s-%d", r.id, r.generations.Add(1)) },
 		Now:        func() time.Time { return r.started },
 		Done:       &o.Progress.BytesDone,

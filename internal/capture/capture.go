@@ -67,7 +67,10 @@ type Options struct {
 	// returns what is wrong with it; may be nil. Its error ends Take.
 	Look func(ctx context.Context, src *Source, f *manifest.File) ([]manifest.Damage, error)
 
-	Generation func() string    // makes a name for a physical file; goroutines call it
+	Generation func() string // makes a name for a physical file; goroutines call it
+	// Named returns what somebody else knows of a file, nil if nothing: if the file is that one grown, as is proven, it
+	// gets the name from there instead of a new one. It may be nil.
+	Named func(nm Name) *Known
 	Now        func() time.Time // for Local.Proven; nil is time.Now
 	Done       *atomic.Int64    // counts the bytes taken while they are; may be nil
 }

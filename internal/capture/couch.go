@@ -74,14 +74,36 @@ func (f *taking) begin(ctx context.Context) (err error) {
 		}
 	}
 	if f.out.From == 0 {
-		f.file.Generation = f.o.Generation()
-		return nil
+		f.file.Generation, err = f.named(ctx)
+		return err
 	}
 	f.file.Generation = old.Generation
 	f.file.Extents = append(make([]manifest.Extent, 0, len(old.Extents)+1), old.Extents...)
 	f.file.Replays = old.Replays
 	f.out.Local.Known = f.old.Local.Known
 	return nil
+}
+
+// named returns the name of a physical file of which nothing is stored: that by which others know it, or a new one.
+func (f *taking) named(ctx context.Context) (string, error) {
+	var known *Known
+	if f.o.Named != nil {
+		known = f.o.Named(f.name)
+	}
+	if known == nil || known.File.Generation == "" || known.File.Header == nil || !grown(known.File, f.file) {
+		return f.o.Generation(), nil
+	}
+	same, err := sameHeader(f.src, known.File)
+	if err == nil && same {
+		sum := f.newPrefixHash(0)
+		sum.resume(&known.Local)
+		err = f.hashPrefix(ctx, sum, known.File.Size)
+		same = hex.EncodeToString(sum.Sum(nil)) == known.File.SHA256
+	}
+	if err != nil || !same {
+		return f.o.Generation(), err
+	}
+	return known.File.Generation, nil
 }
 
 // isStored reports whether the newest header is the one that is stored, of the same file.

@@ -139,6 +139,9 @@ type Record struct {
 	// knew when this one was made, whatever the clocks say; see package newest. 0 in
 	// records of versions that had none.
 	Order int64 `json:"order,omitempty"`
+	// NewGenerations counts databases' files that this backup was the first to name: shipped moments after it rest
+	// on it then. Nil in records of versions that didn't count.
+	NewGenerations *int `json:"new_generations,omitempty"`
 	// Writer is the Ed25519 public key that signed it, base64. It stands in the
 	// signature's line of the object, not in the record's.
 	Writer string `json:"-"`

@@ -85,6 +85,7 @@ func (r *Repo) Commit(ctx context.Context, lock *Lock, m *manifest.Manifest, key
 	m.StoredBytes += int64(len(body))
 	rec := &manifest.Record{Format: manifest.Format, Summary: m.Summary, ManifestSHA256: hex.EncodeToString(sum[:]), ManifestSize: int64(len(body)), Segments: m.Refs(), RetainUntil: until, Order: lock.nextOrder(parent, m.Started)}
 	sumUp(rec, m)
+	rec.NewGenerations = newGenerations(m)
 	if r.config.Encrypted() {
 		rec.InstanceRecipient = key.recipient.String()
 	}
@@ -106,6 +107,18 @@ func (r *Repo) Commit(ctx context.Context, lock *Lock, m *manifest.Manifest, key
 	lock.knows(rec)
 	lock.made.Store(true)
 	return rec, nil
+}
+
+// newGenerations counts the databases' files that m was the first to name: names of generations begin with the
+// backup or chain that gave them.
+func newGenerations(m *manifest.Manifest) *int {
+	n := 0
+	for _, f := range m.Files {
+		if (f.Kind == manifest.Shard || f.Kind == manifest.System) && strings.HasPrefix(f.Generation, string(m.ID)+"-") {
+			n++
+		}
+	}
+	return &n
 }
 
 // parentOf returns the record of m's parent, nil if there is none (any more).

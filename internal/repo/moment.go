@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -272,6 +273,8 @@ func (r *Repo) At(ctx context.Context, instance string, at time.Time) (*manifest
 
 // find makes the manifest of the moment that pick finds in a history.
 func (r *Repo) find(ctx context.Context, instance string, o reading, pick func(*History) (*event, error)) (*manifest.Manifest, *Moment, error) {
+	var uncovered error
+	tried := map[manifest.BackupID]bool{} // backups that don't have what is needed
 	for {
 		h, err := r.history(ctx, instance, o)
 		if err != nil {
@@ -282,19 +285,29 @@ func (r *Repo) find(ctx context.Context, instance string, o reading, pick func(*
 			return nil, nil, err
 		}
 		base, err := h.base(e)
-		if err != nil {
-			return nil, nil, err
+		for err == nil && base >= 0 && tried[h.Backups[base].ID] {
+			base--
 		}
-		if started := h.Backups[base].Started; started.Before(h.from) { // it rests on more than was read
-			o.from = started
+		switch {
+		case err != nil:
+			return nil, nil, err
+		case base < 0:
+			return nil, nil, uncovered
+		}
+		rec := h.Backups[base]
+		if rec.Started.Before(h.from) { // it rests on more than was read
+			o.from = rec.Started
 			continue
 		}
 		m, moment, err := h.moment(ctx, e, max(base, h.meanwhile(e, base, o.to)))
-		if errors.Is(err, errNotCovered) && !h.from.IsZero() { // a file has bytes from before its backup was begun
+		switch {
+		case !errors.Is(err, errNotCovered):
+			return m, moment, err
+		case !h.from.IsZero(): // a file has bytes from before its backup was begun
 			o.from = time.Time{}
-			continue
+		default: // an earlier backup may have them
+			tried[rec.ID], uncovered = true, cmp.Or(uncovered, err)
 		}
-		return m, moment, err
 	}
 }
 
@@ -342,6 +355,13 @@ func (h *History) base(e *event) (int, error) {
 	}
 	c := e.chain
 	is := c.sinceOf(e.tick)
+	if is < 0 { // it is gone, and one before it serves as well, if there is one
+		for i := range h.events {
+			if x := &h.events[i]; x.backup >= 0 && x.at.Before(e.at) {
+				is = max(is, x.backup)
+			}
+		}
+	}
 	if is < 0 {
 		return 0, fmt.Errorf("%w: tick %d of chain %s rests on a backup that is gone", ErrNoMoment, e.tick, c.ID)
 	}

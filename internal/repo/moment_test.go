@@ -253,7 +253,7 @@ func TestMomentsOfChain(t *testing.T) {
 	s.want("10:21", states[16])
 	s.want("2026-11-23 11:00:00", late)
 	s.remove(storage.Key("backups/" + instance + "/" + string(second) + "/record.jsonl"))
-	s.refuse("10:40", repo.ErrNoMoment, "tick 21", "gone") // ticks alone lack what only that backup took
+	s.refuse("10:40", repo.ErrGap, "doesn't reach down to the backup") // ticks alone lack what only that backup took
 }
 
 // TestMomentsOfBackupsWithinRollUp: a roll-up tells the last backup alone of several that its ticks go on from.

@@ -27,8 +27,12 @@ type PruneOptions struct {
 	// Forget are backups whose record vanished, and whose data is to be removed: it isn't
 	// otherwise. Ids of others have no effect.
 	Forget []manifest.BackupID
+	// KeepMoments is how long before the newest one shipped moments are kept, and the backups that they rest on; 0
+	// is for ever.
+	KeepMoments time.Duration
 	// Now is when it is, by the clock that is believed; it decides only whether
-	// leftovers may still be of use, and whether the storage protects a backup.
+	// leftovers may still be of use, whether the storage protects a backup, and that no moment goes that would be
+	// kept by it.
 	Now time.Time
 }
 
@@ -46,6 +50,9 @@ type Freed struct {
 	// those of them whose data was removed, as told.
 	Lost      []manifest.BackupID `json:"lost,omitempty"`
 	Forgotten []manifest.BackupID `json:"forgotten,omitempty"`
+	// Shipped counts objects of moments that are kept no longer, and ShippedBytes theirs.
+	Shipped      int   `json:"shipped,omitempty"`
+	ShippedBytes int64 `json:"shipped_bytes,omitempty"`
 	// Protected counts objects that the storage refused to remove before a date.
 	Protected int `json:"protected"`
 }
@@ -61,9 +68,14 @@ type plan struct {
 	Manifests []manifest.BackupID                    `json:"manifests"` // of runs that never ended
 	GivenUp   []manifest.BackupID                    `json:"given_up"`  // empty records that no late commit can come upon any more
 	Segments  map[manifest.BackupID][]manifest.Range `json:"segments"`
+	Shipped   []string                               `json:"shipped,omitempty"` // names of objects of chains
 }
 
-const planFormat = 1
+// The forms of a plan: one that names objects of chains is of the second, which versions that know none refuse.
+const (
+	planFormat        = 1
+	planFormatShipped = 2
+)
 
 // A plan stands beside the locks, but not in their folder, which is listed often.
 func planKey(instance string, n int) storage.Key {
@@ -110,7 +122,7 @@ func (r *Repo) WouldPrune(ctx context.Context, instance string, opts PruneOption
 }
 
 func (p *plan) empty() bool {
-	return len(p.Backups)+len(p.Manifests)+len(p.GivenUp)+len(p.Segments) == 0
+	return len(p.Backups)+len(p.Manifests)+len(p.GivenUp)+len(p.Segments)+len(p.Shipped) == 0
 }
 
 // makePlan decides what goes, when the newest lock is that of number top.
@@ -132,8 +144,19 @@ func (r *Repo) makePlan(ctx context.Context, instance string, top int, opts Prun
 		return nil, freed, fmt.Errorf("nothing is deleted, since nobody knows which segments this backup needs: %w", b.Err)
 	}
 	p := &plan{Format: planFormat, Made: r.now().UTC().Truncate(time.Second), Segments: map[manifest.BackupID][]manifest.Range{}}
-	if p.Backups, err = r.removable(ctx, instance, recs, opts); err != nil {
+	shipped, err := r.Shipped(ctx, instance)
+	if err != nil {
 		return nil, freed, err
+	}
+	moments := momentsOf(shipped, recs, opts.KeepMoments, opts.Now)
+	if p.Backups, err = r.removable(ctx, instance, recs, opts, moments.bases); err != nil {
+		return nil, freed, err
+	}
+	for _, o := range moments.expired {
+		p.Format = planFormatShipped
+		p.Shipped = append(p.Shipped, o.String())
+		freed.Shipped++
+		freed.ShippedBytes += o.Size
 	}
 	needed, dropped := map[SegmentID]bool{}, map[SegmentID]bool{}
 	known := map[manifest.BackupID]bool{}
@@ -201,12 +224,15 @@ func (r *Repo) makePlan(ctx context.Context, instance string, top int, opts Prun
 }
 
 // removable returns the backups to remove, without those that the storage protects.
-func (r *Repo) removable(ctx context.Context, instance string, recs []*manifest.Record, opts PruneOptions) ([]manifest.BackupID, error) {
+func (r *Repo) removable(ctx context.Context, instance string, recs []*manifest.Record, opts PruneOptions, bases map[manifest.BackupID]bool) ([]manifest.BackupID, error) {
 	var out []manifest.BackupID
 	for _, id := range opts.Remove {
 		i := slices.IndexFunc(recs, func(rec *manifest.Record) bool { return rec.ID == id })
 		if i < 0 {
 			return nil, fmt.Errorf("%w: %s", ErrNoBackup, id)
+		}
+		if bases[id] {
+			return nil, fmt.Errorf("%s: %w: they go when keep_moments is over for them", id, ErrMoments)
 		}
 		if until := recs[i].RetainUntil; until != nil && until.After(opts.Now) {
 			return nil, fmt.Errorf("%s: %w: %s", id, storage.ErrRetained, until.Format(time.RFC3339))
@@ -306,8 +332,13 @@ func (r *Repo) readPlan(ctx context.Context, instance string, n int) (*plan, err
 	if err := json.Unmarshal(b, p); err != nil {
 		return nil, fmt.Errorf("%s: %w", planKey(instance, n), errors.Join(ErrCorrupt, err))
 	}
-	if p.Format != planFormat {
+	if p.Format != planFormat && p.Format != planFormatShipped {
 		return nil, fmt.Errorf("%s: %w: version %d", planKey(instance, n), ErrFormat, p.Format)
+	}
+	for _, name := range p.Shipped {
+		if _, ok := ParseShipName(name); !ok {
+			return nil, fmt.Errorf("%s: %w: %q", planKey(instance, n), ErrCorrupt, name)
+		}
 	}
 	if err := checkRanges(p.Segments); err != nil {
 		return nil, fmt.Errorf("%s: %w", planKey(instance, n), err)
@@ -343,6 +374,9 @@ func (r *Repo) carryOut(ctx context.Context, instance string, p *plan) (protecte
 	}
 	for _, id := range p.GivenUp {
 		others = append(others, backupKey(instance, id, recordName))
+	}
+	for _, name := range p.Shipped {
+		others = append(others, r.shipKey(instance, name))
 	}
 	segments, err := r.plannedSegments(ctx, instance, p)
 	if err != nil {

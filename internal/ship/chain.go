@@ -2,7 +2,6 @@ package ship
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,7 +21,7 @@ const lookEvery = time.Minute
 
 // resume finds where the last shipper on this node ended, or begins a chain.
 func (s *Shipper) resume(ctx context.Context) error {
-	lines, err := s.readJournal()
+	lines, err := s.journal.Read(true)
 	if err != nil {
 		return err
 	}
@@ -35,79 +34,20 @@ func (s *Shipper) resume(ctx context.Context) error {
 		s.booted = base.Boot == "" || base.Boot != s.boot
 		return s.begin(ctx, base)
 	}
-	s.chain = lines.head.Chain
-	s.booted = lines.head.Boot == "" || lines.head.Boot != s.boot
-	last := lines.unproven()
+	s.chain = lines.Head.Chain
+	s.booted = lines.Head.Boot == "" || lines.Head.Boot != s.boot
+	last := lines.Unproven()
 	if err := s.restore(lines); err != nil {
 		return err
 	}
 	if err := s.ended(ctx, last); err != nil {
 		return err
 	}
-	if lines.head.Base.Backup != s.based.Backup { // there is a later backup: its cuts count, and what was shipped since
-		s.based = stamp{}
+	if lines.Head.Base.Backup != s.based.Backup { // there is a later backup: its cuts count, and what was shipped since
+		s.based = state.Stamp{}
 		return s.adopt(ctx)
 	}
 	return nil
-}
-
-// unproven takes the last tick off, of which it isn't known whether it was stored; nil if there is none.
-func (l *journalLines) unproven() *tickLine {
-	n := len(l.ticks)
-	if n == 0 {
-		return nil
-	}
-	last := l.ticks[n-1]
-	if name, ok := repo.ParseShipName(last.Segment.Key); ok && name.RollUp() {
-		return nil // a roll-up is stored before its line
-	}
-	l.ticks = l.ticks[:n-1]
-	return &last
-}
-
-// journalLines is what a journal says.
-type journalLines struct {
-	head  headLine
-	files []fileLine
-	ticks []tickLine
-}
-
-// readJournal returns what the journal says, nil if there is none.
-func (s *Shipper) readJournal() (*journalLines, error) {
-	var lines *journalLines
-	err := s.journal.read(func(n int, text []byte) error {
-		switch {
-		case n == 0:
-			lines = &journalLines{}
-			if err := json.Unmarshal(text, &lines.head); err != nil || lines.head.Format != journalFormat || !lines.head.Chain.ID.Valid() {
-				return fmt.Errorf("the journal of shipping is of format %d, which a later version of Slipcover reads", lines.head.Format)
-			}
-			return nil
-		case n <= lines.head.Files:
-			var f fileLine
-			if err := json.Unmarshal(text, &f); err != nil {
-				return err
-			}
-			lines.files = append(lines.files, f)
-			return nil
-		}
-		var t tickLine
-		if err := json.Unmarshal(text, &t); err != nil {
-			return err
-		}
-		if t.Tick == nil || len(t.Locals) != len(t.Tick.Files) {
-			return fmt.Errorf("the journal of shipping says nothing of a tick")
-		}
-		lines.ticks = append(lines.ticks, t)
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	if lines != nil && len(lines.files) < lines.head.Files {
-		return nil, nil // it was written whole, so the disk has lost some of it
-	}
-	return lines, nil
 }
 
 // readBase reads the state of the last backup into s.files, and sets s.based.
@@ -135,15 +75,15 @@ func (s *Shipper) readBase() (*state.State, error) {
 }
 
 // stampOf looks at the state of the last backup.
-func (s *Shipper) stampOf() (stamp, error) {
+func (s *Shipper) stampOf() (state.Stamp, error) {
 	info, err := os.Stat(state.Path(s.dir))
 	if errors.Is(err, fs.ErrNotExist) {
-		return stamp{}, nil
+		return state.Stamp{}, nil
 	}
 	if err != nil {
-		return stamp{}, err
+		return state.Stamp{}, err
 	}
-	return stamp{Size: info.Size(), MTime: info.ModTime().UnixNano()}, nil
+	return state.Stamp{Size: info.Size(), MTime: info.ModTime().UnixNano()}, nil
 }
 
 // begin begins a chain at the last backup.
@@ -163,7 +103,7 @@ func (s *Shipper) begin(ctx context.Context, base *state.State) error {
 			}
 		}
 	}
-	s.chain = chain{ID: id, Since: base.Summary.ID, Seen: base.Summary.Started.UnixMilli()}
+	s.chain = state.Chain{ID: id, Since: base.Summary.ID, Seen: base.Summary.Started.UnixMilli()}
 	s.links, s.long, s.old = nil, nil, nil
 	clear(s.pinned)
 	clear(s.changed)
@@ -183,12 +123,12 @@ func (s *Shipper) rewrite() error {
 			before[capture.Name{Root: f.Root, Path: f.Path}] = l.was[i]
 		}
 	}
-	head := headLine{Format: journalFormat, Chain: s.chain, Boot: s.boot, Base: s.based, Files: len(before), Long: s.long,
+	head := state.JournalHead{Format: state.JournalFormat, Chain: s.chain, Boot: s.boot, Base: s.based, Files: len(before), Long: s.long,
 		Pinned: slices.Sorted(maps.Keys(s.pinned)), Old: s.old}
-	return s.journal.rewrite(func(add func(any) error) error {
+	return s.journal.Rewrite(func(add func(any) error) error {
 		err := add(head)
 		for nm, f := range before {
-			line := fileLine{Root: nm.Root, Path: nm.Path}
+			line := state.JournalFile{Root: nm.Root, Path: nm.Path}
 			if f != nil {
 				line.File, line.Local, line.Whole = f.File, f.Local, f.Whole
 			}
@@ -207,9 +147,9 @@ func (s *Shipper) rewrite() error {
 
 // restore puts what the journal says of files over the backup's state, if that is the one that it
 // was written for.
-func (s *Shipper) restore(lines *journalLines) error {
-	if lines.head.Base.Backup == s.based.Backup {
-		for _, f := range lines.files {
+func (s *Shipper) restore(lines *state.Lines) error {
+	if lines.Head.Base.Backup == s.based.Backup {
+		for _, f := range lines.Files {
 			nm := capture.Name{Root: f.Root, Path: f.Path}
 			s.changed[nm] = true
 			if delete(s.files, nm); f.File != nil {
@@ -217,12 +157,12 @@ func (s *Shipper) restore(lines *journalLines) error {
 			}
 		}
 	}
-	s.long, s.old = lines.head.Long, lines.head.Old
-	for _, key := range lines.head.Pinned {
+	s.long, s.old = lines.Head.Long, lines.Head.Old
+	for _, key := range lines.Head.Pinned {
 		s.pinned[key] = true
 	}
-	for i := range lines.ticks {
-		if err := s.restoreLine(&lines.ticks[i]); err != nil {
+	for i := range lines.Ticks {
+		if err := s.restoreLine(&lines.Ticks[i]); err != nil {
 			return err
 		}
 	}
@@ -230,7 +170,7 @@ func (s *Shipper) restore(lines *journalLines) error {
 }
 
 // restoreLine goes on from a tick or roll-up that is stored.
-func (s *Shipper) restoreLine(t *tickLine) error {
+func (s *Shipper) restoreLine(t *state.JournalTick) error {
 	name, ok := repo.ParseShipName(t.Segment.Key)
 	if !ok {
 		return fmt.Errorf("the journal of shipping names an object %q", t.Segment.Key)
@@ -312,7 +252,7 @@ func wasOf(links []*link, f *manifest.TickFile) *file {
 
 // ended finds out whether the last tick in the journal was stored, and whether the chain is
 // this shipper's.
-func (s *Shipper) ended(ctx context.Context, last *tickLine) error {
+func (s *Shipper) ended(ctx context.Context, last *state.JournalTick) error {
 	if last != nil {
 		stored, err := s.o.Repo.IsShipped(ctx, s.o.Instance, last.Segment)
 		if errors.Is(err, repo.ErrShipped) {
@@ -429,7 +369,7 @@ func (s *Shipper) adopt(ctx context.Context) error {
 	if st, err := state.Open(s.dir); err == nil { // it may be that of the same backup, as after a copy
 		same := st.Summary().ID == s.chain.Since
 		st.Close()
-		if same && s.based != (stamp{}) {
+		if same && s.based != (state.Stamp{}) {
 			s.based.Size, s.based.MTime = now.Size, now.MTime
 			return nil
 		}

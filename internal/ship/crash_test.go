@@ -28,9 +28,11 @@ func genEnv(t testing.TB, seed uint64) *env {
 	return newEnv(t, data)
 }
 
-func (e *env) grow(seed uint64) {
+func (e *env) grow(seed uint64) { e.growBy(seed, 0.3) }
+
+func (e *env) growBy(seed uint64, fraction float64) {
 	e.t.Helper()
-	_, _, err := couchgen.Grow(e.data, 0.3, couchgen.GrowOptions{Seed: seed, DocBytes: 300, DeleteEvery: 5})
+	_, _, err := couchgen.Grow(e.data, fraction, couchgen.GrowOptions{Seed: seed, DocBytes: 300, DeleteEvery: 5})
 	must(e.t, err)
 }
 

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/slipcover/slipcover/internal/capture"
+	"github.com/slipcover/slipcover/internal/state"
 )
 
 // What is remembered of databases for the replays of their compactions is read beside the ticks, one
@@ -61,7 +62,7 @@ func (s *Shipper) remember() {
 // shareKnown takes over what backups remember, as other names of the same files: a backup removes what
 // its own state has no need of.
 func (s *Shipper) shareKnown() error {
-	from, to := filepath.Join(s.dir, knownFolder), filepath.Join(s.dir, shipDir, knownFolder)
+	from, to := filepath.Join(s.dir, knownFolder), filepath.Join(s.dir, state.ShipDir, knownFolder)
 	list, err := os.ReadDir(from)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

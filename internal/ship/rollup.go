@@ -12,6 +12,7 @@ import (
 	"github.com/slipcover/slipcover/internal/capture"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/state"
 )
 
 // The levels above ticks: how long the time of a roll-up is.
@@ -389,11 +390,11 @@ func (s *Shipper) rolled(r *rolling) error {
 	if i < 0 {
 		return nil // a chain was begun meanwhile
 	}
-	if err := s.journal.add(lineOf(r.made)); err != nil {
+	if err := s.journal.Add(lineOf(r.made)); err != nil {
 		return err
 	}
 	s.replace(i, r.links, r.made)
-	if r.level == longLevel || s.journal.grown() {
+	if r.level == longLevel || s.journal.Grown() {
 		return s.rewrite()
 	}
 	return nil
@@ -401,7 +402,7 @@ func (s *Shipper) rolled(r *rolling) error {
 
 // replace puts a roll-up in the place of links, and has their objects deleted.
 func (s *Shipper) replace(i int, links []*link, made *link) {
-	gone := dropLine{By: made.name.String()}
+	gone := state.Drop{By: made.name.String()}
 	for _, l := range links {
 		gone.Keys = append(gone.Keys, l.segment.Key)
 		for _, p := range l.tick.Parts {
@@ -423,12 +424,6 @@ func (s *Shipper) replace(i int, links []*link, made *link) {
 // isLong reports whether a roll-up is of the long level: it is as long as can be, and only a backup
 // takes over from it.
 func isLong(l *link) bool { return l.tick.Long }
-
-// dropLine is what can be deleted since a roll-up was stored.
-type dropLine struct {
-	By   string   `json:"by"`   // its name
-	Keys []string `json:"keys"` // names of objects, some of which may still be referred to
-}
 
 // needed are the keys of all objects that links and roll-ups of the long level refer to.
 func (s *Shipper) needed() map[string]bool {
@@ -463,4 +458,9 @@ func (s *Shipper) drop(ctx context.Context) error {
 		s.old = s.old[1:]
 	}
 	return nil
+}
+
+// lineOf is the journal's line of a tick or roll-up.
+func lineOf(l *link) *state.JournalTick {
+	return &state.JournalTick{Tick: l.tick, Segment: l.segment, Locals: l.locals}
 }

@@ -59,15 +59,15 @@ type Shipper struct {
 	takers  *capture.Takers
 	follow  *follow.Follower
 	lock    *os.File // open and locked as long as the shipper works
-	journal *journal
-	chain   chain
+	journal *state.Journal
+	chain   state.Chain
 	files   map[capture.Name]*file
 	dirty   map[capture.Name]bool // to be looked at in the next tick; true if it was gone in the last
 	config  bool                  // ini files are to be looked at
 	quiet   time.Time             // when nothing was known to be new
 	looked  time.Time             // when the chain was last found to be this shipper's
 	started time.Time             // of the tick that is made
-	based   stamp                 // of the backup's state that was taken over
+	based   state.Stamp           // of the backup's state that was taken over
 	boot    string                // this start of the machine
 	booted  bool                  // it was started since the last tick, or that can't be known
 	names   int64                 // generations named
@@ -75,7 +75,7 @@ type Shipper struct {
 	links     []*link               // objects that are not part of a roll-up of the long level, oldest first
 	long      []string              // names of roll-ups of the long level
 	pinned    map[string]bool       // keys of objects that those refer to
-	old       []dropLine            // to be deleted
+	old       []state.Drop          // to be deleted
 	changed   map[capture.Name]bool // files that differ from the backup's state
 	rolling   *rolling              // nil if no roll-up is being made
 	rollAfter time.Time             // none is made before
@@ -89,15 +89,6 @@ type Shipper struct {
 
 	giveUp error // of a put, at which a test ends; nil
 	status status
-}
-
-// chain is where a shipper is.
-type chain struct {
-	ID    manifest.BackupID `json:"id"`
-	Since manifest.BackupID `json:"since"` // the backup whose cuts it went on from last
-	Tick  int64             `json:"tick"`  // number of the last tick that is stored, 0 if none is
-	End   string            `json:"end"`   // SHA-256 of its object, in hex
-	Seen  int64             `json:"seen"`  // up to when it tells the state, Unix milliseconds
 }
 
 // file is what is known of a file of the node.
@@ -137,16 +128,16 @@ func (s *Shipper) open(ctx context.Context) (err error) {
 	if s.signer, err = state.WriterKey(s.o.StateDir); err != nil {
 		return err
 	}
-	if err := durable.MkdirAll(filepath.Join(s.dir, shipDir), 0o700); err != nil {
+	if err := durable.MkdirAll(filepath.Join(s.dir, state.ShipDir), 0o700); err != nil {
 		return fmt.Errorf("make the state directory: %w", err)
 	}
-	if s.lock, err = os.OpenFile(filepath.Join(s.dir, shipDir, "lock"), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+	if s.lock, err = os.OpenFile(filepath.Join(s.dir, state.ShipDir, "lock"), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
 		return fmt.Errorf("lock the state of shipping: %w", err)
 	}
 	if durable.TryLock(s.lock) {
 		return fmt.Errorf("%w: another process ships %s with the state in %s", repo.ErrLocked, s.o.Instance, s.dir)
 	}
-	s.journal = openJournal(s.dir)
+	s.journal = state.OpenJournal(s.dir)
 	if err := s.resume(ctx); err != nil {
 		return err
 	}
@@ -174,7 +165,7 @@ func (s *Shipper) openTakers() {
 	var note string
 	s.takers, note = capture.New(capture.Options{
 		RememberLater: true,
-		Node:          s.o.Node, Dir: filepath.Join(s.dir, shipDir), Encrypted: s.o.Repo.Config().Encrypted(), Compaction: s.o.Compaction, Tails: s.o.Tails,
+		Node:          s.o.Node, Dir: filepath.Join(s.dir, state.ShipDir), Encrypted: s.o.Repo.Config().Encrypted(), Compaction: s.o.Compaction, Tails: s.o.Tails,
 		LeastTail: leastTail, ProofTail: proofTail, Small: proofTail, Doubt: s.doubt, Generation: s.generation, Now: s.o.Now,
 	})
 	if note != "" {
@@ -259,7 +250,7 @@ func (s *Shipper) Close() error {
 		err = s.follow.Close()
 	}
 	if s.journal != nil {
-		err = errors.Join(err, s.journal.close())
+		err = errors.Join(err, s.journal.Close())
 	}
 	if s.lock != nil {
 		err = errors.Join(err, s.lock.Close())

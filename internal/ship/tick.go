@@ -244,7 +244,7 @@ func (s *Shipper) store(ctx context.Context, t *tick) error {
 		l.locals = append(l.locals, f.file.Local)
 		l.was = append(l.was, f.was)
 	}
-	if err := s.journal.add(lineOf(l)); err != nil {
+	if err := s.journal.Add(lineOf(l)); err != nil {
 		return err
 	}
 	if err := s.put(ctx, &sealed); err != nil {

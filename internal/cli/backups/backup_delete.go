@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/slipcover/slipcover/internal/calendar"
 	"github.com/slipcover/slipcover/internal/cli/core"
 	"github.com/slipcover/slipcover/internal/cli/open"
 	"github.com/slipcover/slipcover/internal/manifest"
@@ -80,7 +81,7 @@ func runBackupDelete(ctx context.Context, env *core.Env, s *core.Settings, o *ba
 	}
 	out := backupDeleteResult{Deleted: []deletedJSON{}}
 	for _, rec := range recs {
-		freed, err := deleteOne(ctx, env, r.Repo, rec)
+		freed, err := deleteOne(ctx, env, r.Repo, rec, s.KeepMoments)
 		if err != nil {
 			return errors.Join(out.print(env), fmt.Errorf("delete %s: %w", rec.ID, err))
 		}
@@ -110,9 +111,9 @@ func (o *backupDeleteOptions) ask(env *core.Env, recs []*manifest.Record) error 
 	return nil
 }
 
-func deleteOne(ctx context.Context, env *core.Env, r *repo.Repo, rec *manifest.Record) (freed repo.Freed, err error) {
+func deleteOne(ctx context.Context, env *core.Env, r *repo.Repo, rec *manifest.Record, moments calendar.Span) (freed repo.Freed, err error) {
 	err = withLock(ctx, r, rec.Instance, "prune", func(lock *repo.Lock) error {
-		freed, err = r.Prune(ctx, lock, repo.PruneOptions{Remove: []manifest.BackupID{rec.ID}, Now: env.Now()})
+		freed, err = r.Prune(ctx, lock, repo.PruneOptions{Remove: []manifest.BackupID{rec.ID}, KeepMoments: moments.After(env.Now()).Sub(env.Now()), Now: env.Now()})
 		return err
 	})
 	return freed, err

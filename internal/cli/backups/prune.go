@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/slipcover/slipcover/internal/calendar"
 	"github.com/slipcover/slipcover/internal/cli/core"
 	"github.com/slipcover/slipcover/internal/cli/open"
 	"github.com/slipcover/slipcover/internal/manifest"
@@ -55,6 +56,7 @@ is removed.
 	f.String("keep-yearly", "", "the same for `N` years")
 	f.String("keep-within", "", "keep all within this `TIME`, such as 30d, before the newest")
 	f.String("keep-minimum", "", "never leave less than `N`")
+	f.String("keep-moments", "", "keep what was shipped within this `TIME` before the newest moment, and the backups that it rests on")
 	return c
 }
 
@@ -109,7 +111,7 @@ func runPrune(ctx context.Context, env *core.Env, s *core.Settings, o *pruneOpti
 	}
 	var failed []error // of one instance, which is no reason to leave the others
 	for _, instance := range instances {
-		p, err := pruneOne(ctx, env, r.Repo, policy, instance, forget, o.dryRun)
+		p, err := pruneOne(ctx, env, r.Repo, policy, s.KeepMoments, instance, forget, o.dryRun)
 		if ctx.Err() != nil {
 			return err
 		}
@@ -175,16 +177,17 @@ func listed(names []string) string {
 
 // pruneOne prunes one instance.
 func pruneOne(
-	ctx context.Context, env *core.Env, r *repo.Repo, policy retention.Policy, instance string,
+	ctx context.Context, env *core.Env, r *repo.Repo, policy retention.Policy, moments calendar.Span, instance string,
 	forget []manifest.BackupID, dryRun bool,
 ) (*pruneInstance, error) {
 	now := env.Now()
+	keep := moments.After(now).Sub(now)
 	if dryRun {
-		p, remove, err := decide(ctx, r, policy, instance, now)
+		p, remove, err := decide(ctx, r, policy, keep, instance, now)
 		if err != nil {
 			return nil, err
 		}
-		p.Freed, err = r.WouldPrune(ctx, instance, repo.PruneOptions{Remove: remove, Forget: forget, Now: now})
+		p.Freed, err = r.WouldPrune(ctx, instance, repo.PruneOptions{Remove: remove, Forget: forget, KeepMoments: keep, Now: now})
 		return p, err
 	}
 	var p *pruneInstance
@@ -202,10 +205,10 @@ func pruneOne(
 			now = stored
 		}
 		var remove []manifest.BackupID
-		if p, remove, err = decide(ctx, r, policy, instance, now); err != nil {
+		if p, remove, err = decide(ctx, r, policy, keep, instance, now); err != nil {
 			return err
 		}
-		p.Freed, err = r.Prune(ctx, lock, repo.PruneOptions{Remove: remove, Forget: forget, Now: now})
+		p.Freed, err = r.Prune(ctx, lock, repo.PruneOptions{Remove: remove, Forget: forget, KeepMoments: keep, Now: now})
 		return err
 	})
 	return p, err
@@ -227,7 +230,7 @@ func withLock(ctx context.Context, r *repo.Repo, instance, purpose string, do fu
 
 // decide asks the policy about the backups of an instance.
 func decide(
-	ctx context.Context, r *repo.Repo, policy retention.Policy, instance string, now time.Time,
+	ctx context.Context, r *repo.Repo, policy retention.Policy, keep time.Duration, instance string, now time.Time,
 ) (*pruneInstance, []manifest.BackupID, error) {
 	recs, bad, err := r.List(ctx, instance)
 	if err != nil {
@@ -244,6 +247,10 @@ func decide(
 	if err != nil {
 		return nil, nil, err
 	}
+	bases, err := r.MomentBases(ctx, instance, keep, now)
+	if err != nil {
+		return nil, nil, err
+	}
 	byID := map[string]*manifest.Record{}
 	var backups []retention.Backup
 	for i, rec := range recs { // in the order that they were made in
@@ -253,6 +260,8 @@ func decide(
 			Pinned: m.Pin != nil, Verified: m.Verified != nil, Node: rec.Node(), Maker: rec.Writer + " " + rec.NodeName, Databases: rec.DatabaseCount}
 		if m.Pin != nil {
 			b.PinReason = m.Pin.Reason
+		} else if bases[rec.ID] {
+			b.Pinned, b.PinReason = true, "shipped moments rest on it"
 		}
 		if rec.RetainUntil != nil {
 			b.RetainUntil = *rec.RetainUntil
@@ -323,6 +332,9 @@ func (i *pruneInstance) print(w io.Writer, dryRun bool) error {
 		core.Count(i.Freed.Segments, "object"), removed)
 	if i.Freed.Unreferenced > 0 {
 		text += fmt.Sprintf(", %d of them left by runs that did not end", i.Freed.Unreferenced)
+	}
+	if i.Freed.Shipped > 0 {
+		text += fmt.Sprintf("; %s (%s) of moments that are kept no longer", core.Count(i.Freed.Shipped, "object"), core.Size(i.Freed.ShippedBytes))
 	}
 	if i.Freed.Kept > 0 {
 		text += fmt.Sprintf("; %s of removed backups stay for others", core.Count(i.Freed.Kept, "object"))

@@ -1,0 +1,85 @@
+package ship_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/storage"
+)
+
+// Moments that are kept stay, byte for byte, though most backups go; those on which they rest can't.
+func TestPruneKeepsMoments(t *testing.T) {
+	t.Parallel()
+	e := genEnv(t, 9)
+	start := e.clock
+	first := e.backup()
+	s := e.ship()
+	var states []kept
+	for day := range 8 {
+		for step := range 4 {
+			e.growBy(uint64(10*day+step), 0.05)
+			e.clock = start.Add(time.Duration(day)*24*time.Hour + time.Duration(step)*5*time.Hour)
+			s.Settle(t.Context(), t)
+			states = append(states, kept{e.now(), e.files()})
+		}
+		e.clock = start.Add(time.Duration(day)*24*time.Hour + 20*time.Hour)
+		e.backup()
+		s.Settle(t.Context(), t)
+	}
+	newest := e.now()
+	r := e.repo()
+	keep := 72 * time.Hour
+	prune := func(o repo.PruneOptions) (repo.Freed, error) {
+		lock, err := r.Lock(t.Context(), "node1", "prune", "")
+		must(t, err)
+		defer func() { must(t, lock.End(t.Context())) }()
+		o.KeepMoments, o.Now = keep, newest
+		return r.Prune(t.Context(), lock, o)
+	}
+	bases, err := r.MomentBases(t.Context(), "node1", keep, newest)
+	must(t, err)
+	recs, _, err := r.List(t.Context(), "node1")
+	must(t, err)
+	var remove []manifest.BackupID
+	var base manifest.BackupID
+	for _, rec := range recs[:len(recs)-1] {
+		if bases[rec.ID] {
+			base = rec.ID
+		} else {
+			remove = append(remove, rec.ID)
+		}
+	}
+	if len(bases) != 1 || slices.Contains(remove, base) || base == first.ID {
+		t.Errorf("moments rest on %v", bases)
+	}
+	if _, err := prune(repo.PruneOptions{Remove: []manifest.BackupID{base}}); !errors.Is(err, repo.ErrMoments) {
+		t.Errorf("the backup that moments rest on was removed: %v", err)
+	}
+	freed, err := prune(repo.PruneOptions{Remove: remove})
+	must(t, err)
+	if freed.Shipped == 0 || freed.Backups != len(remove) {
+		t.Errorf("%+v", freed)
+	}
+	n := 0
+	for i, k := range states {
+		if k.at.Before(newest.Add(-keep)) {
+			continue
+		}
+		n++
+		got, m := e.moment(k.at)
+		e.compare(fmt.Sprintf("state %d on %s", i, m.Base.ID), got, k.files)
+	}
+	e.contiguous()
+	left := 0
+	must(t, e.store.List(t.Context(), "ship/", func(storage.Info) error { left++; return nil }))
+	t.Logf("%d moments of %d, %d objects left of %d", n, len(states), left, left+freed.Shipped)
+	e.grow(99)
+	s.Settle(t.Context(), t)
+	got, _ := e.moment(e.now())
+	e.compare("afterwards", got, e.files())
+}
