@@ -116,7 +116,7 @@ var allowed = map[string][]string{
 		"internal/storage/cache", "internal/storage/drivers", "internal/storage/retry"},
 
 	// The groups of the help: a group never imports another.
-	"internal/cli/backups": {"internal/userfile", "internal/cli/core", "internal/cli/open", "internal/backup", "internal/manifest", "internal/newest", "internal/state",
+	"internal/cli/backups": {"internal/userfile", "internal/calendar", "internal/cli/core", "internal/cli/open", "internal/backup", "internal/manifest", "internal/newest", "internal/state",
 		"internal/node", "internal/repo", "internal/restore", "internal/retention", "internal/storage"},
 	"internal/cli/restores": {"internal/userfile", "internal/cli/core", "internal/cli/open", "internal/manifest", "internal/repo", "internal/restore"},
 	"internal/cli/look": {"internal/cli/core", "internal/cli/open", "couchfile", "internal/backup", "internal/calendar", "internal/config",

@@ -20,7 +20,7 @@ const (
 // newTakers makes what takes the files of the run.
 func (r *run) newTakers() {
 	o := &r.opts
-	shipped, err := state.ReadShipped(r.dir)
+	shipped, err := state.ReadShipped(r.dir, 0)
 	if err != nil {
 		r.note(fmt.Sprintf("shipped moments after this backup rest on it, since what shipping calls files could not be read: %v", err))
 	}

@@ -71,8 +71,8 @@ type Options struct {
 	// Named returns what somebody else knows of a file, nil if nothing: if the file is that one grown, as is proven, it
 	// gets the name from there instead of a new one. It may be nil.
 	Named func(nm Name) *Known
-	Now        func() time.Time // for Local.Proven; nil is time.Now
-	Done       *atomic.Int64    // counts the bytes taken while they are; may be nil
+	Now   func() time.Time // for Local.Proven; nil is time.Now
+	Done  *atomic.Int64    // counts the bytes taken while they are; may be nil
 }
 
 // Name is a file of a node.

@@ -30,29 +30,18 @@ func NewID() (BackupID, error) {
 	return BackupID(u.String()), nil
 }
 
-// NextID returns an id that sorts after one, whatever the clock says.
-func NextID(after BackupID) (BackupID, error) {
-	id, err := NewID()
-	if err != nil || id > after {
-		return id, err
-	}
-	u, err := uuid.Parse(string(after))
+// NewIDAt is NewID by another clock.
+func NewIDAt(t time.Time) (BackupID, error) {
+	u, err := uuid.NewV7()
 	if err != nil {
-		return "", fmt.Errorf("make an id after %q: %w", after, err)
+		return "", fmt.Errorf("make a backup id: %w", err)
 	}
-	mine, err := uuid.Parse(string(id))
-	if err != nil {
-		return "", err
-	}
-	for i := 5; i >= 0; i-- { // the milliseconds, and one more
-		mine[i] = u[i]
-	}
+	ms := max(0, t.UnixMilli())
 	for i := 5; i >= 0; i-- {
-		if mine[i]++; mine[i] != 0 {
-			break
-		}
+		u[i] = byte(ms)
+		ms >>= 8
 	}
-	return BackupID(mine.String()), nil
+	return BackupID(u.String()), nil
 }
 
 // Valid reports whether id has the form of a backup id.

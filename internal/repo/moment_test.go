@@ -114,7 +114,7 @@ func (s *shipping) backup(done string) manifest.BackupID {
 func (s *shipping) begin(since manifest.BackupID) {
 	id, err := manifest.NewID()
 	if s.chain != "" {
-		id, err = manifest.NextID(s.chain)
+		id, err = manifest.NewIDAt(s.chain.Time().Add(time.Millisecond))
 	}
 	s.must(err)
 	s.chain, s.end, s.ticks = id, "", nil

@@ -23,7 +23,9 @@ func TestMomentsOf(t *testing.T) {
 	roll := func(c manifest.BackupID, first, last int64, from, to float64) Shipped {
 		return Shipped{ShipName: ShipName{Chain: c, First: first, Last: last, From: day(from), To: day(to)}}
 	}
-	tick := func(c manifest.BackupID, n int64) Shipped { return Shipped{ShipName: ShipName{Chain: c, First: n, Last: n}} }
+	tick := func(c manifest.BackupID, n int64) Shipped {
+		return Shipped{ShipName: ShipName{Chain: c, First: n, Last: n}}
+	}
 	zero, some := 0, 1
 	var recs []*manifest.Record
 	for i := range 20 { // one a day

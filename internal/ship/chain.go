@@ -92,16 +92,15 @@ func (s *Shipper) begin(ctx context.Context, base *state.State) error {
 	if err != nil {
 		return err
 	}
-	id, err := manifest.NewID()
+	at := s.o.Now()
+	for _, o := range shipped { // after all that there are, whatever the clock says
+		if t := o.Chain.Time(); !at.After(t) {
+			at = t.Add(time.Millisecond)
+		}
+	}
+	id, err := manifest.NewIDAt(at)
 	if err != nil {
 		return err
-	}
-	for _, o := range shipped {
-		if o.Chain >= id {
-			if id, err = manifest.NextID(o.Chain); err != nil {
-				return err
-			}
-		}
 	}
 	s.chain = state.Chain{ID: id, Since: base.Summary.ID, Seen: base.Summary.Started.UnixMilli()}
 	s.links, s.long, s.old = nil, nil, nil

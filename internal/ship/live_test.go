@@ -46,7 +46,7 @@ func newEnv(t testing.TB, data string) *env {
 	t.Helper()
 	id, err := age.GenerateX25519Identity()
 	must(t, err)
-	e := &env{t: t, data: data, state: t.TempDir(), store: mem.New(), identity: id, clock: time.Now()}
+	e := &env{t: t, data: data, state: t.TempDir(), store: mem.New(), identity: id, clock: time.Now().Add(-30 * 24 * time.Hour)}
 	_, err = repo.Init(t.Context(), e.store, repo.InitOptions{Recipients: []string{id.Recipient().String()}})
 	must(t, err)
 	return e

@@ -88,7 +88,7 @@ func (r *reporter) write(last bool) {
 	}
 	now.Written = s.o.Now().UTC()
 	text, err := json.MarshalIndent(now, "", "  ")
-	path := filepath.Join(s.dir, shipDir, reportName)
+	path := filepath.Join(s.dir, state.ShipDir, reportName)
 	if err == nil {
 		err = os.WriteFile(path+".new", append(text, '\n'), 0o600)
 	}
@@ -105,7 +105,7 @@ func (r *reporter) write(last bool) {
 // folders, with how far behind they are at now. One that doesn't run can't say that: then its
 // node's files are held against what was shipped.
 func Reports(ctx context.Context, stateDir string, now time.Time) ([]*Report, error) {
-	paths, err := filepath.Glob(filepath.Join(escape(stateDir), "*", "*", shipDir, reportName))
+	paths, err := filepath.Glob(filepath.Join(escape(stateDir), "*", "*", state.ShipDir, reportName))
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +148,7 @@ func escape(path string) string {
 
 // locked reports whether a shipper works with the state in dir.
 func locked(dir string) (bool, error) {
-	f, err := os.OpenFile(filepath.Join(dir, shipDir, "lock"), os.O_RDWR, 0)
+	f, err := os.OpenFile(filepath.Join(dir, state.ShipDir, "lock"), os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -228,36 +228,9 @@ func (r *Report) shippedSizes(dir string) (map[capture.Name]int64, error) {
 			sizes[nm] = k.File.Size
 		}
 	}
-	text, err := os.ReadFile(filepath.Join(dir, shipDir, journalName))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("read the journal: %w", err)
+	shipped, err := state.ReadShipped(dir, r.Tick)
+	for nm, k := range shipped {
+		sizes[nm] = max(sizes[nm], k.File.Size)
 	}
-	var head headLine
-	n := 0
-	for line := range bytes.Lines(text) {
-		b, ok := decodeLine(line)
-		if !ok {
-			break
-		}
-		switch {
-		case n == 0:
-			if err := json.Unmarshal(b, &head); err != nil || head.Base.Backup != st.Summary.ID || head.Chain.ID != r.Chain {
-				return sizes, nil // a later backup counts
-			}
-		case n <= head.Files:
-			var f fileLine
-			if json.Unmarshal(b, &f) == nil && f.File != nil {
-				sizes[capture.Name{Root: f.Root, Path: f.Path}] = f.File.Size
-			}
-		default:
-			var t tickLine
-			if json.Unmarshal(b, &t) == nil && t.Tick != nil && t.Tick.Last <= r.Tick {
-				for _, f := range t.Tick.Files {
-					sizes[capture.Name{Root: f.Root, Path: f.Path}] = f.Size
-				}
-			}
-		}
-		n++
-	}
-	return sizes, nil
+	return sizes, err
 }

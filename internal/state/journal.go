@@ -276,13 +276,16 @@ func (l *Lines) Unproven() *JournalTick {
 }
 
 // ReadShipped returns what shipping knows of databases, by the journal in the folder of an instance: how they were
-// stored last. It may be nothing.
-func ReadShipped(dir string) (map[capture.Name]*capture.Known, error) {
+// stored last. It may be nothing. stored is the number of a tick that is known to be stored; of the last one in the
+// journal that isn't known otherwise.
+func ReadShipped(dir string, stored int64) (map[capture.Name]*capture.Known, error) {
 	lines, err := OpenJournal(dir).Read(false)
 	if err != nil || lines == nil {
 		return nil, err
 	}
-	lines.Unproven()
+	if last := lines.Unproven(); last != nil && last.Tick.Last <= stored {
+		lines.Ticks = append(lines.Ticks, *last)
+	}
 	out := map[capture.Name]*capture.Known{}
 	for _, f := range lines.Files {
 		if f.File != nil {
