@@ -83,7 +83,7 @@ func TestAgentShips(t *testing.T) {
 		return i.Ship != nil && i.Ship.Error == "" && !i.Ship.Shipped.IsZero() && !i.Ship.Chain.IsZero() && !i.Ship.Window.IsZero()
 	}
 	s.seen(nodeID, well)
-	s.do(backupJob(t)) // from which it goes on
+	again := s.do(backupJob(t)) // from which it goes on
 	last.end(syscall.SIGKILL)
 
 	s.setAway(true)
@@ -98,6 +98,13 @@ func TestAgentShips(t *testing.T) {
 
 	s.setAway(false)
 	s.seen(nodeID, func(i job.Seen) bool { return well(i) && i.Ship.Shipped.After(stopped) && i.Ship.LagSeconds == 0 })
+	// A restore test of the backup tests what was shipped too, beside the CouchDB that it is of.
+	spec := job.Spec{RepoName: nodeName, RepoID: again.Result.RepoID, Repository: *again.Repository, Moment: true}
+	p := s.do(job.Job{Kind: job.KindProve, Spec: spec}).Proof
+	if !p.OK || !p.Server || p.Compared == 0 || p.Moment.IsZero() || p.Problem != "" {
+		t.Errorf("the test of the moment: %+v", p)
+	}
+
 	s.mu.Lock()
 	s.reply.Ship = nil
 	s.mu.Unlock()

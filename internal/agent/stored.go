@@ -124,6 +124,11 @@ func (a *agent) prove(ctx context.Context, w *work) (*job.Report, error) {
 		return unproven(began, err)
 	}
 	p := proofOf(rep)
+	if w.job.Spec.Moment && p.OK && rep.Server {
+		if err := a.proveMoment(ctx, w, o, p); err != nil {
+			return unproven(began, err)
+		}
+	}
 	if sound(rep) {
 		if err := r.MarkVerified(ctx, rec, repo.Verified{At: p.At, Tool: a.o.Version}); err != nil { // who may only read can't say it
 			a.log.WarnContext(ctx, "the backup is sound, but that could not be noted beside it", "job", w.id, "err", faultOf(err, w.mine()...))

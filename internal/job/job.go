@@ -191,6 +191,10 @@ type Proof struct {
 	Documents uint64    `json:"documents"`
 	Took      float64   `json:"took_seconds"`
 	Problem   string    `json:"problem,omitempty"` // the first of them
+	// Moment is the newest moment that was shipped, if that was tested too, and Compared how many of
+	// its files were held against those of the running CouchDB, at the same sequences.
+	Moment   time.Time `json:"moment,omitzero"`
+	Compared int       `json:"compared,omitempty"`
 }
 
 // Kind is what a job is for.
@@ -257,6 +261,7 @@ type Spec struct {
 	// RepoID is of the backup to restore, prove or delete. To delete without it is to
 	// delete whatever the repository has with the label of the job's backup, but for Keep.
 	RepoID string            `json:"repo_id,omitempty"`
+	Moment bool              `json:"moment,omitempty"` // prove the newest moment that was shipped too
 	Keep   []string          `json:"keep,omitempty"`   // RepoIDs of backups that were taken in
 	Labels map[string]string `json:"labels,omitempty"` // of the backup's record
 	// Sealed is a Secrets as JSON, encrypted to the agent's age recipient.

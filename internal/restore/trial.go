@@ -23,6 +23,8 @@ import (
 type TrialOptions struct {
 	Repo   *repo.Repo
 	Record *manifest.Record
+	// Moment is as in Options: what is tested instead of the backup. That takes a CouchDB.
+	Moment *manifest.Manifest
 
 	// Parent is where a scratch directory is made, which takes what the whole backup
 	// does; "" is the system's directory for temporary files. CouchDB takes no path with
@@ -137,19 +139,24 @@ func (r *TrialReport) run(ctx context.Context, opts TrialOptions) error {
 	case bin != "" && oldErlang(bin): // it can't run beside the original
 		bin = ""
 	case bin != "":
-		m, err := opts.Repo.Manifest(ctx, opts.Record)
-		if err != nil {
-			return err
+		m := opts.Moment
+		if m == nil {
+			if m, err = opts.Repo.Manifest(ctx, opts.Record); err != nil {
+				return err
+			}
 		}
 		if manifest.CouchDB1(m.Files) { // which no server that is here serves
 			bin = ""
 		}
 	}
+	if bin == "" && opts.Moment != nil {
+		return fmt.Errorf("%w: there is no CouchDB here that a moment can be tested with", ErrOptions)
+	}
 	if bin == "" {
 		r.Verify, err = Verify(ctx, VerifyOptions{Repo: opts.Repo, Record: opts.Record, Scratch: parent, Parallel: opts.Parallel, Progress: opts.Progress})
 		return err
 	}
-	c := &creation{bin: bin, opts: CreateOptions{Repo: opts.Repo, Record: opts.Record, Name: "trial", Dir: filepath.Join(parent, trialPrefix+strings.ToLower(rand.Text()[:12])),
+	c := &creation{bin: bin, opts: CreateOptions{Repo: opts.Repo, Record: opts.Record, Moment: opts.Moment, History: HistoryKept, Name: "trial", Dir: filepath.Join(parent, trialPrefix+strings.ToLower(rand.Text()[:12])),
 		CouchDBBin: bin, Owner: opts.Owner, Timeout: opts.Timeout, Parallel: opts.Parallel, Progress: opts.Progress, extraIni: trialIni, trial: true}}
 	if err := c.opts.check(); err != nil {
 		return err
@@ -211,9 +218,11 @@ type trialDB struct {
 }
 
 func (t *trial) run(ctx context.Context, in *instance) error {
-	var err error
-	if t.m, err = t.c.opts.Repo.Manifest(ctx, t.c.opts.Record); err != nil {
-		return err
+	if t.m = t.c.opts.Moment; t.m == nil {
+		var err error
+		if t.m, err = t.c.opts.Repo.Manifest(ctx, t.c.opts.Record); err != nil {
+			return err
+		}
 	}
 	if _, err := t.c.create(ctx, in); err != nil { // without a start
 		return err

@@ -501,11 +501,22 @@ func (s *Server) prove(ctx context.Context, who *access.Caller, id, schedule str
 		return "", refuse(Busy, "Backup %s can't be tested by agent %s: it must be online and have the setting identity_file.", b.ID, agent.Name)
 	}
 	j := &job.Job{ID: newID(), Kind: job.KindProve, Agent: agent.ID, Project: b.Project, Backup: b.ID, Schedule: schedule,
-		Spec: job.Spec{RepoName: b.RepoName, RepoID: b.RepoID, Repository: b.Repository, Name: b.Name}}
+		Spec: job.Spec{RepoName: b.RepoName, RepoID: b.RepoID, Repository: b.Repository, Name: b.Name, Moment: s.rests(who, b)}}
 	if j.Spec.Sealed, err = seal(agent, secrets); err != nil {
 		return "", err
 	}
 	return j.ID, s.enqueue(ctx, j)
+}
+
+// rests reports whether a backup is the newest of an instance that is shipped, so that what is
+// shipped rests on it.
+func (s *Server) rests(who *access.Caller, b *job.Backup) bool {
+	i := s.instances.have(b.Instance)
+	if i == nil || s.Shipping(i) == nil {
+		return false
+	}
+	newest := s.newest(who, b.Instance)
+	return newest != nil && newest.ID == b.ID
 }
 
 // proving reports whether a restore test of some kind has not ended: a second one at once

@@ -105,3 +105,37 @@ func TestShippingNeedsARepository(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A restore test of the newest backup of an instance that is shipped tests what was shipped too.
+func TestShippedIsProved(t *testing.T) {
+	t.Parallel()
+	s := start(t, openBus(t), server.Config{})
+	p := join(t, s, "db1", "p")
+	var ids []string
+	for _, id := range []string{"r1", "r2"} {
+		b, err := s.CreateBackup(t.Context(), who("p"), server.NewBackup{Name: id, Instance: p.node})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.do(job.KindBackup, made(id))
+		ids = append(ids, b.ID)
+		s.pass(time.Minute)
+	}
+	for _, test := range []struct {
+		on     bool
+		backup string
+		want   bool
+	}{{false, ids[1], false}, {true, ids[1], true}, {true, ids[0], false}} {
+		if _, err := s.SetShipping(t.Context(), who("p"), p.node, test.on, ""); err != nil {
+			t.Fatal(err)
+		}
+		p.hello()
+		if _, err := s.Prove(t.Context(), who("p"), test.backup); err != nil {
+			t.Fatal(err)
+		}
+		j := p.do(job.KindProve, job.Report{State: job.Done, Proof: &job.Proof{At: s.now(), OK: true}})
+		if j.Spec.Moment != test.want {
+			t.Errorf("shipped %t, backup %s: %t", test.on, test.backup, j.Spec.Moment)
+		}
+	}
+}

@@ -150,6 +150,7 @@ func (r *proveResult) print(env *core.Env) error {
 	}
 	return core.Facts(env.Stdout, []core.Fact{{"backup", r.Backup}, {"outcome", outcome}, {"tested", how},
 		{"databases", fmt.Sprint(p.Databases)}, {"documents", fmt.Sprint(p.Documents)},
+		{"shipped until (UTC)", moment(p.Moment)}, {"beside the CouchDB", number(p.Compared)},
 		{"took", core.Took(time.Duration(p.Took * float64(time.Second)))}, {"problem", p.Problem}})
 }
 
