@@ -121,6 +121,9 @@ func (r *run) checkUUID(f, old *manifest.File) (found []manifest.Damage) {
 		}
 		return found
 	}
+	if state.IsOf(filepath.Join(r.opts.Node.DataDir, filepath.FromSlash(f.Path)), old.Header.UUID) {
+		return nil
+	}
 	return []manifest.Damage{{What: madeAnew, Error: fmt.Sprintf(
 		"it is another file (uuid %.8s) than in the backup before (%.8s), of the same database: CouchDB makes an empty shard where it doesn't find the file. It holds %d documents, and held %d. If that is right, run a full backup",
 		f.Header.UUID, old.Header.UUID, f.Header.Docs, old.Header.Docs)}}
@@ -141,8 +144,7 @@ func (r *run) common(st *state.State, l *node.Listing) int {
 		if same || looked == kinSample || k.File.Header == nil || k.File.Header.UUID == "" {
 			continue
 		}
-		h, err := state.FileHeader(r.opts.Node.Path(e))
-		same = err == nil && h.UUID == k.File.Header.UUID
+		same = state.IsOf(r.opts.Node.Path(e), k.File.Header.UUID)
 		looked++
 	}
 	if !same {

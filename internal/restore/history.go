@@ -127,9 +127,6 @@ func (r *run) tellHistory(why string) {
 		h.Reason = "as the restore began that was not finished"
 	}
 	r.res.History = h
-	if h.New && r.whole() && !r.opts.named {
-		r.res.note("the shards count as those of another node now: run the next backup of this node once with --take-over, which makes a full one")
-	}
 }
 
 // begins reports whether a file is to have a new history. System databases keep theirs:
