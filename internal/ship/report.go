@@ -79,6 +79,9 @@ type reporter struct {
 func (r *reporter) write(last bool) {
 	s := r.s
 	now := Report{Status: s.Status(), Repository: s.o.Repo.URL(), DataDir: s.o.Node.DataDir}
+	if now.Shipped.IsZero() && now.Behind.IsZero() && now.Error == "" { // it has not looked yet: what the last one said counts
+		return
+	}
 	steady := now
 	steady.LagSeconds, steady.LagBytes, steady.LagFiles, steady.Shipped, steady.Window = 0, 0, 0, time.Time{}, time.Time{}
 	key, err := json.Marshal(steady)
@@ -123,11 +126,15 @@ func Reports(ctx context.Context, stateDir string, now time.Time) ([]*Report, er
 			return nil, fmt.Errorf("read what the shipper last said (%s): %w", p, err)
 		}
 		dir := filepath.Dir(filepath.Dir(p))
+		r.Instance = filepath.Base(dir)
 		if r.Running, err = locked(dir); err == nil && !r.Running {
 			err = r.behind(ctx, dir)
 		}
-		if err != nil {
-			return nil, err
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err != nil { // of this one; the others are told all the same
+			r.Error, r.ErrorSince = err.Error(), time.Time{}
 		}
 		r.LagSeconds = 0
 		if !r.Behind.IsZero() {

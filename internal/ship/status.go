@@ -64,8 +64,10 @@ func (s *Shipper) begun() {
 		}
 		s.status.pending[nm] = size
 	}
-	if x := &s.status.s; x.Behind.IsZero() {
-		x.Instance, x.Behind = s.o.Instance, s.behindSince()
+	x := &s.status.s
+	x.Instance, x.Chain, x.Backup, x.Tick = s.o.Instance, s.chain.ID, s.chain.Since, s.chain.Tick
+	if x.Behind.IsZero() {
+		x.Behind = s.behindSince()
 	}
 }
 
