@@ -291,7 +291,7 @@ func (r *Repo) find(ctx context.Context, instance string, o reading, pick func(*
 		switch {
 		case err != nil:
 			return nil, nil, err
-		case base < 0:
+		case base < 0 || e.backup < 0 && h.suits(e.chain, base) != nil:
 			return nil, nil, uncovered
 		}
 		rec := h.Backups[base]
@@ -365,19 +365,28 @@ func (h *History) base(e *event) (int, error) {
 	if is < 0 {
 		return 0, fmt.Errorf("%w: tick %d of chain %s rests on a backup that is gone", ErrNoMoment, e.tick, c.ID)
 	}
-	rec := h.Backups[is]
-	if !c.whole && rec.Started.Before(h.from) {
-		return is, nil // what was not read yet may have what is missing
+	return is, h.suits(c, is)
+}
+
+// suits says why ticks of a chain can't be put onto a backup: what was committed before the first of them, or before
+// the chain was begun, they don't have. What was not read yet may have it.
+func (h *History) suits(c *Chain, backup int) error {
+	rec := h.Backups[backup]
+	if rec.Started.Before(h.from) {
+		return nil
 	}
-	if at := h.startOf(is); !c.whole && c.times[0].After(at) {
-		why := "those before it are gone"
-		if i := slices.Index(h.Chains, c); i > 0 && h.Chains[i-1].ID == c.ID && h.Chains[i-1].Broken != "" {
-			why = h.Chains[i-1].Broken
-		}
-		return 0, fmt.Errorf("%w: tick %d of chain %s goes on from backup %s, and of the ticks since then there are only those from %d on: %s",
-			ErrGap, e.tick, c.ID, rec.ID, c.from, why)
+	if backup < c.since[0] || c.since[0] < 0 {
+		return fmt.Errorf("%w: ticks of chain %s from %d on rest on a backup that is gone", ErrNoMoment, c.ID, c.from)
 	}
-	return is, nil
+	if c.whole || !c.times[0].After(h.startOf(backup)) {
+		return nil
+	}
+	why := "those before it are gone"
+	if i := slices.Index(h.Chains, c); i > 0 && h.Chains[i-1].ID == c.ID && h.Chains[i-1].Broken != "" {
+		why = h.Chains[i-1].Broken
+	}
+	return fmt.Errorf("%w: ticks of chain %s go on from backup %s, and of those since then there are only the ones from %d on: %s",
+		ErrGap, c.ID, rec.ID, c.from, why)
 }
 
 // meanwhile returns the newest backup that was being made when a tick saw a state, and was done later, up to a time: it has

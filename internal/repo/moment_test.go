@@ -256,6 +256,26 @@ func TestMomentsOfChain(t *testing.T) {
 	s.refuse("10:40", repo.ErrGap, "doesn't reach down to the backup") // ticks alone lack what only that backup took
 }
 
+// TestMomentsOfGoneBackup: without the backup that a chain was begun at nobody knows what happened before it.
+func TestMomentsOfGoneBackup(t *testing.T) {
+	t.Parallel()
+	s := newShipping(t)
+	s.begin(s.backup("10:00"))
+	s.tick("10:01")
+	id := s.backup("10:20")
+	s.begin(id)
+	s.named, s.from = "h", 0 // all of this file is in the tick; others may have changed before
+	last := s.tick("10:30")
+	s.want("10:30", last)
+	s.remove(storage.Key("backups/" + instance + "/" + string(id) + "/record.jsonl"))
+	s.refuse("10:30", repo.ErrNoMoment, "gone")
+	p, err := s.r.Points(t.Context(), instance, nil)
+	s.must(err)
+	if got := p.Windows[len(p.Windows)-1]; len(p.Gaps) != 1 || got.To != clock(t, "10:01") {
+		t.Errorf("%s", told(p))
+	}
+}
+
 // TestMomentsOfBackupsWithinRollUp: a roll-up tells the last backup alone of several that its ticks go on from.
 func TestMomentsOfBackupsWithinRollUp(t *testing.T) {
 	t.Parallel()
