@@ -123,6 +123,9 @@ func (s *shipping) seen(id string) *job.Shipping {
 		return &job.Shipping{Error: at.fault, ErrorSince: at.since}
 	}
 	st := at.shipper.Status()
+	if st.Shipped.IsZero() { // it has just begun, and is where the last one was
+		st.Shipped = st.Behind
+	}
 	return &job.Shipping{Shipped: st.Shipped, LagSeconds: st.LagSeconds, LagBytes: st.LagBytes, Error: clip(oneLine(st.Error), maxFault), ErrorSince: st.ErrorSince,
 		Chain: st.Chain.Time(), Window: st.Window}
 }

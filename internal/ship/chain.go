@@ -47,6 +47,9 @@ func (s *Shipper) resume(ctx context.Context) error {
 		s.based = state.Stamp{}
 		return s.adopt(ctx)
 	}
+	if last != nil && s.chain.Tick < last.Tick.Last { // it isn't stored: the next one has its number
+		return s.rewrite()
+	}
 	return nil
 }
 

@@ -73,6 +73,16 @@ func TestReports(t *testing.T) {
 		t.Errorf("when it has ended: %+v", r)
 	}
 
+	s = e.ship()
+	s.GiveUp(errGone)
+	if err := tickUntil(t, s); !errors.Is(err, errGone) {
+		t.Fatal(err)
+	}
+	if st := s.Status(); !st.Shipped.IsZero() || st.Behind.IsZero() || st.Behind.After(r.Shipped.Add(time.Second)) || st.LagFiles == 0 || !st.Window.Equal(r.Window) || st.Chain != r.Chain {
+		t.Errorf("of the next one, still without a storage: %+v", st)
+	}
+	must(t, s.Close())
+
 	gone = false
 	s = e.ship()
 	s.Settle(t.Context(), t)
@@ -111,5 +121,43 @@ func TestBehindAfterIdling(t *testing.T) {
 	}
 	if st := s.Status(); st.LagSeconds <= 0 || st.LagSeconds > 600 {
 		t.Errorf("behind by %v s", st.LagSeconds)
+	}
+}
+
+// Ticks that could not be stored, one after the other, in one process and in the next: what comes then is
+// shipped as if nothing had been, also where one of them was stored without an answer.
+func TestFailuresInARow(t *testing.T) {
+	t.Parallel()
+	for _, answers := range []faulty.Action{faulty.Fail(errGone), faulty.FailAfter(errGone)} {
+		e := genEnv(t, 11)
+		e.backup()
+		gone := false
+		e.store = faulty.New(e.store, func(op faulty.Op) faulty.Action {
+			if gone && op.Kind == faulty.Put {
+				return answers
+			}
+			return faulty.Action{}
+		})
+		s := e.ship()
+		s.GiveUp(errGone)
+		e.grow(1)
+		s.Settle(t.Context(), t)
+		for range 3 {
+			gone = true
+			for range 2 {
+				e.grow(1)
+				if err := tickUntil(t, s); !errors.Is(err, errGone) {
+					t.Fatal(err)
+				}
+			}
+			must(t, s.Close())
+			s = e.ship()
+			s.GiveUp(errGone)
+		}
+		gone = false
+		s.Settle(t.Context(), t)
+		got, _ := e.moment(e.now())
+		e.compare("afterwards", got, e.files())
+		must(t, s.Close())
 	}
 }

@@ -67,7 +67,7 @@ func (s *Shipper) begun() {
 	x := &s.status.s
 	x.Instance, x.Chain, x.Backup, x.Tick = s.o.Instance, s.chain.ID, s.chain.Since, s.chain.Tick
 	if x.Behind.IsZero() {
-		x.Behind = s.behindSince()
+		x.Behind, x.Window = s.behindSince(), s.windowFrom()
 	}
 }
 
@@ -85,11 +85,14 @@ func (s *Shipper) behindSince() time.Time {
 
 // windowFrom is since when moments are there without a gap.
 func (s *Shipper) windowFrom() time.Time {
-	from := s.chain.ID.Time()
-	if s.o.KeepMoments <= 0 || s.quiet.IsZero() {
+	from, newest := s.chain.ID.Time(), s.quiet
+	if s.o.KeepMoments <= 0 {
 		return from
 	}
-	if kept := s.quiet.Add(-s.o.KeepMoments).Truncate(time.Minute).UTC(); kept.After(from) {
+	if newest.IsZero() {
+		newest = time.UnixMilli(s.chain.Seen)
+	}
+	if kept := newest.Add(-s.o.KeepMoments).Truncate(time.Minute).UTC(); kept.After(from) {
 		return kept
 	}
 	return from

@@ -49,6 +49,9 @@ func (s *Shipper) Tick(ctx context.Context) error {
 }
 
 func (s *Shipper) tick(ctx context.Context) error {
+	if err := s.makeSure(ctx); err != nil {
+		return err
+	}
 	if err := s.adopt(ctx); err != nil {
 		return err
 	}
@@ -248,6 +251,7 @@ func (s *Shipper) store(ctx context.Context, t *tick) error {
 		return err
 	}
 	if err := s.put(ctx, &sealed); err != nil {
+		s.unsure = l
 		return err
 	}
 	s.chain.Tick, s.chain.End = t.index.Last, sealed.Segment.SHA256
@@ -256,6 +260,29 @@ func (s *Shipper) store(ctx context.Context, t *tick) error {
 	s.looked = time.Now()
 	s.status.stored(sealed.Segment.Size)
 	return nil
+}
+
+// makeSure finds out whether a tick is stored whose put failed, before another one of its number is made: it
+// may be, and the journal must have no two of which one isn't.
+func (s *Shipper) makeSure(ctx context.Context) error {
+	if s.unsure == nil {
+		return nil
+	}
+	stored, err := s.o.Repo.IsShipped(ctx, s.o.Instance, s.unsure.segment)
+	switch {
+	case errors.Is(err, repo.ErrShipped):
+		return fmt.Errorf("%w: %w", ErrOther, err)
+	case err != nil:
+		return err
+	case stored:
+		err = s.restoreLine(lineOf(s.unsure))
+	default:
+		err = s.rewrite()
+	}
+	if err == nil {
+		s.unsure = nil
+	}
+	return err
 }
 
 // put stores an object until that succeeds, ctx ends, or another one is there.
