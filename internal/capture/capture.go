@@ -192,5 +192,6 @@ type Taker struct {
 	sink Sink
 
 	proof []byte // for bytes that are read to be hashed alone
+	body  []byte // for streams
 	whole []byte // for a small file
 }

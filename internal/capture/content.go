@@ -2,9 +2,6 @@ package capture
 
 import (
 	"context"
-	"errors"
-	"io"
-	"os"
 
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/internal/manifest"
@@ -58,7 +55,7 @@ func (f *taking) takeRange(ctx context.Context, from int64) error {
 
 // stream gives the sink a stream, which begins with a prologue and goes on with what is
 // in body, and returns where it is.
-func (f *taking) stream(prologue []byte, body *os.File) (out []manifest.Extent, err error) {
+func (f *taking) stream(prologue []byte, body *spill) (out []manifest.Extent, err error) {
 	nm := Name{f.name.Root, f.name.Path + ".replay"}
 	off := int64(0)
 	add := func(b []byte) error {
@@ -69,22 +66,11 @@ func (f *taking) stream(prologue []byte, body *os.File) (out []manifest.Extent, 
 	if err := add(prologue); err != nil {
 		return nil, err
 	}
-	if _, err := body.Seek(0, io.SeekStart); err != nil {
+	r, err := body.reader()
+	if err != nil {
 		return nil, err
 	}
-	buf := f.proofBuffer()
-	for {
-		n, err := body.Read(buf)
-		if err := add(buf[:n]); err != nil {
-			return nil, err
-		}
-		if errors.Is(err, io.EOF) {
-			return out, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
+	return out, readAll(r, f.proofBuffer(), add)
 }
 
 // addExtents appends extents to list, where one that follows another makes it longer, and

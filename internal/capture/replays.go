@@ -1,7 +1,6 @@
 package capture
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -196,17 +195,12 @@ func (st *stream) most(file *manifest.File) int64 {
 // room for it, the file is stored as it is: that says itself what is wrong with the file.
 func (f *taking) store(ctx context.Context, from int64, encode func(io.Writer, replay.File) (*stream, error)) (int64, error) {
 	file := f.file
-	body, err := durable.NewScratch(f.o.Dir)
-	if err != nil {
-		f.note(fmt.Sprintf("%s was stored whole: %v", file.Path, err))
-		return 0, nil
+	if f.body == nil {
+		f.body = make([]byte, 0, inMemory)
 	}
-	defer body.Discard()
-	out := bufio.NewWriterSize(body, ReadSize)
-	st, err := encode(out, replay.File{R: couchfile.WithContext(ctx, f.src), Size: file.Size, Header: file.Header.Offset})
-	if err == nil {
-		err = out.Flush()
-	}
+	body := &spill{dir: f.o.Dir, mem: f.body[:0]}
+	defer body.discard()
+	st, err := encode(body, replay.File{R: couchfile.WithContext(ctx, f.src), Size: file.Size, Header: file.Header.Offset})
 	if errors.Is(err, replay.ErrMostlyNew) || err == nil && st.size > st.most(file) {
 		return 0, nil
 	}
@@ -217,7 +211,7 @@ func (f *taking) store(ctx context.Context, from int64, encode func(io.Writer, r
 		f.note(fmt.Sprintf("%s was stored as it is, not as a replay: %s", file.Path, strings.TrimPrefix(err.Error(), replay.ErrNotReplayed.Error()+": ")))
 		return 0, ctx.Err()
 	}
-	extents, err := f.stream(st.prologue, body.File)
+	extents, err := f.stream(st.prologue, body)
 	if err != nil {
 		return 0, err
 	}

@@ -473,6 +473,12 @@ func Grow(dir string, fraction float64, o GrowOptions) (files int, bytes int64, 
 	return int(grown.Load()), added.Load(), err
 }
 
+// GrowShard appends one commit of a new document to a shard that no server has open.
+func GrowShard(path string, seed uint64) error {
+	_, err := growShard(path, 1, seed, GrowOptions{DocBytes: 1000})
+	return err
+}
+
 func growShard(path string, want int64, seed uint64, o GrowOptions) (added int64, err error) {
 	s, err := shardOf(path)
 	if err != nil {
