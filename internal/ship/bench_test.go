@@ -34,7 +34,7 @@ func BenchmarkTick(b *testing.B) {
 			began := cpu()
 			s := e.ship()
 			s.Settle(b.Context(), b)
-			b.ReportMetric(float64((cpu()-began).Milliseconds()), "ms-to-start")
+			b.ReportMetric(float64((cpu() - began).Milliseconds()), "ms-to-start")
 			var paths []string
 			for _, db := range dir.Databases {
 				for _, sh := range db.Shards {

@@ -425,6 +425,12 @@ func (s *Shipper) keepMine(m, b *file, base *state.State) bool {
 	case m.Local.Ino != 0 && m.Local.Ino == b.Local.Ino && m.Local.Dev == b.Local.Dev:
 		return false
 	}
+	if is, ok := s.o.Node.Entry(m.File.Path); ok { // which of the two is there, now that a compaction came between them
+		if info, err := os.Stat(s.o.Node.Path(&is)); err == nil {
+			l := capture.LocalOf(info)
+			return l.Ino != b.Local.Ino || l.Dev != b.Local.Dev || b.Local.Ino == 0
+		}
+	}
 	return m.File.Header.UUID == b.File.Header.UUID && m.File.Header.UpdateSeq >= b.File.Header.UpdateSeq
 }
 

@@ -272,7 +272,7 @@ func (s *Shipper) Run(ctx context.Context) error {
 			return err
 		case err != nil:
 			wait = min(max(2*wait, s.o.Interval), maxWait)
-			s.log.Warn("not shipped, trying again", "err", err, "in", wait)
+			s.log.WarnContext(ctx, "not shipped, trying again", "err", err, "in", wait)
 		default:
 			wait = 0
 		}

@@ -83,6 +83,13 @@ func (s *Shipper) behindSince() time.Time {
 	return s.quiet
 }
 
+// behind is since when something may have been committed that isn't stored.
+func (s *status) behind() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.s.Behind
+}
+
 // windowFrom is since when moments are there without a gap.
 func (s *Shipper) windowFrom() time.Time {
 	from, newest := s.chain.ID.Time(), s.quiet

@@ -27,7 +27,6 @@ type tick struct {
 	files   []took
 	gone    []capture.Name
 	absent  []capture.Name // gone in this tick for the first time
-	rest    []capture.Name // changed, and left for later
 }
 
 // took is a file that was taken.
@@ -313,10 +312,7 @@ func (s *Shipper) fill(t *tick) {
 	x := &t.index
 	x.Instance, x.Chain, x.First, x.Last, x.Prev, x.Since, x.Tool = s.o.Instance, s.chain.ID, n, n, s.chain.End, s.chain.Since, s.o.Tool
 	at := s.started.UnixMilli()
-	since := s.chain.Seen
-	if !s.quiet.IsZero() {
-		since = max(since, s.quiet.UnixMilli())
-	}
+	since := s.status.behind().UnixMilli()
 	x.Times = manifest.Times{{At: at, Quiet: max(0, at-since)}}
 	x.Identity, x.NodeName = state.Identify(s.o.Node)
 	x.CouchDBVersion = s.o.Node.Version
