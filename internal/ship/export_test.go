@@ -60,3 +60,6 @@ func (s *Shipper) Mark(path string) { s.mark(capture.Name{Root: manifest.DataRoo
 
 // Reporter returns what writes a report, as Tell does again and again.
 func (s *Shipper) Reporter() func(last bool) { return (&reporter{s: s}).write }
+
+// Wait waits for what other goroutines do.
+func (s *Shipper) Wait() { s.work.Wait() }
