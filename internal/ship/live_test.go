@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -32,7 +33,9 @@ type env struct {
 	state    string
 	store    storage.Store
 	identity age.Identity
-	clock    time.Time
+
+	ticking sync.Mutex // of the clock: what reads databases to remember them looks at it too
+	clock   time.Time
 }
 
 func must(t testing.TB, err error) {
@@ -54,6 +57,8 @@ func newEnv(t testing.TB, data string) *env {
 
 // now is a clock that never stands still.
 func (e *env) now() time.Time {
+	e.ticking.Lock()
+	defer e.ticking.Unlock()
 	e.clock = e.clock.Add(7 * time.Millisecond)
 	return e.clock
 }
