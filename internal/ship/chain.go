@@ -48,6 +48,7 @@ func (s *Shipper) resume(ctx context.Context) error {
 		return s.adopt(ctx)
 	}
 	if last != nil && s.chain.Tick < last.Tick.Last { // it isn't stored: the next one has its number
+		s.attempts = append(s.attempts, *last)
 		return s.rewrite()
 	}
 	return nil
@@ -106,7 +107,7 @@ func (s *Shipper) begin(ctx context.Context, base *state.State) error {
 		return err
 	}
 	s.chain = state.Chain{ID: id, Since: base.Summary.ID, Seen: base.Summary.Started.UnixMilli()}
-	s.links, s.long, s.old = nil, nil, nil
+	s.links, s.long, s.old, s.attempts = nil, nil, nil, nil
 	clear(s.pinned)
 	clear(s.changed)
 	s.looked = time.Now()
@@ -126,7 +127,7 @@ func (s *Shipper) rewrite() error {
 		}
 	}
 	head := state.JournalHead{Format: state.JournalFormat, Chain: s.chain, Boot: s.boot, Base: s.based, Files: len(before), Long: s.long,
-		Pinned: slices.Sorted(maps.Keys(s.pinned)), Old: s.old}
+		Pinned: slices.Sorted(maps.Keys(s.pinned)), Old: s.old, Attempts: s.attempts}
 	return s.journal.Rewrite(func(add func(any) error) error {
 		err := add(head)
 		for nm, f := range before {
@@ -159,7 +160,7 @@ func (s *Shipper) restore(lines *state.Lines) error {
 			}
 		}
 	}
-	s.long, s.old = lines.Head.Long, lines.Head.Old
+	s.long, s.old, s.attempts = lines.Head.Long, lines.Head.Old, lines.Head.Attempts
 	for _, key := range lines.Head.Pinned {
 		s.pinned[key] = true
 	}
@@ -258,9 +259,12 @@ func (s *Shipper) ended(ctx context.Context, last *state.JournalTick) error {
 	if last != nil {
 		stored, err := s.o.Repo.IsShipped(ctx, s.o.Instance, last.Segment)
 		if errors.Is(err, repo.ErrShipped) {
-			return s.elsewhere(ctx, fmt.Errorf("%w: %w", ErrOther, err))
+			err = s.taken(ctx, err)
 		}
-		if err != nil {
+		switch {
+		case errors.Is(err, ErrOther):
+			return s.elsewhere(ctx, err)
+		case err != nil && !errors.Is(err, errLate):
 			return err
 		}
 		if stored {

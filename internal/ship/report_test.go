@@ -1,13 +1,19 @@
 package ship_test
 
 import (
+	"bytes"
+	"context"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/slipcover/slipcover/internal/ship"
+	"github.com/slipcover/slipcover/internal/storage"
 	"github.com/slipcover/slipcover/internal/storage/faulty"
 )
 
@@ -158,6 +164,66 @@ func TestFailuresInARow(t *testing.T) {
 		s.Settle(t.Context(), t)
 		got, _ := e.moment(e.now())
 		e.compare("afterwards", got, e.files())
+		must(t, s.Close())
+	}
+}
+
+// late is a storage in which a put that failed takes effect later.
+type late struct {
+	storage.Store
+	fail bool
+	then func()
+}
+
+func (l *late) Put(ctx context.Context, key storage.Key, body storage.Body, o storage.PutOptions) error {
+	if then := l.then; then != nil {
+		l.then = nil
+		then()
+	}
+	if !l.fail || !strings.HasPrefix(string(key), "ship/") {
+		return l.Store.Put(ctx, key, body, o)
+	}
+	b := make([]byte, body.Size())
+	if _, err := body.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if l.fail = false; l.then == nil {
+		l.then = func() { _ = l.Store.Put(context.WithoutCancel(ctx), key, bytes.NewReader(b), o) }
+	}
+	return errGone
+}
+
+// A put that was given up and takes effect after it was asked for is this shipper's own, and not another one's, also
+// for the shipper that is started next.
+func TestLatePut(t *testing.T) {
+	t.Parallel()
+	for _, again := range []bool{false, true} {
+		e := genEnv(t, 12)
+		e.backup()
+		store := &late{Store: e.store}
+		e.store = store
+		s := e.ship()
+		s.GiveUp(errGone)
+		e.grow(1)
+		s.Settle(t.Context(), t)
+		e.grow(2)
+		store.fail = true
+		if err := tickUntil(t, s); !errors.Is(err, errGone) {
+			t.Fatal(err)
+		}
+		if again {
+			must(t, s.Close())
+			s = e.ship()
+			s.GiveUp(errGone)
+		}
+		e.grow(3)
+		for range 3 { // the first of these meets the late one
+			_ = tickUntil(t, s)
+		}
+		s.Settle(t.Context(), t)
+		got, _ := e.moment(e.now())
+		e.compare(fmt.Sprintf("started again %v", again), got, e.files())
+		e.contiguous()
 		must(t, s.Close())
 	}
 }

@@ -88,6 +88,8 @@ type Shipper struct {
 	stop      context.CancelFunc
 	work      sync.WaitGroup
 
+	attempts []state.JournalTick // at the tick of the next number, whose puts failed
+
 	giveUp error // of a put, at which a test ends; nil
 	status status
 }

@@ -249,10 +249,15 @@ func (s *Shipper) store(ctx context.Context, t *tick) error {
 	if err := s.journal.Add(lineOf(l)); err != nil {
 		return err
 	}
-	if err := s.put(ctx, &sealed); err != nil {
+	err := s.put(ctx, &sealed)
+	if errors.Is(err, repo.ErrShipped) {
+		return s.taken(ctx, err)
+	}
+	if err != nil {
 		s.unsure = l
 		return err
 	}
+	s.attempts = nil
 	s.chain.Tick, s.chain.End = t.index.Last, sealed.Segment.SHA256
 	s.chain.Seen = t.index.Times[0].At
 	s.links = append(s.links, l)
@@ -270,18 +275,46 @@ func (s *Shipper) makeSure(ctx context.Context) error {
 	stored, err := s.o.Repo.IsShipped(ctx, s.o.Instance, s.unsure.segment)
 	switch {
 	case errors.Is(err, repo.ErrShipped):
-		return fmt.Errorf("%w: %w", ErrOther, err)
+		s.unsure = nil
+		return s.taken(ctx, err)
 	case err != nil:
 		return err
 	case stored:
 		err = s.restoreLine(lineOf(s.unsure))
 	default:
+		s.attempts = append(s.attempts, *lineOf(s.unsure))
 		err = s.rewrite()
 	}
 	if err == nil {
 		s.unsure = nil
 	}
 	return err
+}
+
+// errLate says that an earlier attempt at a tick is what was stored: what has changed since is the next one.
+var errLate = errors.New("an earlier attempt at this tick took effect after all; what is new since then follows")
+
+// taken says who has stored the tick of the next number: an earlier attempt of this shipper, whose put took effect
+// after it was given up, or somebody else.
+func (s *Shipper) taken(ctx context.Context, cause error) error {
+	for i := range s.attempts {
+		a := &s.attempts[i]
+		stored, err := s.o.Repo.IsShipped(ctx, s.o.Instance, a.Segment)
+		switch {
+		case errors.Is(err, repo.ErrShipped):
+			continue
+		case err != nil:
+			return err
+		case !stored:
+			continue
+		}
+		if err := s.restoreLine(a); err != nil {
+			return err
+		}
+		s.attempts = nil
+		return errors.Join(errLate, s.rewrite())
+	}
+	return fmt.Errorf("%w: %w", ErrOther, cause)
 }
 
 // put stores an object until that succeeds, ctx ends, or another one is there.
@@ -292,7 +325,7 @@ func (s *Shipper) put(ctx context.Context, sealed *repo.Sealed) error {
 		case err == nil:
 			return nil
 		case errors.Is(err, repo.ErrShipped):
-			return fmt.Errorf("%w: %w", ErrOther, err)
+			return err
 		case ctx.Err() != nil, s.giveUp != nil && errors.Is(err, s.giveUp):
 			return err
 		}

@@ -42,6 +42,9 @@ type JournalHead struct {
 	Long   []string `json:"long,omitempty"`   // names of roll-ups that only a backup takes over from
 	Pinned []string `json:"pinned,omitempty"` // keys that those refer to
 	Old    []Drop   `json:"old,omitempty"`    // what is to be deleted
+	// Attempts are ticks of the next number whose put failed and that were not there when it was asked: such a put
+	// may still take effect.
+	Attempts []JournalTick `json:"attempts,omitempty"`
 }
 
 // JournalFile is a file that differs from what the backup's state says of it.
