@@ -73,29 +73,29 @@ func TestRollUps(t *testing.T) {
 	var states []state
 	docs := 0
 	most := 0
-	for i := range 160 {
+	for i := range 90 {
 		for range 1 + rnd.IntN(3) {
 			docs++
 			db := "ab"[rnd.IntN(2)]
-			if i > 90 && i <= 100 { // when b isn't there
+			if i > 50 && i <= 60 { // when b isn't there
 				db = 'a'
 			}
 			must(t, live.Put(fmt.Sprintf("/%c/doc%d", db, docs), map[string]any{"n": docs}, nil))
 		}
 		switch i {
-		case 50:
+		case 30:
 			must(t, live.Compact("a"))
-		case 75, 110:
+		case 40, 80:
 			must(t, s.Close())
 			s = e.ship()
-		case 90:
+		case 50:
 			must(t, live.Delete("/b"))
-		case 100:
+		case 60:
 			must(t, live.Put("/b?q=2", nil, nil))
 		}
 		e.clock = e.clock.Add(time.Minute)
 		s.Settle(t.Context(), t)
-		if i%4 == 0 {
+		if i%3 == 0 {
 			states = append(states, state{e.now(), e.files()})
 		}
 		n := 0
@@ -106,7 +106,7 @@ func TestRollUps(t *testing.T) {
 		t.Errorf("%d reads of the storage while shipping", got)
 	}
 	if most > 40 {
-		t.Errorf("%d objects at a time, for 160 minutes", most)
+		t.Errorf("%d objects at a time, for 90 minutes", most)
 	}
 	for i, st := range states {
 		got, m := e.moment(st.at)
