@@ -25,6 +25,8 @@ type Tick struct {
 	End  string `json:"end,omitempty"`
 	// Long is true of a roll-up that no larger one takes over from: only a backup does.
 	Long bool `json:"long,omitempty"`
+	// Base is the backup that the chain was begun on, "" in indexes of versions that didn't say it.
+	Base BackupID `json:"base,omitempty"`
 	// Since is the backup whose cuts the chain went on from last, when tick Last was made.
 	Since BackupID `json:"since"`
 	// Times are when each tick was taken, by the node's clock.

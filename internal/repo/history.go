@@ -35,10 +35,11 @@ type Chain struct {
 	// Broken says what is missing behind the last link, or wrong with it; "" if there is nothing behind.
 	Broken string
 
-	whole bool        // it begins with the chain's first tick, or at least before all that was read
-	from  int64       // the first tick whose index was read
-	times []time.Time // of the ticks from there on, as they are believed
-	since []int       // the backup that each of them rests on, its index in History.Backups; -1 if that is gone
+	whole  bool        // it begins with the chain's first tick, or at least before all that was read
+	from   int64       // the first tick whose index was read
+	times  []time.Time // of the ticks from there on, as they are believed
+	since  []int       // the backup that each of them rests on, its index in History.Backups; -1 if that is gone
+	lowest int         // index of the oldest backup onto which its ticks can be put; -1 if there is none
 }
 
 // Link is an object of a chain: a tick or roll-up.

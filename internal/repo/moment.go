@@ -184,6 +184,18 @@ func (h *History) rest() {
 		return -1
 	}
 	for _, c := range h.Chains {
+		c.lowest = h.lowest(c, index)
+		find := func(id manifest.BackupID) int { // or, of one that is gone, the newest before it that the chain goes on from, too
+			k := find(id)
+			if k < 0 && c.lowest >= 0 {
+				for i, rec := range h.Backups {
+					if i >= c.lowest && rec.ID < id {
+						k = i
+					}
+				}
+			}
+			return k
+		}
 		var before manifest.BackupID
 		for _, l := range c.Links {
 			k := find(l.Tick.Since)
@@ -196,7 +208,23 @@ func (h *History) rest() {
 			}
 			before = l.Tick.Since
 		}
+		if c.Links[0].Tick.Base == "" { // an index of a version that didn't say it
+			c.lowest = c.since[0]
+		}
 	}
+}
+
+// lowest returns the index of the oldest backup onto which ticks of a chain can be put: the one that it was begun on, or if
+// that is gone the first that was made since; -1 if there is none, or it isn't known.
+func (h *History) lowest(c *Chain, index map[manifest.BackupID]int) int {
+	base := c.Links[0].Tick.Base
+	if base == "" {
+		return -1
+	}
+	if k, ok := index[base]; ok {
+		return k
+	}
+	return slices.IndexFunc(h.Backups, func(rec *manifest.Record) bool { return rec.ID > base })
 }
 
 // doneBy returns the newest backup of the same node before another one that was done by a time, in Unix milliseconds, but none that
@@ -375,7 +403,7 @@ func (h *History) suits(c *Chain, backup int) error {
 	if rec.Started.Before(h.from) {
 		return nil
 	}
-	if backup < c.since[0] || c.since[0] < 0 {
+	if backup < c.lowest || c.lowest < 0 {
 		return fmt.Errorf("%w: ticks of chain %s from %d on rest on a backup that is gone", ErrNoMoment, c.ID, c.from)
 	}
 	if c.whole || !c.times[0].After(h.startOf(backup)) {

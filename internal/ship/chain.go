@@ -106,7 +106,7 @@ func (s *Shipper) begin(ctx context.Context, base *state.State) error {
 	if err != nil {
 		return err
 	}
-	s.chain = state.Chain{ID: id, Since: base.Summary.ID, Seen: base.Summary.Started.UnixMilli()}
+	s.chain = state.Chain{ID: id, Base: base.Summary.ID, Since: base.Summary.ID, Seen: base.Summary.Started.UnixMilli()}
 	s.links, s.long, s.old, s.attempts = nil, nil, nil, nil
 	clear(s.pinned)
 	clear(s.changed)

@@ -83,3 +83,34 @@ func TestPruneKeepsMoments(t *testing.T) {
 	got, _ := e.moment(e.now())
 	e.compare("afterwards", got, e.files())
 }
+
+// Backups that ticks went on from may go by the rules, also those that a roll-up's ticks name.
+func TestPruneOfBackupsBetween(t *testing.T) {
+	t.Parallel()
+	e := genEnv(t, 13)
+	e.backup()
+	s := e.ship()
+	var states []kept
+	var middle []manifest.BackupID
+	for i := range 6 {
+		e.growBy(uint64(i), 0.1)
+		e.clock = e.clock.Add(time.Minute)
+		s.Settle(t.Context(), t)
+		states = append(states, kept{e.now(), e.files()})
+		middle = append(middle, e.backup().ID)
+		e.clock = e.clock.Add(time.Minute)
+		s.Settle(t.Context(), t)
+	}
+	e.clock = e.clock.Add(6 * time.Minute)
+	s.Settle(t.Context(), t)
+	r := e.repo()
+	lock, err := r.Lock(t.Context(), "node1", "prune", "")
+	must(t, err)
+	_, err = r.Prune(t.Context(), lock, repo.PruneOptions{Remove: middle[:5], KeepMoments: time.Hour, Now: e.now()})
+	must(t, err)
+	must(t, lock.End(t.Context()))
+	for i, k := range states {
+		got, m := e.moment(k.at)
+		e.compare(fmt.Sprintf("state %d on %s", i, m.Base.ID), got, k.files)
+	}
+}

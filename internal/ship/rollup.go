@@ -134,7 +134,7 @@ func (s *Shipper) makeRollUp(ctx context.Context, links []*link, there map[captu
 	name := repo.ShipName{Chain: first.name.Chain, First: first.tick.First, Last: last.tick.Last,
 		From: first.start().Truncate(time.Second), To: last.end().Add(time.Second - 1).Truncate(time.Second)}
 	out := &link{name: name, tick: &manifest.Tick{Instance: s.o.Instance, Chain: name.Chain, First: name.First, Last: name.Last, Prev: first.tick.Prev,
-		End: cmp.Or(last.tick.End, last.segment.SHA256), Since: last.tick.Since, Identity: last.tick.Identity, NodeName: last.tick.NodeName,
+		End: cmp.Or(last.tick.End, last.segment.SHA256), Base: last.tick.Base, Since: last.tick.Since, Identity: last.tick.Identity, NodeName: last.tick.NodeName,
 		CouchDBVersion: last.tick.CouchDBVersion, Tool: s.o.Tool, Long: long}}
 	c := &content{}
 	part := 0

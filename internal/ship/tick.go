@@ -343,7 +343,7 @@ func (s *Shipper) put(ctx context.Context, sealed *repo.Sealed) error {
 func (s *Shipper) fill(t *tick) {
 	n := s.chain.Tick + 1
 	x := &t.index
-	x.Instance, x.Chain, x.First, x.Last, x.Prev, x.Since, x.Tool = s.o.Instance, s.chain.ID, n, n, s.chain.End, s.chain.Since, s.o.Tool
+	x.Instance, x.Chain, x.First, x.Last, x.Prev, x.Base, x.Since, x.Tool = s.o.Instance, s.chain.ID, n, n, s.chain.End, s.chain.Base, s.chain.Since, s.o.Tool
 	at := s.started.UnixMilli()
 	since := s.status.behind().UnixMilli()
 	x.Times = manifest.Times{{At: at, Quiet: max(0, at-since)}}

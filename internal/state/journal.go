@@ -207,10 +207,11 @@ func decodeLine(line []byte) (text []byte, ok bool) {
 // Chain is where a shipper is.
 type Chain struct {
 	ID    manifest.BackupID `json:"id"`
-	Since manifest.BackupID `json:"since"` // the backup whose cuts it went on from last
-	Tick  int64             `json:"tick"`  // number of the last tick that is stored, 0 if none is
-	End   string            `json:"end"`   // SHA-256 of its object, in hex
-	Seen  int64             `json:"seen"`  // up to when it tells the state, Unix milliseconds
+	Base  manifest.BackupID `json:"base,omitempty"` // the backup that it was begun on
+	Since manifest.BackupID `json:"since"`          // the backup whose cuts it went on from last
+	Tick  int64             `json:"tick"`           // number of the last tick that is stored, 0 if none is
+	End   string            `json:"end"`            // SHA-256 of its object, in hex
+	Seen  int64             `json:"seen"`           // up to when it tells the state, Unix milliseconds
 }
 
 // Drop is what can be deleted since a roll-up was stored.
