@@ -63,3 +63,6 @@ func (s *Shipper) Reporter() func(last bool) { return (&reporter{s: s}).write }
 
 // Wait waits for what other goroutines do.
 func (s *Shipper) Wait() { s.work.Wait() }
+
+// Waited lets the next tick be what the shipper was waiting for.
+func (s *Shipper) Waited() { s.waited = true }

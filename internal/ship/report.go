@@ -57,6 +57,10 @@ func (s *Shipper) Tell() (end func()) {
 				return
 			}
 			began := time.Now()
+			now := s.o.Now().UnixMilli()
+			if was := s.beat.Swap(now); was > 0 && now-was > stopped.Milliseconds() {
+				s.stood.Store(was)
+			}
 			r.write(false)
 			wait = max(tellEvery, tellShare*time.Since(began))
 		}

@@ -122,6 +122,7 @@ func TestBehindAfterIdling(t *testing.T) {
 	}
 	e.clock = e.clock.Add(3 * time.Hour)
 	e.grow(1)
+	s.Waited()
 	if err := tickUntil(t, s); !errors.Is(err, errGone) {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/slipcover/slipcover/internal/capture"
@@ -65,6 +66,9 @@ type Shipper struct {
 	dirty   map[capture.Name]bool // to be looked at in the next tick; true if it was gone in the last
 	config  bool                  // ini files are to be looked at
 	quiet   time.Time             // when nothing was known to be new
+	waited  bool                  // nothing was new until the system told it, just now
+	beat    atomic.Int64          // when Tell last ran, Unix milliseconds; 0 if it doesn't
+	stood   atomic.Int64          // since when it stood still, the last time that it did, Unix milliseconds; 0 if never
 	looked  time.Time             // when the chain was last found to be this shipper's
 	started time.Time             // of the tick that is made
 	based   state.Stamp           // of the backup's state that was taken over
@@ -314,9 +318,15 @@ func (s *Shipper) pause(ctx context.Context, d time.Duration, idle bool) error {
 	if !idle || len(s.dirty) > 0 || s.config {
 		return nil
 	}
+	select {
+	case <-s.follow.Changed(): // meanwhile
+		return nil
+	default:
+	}
 	if d, due := s.nextDue(); due {
 		select {
 		case <-s.follow.Changed():
+			s.waited = true
 		case <-time.After(d):
 		case <-ctx.Done():
 			return ctx.Err()
@@ -325,6 +335,7 @@ func (s *Shipper) pause(ctx context.Context, d time.Duration, idle bool) error {
 	}
 	select {
 	case <-s.follow.Changed():
+		s.waited = true
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

@@ -71,17 +71,28 @@ func (s *Shipper) begun() {
 	}
 }
 
-// behindSince is when what a tick finds may have been committed first: in the last interval, or
-// since the last shipper ended.
+// behindSince is when what a tick finds may have been committed first: in the last interval, if the shipper was waiting
+// for it; or since it last found nothing, or was stopped, or the last one ended.
 func (s *Shipper) behindSince() time.Time {
 	if s.quiet.IsZero() {
 		return time.UnixMilli(s.chain.Seen).UTC()
 	}
-	if at := s.started.Add(-s.o.Interval); at.After(s.quiet) && s.follow.Status().Polling == "" {
-		return at
+	at := s.started.Add(-s.o.Interval)
+	if !s.waited || !at.After(s.quiet) || s.follow.Status().Polling != "" {
+		return s.quiet
 	}
-	return s.quiet
+	beat := s.beat.Load() // the process, or the machine, may have stood still
+	if beat == 0 || s.started.UnixMilli()-beat <= stopped.Milliseconds() {
+		beat = s.stood.Load()
+	}
+	if t := time.UnixMilli(beat).UTC(); beat > 0 && t.After(s.quiet) {
+		return t
+	}
+	return at
 }
+
+// stopped is after what time without a sign of life a process is taken to have stood still.
+const stopped = 5 * time.Second
 
 // behind is since when something may have been committed that isn't stored.
 func (s *status) behind() time.Time {

@@ -64,6 +64,7 @@ func (s *Shipper) tick(ctx context.Context) error {
 		return s.rollUp(ctx)
 	}
 	s.begun()
+	s.waited = false
 	if err := s.checkNode(); err != nil {
 		return err
 	}
