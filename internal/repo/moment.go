@@ -462,7 +462,7 @@ func (h *History) moment(ctx context.Context, e *event, base int) (*manifest.Man
 		return nil, nil, err
 	}
 	out.Chain, out.Tick = e.chain.ID, e.tick
-	if out.At, out.Until = e.chain.timeOf(e.tick); base != e.chain.sinceOf(e.tick) {
+	if out.At, out.Until = e.chain.timeOf(e.tick); rec.Finished.After(out.At) {
 		out.At, out.Until = rec.Finished, rec.Finished
 	}
 	out.Shards = shardsOf(m, seen, rec.Finished)
