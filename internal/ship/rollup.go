@@ -136,20 +136,7 @@ func (s *Shipper) makeRollUp(ctx context.Context, links []*link, there map[captu
 	out := &link{name: name, tick: &manifest.Tick{Instance: s.o.Instance, Chain: name.Chain, First: name.First, Last: name.Last, Prev: first.tick.Prev,
 		End: cmp.Or(last.tick.End, last.segment.SHA256), Base: last.tick.Base, Since: last.tick.Since, Identity: last.tick.Identity, NodeName: last.tick.NodeName,
 		CouchDBVersion: last.tick.CouchDBVersion, Tool: s.o.Tool, Long: long}}
-	c := &content{}
-	part := 0
-	c.flush = func(_ int, data []byte) (manifest.Segment, error) {
-		part++
-		var sealed repo.Sealed
-		n := name
-		n.Part = part
-		err := s.o.Repo.SealPart(&sealed, s.key, n, data)
-		if err == nil {
-			err = s.putPart(ctx, &sealed, &n, data)
-		}
-		part = n.Part
-		return sealed.Segment, err
-	}
+	c := s.newContent(ctx, name)
 	m := &merger{shipper: s, out: out, content: c, taker: s.takers.Taker(c), there: there, refs: map[string]int{}}
 	for _, l := range links {
 		out.tick.Times = append(out.tick.Times, l.tick.Times...)
@@ -168,20 +155,6 @@ func (s *Shipper) makeRollUp(ctx context.Context, links []*link, there map[captu
 	}
 	out.segment = sealed.Segment
 	return out, s.o.Repo.PutShipped(ctx, s.o.Instance, &sealed)
-}
-
-// putPart stores a part under the first name that is free: an attempt that failed may have left some.
-func (s *Shipper) putPart(ctx context.Context, sealed *repo.Sealed, n *repo.ShipName, data []byte) error {
-	for {
-		err := s.o.Repo.PutShipped(ctx, s.o.Instance, sealed)
-		if !errors.Is(err, repo.ErrShipped) {
-			return err
-		}
-		n.Part++
-		if err := s.o.Repo.SealPart(sealed, s.key, *n, data); err != nil {
-			return err
-		}
-	}
 }
 
 // merger makes the files of a roll-up.

@@ -323,23 +323,18 @@ func (s *Shipper) pause(ctx context.Context, d time.Duration, idle bool) error {
 		return nil
 	default:
 	}
-	if d, due := s.nextDue(); due {
-		select {
-		case <-s.follow.Changed():
-			s.waited = true
-		case <-time.After(d):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		return nil
+	var due <-chan time.Time
+	if d, ok := s.nextDue(); ok {
+		due = time.After(d)
 	}
 	select {
 	case <-s.follow.Changed():
 		s.waited = true
-		return nil
+	case <-due:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	return nil
 }
 
 // nextDue returns when something is to be done though no file changes, if something is.

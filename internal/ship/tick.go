@@ -17,9 +17,6 @@ import (
 	"github.com/slipcover/slipcover/internal/state"
 )
 
-// mapFile is the file of the shard map, relative to the data directory.
-const mapFile = "_dbs.couch"
-
 // tick is a tick in the making.
 type tick struct {
 	index   manifest.Tick
@@ -71,8 +68,8 @@ func (s *Shipper) tick(ctx context.Context) error {
 	if err := s.look(ctx); err != nil {
 		return err
 	}
-	t := &tick{content: &content{}}
-	t.content.flush = func(part int, data []byte) (manifest.Segment, error) { return s.storePart(ctx, part, data) }
+	n := s.chain.Tick + 1
+	t := &tick{content: s.newContent(ctx, repo.ShipName{Chain: s.chain.ID, First: n, Last: n})}
 	if err := s.takeAll(ctx, t); err != nil {
 		return err
 	}
@@ -102,9 +99,7 @@ func (s *Shipper) note(paths []string) {
 			s.hold(capture.Name{Root: nm.Root, Path: db})
 			continue
 		}
-		if _, ok := s.dirty[nm]; !ok {
-			s.dirty[nm] = false
-		}
+		s.mark(nm)
 	}
 }
 
@@ -143,7 +138,7 @@ func (s *Shipper) takeAll(ctx context.Context, t *tick) error {
 }
 
 func order(nm capture.Name) int {
-	if nm.Path == mapFile {
+	if nm.Path == state.MapFile {
 		return 0
 	}
 	return 1
@@ -217,19 +212,19 @@ var ErrOtherNode = errors.New("these are not the files that were shipped until n
 // checkNode refuses to take the loss of all files for their deletion, as when a disk isn't mounted, and another
 // CouchDB's files for this one's. The shard map tells: each node has one of its own, and keeps it.
 func (s *Shipper) checkNode() error {
-	known := s.files[capture.Name{Root: manifest.DataRoot, Path: mapFile}]
+	known := s.files[capture.Name{Root: manifest.DataRoot, Path: state.MapFile}]
 	if known == nil || known.File.Header == nil {
 		return nil
 	}
-	is, err := state.FileHeader(filepath.Join(s.o.Node.DataDir, mapFile))
+	is, err := state.FileHeader(filepath.Join(s.o.Node.DataDir, state.MapFile))
 	switch {
-	case errors.Is(err, os.ErrNotExist) && capture.Swapping(filepath.Join(s.o.Node.DataDir, mapFile)):
+	case errors.Is(err, os.ErrNotExist) && capture.Swapping(filepath.Join(s.o.Node.DataDir, state.MapFile)):
 		return nil
 	case errors.Is(err, os.ErrNotExist):
-		return fmt.Errorf("%w: %s is gone from %s: if its disk is not mounted, mount it", ErrOtherNode, mapFile, s.o.Node.DataDir)
+		return fmt.Errorf("%w: %s is gone from %s: if its disk is not mounted, mount it", ErrOtherNode, state.MapFile, s.o.Node.DataDir)
 	case err == nil && is.UUID != known.File.Header.UUID && known.File.Header.UUID != "":
 		return fmt.Errorf("%w: %s in %s is another file (uuid %.8s, was %.8s). If its disk is not mounted, mount it; if another CouchDB has replaced the one before, make a backup with --take-over",
-			ErrOtherNode, mapFile, s.o.Node.DataDir, is.UUID, known.File.Header.UUID)
+			ErrOtherNode, state.MapFile, s.o.Node.DataDir, is.UUID, known.File.Header.UUID)
 	}
 	return nil
 }
@@ -428,14 +423,11 @@ const settled = time.Hour
 type content struct {
 	buf   []byte
 	parts []manifest.Segment
-	flush func(part int, data []byte) (manifest.Segment, error)
+	flush func(data []byte) (manifest.Segment, error)
 }
 
-const (
-	// partSize is how much content a tick has at most in each of its objects, in bytes.
-	partSize = repo.SegmentSize - repo.MaxTickIndex
-	readSize = 512 << 10
-)
+// partSize is how much content a tick has at most in each of its objects, in bytes.
+const partSize = repo.SegmentSize - repo.MaxTickIndex
 
 // current is what extents call the object that is being filled: it is a part, or the last one.
 func (c *content) current() int { return len(c.parts) + 1 }
@@ -444,7 +436,7 @@ func (c *content) room() error {
 	if len(c.buf) < partSize {
 		return nil
 	}
-	seg, err := c.flush(c.current(), c.buf)
+	seg, err := c.flush(c.buf)
 	if err != nil {
 		return err
 	}
@@ -458,7 +450,7 @@ func (c *content) Fill(_ capture.Name, _, n int64, read func([]byte) error) ([]m
 		return nil, err
 	}
 	at := len(c.buf)
-	k := min(int(min(n, readSize)), partSize-at)
+	k := min(int(min(n, capture.ReadSize)), partSize-at)
 	c.buf = slices.Grow(c.buf, k)[:at+k]
 	if err := read(c.buf[at:]); err != nil {
 		c.buf = c.buf[:at]
@@ -495,21 +487,25 @@ func (c *content) number(f *manifest.File) {
 	}
 }
 
-// storePart stores a part of a tick. Its name is free, or one is taken that is: an attempt that
-// failed may have left some.
-func (s *Shipper) storePart(ctx context.Context, part int, data []byte) (manifest.Segment, error) {
+// storePart stores a part of the object of a name, and returns the number that it has: that of the name, or the first after it
+// that is free, as an attempt that failed may have left some.
+func (s *Shipper) storePart(ctx context.Context, name repo.ShipName, data []byte) (seg manifest.Segment, part int, err error) {
 	var sealed repo.Sealed
-	for k := part; ; k++ {
-		name := repo.ShipName{Chain: s.chain.ID, First: s.chain.Tick + 1, Last: s.chain.Tick + 1, Part: k}
+	for ; ; name.Part++ {
 		if err := s.o.Repo.SealPart(&sealed, s.key, name, data); err != nil {
-			return manifest.Segment{}, err
+			return seg, 0, err
 		}
-		err := s.o.Repo.PutShipped(ctx, s.o.Instance, &sealed)
-		if err == nil {
-			return sealed.Segment, nil
-		}
-		if !errors.Is(err, repo.ErrShipped) {
-			return manifest.Segment{}, err
+		if err := s.o.Repo.PutShipped(ctx, s.o.Instance, &sealed); !errors.Is(err, repo.ErrShipped) {
+			return sealed.Segment, name.Part, err
 		}
 	}
+}
+
+// newContent returns content whose parts are stored as those of the object of a name.
+func (s *Shipper) newContent(ctx context.Context, name repo.ShipName) *content {
+	return &content{flush: func(data []byte) (seg manifest.Segment, err error) {
+		name.Part++
+		seg, name.Part, err = s.storePart(ctx, name, data)
+		return seg, err
+	}}
 }
