@@ -1,6 +1,7 @@
 package ship
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -182,21 +183,33 @@ func (s *Shipper) restoreLine(t *state.JournalTick) error {
 	if name.RollUp() {
 		return s.restoreRollUp(l)
 	}
-	for i, f := range t.Tick.Files {
+	s.restoreFiles(l)
+	s.goOn(l)
+	return nil
+}
+
+// goOn lets the chain go on from its newest object.
+func (s *Shipper) goOn(l *link) {
+	s.links = append(s.links, l)
+	s.chain.Tick, s.chain.End = l.tick.Last, cmp.Or(l.tick.End, l.segment.SHA256)
+	s.chain.Seen = l.end().UnixMilli()
+}
+
+// restoreFiles makes what is known of files what the journal says of a link.
+func (s *Shipper) restoreFiles(l *link) {
+	for i, f := range l.tick.Files {
 		nm := capture.Name{Root: f.Root, Path: f.Path}
 		l.was = append(l.was, s.files[nm])
-		s.files[nm] = bare(&file{capture.Known{File: &f.File, Local: t.Locals[i]}})
+		s.files[nm] = bare(&file{capture.Known{File: &f.File, Local: l.locals[i]}})
 		s.changed[nm] = true
 	}
-	for _, g := range t.Tick.Gone {
+	for _, g := range l.tick.Gone {
 		nm := capture.Name{Root: g.Root, Path: g.Path}
-		delete(s.files, nm)
+		if goneLast(l, nm, g.Tick) {
+			delete(s.files, nm)
+		}
 		s.changed[nm] = true
 	}
-	s.links = append(s.links, l)
-	s.chain.Tick, s.chain.End = t.Tick.Last, t.Segment.SHA256
-	s.chain.Seen = t.Tick.Times[len(t.Tick.Times)-1].At
-	return nil
 }
 
 // restoreRollUp puts a roll-up in the place of the links before it; or behind them, where the journal
@@ -205,22 +218,8 @@ func (s *Shipper) restoreRollUp(made *link) error {
 	i := slices.IndexFunc(s.links, func(l *link) bool { return l.tick.First == made.tick.First })
 	n := slices.IndexFunc(s.links, func(l *link) bool { return l.tick.Last == made.tick.Last })
 	if i < 0 && n < 0 {
-		for k, f := range made.tick.Files {
-			nm := capture.Name{Root: f.Root, Path: f.Path}
-			made.was = append(made.was, s.files[nm])
-			s.files[nm] = bare(&file{capture.Known{File: &f.File, Local: made.locals[k]}})
-			s.changed[nm] = true
-		}
-		for _, g := range made.tick.Gone {
-			nm := capture.Name{Root: g.Root, Path: g.Path}
-			if is := s.files[nm]; is != nil && s.goneLast(made, nm, g.Tick) {
-				delete(s.files, nm)
-			}
-			s.changed[nm] = true
-		}
-		s.links = append(s.links, made)
-		s.chain.Tick, s.chain.End = made.tick.Last, made.tick.End
-		s.chain.Seen = made.end().UnixMilli()
+		s.restoreFiles(made)
+		s.goOn(made)
 		return nil
 	}
 	if i < 0 || n < i {
@@ -234,8 +233,8 @@ func (s *Shipper) restoreRollUp(made *link) error {
 	return nil
 }
 
-// goneLast reports whether a roll-up has nothing of a file behind the tick in which it was gone.
-func (s *Shipper) goneLast(l *link, nm capture.Name, tick int64) bool {
+// goneLast reports whether a link has nothing of a file behind the tick in which it was gone.
+func goneLast(l *link, nm capture.Name, tick int64) bool {
 	return !slices.ContainsFunc(l.tick.Files, func(f *manifest.TickFile) bool {
 		return f.Root == nm.Root && f.Path == nm.Path && f.Cuts[len(f.Cuts)-1].Tick > tick
 	})

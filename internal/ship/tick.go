@@ -254,9 +254,7 @@ func (s *Shipper) store(ctx context.Context, t *tick) error {
 		return err
 	}
 	s.attempts = nil
-	s.chain.Tick, s.chain.End = t.index.Last, sealed.Segment.SHA256
-	s.chain.Seen = t.index.Times[0].At
-	s.links = append(s.links, l)
+	s.goOn(l)
 	s.looked = time.Now()
 	s.status.stored(sealed.Segment.Size)
 	return nil
