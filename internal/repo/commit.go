@@ -176,20 +176,6 @@ func (s *seeker) each(ctx context.Context, i int, fn func(i int, e *event, shard
 	return nil
 }
 
-// link is the one that has a tick.
-func (c *Chain) link(tick int64) *Link {
-	i, _ := slices.BinarySearchFunc(c.Links, tick, func(l *Link, t int64) int {
-		switch {
-		case l.Last < t:
-			return -1
-		case l.First > t:
-			return 1
-		}
-		return 0
-	})
-	return c.Links[i]
-}
-
 // anchor finds the newest moment up to a time that has the database.
 func (s *seeker) anchor(ctx context.Context, at time.Time) error {
 	s.newest = -1

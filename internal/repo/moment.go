@@ -261,6 +261,15 @@ func (c *Chain) timeOf(tick int64) (at, until time.Time) {
 
 // quiet is for how long before a tick the state may have been another one than that of the tick before.
 func (c *Chain) quiet(tick int64) time.Duration {
+	l := c.link(tick)
+	if l == nil {
+		return 0
+	}
+	return time.Duration(l.Tick.Times[tick-l.First].Quiet) * time.Millisecond
+}
+
+// link is the one that has a tick, nil if none has.
+func (c *Chain) link(tick int64) *Link {
 	i, ok := slices.BinarySearchFunc(c.Links, tick, func(l *Link, t int64) int {
 		switch {
 		case l.Last < t:
@@ -271,9 +280,9 @@ func (c *Chain) quiet(tick int64) time.Duration {
 		return 0
 	})
 	if !ok {
-		return 0
+		return nil
 	}
-	return time.Duration(c.Links[i].Tick.Times[tick-c.Links[i].First].Quiet) * time.Millisecond
+	return c.Links[i]
 }
 
 // sinceOf returns the index of the backup that a tick rests on, -1 if that is gone.

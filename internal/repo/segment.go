@@ -294,11 +294,8 @@ func (r *Repo) openSegment(ctx context.Context, instance string, s manifest.Segm
 			src, size, err = age.DecryptReaderAt(stored, s.Size, ids...)
 			return err
 		})
-		if of := (*storageError)(nil); errors.As(err, &of) {
-			err = of.err // no word on the bytes
-		}
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", key, err)
+			return nil, fmt.Errorf("%s: %w", key, ofStorage(err))
 		}
 	}
 	frames, err := readFrames(src, size, s.Plain, s.TrailerSHA256)

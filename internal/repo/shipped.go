@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"regexp"
 	"strconv"
 	"strings"
@@ -293,7 +294,7 @@ func (r *Repo) readShipped(ctx context.Context, instance string, key storage.Key
 			return nil, s, err
 		}
 	}
-	if s.Plain, s.TrailerSHA256, err = contentSize(b); err != nil {
+	if s.Plain, s.TrailerSHA256, err = contentSize(bytes.NewReader(b), int64(len(b))); err != nil {
 		return nil, s, err
 	}
 	content := r.newContent(s.Plain)
@@ -305,10 +306,10 @@ func (r *Repo) readShipped(ctx context.Context, instance string, key storage.Key
 	return out, s, nil
 }
 
-// contentSize returns how many bytes of content the zstd bytes of a segment have, as their
+// contentSize returns how many bytes of content size zstd bytes of a segment have, as their
 // trailer says, and the trailer's SHA-256 in hex.
-func contentSize(b []byte) (plain int64, sum string, err error) {
-	trailer, n, err := readTrailer(bytes.NewReader(b), int64(len(b)), SegmentSize)
+func contentSize(src io.ReaderAt, size int64) (plain int64, sum string, err error) {
+	trailer, n, err := readTrailer(src, size, SegmentSize)
 	if err != nil {
 		return 0, "", err
 	}

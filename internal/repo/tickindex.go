@@ -3,9 +3,7 @@ package repo
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -108,16 +106,10 @@ func (r *Repo) openEdges(ctx context.Context, instance string, key storage.Key, 
 			return nil, ofStorage(err)
 		}
 	}
-	trailer, n, err := readTrailer(src, size, SegmentSize)
-	if err != nil {
+	var err error
+	if s.Plain, s.TrailerSHA256, err = contentSize(src, size); err != nil {
 		return nil, err
 	}
-	entries := trailer[int64(len(trailer))-footerSize-n*entrySize:]
-	for i := range n {
-		s.Plain += int64(binary.LittleEndian.Uint32(entries[i*entrySize+4:]))
-	}
-	sum := sha256.Sum256(trailer)
-	s.TrailerSHA256 = hex.EncodeToString(sum[:])
 	frames, err := readFrames(src, size, s.Plain, s.TrailerSHA256)
 	if err != nil {
 		return nil, err
