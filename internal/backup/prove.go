@@ -12,10 +12,6 @@ import (
 	"github.com/slipcover/slipcover/internal/state"
 )
 
-// settled is how long after its last write a file is on the disk for sure. Linux
-// writes what is 30 seconds old; the rest is for slow disks.
-const settled = time.Hour
-
 // doubt is why a file is read whole, as the notes of the backup say it.
 type doubt string
 
@@ -32,6 +28,9 @@ const (
 
 // doubts in the order of their notes. That somebody asked is no news.
 var doubts = []doubt{oldest, moved, times, touched, booted, due}
+
+// sayings are capture's doubts in those words.
+var sayings = map[string]doubt{capture.Moved: moved, capture.Times: times, capture.Touched: touched, capture.Booted: booted}
 
 // proofs decides which files are read whole, and gathers what came of it.
 type proofs struct {
@@ -59,27 +58,15 @@ func newProofs(o *Options, parent *state.State, started time.Time) *proofs {
 	return p
 }
 
-// doubt says why a file must be read whole although the backup before knows it.
-//
-// A file is kept unread if device, inode, size and both times are equal, for the
-// kernel sets the time of change at each write and nobody can set it back. Equal
-// ones can hold other bytes after a power cut, if they were written shortly before
-// it, and where a disk loses what it acknowledged, which prove_interval finds.
+// doubt says why a file must be read whole although the backup before knows it; see capture.Doubt.
 func (p *proofs) doubt(nm capture.Name, was, is *capture.Local) doubt {
-	equal := was.Size == is.Size && was.MTime == is.MTime && was.CTime == is.CTime
-	written := time.Unix(0, max(was.MTime, was.CTime))
-	switch {
-	case p.all != noDoubt:
+	if p.all != noDoubt {
 		return p.all
-	case was.Dev != is.Dev || was.Ino != is.Ino:
-		return moved
-	case is.MTime < was.MTime || is.CTime < was.CTime || is.MTime == was.MTime && is.Size != was.Size:
-		return times
-	case !equal && is.Size == was.Size:
-		return touched
-	case p.booted && (!equal || !written.Before(p.since.Add(-settled))):
-		return booted
-	case p.due(nm, was.Proven):
+	}
+	if why := capture.Doubt(was, is, p.booted, p.since); why != "" {
+		return sayings[why]
+	}
+	if p.due(nm, was.Proven) {
 		return due
 	}
 	return noDoubt

@@ -399,22 +399,8 @@ func (s *Shipper) generation() string {
 
 // doubt says why a file must be read whole, though its header and what is before it are the same.
 func (s *Shipper) doubt(_ capture.Name, was, is *capture.Local) string {
-	equal := was.Size == is.Size && was.MTime == is.MTime && was.CTime == is.CTime
-	switch {
-	case was.Dev != is.Dev || was.Ino != is.Ino:
-		return "moved"
-	case is.MTime < was.MTime || is.CTime < was.CTime || is.MTime == was.MTime && is.Size != was.Size:
-		return "times"
-	case !equal && is.Size == was.Size:
-		return "touched"
-	case s.booted && (!equal || !time.Unix(0, max(was.MTime, was.CTime)).Before(time.UnixMilli(s.chain.Seen).Add(-settled))):
-		return "booted"
-	}
-	return ""
+	return capture.Doubt(was, is, s.booted, time.UnixMilli(s.chain.Seen))
 }
-
-// settled is how long after its last write a file is on the disk for sure.
-const settled = time.Hour
 
 // content is what files of a tick have, in the memory of one segment: what is more goes to
 // parts. It is the sink of a taker.
