@@ -112,12 +112,13 @@ func (r *reporter) write(last bool) {
 // folders, with how far behind they are at now. One that doesn't run can't say that: then its
 // node's files are held against what was shipped.
 func Reports(ctx context.Context, stateDir string, now time.Time) ([]*Report, error) {
-	paths, err := filepath.Glob(filepath.Join(escape(stateDir), "*", "*", state.ShipDir, reportName))
+	paths, err := fs.Glob(os.DirFS(stateDir), "*/*/"+state.ShipDir+"/"+reportName)
 	if err != nil {
 		return nil, err
 	}
 	var out []*Report
-	for _, p := range paths {
+	for _, rel := range paths {
+		p := filepath.Join(stateDir, filepath.FromSlash(rel))
 		b, err := os.ReadFile(p)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -147,14 +148,6 @@ func Reports(ctx context.Context, stateDir string, now time.Time) ([]*Report, er
 		out = append(out, r)
 	}
 	return out, nil
-}
-
-// escape makes a path one that Glob takes as it is.
-func escape(path string) string {
-	if os.PathSeparator == '\\' { // there is no escaping, and no need of it but for [
-		return path
-	}
-	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
 }
 
 // locked reports whether a shipper works with the state in dir.

@@ -76,6 +76,9 @@ type Shipper struct {
 	booted  bool                  // it was started since the last tick, or that can't be known
 	names   int64                 // generations named
 
+	identity manifest.Identity // of the node, as the tick that is made found it
+	nodeName string
+
 	unsure    *link                 // a tick that stands in the journal, of which it isn't known whether it is stored
 	links     []*link               // objects that are not part of a roll-up of the long level, oldest first
 	long      []string              // names of roll-ups of the long level

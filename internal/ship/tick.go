@@ -212,8 +212,9 @@ var ErrOtherNode = errors.New("these are not the files that were shipped until n
 // checkNode refuses to take the loss of all files for their deletion, as when a disk isn't mounted, and another
 // CouchDB's files for this one's. The shard map tells: each node has one of its own, and keeps it.
 func (s *Shipper) checkNode() error {
+	s.identity, s.nodeName = state.Identify(s.o.Node)
 	known := s.files[capture.Name{Root: manifest.DataRoot, Path: state.MapFile}]
-	if known == nil || known.File.Header == nil {
+	if known == nil || known.File.Header == nil || s.identity.MapUUID != "" && s.identity.MapUUID == known.File.Header.UUID {
 		return nil
 	}
 	is, err := state.FileHeader(filepath.Join(s.o.Node.DataDir, state.MapFile))
@@ -341,7 +342,7 @@ func (s *Shipper) fill(t *tick) {
 	at := s.started.UnixMilli()
 	since := s.status.behind().UnixMilli()
 	x.Times = manifest.Times{{At: at, Quiet: max(0, at-since)}}
-	x.Identity, x.NodeName = state.Identify(s.o.Node)
+	x.Identity, x.NodeName = s.identity, s.nodeName
 	x.CouchDBVersion = s.o.Node.Version
 	x.Parts = t.content.parts
 	for i := range t.files {
