@@ -68,11 +68,11 @@ func TestCopyFromFolderToSwiftToS3(t *testing.T) {
 		t.Errorf("check: %s", out)
 	}
 	for _, name := range []string{"first", "second"} {
-		run("restore", name, "--to", dir+"/folder-"+name, "--identity", identity)
+		run("restore", name, "--to", dir+"/folder-"+name, "--keep-history", "--identity", identity)
 		want := readTree(t, dir+"/folder-"+name)
 		for i, url := range remote {
 			to := filepath.Join(dir, name+string(rune('a'+i)))
-			run("restore", name, "--repo", url, "--to", to, "--identity", identity)
+			run("restore", name, "--repo", url, "--to", to, "--keep-history", "--identity", identity)
 			if got := readTree(t, to); len(got) == 0 || !maps.Equal(got, want) {
 				t.Errorf("%s from %s is not what the folder gives", name, url)
 			}
