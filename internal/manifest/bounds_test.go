@@ -63,7 +63,8 @@ func TestDecodeBounds(t *testing.T) {
 
 func TestCounts(t *testing.T) {
 	m := sample(t)
-	rec := &manifest.Record{Summary: m.Summary, Segments: m.Refs()}
+	rec := &manifest.Record{Summary: m.Summary}
+	rec.Segments, rec.Shipped = m.Refs()
 	if got := rec.Counts(); got != (manifest.Counts{Segments: 3, Files: 1}) {
 		t.Errorf("got %+v", got)
 	}

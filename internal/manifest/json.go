@@ -179,7 +179,7 @@ type Counts struct {
 
 // Counts returns how many entries the lists of rec's manifest have.
 func (rec *Record) Counts() Counts {
-	return Counts{CountRefs(rec.Segments), rec.FileCount, rec.LeftOutCount, rec.DamageCount}
+	return Counts{CountRefs(rec.Segments) + int64(len(rec.Shipped)), rec.FileCount, rec.LeftOutCount, rec.DamageCount}
 }
 
 // CountRefs returns how many segments refs name, whose ranges don't overlap.
@@ -300,7 +300,7 @@ func notZero[T comparable](v T) error {
 // version, labels out of form, an unsafe path, extents that aren't in their segment or don't add up
 // to the file.
 func (m *Manifest) Check() error {
-	if m.Format > ReplayFormat {
+	if m.Format > ShippedFormat {
 		return fmt.Errorf("%w, but of format %d: a later version of Slipcover wrote it, and reads it", ErrFormat, m.Format)
 	}
 	if m.Format < Format {
@@ -313,7 +313,11 @@ func (m *Manifest) Check() error {
 		return fmt.Errorf("%w: %w", ErrFormat, err)
 	}
 	for _, s := range m.Segments {
-		if err := s.check(); err != nil {
+		err := s.check()
+		if err == nil && s.Key != "" && m.Format < ShippedFormat {
+			err = fmt.Errorf("an object of a chain in a manifest of format %d", m.Format)
+		}
+		if err != nil {
 			return fmt.Errorf("%w: %w", ErrFormat, err)
 		}
 	}
@@ -464,18 +468,24 @@ func EscapePath(p string) string {
 	return b.String()
 }
 
-// Refs returns the segments that m refers to as a record lists them.
-func (m *Manifest) Refs() map[BackupID][]Range {
+// Refs returns the segments that m refers to as a record lists them: those of backups, and the
+// objects of chains.
+func (m *Manifest) Refs() (segments map[BackupID][]Range, shipped []string) {
 	numbers := map[BackupID][]int{}
 	for _, s := range m.Segments {
+		if s.Key != "" {
+			shipped = append(shipped, s.Key)
+			continue
+		}
 		numbers[s.Backup] = append(numbers[s.Backup], s.N)
 	}
+	slices.Sort(shipped)
 	refs := make(map[BackupID][]Range, len(numbers))
 	for id, ns := range numbers {
 		slices.Sort(ns)
 		refs[id] = ranges(slices.Compact(ns))
 	}
-	return refs
+	return refs, slices.Compact(shipped)
 }
 
 func ranges(sorted []int) []Range {

@@ -10,15 +10,20 @@ package manifest
 
 import (
 	"iter"
+	"slices"
 	"time"
 )
 
 // Format is the version of the documents in this package. A manifest in which a file
 // has a Replay is of ReplayFormat, so that versions that don't know it say so; its record
-// is of Format, since all that a record says they do know.
+// is of Format, since all that a record says they do know. A manifest that refers to objects
+// of chains is of ShippedFormat, and its record of ShippedRecord: who deletes, checks or
+// copies must know them.
 const (
-	Format       = 1
-	ReplayFormat = 2
+	Format        = 1
+	ReplayFormat  = 2
+	ShippedFormat = 3
+	ShippedRecord = 2
 )
 
 // BackupID names a backup: a UUID of version 7 in its usual text form, so ids
@@ -123,11 +128,15 @@ type Record struct {
 	// Segments lists the segments that the manifest refers to: for each backup
 	// that wrote some, the ranges of their numbers, both ends included.
 	Segments map[BackupID][]Range `json:"segments"`
+	// Shipped lists the objects of chains that it refers to, each as its key below ship/<instance>/
+	// without the ending, sorted. A record with some is of ShippedRecord.
+	Shipped []string `json:"shipped,omitempty"`
 	// What follows is for those who can't open the manifest, and missing in records of
 	// earlier versions. InstanceRecipient is what the manifest, and the segments that this
 	// run wrote, are encrypted to. SegmentBytes is the stored size of all segments,
 	// SegmentSizes and SegmentHashes are the SHA-256, in hex, of the lines
-	// "<backup>/<n> <size>\n" and "<backup>/<n> <sha256>\n" of all segments by backup and n.
+	// "<backup>/<n> <size>\n" and "<backup>/<n> <sha256>\n" of all segments by backup and n. An object of a
+	// chain has its key there, and comes behind those that the same id wrote.
 	InstanceRecipient string `json:"instance_recipient,omitempty"`
 	SegmentBytes      int64  `json:"segment_bytes,omitempty"`
 	SegmentSizes      string `json:"segment_sizes,omitempty"`
@@ -264,6 +273,46 @@ type Older struct {
 // MaxReplays is how many compactions and copies at most rest on each other, which bounds what a
 // restore has to build.
 const MaxReplays = 64
+
+// Append puts extents and their replays behind those that the file has.
+func (f *File) Append(extents []Extent, replays []*Replay) {
+	for _, e := range extents {
+		if e.Seg < 0 {
+			f.Replays = append(f.Replays, replays[-1-e.Seg])
+			e.Seg = -len(f.Replays)
+		}
+		f.Extents = append(f.Extents, e)
+	}
+}
+
+// Content is how many bytes of segments hold what is stored of the file, of its streams where it is replayed.
+func (f *File) Content() (n int64) {
+	for e := range f.Stored() {
+		n += e.N
+	}
+	return n
+}
+
+// Renumbered returns extents and replays with other numbers of segments, those of streams too. What the replays
+// rest on stays as it is.
+func Renumbered(extents []Extent, replays []*Replay, to func(seg int) int) ([]Extent, []*Replay) {
+	move := func(list []Extent) []Extent {
+		out := slices.Clone(list)
+		for i := range out {
+			if out[i].Seg >= 0 {
+				out[i].Seg = to(out[i].Seg)
+			}
+		}
+		return out
+	}
+	made := make([]*Replay, len(replays))
+	for i, r := range replays {
+		moved := *r
+		moved.Stream = move(r.Stream)
+		made[i] = &moved
+	}
+	return move(extents), made
+}
 
 // Stored iterates over the extents of a file that are in segments, and those of all that
 // its replays need. They may be changed in place.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -156,7 +157,10 @@ func TestReplayedRefuses(t *testing.T) {
 
 func TestDecodeRefuses(t *testing.T) {
 	for name, edit := range map[string]func(*manifest.Manifest){
-		"newer format":        func(m *manifest.Manifest) { m.Format = 3 },
+		"newer format": func(m *manifest.Manifest) { m.Format = manifest.ShippedFormat + 1 },
+		"object of a chain": func(m *manifest.Manifest) {
+			m.Format, m.Segments[0].Key = manifest.ReplayFormat, string(m.ID)+"/0000000001"
+		},
 		"path goes up":        func(m *manifest.Manifest) { m.Files[0].Path = "../etc/passwd" },
 		"absolute path":       func(m *manifest.Manifest) { m.Files[0].Path = "/etc/passwd" },
 		"path with a drive":   func(m *manifest.Manifest) { m.Files[0].Path = "c:/x" },
@@ -200,9 +204,10 @@ func TestDecodeRefusesText(t *testing.T) {
 
 func TestRefs(t *testing.T) {
 	m := sample(t)
+	m.Segments = append(m.Segments, manifest.Segment{Backup: m.ID, Key: "b"}, manifest.Segment{Backup: m.ID, Key: "a"})
 	want := map[manifest.BackupID][]manifest.Range{m.ID: {{0, 1}, {3, 3}}}
-	if got := m.Refs(); !reflect.DeepEqual(got, want) {
-		t.Errorf("got %v, want %v", got, want)
+	if got, shipped := m.Refs(); !reflect.DeepEqual(got, want) || !slices.Equal(shipped, []string{"a", "b"}) {
+		t.Errorf("got %v and %v, want %v", got, shipped, want)
 	}
 }
 

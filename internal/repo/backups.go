@@ -83,7 +83,10 @@ func (r *Repo) Commit(ctx context.Context, lock *Lock, m *manifest.Manifest, key
 	}
 	sum := sha256.Sum256(body)
 	m.StoredBytes += int64(len(body))
-	rec := &manifest.Record{Format: manifest.Format, Summary: m.Summary, ManifestSHA256: hex.EncodeToString(sum[:]), ManifestSize: int64(len(body)), Segments: m.Refs(), RetainUntil: until, Order: lock.nextOrder(parent, m.Started)}
+	rec := &manifest.Record{Format: manifest.Format, Summary: m.Summary, ManifestSHA256: hex.EncodeToString(sum[:]), ManifestSize: int64(len(body)), RetainUntil: until, Order: lock.nextOrder(parent, m.Started)}
+	if rec.Segments, rec.Shipped = m.Refs(); len(rec.Shipped) > 0 {
+		rec.Format = manifest.ShippedRecord
+	}
 	sumUp(rec, m)
 	rec.NewGenerations = newGenerations(m)
 	if r.config.Encrypted() {
@@ -145,7 +148,7 @@ func (r *Repo) checkSegments(ctx context.Context, m *manifest.Manifest, parent *
 	}
 	for i, s := range m.Segments {
 		if sizes[i] != s.Size {
-			return fmt.Errorf("commit: segment %s/%d: %w: %d bytes stored, not %d", s.Backup, s.N, ErrCorrupt, sizes[i], s.Size)
+			return fmt.Errorf("commit: segment %s: %w: %d bytes stored, not %d", idOf(s), ErrCorrupt, sizes[i], s.Size)
 		}
 	}
 	return nil
@@ -169,6 +172,9 @@ func (r *Repo) Stored(ctx context.Context, instance string, segments []manifest.
 // tells: it may be late.
 func (r *Repo) stored(ctx context.Context, instance string, segments []manifest.Segment, believed func(SegmentID) bool) ([]int64, error) {
 	listed, err := r.Segments(ctx, instance)
+	if err == nil && slices.ContainsFunc(segments, func(s manifest.Segment) bool { return s.Key != "" }) {
+		err = r.addShipped(ctx, instance, listed)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -181,13 +187,13 @@ func (r *Repo) sizesOf(ctx context.Context, instance string, segments []manifest
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallelReads)
 	for i, s := range segments {
-		id := SegmentID{s.Backup, s.N}
+		id := idOf(s)
 		if size, ok := listed[id]; ok && believed(id) {
 			sizes[i] = size
 			continue
 		}
 		g.Go(func() error {
-			info, err := r.store.Stat(ctx, r.segmentKey(instance, s.Backup, s.N))
+			info, err := r.store.Stat(ctx, r.segmentOf(instance, s))
 			if errors.Is(err, storage.ErrNotExist) {
 				info.Size, err = -1, nil
 			}
@@ -205,6 +211,60 @@ func (r *Repo) sizesOf(ctx context.Context, instance string, segments []manifest
 type SegmentID struct {
 	Backup manifest.BackupID
 	N      int
+	Key    string // of an object of a chain, as in a manifest.Segment
+}
+
+// String names it as the sums of a record do.
+func (s SegmentID) String() string {
+	if s.Key != "" {
+		return s.Key
+	}
+	return fmt.Sprintf("%s/%d", s.Backup, s.N)
+}
+
+func idOf(s manifest.Segment) SegmentID { return SegmentID{s.Backup, s.N, s.Key} }
+
+// shippedID is the id of an object of a chain by its name.
+func shippedID(name string) SegmentID {
+	chain, _, _ := strings.Cut(name, "/")
+	return SegmentID{Backup: manifest.BackupID(chain), Key: name}
+}
+
+// keyOf returns the key of a segment.
+func (r *Repo) keyOf(instance string, s SegmentID) storage.Key {
+	return r.segmentOf(instance, manifest.Segment{Backup: s.Backup, N: s.N, Key: s.Key})
+}
+
+// storedOf returns the size in bytes of each segment that is stored for the instance, and of the objects of chains if one
+// of recs names some.
+func (r *Repo) storedOf(ctx context.Context, instance string, recs ...*manifest.Record) (map[SegmentID]int64, error) {
+	out, err := r.Segments(ctx, instance)
+	if err == nil && slices.ContainsFunc(recs, func(rec *manifest.Record) bool { return len(rec.Shipped) > 0 }) {
+		err = r.addShipped(ctx, instance, out)
+	}
+	return out, err
+}
+
+// addShipped adds the sizes of the objects of chains that are stored.
+func (r *Repo) addShipped(ctx context.Context, instance string, to map[SegmentID]int64) error {
+	list, err := r.Shipped(ctx, instance)
+	for _, o := range list {
+		to[shippedID(o.String())] = o.Size
+	}
+	return err
+}
+
+// checkKeys checks the names of objects of chains among segments.
+func checkKeys(segments []manifest.Segment) error {
+	for _, s := range segments {
+		if s.Key == "" {
+			continue
+		}
+		if n, ok := ParseShipName(s.Key); !ok || n.Chain != s.Backup || s.N != 0 {
+			return fmt.Errorf("%w: an object of a chain named %q", ErrCorrupt, s.Key)
+		}
+	}
+	return nil
 }
 
 // Segments returns size in bytes of each segment stored for the instance.
@@ -217,7 +277,7 @@ func (r *Repo) Segments(ctx context.Context, instance string) (map[SegmentID]int
 		id = manifest.BackupID(id36)
 		var n int
 		if _, err := fmt.Sscanf(rest, "%d.", &n); err == nil && r.segmentKey(instance, id, n) == i.Key {
-			out[SegmentID{id, n}] = i.Size
+			out[SegmentID{Backup: id, N: n}] = i.Size
 		}
 		return nil
 	})
@@ -299,11 +359,16 @@ func parseRecord(line []byte, writer string) (*manifest.Record, error) {
 	if err := json.Unmarshal(line, rec); err != nil {
 		return nil, errors.Join(ErrCorrupt, err)
 	}
-	if rec.Format != manifest.Format {
+	if rec.Format != manifest.Format && rec.Format != manifest.ShippedRecord || rec.Format < manifest.ShippedRecord && len(rec.Shipped) > 0 {
 		return nil, fmt.Errorf("%w: record of format %d", ErrFormat, rec.Format)
 	}
 	if err := checkRanges(rec.Segments); err != nil {
 		return nil, err
+	}
+	for i, name := range rec.Shipped {
+		if _, ok := ParseShipName(name); !ok || i > 0 && name <= rec.Shipped[i-1] {
+			return nil, fmt.Errorf("%w: it names %q as an object of a chain", ErrCorrupt, name)
+		}
 	}
 	rec.Writer = writer
 	return rec, nil
@@ -619,5 +684,5 @@ func (r *Repo) openManifest(ctx context.Context, rec *manifest.Record, b []byte)
 	if err != nil {
 		return nil, errors.Join(ErrCorrupt, err)
 	}
-	return m, nil
+	return m, checkKeys(m.Segments)
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 	"sort"
 
 	"github.com/slipcover/slipcover/internal/manifest"
@@ -80,7 +81,7 @@ func each(refs map[manifest.BackupID][]manifest.Range) iter.Seq[SegmentID] {
 		for id, ranges := range refs {
 			for _, g := range ranges {
 				for n := g[0]; n <= g[1]; n++ {
-					if !yield(SegmentID{id, n}) {
+					if !yield(SegmentID{Backup: id, N: n}) {
 						return
 					}
 				}
@@ -89,16 +90,57 @@ func each(refs map[manifest.BackupID][]manifest.Range) iter.Seq[SegmentID] {
 	}
 }
 
-// names reports whether refs, which passed checkRanges, name s.
+// eachOf goes through all objects that a record names beside its manifest.
+func eachOf(rec *manifest.Record) iter.Seq[SegmentID] {
+	return func(yield func(SegmentID) bool) {
+		for s := range each(rec.Segments) {
+			if !yield(s) {
+				return
+			}
+		}
+		for _, name := range rec.Shipped {
+			if !yield(shippedID(name)) {
+				return
+			}
+		}
+	}
+}
+
+// names reports whether refs, which passed checkRanges, name s, a segment of a backup.
 func names(refs map[manifest.BackupID][]manifest.Range, s SegmentID) bool {
 	ranges := refs[s.Backup]
 	i := sort.Search(len(ranges), func(i int) bool { return ranges[i][1] >= s.N })
-	return i < len(ranges) && ranges[i][0] <= s.N
+	return s.Key == "" && i < len(ranges) && ranges[i][0] <= s.N
+}
+
+// recordNames reports whether rec names s.
+func recordNames(rec *manifest.Record, s SegmentID) bool {
+	if s.Key != "" {
+		_, ok := slices.BinarySearch(rec.Shipped, s.Key)
+		return ok
+	}
+	return names(rec.Segments, s)
 }
 
 // namedBy returns a function that reports whether rec names a segment; nil names none.
 func namedBy(rec *manifest.Record) func(SegmentID) bool {
-	return func(s SegmentID) bool { return rec != nil && names(rec.Segments, s) }
+	return func(s SegmentID) bool { return rec != nil && recordNames(rec, s) }
+}
+
+// presentOf lists the objects that a record names beside its manifest, of those in stored.
+func presentOf[V any](rec *manifest.Record, stored map[SegmentID]V) []SegmentID {
+	out := present(rec.Segments, stored)
+	for _, name := range rec.Shipped {
+		if s := shippedID(name); has(stored, s) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func has[V any](stored map[SegmentID]V, s SegmentID) bool {
+	_, ok := stored[s]
+	return ok
 }
 
 // present lists those of refs that are in stored.
@@ -113,7 +155,7 @@ func present[V any](refs map[manifest.BackupID][]manifest.Range, stored map[Segm
 		return out
 	}
 	for s := range each(refs) {
-		if _, ok := stored[s]; ok {
+		if has(stored, s) {
 			out = append(out, s)
 		}
 	}

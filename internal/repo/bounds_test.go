@@ -259,7 +259,7 @@ func TestForgedRanges(t *testing.T) {
 					t.Errorf("copy: got %v, want ErrCorrupt", err)
 				}
 			}
-			if namedBy(rec)(SegmentID{rec.ID, forgedRange + 1}) || !namedBy(rec)(SegmentID{rec.ID, forgedRange}) {
+			if namedBy(rec)(SegmentID{Backup: rec.ID, N: forgedRange + 1}) || !namedBy(rec)(SegmentID{Backup: rec.ID, N: forgedRange}) {
 				t.Error("the end of the range is elsewhere")
 			}
 		})

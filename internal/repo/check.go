@@ -110,11 +110,11 @@ func (c *checker) instance(ctx context.Context, instance string, list []listing)
 			whole = append(whole, l)
 		}
 	}
-	stored, err := c.repo.Segments(ctx, instance)
+	recs, bad, err := c.repo.readRecords(ctx, whole)
 	if err != nil {
 		return err
 	}
-	recs, bad, err := c.repo.readRecords(ctx, whole)
+	stored, err := c.repo.storedOf(ctx, instance, recs...)
 	if err != nil {
 		return err
 	}
@@ -143,6 +143,9 @@ func (c *checker) instance(ctx context.Context, instance string, list []listing)
 		return err
 	}
 	for id, size := range stored {
+		if id.Key != "" { // of a chain
+			continue
+		}
 		c.report.Segments++
 		c.report.SegmentBytes += size
 		if _, ok := needed[id]; !ok && lost[id.Backup] == "" {
@@ -171,6 +174,9 @@ func (c *checker) withoutRecord(ctx context.Context, instance string, list []lis
 		}
 	}
 	for s := range stored {
+		if s.Key != "" {
+			continue
+		}
 		if _, ok := needed[s]; !ok {
 			data[s.Backup] = true
 		}
@@ -216,15 +222,15 @@ const howLost = "no prune removes what is stored of it; copy it back from a repo
 // them to needed. opened says that the manifest was read.
 func (c *checker) backup(ctx context.Context, rec *manifest.Record, stored map[SegmentID]int64, needed map[SegmentID]manifest.Segment) (opened bool, err error) {
 	small := 0
-	list := present(rec.Segments, stored)
-	missing := manifest.CountRefs(rec.Segments) - int64(len(list))
+	list := presentOf(rec, stored)
+	missing := rec.Counts().Segments - int64(len(list))
 	for _, s := range list {
 		if _, ok := needed[s]; !ok {
-			needed[s] = manifest.Segment{Backup: s.Backup, N: s.N, Size: stored[s]}
+			needed[s] = manifest.Segment{Backup: s.Backup, N: s.N, Key: s.Key, Size: stored[s]}
 		}
 		if size := stored[s]; size < c.repo.leastSegment() {
 			small++
-			c.problem(rec.Instance, rec.ID, string(c.repo.segmentKey(rec.Instance, s.Backup, s.N)), fmt.Sprintf("has %d bytes, less than any segment", size))
+			c.problem(rec.Instance, rec.ID, string(c.repo.keyOf(rec.Instance, s)), fmt.Sprintf("has %d bytes, less than any segment", size))
 		}
 	}
 	switch {
@@ -249,12 +255,12 @@ func (c *checker) backup(ctx context.Context, rec *manifest.Record, stored map[S
 	}
 	c.report.Manifests++
 	for _, s := range m.Segments {
-		id := SegmentID{s.Backup, s.N}
+		id := idOf(s)
 		if size, ok := stored[id]; ok && size != s.Size {
-			c.problem(rec.Instance, rec.ID, string(c.repo.segmentKey(rec.Instance, s.Backup, s.N)), fmt.Sprintf("has %d bytes, not %d", size, s.Size))
+			c.problem(rec.Instance, rec.ID, string(c.repo.segmentOf(rec.Instance, s)), fmt.Sprintf("has %d bytes, not %d", size, s.Size))
 		}
 		if old := needed[id]; old.SHA256 != "" && old.SHA256 != s.SHA256 {
-			c.problem(rec.Instance, rec.ID, "manifest", fmt.Sprintf("gives another hash for segment %s/%d than another manifest does", s.Backup, s.N))
+			c.problem(rec.Instance, rec.ID, "manifest", fmt.Sprintf("gives another hash for segment %s than another manifest does", id))
 		}
 		needed[id] = s
 	}

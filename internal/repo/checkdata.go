@@ -57,7 +57,7 @@ func (c *checker) readAll(ctx context.Context, instance string, needed map[Segme
 		hashed = append(hashed, rec)
 	}
 	for id, s := range needed {
-		if s.SHA256 == "" && !slices.ContainsFunc(hashed, func(rec *manifest.Record) bool { return names(rec.Segments, id) }) {
+		if s.SHA256 == "" && !slices.ContainsFunc(hashed, func(rec *manifest.Record) bool { return recordNames(rec, id) }) {
 			delete(needed, id) // nothing can be read that gives its hash
 			continue
 		}
@@ -90,7 +90,7 @@ func (c *checker) hashes(rec *manifest.Record, got map[SegmentID]string) {
 	if rec.SegmentHashes == "" {
 		return
 	}
-	list := present(rec.Segments, got)
+	list := presentOf(rec, got)
 	sortSegments(list)
 	all := newSums()
 	for _, s := range list {
@@ -99,7 +99,7 @@ func (c *checker) hashes(rec *manifest.Record, got map[SegmentID]string) {
 		}
 		all.add(s, 0, got[s])
 	}
-	if int64(len(list)) < manifest.CountRefs(rec.Segments) {
+	if int64(len(list)) < rec.Counts().Segments {
 		return // as well
 	}
 	if hexOf(all.hashes) != rec.SegmentHashes {
@@ -109,7 +109,7 @@ func (c *checker) hashes(rec *manifest.Record, got map[SegmentID]string) {
 
 // segment reads a segment and returns its hash; "" if it can't be read.
 func (c *checker) segment(ctx context.Context, instance string, s manifest.Segment) (sum string, err error) {
-	key := c.repo.segmentKey(instance, s.Backup, s.N)
+	key := c.repo.segmentOf(instance, s)
 	var n int64
 	err = c.repo.store.Get(ctx, key, 0, -1, func(rd io.Reader) error {
 		h := sha256.New()

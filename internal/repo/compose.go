@@ -256,13 +256,9 @@ func (c *composer) extend(out *covered, p piece) {
 	if p.file.From == 0 {
 		*out = covered{}
 	}
-	for _, e := range behind(extents, out.size-p.file.From) {
-		if e.Seg < 0 {
-			out.replays = append(out.replays, replays[-1-e.Seg])
-			e.Seg = -len(out.replays)
-		}
-		out.extents = append(out.extents, e)
-	}
+	all := manifest.File{Extents: out.extents, Replays: out.replays}
+	all.Append(behind(extents, out.size-p.file.From), replays)
+	out.extents, out.replays = all.Extents, all.Replays
 	out.size, out.sum = p.file.Size, p.file.SHA256
 }
 
@@ -304,26 +300,14 @@ func (c *composer) placed(p piece, extents []manifest.Extent, replays []*manifes
 		}
 		c.segs[p.link] = segs
 	}
-	renumber := func(list []manifest.Extent) []manifest.Extent {
-		out := slices.Clone(list)
-		for i := range out {
-			if out[i].Seg >= 0 {
-				out[i].Seg = segs[out[i].Seg]
-			}
-		}
-		return out
-	}
-	out := make([]*manifest.Replay, len(replays))
-	for i, r := range replays {
-		made := *r
-		made.Stream = renumber(r.Stream)
+	extents, replays = manifest.Renumbered(extents, replays, func(seg int) int { return segs[seg] })
+	for _, r := range replays {
 		if r.Older != nil {
 			older := *r.Older
-			made.Older = &older
+			r.Older = &older
 		}
-		out[i] = &made
 	}
-	return renumber(extents), out
+	return extents, replays
 }
 
 // settleOlder finds what the replays of compactions rest on.

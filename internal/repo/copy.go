@@ -2,6 +2,7 @@ package repo
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -285,8 +286,11 @@ func (c *copier) segments(ctx context.Context) ([]manifest.Segment, []byte, erro
 		return list, body, err
 	}
 	m, err := c.src.openManifest(ctx, c.rec, body)
-	if err == nil && !maps.EqualFunc(m.Refs(), c.rec.Segments, slices.Equal[[]manifest.Range]) {
-		err = fmt.Errorf("%w: it names other segments than the record", ErrCorrupt)
+	if err == nil {
+		segments, shipped := m.Refs()
+		if !maps.EqualFunc(segments, c.rec.Segments, slices.Equal[[]manifest.Range]) || !slices.Equal(shipped, c.rec.Shipped) {
+			err = fmt.Errorf("%w: it names other segments than the record", ErrCorrupt)
+		}
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", key, err)
@@ -296,22 +300,19 @@ func (c *copier) segments(ctx context.Context) ([]manifest.Segment, []byte, erro
 
 // sizes returns the segments that the record names, with the sizes they have in src.
 func (c *copier) sizes(ctx context.Context) ([]manifest.Segment, error) {
-	listed, err := c.src.Segments(ctx, c.instance)
+	listed, err := c.src.storedOf(ctx, c.instance, c.rec)
 	if err != nil {
 		return nil, err
 	}
-	if n := manifest.CountRefs(c.rec.Segments); n > int64(len(listed))+maxUnlisted {
+	if n := c.rec.Counts().Segments; n > int64(len(listed))+maxUnlisted {
 		return nil, fmt.Errorf("%w: the record of %s names %d segments, and all that are stored are %d", ErrCorrupt, c.id, n, len(listed))
 	}
 	var list []manifest.Segment
-	for s := range each(c.rec.Segments) {
-		list = append(list, manifest.Segment{Backup: s.Backup, N: s.N})
+	for s := range eachOf(c.rec) {
+		list = append(list, manifest.Segment{Backup: s.Backup, N: s.N, Key: s.Key})
 	}
 	slices.SortFunc(list, func(a, b manifest.Segment) int {
-		if d := strings.Compare(string(a.Backup), string(b.Backup)); d != 0 {
-			return d
-		}
-		return a.N - b.N
+		return cmp.Or(strings.Compare(string(a.Backup), string(b.Backup)), a.N-b.N, strings.Compare(a.Key, b.Key))
 	})
 	sizes, err := c.src.sizesOf(ctx, c.instance, list, listed, func(SegmentID) bool { return true })
 	if err != nil {
@@ -319,7 +320,7 @@ func (c *copier) sizes(ctx context.Context) ([]manifest.Segment, error) {
 	}
 	for i := range list {
 		if list[i].Size = sizes[i]; sizes[i] < 0 {
-			key := c.src.segmentKey(c.instance, list[i].Backup, list[i].N)
+			key := c.src.segmentOf(c.instance, list[i])
 			return nil, c.gone(ctx, fmt.Errorf("%s: %w", key, storage.ErrNotExist))
 		}
 	}
@@ -353,7 +354,7 @@ func (c *copier) missing(ctx context.Context, list []manifest.Segment) ([]manife
 	var todo []manifest.Segment
 	var there []storage.Key
 	for i, s := range list {
-		key := c.dst.segmentKey(c.instance, s.Backup, s.N)
+		key := c.dst.segmentOf(c.instance, s)
 		if s.Size <= 0 || s.Size > 2*SegmentSize {
 			return nil, fmt.Errorf("%s: %w: %d stored bytes", key, ErrCorrupt, s.Size)
 		}
@@ -428,7 +429,7 @@ func (c *copier) send(ctx context.Context, todo []manifest.Segment) error {
 }
 
 func (c *copier) sendOne(ctx context.Context, buf *bytes.Buffer, s manifest.Segment) error {
-	key := c.src.segmentKey(c.instance, s.Backup, s.N)
+	key := c.src.segmentOf(c.instance, s)
 	if need := int(s.Size) + 1 + bytes.MinRead; buf.Cap() < need {
 		*buf = *bytes.NewBuffer(make([]byte, 0, need)) // to grow would double it
 	}

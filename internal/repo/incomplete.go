@@ -27,7 +27,7 @@ func (r *Repo) Incomplete(ctx context.Context, instance string, recs []*manifest
 			i.manifests[l.id] = l.size
 		}
 	}
-	if i.segments, err = r.Segments(ctx, instance); err != nil {
+	if i.segments, err = r.storedOf(ctx, instance, recs...); err != nil {
 		return nil, err
 	}
 	out := map[manifest.BackupID]string{}
@@ -75,21 +75,21 @@ func (i *inventory) manifest(ctx context.Context, rec *manifest.Record) (string,
 // data says what is wrong with rec's segments, "" if nothing is.
 func (i *inventory) data(ctx context.Context, rec *manifest.Record) (string, error) {
 	const missing = "segments of it are missing"
-	list := present(rec.Segments, i.segments)
-	switch n := manifest.CountRefs(rec.Segments) - int64(len(list)); {
+	list := presentOf(rec, i.segments)
+	switch n := rec.Counts().Segments - int64(len(list)); {
 	case n > maxUnlisted:
 		return missing, nil
 	case n > 0:
 		if all, err := i.ask(ctx, rec); err != nil || !all {
 			return missing, err
 		}
-		list = present(rec.Segments, i.segments)
+		list = presentOf(rec, i.segments)
 	}
 	var bytes int64
 	for _, s := range list {
 		size := i.segments[s]
 		if size < i.repo.leastSegment() {
-			return fmt.Sprintf("its segment %s/%d has %d bytes, less than any", s.Backup, s.N, size), nil
+			return fmt.Sprintf("its segment %s has %d bytes, less than any", s, size), nil
 		}
 		bytes += size
 	}
@@ -101,14 +101,14 @@ func (i *inventory) data(ctx context.Context, rec *manifest.Record) (string, err
 
 // ask asks for the segments of rec that the listing didn't show, until one is missing.
 func (i *inventory) ask(ctx context.Context, rec *manifest.Record) (all bool, err error) {
-	for s := range each(rec.Segments) {
+	for s := range eachOf(rec) {
 		if i.gone[s] {
 			return false, nil
 		}
 		if _, ok := i.segments[s]; ok {
 			continue
 		}
-		info, err := i.repo.store.Stat(ctx, i.repo.segmentKey(i.instance, s.Backup, s.N))
+		info, err := i.repo.store.Stat(ctx, i.repo.keyOf(i.instance, s))
 		if errors.Is(err, storage.ErrNotExist) {
 			i.gone[s] = true
 			return false, nil

@@ -152,7 +152,18 @@ func (r *Repo) makePlan(ctx context.Context, instance string, top int, opts Prun
 	if p.Backups, err = r.removable(ctx, instance, recs, opts, moments.bases); err != nil {
 		return nil, freed, err
 	}
+	named := map[string]bool{} // by backups that stay
+	for _, rec := range recs {
+		if !slices.Contains(p.Backups, rec.ID) {
+			for _, name := range rec.Shipped {
+				named[name] = true
+			}
+		}
+	}
 	for _, o := range moments.expired {
+		if named[o.String()] {
+			continue
+		}
 		p.Format = planFormatShipped
 		p.Shipped = append(p.Shipped, o.String())
 		freed.Shipped++

@@ -41,8 +41,8 @@ func (r *Repo) retainSegments(ctx context.Context, retainer storage.Retainer, m 
 	}
 	var keys []storage.Key
 	for _, s := range m.Segments {
-		if id := (SegmentID{s.Backup, s.N}); s.Backup != m.ID && !shared(id) {
-			keys = append(keys, r.segmentKey(m.Instance, s.Backup, s.N))
+		if s.Backup != m.ID && !shared(idOf(s)) {
+			keys = append(keys, r.segmentOf(m.Instance, s))
 		}
 	}
 	if err := retainAll(ctx, retainer, r.opts.RetainUntil, keys); err != nil {

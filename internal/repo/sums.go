@@ -33,21 +33,23 @@ func newSums() *sums { return &sums{sizes: sha256.New(), hashes: sha256.New()} }
 // add takes the next segment, in the order of sortSegments.
 func (s *sums) add(id SegmentID, size int64, sum string) {
 	s.bytes += size
-	fmt.Fprintf(s.sizes, "%s/%d %d\n", id.Backup, id.N, size)
-	fmt.Fprintf(s.hashes, "%s/%d %s\n", id.Backup, id.N, sum)
+	fmt.Fprintf(s.sizes, "%s %d\n", id, size)
+	fmt.Fprintf(s.hashes, "%s %s\n", id, sum)
 }
 
 func hexOf(h hash.Hash) string { return hex.EncodeToString(h.Sum(nil)) }
 
 func sortSegments(list []SegmentID) {
-	slices.SortFunc(list, func(a, b SegmentID) int { return cmp.Or(cmp.Compare(a.Backup, b.Backup), a.N-b.N) })
+	slices.SortFunc(list, func(a, b SegmentID) int {
+		return cmp.Or(cmp.Compare(a.Backup, b.Backup), a.N-b.N, cmp.Compare(a.Key, b.Key))
+	})
 }
 
 // sumUp fills in what rec says of the segments of m.
 func sumUp(rec *manifest.Record, m *manifest.Manifest) {
 	byID := make(map[SegmentID]manifest.Segment, len(m.Segments))
 	for _, s := range m.Segments {
-		byID[SegmentID{s.Backup, s.N}] = s
+		byID[idOf(s)] = s
 	}
 	list := make([]SegmentID, 0, len(byID))
 	for id := range byID {

@@ -85,7 +85,7 @@ func (r *Repo) decodeIndex(text []byte, instance string, o Shipped) (*manifest.T
 	if t.Instance != instance || t.Chain != o.Chain || t.First != o.First || t.Last != o.Last {
 		return nil, fmt.Errorf("%w: it is ticks %d to %d of chain %s of %s", ErrCorrupt, t.First, t.Last, t.Chain, t.Instance)
 	}
-	return t, nil
+	return t, checkKeys(t.Parts)
 }
 
 // openEdges opens an object of a chain, whose content no manifest tells, to be read from its end. It fills in
