@@ -89,6 +89,8 @@ type Result struct {
 	Resumed  int64 // bytes that an interrupted run had stored and this one took up
 	// Replayed are the bytes of files that this run stored as replays.
 	Replayed int64
+	// TakenOver are the bytes of files that shipping had stored, and this run neither read nor stored.
+	TakenOver int64
 }
 
 // minPackers is the least number of segments that are packed or stored at once.
@@ -111,11 +113,13 @@ type run struct {
 	oldDamage map[capture.Name][]manifest.Damage
 	inRepo    []bool      // whether the parent's segments are stored, by index
 	journaled storedParts // what unfinished runs stored
+	shipped   map[capture.Name][]state.Kept
+	objects   map[string]*storedSegment // of chains, by key: those that are stored, if the backup may refer to them
 	segments  *segmenter
 	takers    *capture.Takers
 
-	read, added, resumed, replayed atomic.Int64
-	generations                    atomic.Int64
+	read, added, resumed, replayed, takenOver atomic.Int64
+	generations                               atomic.Int64
 
 	mu       sync.Mutex
 	files    map[capture.Name]*manifest.File // guarded by mu, like what follows
@@ -212,6 +216,9 @@ func runLocked(ctx context.Context, opts Options, id manifest.BackupID, dir stri
 	r := &run{opts: opts, dir: dir, id: id, key: key, started: started, notes: key.Notes, files: map[capture.Name]*manifest.File{}, locals: map[capture.Name]capture.Local{}}
 	r.newTakers()
 	parent, err := r.load(ctx, dir, listing, before)
+	if err == nil {
+		err = r.findShipped(ctx, parent)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -232,7 +239,7 @@ func runLocked(ctx context.Context, opts Options, id manifest.BackupID, dir stri
 	if err != nil {
 		return nil, err
 	}
-	res := &Result{Record: rec, LeftOut: m.LeftOut, Damage: m.Damage, Notes: m.Notes, Problems: key.Problems, Resumed: r.resumed.Load(), Replayed: r.replayed.Load()}
+	res := &Result{Record: rec, LeftOut: m.LeftOut, Damage: m.Damage, Notes: m.Notes, Problems: key.Problems, Resumed: r.resumed.Load(), Replayed: r.replayed.Load(), TakenOver: r.takenOver.Load()}
 	if err := settlePin(dir, key, rec); err != nil {
 		res.Notes = append(res.Notes, err.Error())
 	}
@@ -509,6 +516,9 @@ func (r *run) manifest(started time.Time, parent *state.State) *manifest.Manifes
 		if len(f.Replays) > 0 {
 			m.Format = manifest.ReplayFormat
 		}
+	}
+	if slices.ContainsFunc(m.Segments, func(s manifest.Segment) bool { return s.Key != "" }) {
+		m.Format = manifest.ShippedFormat
 	}
 	if manifest.CouchDB1(m.Files) {
 		m.Notes = append(m.Notes, "these are the files of a CouchDB 1.x: databases without shards and without a shard map")

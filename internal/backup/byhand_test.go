@@ -3,7 +3,6 @@ package backup_test
 import (
 	"bytes"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -11,37 +10,7 @@ import (
 	"github.com/slipcover/slipcover/internal/testenv"
 )
 
-// blocks returns the shell blocks of docs/restore-by-hand.md whose first line is
-// fence.
-func blocks(t *testing.T, fence string) string {
-	t.Helper()
-	text, err := os.ReadFile("../../docs/restore-by-hand.md")
-	must(t, err)
-	var out strings.Builder
-	in := false
-	for line := range strings.Lines(string(text)) {
-		switch {
-		case strings.TrimSpace(line) == fence:
-			in = true
-		case strings.HasPrefix(line, "```"):
-			in = false
-		case in:
-			out.WriteString(line)
-		}
-	}
-	return out.String()
-}
-
-func shell(t *testing.T, script string, env ...string) string {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "bash", "-eu", "-c", script)
-	cmd.Env = append(os.Environ(), env...)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v in\n%s\nwhich printed\n%s", err, script, out)
-	}
-	return string(out)
-}
+const byHand = "../../docs/restore-by-hand.md"
 
 // The page that restores a database with stock tools is run as it stands, on a
 // backup with an incremental on top, and a real CouchDB serves the result.
@@ -64,7 +33,7 @@ func TestRestoreByHand(t *testing.T) {
 	} {
 		out := filepath.Join(dir, strings.ReplaceAll(db, "/", "_"))
 		env := []string{"REPO=" + e.store.URL()[len("file://"):], "KEY=" + key, "INSTANCE=node1", "DB=" + db, "OUT=" + out}
-		printed := shell(t, blocks(t, "```sh"), env...)
+		printed := testenv.Shell(t, testenv.PageBlocks(t, byHand, "```sh"), env...)
 		if n := strings.Count(printed, ": OK"); n != 3 {
 			t.Errorf("%d hashes were right, want those of the manifest and two files:\n%s", n, printed)
 		}
@@ -99,7 +68,7 @@ func TestReplayByHand(t *testing.T) {
 	}
 	program, err := filepath.Abs("../../docs/replay.py")
 	must(t, err)
-	printed := shell(t, blocks(t, "```sh"), "REPO="+e.store.URL()[len("file://"):], "KEY="+key, "INSTANCE=node1", "DB=grow", "OUT="+filepath.Join(dir, "out"), "REPLAY="+program)
+	printed := testenv.Shell(t, testenv.PageBlocks(t, byHand, "```sh"), "REPO="+e.store.URL()[len("file://"):], "KEY="+key, "INSTANCE=node1", "DB=grow", "OUT="+filepath.Join(dir, "out"), "REPLAY="+program)
 	if n := strings.Count(printed, ": OK"); n != 2 {
 		t.Errorf("%d hashes were right, want those of the manifest and the file:\n%s", n, printed)
 	}
@@ -118,7 +87,7 @@ func serveByHand(t *testing.T, db string, env []string) {
 	testenv.Tool(t, "curl")
 	c := testenv.CouchDB(t, testenv.Options{})
 	url := strings.Replace(c.URL, "://", "://"+c.Admin+":"+c.Password+"@", 1)
-	shell(t, blocks(t, "```sh couchdb"), append(env, "DATABASE_DIR="+c.DataDir, "NODE="+c.NodeName, "COUCH_URL="+url)...)
+	testenv.Shell(t, testenv.PageBlocks(t, byHand, "```sh couchdb"), append(env, "DATABASE_DIR="+c.DataDir, "NODE="+c.NodeName, "COUCH_URL="+url)...)
 	var info struct {
 		Docs int `json:"doc_count"`
 	}

@@ -335,7 +335,7 @@ func TestCopyByHand(t *testing.T) {
 	a.run(copying)
 	program, err := filepath.Abs("../../docs/replay.py")
 	must(t, err)
-	printed := shell(t, blocks(t, "```sh"), "REPO="+a.store.URL()[len("file://"):], "KEY="+key, "INSTANCE=node1", "DB=grow", "OUT="+filepath.Join(dir, "out"), "REPLAY="+program)
+	printed := testenv.Shell(t, testenv.PageBlocks(t, byHand, "```sh"), "REPO="+a.store.URL()[len("file://"):], "KEY="+key, "INSTANCE=node1", "DB=grow", "OUT="+filepath.Join(dir, "out"), "REPLAY="+program)
 	got, err := os.ReadFile(filepath.Join(dir, "out", grownShard))
 	if err != nil || !bytes.Equal(got, a.bytes()) {
 		t.Errorf("another file: %v\n%s", err, printed)

@@ -3,6 +3,7 @@ package backup
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"github.com/slipcover/slipcover/internal/capture"
@@ -21,15 +22,19 @@ const (
 func (r *run) newTakers() {
 	o := &r.opts
 	shipped, err := state.ReadShipped(r.dir, 0)
+	r.shipped = shipped.Kept
 	if err != nil {
 		r.note(fmt.Sprintf("shipped moments after this backup rest on it, since what shipping calls files could not be read: %v", err))
+	}
+	if len(r.shipped) > 0 && o.Compaction == Replay { // without it what was shipped is read to be remembered
+		_ = capture.ShareKnown(filepath.Join(r.dir, state.ShipDir), r.dir)
 	}
 	takers, note := capture.New(capture.Options{
 		Node: o.Node, Dir: r.dir, Encrypted: o.Repo.Config().Encrypted(), Compaction: o.Compaction, Tails: o.Tails, Examine: true, Strict: o.Strict,
 		Doubt:      func(nm capture.Name, was, is *capture.Local) string { return string(r.proofs.doubt(nm, was, is)) },
 		Judge:      r.checkUUID,
 		Look:       r.lookForMap,
-		Named:      func(nm capture.Name) *capture.Known { return shipped[nm] },
+		Named:      func(nm capture.Name) *capture.Known { return shipped.Files[nm] },
 		Generation: func() string { return fmt.Sprintf("%s-%d", r.id, r.generations.Add(1)) },
 		Now:        func() time.Time { return r.started },
 		Done:       &o.Progress.BytesDone,

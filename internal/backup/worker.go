@@ -29,7 +29,10 @@ func (r *run) newWorker() *worker {
 // what is wrong with the file alone it records.
 func (w *worker) copyFile(ctx context.Context, e node.Entry) error {
 	nm := capture.Name{Root: e.Root, Path: e.Path}
-	old := w.run.known(nm)
+	old, err := w.takeOver(ctx, e, w.run.known(nm))
+	if err != nil {
+		return err
+	}
 	t, err := w.taker.Take(ctx, e, old)
 	if err != nil {
 		return err

@@ -144,8 +144,11 @@ func (f *taking) finish(ctx context.Context, look bool) error {
 	if local.Proven == 0 { // not by prove: all of it was copied
 		local.Proven, f.all = f.o.Now().Unix(), true
 	}
-	if f.sum.state != nil {
+	switch {
+	case f.sum.state != nil:
 		local.Hash, local.HashAt = f.sum.state, f.sum.mark
+	case f.out.From > 0 && f.sum.mark > 0: // it went on from behind the mark, as it was proven by less the last time
+		local.Hash, local.HashAt = f.old.Local.Hash, f.old.Local.HashAt
 	}
 	if f.o.Look != nil {
 		damage, err := f.o.Look(ctx, s, file)

@@ -331,6 +331,28 @@ func (m *memory) write(k knownFile, write func(io.Writer) error) error {
 	return err
 }
 
+// ShareKnown gives what is remembered in one state directory to another one too, as other names of the same files: each
+// removes what its own state has no need of.
+func ShareKnown(from, to string) error {
+	from, to = filepath.Join(from, knownFolder), filepath.Join(to, knownFolder)
+	list, err := os.ReadDir(from)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = durable.MkdirAll(to, 0o700)
+	}
+	for _, e := range list {
+		if lerr := os.Link(filepath.Join(from, e.Name()), filepath.Join(to, e.Name())); !errors.Is(lerr, fs.ErrExist) && !errors.Is(lerr, fs.ErrNotExist) {
+			err = errors.Join(err, lerr)
+		}
+	}
+	return err
+}
+
+// Remembers reports whether what is remembered by a name is there.
+func (t *Taker) Remembers(name string) bool { return t.memory != nil && t.memory.has(name) }
+
 // Tidy removes what is remembered of other files than those in locals: of all, as their
 // state was just written.
 func (ts *Takers) Tidy(locals map[Name]Local) error {

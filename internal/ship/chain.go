@@ -108,7 +108,7 @@ func (s *Shipper) begin(ctx context.Context, base *state.State) error {
 		return err
 	}
 	s.chain = state.Chain{ID: id, Base: base.Summary.ID, Since: base.Summary.ID, Seen: base.Summary.Started.UnixMilli()}
-	s.links, s.long, s.old, s.attempts = nil, nil, nil, nil
+	s.links, s.long, s.old, s.kept, s.attempts = nil, nil, nil, nil, nil
 	clear(s.pinned)
 	clear(s.changed)
 	s.looked = time.Now()
@@ -128,7 +128,7 @@ func (s *Shipper) rewrite() error {
 		}
 	}
 	head := state.JournalHead{Format: state.JournalFormat, Chain: s.chain, Boot: s.boot, Base: s.based, Files: len(before), Long: s.long,
-		Pinned: slices.Sorted(maps.Keys(s.pinned)), Old: s.old, Attempts: s.attempts}
+		Pinned: slices.Sorted(maps.Keys(s.pinned)), Old: s.old, Kept: s.kept, Attempts: s.attempts}
 	return s.journal.Rewrite(func(add func(any) error) error {
 		err := add(head)
 		for nm, f := range before {
@@ -161,7 +161,7 @@ func (s *Shipper) restore(lines *state.Lines) error {
 			}
 		}
 	}
-	s.long, s.old, s.attempts = lines.Head.Long, lines.Head.Old, lines.Head.Attempts
+	s.long, s.old, s.kept, s.attempts = lines.Head.Long, lines.Head.Old, lines.Head.Kept, lines.Head.Attempts
 	for _, key := range lines.Head.Pinned {
 		s.pinned[key] = true
 	}
@@ -406,6 +406,7 @@ func (s *Shipper) adopt(ctx context.Context) error {
 		}
 	}
 	s.chain.Since = base.Summary.ID
+	s.forget(base)
 	if err := s.openKey(ctx); err != nil {
 		return err
 	}

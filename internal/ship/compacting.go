@@ -158,7 +158,7 @@ func (s *Shipper) unrolled(nm capture.Name, is *file) *file {
 			continue
 		}
 		f, was := l.tick.Files[i], l.was[i]
-		if was == nil || was.File.Generation != is.File.Generation || f.Size-f.From >= large {
+		if was == nil || was.File.Generation != is.File.Generation || large(f) {
 			break
 		}
 		start, n = was, n+1

@@ -130,6 +130,12 @@ func (e *env) moment(at time.Time) (map[string][]byte, *repo.Moment) {
 	if err != nil {
 		e.t.Fatalf("at %s: %v", at, err)
 	}
+	return e.read(r, m), moment
+}
+
+// read reads all databases of a backup or moment.
+func (e *env) read(r *repo.Repo, m *manifest.Manifest) map[string][]byte {
+	e.t.Helper()
 	rd := r.NewReader(m, m.Files)
 	defer rd.Close()
 	out := map[string][]byte{}
@@ -139,11 +145,11 @@ func (e *env) moment(at time.Time) (map[string][]byte, *repo.Moment) {
 		}
 		var b bytes.Buffer
 		if err := rd.Stream(e.t.Context(), f, func(p []byte) error { b.Write(p); return nil }); err != nil {
-			e.t.Fatalf("%s at %s: %v", f.Path, at, err)
+			e.t.Fatalf("%s of %s: %v", f.Path, m.Started, err)
 		}
 		out[f.Path] = b.Bytes()
 	}
-	return out, moment
+	return out
 }
 
 func (e *env) compare(what string, got, want map[string][]byte) {

@@ -1,20 +1,9 @@
 package ship
 
-import (
-	"errors"
-	"io/fs"
-	"os"
-	"path/filepath"
-
-	"github.com/slipcover/slipcover/internal/capture"
-	"github.com/slipcover/slipcover/internal/state"
-)
+import "github.com/slipcover/slipcover/internal/capture"
 
 // What is remembered of databases for the replays of their compactions is read beside the ticks, one
 // database at a time: the first time all of it is read.
-
-// knownFolder is where capture keeps it, below its directory.
-const knownFolder = "known"
 
 // remembering is a database that is being read.
 type remembering struct {
@@ -57,23 +46,4 @@ func (s *Shipper) remember() {
 		})
 		return
 	}
-}
-
-// shareKnown takes over what backups remember, as other names of the same files: a backup removes what
-// its own state has no need of.
-func (s *Shipper) shareKnown() error {
-	from, to := filepath.Join(s.dir, knownFolder), filepath.Join(s.dir, state.ShipDir, knownFolder)
-	list, err := os.ReadDir(from)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err == nil {
-		err = os.MkdirAll(to, 0o700)
-	}
-	for _, e := range list {
-		if lerr := os.Link(filepath.Join(from, e.Name()), filepath.Join(to, e.Name())); !errors.Is(lerr, fs.ErrExist) && !errors.Is(lerr, fs.ErrNotExist) {
-			err = errors.Join(err, lerr)
-		}
-	}
-	return err
 }

@@ -233,7 +233,7 @@ func (r *Report) shippedSizes(dir string) (map[capture.Name]int64, error) {
 		}
 	}
 	shipped, err := state.ReadShipped(dir, r.Tick)
-	for nm, k := range shipped {
+	for nm, k := range shipped.Files {
 		sizes[nm] = max(sizes[nm], k.File.Size)
 	}
 	return sizes, err

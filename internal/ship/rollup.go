@@ -208,9 +208,11 @@ func (m *merger) merge(ctx context.Context) error {
 	return m.number()
 }
 
-// large is from which size on, in bytes, the range of one object stays there, and what made it anew
-// would cost more than it saves.
-const large = 1 << 20
+// leastLarge is from which size of its content on, in bytes, the range of one object stays there: what is that
+// large fills half an object by itself, so to store it anew would save none.
+const leastLarge = repo.SegmentSize / 2
+
+func large(f *manifest.TickFile) bool { return f.Content() >= leastLarge }
 
 // mergeRun takes what links have of a generation as one range, out of the file; or, where the file isn't
 // there any more, refers to what they have.
@@ -220,13 +222,13 @@ func (m *merger) mergeRun(ctx context.Context, nm capture.Name, entries []entry)
 	}
 	for len(entries) > 0 {
 		first := entries[0].file()
-		if first.From == 0 && (len(first.Replays) > 0 || first.Generation == "") || first.Size-first.From >= large {
+		if first.From == 0 && (len(first.Replays) > 0 || first.Generation == "") || large(first) {
 			m.reference(entries[0])
 			entries = entries[1:]
 			continue
 		}
 		n := 1 // those that go on from each other, and from what is known
-		for n < len(entries) && entries[n].file().From == entries[n-1].file().Size && entries[n].file().Size-entries[n].file().From < large {
+		for n < len(entries) && entries[n].file().From == entries[n-1].file().Size && !large(entries[n].file()) {
 			n++
 		}
 		if err := m.take(ctx, nm, entries[:n]); err != nil {
@@ -320,23 +322,7 @@ func (m *merger) reference(e entry) {
 		}
 		return referred + n
 	}
-	move := func(list []manifest.Extent) []manifest.Extent {
-		out := slices.Clone(list)
-		for i := range out {
-			if out[i].Seg >= 0 {
-				out[i].Seg = at(out[i].Seg)
-			}
-		}
-		return out
-	}
-	f.Extents = move(f.Extents)
-	replays := make([]*manifest.Replay, len(f.Replays))
-	for i, r := range f.Replays {
-		moved := *r
-		moved.Stream = move(r.Stream)
-		replays[i] = &moved
-	}
-	f.Replays = replays
+	f.Extents, f.Replays = manifest.Renumbered(f.Extents, f.Replays, at)
 	m.put(&f, e.link.was[e.i], e)
 }
 
@@ -388,6 +374,7 @@ func (s *Shipper) replace(i int, links []*link, made *link) {
 		for _, p := range made.tick.Parts {
 			s.pinned[p.Key] = true
 		}
+		s.keep(made)
 		s.links = slices.Delete(slices.Clone(s.links), i, i+len(links))
 		return
 	}

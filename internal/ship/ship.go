@@ -84,6 +84,7 @@ type Shipper struct {
 	long      []string              // names of roll-ups of the long level
 	pinned    map[string]bool       // keys of objects that those refer to
 	old       []state.Drop          // to be deleted
+	kept      []state.Kept          // ranges that the next backup may refer to
 	changed   map[capture.Name]bool // files that differ from the backup's state
 	rolling   *rolling              // nil if no roll-up is being made
 	rollAfter time.Time             // none is made before
@@ -169,7 +170,7 @@ func (s *Shipper) openKey(ctx context.Context) error {
 }
 
 func (s *Shipper) openTakers() {
-	if err := s.shareKnown(); err != nil {
+	if err := capture.ShareKnown(s.dir, filepath.Join(s.dir, state.ShipDir)); err != nil {
 		s.log.Warn("what backups remember of databases can't be used: those that are compacted are shipped whole until it is read again", "err", err)
 	}
 	var note string

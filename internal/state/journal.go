@@ -3,6 +3,7 @@ package state
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -12,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/slipcover/slipcover/internal/capture"
 	"github.com/slipcover/slipcover/internal/durable"
@@ -42,6 +44,7 @@ type JournalHead struct {
 	Long   []string `json:"long,omitempty"`   // names of roll-ups that only a backup takes over from
 	Pinned []string `json:"pinned,omitempty"` // keys that those refer to
 	Old    []Drop   `json:"old,omitempty"`    // what is to be deleted
+	Kept   []Kept   `json:"kept,omitempty"`   // what the next backup may refer to
 	// Attempts are ticks of the next number whose put failed and that were not there when it was asked: such a put
 	// may still take effect.
 	Attempts []JournalTick `json:"attempts,omitempty"`
@@ -220,6 +223,27 @@ type Drop struct {
 	Keys []string `json:"keys"` // names of objects, some of which may still be referred to
 }
 
+// Kept is a range of a database that is in objects which no roll-up deletes: it is in one of the long level, or that
+// refers to them.
+type Kept struct {
+	// Was is the file where the range begins, and WasLocal what is known beyond it; nil if that is the beginning of its
+	// generation.
+	Was      *manifest.File `json:"was,omitempty"`
+	WasLocal capture.Local  `json:"was_local,omitzero"`
+	// File is the file where the range ends; its extents and replays make the range alone, out of Parts.
+	File  *manifest.File     `json:"file"`
+	Local capture.Local      `json:"local"`
+	Parts []manifest.Segment `json:"parts"`
+}
+
+// From is where the range begins, in bytes.
+func (k *Kept) From() int64 {
+	if k.Was == nil {
+		return 0
+	}
+	return k.Was.Size
+}
+
 // Lines are what a journal says.
 type Lines struct {
 	Head  JournalHead
@@ -279,27 +303,41 @@ func (l *Lines) Unproven() *JournalTick {
 	return &last
 }
 
-// ReadShipped returns what shipping knows of databases, by the journal in the folder of an instance: how they were
-// stored last. It may be nothing. stored is the number of a tick that is known to be stored; of the last one in the
-// journal that isn't known otherwise.
-func ReadShipped(dir string, stored int64) (map[capture.Name]*capture.Known, error) {
+// Shipped is what shipping knows of databases.
+type Shipped struct {
+	Files map[capture.Name]*capture.Known // how they were stored last
+	Kept  map[capture.Name][]Kept         // of the generation of Files, by where they begin
+}
+
+// ReadShipped returns what shipping knows of databases, by the journal in the folder of an instance. It may be nothing.
+// stored is the number of a tick that is known to be stored; of the last one in the journal that isn't known otherwise.
+func ReadShipped(dir string, stored int64) (Shipped, error) {
+	out := Shipped{Files: map[capture.Name]*capture.Known{}, Kept: map[capture.Name][]Kept{}}
 	lines, err := OpenJournal(dir).Read(false)
 	if err != nil || lines == nil {
-		return nil, err
+		return out, err
 	}
 	if last := lines.Unproven(); last != nil && last.Tick.Last <= stored {
 		lines.Ticks = append(lines.Ticks, *last)
 	}
-	out := map[capture.Name]*capture.Known{}
 	for _, f := range lines.Files {
 		if f.File != nil {
-			out[capture.Name{Root: f.Root, Path: f.Path}] = &capture.Known{File: f.File, Local: f.Local}
+			out.Files[capture.Name{Root: f.Root, Path: f.Path}] = &capture.Known{File: f.File, Local: f.Local}
 		}
 	}
 	for _, t := range lines.Ticks {
 		for i, f := range t.Tick.Files {
-			out[capture.Name{Root: f.Root, Path: f.Path}] = &capture.Known{File: &f.File, Local: t.Locals[i]}
+			out.Files[capture.Name{Root: f.Root, Path: f.Path}] = &capture.Known{File: &f.File, Local: t.Locals[i]}
 		}
+	}
+	for _, k := range lines.Head.Kept {
+		nm := capture.Name{Root: k.File.Root, Path: k.File.Path}
+		if is := out.Files[nm]; is != nil && is.File.Generation == k.File.Generation {
+			out.Kept[nm] = append(out.Kept[nm], k)
+		}
+	}
+	for _, list := range out.Kept {
+		slices.SortFunc(list, func(a, b Kept) int { return cmp.Compare(a.From(), b.From()) })
 	}
 	return out, nil
 }

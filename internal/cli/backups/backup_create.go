@@ -163,10 +163,13 @@ type backupResult struct {
 	TookSeconds  float64          `json:"took_seconds"`
 	ResumedBytes int64            `json:"resumed_bytes"` // stored by an interrupted run and taken up
 	// ReplayedBytes are those that a restore computes.
-	ReplayedBytes int64              `json:"replayed_bytes"`
-	LeftOut       []manifest.LeftOut `json:"left_out"`
-	Damage        []manifest.Damage  `json:"damage"`
-	Notes         []string           `json:"notes"`
+	ReplayedBytes int64 `json:"replayed_bytes"`
+	// TakenOverBytes are those that shipping had stored, and the backup neither read nor stored.
+	TakenOverBytes int64 `json:"taken_over_bytes,omitempty"`
+
+	LeftOut []manifest.LeftOut `json:"left_out"`
+	Damage  []manifest.Damage  `json:"damage"`
+	Notes   []string           `json:"notes"`
 	// Problems are what was wrong with stored keys, also if this backup put it right.
 	Problems []string `json:"problems,omitempty"`
 	// Repository is where the backup was made, and Copies are the others; only with
@@ -177,7 +180,7 @@ type backupResult struct {
 }
 
 func newBackupResult(r *backup.Result, d time.Duration) *backupResult {
-	return &backupResult{Backup: core.SummaryOf(r.Record), TookSeconds: core.Seconds(d), ResumedBytes: r.Resumed, ReplayedBytes: r.Replayed,
+	return &backupResult{Backup: core.SummaryOf(r.Record), TookSeconds: core.Seconds(d), ResumedBytes: r.Resumed, ReplayedBytes: r.Replayed, TakenOverBytes: r.TakenOver,
 		LeftOut: core.NonNil(r.LeftOut), Damage: core.NonNil(r.Damage), Notes: core.NonNil(r.Notes), Problems: r.Problems}
 }
 
@@ -208,6 +211,9 @@ func (r *backupResult) print(w io.Writer, verbose bool) error {
 	}
 	if r.ReplayedBytes > 0 {
 		list = append(list, core.Fact{"replayed", core.Size(r.ReplayedBytes) + ", which a restore computes out of what is stored"})
+	}
+	if r.TakenOverBytes > 0 {
+		list = append(list, core.Fact{"taken over", core.Size(r.TakenOverBytes) + " that shipping had stored"})
 	}
 	if r.ResumedBytes > 0 {
 		list = append(list, core.Fact{"taken up", core.Size(r.ResumedBytes) + " that an interrupted backup had stored"})
