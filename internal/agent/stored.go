@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,7 +44,7 @@ func (a *agent) deleteBackup(ctx context.Context, w *work) (*job.Report, error) 
 			ids, err = madeOf(ctx, r, w.job)
 		}
 		if err == nil && len(ids) > 0 {
-			_, err = r.Prune(ctx, lock, repo.PruneOptions{Remove: ids, KeepMoments: a.o.KeepMoments, Now: time.Now()})
+			_, err = r.Prune(ctx, lock, repo.PruneOptions{Remove: ids, KeepMoments: cmp.Or(w.job.Spec.KeepMoments, a.o.KeepMoments), Now: time.Now()})
 			report.Kept = errors.Is(err, repo.ErrPinned) || errors.Is(err, storage.ErrRetained)
 		}
 		if rerr := lock.End(ctx); rerr != nil { // it is free when this process ends

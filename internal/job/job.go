@@ -260,10 +260,13 @@ type Spec struct {
 	Repository  Repository `json:"repository"`
 	// RepoID is of the backup to restore, prove or delete. To delete without it is to
 	// delete whatever the repository has with the label of the job's backup, but for Keep.
-	RepoID string            `json:"repo_id,omitempty"`
-	Moment bool              `json:"moment,omitempty"` // prove the newest moment that was shipped too
-	Keep   []string          `json:"keep,omitempty"`   // RepoIDs of backups that were taken in
-	Labels map[string]string `json:"labels,omitempty"` // of the backup's record
+	RepoID string   `json:"repo_id,omitempty"`
+	Moment bool     `json:"moment,omitempty"` // prove the newest moment that was shipped too
+	Keep   []string `json:"keep,omitempty"`   // RepoIDs of backups that were taken in
+	// KeepMoments is for how long moments of the instance are kept, where something is deleted; 0 is as the agent's
+	// settings say.
+	KeepMoments time.Duration     `json:"keep_moments,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"` // of the backup's record
 	// Sealed is a Secrets as JSON, encrypted to the agent's age recipient.
 	Sealed []byte `json:"sealed,omitempty"`
 }

@@ -322,14 +322,14 @@ func (r *Repo) find(ctx context.Context, instance string, o reading, pick func(*
 			return nil, nil, err
 		}
 		base, err := h.base(e)
-		for err == nil && base >= 0 && tried[h.Backups[base].ID] {
+		if err != nil {
+			return nil, nil, h.before(e, err)
+		}
+		for base >= 0 && tried[h.Backups[base].ID] {
 			base--
 		}
-		switch {
-		case err != nil:
-			return nil, nil, err
-		case base < 0 || e.backup < 0 && h.suits(e.chain, base) != nil:
-			return nil, nil, uncovered
+		if base < 0 || e.backup < 0 && h.suits(e.chain, base) != nil {
+			return nil, nil, h.before(e, uncovered)
 		}
 		rec := h.Backups[base]
 		if rec.Started.Before(h.from) { // it rests on more than was read
@@ -356,7 +356,7 @@ func (h *History) newest(at time.Time) (*event, error) {
 			continue
 		}
 		if why := h.hole(i); why != "" && (at.IsZero() || e.done.Before(at)) {
-			return nil, fmt.Errorf("%w: %s; the newest moment before it is %s: pass that time to get it", ErrGap, why, e.done.UTC().Format(time.RFC3339Nano))
+			return nil, before(e, fmt.Errorf("%w: %s", ErrGap, why))
 		}
 		return e, nil
 	}
@@ -364,6 +364,24 @@ func (h *History) newest(at time.Time) (*event, error) {
 		return nil, fmt.Errorf("%w: there is no backup of %s", ErrNoMoment, h.Instance)
 	}
 	return nil, fmt.Errorf("%w: the oldest backup of %s was finished %s", ErrNoMoment, h.Instance, h.Backups[0].Finished.UTC().Format(time.RFC3339))
+}
+
+// before adds to an error that says why a moment can't be had back which one before it can.
+func (h *History) before(e *event, err error) error {
+	for i := range slices.Backward(h.events) {
+		x := &h.events[i]
+		if x == e || x.done.After(e.done) || x.backup < 0 && x.chain == e.chain {
+			continue
+		}
+		if _, berr := h.base(x); berr == nil {
+			return before(x, err)
+		}
+	}
+	return err
+}
+
+func before(e *event, err error) error {
+	return fmt.Errorf("%w; the newest moment before it is %s: pass that time to get it", err, e.done.UTC().Format(time.RFC3339Nano))
 }
 
 // hole says why moments are missing right behind an event, "" if none are.

@@ -335,6 +335,9 @@ func (s *Server) deleteOne(ctx context.Context, b *job.Backup, secrets job.Secre
 	if b.RepoID == "" {
 		j.Spec.Keep = s.takenIn(b.RepoName)
 	}
+	if i := s.instances.have(b.Instance); i != nil {
+		j.Spec.KeepMoments = toShip(i).KeepMoments
+	}
 	if j.Spec.Sealed, err = seal(agent, secrets); err != nil {
 		return err
 	}

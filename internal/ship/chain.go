@@ -286,7 +286,7 @@ func (s *Shipper) ended(ctx context.Context, last *state.JournalTick) error {
 // its own.
 func (s *Shipper) elsewhere(ctx context.Context, err error) error {
 	if !s.o.TakeOver {
-		return fmt.Errorf("%w: a copy of this machine, or an older image of it, ships under the same name, or this is one. If the other one is gone for good, make a backup here and run this once with --take-over", err)
+		return err
 	}
 	clear(s.files)
 	base, err := s.readBase()
@@ -294,6 +294,12 @@ func (s *Shipper) elsewhere(ctx context.Context, err error) error {
 		return err
 	}
 	return s.begin(ctx, base)
+}
+
+// other is an ErrOther by what was found, with what to do.
+func other(format string, args ...any) error {
+	return fmt.Errorf("%w: %w. A copy of this machine, or an older image of it, ships under the same name, or this is one. If the other one is gone for good, make a backup here and run this once with --take-over",
+		ErrOther, fmt.Errorf(format, args...))
 }
 
 // look makes sure that nobody else ships the instance, unless that was found a moment ago. A number
@@ -309,9 +315,9 @@ func (s *Shipper) look(ctx context.Context) error {
 	for _, o := range shipped {
 		switch {
 		case o.Chain > s.chain.ID:
-			return fmt.Errorf("%w: chain %s was begun after the one of this node, %s", ErrOther, o.Chain, s.chain.ID)
+			return other("chain %s was begun after the one of this node, %s", o.Chain, s.chain.ID)
 		case o.Chain == s.chain.ID && o.Last > s.chain.Tick && (o.Part == 0 || o.Last > s.chain.Tick+1):
-			return fmt.Errorf("%w: it has tick %d of chain %s, and this node has stored %d", ErrOther, o.Last, o.Chain, s.chain.Tick)
+			return other("it has tick %d of chain %s, and this node has stored %d", o.Last, o.Chain, s.chain.Tick)
 		}
 	}
 	s.looked = time.Now()
@@ -350,7 +356,7 @@ func (s *Shipper) clean(ctx context.Context) error {
 			continue
 		}
 		if there, err := s.o.Repo.IsShipped(ctx, s.o.Instance, l.segment); err != nil || !there { // the listing may be late
-			return errors.Join(err, fmt.Errorf("%w: %s, which this node stored, is gone", ErrOther, l.name))
+			return errors.Join(err, other("%s, which this node stored, is gone", l.name))
 		}
 	}
 	if len(stray) == 0 {

@@ -157,7 +157,7 @@ func TestClone(t *testing.T) {
 			running.Forget() // when the chain was last looked at, as after a minute
 		}
 		err = tickUntil(t, running)
-		if !errors.Is(err, ship.ErrOther) {
+		if !errors.Is(err, ship.ErrOther) || !strings.Contains(err.Error(), "--take-over") {
 			t.Errorf("rolled up %v: the clone was told %v", rolled, err)
 		}
 		must(t, running.Close())
@@ -328,8 +328,14 @@ func TestOtherFiles(t *testing.T) {
 	if err := s.Tick(t.Context()); !errors.Is(err, ship.ErrOtherNode) {
 		t.Errorf("with fresh files: %v", err)
 	}
+	must(t, s.Close())
+	if _, err := ship.Open(t.Context(), e.options()); !errors.Is(err, ship.ErrOtherNode) {
+		t.Errorf("begun with fresh files: %v", err)
+	}
 	must(t, os.RemoveAll(e.data))
 	must(t, os.Rename(away, e.data))
+	s = e.ship()
+	s.Settle(t.Context(), t)
 	e.grow(1)
 	got, _ := e.moment(e.now())
 	e.compare("meanwhile", got, files)

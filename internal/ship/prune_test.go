@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/slipcover/slipcover/internal/backup"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/storage"
@@ -112,5 +114,29 @@ func TestPruneOfBackupsBetween(t *testing.T) {
 	for i, k := range states {
 		got, m := e.moment(k.at)
 		e.compare(fmt.Sprintf("state %d on %s", i, m.Base.ID), got, k.files)
+	}
+}
+
+// When the backup is gone on which ticks rest, whoever asks for one is told which moment before them there is.
+func TestBaseIsGone(t *testing.T) {
+	t.Parallel()
+	e := genEnv(t, 14)
+	first := e.backup()
+	e.clock = e.clock.Add(time.Hour)
+	base := e.backup(func(o *backup.Options) { o.Full = true })
+	s := e.ship()
+	e.grow(1)
+	s.Settle(t.Context(), t)
+	must(t, e.store.Delete(t.Context(), storage.Key(fmt.Sprintf("backups/node1/%s/record.jsonl", base.ID))))
+	r := e.repo()
+	_, _, err := r.At(t.Context(), "node1", e.now())
+	want := first.Finished.UTC().Format(time.RFC3339Nano)
+	if !errors.Is(err, repo.ErrNoMoment) || !strings.Contains(err.Error(), "the newest moment before it is "+want) {
+		t.Fatalf("told %v, and the backup before was done %s", err, want)
+	}
+	m, _, err := r.At(t.Context(), "node1", first.Finished)
+	must(t, err)
+	if m.Started != first.Started {
+		t.Errorf("that time gives a state of %s, not of %s", m.Started, first.Started)
 	}
 }

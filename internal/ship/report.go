@@ -96,16 +96,32 @@ func (r *reporter) write(last bool) {
 	now.Written = s.o.Now().UTC()
 	text, err := json.MarshalIndent(now, "", "  ")
 	path := filepath.Join(s.dir, state.ShipDir, reportName)
+	text = append(text, '\n')
 	if err == nil {
-		err = os.WriteFile(path+".new", append(text, '\n'), 0o600)
+		err = os.WriteFile(path+".new", text, 0o600)
 	}
 	if err == nil {
 		err = os.Rename(path+".new", path)
+	} else if overwrite(path, text) == nil { // on a full disk the blocks of the last one are still there
+		err = os.Remove(path + ".new")
 	}
 	if err != nil {
 		s.log.Warn("how shipping is doing can't be noted for `slipcover ship status`", "err", err)
 	}
 	r.last, r.at = key, time.Now()
+}
+
+// overwrite writes a small file in the place that it has. Who reads it meanwhile may find half of it.
+func overwrite(path string, text []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(text, 0)
+	if err == nil {
+		err = f.Truncate(int64(len(text)))
+	}
+	return errors.Join(err, f.Close())
 }
 
 // Reports returns what the shippers of a state directory say of themselves, in the order of their

@@ -90,6 +90,7 @@ func TestReports(t *testing.T) {
 	must(t, s.Close())
 
 	gone = false
+	must(t, os.MkdirAll(path[0]+".new/in/the/way", 0o700)) // a report can't be replaced, as on a full disk
 	s = e.ship()
 	s.Settle(t.Context(), t)
 	s.Reporter()(true)
@@ -226,5 +227,68 @@ func TestLatePut(t *testing.T) {
 		e.compare(fmt.Sprintf("started again %v", again), got, e.files())
 		e.contiguous()
 		must(t, s.Close())
+	}
+}
+
+// quiet is for how long before the newest tick the state may have been another one than that of the tick before, as its
+// index says.
+func (e *env) quiet() time.Duration {
+	e.t.Helper()
+	h, err := e.repo().History(e.t.Context(), "node1", time.Time{})
+	must(e.t, err)
+	links := h.Chains[len(h.Chains)-1].Links
+	times := links[len(links)-1].Tick.Times
+	return time.Duration(times[len(times)-1].Quiet) * time.Millisecond
+}
+
+// A tick tells since when nobody could look: while the storage was away, and while the machine was suspended. Without
+// either it is exact to an interval, though nothing was committed for hours.
+func TestQuiet(t *testing.T) {
+	t.Parallel()
+	e := genEnv(t, 31)
+	e.backup()
+	gone := false
+	e.store = faulty.New(e.store, func(op faulty.Op) faulty.Action {
+		if gone && op.Kind == faulty.Put {
+			return faulty.Fail(errGone)
+		}
+		return faulty.Action{}
+	})
+	s := e.ship()
+	s.GiveUp(errGone)
+	end := s.Tell()
+	defer end()
+	later := func(d time.Duration) {
+		e.ticking.Lock()
+		defer e.ticking.Unlock()
+		e.clock = e.clock.Add(d)
+	}
+	e.grow(1)
+	s.Settle(t.Context(), t)
+
+	gone = true
+	e.grow(2)
+	if err := tickUntil(t, s); !errors.Is(err, errGone) {
+		t.Fatal(err)
+	}
+	later(10 * time.Minute)
+	gone = false
+	s.Settle(t.Context(), t)
+	if q := e.quiet(); q < 10*time.Minute || q > 11*time.Minute {
+		t.Errorf("while the storage was away for 10m: %s", q)
+	}
+
+	s.Settle(t.Context(), t)
+	time.Sleep(1200 * time.Millisecond) // a sign of life, as each second
+	later(time.Hour)                    // none
+	time.Sleep(1200 * time.Millisecond)
+	s.Waited()
+	e.grow(3)
+	for path := range e.files() {
+		s.Mark(path)
+	}
+	must(t, s.Tick(t.Context()))
+	if q := e.quiet(); q < 59*time.Minute || q > 62*time.Minute {
+		t.Errorf("after an hour in which the machine was suspended: %s", q)
 	}
 }

@@ -108,7 +108,8 @@ type file struct {
 }
 
 // Open makes a shipper that goes on where the last one on this node ended, or from the last
-// backup. It returns ErrNoBase if there was none, ErrOther if the instance is shipped from elsewhere.
+// backup. It returns ErrNoBase if there was none, ErrOther if the instance is shipped from elsewhere, ErrOtherNode if the
+// files are another CouchDB's.
 func Open(ctx context.Context, o Options) (*Shipper, error) {
 	if o.Interval <= 0 {
 		o.Interval = time.Second
@@ -150,6 +151,9 @@ func (s *Shipper) open(ctx context.Context) (err error) {
 	}
 	s.journal = state.OpenJournal(s.dir)
 	if err := s.resume(ctx); err != nil {
+		return err
+	}
+	if err := s.checkNode(); errors.Is(err, errOtherMap) { // a wrong --data-dir; while it runs it is tried again, as a disk may come back
 		return err
 	}
 	if err := s.openKey(ctx); err != nil {

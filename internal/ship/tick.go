@@ -206,8 +206,11 @@ func (s *Shipper) isGone(e node.Entry) bool {
 	return errors.Is(err, os.ErrNotExist)
 }
 
-// ErrOtherNode says that the files are not those of the node that was shipped until now.
-var ErrOtherNode = errors.New("these are not the files that were shipped until now")
+var (
+	// ErrOtherNode says that the files are not those of the node that was shipped until now.
+	ErrOtherNode = errors.New("these are not the files that were shipped until now")
+	errOtherMap  = fmt.Errorf("%w: the shard map is another file", ErrOtherNode)
+)
 
 // checkNode refuses to take the loss of all files for their deletion, as when a disk isn't mounted, and another
 // CouchDB's files for this one's. The shard map tells: each node has one of its own, and keeps it.
@@ -224,8 +227,8 @@ func (s *Shipper) checkNode() error {
 	case errors.Is(err, os.ErrNotExist):
 		return fmt.Errorf("%w: %s is gone from %s: if its disk is not mounted, mount it", ErrOtherNode, state.MapFile, s.o.Node.DataDir)
 	case err == nil && is.UUID != known.File.Header.UUID && known.File.Header.UUID != "":
-		return fmt.Errorf("%w: %s in %s is another file (uuid %.8s, was %.8s). If its disk is not mounted, mount it; if another CouchDB has replaced the one before, make a backup with --take-over",
-			ErrOtherNode, state.MapFile, s.o.Node.DataDir, is.UUID, known.File.Header.UUID)
+		return fmt.Errorf("%w: %s in %s (uuid %.8s, was %.8s). If its disk is not mounted, mount it; if another CouchDB has replaced the one before, make a backup with --take-over",
+			errOtherMap, state.MapFile, s.o.Node.DataDir, is.UUID, known.File.Header.UUID)
 	}
 	return nil
 }
@@ -309,7 +312,7 @@ func (s *Shipper) taken(ctx context.Context, cause error) error {
 		s.attempts = nil
 		return errors.Join(errLate, s.rewrite())
 	}
-	return fmt.Errorf("%w: %w", ErrOther, cause)
+	return other("%w", cause)
 }
 
 // put stores an object until that succeeds, ctx ends, or another one is there.

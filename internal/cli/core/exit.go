@@ -127,7 +127,7 @@ func ExitOf(err error) exit {
 		return exitKey
 	case is(repo.ErrLocked, repo.ErrLockLost):
 		return exitLocked
-	case is(ErrTarget, repo.ErrExists, repo.ErrIDUsed, restore.ErrNotEmpty, restore.ErrTaken, restore.ErrInstanceExists, restore.ErrLinked, restore.ErrUnfinished, restore.ErrInUse, backup.ErrOtherNode, ship.ErrOther, repo.ErrPinned, storage.ErrRetained):
+	case is(ErrTarget, repo.ErrExists, repo.ErrIDUsed, restore.ErrNotEmpty, restore.ErrTaken, restore.ErrInstanceExists, restore.ErrLinked, restore.ErrUnfinished, restore.ErrInUse, backup.ErrOtherNode, ship.ErrOther, ship.ErrOtherNode, repo.ErrPinned, storage.ErrRetained):
 		return exitRefused
 	case is(storage.ErrFull) || isDiskFull(err):
 		return exitFull
