@@ -102,10 +102,10 @@ type Options struct {
 	HookBefore, HookAfter string
 	HookTimeout           time.Duration
 
-	// Ship has the node shipped whatever the servers say. ShipInterval and KeepMoments are as
+	// Ship has the node shipped whatever the servers say. ShipInterval, KeepMoments and ImmutableFor (Protect) are as
 	// in ship.Options; servers may want moments of an instance kept for another time.
-	Ship                      bool
-	ShipInterval, KeepMoments time.Duration
+	Ship                                    bool
+	ShipInterval, KeepMoments, ImmutableFor time.Duration
 
 	Parallel int // jobs at once, and beside them as many restores and restore tests; 2 if 0
 	Log      *slog.Logger

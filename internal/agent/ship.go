@@ -229,7 +229,7 @@ func (a *agent) shipNow(ctx context.Context, w job.Ship) (err error) {
 	if err != nil {
 		return err
 	}
-	o := ship.Options{Repo: r, Node: n, Instance: w.RepoName, StateDir: a.o.StateDir, Tool: a.o.Version, Interval: a.o.ShipInterval, KeepMoments: w.KeepMoments,
+	o := ship.Options{Repo: r, Node: n, Instance: w.RepoName, StateDir: a.o.StateDir, Tool: a.o.Version, Interval: a.o.ShipInterval, KeepMoments: w.KeepMoments, Protect: a.o.ImmutableFor,
 		Log: a.log.With("instance", w.RepoName)}
 	if o.KeepMoments == 0 {
 		o.KeepMoments = a.o.KeepMoments

@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -50,6 +51,31 @@ func (r *Repo) retainSegments(ctx context.Context, retainer storage.Retainer, m 
 	}
 	until = until.UTC().Truncate(time.Second)
 	return &until, nil
+}
+
+// RetainShipped prolongs the storage's protection of objects of chains, by their names. Those that are gone, as their
+// moments have expired, are passed over.
+func (r *Repo) RetainShipped(ctx context.Context, instance string, names []string, until time.Time) error {
+	retainer, ok := r.store.(storage.Retainer)
+	if !ok {
+		return fmt.Errorf("%s can't protect objects until a date; remove immutable_for", r.store.URL())
+	}
+	keys := make([]storage.Key, len(names))
+	for i, name := range names {
+		keys[i] = r.shipKey(instance, name)
+	}
+	return retainAll(ctx, passing{retainer}, until, keys)
+}
+
+// passing is a Retainer for which an object that is gone is no error.
+type passing struct{ storage.Retainer }
+
+func (p passing) Retain(ctx context.Context, key storage.Key, until time.Time) error {
+	err := p.Retainer.Retain(ctx, key, until)
+	if errors.Is(err, storage.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // retainAll prolongs the storage's protection of segments.

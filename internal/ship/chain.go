@@ -108,7 +108,7 @@ func (s *Shipper) begin(ctx context.Context, base *state.State) error {
 		return err
 	}
 	s.chain = state.Chain{ID: id, Base: base.Summary.ID, Since: base.Summary.ID, Seen: base.Summary.Started.UnixMilli()}
-	s.links, s.long, s.old, s.kept, s.attempts = nil, nil, nil, nil, nil
+	s.links, s.long, s.old, s.kept, s.bare, s.attempts = nil, nil, nil, nil, nil, nil
 	clear(s.pinned)
 	clear(s.changed)
 	s.looked = time.Now()
@@ -165,6 +165,7 @@ func (s *Shipper) restore(lines *state.Lines) error {
 	for _, key := range lines.Head.Pinned {
 		s.pinned[key] = true
 	}
+	s.bare = slices.Concat(s.long, lines.Head.Pinned) // some may not have been protected
 	for i := range lines.Ticks {
 		if err := s.restoreLine(&lines.Ticks[i]); err != nil {
 			return err

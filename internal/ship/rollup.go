@@ -50,6 +50,7 @@ type rolling struct {
 	level time.Duration
 	made  *link // nil if it failed
 	err   error
+	bare  []string // keys that are to be protected, and then those that couldn't be
 	done  chan struct{}
 }
 
@@ -107,7 +108,7 @@ func (s *Shipper) rollUp(ctx context.Context) error {
 	if links == nil {
 		return s.drop(ctx)
 	}
-	r := &rolling{links: links, level: level, done: make(chan struct{})}
+	r := &rolling{links: links, level: level, bare: s.bare, done: make(chan struct{})}
 	there := map[capture.Name]*file{} // files that still are those of the links
 	for _, l := range links {
 		for _, f := range l.tick.Files {
@@ -120,9 +121,27 @@ func (s *Shipper) rollUp(ctx context.Context) error {
 	s.rolling = r
 	s.work.Go(func() {
 		defer close(r.done)
-		r.made, r.err = s.makeRollUp(s.working, links, there, level == longLevel)
+		if r.made, r.err = s.makeRollUp(s.working, links, there, level == longLevel); r.err == nil && level == longLevel {
+			s.protect(r)
+		}
 	})
 	return nil
+}
+
+// protect lets the storage protect a roll-up of the long level, with what it refers to, and what couldn't be before.
+func (s *Shipper) protect(r *rolling) {
+	if s.o.Protect <= 0 {
+		return
+	}
+	r.bare = append(slices.Clone(r.bare), r.made.segment.Key)
+	for _, p := range r.made.tick.Parts {
+		r.bare = append(r.bare, p.Key)
+	}
+	if err := s.o.Repo.RetainShipped(s.working, s.o.Instance, r.bare, s.o.Now().Add(s.o.Protect)); err != nil {
+		s.log.Warn("what was rolled up is not protected by the storage; the next roll-up of an hour tries it again", "objects", len(r.bare), "err", err)
+		return
+	}
+	r.bare = nil
 }
 
 // rollRetry is how long after a failure a roll-up is tried again.
@@ -351,6 +370,9 @@ func (s *Shipper) rolled(r *rolling) error {
 	}
 	if err := s.journal.Add(lineOf(r.made)); err != nil {
 		return err
+	}
+	if r.level == longLevel {
+		s.bare = r.bare
 	}
 	s.replace(i, r.links, r.made)
 	if r.level == longLevel || s.journal.Grown() {

@@ -2,6 +2,7 @@ package ship_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -10,8 +11,14 @@ import (
 	"testing"
 	"time"
 
+	"filippo.io/age"
+
 	"github.com/slipcover/slipcover/internal/backup"
+	"github.com/slipcover/slipcover/internal/couchgen"
+	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/ship"
 	"github.com/slipcover/slipcover/internal/storage"
+	"github.com/slipcover/slipcover/internal/storage/mem"
 	"github.com/slipcover/slipcover/internal/testenv"
 )
 
@@ -196,4 +203,68 @@ func TestCompactionClosesGeneration(t *testing.T) {
 	}
 	got, _ := e.moment(at)
 	e.compare("after the compaction", got, files)
+}
+
+// retaining protects objects, unless it is broken.
+type retaining struct {
+	*mem.Retaining
+	broken atomic.Bool
+}
+
+func (r *retaining) Retain(ctx context.Context, key storage.Key, until time.Time) error {
+	if r.broken.Load() {
+		return errGone
+	}
+	return r.Retaining.Retain(ctx, key, until)
+}
+
+// Roll-ups of an hour, and what they refer to, are protected by a storage that can do that; what a later one deletes isn't.
+func TestProtection(t *testing.T) {
+	t.Parallel()
+	data := t.TempDir()
+	_, err := couchgen.DataDir(data, couchgen.DirOptions{Databases: 1, Q: 1, DocsPerDB: 100, DocBytes: 30_000, Seed: 40})
+	must(t, err)
+	e := newEnv(t, data)
+	store := &retaining{Retaining: mem.NewRetaining()}
+	e.store = store
+	_, err = repo.Init(t.Context(), e.store, repo.InitOptions{Recipients: []string{e.identity.(*age.X25519Identity).Recipient().String()}})
+	must(t, err)
+	e.backup()
+	o := e.options()
+	o.Protect = 100 * 24 * time.Hour
+	s, err := ship.Open(t.Context(), o)
+	must(t, err)
+	for i := range 16 {
+		store.broken.Store(i < 8) // the first roll-up of an hour isn't protected at once
+		e.growLarge(uint64(i), 0.2)
+		e.clock = e.clock.Add(10 * time.Minute)
+		s.Settle(t.Context(), t)
+	}
+	must(t, s.Close())
+	h, err := e.repo().History(t.Context(), "node1", time.Time{})
+	must(t, err)
+	want := map[storage.Key]bool{}
+	long := 0
+	for _, l := range h.Chains[0].Links {
+		if !l.Tick.Long {
+			continue
+		}
+		long++
+		want[storage.Key("ship/node1/"+l.String()+".zst.age")] = true
+		index, _, err := e.repo().ReadTick(t.Context(), "node1", l.Shipped)
+		must(t, err)
+		for _, p := range index.Parts {
+			want[storage.Key("ship/node1/"+p.Key+".zst.age")] = true
+		}
+	}
+	if long < 2 || len(want) <= long {
+		t.Fatalf("%d roll-ups of an hour, %d objects", long, len(want))
+	}
+	var keys []storage.Key
+	must(t, store.List(t.Context(), "ship/", func(i storage.Info) error { keys = append(keys, i.Key); return nil }))
+	for _, key := range keys {
+		if err := store.Delete(t.Context(), key); errors.Is(err, storage.ErrRetained) != want[key] {
+			t.Errorf("%s, which is to be protected: %v, deleted: %v", key, want[key], err)
+		}
+	}
 }

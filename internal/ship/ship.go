@@ -45,6 +45,9 @@ type Options struct {
 	TakeOver bool
 	// KeepMoments is for how long moments are kept, counted from the newest one; 0 is for ever.
 	KeepMoments time.Duration
+	// Protect is for how long the storage protects roll-ups of the long level, and what they refer to, from being
+	// deleted or replaced; 0 is not at all.
+	Protect time.Duration
 
 	Log *slog.Logger     // nil: nothing is logged
 	Now func() time.Time // the clock that ticks are stamped by; nil is time.Now
@@ -85,6 +88,7 @@ type Shipper struct {
 	pinned    map[string]bool       // keys of objects that those refer to
 	old       []state.Drop          // to be deleted
 	kept      []state.Kept          // ranges that the next backup may refer to
+	bare      []string              // keys of roll-ups of the long level, and what they refer to, that the storage doesn't protect yet
 	changed   map[capture.Name]bool // files that differ from the backup's state
 	rolling   *rolling              // nil if no roll-up is being made
 	rollAfter time.Time             // none is made before

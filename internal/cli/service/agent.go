@@ -291,7 +291,7 @@ func agentSetup(ctx context.Context, env *core.Env, s *core.Settings, log *slog.
 		Backup: backup.Options{Strategy: s.BackupStrategy, Namespace: s.BackupNamespace, ProveInterval: s.ProveInterval, Compaction: s.Compaction, Tails: s.Tails, Strict: s.Strict,
 			Recipients: s.Recipients, Indexes: s.Indexes, Parallel: s.Parallel, Tool: "slipcover " + core.ToolVersion()},
 		HookBefore: s.HookBefore, HookAfter: s.HookAfter, HookTimeout: s.HookTimeout, Log: log,
-		Ship: s.Ship, ShipInterval: s.ShipInterval, KeepMoments: s.KeepMoments.Longest(),
+		Ship: s.Ship, ShipInterval: s.ShipInterval, KeepMoments: s.KeepMoments.Longest(), ImmutableFor: s.ImmutableFor.Longest(),
 	}
 	return o, nil
 }

@@ -77,7 +77,7 @@ func runShip(ctx context.Context, env *core.Env, s *core.Settings, o *shipOption
 	}
 	sh, err := openShipper(ctx, log, ship.Options{
 		Repo: r.Repo, Node: n, Instance: s.Instance, StateDir: s.StateDir, Tool: "slipcover " + core.ToolVersion(), Interval: s.ShipInterval,
-		KeepMoments: s.KeepMoments.Longest(), TakeOver: o.takeOver, Log: log, Now: env.Now,
+		KeepMoments: s.KeepMoments.Longest(), Protect: s.ImmutableFor.Longest(), TakeOver: o.takeOver, Log: log, Now: env.Now,
 	}, o.once)
 	if err != nil {
 		return ended(ctx, err)
