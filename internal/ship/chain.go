@@ -74,7 +74,7 @@ func (s *Shipper) readBase() (*state.State, error) {
 		if k.File.Kind == manifest.View {
 			continue
 		}
-		s.files[nm] = bare(&file{*k})
+		s.files[nm] = bare(k)
 	}
 	return st, nil
 }
@@ -118,7 +118,7 @@ func (s *Shipper) begin(ctx context.Context, base *state.State) error {
 // rewrite writes the journal anew: where the chain is, which files differed from the backup's
 // state before the links that are kept, and these.
 func (s *Shipper) rewrite() error {
-	before := map[capture.Name]*file{}
+	before := map[capture.Name]*capture.Known{}
 	for nm := range s.changed {
 		before[nm] = s.files[nm]
 	}
@@ -157,7 +157,7 @@ func (s *Shipper) restore(lines *state.Lines) error {
 			nm := capture.Name{Root: f.Root, Path: f.Path}
 			s.changed[nm] = true
 			if delete(s.files, nm); f.File != nil {
-				s.files[nm] = &file{capture.Known{File: f.File, Local: f.Local, Whole: f.Whole}}
+				s.files[nm] = &capture.Known{File: f.File, Local: f.Local, Whole: f.Whole}
 			}
 		}
 	}
@@ -201,7 +201,7 @@ func (s *Shipper) restoreFiles(l *link) {
 	for i, f := range l.tick.Files {
 		nm := capture.Name{Root: f.Root, Path: f.Path}
 		l.was = append(l.was, s.files[nm])
-		s.files[nm] = bare(&file{capture.Known{File: &f.File, Local: l.locals[i]}})
+		s.files[nm] = bare(&capture.Known{File: &f.File, Local: l.locals[i]})
 		s.changed[nm] = true
 	}
 	for _, g := range l.tick.Gone {
@@ -242,7 +242,7 @@ func goneLast(l *link, nm capture.Name, tick int64) bool {
 }
 
 // wasOf returns what was known of a file before the range of a roll-up began.
-func wasOf(links []*link, f *manifest.TickFile) *file {
+func wasOf(links []*link, f *manifest.TickFile) *capture.Known {
 	for _, l := range links {
 		for i, g := range l.tick.Files {
 			if g.Root == f.Root && g.Path == f.Path && g.Generation == f.Generation && g.From == f.From {
@@ -387,7 +387,7 @@ func (s *Shipper) adopt(ctx context.Context) error {
 		}
 	}
 	mine := s.files
-	s.files = map[capture.Name]*file{}
+	s.files = map[capture.Name]*capture.Known{}
 	base, err := s.readBase()
 	if errors.Is(err, ErrNoBase) { // it is being made anew, or can't be read; the next one will do
 		s.files = mine
@@ -425,7 +425,7 @@ func (s *Shipper) adopt(ctx context.Context) error {
 // keepMine says whether what was shipped of a file counts, and not what a backup says of it, nil if it has none.
 // Of one generation any cut will do, since its bytes are the same in both; of a physical file that the backup gave
 // another name, as a full one does, that name counts, so that later moments need no earlier backup.
-func (s *Shipper) keepMine(m, b *file, base *state.State) bool {
+func (s *Shipper) keepMine(m, b *capture.Known, base *state.State) bool {
 	switch {
 	case b == nil:
 		return !time.UnixMilli(s.chain.Seen).Before(base.Summary.Started) // else it is gone since

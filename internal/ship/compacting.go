@@ -134,12 +134,12 @@ func (s *Shipper) closeGeneration(ctx context.Context, t *tick, taker *capture.T
 		delete(s.held, nm)
 	}()
 	start := s.unrolled(nm, is)
-	known := start.Known
+	known := *start
 	got, err := taker.TakeOpen(ctx, e, h.src, &known)
 	if err != nil || got.File == nil || got.From != start.File.Size || got.File.Size == got.From || got.File.Header == nil {
 		return err
 	}
-	t.files = append(t.files, took{nm, &file{capture.Known{File: got.File, Local: got.Local, Whole: is.Whole}}, got.From, start, s.o.Now()})
+	t.files = append(t.files, took{nm, &capture.Known{File: got.File, Local: got.Local, Whole: is.Whole}, got.From, start, s.o.Now()})
 	return nil
 }
 
@@ -148,7 +148,7 @@ const fewRanges = 4
 
 // unrolled returns what was known of a generation where the range of it that is to be taken once more begins: before
 // the first link of a row that a roll-up would join, if they are more than few; else, as it is.
-func (s *Shipper) unrolled(nm capture.Name, is *file) *file {
+func (s *Shipper) unrolled(nm capture.Name, is *capture.Known) *capture.Known {
 	start, n := is, 0
 	for _, l := range slices.Backward(s.links) {
 		i := slices.IndexFunc(l.tick.Files, func(f *manifest.TickFile) bool {

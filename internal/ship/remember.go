@@ -8,7 +8,7 @@ import "github.com/slipcover/slipcover/internal/capture"
 // remembering is a database that is being read.
 type remembering struct {
 	name  capture.Name
-	known *file
+	known *capture.Known
 	out   string
 	done  chan struct{}
 }
@@ -32,15 +32,16 @@ func (s *Shipper) remember() {
 		is := s.files[nm]
 		e, ok := s.o.Node.Entry(nm.Path)
 		taker := s.takers.Taker(nil)
-		if is == nil || !ok || !taker.Unremembered(&is.Known) {
+		if is == nil || !ok || !taker.Unremembered(is) {
 			continue
 		}
-		r := &remembering{name: nm, known: &file{is.Known}, done: make(chan struct{})}
+		known := *is
+		r := &remembering{name: nm, known: &known, done: make(chan struct{})}
 		s.reading = r
 		s.work.Go(func() {
 			defer close(r.done)
 			var err error
-			if r.out, err = taker.Remember(s.working, e, &r.known.Known); err != nil {
+			if r.out, err = taker.Remember(s.working, e, r.known); err != nil {
 				s.log.Debug("nothing is remembered of a database: if it is compacted, all of it is shipped", "path", nm.Path, "err", err)
 			}
 		})

@@ -17,6 +17,18 @@ import (
 	"github.com/slipcover/slipcover/internal/storage/faulty"
 )
 
+// mayFail lets every put of the storage fail in some way while what it returns is true.
+func (e *env) mayFail(how faulty.Action) *bool {
+	gone := new(bool)
+	e.store = faulty.New(e.store, func(op faulty.Op) faulty.Action {
+		if *gone && op.Kind == faulty.Put {
+			return how
+		}
+		return faulty.Action{}
+	})
+	return gone
+}
+
 // oneReport is what `ship status` gets to know.
 func (e *env) oneReport(now time.Time) *ship.Report {
 	e.t.Helper()
@@ -34,13 +46,7 @@ func TestReports(t *testing.T) {
 	t.Parallel()
 	e := genEnv(t, 9)
 	e.backup()
-	gone := false
-	e.store = faulty.New(e.store, func(op faulty.Op) faulty.Action {
-		if gone && op.Kind == faulty.Put {
-			return faulty.Fail(errGone)
-		}
-		return faulty.Action{}
-	})
+	gone := e.mayFail(faulty.Fail(errGone))
 	s := e.ship()
 	write := s.Reporter()
 	e.grow(1)
@@ -63,7 +69,7 @@ func TestReports(t *testing.T) {
 		t.Errorf("with nothing to say a report was written: %v", err)
 	}
 
-	gone = true
+	*gone = true
 	s.GiveUp(errGone)
 	e.grow(1)
 	if err := tickUntil(t, s); !errors.Is(err, errGone) {
@@ -89,7 +95,7 @@ func TestReports(t *testing.T) {
 	}
 	must(t, s.Close())
 
-	gone = false
+	*gone = false
 	must(t, os.MkdirAll(path[0]+".new/in/the/way", 0o700)) // a report can't be replaced, as on a full disk
 	s = e.ship()
 	s.Settle(t.Context(), t)
@@ -139,19 +145,13 @@ func TestFailuresInARow(t *testing.T) {
 	for _, answers := range []faulty.Action{faulty.Fail(errGone), faulty.FailAfter(errGone)} {
 		e := genEnv(t, 11)
 		e.backup()
-		gone := false
-		e.store = faulty.New(e.store, func(op faulty.Op) faulty.Action {
-			if gone && op.Kind == faulty.Put {
-				return answers
-			}
-			return faulty.Action{}
-		})
+		gone := e.mayFail(answers)
 		s := e.ship()
 		s.GiveUp(errGone)
 		e.grow(1)
 		s.Settle(t.Context(), t)
 		for range 3 {
-			gone = true
+			*gone = true
 			for range 2 {
 				e.grow(1)
 				if err := tickUntil(t, s); !errors.Is(err, errGone) {
@@ -162,7 +162,7 @@ func TestFailuresInARow(t *testing.T) {
 			s = e.ship()
 			s.GiveUp(errGone)
 		}
-		gone = false
+		*gone = false
 		s.Settle(t.Context(), t)
 		got, _ := e.moment(e.now())
 		e.compare("afterwards", got, e.files())
@@ -247,13 +247,7 @@ func TestQuiet(t *testing.T) {
 	t.Parallel()
 	e := genEnv(t, 31)
 	e.backup()
-	gone := false
-	e.store = faulty.New(e.store, func(op faulty.Op) faulty.Action {
-		if gone && op.Kind == faulty.Put {
-			return faulty.Fail(errGone)
-		}
-		return faulty.Action{}
-	})
+	gone := e.mayFail(faulty.Fail(errGone))
 	s := e.ship()
 	s.GiveUp(errGone)
 	end := s.Tell()
@@ -266,13 +260,13 @@ func TestQuiet(t *testing.T) {
 	e.grow(1)
 	s.Settle(t.Context(), t)
 
-	gone = true
+	*gone = true
 	e.grow(2)
 	if err := tickUntil(t, s); !errors.Is(err, errGone) {
 		t.Fatal(err)
 	}
 	later(10 * time.Minute)
-	gone = false
+	*gone = false
 	s.Settle(t.Context(), t)
 	if q := e.quiet(); q < 10*time.Minute || q > 11*time.Minute {
 		t.Errorf("while the storage was away for 10m: %s", q)

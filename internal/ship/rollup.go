@@ -26,8 +26,8 @@ type link struct {
 	name    repo.ShipName
 	tick    *manifest.Tick
 	segment manifest.Segment
-	was     []*file         // what was known of each of tick.Files before it; nil of a new one
-	locals  []capture.Local // of each of them after it
+	was     []*capture.Known // what was known of each of tick.Files before it; nil of a new one
+	locals  []capture.Local  // of each of them after it
 }
 
 func (l *link) start() time.Time { return time.UnixMilli(l.tick.Times[0].At) }
@@ -109,7 +109,7 @@ func (s *Shipper) rollUp(ctx context.Context) error {
 		return s.drop(ctx)
 	}
 	r := &rolling{links: links, level: level, bare: s.bare, done: make(chan struct{})}
-	there := map[capture.Name]*file{} // files that still are those of the links
+	there := map[capture.Name]*capture.Known{} // files that still are those of the links
 	for _, l := range links {
 		for _, f := range l.tick.Files {
 			nm := capture.Name{Root: f.Root, Path: f.Path}
@@ -148,7 +148,7 @@ func (s *Shipper) protect(r *rolling) {
 const rollRetry = time.Minute
 
 // makeRollUp stores links as one object. It reads nothing of the shipper that ticks change.
-func (s *Shipper) makeRollUp(ctx context.Context, links []*link, there map[capture.Name]*file, long bool) (*link, error) {
+func (s *Shipper) makeRollUp(ctx context.Context, links []*link, there map[capture.Name]*capture.Known, long bool) (*link, error) {
 	first, last := links[0], links[len(links)-1]
 	name := repo.ShipName{Chain: first.name.Chain, First: first.tick.First, Last: last.tick.Last,
 		From: first.start().Truncate(time.Second), To: last.end().Add(time.Second - 1).Truncate(time.Second)}
@@ -182,7 +182,7 @@ type merger struct {
 	out     *link
 	content *content
 	taker   *capture.Taker
-	there   map[capture.Name]*file
+	there   map[capture.Name]*capture.Known
 	order   []string // generations, by first appearance
 	runs    map[string]*run
 	refs    map[string]int // numbers of segments of other objects among the parts, by key
@@ -294,7 +294,7 @@ func (m *merger) take(ctx context.Context, nm capture.Name, entries []entry) err
 	}
 	var old *capture.Known
 	if first.file().From > 0 {
-		old = &was.Known
+		old = was
 	}
 	got, err := m.taker.TakeTo(ctx, e, old, &want.File)
 	if err != nil {
@@ -316,7 +316,7 @@ func (m *merger) take(ctx context.Context, nm capture.Name, entries []entry) err
 }
 
 // put adds a file to the index.
-func (m *merger) put(f *manifest.TickFile, was *file, last entry) {
+func (m *merger) put(f *manifest.TickFile, was *capture.Known, last entry) {
 	m.out.tick.Files = append(m.out.tick.Files, f)
 	m.out.was = append(m.out.was, was)
 	m.out.locals = append(m.out.locals, last.link.locals[last.i])

@@ -65,7 +65,7 @@ type Shipper struct {
 	lock    *os.File // open and locked as long as the shipper works
 	journal *state.Journal
 	chain   state.Chain
-	files   map[capture.Name]*file
+	files   map[capture.Name]*capture.Known
 	dirty   map[capture.Name]bool // to be looked at in the next tick; true if it was gone in the last
 	config  bool                  // ini files are to be looked at
 	quiet   time.Time             // when nothing was known to be new
@@ -106,11 +106,6 @@ type Shipper struct {
 	status status
 }
 
-// file is what is known of a file of the node.
-type file struct {
-	capture.Known
-}
-
 // Open makes a shipper that goes on where the last one on this node ended, or from the last
 // backup. It returns ErrNoBase if there was none, ErrOther if the instance is shipped from elsewhere, ErrOtherNode if the
 // files are another CouchDB's.
@@ -127,7 +122,7 @@ func Open(ctx context.Context, o Options) (*Shipper, error) {
 	if o.Tails == "" {
 		o.Tails = capture.Replay
 	}
-	s := &Shipper{o: o, log: o.Log, files: map[capture.Name]*file{}, dirty: map[capture.Name]bool{}, config: true,
+	s := &Shipper{o: o, log: o.Log, files: map[capture.Name]*capture.Known{}, dirty: map[capture.Name]bool{}, config: true,
 		pinned: map[string]bool{}, changed: map[capture.Name]bool{}, unread: map[capture.Name]bool{}, held: map[capture.Name]*held{}}
 	s.working, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	if s.log == nil {

@@ -29,9 +29,9 @@ type tick struct {
 // took is a file that was taken.
 type took struct {
 	name capture.Name
-	file *file
+	file *capture.Known
 	from int64
-	was  *file // what was known before From; nil if nothing was
+	was  *capture.Known // what was known before From; nil if nothing was
 	seen time.Time
 }
 
@@ -148,15 +148,11 @@ func order(nm capture.Name) int {
 func (s *Shipper) takeOne(ctx context.Context, t *tick, taker *capture.Taker, e node.Entry) error {
 	nm := capture.Name{Root: e.Root, Path: e.Path}
 	old := s.files[nm]
-	var known *capture.Known
-	if old != nil {
-		known = &old.Known
-	}
 	if err := s.closeGeneration(ctx, t, taker, e); err != nil {
 		return err
 	}
 	seen := s.o.Now()
-	got, err := taker.Take(ctx, e, known)
+	got, err := taker.Take(ctx, e, old)
 	if err != nil {
 		return err
 	}
@@ -183,7 +179,7 @@ func (s *Shipper) takeOne(ctx context.Context, t *tick, taker *capture.Taker, e 
 		t.index.Notes = append(t.index.Notes, text)
 		s.log.WarnContext(ctx, "a file went back in time: all of it is shipped as another generation", "path", nm.Path)
 	}
-	now := &file{Known: capture.Known{File: got.File, Local: got.Local, Damaged: len(got.Damage) > 0}}
+	now := &capture.Known{File: got.File, Local: got.Local, Damaged: len(got.Damage) > 0}
 	if old != nil {
 		now.Whole = old.Whole
 	}
@@ -389,10 +385,10 @@ func (s *Shipper) settle(t *tick) error {
 }
 
 // bare is a file without where its bytes are: that is for whoever puts moments together.
-func bare(f *file) *file {
+func bare(f *capture.Known) *capture.Known {
 	b := *f.File
 	b.Extents, b.Replays = nil, nil
-	return &file{capture.Known{File: &b, Local: f.Local, Damaged: f.Damaged, Whole: f.Whole}}
+	return &capture.Known{File: &b, Local: f.Local, Damaged: f.Damaged, Whole: f.Whole}
 }
 
 // generation names a physical file.
