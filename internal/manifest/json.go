@@ -368,30 +368,48 @@ func (m *Manifest) checkExtents(f *File) error {
 }
 
 // checkStored checks where the size bytes of a file are, and what its replays rest on.
-// Each replay makes the bytes of one extent, in their order.
 func (m *Manifest) checkStored(size int64, extents []Extent, replays []*Replay, depth int) error {
+	return m.checkList(size, extents, replays, func(r *Replay, i int, at int64) error {
+		if (r.Kind != TailReplay) != (i == 0) {
+			return fmt.Errorf("a replay of a %s at %d", r.Kind, at)
+		}
+		return m.checkReplay(r, depth+1)
+	})
+}
+
+// checkList checks where size bytes are. Each replay, which check is called for with the number of its extent and the
+// offset, makes the bytes of one extent, in their order.
+func (m *Manifest) checkList(size int64, extents []Extent, replays []*Replay, check func(r *Replay, i int, at int64) error) error {
 	var sum int64
 	used := 0
 	for i, e := range extents {
+		var err error
 		switch {
 		case e.Seg >= 0:
-			if err := m.checkExtent(e); err != nil {
-				return err
-			}
+			err = m.checkExtent(e)
 		case -1-e.Seg != used || used >= len(replays) || replays[used] == nil || replays[used].Size != e.N:
-			return fmt.Errorf("extent %v is of no replay", e)
-		case (replays[used].Kind != TailReplay) != (i == 0):
-			return fmt.Errorf("a replay of a %s at %d", replays[used].Kind, sum)
+			err = fmt.Errorf("extent %v is of no replay", e)
 		default:
-			if err := m.checkReplay(replays[used], depth+1); err != nil {
-				return err
-			}
+			err = check(replays[used], i, sum)
 			used++
+		}
+		if err != nil {
+			return err
 		}
 		sum += e.N
 	}
 	if sum != size || used != len(replays) {
 		return fmt.Errorf("%d bytes of extents for %d bytes of file, %d replays of %d", sum, size, used, len(replays))
+	}
+	return nil
+}
+
+// checkEach checks extents that are all in segments.
+func (m *Manifest) checkEach(extents []Extent) error {
+	for _, e := range extents {
+		if err := m.checkExtent(e); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -403,10 +421,8 @@ func (m *Manifest) checkReplay(r *Replay, depth int) error {
 	if depth > MaxReplays {
 		return fmt.Errorf("more than %d replays that rest on each other", MaxReplays)
 	}
-	for _, e := range r.Stream {
-		if err := m.checkExtent(e); err != nil {
-			return err
-		}
+	if err := m.checkEach(r.Stream); err != nil {
+		return err
 	}
 	if len(r.Stream) == 0 {
 		return errors.New("a replay without a stream")

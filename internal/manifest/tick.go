@@ -242,40 +242,18 @@ func (t *Tick) checkFile(m *Manifest, f *TickFile) error {
 // checkRange checks extents and replays of a tick's file. What a compaction's replay rests on is
 // named by generation, header and size alone: its extents are those that other objects have.
 func (m *Manifest) checkRange(f *TickFile) error {
-	var sum int64
-	used := 0
-	for i, e := range f.Extents {
-		switch {
-		case e.Seg >= 0:
-			if err := m.checkExtent(e); err != nil {
-				return err
-			}
-		case -1-e.Seg != used || used >= len(f.Replays) || f.Replays[used] == nil || f.Replays[used].Size != e.N:
-			return fmt.Errorf("extent %v is of no replay", e)
-		default:
-			r := f.Replays[used]
-			if (r.Kind != TailReplay) != (i == 0 && f.From == 0) {
-				return fmt.Errorf("a replay of a %s at %d", r.Kind, f.From+sum)
-			}
-			if r.Kind != TailReplay && r.Kind != CompactionReplay || r.Kind == TailReplay && r.Older != nil || len(r.Stream) == 0 {
-				return fmt.Errorf("a replay of kind %q, which a later version of Slipcover reads", r.Kind)
-			}
-			if o := r.Older; o != nil && (o.Generation == "" || o.Header < 0 || o.Header >= o.Size || len(o.Extents)+len(o.Replays) > 0) {
-				return fmt.Errorf("a replay that rests on a header at %d of %d bytes", o.Header, o.Size)
-			}
-			for _, e := range r.Stream {
-				if err := m.checkExtent(e); err != nil {
-					return err
-				}
-			}
-			used++
+	return m.checkList(f.Size-f.From, f.Extents, f.Replays, func(r *Replay, i int, at int64) error {
+		if (r.Kind != TailReplay) != (i == 0 && f.From == 0) {
+			return fmt.Errorf("a replay of a %s at %d", r.Kind, f.From+at)
 		}
-		sum += e.N
-	}
-	if sum != f.Size-f.From || used != len(f.Replays) {
-		return fmt.Errorf("%d bytes of extents for %d bytes, %d replays of %d", sum, f.Size-f.From, used, len(f.Replays))
-	}
-	return nil
+		if r.Kind != TailReplay && r.Kind != CompactionReplay || r.Kind == TailReplay && r.Older != nil || len(r.Stream) == 0 {
+			return fmt.Errorf("a replay of kind %q, which a later version of Slipcover reads", r.Kind)
+		}
+		if o := r.Older; o != nil && (o.Generation == "" || o.Header < 0 || o.Header >= o.Size || len(o.Extents)+len(o.Replays) > 0) {
+			return fmt.Errorf("a replay that rests on a header at %d of %d bytes", o.Header, o.Size)
+		}
+		return m.checkEach(r.Stream)
+	})
 }
 
 // CutOf returns the cut at a header of a file.
