@@ -166,6 +166,30 @@ func (e *env) compare(what string, got, want map[string][]byte) {
 	}
 }
 
+// split splits a shard of a database, and waits for it.
+func split(t *testing.T, live *testenv.Couch, db string) {
+	t.Helper()
+	var jobs []struct {
+		ID string `json:"id"`
+	}
+	must(t, live.Post("/_reshard/jobs", map[string]any{"type": "split", "db": db, "range": "00000000-7fffffff"}, &jobs))
+	for range 300 {
+		var job struct {
+			State string `json:"job_state"`
+			Info  any    `json:"state_info"`
+		}
+		must(t, live.Get("/_reshard/jobs/"+jobs[0].ID, &job))
+		switch job.State {
+		case "completed":
+			return
+		case "failed":
+			t.Fatalf("splitting a shard: %v", job.Info)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Fatal("splitting a shard takes too long")
+}
+
 // Each moment that was shipped is, byte for byte, what the files were.
 func TestMoments(t *testing.T) {
 	t.Parallel()
@@ -210,6 +234,8 @@ func TestMoments(t *testing.T) {
 			must(t, live.Delete("/db2"))
 		case 18:
 			must(t, live.Put("/db2?q=2", nil, nil))
+		case 22:
+			split(t, live, "db0")
 		case 20:
 			must(t, s.Close())
 			s = e.ship()
