@@ -335,7 +335,7 @@ var forgeries = []struct {
 	}},
 	{name: "zlib of zeros in all levels", alloc: 256 << 20, build: func() *forgery {
 		w := padded()
-		filler := bin(string(make([]byte, 60<<20)))
+		filler := bin(string(make([]byte, large(60<<20))))
 		off := w.chunk(deflated(kv(record(bin("a"), integer(1), list()))))
 		one := deflated(kp(ptr(filler, off, idRed)))
 		for range 5 {
@@ -347,8 +347,8 @@ var forgeries = []struct {
 	}},
 	{name: "zlib of ever more items", alloc: 384 << 20, build: func() *forgery {
 		w := padded()
-		const n = 10 << 20
-		b := binary.BigEndian.AppendUint32(append(stored(append([]byte{104, 2}, atom("kv_node")...)), 108), n)
+		n := large(10 << 20)
+		b := binary.BigEndian.AppendUint32(append(stored(append([]byte{104, 2}, atom("kv_node")...)), 108), uint32(n))
 		b = append(append(b, bytes.Repeat(tuple(list(), list()), n)...), 106)
 		off := w.chunk(deflated(b))
 		root := state(off, idRed, 1)
@@ -357,7 +357,7 @@ var forgeries = []struct {
 	}},
 	{name: "zstd of zeros in all levels", alloc: 256 << 20, build: func() *forgery {
 		w := padded()
-		filler := bin(string(make([]byte, 60<<20)))
+		filler := bin(string(make([]byte, large(60<<20))))
 		off := w.chunk(zstded(kv(record(bin("a"), integer(1), list())), true))
 		one := zstded(kp(ptr(filler, off, idRed)), true)
 		for range 5 {
@@ -530,6 +530,14 @@ var forgeries = []struct {
 }
 
 // uses are what is done with files, each in one pass.
+// large is how much a chunk says that it holds: n, or a tenth with -short.
+func large(n int) int {
+	if testing.Short() {
+		return n / 10
+	}
+	return n
+}
+
 var uses = []struct {
 	name string
 	do   func(ctx context.Context, r io.ReaderAt, size int64) (findings int)

@@ -21,8 +21,9 @@ func TestFlippedStream(t *testing.T) {
 	was, is := grown(t, "3.5.0", "2-grown"), grown(t, "3.5.0", "3-compacted")
 	older := atNewest(t, was)
 	stream, r := mustEncode(t, atNewest(t, is), openKnown(t, knownBytes(t, was)))
+	each := max(1, len(stream)/testenv.Computed(len(stream)/4, 100))
 	for i := range stream {
-		if i > len(r.Prologue) && i%4 != 0 {
+		if i > len(r.Prologue) && i%each != 0 {
 			continue // what is behind the prologue costs a decoding each
 		}
 		bad := bytes.Clone(stream)
@@ -50,7 +51,7 @@ func TestFlippedNewDocuments(t *testing.T) {
 	older := atNewest(t, was)
 	stream, _ := mustEncode(t, atNewest(t, is), openKnown(t, knownBytes(t, was)))
 	rnd := rand.New(rand.NewPCG(1, 1))
-	for range 12 {
+	for range testenv.Computed(12, 3) {
 		bad := bytes.Clone(stream)
 		i := rnd.IntN(len(bad))
 		bad[i] ^= 1 << (i % 8)
@@ -179,7 +180,7 @@ func TestWrongPrediction(t *testing.T) {
 	cut := atNewest(t, is)
 	rnd := rand.New(rand.NewPCG(2, 1))
 	corrected, refused := 0, 0
-	for i := range 60 {
+	for i := range testenv.Computed(60, 12) {
 		bad := bytes.Clone(is)
 		at := rnd.IntN(int(cut.Header))
 		for range 1 + i%3 {
@@ -218,7 +219,7 @@ func TestWrongEverywhere(t *testing.T) {
 			was, is := grown(t, "3.5.0", c[0]), grown(t, "3.5.0", c[1])
 			known, older, cut := knownBytes(t, was), atNewest(t, was), atNewest(t, is)
 			places := placesOf(t, is)
-			step := max(1, len(places)/testenv.Rounds(40))
+			step := max(1, len(places)/testenv.Computed(40, 10))
 			stored := 0
 			for i := 0; i < len(places); i += step {
 				bad := bytes.Clone(is)

@@ -182,6 +182,9 @@ func TestGrownTails(t *testing.T) {
 // history or a compaction, and makes it again.
 func TestVersionTails(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("computes for long, much as TestGrownTails does")
+	}
 	type count struct{ files, merged, commits, changed, predicted, size, stream int }
 	counts := map[string]*count{}
 	testenv.EachFixture(t, func(version, name string, file []byte) {

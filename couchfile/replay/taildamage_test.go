@@ -18,10 +18,10 @@ import (
 func TestFlippedTail(t *testing.T) {
 	t.Parallel()
 	edits := makeEdits(t, 6)
-	flipTail(t, edits.out.b, edits.from, 5)
+	flipTail(t, edits.out.b, edits.from, 5, 100)
 	file := grown(t, "3.5.0", "4-grown")
 	from := cutBefore(t, file, 12)
-	stream, r := flipTail(t, file, from, 97)
+	stream, r := flipTail(t, file, from, 97, 20)
 	for _, n := range []int{0, 5, len(r.Prologue), len(stream) - 1} {
 		if _, err := decodeTail(stream[:n], file[:from]); !errors.Is(err, couchfile.ErrCorrupt) {
 			t.Errorf("%d bytes of %d: %v", n, len(stream), err)
@@ -39,10 +39,11 @@ func TestFlippedTail(t *testing.T) {
 	}
 }
 
-// flipTail flips bytes of a stream: all in its beginning, and behind that each so many.
-func flipTail(t *testing.T, file []byte, from int64, each int) ([]byte, *replay.TailResult) {
+// flipTail flips bytes of a stream: all in its beginning, and behind that each so many, or few in all with -short.
+func flipTail(t *testing.T, file []byte, from int64, each, few int) ([]byte, *replay.TailResult) {
 	t.Helper()
 	stream, r := tailTrip(t, file, from)
+	each = max(1, len(stream)/testenv.Computed(len(stream)/each, few))
 	for i := range stream {
 		if i > len(r.Prologue) && i%each != 0 {
 			continue // what is behind the prologue costs a decoding each
@@ -85,7 +86,8 @@ func TestWrongTailPrediction(t *testing.T) {
 			cut := atNewest(t, file)
 			rnd := rand.New(rand.NewPCG(2, 1))
 			others, unpredicted := 0, 0
-			for range 100 {
+			rounds := testenv.Computed(100, 15)
+			for range rounds {
 				at := int(from) + rnd.IntN(int(cut.Header-from))
 				bad := bytes.Clone(file)
 				bad[at] ^= byte(1 + rnd.IntN(255))
@@ -99,7 +101,7 @@ func TestWrongTailPrediction(t *testing.T) {
 					t.Errorf("byte %d costs %d bytes", at, more)
 				}
 			}
-			t.Logf("%d other nodes, %d of 100 with commits that were not predicted", others, unpredicted)
+			t.Logf("%d other nodes, %d of %d with commits that were not predicted", others, unpredicted, rounds)
 		})
 	}
 }

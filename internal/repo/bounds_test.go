@@ -139,10 +139,13 @@ func writeFiles(t *testing.T, w io.Writer, rec *manifest.Record, n int) {
 	_, _ = io.WriteString(w, "]}\n")
 }
 
-// A manifest of a few KB that decompresses to 80 MB costs what its record says that it
+// A manifest of a few KB that decompresses to 80 MB, or 16 with -short, costs what its record says that it
 // has, and at most some times what is stored.
 func TestForgedManifest(t *testing.T) {
-	const files = 500_000
+	files := 500_000
+	if testing.Short() {
+		files = 100_000
+	}
 	for _, encrypted := range []bool{false, true} {
 		for _, says := range []int{1, files + 1} {
 			t.Run(fmt.Sprintf("encrypted %v, record of %d files", encrypted, says), func(t *testing.T) {
@@ -193,10 +196,14 @@ func TestHonestManifests(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			n := 90_000
+			if testing.Short() {
+				n = 30_000
+			}
 			f := newForger(t, false)
 			rec := f.record(t)
 			m := &manifest.Manifest{Format: 1, Summary: rec.Summary}
-			for i := range 90_000 {
+			for i := range n {
 				fill(m, i)
 			}
 			lock, err := f.repo.Lock(t.Context(), m.Instance, "backup", m.ID)

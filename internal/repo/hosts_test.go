@@ -307,7 +307,7 @@ func (h *host) pruneLocked(ctx context.Context, r *repo.Repo, lock *repo.Lock) e
 // late, never lose a backup that was reported as made and that nobody removed, and
 // never show one that doesn't read whole. SLIPCOVER_ROUNDS makes more histories.
 func TestHostsLoseNothing(t *testing.T) {
-	seeds := testenv.Rounds(8)
+	seeds := testenv.Computed(8, 4)
 	total := map[string]int{}
 	for seed := range uint64(seeds) {
 		synctest.Test(t, func(t *testing.T) { history(t, seed, total) })
