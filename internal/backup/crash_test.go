@@ -23,9 +23,13 @@ var fixedTime = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 // stored segment again.
 func TestEveryWriteFails(t *testing.T) {
 	t.Parallel()
+	step := 1
+	if testing.Short() {
+		step = 3
+	}
 	for name, action := range map[string]faulty.Action{"before": faulty.Fail(faulty.Err), "after": faulty.FailAfter(faulty.Err)} {
 		t.Run(name, func(t *testing.T) {
-			for n := 1; ; n++ {
+			for n := 1; ; n += step {
 				e := newEnv(t)
 				s := faulty.New(e.store, faulty.At(n, action))
 				_, err := backup.Run(t.Context(), e.options(s))

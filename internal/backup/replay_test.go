@@ -107,6 +107,9 @@ func (e *env) restored(store storage.Store, rec *manifest.Record) []byte {
 func TestReplays(t *testing.T) {
 	t.Parallel()
 	for _, version := range testenv.GrownVersions {
+		if version != "3.5.0" && testing.Short() {
+			continue // their files differ, not what is done with them
+		}
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
 			testReplays(t, version, false)

@@ -76,10 +76,14 @@ func TestReplayWriteFails(t *testing.T) {
 	if testenv.Soak() {
 		actions["before"] = faulty.Fail(faulty.Err)
 	}
+	step := 1
+	if testing.Short() {
+		step = 4
+	}
 	for name, action := range actions {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			for n := 1; ; n++ {
+			for n := 1; ; n += step {
 				e := newReplayEnv(t)
 				e.stages("4-grown")
 				e.stage("3.5.0", "5-compacted-under-writes")

@@ -100,6 +100,9 @@ func (e *env) restoredIndex(store storage.Store, rec *manifest.Record) []byte {
 func TestViewReplays(t *testing.T) {
 	t.Parallel()
 	for _, version := range testenv.GrownVersions {
+		if version != "3.5.0" && testing.Short() {
+			continue // their files differ, not what is done with them
+		}
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
 			testViewReplays(t, version)

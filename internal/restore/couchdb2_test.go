@@ -20,7 +20,11 @@ import (
 // with its own conversions of them. With the COUCHDB_BIN of a 2.3 those of 2 pass as well.
 func TestTrialOfOtherVersions(t *testing.T) {
 	needInstances(t)
-	for _, version := range []string{"2.1", "2.3", "main"} {
+	versions := []string{"2.1", "2.3", "main"}
+	if testing.Short() {
+		versions = versions[:1]
+	}
+	for _, version := range versions {
 		t.Run(version, func(t *testing.T) {
 			r := openRepo(t, mem.New())
 			rec := take(t, r, testenv.VersionDir(t, version), t.TempDir())

@@ -130,6 +130,16 @@ func TestWrongByteCostsOnlyWhatItHit(t *testing.T) {
 func TestDamagedSegments(t *testing.T) {
 	t.Parallel()
 	for _, encrypted := range []bool{false, true} {
+		r := openRepo
+		if encrypted {
+			r = encryptedRepo
+		}
+		store := mem.New()
+		rp := r(t, store)
+		rec := take(t, rp, fixture+"/data", t.TempDir())
+		m := manifestOf(t, rp, rec)
+		all := segments(t, store)
+		key := slices.Sorted(maps.Keys(all))[0]
 		for name, spoiled := range map[string]func([]byte) []byte{
 			"garbage": func(b []byte) []byte { return bytes.Repeat([]byte{7}, len(b)) },
 			"half":    func(b []byte) []byte { return b[:len(b)/2] },
@@ -139,16 +149,7 @@ func TestDamagedSegments(t *testing.T) {
 			"gone":    nil,
 		} {
 			t.Run(name, func(t *testing.T) {
-				store := mem.New()
-				r := openRepo
-				if encrypted {
-					r = encryptedRepo
-				}
-				rp := r(t, store)
-				rec := take(t, rp, fixture+"/data", t.TempDir())
-				m := manifestOf(t, rp, rec)
-				all := segments(t, store)
-				key := slices.Sorted(maps.Keys(all))[0]
+				defer putSegment(t, store, key, all[key]) // for the next one
 				if spoiled == nil {
 					if err := store.Delete(t.Context(), key); err != nil {
 						t.Fatal(err)

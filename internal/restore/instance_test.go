@@ -277,7 +277,7 @@ func TestKilledCreate(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
-	rounds := testenv.Rounds(3)
+	rounds := testenv.Computed(3, 2)
 	for round := range rounds {
 		dir := newDir(t)
 		spec := childSpec{Repo: store.URL()[len("file://"):], ID: string(rec.ID), To: dir, Do: "create"}

@@ -267,7 +267,7 @@ func TestMomentsAnswerAsServer(t *testing.T) {
 	h.open()
 	defer func() { _ = h.ship.Close() }()
 	var list []told
-	for i := range testenv.Rounds(40) {
+	for i := range testenv.Computed(40, 12) {
 		h.something(i)
 		h.reopen()
 		k := told{at: h.now(), answers: h.answers()}
