@@ -44,6 +44,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("TMPDIR", filepath.Join(e.WorkDir, "tmp"))
 			e.Setenv("SLIPCOVER_STATE_DIR", filepath.Join(e.WorkDir, "state"))
 			e.Setenv("SLIPCOVER_CONFIG", os.DevNull)
+			e.Setenv("GORACE", os.Getenv("GORACE"))
 			e.Setenv("SLIPCOVER_OWNER", fmt.Sprintf("%d:%d", os.Getuid(), os.Getgid())) // a user couchdb is there or not
 			return os.MkdirAll(filepath.Join(e.WorkDir, "tmp"), 0o755)
 		},
