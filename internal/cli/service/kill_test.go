@@ -30,6 +30,7 @@ import (
 // complete, once, in the catalog and in the repository alike, and no job ran twice.
 // SLIPCOVER_ROUNDS is for more of it.
 func TestServiceKilled(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("kills processes for a while")
 	}

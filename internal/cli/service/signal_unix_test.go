@@ -19,6 +19,7 @@ import (
 // TestHungAgentIsTold: a request that an agent must answer ends with an answer, before the
 // server cuts the connection.
 func TestHungAgentIsTold(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	p := serverOf(filepath.Join(dir, "state"))
 	p.env = []string{"SLIPCOVER_STATE_DIR=" + p.state}
