@@ -24,8 +24,10 @@ type History struct {
 	Chains   []*Chain           // in the order of their ticks; one with a hole is two
 
 	repo   *Repo
-	from   time.Time // indexes were read of moments from then on
-	events []event   // what there is, in the order in which it was
+	from   time.Time   // indexes were read of moments from then on
+	events []event     // what there is, in the order in which it was
+	starts []time.Time // when each backup was begun, as far as that is believed
+	shown  int64       // the last tick of the first chain that may be there though its backup went: see showing
 }
 
 // Chain is what one shipper stored, as far as it is without a gap.

@@ -75,7 +75,26 @@ func (h *History) order() {
 	h.events = all
 	h.stamp(stamps)
 	h.rest()
+	h.showing()
 }
+
+// showing finds out which ticks may be there for no other reason than to show that nothing is missing behind them. When
+// moments expire, what is older than the oldest backup goes but for the last roll-up before it and what follows that
+// (see moments.chain), and nobody misses the moments in it. The object behind has some from before that backup too.
+func (h *History) showing() {
+	if len(h.Chains) == 0 {
+		return
+	}
+	links := h.Chains[0].Links
+	i := 1
+	for i < len(links) && !links[i].RollUp() {
+		i++
+	}
+	h.shown = links[min(i, len(links)-1)].Last
+}
+
+// missed reports whether a tick that can't be had back is a loss.
+func (h *History) missed(e *event) bool { return e.chain != h.Chains[0] || e.tick > h.shown }
 
 // backupsAmong returns before which of the ticks each backup stands.
 func (h *History) backupsAmong(events []event, stamps []time.Time) []int {
@@ -143,6 +162,7 @@ func bestPlace(stamps []time.Time, t time.Time) int {
 // stamp gives events the times that are believed; stamps are those of the ticks.
 func (h *History) stamp(stamps []time.Time) {
 	list := make([]time.Time, len(h.events))
+	h.starts = make([]time.Time, len(h.Backups))
 	n := 0
 	for i, e := range h.events {
 		if e.backup >= 0 {
@@ -157,6 +177,7 @@ func (h *History) stamp(stamps []time.Time) {
 		e.at, e.done = t, t
 		if e.backup >= 0 {
 			rec := h.Backups[e.backup]
+			h.starts[e.backup] = t
 			e.done = t.Add(max(0, rec.Finished.Sub(rec.Started)))
 		} else {
 			e.chain.times = append(e.chain.times, t)
@@ -433,7 +454,7 @@ func (h *History) suits(c *Chain, backup int) error {
 	if backup < c.lowest || c.lowest < 0 {
 		return fmt.Errorf("%w: ticks of chain %s from %d on rest on a backup that is gone", ErrNoMoment, c.ID, c.from)
 	}
-	if c.whole || !c.times[0].After(h.startOf(backup)) {
+	if c.whole || !c.times[0].After(h.starts[backup]) {
 		return nil
 	}
 	why := "those before it are gone"
@@ -461,16 +482,6 @@ func (h *History) meanwhile(e *event, base int, at time.Time) int {
 		}
 	}
 	return found
-}
-
-// startOf returns when a backup was begun, as far as that is believed.
-func (h *History) startOf(backup int) time.Time {
-	for i := range h.events {
-		if h.events[i].backup == backup && h.events[i].chain == nil {
-			return h.events[i].at
-		}
-	}
-	return h.Backups[backup].Started
 }
 
 // moment makes the manifest of a moment.

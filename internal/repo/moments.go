@@ -107,6 +107,10 @@ func (m *moments) chain(objects []Shipped, recs []*manifest.Record, oldest *mani
 			m.bases[rec.ID] = true
 		}
 	}
+	// The one that it went on from isn't here, as in a copy that was begun later: then it rests on the first since.
+	if i := slices.IndexFunc(recs, func(rec *manifest.Record) bool { return rec.Finished.After(begun) }); i >= 0 && (next.IsZero() || !recs[i].Started.After(next)) {
+		m.bases[recs[i].ID] = true
+	}
 }
 
 // MomentBases returns the backups on which shipped moments rest, when these are kept for so long, 0 for ever: no rule

@@ -83,6 +83,10 @@ func TestMomentsOf(t *testing.T) {
 			t.Errorf("%s: moments rest on %q, want %q", c.what, got, c.bases)
 		}
 	}
+	// In a copy that was begun later, what is there rests on its oldest backup.
+	if got := slices.Sorted(maps.Keys(momentsOf(shipped, recs[5:], 0, day(20)).bases)); !slices.Equal(got, []manifest.BackupID{"b05", "b07", "b11"}) {
+		t.Errorf("in a copy moments rest on %q", got)
+	}
 	// A clock that was a year ahead for an hour expires nothing.
 	shipped = append(shipped, roll(two, 1902, 1999, 365, 365.1))
 	sort()

@@ -104,6 +104,8 @@ type spanner struct {
 	out   []Window
 	gaps  []Gap
 	lost  string // why moments behind the last window can't be had back
+	// lostAt is when the first of these was.
+	lostAt time.Time
 }
 
 // windows parts all moments into windows, with the gaps between them.
@@ -146,6 +148,17 @@ func (s *spanner) next(i int) *event {
 	return nil
 }
 
+// goesOn reports whether a tick can be had back that is based on the backup before it, and that nothing is missing
+// between the two though the ticks before can't.
+func (s *spanner) goesOn(i int, n *event) bool {
+	for i--; i >= 0; i-- {
+		if e := &s.h.events[i]; e.backup < 0 {
+			return e.chain == n.chain && e.tick == n.tick-1
+		}
+	}
+	return false
+}
+
 func (s *spanner) backup(i int, e *event) {
 	w, n := s.last(), s.next(i)
 	if w != nil && w.Shipped && s.lost == "" && n != nil && n.chain == w.chain && n.tick == w.tick+1 {
@@ -153,7 +166,8 @@ func (s *spanner) backup(i int, e *event) {
 		w.Backups++
 		return
 	}
-	begins := n != nil && n.tick == n.chain.from && n.chain.whole && n.chain.sinceOf(n.tick) == e.backup
+	begins := n != nil && n.chain.sinceOf(n.tick) == e.backup && s.h.suits(n.chain, e.backup) == nil &&
+		(n.tick == n.chain.from && n.chain.whole || s.goesOn(i, n))
 	if w != nil && !w.Shipped && !begins {
 		w.To, w.Moments, w.Backups = e.done, w.Moments+1, w.Backups+1
 		return
@@ -162,7 +176,12 @@ func (s *spanner) backup(i int, e *event) {
 	if begins {
 		made.Every, made.chain, made.tick = s.every, n.chain, n.tick-1
 	}
-	if w != nil && w.Shipped {
+	switch {
+	case w == nil && s.lost != "":
+		s.gap(s.lostAt, e.at, "")
+	case w != nil && n == nil && w.Shipped:
+		s.gap(w.To, e.at, "nothing was shipped, or it was not copied here yet")
+	case w != nil && (w.Shipped || s.lost != ""):
 		s.gap(w.To, e.at, "nothing was shipped")
 	}
 	s.out = append(s.out, made)
@@ -180,8 +199,8 @@ func (s *spanner) gap(from, to time.Time, why string) {
 
 func (s *spanner) tick(i int, e *event) {
 	if _, err := s.h.base(e); err != nil {
-		if s.lost == "" {
-			s.lost = err.Error()
+		if s.lost == "" && s.h.missed(e) {
+			s.lost, s.lostAt = err.Error(), e.at
 		}
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/storage/meter"
 )
@@ -71,7 +72,7 @@ func TestPoints(t *testing.T) {
 		12:00:00-12:00:00 backups 1/1
 		gap 10:20:00-10:30:00 nothing was shipped: the shipper didn't run, or the storage was away
 		gap 10:33:00-10:59:00 nothing was shipped
-		gap 11:05:00-11:59:00 nothing was shipped`)
+		gap 11:05:00-11:59:00 nothing was shipped, or it was not copied here yet`)
 	if !p.Read || p.Objects != 4 || p.Windows[1].Every != time.Second {
 		t.Errorf("%+v", p)
 	}
@@ -148,5 +149,30 @@ func TestPointsReadLittle(t *testing.T) {
 	t.Logf("%d of %d bytes read in %d requests", read, p.Bytes, asked)
 	if asked > 999+3*3+20 {
 		t.Errorf("%d requests for %d objects", asked, p.Objects)
+	}
+}
+
+// TestPointsAfterPrune: what is left of a chain of which the beginning expired goes on from the oldest backup.
+func TestPointsAfterPrune(t *testing.T) {
+	t.Parallel()
+	s := newShipping(t)
+	first := s.backup("2026-11-10 10:00:00")
+	s.begin(first)
+	for i := range 9 {
+		s.tick(fmt.Sprintf("2026-11-%d 10:30:00", 10+i))
+		s.rollUp(int64(2*i+1), int64(2*i+1))
+		s.tick(fmt.Sprintf("2026-11-%d 11:30:00", 10+i))
+		s.rollUp(int64(2*i+2), int64(2*i+2))
+		s.adopt(s.backup(fmt.Sprintf("2026-11-%d 12:00:00", 10+i)))
+	}
+	lock, err := s.r.Lock(t.Context(), instance, "prune", "")
+	s.must(err)
+	_, err = s.r.Prune(t.Context(), lock, repo.PruneOptions{Remove: []manifest.BackupID{first}, KeepMoments: 4 * 24 * time.Hour, Now: s.now})
+	s.must(err)
+	s.must(lock.End(t.Context()))
+	p, err := s.r.Points(t.Context(), instance, nil)
+	s.must(err)
+	if len(p.Gaps) != 1 || len(p.Windows) != 3 || p.Windows[1].From != clock(t, "2026-11-12 12:00:00") || p.Windows[1].To != clock(t, "2026-11-18 11:30:00") || p.Windows[1].Moments != 18 {
+		t.Errorf("%s", told(p))
 	}
 }
