@@ -24,16 +24,17 @@ type CheckOptions struct {
 
 // CheckReport is what Check found.
 type CheckReport struct {
-	Backups       int       `json:"backups"`
-	Manifests     int       `json:"manifests"` // read and decoded; 0 without a key
-	Keys          int       `json:"keys"`      // wrapped keys of instances
-	Segments      int       `json:"segments"`
-	SegmentBytes  int64     `json:"segment_bytes"`
-	ReadBytes     int64     `json:"read_bytes"`
-	Unreferenced  int       `json:"unreferenced"` // segments that no backup needs, vanished ones too: left by runs that did not end
-	UnreferencedB int64     `json:"unreferenced_bytes"`
-	Unfinished    int       `json:"unfinished"` // backups without a record: runs that did not end
-	Problems      []Problem `json:"problems"`
+	Backups       int   `json:"backups"`
+	Manifests     int   `json:"manifests"` // read and decoded; 0 without a key
+	Keys          int   `json:"keys"`      // wrapped keys of instances
+	Segments      int   `json:"segments"`
+	SegmentBytes  int64 `json:"segment_bytes"`
+	ReadBytes     int64 `json:"read_bytes"`
+	Unreferenced  int   `json:"unreferenced"` // segments that no backup needs, vanished ones too: left by runs that did not end
+	UnreferencedB int64 `json:"unreferenced_bytes"`
+	Unfinished    int   `json:"unfinished"` // backups without a record: runs that did not end
+	ShippedReport
+	Problems []Problem `json:"problems"`
 	// Checked says in words what was checked, Unchecked what was not and what that needs.
 	Checked   []string `json:"checked"`
 	Unchecked []string `json:"unchecked"`
@@ -68,7 +69,7 @@ func (c *checker) problem(instance string, id manifest.BackupID, object, what st
 // Check examines the repository: signatures of records, the hashes of their manifests,
 // that each segment they name is stored and has its size, that the keys are there which
 // they are encrypted to, and that no record vanished; with a key also what manifests
-// say; with ReadData every byte. Problems are in the report; an error means that the check
+// say, and the indexes of what was shipped; with ReadData every byte. Problems are in the report; an error means that the check
 // itself couldn't go on.
 func (r *Repo) Check(ctx context.Context, opts CheckOptions) (*CheckReport, error) {
 	found, err := r.listBackups(ctx, opts.Instance)
@@ -85,7 +86,11 @@ func (r *Repo) Check(ctx context.Context, opts CheckOptions) (*CheckReport, erro
 		if err != nil {
 			return nil, err
 		}
-		for _, instance := range instances {
+		shipped, err := r.shippedInstances(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, instance := range slices.Concat(instances, shipped) {
 			if _, ok := byInstance[instance]; !ok {
 				byInstance[instance] = nil
 			}
@@ -152,6 +157,9 @@ func (c *checker) instance(ctx context.Context, instance string, list []listing)
 			c.report.Unreferenced++
 			c.report.UnreferencedB += size
 		}
+	}
+	if err := c.shipped(ctx, instance, recs); err != nil {
+		return err
 	}
 	if c.opts.ReadData {
 		return c.readAll(ctx, instance, needed, closed)

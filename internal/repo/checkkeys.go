@@ -107,11 +107,31 @@ func (c *checker) sayWhat() {
 		no(c.unsized, "the exact sizes of segments of %d backups of earlier versions: needs the repository's key")
 		no(c.unkeyed, "whether the keys of %d backups of earlier versions are there: needs the repository's key")
 	}
+	content := "the content of segments"
+	if r.Shipped > 0 {
+		c.sayShipped()
+		content += " and of what was shipped"
+	}
 	if c.opts.ReadData {
 		r.Checked = append(r.Checked, "every stored byte that a backup needs")
 		no(c.unhashed, "the content of segments of %d backups whose manifest wasn't read: needs the repository's key")
 	} else {
-		r.Unchecked = append(r.Unchecked, "the content of segments: needs --read-data")
+		r.Unchecked = append(r.Unchecked, content+": needs --read-data")
 	}
 	r.Unchecked = append(r.Unchecked, "that backups restore: `slipcover backup verify` does that")
+}
+
+// sayShipped says what was checked of what was shipped.
+func (c *checker) sayShipped() {
+	r := &c.report
+	r.Unchecked = append(r.Unchecked, "that what was shipped last is there: `slipcover ship status` on the node tells what is not shipped")
+	if !c.repo.CanRead() {
+		r.Checked = append(r.Checked, "the names and sizes of what was shipped")
+		r.Unchecked = append(r.Unchecked, "the indexes and the content of what was shipped, and which backups its moments need: needs the repository's key")
+		return
+	}
+	r.Checked = append(r.Checked, "the indexes of what was shipped, and that nothing is missing between them")
+	if c.opts.ReadData {
+		r.Checked = append(r.Checked, "every shipped byte")
+	}
 }

@@ -78,19 +78,25 @@ func (h *History) order() {
 	h.showing()
 }
 
-// showing finds out which ticks may be there for no other reason than to show that nothing is missing behind them. When
-// moments expire, what is older than the oldest backup goes but for the last roll-up before it and what follows that
-// (see moments.chain), and nobody misses the moments in it. The object behind has some from before that backup too.
+// showing finds out which of the first ticks may be there for no other reason than to show that nothing is missing behind
+// them, so that nobody misses the moments in them. When moments expire, what is older than the oldest backup goes but for the
+// last roll-up before it and what follows that (see moments.chain); never what is younger than momentSlack. A copy that was
+// begun later has nothing of before its oldest backup either.
 func (h *History) showing() {
 	if len(h.Chains) == 0 {
 		return
 	}
-	links := h.Chains[0].Links
-	i := 1
-	for i < len(links) && !links[i].RollUp() {
-		i++
+	c := h.Chains[0]
+	first, last := c.times[0], c.times[c.Links[0].Last-c.from]
+	if last.After(h.events[len(h.events)-1].at.Add(-momentSlack)) && slices.ContainsFunc(h.starts, first.After) {
+		return
 	}
-	h.shown = links[min(i, len(links)-1)].Last
+	i := 0
+	if !slices.ContainsFunc(h.starts, func(t time.Time) bool { return !t.Before(first) && !t.After(last) }) {
+		for i++; i < len(c.Links) && !c.Links[i].RollUp(); i++ {
+		}
+	}
+	h.shown = c.Links[min(i, len(c.Links)-1)].Last
 }
 
 // missed reports whether a tick that can't be had back is a loss.

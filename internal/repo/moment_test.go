@@ -28,6 +28,7 @@ type shipping struct {
 	data  []byte    // of the file
 	from  int64     // shipped so far
 	chain manifest.BackupID
+	base  manifest.BackupID // as ticks say it
 	since manifest.BackupID
 	end   string
 	ticks []*shippedTick
@@ -131,7 +132,7 @@ func (s *shipping) tick(at string) []byte {
 	n := int64(len(s.ticks) + 1)
 	f := &manifest.TickFile{File: s.file(int64(len(s.data))), From: s.from, Cuts: manifest.Cuts{{Tick: n, Size: int64(len(s.data)), Header: 1, Seq: uint64(len(s.data))}}}
 	f.Extents = []manifest.Extent{{N: f.Size - f.From}}
-	t := &shippedTick{Tick: &manifest.Tick{Instance: instance, Chain: s.chain, First: n, Last: n, Prev: s.end, Since: s.since,
+	t := &shippedTick{Tick: &manifest.Tick{Instance: instance, Chain: s.chain, First: n, Last: n, Prev: s.end, Base: s.base, Since: s.since,
 		Times: manifest.Times{{At: clock(s.t, at).UnixMilli(), Quiet: s.quiet.Milliseconds()}}, Tool: "test", Files: []*manifest.TickFile{f}}, data: s.data}
 	s.put(t, repo.ShipName{Chain: s.chain, First: n, Last: n}, s.data[s.from:])
 	s.ticks, s.end, s.from = append(s.ticks, t), t.sealed.Segment.SHA256, int64(len(s.data))
@@ -152,7 +153,7 @@ func (s *shipping) rollUp(first, last int64) storage.Key {
 	f.From, f.Cuts = a.Files[0].From, nil
 	f.Extents = []manifest.Extent{{N: f.Size - f.From}}
 	t := &shippedTick{Tick: &manifest.Tick{Instance: instance, Chain: s.chain, First: first, Last: last, Prev: a.Prev, End: b.sealed.Segment.SHA256,
-		Since: b.Since, Tool: "test", Files: []*manifest.TickFile{&f}}}
+		Base: b.Base, Since: b.Since, Tool: "test", Files: []*manifest.TickFile{&f}}}
 	from, to := time.UnixMilli(a.Times[0].At), time.UnixMilli(b.Times[0].At)
 	for _, x := range s.ticks[first-1 : last] {
 		t.Times = append(t.Times, x.Times...)

@@ -247,33 +247,6 @@ func (r *Repo) ReadTick(ctx context.Context, instance string, o Shipped) (*manif
 }
 
 func (r *Repo) readTick(ctx context.Context, instance string, key storage.Key, o Shipped) (*manifest.Tick, manifest.Segment, error) {
-	plain, s, err := r.readShipped(ctx, instance, key, o)
-	if err != nil {
-		return nil, s, err
-	}
-	defer r.contents.put(plain)
-	if len(plain) < tickFooter || string(plain[len(plain)-4:]) != tickMagic {
-		return nil, s, fmt.Errorf("%w: it doesn't end with an index", ErrCorrupt)
-	}
-	n := int64(binary.LittleEndian.Uint32(plain[len(plain)-tickFooter:]))
-	at := int64(len(plain)) - tickFooter - n
-	if at < 0 {
-		return nil, s, fmt.Errorf("%w: an index of %d bytes", ErrCorrupt, n)
-	}
-	t, err := r.decodeIndex(plain[at:at+n], instance, o)
-	if err != nil {
-		return nil, s, err
-	}
-	sum := sha256.Sum256(plain[:at])
-	if t.DataSize != at || t.DataSHA256 != hex.EncodeToString(sum[:]) {
-		return nil, s, fmt.Errorf("%w: its content is not that of its index", ErrCorrupt)
-	}
-	return t, s, nil
-}
-
-// readShipped reads an object of a chain whole, whose content no manifest tells. The caller
-// gives the content back to r.contents.
-func (r *Repo) readShipped(ctx context.Context, instance string, key storage.Key, o Shipped) ([]byte, manifest.Segment, error) {
 	s := manifest.Segment{Backup: o.Chain, Key: o.String()}
 	if err := enter(ctx, r.fetches); err != nil {
 		return nil, s, err
@@ -283,27 +256,81 @@ func (r *Repo) readShipped(ctx context.Context, instance string, key storage.Key
 	if err != nil {
 		return nil, s, err
 	}
-	sum := sha256.Sum256(b)
-	s.Size, s.SHA256 = int64(len(b)), hex.EncodeToString(sum[:])
-	if err := enter(ctx, r.opens); err != nil {
+	content, _, s, err := r.openShipped(ctx, instance, b, o)
+	if err != nil {
 		return nil, s, err
+	}
+	defer r.contents.put(content)
+	t, err := r.tickOf(content, instance, o)
+	return t, s, err
+}
+
+// tickOf reads the index at the end of content, which must have the hash that it gives.
+func (r *Repo) tickOf(content []byte, instance string, o Shipped) (*manifest.Tick, error) {
+	if len(content) < tickFooter || string(content[len(content)-4:]) != tickMagic {
+		return nil, fmt.Errorf("%w: it doesn't end with an index", ErrCorrupt)
+	}
+	n := int64(binary.LittleEndian.Uint32(content[len(content)-tickFooter:]))
+	at := int64(len(content)) - tickFooter - n
+	if at < 0 {
+		return nil, fmt.Errorf("%w: an index of %d bytes", ErrCorrupt, n)
+	}
+	t, err := r.decodeIndex(content[at:at+n], instance, o)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(content[:at])
+	if t.DataSize != at || t.DataSHA256 != hex.EncodeToString(sum[:]) {
+		return nil, fmt.Errorf("%w: its content is not that of its index", ErrCorrupt)
+	}
+	return t, nil
+}
+
+// openShipped opens the bytes of an object of a chain whose content no manifest tells, and decrypts them in place. It
+// returns its content, which the caller gives back to r.contents, the zstd bytes, and what the object is.
+func (r *Repo) openShipped(ctx context.Context, instance string, b []byte, o Shipped) (content, compressed []byte, s manifest.Segment, err error) {
+	sum := sha256.Sum256(b)
+	s = manifest.Segment{Backup: o.Chain, Key: o.String(), Size: int64(len(b)), SHA256: hex.EncodeToString(sum[:])}
+	if err := enter(ctx, r.opens); err != nil {
+		return nil, nil, s, err
 	}
 	defer leave(r.opens)
 	if r.config.Encrypted() {
 		if b, err = r.decryptInPlace(ctx, instance, b); err != nil {
-			return nil, s, err
+			return nil, nil, s, err
 		}
 	}
 	if s.Plain, s.TrailerSHA256, err = contentSize(bytes.NewReader(b), int64(len(b))); err != nil {
-		return nil, s, err
+		return nil, nil, s, err
 	}
-	content := r.newContent(s.Plain)
+	content = r.newContent(s.Plain)
 	out, err := r.decoder.DecodeAll(b, content)
 	if err != nil || int64(len(out)) != s.Plain {
 		r.contents.put(content)
-		return nil, s, errors.Join(ErrCorrupt, fmt.Errorf("decompressed to %d bytes, not %d", len(out), s.Plain), err)
+		return nil, nil, s, errors.Join(ErrCorrupt, fmt.Errorf("decompressed to %d bytes, not %d", len(out), s.Plain), err)
 	}
-	return out, s, nil
+	return out, b, s, nil
+}
+
+// proveTick is ReadTick for the bytes of an object, which it decrypts in place, and holds each of its frames against its
+// hash too.
+func (r *Repo) proveTick(ctx context.Context, instance string, b []byte, o Shipped) (*manifest.Tick, manifest.Segment, error) {
+	content, compressed, s, err := r.openShipped(ctx, instance, b, o)
+	if err != nil {
+		return nil, s, err
+	}
+	defer r.contents.put(content)
+	frames, err := readFrames(bytes.NewReader(compressed), int64(len(compressed)), s.Plain, s.TrailerSHA256)
+	if err != nil {
+		return nil, s, err
+	}
+	for i, f := range frames {
+		if sha256.Sum256(compressed[f.at:f.at+f.size]) != f.sum {
+			return nil, s, fmt.Errorf("%w: frame %d doesn't have the recorded hash", ErrCorrupt, i)
+		}
+	}
+	t, err := r.tickOf(content, instance, o)
+	return t, s, err
 }
 
 // contentSize returns how many bytes of content size zstd bytes of a segment have, as their

@@ -30,9 +30,10 @@ func newCheck(env *core.Env, g *core.Global) *cobra.Command {
 		Use:   "check",
 		Short: "Check that the repository holds what its backups need",
 		Long: `Check the repository: that signatures are right, that every object that a backup needs is there and has its size, that keys
-are unchanged, and that no record vanished. With the repository's key it also reads the manifests; with --read-data every
-stored byte. At the end it says what was checked and what wasn't. Exit code 4 if something is wrong. "backup verify" goes
-further: it restores a backup and reads every document.
+are unchanged, and that no record vanished; of what was shipped between backups, that no object is missing. With the
+repository's key it also reads the manifests, and the indexes of what was shipped; with --read-data every stored byte. At the
+end it says what was checked and what wasn't. Exit code 4 if something is wrong. "backup verify" goes further: it restores a
+backup and reads every document.
 
 With --max-age it is also a problem if an instance's newest backup is older than that, or if there is no backup at all.
 Nothing else shows that backups have stopped, or that somebody with access to the storage has removed the newest.`,
@@ -156,8 +157,15 @@ func (c *checkResult) print(env *core.Env, readData bool) error {
 	}
 	fmt.Fprintf(w, "checked %s, %s of data (%s)\n", core.Count(c.Backups, "backup"), core.Count(c.Segments, "object"),
 		core.Size(c.SegmentBytes))
+	needs := "a backup needs"
+	if c.Shipped > 0 {
+		fmt.Fprintf(w, "checked what was shipped: %s (%s) with %s\n", core.Count(c.Shipped, "object"), core.Size(c.ShippedBytes), core.Count(c.Moments, "moment"))
+		if c.KeyUsed {
+			needs = "a backup or a moment needs"
+		}
+	}
 	if readData {
-		fmt.Fprintf(w, "read every byte that a backup needs: %s\n", core.Size(c.ReadBytes))
+		fmt.Fprintf(w, "read every byte that %s: %s\n", needs, core.Size(c.ReadBytes))
 	}
 	if c.Unreferenced > 0 {
 		fmt.Fprintf(w, "%s (%s) belong to no backup: left by runs that did not end\n",
