@@ -200,6 +200,9 @@ func (a *agent) copyOn(ctx context.Context, w *work, r *repo.Repo, rec *manifest
 			c := &backup.Copier{From: r, To: p.Repo, StateDir: a.o.StateDir, Recipients: to, Copy: repo.CopyOptions{Readers: to}}
 			err = c.Newer(ctx, rec.Instance, rec.ID)
 			notes = append(notes, c.Notes...)
+			if err == nil {
+				err = copyShipped(ctx, p.Repo, r, rec.Instance, to)
+			}
 		}
 		switch {
 		case err == nil:
@@ -214,6 +217,14 @@ func (a *agent) copyOn(ctx context.Context, w *work, r *repo.Repo, rec *manifest
 		notes = append(notes, fmt.Sprintf("it could not be copied to %s: %s; the next backup tries again", p.URL, why))
 	}
 	return missing, notes, nil
+}
+
+// copyShipped copies what was shipped before a backup, behind the newest that the repository has of it.
+func copyShipped(ctx context.Context, to, from *repo.Repo, instance string, readers []string) error {
+	if _, err := repo.CopyShipped(ctx, to, from, instance, repo.CopyShippedOptions{Readers: readers, Newer: true}); err != nil {
+		return fmt.Errorf("what was shipped before it: %w", err)
+	}
+	return nil
 }
 
 // whenFree does something again while another process works on the instance's part

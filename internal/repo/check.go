@@ -86,7 +86,7 @@ func (r *Repo) Check(ctx context.Context, opts CheckOptions) (*CheckReport, erro
 		if err != nil {
 			return nil, err
 		}
-		shipped, err := r.shippedInstances(ctx)
+		shipped, err := r.ShippedInstances(ctx)
 		if err != nil {
 			return nil, err
 		}

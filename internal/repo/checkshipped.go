@@ -360,7 +360,7 @@ func (s *shipChecker) judge(h *History, bad map[string]error) (found []finding, 
 		found = append(found, finding{key: "key", what: fmt.Sprintf("of what was shipped %d objects can't be read, nor the moments in them: %s", keyless, ErrKeyGone)})
 	}
 	for i, c := range h.Chains {
-		if c.Broken == "" {
+		if c.Broken == "" || h.kept[c] {
 			continue
 		}
 		first, last := c.last()+1, int64(math.MaxInt64)
@@ -506,7 +506,7 @@ func (t *timeline) unbased(bad map[string]error) (found []finding) {
 // behindHole reports whether what is before a chain's ticks is missing or bad, which is told already.
 func (t *timeline) behindHole(c *Chain) bool {
 	i := slices.Index(t.h.Chains, c)
-	return i > 0 && t.h.Chains[i-1].ID == c.ID
+	return i > 0 && t.h.Chains[i-1].ID == c.ID && !t.h.kept[t.h.Chains[i-1]]
 }
 
 // byName is judge for who can't read: names and sizes tell of holes alone.
@@ -518,6 +518,12 @@ func (s *shipChecker) byName(list []Shipped, bad map[string]error, recs []*manif
 		found = append(found, finding{key: "object " + name, object: s.c.repo.shipKey(s.instance, name), what: bad[name].Error() + ": what it has can't be restored; " + deleteAndCopy})
 	}
 	chains := chainsOf(list, bad, map[string]*Link{})
+	names, last := namedObjects(recs), time.Time{}
+	for _, c := range chains {
+		if _, to := c.Links[len(c.Links)-1].span(); to.After(last) {
+			last = to
+		}
+	}
 	for i, c := range chains {
 		for _, l := range c.Links {
 			moments += int(l.Last - l.First + 1)
@@ -527,8 +533,13 @@ func (s *shipChecker) byName(list []Shipped, bad map[string]error, recs []*manif
 			continue
 		}
 		next := chains[i+1].Links[0]
+		begin, _ := c.Links[0].span()
 		_, before := l.span()
 		after, _ := next.span()
+		older := func(rec *manifest.Record) bool { return rec.Started.Before(begin) }
+		if c.named(names) && (!before.After(last.Add(-momentSlack)) || !slices.ContainsFunc(recs, older)) {
+			continue // it is there for backups, and the rest expired, or was not to be copied
+		}
 		key := s.c.repo.shipKey(s.instance, ShipName{Chain: c.ID, First: l.Last + 1, Last: l.Last + 1}.String())
 		found = append(found, finding{key: fmt.Sprintf("hole %s %d", c.ID, l.Last), object: key, what: c.Broken + ": " + lostMoments(before, after) + ", nor later ones up to the next backup; " + copyBack})
 	}
@@ -543,8 +554,8 @@ func (l *Link) span() (from, to time.Time) {
 	return l.Modified, l.Modified
 }
 
-// shippedInstances returns the instances of which something is shipped.
-func (r *Repo) shippedInstances(ctx context.Context) ([]string, error) {
+// ShippedInstances returns the instances of which something is shipped.
+func (r *Repo) ShippedInstances(ctx context.Context) ([]string, error) {
 	seen := map[string]bool{}
 	err := r.store.List(ctx, shipPrefix, func(i storage.Info) error {
 		if name, _, ok := strings.Cut(strings.TrimPrefix(string(i.Key), shipPrefix), "/"); ok && manifest.ValidInstance(name) {

@@ -27,7 +27,10 @@ type History struct {
 	from   time.Time   // indexes were read of moments from then on
 	events []event     // what there is, in the order in which it was
 	starts []time.Time // when each backup was begun, as far as that is believed
-	shown  int64       // the last tick of the first chain that may be there though its backup went: see showing
+	// What may be there though its backup went: see showing.
+	kept  map[*Chain]bool // chains of which there is only what backups refer to
+	lead  *Chain          // the first other one
+	shown int64           // up to that tick
 }
 
 // Chain is what one shipper stored, as far as it is without a gap.

@@ -78,29 +78,60 @@ func (h *History) order() {
 	h.showing()
 }
 
-// showing finds out which of the first ticks may be there for no other reason than to show that nothing is missing behind
-// them, so that nobody misses the moments in them. When moments expire, what is older than the oldest backup goes but for the
-// last roll-up before it and what follows that (see moments.chain); never what is younger than momentSlack. A copy that was
-// begun later has nothing of before its oldest backup either.
+// showing finds out what may be there for no other reason than that something else needs it, so that nobody misses the
+// moments in it. When moments expire, what is older than the oldest backup goes but for the last roll-up before it and what
+// follows that (see moments.chain), which shows that nothing is missing; and what backups refer to stays. Neither is done to
+// what is younger than momentSlack. A copy that was begun later has nothing else of before its oldest backup either.
 func (h *History) showing() {
-	if len(h.Chains) == 0 {
-		return
+	named := namedObjects(h.Backups)
+	h.kept = map[*Chain]bool{}
+	for _, c := range h.Chains {
+		old := h.old(c.times[0], c.times[len(c.times)-1])
+		if old && c.named(named) {
+			h.kept[c] = true
+			continue
+		}
+		first, last := c.times[0], c.times[c.Links[0].Last-c.from]
+		if h.lead != nil || !h.old(first, last) {
+			h.lead = cmp.Or(h.lead, c)
+			continue
+		}
+		h.lead = c
+		i := 0
+		if !slices.ContainsFunc(h.starts, func(t time.Time) bool { return !t.Before(first) && !t.After(last) }) {
+			for i++; i < len(c.Links) && !c.Links[i].RollUp(); i++ {
+			}
+		}
+		h.shown = c.Links[min(i, len(c.Links)-1)].Last
 	}
-	c := h.Chains[0]
-	first, last := c.times[0], c.times[c.Links[0].Last-c.from]
-	if last.After(h.events[len(h.events)-1].at.Add(-momentSlack)) && slices.ContainsFunc(h.starts, first.After) {
-		return
-	}
-	i := 0
-	if !slices.ContainsFunc(h.starts, func(t time.Time) bool { return !t.Before(first) && !t.After(last) }) {
-		for i++; i < len(c.Links) && !c.Links[i].RollUp(); i++ {
+}
+
+// old reports whether what was shipped from first to last may have expired but for what something needs, or is not to be
+// in a copy but for that.
+func (h *History) old(first, last time.Time) bool {
+	return !last.After(h.events[len(h.events)-1].at.Add(-momentSlack)) || !slices.ContainsFunc(h.starts, first.After)
+}
+
+// namedObjects are the objects of chains that backups refer to.
+func namedObjects(recs []*manifest.Record) map[string]bool {
+	out := map[string]bool{}
+	for _, rec := range recs {
+		for _, name := range rec.Shipped {
+			out[name] = true
 		}
 	}
-	h.shown = c.Links[min(i, len(c.Links)-1)].Last
+	return out
+}
+
+// named reports whether backups refer to all objects of a chain.
+func (c *Chain) named(names map[string]bool) bool {
+	return !slices.ContainsFunc(c.Links, func(l *Link) bool { return !names[l.String()] })
 }
 
 // missed reports whether a tick that can't be had back is a loss.
-func (h *History) missed(e *event) bool { return e.chain != h.Chains[0] || e.tick > h.shown }
+func (h *History) missed(e *event) bool {
+	return !h.kept[e.chain] && (e.chain != h.lead || e.tick > h.shown)
+}
 
 // backupsAmong returns before which of the ticks each backup stands.
 func (h *History) backupsAmong(events []event, stamps []time.Time) []int {

@@ -95,10 +95,7 @@ func objects(t testing.TB, s storage.Store) map[storage.Key][]byte {
 // Whatever object is gone, short or damaged: check tells of it if a moment is lost, and of nothing where nothing is wrong.
 func TestCheckFindsDamage(t *testing.T) {
 	t.Parallel()
-	data := t.TempDir()
-	_, err := couchgen.DataDir(data, couchgen.DirOptions{Databases: 1, Q: 1, DocsPerDB: 60, DocBytes: 300})
-	must(t, err)
-	e := newEnv(t, data)
+	e := oneShard(t)
 	states := e.shipHours(3, true)
 	all := objects(t, e.store)
 	keys := []storage.Key{""}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -32,6 +33,9 @@ func newCopy(env *core.Env, g *core.Global) *cobra.Command {
 		Short: "Copy backups to another repository",
 		Long: `Copy backups to another repository: all that it lacks, of every instance, oldest first; or the ones that you name. Nothing is
 decrypted, and what is there already isn't sent again. A copy that was interrupted goes on where it stopped.
+
+Unless you name backups, what was shipped between them comes along: all but the last hour or two, which stays behind until it is
+rolled up.
 
   slipcover copy --from /backups --to s3://bucket/couchdb
   slipcover copy latest --from /backups --to s3://bucket/couchdb --instance db1
@@ -78,9 +82,15 @@ func runCopy(ctx context.Context, env *core.Env, s *core.Settings, o *copyOption
 	c := &backup.Copier{From: src.Repo, To: dst.Repo, StateDir: s.StateDir, Recipients: s.Recipients,
 		Copy: repo.CopyOptions{Readers: slices.Concat(o.recipients, s.Recipients), Progress: p}}
 	failed := explainCopy(c.All(ctx, todo))
+	if len(refs) == 0 && (failed == nil || errors.Is(failed, repo.ErrCorrupt) || errors.Is(failed, repo.ErrNoBackup)) {
+		var err error
+		if out.Shipped, err = o.shipped(ctx, dst.Repo, src.Repo, repo.CopyShippedOptions{Readers: c.Copy.Readers, Progress: p}); failed == nil {
+			failed = err
+		}
+	}
 	stop()
 	out.Backups, out.Already = copiesJSON(c.Done), out.Already+c.Already
-	if len(c.Done) == 0 && failed != nil {
+	if len(c.Done)+len(out.Shipped) == 0 && failed != nil {
 		return failed
 	}
 	if err := out.print(env); err != nil {
@@ -90,6 +100,37 @@ func runCopy(ctx context.Context, env *core.Env, s *core.Settings, o *copyOption
 		fmt.Fprintf(env.Stderr, "slipcover: warning: %s\n", core.Clean(n))
 	}
 	return failed
+}
+
+// shipped copies what was shipped of the instances whose backups are copied.
+func (o *copyOptions) shipped(ctx context.Context, dst, src *repo.Repo, opts repo.CopyShippedOptions) (out []shippedJSON, err error) {
+	instances := []string{o.Instance}
+	if o.Instance == "" {
+		if instances, err = src.ShippedInstances(ctx); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range instances {
+		j, ierr := copyShipped(ctx, dst, src, name, opts)
+		if ierr = explainCopy(ierr); ierr != nil && err == nil {
+			err = ierr
+		}
+		if j.tells() {
+			out = append(out, j)
+		}
+	}
+	return out, err
+}
+
+// copyShipped copies what was shipped of an instance.
+func copyShipped(ctx context.Context, dst, src *repo.Repo, instance string, opts repo.CopyShippedOptions) (shippedJSON, error) {
+	res, err := repo.CopyShipped(ctx, dst, src, instance, opts)
+	j := shippedJSON{Instance: instance, CopyShippedResult: res}
+	if err != nil {
+		j.Error = core.Mask(core.OneLine(err.Error()))
+		err = fmt.Errorf("not all that was shipped of %s was copied: %w", instance, err)
+	}
+	return j, err
 }
 
 // showCopying shows the progress of copies until the returned function is called.
@@ -219,6 +260,39 @@ type copyResult struct {
 	To      string       `json:"to"`
 	Backups []copiedJSON `json:"backups"`
 	Already int          `json:"already"` // backups that were there
+	// Shipped is what was copied of moments between backups, of instances that have any.
+	Shipped []shippedJSON `json:"shipped,omitempty"`
+}
+
+// shippedJSON is what was copied of what was shipped of an instance.
+type shippedJSON struct {
+	Instance string `json:"instance"`
+	repo.CopyShippedResult
+	Error string `json:"error,omitempty"`
+}
+
+// tells reports whether there is anything to say.
+func (s *shippedJSON) tells() bool {
+	return s.Sent+s.There+s.Left > 0 || s.UpTo != nil || s.Error != ""
+}
+
+func (s *shippedJSON) text() string {
+	text := ""
+	switch {
+	case s.Sent > 0:
+		text = fmt.Sprintf("copied what was shipped of %s: %s sent, %s", s.Instance, core.Count(s.Sent, "object"), core.Size(s.SentBytes))
+	case s.Error != "":
+		text = fmt.Sprintf("what was shipped of %s was not copied", s.Instance)
+	default:
+		text = fmt.Sprintf("nothing that was shipped of %s was to be copied", s.Instance)
+	}
+	if s.UpTo != nil {
+		text += "; moments up to " + s.UpTo.Format(time.RFC3339)
+	}
+	if s.Left > 0 {
+		text += fmt.Sprintf("; the newest %s follow when they are rolled up", core.Count(s.Left, "object"))
+	}
+	return text
 }
 
 // copiedJSON is one backup that was copied, or could not be.
@@ -265,6 +339,12 @@ func (r *copyResult) print(env *core.Env) error {
 func (r *copyResult) printText(w io.Writer) error {
 	for i := range r.Backups {
 		fmt.Fprintln(w, r.Backups[i].text())
+	}
+	for i := range r.Shipped {
+		fmt.Fprintln(w, core.Clean(r.Shipped[i].text()))
+		for _, p := range r.Shipped[i].Problems {
+			fmt.Fprintf(w, "problem: %s\n", core.Clean(p))
+		}
 	}
 	var err error
 	switch {

@@ -1,6 +1,7 @@
 package backups
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -174,7 +175,12 @@ func (p *places) copy(ctx context.Context, env *core.Env, res *backup.Result, ou
 				kind = err
 			}
 		}
-		c.Complete = err == nil
+		if c.Complete = err == nil; c.Complete {
+			if err = p.copyShipped(ctx, q, &c); err != nil {
+				missing = append(missing, fmt.Sprintf("%s lacks what was shipped before it (%s)", q.URL, c.Error))
+				kind = cmp.Or(kind, err)
+			}
+		}
 		out.Copies = append(out.Copies, c)
 	}
 	out.Notes = append(out.Notes, p.notes...)
@@ -189,11 +195,22 @@ func (p *places) copy(ctx context.Context, env *core.Env, res *backup.Result, ou
 		strings.Join(missing, ", "))
 }
 
+// copyShipped copies what was shipped to another repository, behind the newest that it has of it.
+func (p *places) copyShipped(ctx context.Context, to *open.Place, c *copyJSON) error {
+	s := p.settings
+	j, err := copyShipped(ctx, to.Repo, p.used.Repo, s.Instance, repo.CopyShippedOptions{Readers: s.Recipients, Newer: true, Progress: &p.progress})
+	if c.Error = j.Error; j.tells() {
+		c.Shipped = &j
+	}
+	return err
+}
+
 // copyJSON is what backup create tells of a further repository.
 type copyJSON struct {
 	Repository string       `json:"repository"`
 	Complete   bool         `json:"complete"` // it has the new backup, and all since its newest
 	Copied     []copiedJSON `json:"copied"`
+	Shipped    *shippedJSON `json:"shipped,omitempty"` // what was copied of moments between backups, if there are any
 	Error      string       `json:"error,omitempty"`
 }
 
@@ -214,6 +231,9 @@ func (c *copyJSON) fact() core.Fact {
 	}
 	if there > 0 {
 		text += fmt.Sprintf("; %d there already", there)
+	}
+	if c.Shipped != nil && c.Shipped.Sent > 0 {
+		text += fmt.Sprintf("; %s, %s of what was shipped", core.Count(c.Shipped.Sent, "object"), core.Size(c.Shipped.SentBytes))
 	}
 	return core.Fact{"copied to", text}
 }
