@@ -518,7 +518,11 @@ func (c *shipCopier) store(ctx context.Context, o Shipped, b []byte) error {
 	key := c.dst.shipKey(c.instance, o.String())
 	p := c.opts.Progress
 	p.Bytes.Add(o.Size)
-	err := c.dst.store.Put(ctx, key, bytes.NewReader(b), storage.PutOptions{IfAbsent: true})
+	opts := storage.PutOptions{IfAbsent: true}
+	if _, ok := c.dst.store.(storage.Retainer); ok {
+		opts.RetainUntil = c.dst.opts.RetainUntil
+	}
+	err := c.dst.store.Put(ctx, key, bytes.NewReader(b), opts)
 	if errors.Is(err, storage.ErrExist) {
 		var info storage.Info
 		if info, err = c.dst.store.Stat(ctx, key); err == nil && info.Size != o.Size {

@@ -294,6 +294,20 @@ func TestCopyBesideDeletion(t *testing.T) {
 		x := &env{t: t}
 		x.sound(openRepo(t, store, own), states, states[0].at, *res.UpTo)
 	})
+	t.Run("protected", func(t *testing.T) {
+		store := mem.NewRetaining()
+		for k, b := range objects(t, empty(t, own)) {
+			must(t, store.Put(t.Context(), k, strings.NewReader(string(b)), storage.PutOptions{}))
+		}
+		dst, err := repo.Open(t.Context(), store, repo.Options{RetainUntil: time.Now().Add(time.Hour)})
+		must(t, err)
+		copyBackups(t, dst, openRepo(t, e.store), 0)
+		_, err = repo.CopyShipped(t.Context(), dst, openRepo(t, e.store), "node1", repo.CopyShippedOptions{})
+		must(t, err)
+		if err := store.Delete(t.Context(), keys[0]); !errors.Is(err, storage.ErrRetained) {
+			t.Errorf("what was copied is not protected: %v", err)
+		}
+	})
 	t.Run("other bytes", func(t *testing.T) {
 		store := empty(t, own)
 		copyBackups(t, openRepo(t, store), openRepo(t, e.store), 0)
