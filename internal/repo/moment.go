@@ -76,6 +76,8 @@ func (h *History) order() {
 	h.stamp(stamps)
 	h.rest()
 	h.showing()
+	// What is left of a chain for the sake of backups alone is no moment any more: others around it have expired.
+	h.events = slices.DeleteFunc(h.events, func(e event) bool { return e.backup < 0 && h.kept[e.chain] && e.chain.Broken != "" })
 }
 
 // showing finds out what may be there for no other reason than that something else needs it, so that nobody misses the

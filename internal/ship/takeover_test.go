@@ -188,6 +188,23 @@ func TestPruneKeepsWhatBackupsName(t *testing.T) {
 	m, err := r.Manifest(t.Context(), rec)
 	must(t, err)
 	e.compare("the backup", e.read(r, m), want)
+	got, moment := e.moment(rec.Finished.Add(time.Hour)) // its moments have expired
+	if moment.Base.ID != rec.ID || moment.Tick != 0 {
+		t.Errorf("an hour after the backup there is tick %d on %s", moment.Tick, moment.Base.ID)
+	}
+	e.compare("an hour later", got, want)
+	points, err := r.Points(t.Context(), "node1", nil)
+	must(t, err)
+	for _, g := range points.Gaps {
+		if g.From.Before(rec.Finished.Add(time.Hour)) {
+			t.Errorf("a gap from %s on where moments have expired: %s", g.From, g.Why)
+		}
+	}
+	report, err := r.Check(t.Context(), repo.CheckOptions{})
+	must(t, err)
+	if len(report.Problems) > 0 {
+		t.Errorf("check: %+v", report.Problems)
+	}
 	prune(rec.ID)
 	if n := there(); n != 0 {
 		t.Errorf("%d objects of %d are left that only the deleted backup named", n, len(rec.Shipped))
