@@ -158,8 +158,8 @@ type Takers struct{ shared }
 type shared struct {
 	o        Options
 	owners   owners
-	memory   *memory    // nil if nothing is replayed
-	encoding sync.Mutex // one replay at a time
+	memory   *memory // nil if nothing is replayed
+	encoding sync.Mutex
 }
 
 // New returns takers, and what can't be done as the options say it, if anything.
@@ -183,13 +183,21 @@ func New(o Options) (ts *Takers, note string) {
 	return ts, note
 }
 
-// Taker returns one that stores in sink.
-func (ts *Takers) Taker(sink Sink) *Taker { return &Taker{shared: &ts.shared, sink: sink} }
+// Taker returns one that stores in sink. Of all these one makes a replay at a time, as that holds some 64 MiB.
+func (ts *Takers) Taker(sink Sink) *Taker {
+	return &Taker{shared: &ts.shared, sink: sink, encoding: &ts.encoding}
+}
+
+// Apart is Taker for one that the others don't wait for while it makes a replay.
+func (ts *Takers) Apart(sink Sink) *Taker {
+	return &Taker{shared: &ts.shared, sink: sink, encoding: &sync.Mutex{}}
+}
 
 // Taker takes files, one after the other.
 type Taker struct {
 	*shared
-	sink Sink
+	sink     Sink
+	encoding *sync.Mutex
 
 	proof []byte // for bytes that are read to be hashed alone
 	body  []byte // for streams

@@ -190,6 +190,51 @@ func TestTakeWithoutExtents(t *testing.T) {
 	}
 }
 
+// slow is a sink that takes no stream until it may.
+type slow struct {
+	sink
+	begun, may chan struct{}
+}
+
+func (s *slow) Append(nm capture.Name, off int64, b []byte) ([]manifest.Extent, error) {
+	select {
+	case <-s.begun:
+	default:
+		close(s.begun)
+	}
+	<-s.may
+	return s.sink.Append(nm, off, b)
+}
+
+// A taker that is apart, as that of a roll-up, makes a replay for as long as it takes, and others don't wait for it.
+func TestApart(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t, func(o *capture.Options) { o.Tails = capture.Replay })
+	e.stage("3-compacted")
+	e.take()
+	e.stage("4-grown")
+	s := &slow{begun: make(chan struct{}), may: make(chan struct{})}
+	done := make(chan error, 1)
+	known := *e.old
+	go func() {
+		_, err := e.takers.Apart(s).Take(t.Context(), shardEntry, &known)
+		done <- err
+	}()
+	<-s.begun
+	taken := make(chan *capture.Taken, 1)
+	go func() { taken <- e.take() }()
+	select {
+	case got := <-taken:
+		if got.Replayed == 0 {
+			t.Errorf("the tail is stored as %v", got.File.Extents)
+		}
+	case <-time.After(time.Minute):
+		t.Error("a file waits for the replay of another one")
+	}
+	close(s.may)
+	must(t, <-done)
+}
+
 // A file in which nothing is new isn't opened; one that only says so by its header costs
 // little, without a proof, if that is trusted; and its state is then as new as it is.
 func TestNothingNew(t *testing.T) {

@@ -156,7 +156,7 @@ func (s *Shipper) makeRollUp(ctx context.Context, links []*link, there map[captu
 		End: cmp.Or(last.tick.End, last.segment.SHA256), Base: last.tick.Base, Since: last.tick.Since, Identity: last.tick.Identity, NodeName: last.tick.NodeName,
 		CouchDBVersion: last.tick.CouchDBVersion, Tool: s.o.Tool, Long: long}}
 	c := s.newContent(ctx, name)
-	m := &merger{shipper: s, out: out, content: c, taker: s.takers.Taker(c), there: there, refs: map[string]int{}}
+	m := &merger{shipper: s, out: out, content: c, taker: s.takers.Apart(c), there: there, refs: map[string]int{}}
 	for _, l := range links {
 		out.tick.Times = append(out.tick.Times, l.tick.Times...)
 		out.tick.Gone = append(out.tick.Gone, l.tick.Gone...)

@@ -56,9 +56,7 @@ func (s *Shipper) tick(ctx context.Context) error {
 	s.release(false)
 	if len(s.dirty) == 0 && !s.config {
 		s.quiet = s.started
-		s.told()
-		s.remember()
-		return s.rollUp(ctx)
+		return s.after(ctx)
 	}
 	s.begun()
 	s.waited = false
@@ -81,9 +79,15 @@ func (s *Shipper) tick(ctx context.Context) error {
 	if err := s.settle(t); err != nil {
 		return err
 	}
-	s.told()
+	return s.after(ctx)
+}
+
+// after goes on with what is done beside ticks.
+func (s *Shipper) after(ctx context.Context) error {
 	s.remember()
-	return s.rollUp(ctx)
+	err := s.rollUp(ctx)
+	s.told() // that a roll-up has ended, too
+	return err
 }
 
 // note marks paths that the follower told.
