@@ -121,7 +121,7 @@ func (r *run) checkUUID(f, old *manifest.File) (found []manifest.Damage) {
 		}
 		return found
 	}
-	if state.IsOf(filepath.Join(r.opts.Node.DataDir, filepath.FromSlash(f.Path)), old.Header.UUID) {
+	if shard.SameOrigin(f.Header.UUID, old.Header.UUID) { // a restore gave it a new history
 		return nil
 	}
 	return []manifest.Damage{{What: madeAnew, Error: fmt.Sprintf(
@@ -144,7 +144,8 @@ func (r *run) common(st *state.State, l *node.Listing) int {
 		if same || looked == kinSample || k.File.Header == nil || k.File.Header.UUID == "" {
 			continue
 		}
-		same = state.IsOf(r.opts.Node.Path(e), k.File.Header.UUID)
+		h, err := state.FileHeader(r.opts.Node.Path(e))
+		same = err == nil && shard.SameOrigin(h.UUID, k.File.Header.UUID)
 		looked++
 	}
 	if !same {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -18,6 +17,7 @@ import (
 	"github.com/slipcover/slipcover/couchfile/couchwriter"
 	"github.com/slipcover/slipcover/couchfile/erlterm"
 	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/shard"
 )
 
 // History says what a restore does with what clients know of the databases: sequences of
@@ -138,8 +138,7 @@ func (r *run) begins(it item) bool {
 // uuidOf is the uuid that a shard gets instead of its own: another run that goes on with
 // this restore gives it the same one.
 func (r *run) uuidOf(it item) string {
-	sum := sha256.Sum256([]byte(r.newHistory + " " + it.f.Header.UUID + " " + it.f.Path))
-	return hex.EncodeToString(sum[:16])
+	return shard.NewHistory(it.f.Header.UUID, r.newHistory+" "+it.f.Path)
 }
 
 // begin gives a whole shard, as it was backed up, a new history.

@@ -63,34 +63,6 @@ func FileHeader(path string) (couchfile.Header, error) {
 	return couchfile.ParseHeader(raw)
 }
 
-// IsOf reports whether a database file is the one that once had a uuid: it has it still, or its first header has, behind
-// which a restore with a new history gave it another one. A file that CouchDB made anew in its place has its own
-// there, too.
-func IsOf(path, uuid string) bool {
-	if h, err := FileHeader(path); err != nil || h.UUID == uuid {
-		return err == nil
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return false
-	}
-	first := ""
-	_ = couchfile.EachHeader(f, info.Size(), func(raw couchfile.RawHeader) error { // ends at the first
-		h, err := couchfile.ParseHeader(raw)
-		if err == nil && h.UUID != "" {
-			first = h.UUID
-			return fs.SkipAll
-		}
-		return nil
-	})
-	return first == uuid
-}
-
 // PinPath is the file of the pinned key in the folder of an instance.
 func PinPath(dir string) string { return filepath.Join(dir, "pin.json") }
 
