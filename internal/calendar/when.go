@@ -19,7 +19,7 @@ var clockForms = []string{"15:04:05", "15:04"}
 var ago = regexp.MustCompile(`^(.+) ago$`)
 
 // ParseWhen reads a time in the past as people write it: RFC 3339, with a zone of its own;
-// "2026-11-22 10:32", "yesterday 18:00", "today 06:30:15", "18:00", which are in zone; "90m
+// "2026-11-22 10:32", "yesterday 18:00", "today 06:30:15", "18:00", which are in zone, or in UTC with " UTC" behind them; "90m
 // ago", "2d ago", before now; or "now". A day alone is its beginning. What zone had twice, as clocks were
 // set back, is the first of the two; what it never had, as they were set forward, is ErrTime.
 func ParseWhen(text string, now time.Time, zone *time.Location) (time.Time, error) {
@@ -29,6 +29,9 @@ func ParseWhen(text string, now time.Time, zone *time.Location) (time.Time, erro
 	}
 	if text == "now" {
 		return now, nil
+	}
+	if rest, ok := strings.CutSuffix(text, " UTC"); ok { // as moments are shown
+		return ParseWhen(rest, now, time.UTC)
 	}
 	if m := ago.FindStringSubmatch(text); m != nil {
 		if d, err := time.ParseDuration(m[1]); err == nil && d >= 0 {
@@ -67,12 +70,18 @@ func inZone(form, text string, zone *time.Location) (time.Time, error) {
 	if err != nil {
 		return t, fmt.Errorf("%w: %w", ErrTime, err)
 	}
-	if got := t.Format(form); got != text {
-		return time.Time{}, fmt.Errorf("%w: clocks in %s went forward over %q", ErrTime, zone, text)
+	wanted, err := time.Parse(form, text) // in UTC, which has all times once
+	if err != nil {
+		return t, fmt.Errorf("%w: %w", ErrTime, err)
+	}
+	const all = "2006-01-02T15:04:05.999999999"
+	if t.Format(all) != wanted.Format(all) {
+		name, _ := t.Zone()
+		return time.Time{}, fmt.Errorf("%w: clocks in %s (%s) went forward over %q", ErrTime, zone, name, text)
 	}
 	if _, offset := t.Zone(); true {
 		earlier := t.Add(-time.Hour)
-		if _, before := earlier.Zone(); before > offset && earlier.Format(form) == text { // the hour came twice
+		if _, before := earlier.Zone(); before > offset && earlier.Format(all) == wanted.Format(all) { // the hour came twice
 			return earlier, nil
 		}
 	}
