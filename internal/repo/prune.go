@@ -160,15 +160,6 @@ func (r *Repo) makePlan(ctx context.Context, instance string, top int, opts Prun
 			}
 		}
 	}
-	for _, o := range moments.expired {
-		if named[o.String()] {
-			continue
-		}
-		p.Format = planFormatShipped
-		p.Shipped = append(p.Shipped, o.String())
-		freed.Shipped++
-		freed.ShippedBytes += o.Size
-	}
 	needed, dropped := map[SegmentID]bool{}, map[SegmentID]bool{}
 	known := map[manifest.BackupID]bool{}
 	for _, rec := range recs {
@@ -186,6 +177,15 @@ func (r *Repo) makePlan(ctx context.Context, instance string, top int, opts Prun
 		return nil, freed, err
 	}
 	freed.forget(lost, opts.Forget)
+	for _, o := range moments.expired {
+		if named[o.String()] || len(freed.Lost) > 0 { // nobody knows what a lost backup names
+			continue
+		}
+		p.Format = planFormatShipped
+		p.Shipped = append(p.Shipped, o.String())
+		freed.Shipped++
+		freed.ShippedBytes += o.Size
+	}
 	p.Backups = append(p.Backups, freed.Forgotten...)
 	for _, id := range p.Backups {
 		if recent[id].lock > 0 {
