@@ -2,6 +2,8 @@ package backup
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"maps"
 
 	"github.com/slipcover/slipcover/internal/capture"
@@ -15,7 +17,7 @@ import (
 
 // findShipped finds the objects of chains that the backup may refer to.
 func (r *run) findShipped(ctx context.Context, parent *state.State) error {
-	if r.opts.Full || r.opts.Prove || parent == nil || r.opts.Compaction == Copy { // copies read older files where a replay can't be
+	if r.opts.Full || r.opts.Prove || r.opts.Strict || parent == nil || r.opts.Compaction == Copy { // copies read older files where a replay can't be
 		r.shipped = nil
 	}
 	if len(r.shipped) == 0 {
@@ -51,41 +53,58 @@ func (r *run) findShipped(ctx context.Context, parent *state.State) error {
 	return nil
 }
 
-// takeOver returns what is known of a file with what was shipped of it since: old, if that is nothing.
-func (w *worker) takeOver(ctx context.Context, e node.Entry, old *capture.Known) (*capture.Known, error) {
+// overtaken is what is known of a file with what was shipped of it since.
+type overtaken struct {
+	known                  *capture.Known
+	shipped, read, content int64 // bytes of the file that were shipped, and that were read in between; those of segments for the latter
+}
+
+// takeOver returns what is known of a file with what was shipped of it since; nil if that is nothing, or can't be used:
+// whoever takes the file then says what is wrong with it.
+func (w *worker) takeOver(ctx context.Context, e node.Entry, old *capture.Known) (*overtaken, error) {
 	list := w.run.shipped[capture.Name{Root: e.Root, Path: e.Path}]
-	if len(list) == 0 || old.Lost || old.Damaged || old.File != nil && old.File.Generation != list[0].File.Generation {
-		return old, nil
+	if len(list) == 0 || old.Lost || old.Damaged || old.File != nil && old.File.Generation != list[0].File.Generation ||
+		!w.taker.Has(ctx, e, list[len(list)-1].File) {
+		return nil, nil
 	}
-	now := *old
+	out := &overtaken{known: old}
 	for i := range list {
-		k := &list[i]
-		next, err := w.takeRange(ctx, e, &now, k)
+		ok, err := w.takeRange(ctx, e, out, &list[i])
+		var perr *fs.PathError
+		if errors.As(err, &perr) && ctx.Err() == nil { // the file can't be read
+			return nil, nil
+		}
 		if err != nil {
 			return nil, err
 		}
-		if next != nil {
-			now = *next
+		if !ok {
+			break
 		}
 	}
-	return &now, nil
+	if out.shipped == 0 {
+		return nil, nil
+	}
+	return out, nil
 }
 
-// takeRange returns what is known of a file up to the end of a range that was shipped: with what is in front of it, which
-// it reads. It is nil if the range can't be used.
-func (w *worker) takeRange(ctx context.Context, e node.Entry, now *capture.Known, k *state.Kept) (*capture.Known, error) {
-	have := int64(0)
-	out := &manifest.File{}
+// takeRange puts a range that was shipped behind what is known of a file, with what is in front of it, which it reads. Not
+// ok is that it, and what is behind it, can't be used.
+func (w *worker) takeRange(ctx context.Context, e node.Entry, out *overtaken, k *state.Kept) (ok bool, err error) {
+	now, have := out.known, int64(0)
+	file := &manifest.File{}
 	if now.File != nil {
 		have = now.File.Size
-		out.Append(now.File.Extents, now.File.Replays)
+		file.Append(now.File.Extents, now.File.Replays)
 	}
-	if k.From() < have {
-		return nil, nil
+	switch {
+	case k.From() < have: // the backup before has some of it
+		return true, nil
+	case k.From() == have && have > 0 && k.Was.SHA256 != now.File.SHA256: // of another timeline
+		return false, nil
 	}
 	for _, s := range k.Parts {
 		if w.run.objects[s.Key] == nil {
-			return nil, nil
+			return true, nil
 		}
 	}
 	if k.From() > have {
@@ -95,23 +114,42 @@ func (w *worker) takeRange(ctx context.Context, e node.Entry, now *capture.Known
 		}
 		got, err := w.taker.TakeTo(ctx, e, from, k.Was)
 		if err != nil || got == nil {
-			return nil, err
+			return false, err
 		}
-		out.Append(got.Extents, got.Replays)
-		w.run.read.Add(k.From() - have)
-		w.run.added.Add(got.Content())
+		file.Append(got.Extents, got.Replays)
+		out.read += k.From() - have
+		out.content += got.Content()
 	}
 	extents, replays := manifest.Renumbered(k.File.Extents, k.File.Replays, func(seg int) int {
 		return w.run.segments.use(w.run.objects[k.Parts[seg].Key])
 	})
-	out.Append(extents, replays)
-	w.run.takenOver.Add(k.File.Size - k.From())
+	file.Append(extents, replays)
 	f := *k.File
-	f.Extents, f.Replays = out.Extents, out.Replays
+	f.Extents, f.Replays = file.Extents, file.Replays
 	next := *now
 	next.File, next.Local = &f, k.Local
 	if !w.taker.Remembers(k.Local.Known) {
 		next.Local.Known = now.Local.Known
 	}
-	return &next, nil
+	out.known = &next
+	out.shipped += k.File.Size - k.From()
+	return true, nil
+}
+
+// takeFile takes a file on top of what is known of it, and of what was shipped since.
+func (w *worker) takeFile(ctx context.Context, e node.Entry, old *capture.Known) (*capture.Taken, error) {
+	over, err := w.takeOver(ctx, e, old)
+	if err != nil {
+		return nil, err
+	}
+	if over != nil {
+		t, err := w.taker.Take(ctx, e, over.known)
+		if err != nil || !t.WentBack && t.From >= over.known.File.Size {
+			w.run.takenOver.Add(over.shipped)
+			w.run.read.Add(over.read)
+			w.run.added.Add(over.content)
+			return t, err
+		}
+	}
+	return w.taker.Take(ctx, e, old)
 }

@@ -29,11 +29,8 @@ func (r *run) newWorker() *worker {
 // what is wrong with the file alone it records.
 func (w *worker) copyFile(ctx context.Context, e node.Entry) error {
 	nm := capture.Name{Root: e.Root, Path: e.Path}
-	old, err := w.takeOver(ctx, e, w.run.known(nm))
-	if err != nil {
-		return err
-	}
-	t, err := w.taker.Take(ctx, e, old)
+	old := w.run.known(nm)
+	t, err := w.takeFile(ctx, e, old)
 	if err != nil {
 		return err
 	}

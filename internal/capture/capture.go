@@ -60,6 +60,8 @@ type Options struct {
 	// Examine lets a file in which the scan of its bytes, or its last Take, found damage be
 	// read as CouchDB would, to record all of it; Strict lets every file be that is new or has grown.
 	Examine, Strict bool
+	// Scan lets the bytes that are taken be looked at as with Examine, and no more: Local.Unsound tells.
+	Scan bool
 	// Judge says what is wrong with a file as its header tells it, beside that of the file
 	// before; may be nil.
 	Judge func(f, old *manifest.File) []manifest.Damage
@@ -97,6 +99,8 @@ type Local struct {
 
 	// Known is the name of what is remembered of the file's documents, if anything is.
 	Known string `json:"known,omitempty"`
+
+	Unsound bool `json:"unsound,omitempty"` // the scan of its bytes found damage
 }
 
 // Known is what is known of a file from the last time it was taken.

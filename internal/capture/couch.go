@@ -45,7 +45,7 @@ func (f *taking) takeCouch(ctx context.Context) error {
 	if err := f.begin(ctx); err != nil {
 		return err
 	}
-	if f.o.Examine {
+	if f.o.Examine || f.o.Scan {
 		f.scan = couchfile.NewScanner(f.out.From)
 	}
 	from, err := f.replays(ctx, f.out.From)
@@ -55,6 +55,7 @@ func (f *taking) takeCouch(ctx context.Context) error {
 	if err := f.takeRange(ctx, from); err != nil {
 		return err
 	}
+	f.out.Local.Unsound = f.scan != nil && len(f.scan.Anomalies()) > 0 || f.out.From > 0 && f.old.Local.Unsound
 	look := f.o.Strict || f.o.Examine && (len(f.scan.Anomalies()) > 0 || f.old.Damaged)
 	return f.finish(ctx, look)
 }
@@ -90,7 +91,8 @@ func (f *taking) named(ctx context.Context) (string, error) {
 	if f.o.Named != nil {
 		known = f.o.Named(f.name)
 	}
-	if known == nil || known.File.Generation == "" || known.File.Header == nil || !grown(known.File, f.file) {
+	if known == nil || known.File.Generation == "" || known.File.Header == nil || !grown(known.File, f.file) ||
+		f.old.File != nil && known.File.Generation == f.old.File.Generation { // it just proved not to be that one
 		return f.o.Generation(), nil
 	}
 	same, err := sameHeader(f.src, known.File)

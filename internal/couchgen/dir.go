@@ -479,6 +479,17 @@ func GrowShard(path string, seed uint64) error {
 	return err
 }
 
+// GrowTo appends to a shard that no server has open until it has about size bytes, or somewhat more.
+func GrowTo(path string, size int64, o GrowOptions) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	o.DocBytes = cmp.Or(o.DocBytes, 1000)
+	_, err = growShard(path, max(1, size-info.Size()-int64(o.DocBytes)), o.Seed, o)
+	return err
+}
+
 func growShard(path string, want int64, seed uint64, o GrowOptions) (added int64, err error) {
 	s, err := shardOf(path)
 	if err != nil {

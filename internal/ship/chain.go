@@ -111,6 +111,7 @@ func (s *Shipper) begin(ctx context.Context, base *state.State) error {
 	s.links, s.long, s.old, s.kept, s.bare, s.attempts = nil, nil, nil, nil, nil, nil
 	clear(s.pinned)
 	clear(s.changed)
+	clear(s.ahead)
 	s.looked = time.Now()
 	return s.rewrite()
 }
@@ -156,8 +157,9 @@ func (s *Shipper) restore(lines *state.Lines) error {
 		for _, f := range lines.Files {
 			nm := capture.Name{Root: f.Root, Path: f.Path}
 			s.changed[nm] = true
+			s.behind(nm, f.File, s.files[nm])
 			if delete(s.files, nm); f.File != nil {
-				s.files[nm] = &capture.Known{File: f.File, Local: f.Local, Whole: f.Whole}
+				s.files[nm] = &capture.Known{File: f.File, Local: f.Local, Damaged: f.Local.Unsound, Whole: f.Whole}
 			}
 		}
 	}
@@ -201,7 +203,7 @@ func (s *Shipper) restoreFiles(l *link) {
 	for i, f := range l.tick.Files {
 		nm := capture.Name{Root: f.Root, Path: f.Path}
 		l.was = append(l.was, s.files[nm])
-		s.files[nm] = bare(&capture.Known{File: &f.File, Local: l.locals[i]})
+		s.files[nm] = bare(&capture.Known{File: &f.File, Local: l.locals[i], Damaged: l.locals[i].Unsound})
 		s.changed[nm] = true
 	}
 	for _, g := range l.tick.Gone {
@@ -399,8 +401,10 @@ func (s *Shipper) adopt(ctx context.Context) error {
 		return err
 	}
 	clear(s.changed)
+	clear(s.ahead)
 	for nm, m := range mine {
 		if s.keepMine(m, s.files[nm], base) {
+			s.behind(nm, m.File, s.files[nm])
 			s.files[nm] = m
 			s.changed[nm] = true
 		} else if b := s.files[nm]; b == nil || m.File.Size != b.File.Size {
@@ -420,6 +424,15 @@ func (s *Shipper) adopt(ctx context.Context) error {
 	s.openTakers()
 	s.log.InfoContext(ctx, "going on from a backup", "backup", base.Summary.ID)
 	return s.rewrite()
+}
+
+// behind notes that a backup has more of a generation than was shipped of it, if it has: what is shipped next must go
+// on to that, and not from a file that was set back in between.
+func (s *Shipper) behind(nm capture.Name, m *manifest.File, b *capture.Known) {
+	if m != nil && b != nil && m.Header != nil && m.Generation == b.File.Generation && m.Size < b.File.Size {
+		s.ahead[nm] = b.File
+		s.mark(nm)
+	}
 }
 
 // keepMine says whether what was shipped of a file counts, and not what a backup says of it, nil if it has none.

@@ -139,7 +139,7 @@ func (s *Shipper) closeGeneration(ctx context.Context, t *tick, taker *capture.T
 	if err != nil || got.File == nil || got.From != start.File.Size || got.File.Size == got.From || got.File.Header == nil {
 		return err
 	}
-	t.files = append(t.files, took{nm, &capture.Known{File: got.File, Local: got.Local, Whole: is.Whole}, got.From, start, s.o.Now()})
+	t.files = append(t.files, took{nm, &capture.Known{File: got.File, Local: got.Local, Damaged: got.Local.Unsound, Whole: is.Whole}, got.From, start, s.o.Now()})
 	return nil
 }
 

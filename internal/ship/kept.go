@@ -20,18 +20,19 @@ const (
 )
 
 // keep notes what a roll-up of the long level has for the next backup. What a compaction wrote is no such range: it
-// rests on what is in other objects.
+// rests on what is in other objects. Nor is the shard map, which a backup looks into, and a damaged file, so that a backup
+// tells of that.
 func (s *Shipper) keep(made *link) {
 	for i, f := range made.tick.Files {
 		was := made.was[i]
-		if f.Header == nil || f.Generation == "" || f.Content() < leastKept || f.From > 0 && (was == nil || was.File.Size != f.From) ||
+		if f.Kind != manifest.Shard || f.Header == nil || f.Content() < leastKept || made.locals[i].Unsound || f.From > 0 && (was == nil || was.File.Size != f.From) ||
 			slices.ContainsFunc(f.Replays, func(r *manifest.Replay) bool { return r.Older != nil }) {
 			continue
 		}
 		k := state.Kept{File: new(manifest.File), Local: made.locals[i]}
 		*k.File = f.File
 		if f.From > 0 {
-			k.Was, k.WasLocal = was.File, was.Local
+			k.Was = was.File
 		}
 		numbers := map[int]int{}
 		k.File.Extents, k.File.Replays = manifest.Renumbered(f.Extents, f.Replays, func(seg int) int {

@@ -82,17 +82,18 @@ type Shipper struct {
 	identity manifest.Identity // of the node, as the tick that is made found it
 	nodeName string
 
-	unsure    *link                 // a tick that stands in the journal, of which it isn't known whether it is stored
-	links     []*link               // objects that are not part of a roll-up of the long level, oldest first
-	long      []string              // names of roll-ups of the long level
-	pinned    map[string]bool       // keys of objects that those refer to
-	old       []state.Drop          // to be deleted
-	kept      []state.Kept          // ranges that the next backup may refer to
-	bare      []string              // keys of roll-ups of the long level, and what they refer to, that the storage doesn't protect yet
-	changed   map[capture.Name]bool // files that differ from the backup's state
-	rolling   *rolling              // nil if no roll-up is being made
-	rollAfter time.Time             // none is made before
-	reading   *remembering          // nil if no database is read to be remembered
+	unsure    *link                           // a tick that stands in the journal, of which it isn't known whether it is stored
+	links     []*link                         // objects that are not part of a roll-up of the long level, oldest first
+	long      []string                        // names of roll-ups of the long level
+	pinned    map[string]bool                 // keys of objects that those refer to
+	old       []state.Drop                    // to be deleted
+	kept      []state.Kept                    // ranges that the next backup may refer to
+	bare      []string                        // keys of roll-ups of the long level, and what they refer to, that the storage doesn't protect yet
+	changed   map[capture.Name]bool           // files that differ from the backup's state
+	ahead     map[capture.Name]*manifest.File // those of which a backup has more, as it has them, until that is found to be theirs
+	rolling   *rolling                        // nil if no roll-up is being made
+	rollAfter time.Time                       // none is made before
+	reading   *remembering                    // nil if no database is read to be remembered
 	held      map[capture.Name]*held
 	early     early
 	unread    map[capture.Name]bool // databases that may have to be
@@ -123,7 +124,7 @@ func Open(ctx context.Context, o Options) (*Shipper, error) {
 		o.Tails = capture.Replay
 	}
 	s := &Shipper{o: o, log: o.Log, files: map[capture.Name]*capture.Known{}, dirty: map[capture.Name]bool{}, config: true,
-		pinned: map[string]bool{}, changed: map[capture.Name]bool{}, unread: map[capture.Name]bool{}, held: map[capture.Name]*held{}}
+		pinned: map[string]bool{}, changed: map[capture.Name]bool{}, ahead: map[capture.Name]*manifest.File{}, unread: map[capture.Name]bool{}, held: map[capture.Name]*held{}}
 	s.working, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -180,7 +181,7 @@ func (s *Shipper) openTakers() {
 	s.takers, note = capture.New(capture.Options{
 		RememberLater: true,
 		Node:          s.o.Node, Dir: filepath.Join(s.dir, state.ShipDir), Encrypted: s.o.Repo.Config().Encrypted(), Compaction: s.o.Compaction, Tails: s.o.Tails,
-		LeastTail: leastTail, ProofTail: proofTail, Small: proofTail, Doubt: s.doubt, Generation: s.generation, Now: s.o.Now,
+		LeastTail: leastTail, ProofTail: proofTail, Small: proofTail, Scan: true, Doubt: s.doubt, Generation: s.generation, Now: s.o.Now,
 	})
 	if note != "" {
 		s.log.Warn("shipping", "note", note)

@@ -33,8 +33,8 @@ type Status struct {
 	LagSeconds float64 `json:"lag_seconds"`
 	LagBytes   int64   `json:"lag_bytes"` // of files, that are not stored
 	LagFiles   int     `json:"lag_files"` // that have some
-	// Window is since when any moment can be had back, without a gap. Backups that are older
-	// are not in it, nor what was shipped before a gap.
+	// Window is since when moments can be had back out of what this chain has. Backups that are older are not in it;
+	// of gaps in between, as while nobody shipped, the history tells.
 	Window time.Time `json:"window_from"`
 	// Error is why something could not be stored, and since when; "" if all is well.
 	Error      string    `json:"error,omitempty"`

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +19,7 @@ import (
 	"github.com/slipcover/slipcover/internal/couchgen"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/ship"
 	"github.com/slipcover/slipcover/internal/storage"
 	"github.com/slipcover/slipcover/internal/storage/mem"
 	"github.com/slipcover/slipcover/internal/testenv"
@@ -28,6 +31,13 @@ func (e *env) growLarge(seed uint64, fraction float64) (bytes int64) {
 	_, bytes, err := couchgen.Grow(e.data, fraction, couchgen.GrowOptions{Seed: seed, DocBytes: 30_000})
 	must(e.t, err)
 	return bytes
+}
+
+// object reads an object whole.
+func (e *env) object(key storage.Key) (b []byte) {
+	e.t.Helper()
+	must(e.t, e.store.Get(e.t.Context(), key, 0, -1, func(rd io.Reader) (err error) { b, err = io.ReadAll(rd); return err }))
+	return b
 }
 
 // takenOver ships for some hours, with a backup before and after, and returns the latter, and what was appended between
@@ -135,10 +145,7 @@ func (e *env) byHand(rec *manifest.Record, db string, shards int) {
 	for _, key := range keys {
 		path := filepath.Join(dir, "repo", filepath.FromSlash(string(key)))
 		must(t, os.MkdirAll(filepath.Dir(path), 0o700))
-		must(t, e.store.Get(t.Context(), key, 0, -1, func(rd io.Reader) error {
-			b, err := io.ReadAll(rd)
-			return errors.Join(err, os.WriteFile(path, b, 0o600))
-		}))
+		must(t, os.WriteFile(path, e.object(key), 0o600))
 	}
 	must(t, os.WriteFile(dir+"/key.txt", fmt.Appendln(nil, e.identity), 0o600))
 	printed := testenv.Shell(t, testenv.PageBlocks(t, "../../docs/restore-by-hand.md", "```sh"),
@@ -182,6 +189,13 @@ func TestPruneKeepsWhatBackupsName(t *testing.T) {
 		}
 		return n
 	}
+	key := storage.Key(fmt.Sprintf("backups/node1/%s/record.jsonl", rec.ID)) // while it is lost, nobody knows what it names
+	text := e.object(key)
+	must(t, e.store.Delete(t.Context(), key))
+	if freed := prune(); freed.Shipped > 0 || len(freed.Lost) != 1 || there() != len(rec.Shipped) {
+		t.Errorf("with a lost backup: %+v, %d objects of %d", freed, there(), len(rec.Shipped))
+	}
+	must(t, e.store.Put(t.Context(), key, bytes.NewReader(text), storage.PutOptions{}))
 	if freed := prune(); freed.Shipped == 0 || there() != len(rec.Shipped) {
 		t.Errorf("%+v, and %d objects of %d that the backup names are left", freed, there(), len(rec.Shipped))
 	}
@@ -221,8 +235,7 @@ func TestDamageOfWhatBackupsName(t *testing.T) {
 	t.Parallel()
 	e, rec, _, _ := takenOver(t)
 	key := storage.Key("ship/node1/" + rec.Shipped[len(rec.Shipped)-1] + ".zst.age")
-	var b []byte
-	must(t, e.store.Get(t.Context(), key, 0, -1, func(rd io.Reader) (err error) { b, err = io.ReadAll(rd); return err }))
+	b := e.object(key)
 	problems := func(o repo.CheckOptions, ids ...age.Identity) (out []string) {
 		r, err := repo.Open(t.Context(), e.store, repo.Options{Identities: ids})
 		must(t, err)
@@ -252,4 +265,203 @@ func TestDamageOfWhatBackupsName(t *testing.T) {
 	m, err := r.Manifest(t.Context(), next)
 	must(t, err)
 	e.compare("the next backup", e.read(r, m), e.files())
+}
+
+// shard is the path of a shard that the node has.
+func (e *env) shard() string {
+	e.t.Helper()
+	for _, p := range slices.Sorted(maps.Keys(e.files())) {
+		if strings.HasPrefix(p, "shards/") {
+			return filepath.Join(e.data, filepath.FromSlash(p))
+		}
+	}
+	e.t.Fatal("no shard")
+	return ""
+}
+
+// large is a node whose databases compress little.
+func largeEnv(t *testing.T) *env {
+	t.Helper()
+	data := t.TempDir()
+	_, err := couchgen.DataDir(data, couchgen.DirOptions{Databases: 2, Q: 1, DocsPerDB: 50, DocBytes: 30_000, Seed: 20})
+	must(t, err)
+	return newEnv(t, data)
+}
+
+// hours ships for some hours in which nothing is written.
+func (e *env) hours(s *ship.Shipper, n int) {
+	e.t.Helper()
+	for range n {
+		e.clock = e.clock.Add(65 * time.Minute)
+		s.Settle(e.t.Context(), e.t)
+	}
+}
+
+// While nobody ships a backup is made, and the file is set back to before that, and grows again to where it was: neither
+// moments nor backups mix what was there before and what is there since, whether both have a header in the same place or not.
+func TestSetBackBehindABackup(t *testing.T) {
+	t.Parallel()
+	for _, same := range []bool{false, true} {
+		e := largeEnv(t)
+		e.backup()
+		s := e.ship()
+		e.growLarge(1, 0.3)
+		e.clock = e.clock.Add(time.Minute)
+		s.Settle(t.Context(), t)
+		must(t, s.Close())
+		path := e.shard()
+		was, err := os.ReadFile(path)
+		must(t, err)
+		e.growLarge(2, 0.5)
+		e.clock = e.clock.Add(time.Minute)
+		p1 := e.backup()
+		p1files := e.files()
+		before, err := os.Stat(path)
+		must(t, err)
+		for seed := uint64(3); ; seed++ { // until the other history has a header there too
+			must(t, os.Truncate(path, int64(len(was))))
+			must(t, couchgen.GrowTo(path, before.Size(), couchgen.GrowOptions{Seed: seed, DocBytes: 30_000}))
+			info, err := os.Stat(path)
+			must(t, err)
+			if !same || info.Size() == before.Size() {
+				break
+			}
+			if seed > 40 {
+				t.Skip("no other history has a header in the same place")
+			}
+		}
+		e.clock = e.clock.Add(time.Minute)
+		s = e.ship()
+		s.Settle(t.Context(), t)
+		states := []kept{{e.now(), e.files()}}
+		e.hours(s, 2)
+		e.growLarge(50, 0.5)
+		s.Settle(t.Context(), t)
+		states = append(states, kept{e.now(), e.files()})
+		e.hours(s, 2)
+		e.growLarge(51, 0.01)
+		s.Settle(t.Context(), t)
+		must(t, s.Close())
+		rec := e.backup()
+		for i, k := range states {
+			got, _ := e.moment(k.at)
+			e.compare(fmt.Sprintf("same place %v, moment %d", same, i), got, k.files)
+		}
+		for rec, want := range map[*manifest.Record]map[string][]byte{p1: p1files, rec: e.files()} {
+			m, err := e.repo().Manifest(t.Context(), rec)
+			must(t, err)
+			e.compare(fmt.Sprintf("same place %v, backup of %s", same, rec.Started), e.read(e.repo(), m), want)
+		}
+	}
+}
+
+// Damage of a file is told by the next backup, also where the damaged part was shipped; and a file that was set back goes on
+// from what is right of it.
+func TestTakeOverTellsDamage(t *testing.T) {
+	t.Parallel()
+	e := largeEnv(t)
+	e.backup()
+	s := e.ship()
+	s.Settle(t.Context(), t)
+	path := e.shard()
+	info, err := os.Stat(path)
+	must(t, err)
+	e.growLarge(0, 1.5)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	must(t, err)
+	_, err = f.WriteAt([]byte("damaged!"), info.Size()+(info.Size()*4/10))
+	must(t, err)
+	must(t, f.Close())
+	s.Settle(t.Context(), t)
+	must(t, s.Close()) // what is known of it stands in the journal
+	s = e.ship()
+	e.hours(s, 3)
+	must(t, s.Close())
+	o := backup.Options{Repo: e.repo(), Node: e.node(), Instance: "node1", StateDir: e.state, Name: "test", Tool: "test", Indexes: true, Now: e.now, Strict: true}
+	if _, err := backup.Run(t.Context(), o); !errors.Is(err, backup.ErrDamaged) {
+		t.Errorf("strictly: %v", err)
+	}
+	o.Strict = false
+	res, err := backup.Run(t.Context(), o)
+	must(t, err)
+	if res.TakenOver == 0 || len(res.Damage) == 0 || !strings.HasSuffix(path, res.Damage[0].Path) {
+		t.Errorf("%d bytes taken over, damage %v", res.TakenOver, res.Damage)
+	}
+}
+
+// A file that was set back within what was shipped since goes on from what the backup before has.
+func TestTakeOverOfASetBackFile(t *testing.T) {
+	t.Parallel()
+	e := largeEnv(t)
+	e.backup()
+	s := e.ship()
+	path := e.shard()
+	first, err := os.Stat(path)
+	must(t, err)
+	e.growLarge(0, 0.5)
+	was, err := os.Stat(path)
+	must(t, err)
+	s.Settle(t.Context(), t)
+	e.growLarge(1, 1.5)
+	e.hours(s, 3)
+	must(t, s.Close())
+	must(t, os.Truncate(path, was.Size()))
+	e.growLarge(3, 0.02)
+	now, err := os.Stat(path)
+	must(t, err)
+	rec := e.backup(func(o *backup.Options) { o.Tails, o.Compaction = backup.Whole, backup.Whole })
+	m, err := e.repo().Manifest(t.Context(), rec)
+	must(t, err)
+	for _, f := range m.Files {
+		stored := int64(0)
+		for x := range f.Stored() {
+			if m.Segments[x.Seg].Backup == rec.ID {
+				stored += x.N
+			}
+		}
+		if strings.HasSuffix(path, f.Path) && stored > now.Size()-first.Size() {
+			t.Errorf("%d bytes were stored of a file that has %d more than the backup before", stored, now.Size()-first.Size())
+		}
+	}
+	e.compare("the backup", e.read(e.repo(), m), e.files())
+}
+
+// A machine was set back, and ships; a backup that is built on one of before that has nothing of the other history.
+func TestTakeOverOnAnotherHistory(t *testing.T) {
+	t.Parallel()
+	e := largeEnv(t)
+	e.backup()
+	path, state := e.shard(), t.TempDir()+"/state"
+	must(t, os.CopyFS(state, os.DirFS(e.state)))
+	first, err := os.Stat(path)
+	must(t, err)
+	e.growLarge(1, 0.8)
+	e.clock = e.clock.Add(time.Minute)
+	p1 := e.backup()
+	before, err := os.Stat(path)
+	must(t, err)
+	for seed := uint64(2); ; seed++ {
+		must(t, os.Truncate(path, first.Size()))
+		must(t, couchgen.GrowTo(path, before.Size(), couchgen.GrowOptions{Seed: seed, DocBytes: 30_000}))
+		if now, err := os.Stat(path); err != nil || now.Size() == before.Size() {
+			must(t, err)
+			break
+		}
+		if seed > 40 {
+			t.Skip("no other history has a header in the same place")
+		}
+	}
+	must(t, os.RemoveAll(e.state))
+	must(t, os.CopyFS(e.state, os.DirFS(state)))
+	s := e.ship()
+	s.Settle(t.Context(), t)
+	e.hours(s, 2)
+	e.growLarge(50, 1.5)
+	s.Settle(t.Context(), t)
+	e.hours(s, 2)
+	must(t, s.Close())
+	rec := e.backup(func(o *backup.Options) { o.Parent = string(p1.ID) })
+	m, err := e.repo().Manifest(t.Context(), rec)
+	must(t, err)
+	e.compare("the backup", e.read(e.repo(), m), e.files())
 }

@@ -156,10 +156,15 @@ func (s *Shipper) takeOne(ctx context.Context, t *tick, taker *capture.Taker, e 
 		return err
 	}
 	seen := s.o.Now()
-	got, err := taker.Take(ctx, e, old)
+	from, err := s.begins(ctx, taker, e, old)
 	if err != nil {
 		return err
 	}
+	got, err := taker.Take(ctx, e, from)
+	if err != nil {
+		return err
+	}
+	got.WentBack = got.WentBack || from != old
 	switch {
 	case got.File == nil && s.isGone(e):
 		if old == nil {
@@ -183,7 +188,7 @@ func (s *Shipper) takeOne(ctx context.Context, t *tick, taker *capture.Taker, e 
 		t.index.Notes = append(t.index.Notes, text)
 		s.log.WarnContext(ctx, "a file went back in time: all of it is shipped as another generation", "path", nm.Path)
 	}
-	now := &capture.Known{File: got.File, Local: got.Local, Damaged: len(got.Damage) > 0}
+	now := &capture.Known{File: got.File, Local: got.Local, Damaged: got.Local.Unsound}
 	if old != nil {
 		now.Whole = old.Whole
 	}
@@ -193,6 +198,20 @@ func (s *Shipper) takeOne(ctx context.Context, t *tick, taker *capture.Taker, e 
 	}
 	t.files = append(t.files, took{nm, now, got.From, old, seen})
 	return nil
+}
+
+// begins returns on what of a file the next range goes on: on what is known, or on nothing if the file has that, but not
+// what a backup has behind it. Then it was set back and has grown again.
+func (s *Shipper) begins(ctx context.Context, taker *capture.Taker, e node.Entry, old *capture.Known) (*capture.Known, error) {
+	want := s.ahead[capture.Name{Root: e.Root, Path: e.Path}]
+	if want == nil || old == nil || old.File.Generation != want.Generation || old.File.Size >= want.Size || !taker.Has(ctx, e, old.File) {
+		return old, nil
+	}
+	leads, err := taker.Leads(ctx, e, old, want)
+	if err != nil || leads {
+		return old, err
+	}
+	return nil, nil
 }
 
 // same reports whether two states of a file are the same.
@@ -368,6 +387,7 @@ func (s *Shipper) fill(t *tick) {
 func (s *Shipper) settle(t *tick) error {
 	for _, f := range t.files {
 		s.files[f.name] = bare(f.file)
+		delete(s.ahead, f.name)
 		s.changed[f.name] = true
 		s.unread[f.name] = true
 	}

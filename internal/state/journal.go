@@ -226,10 +226,8 @@ type Drop struct {
 // Kept is a range of a database that is in objects which no roll-up deletes: it is in one of the long level, or that
 // refers to them.
 type Kept struct {
-	// Was is the file where the range begins, and WasLocal what is known beyond it; nil if that is the beginning of its
-	// generation.
-	Was      *manifest.File `json:"was,omitempty"`
-	WasLocal capture.Local  `json:"was_local,omitzero"`
+	// Was is the file where the range begins; nil if that is the beginning of its generation.
+	Was *manifest.File `json:"was,omitempty"`
 	// File is the file where the range ends; its extents and replays make the range alone, out of Parts.
 	File  *manifest.File     `json:"file"`
 	Local capture.Local      `json:"local"`
