@@ -448,7 +448,7 @@ func (s *seeker) cut(ctx context.Context, i, next int) (*manifest.Manifest, *Mom
 			x.UpdateSeq, x.Size = f.Header.UpdateSeq, f.Size
 		}
 	}
-	moment.Until = moment.At
+	moment.Until, moment.Next = moment.At, time.Time{}
 	return m, moment, nil
 }
 

@@ -26,6 +26,8 @@ type Moment struct {
 	At    time.Time // when it was seen: the backup's end, or the tick's time
 	// Until is up to when it is known to have been the state; the next tick's changes came after.
 	Until time.Time
+	// Next is when the moment behind it was; zero if there is none yet.
+	Next time.Time
 	// Shards are the commits that it has of databases' files, by path.
 	Shards []Shard
 }
@@ -416,7 +418,11 @@ func (h *History) newest(at time.Time) (*event, error) {
 			continue
 		}
 		if why := h.hole(i); why != "" && (at.IsZero() || e.done.Before(at)) {
-			return nil, before(e, fmt.Errorf("%w: %s", ErrGap, why))
+			err := fmt.Errorf("%w: %s", ErrGap, why)
+			if _, berr := h.base(e); berr != nil { // nor can that one be had back
+				return nil, h.before(e, err)
+			}
+			return nil, before(e, err)
 		}
 		return e, nil
 	}
@@ -526,7 +532,7 @@ func (h *History) meanwhile(e *event, base int, at time.Time) int {
 // moment makes the manifest of a moment.
 func (h *History) moment(ctx context.Context, e *event, base int) (*manifest.Manifest, *Moment, error) {
 	rec := h.Backups[base]
-	out := &Moment{Base: rec, At: rec.Finished, Until: rec.Finished}
+	out := &Moment{Base: rec, At: rec.Finished, Until: rec.Finished, Next: h.after(e)}
 	if e.backup >= 0 {
 		m, err := h.repo.Manifest(ctx, rec)
 		if err == nil {
@@ -544,6 +550,17 @@ func (h *History) moment(ctx context.Context, e *event, base int) (*manifest.Man
 	}
 	out.Shards = shardsOf(m, seen, rec.Finished)
 	return m, out, nil
+}
+
+// after returns when the next moment behind an event was that has other bytes, zero if there is none.
+func (h *History) after(e *event) time.Time {
+	i := slices.IndexFunc(h.events, func(x event) bool { return x == *e })
+	for i++; i > 0 && i < len(h.events); i++ {
+		if x := &h.events[i]; x.done.After(e.done) {
+			return x.done
+		}
+	}
+	return time.Time{}
 }
 
 // shardsOf are the commits of the databases' files of a manifest: those that were seen in ticks, and others in a backup.

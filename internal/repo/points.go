@@ -45,7 +45,7 @@ type Gap struct {
 
 // leastGap is from how long on a time in which nothing was shipped though something may have been committed is a
 // gap; where ticks are farther apart, ten times as far.
-const leastGap = 30 * time.Second
+const leastGap = 10 * time.Second
 
 // Points lists what can be had back of an instance. It reads records and the ends of what was shipped, no files; of the
 // databases that wanted takes, if it isn't nil, also the backups' manifests.

@@ -32,6 +32,8 @@ type DatabaseEvent struct {
 	What   EventKind
 	Shards int    // of so many of its shards
 	Note   string // what a shipper noted
+
+	paths []string // of these
 }
 
 // EventKind says what happened to a database.
@@ -44,6 +46,7 @@ const (
 	MadeAnew  EventKind = "re-created" // under a name that a database had before
 	Compacted EventKind = "compacted"
 	WentBack  EventKind = "went back" // an older state of a file took its place
+	Split     EventKind = "split"     // shards took the place of one
 )
 
 // eventsNear is within which time the same of several shards is one event.
@@ -204,7 +207,9 @@ func (b *biographer) seen(x look, at, last time.Time) {
 	if x.gone {
 		if there {
 			delete(b.shards, x.path)
-			db.tell(DatabaseEvent{At: at, What: Dropped, Shards: 1})
+			if !b.replaced(db, x.path, at) {
+				db.tell(DatabaseEvent{At: at, What: Dropped, paths: []string{x.path}})
+			}
 		}
 		return
 	}
@@ -214,24 +219,51 @@ func (b *biographer) seen(x look, at, last time.Time) {
 	}
 	switch {
 	case there && x.compacted > was:
-		db.tell(DatabaseEvent{At: at, What: Compacted, Shards: 1})
+		db.tell(DatabaseEvent{At: at, What: Compacted, paths: []string{x.path}})
 	case !there && b.begun:
 		what := Made
 		if slices.ContainsFunc(db.Events, func(e DatabaseEvent) bool { return e.What == Dropped }) {
 			what = MadeAnew
 		}
-		db.tell(DatabaseEvent{At: at, What: what, Shards: 1})
+		db.tell(DatabaseEvent{At: at, What: what, paths: []string{x.path}})
 	}
 	b.shards[x.path], b.of[x.path] = x.compacted, x.db
 	db.Commits += x.commits
 	db.Last = last
 }
 
+// replaced reports whether a shard is gone because others have its place, which were made a moment ago: those of a database
+// of the same name that was made anew, whose files are named by another time, or those into which it was split.
+func (b *biographer) replaced(db *PointsDB, path string, at time.Time) bool {
+	n := len(db.Events)
+	if n == 0 || db.Events[n-1].What == Dropped || at.Sub(db.Events[n-1].At) >= eventsNear {
+		return false
+	}
+	e := &db.Events[n-1]
+	there := func(p string) bool { _, ok := b.shards[p]; return ok }
+	if e.What == MadeAnew || e.What == Split {
+		return slices.ContainsFunc(e.paths, there)
+	}
+	if e.What != Made || !slices.ContainsFunc(e.paths, there) {
+		return false
+	}
+	e.What = MadeAnew
+	if gone, err := shard.ParsePath(path); err == nil {
+		if made, err := shard.ParsePath(e.paths[0]); err == nil && made.Suffix == gone.Suffix {
+			e.What = Split
+		}
+	}
+	return true
+}
+
 // tell adds an event, to the same of another shard if that was a moment ago.
 func (d *PointsDB) tell(e DatabaseEvent) {
+	e.Shards = 1
 	if n := len(d.Events); n > 0 {
-		if was := &d.Events[n-1]; was.What == e.What && was.Note == e.Note && e.At.Sub(was.At) < eventsNear {
-			was.Shards += e.Shards
+		was := &d.Events[n-1]
+		if was.What == e.What && was.Note == e.Note && e.At.Sub(was.At) < eventsNear && !slices.Contains(was.paths, e.paths[0]) {
+			was.Shards++
+			was.paths = append(was.paths, e.paths[0])
 			return
 		}
 	}
@@ -243,7 +275,7 @@ func (b *biographer) notes(list []string, at time.Time) {
 	for _, text := range list {
 		path, what, ok := strings.Cut(text, ": ")
 		if db := b.dbs[b.of[path]]; ok && db != nil {
-			db.tell(DatabaseEvent{At: at, What: WentBack, Shards: 1, Note: fmt.Sprintf("%s: %s", path, what)})
+			db.tell(DatabaseEvent{At: at, What: WentBack, paths: []string{path}, Note: fmt.Sprintf("%s: %s", path, what)})
 		}
 	}
 }

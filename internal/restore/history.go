@@ -60,6 +60,9 @@ func (h *HistoryResult) String() string {
 	what := "kept"
 	if h.New {
 		what = fmt.Sprintf("new in %d shards", h.Shards)
+		if h.Shards == 1 {
+			what = "new in 1 shard"
+		}
 	}
 	return fmt.Sprintf("history: %s, %s. %s", what, h.Reason, h.Means)
 }

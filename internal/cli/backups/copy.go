@@ -284,13 +284,13 @@ func (s *shippedJSON) text() string {
 	case s.Error != "":
 		text = fmt.Sprintf("what was shipped of %s was not copied", s.Instance)
 	default:
-		text = fmt.Sprintf("nothing that was shipped of %s was to be copied", s.Instance)
+		text = fmt.Sprintf("of what was shipped of %s nothing new is ready to be copied", s.Instance)
 	}
 	if s.UpTo != nil {
 		text += "; moments up to " + s.UpTo.Format(time.RFC3339)
 	}
 	if s.Left > 0 {
-		text += fmt.Sprintf("; the newest %s follow when they are rolled up", core.Count(s.Left, "object"))
+		text += fmt.Sprintf("; to follow within an hour or two, when rolled up: %s", core.Count(s.Left, "object"))
 	}
 	return text
 }

@@ -56,7 +56,7 @@ is removed.
 	f.String("keep-yearly", "", "the same for `N` years")
 	f.String("keep-within", "", "keep all within this `TIME`, such as 30d, before the newest")
 	f.String("keep-minimum", "", "never leave less than `N`")
-	f.String("keep-moments", "", "keep what was shipped within this `TIME` before the newest moment, and the backups that it rests on")
+	f.String("keep-moments", "", "keep what was shipped within this `SPAN` before the newest moment, and the backups that it rests on: 36h, 14d, 2w, 3m (months) or 1y")
 	return c
 }
 

@@ -33,6 +33,15 @@ func (w *When) Flags(f *pflag.FlagSet) {
 // Given reports whether a moment is named.
 func (w *When) Given() bool { return w.At != "" || len(w.AtSeq) > 0 || w.BeforeChange != "" }
 
+// Database is the one whose commits are named, "" if none are.
+func (w *When) Database() string {
+	c, err := w.commit()
+	if err != nil || c == nil {
+		return ""
+	}
+	return c.DB
+}
+
 // Time returns the time that At names; a zero time is that of the newest moment.
 func (w *When) Time(now time.Time) (time.Time, error) {
 	zone, err := Zone(w.Zone)

@@ -67,6 +67,8 @@ type source struct {
 	made   *manifest.Manifest
 	moment *repo.Moment // nil of a backup
 	zone   *time.Location
+	db     string    // whose commits were asked for, "" if none were
+	at     time.Time // that was asked for; zero is the newest
 }
 
 // openSource opens the backup or moment that is to be restored.
@@ -87,8 +89,12 @@ func openSource(ctx context.Context, env *core.Env, s *core.Settings, instance, 
 		r.Close()
 		return nil, err
 	}
-	zone, err := open.Zone(when.Zone)
-	return &source{r, moment.Base, m, moment, zone}, err
+	out := &source{repo: r, rec: moment.Base, made: m, moment: moment}
+	out.db = when.Database()
+	if out.zone, err = open.Zone(when.Zone); err == nil {
+		out.at, err = when.Time(env.Now())
+	}
+	return out, err
 }
 
 func (o *restoreOptions) bind(f *pflag.FlagSet) {
@@ -178,6 +184,7 @@ type momentJSON struct {
 	ID     manifest.BackupID `json:"id"`
 	At     time.Time         `json:"at"`
 	Until  time.Time         `json:"until"`
+	Next   time.Time         `json:"next,omitzero"` // when the moment behind it was
 	Chain  manifest.BackupID `json:"chain,omitempty"`
 	Tick   int64             `json:"tick,omitempty"`
 	Shards []repo.Shard      `json:"shards"`
@@ -199,7 +206,7 @@ func newRestoreJSON(env *core.Env, from *source, r *restore.Result) restoreJSON 
 	r.Dropped, r.Lost = core.NonNil(r.Dropped), core.NonNil(r.Lost)
 	out := restoreJSON{Backup: core.SummaryOf(from.rec), Result: r, Took: core.Seconds(r.Took), Storage: env.TrafficJSON()}
 	if m := from.moment; m != nil {
-		out.Moment = &momentJSON{from.made.ID, m.At.UTC(), m.Until.UTC(), m.Chain, m.Tick, core.NonNil(m.Shards)}
+		out.Moment = &momentJSON{from.made.ID, m.At.UTC(), m.Until.UTC(), m.Next.UTC(), m.Chain, m.Tick, core.NonNil(m.Shards)}
 	}
 	return out
 }
@@ -231,11 +238,30 @@ func (s *source) told(to string) string {
 	if m.Until.After(m.At) {
 		text += fmt.Sprintf("\nit was the state until %s at least", at(m.Until))
 	}
-	if len(m.Shards) == 0 {
-		return text
+	switch {
+	case s.db != "":
+		return text + "\n" + s.sequences()
+	case s.at.IsZero() || s.at.Sub(m.Until) < inexact:
+	case m.Next.IsZero():
+		text += "\nit is the newest there is: what was committed after that time is not in it"
+	default:
+		text += fmt.Sprintf("\nwhat was committed between that time and %s is not in it, if anything was: the next moment is of %s", at(s.at), at(m.Next))
 	}
-	oldest := slices.MinFunc(m.Shards, func(a, b repo.Shard) int { return a.Seen.Compare(b.Seen) })
-	return text + fmt.Sprintf("\n%s of databases; the oldest of their commits was the newest at %s", core.Count(len(m.Shards), "file"), at(oldest.Seen))
+	return text
+}
+
+// inexact is from which time on between the one that was asked for and up to when the moment is known it is told.
+const inexact = 3 * time.Second
+
+// sequences says which commits of a database's files were found.
+func (s *source) sequences() string {
+	var list []string
+	for _, x := range s.moment.Shards {
+		if repo.DatabaseName(x.Path) == s.db {
+			list = append(list, fmt.Sprintf("%s at %d", x.Path, x.UpdateSeq))
+		}
+	}
+	return "update_seq: " + strings.Join(list, ", ")
 }
 
 func printRestore(w io.Writer, from *source, r *restore.Result, verbose bool) {

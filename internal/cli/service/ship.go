@@ -49,7 +49,7 @@ If another machine has shipped the instance since this one did, as a copy of it 
 	o.Options.Flags(f, "to ship (default: that of its backups)")
 	core.NodeFlags(f)
 	f.String("ship-interval", "", "ship every `TIME` in which something was committed")
-	f.String("keep-moments", "", "keep what was shipped for a `SPAN`, such as 14d, counted from the newest moment")
+	f.String("keep-moments", "", "keep what was shipped for a `SPAN`: 36h, 14d, 2w, 3m (months) or 1y, counted from the newest moment")
 	f.BoolVar(&o.once, "once", false, "ship what is new and end")
 	f.BoolVar(&o.takeOver, "take-over", false, "begin anew from this node's last backup though another machine has shipped the instance")
 	c.AddCommand(newShipStatus(env, g), newShipEnable(env, g), newShipDisable(env, g), newShipList(env, g))

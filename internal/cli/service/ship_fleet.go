@@ -33,7 +33,7 @@ of its agent, beside the backups, and from the next backup on if there is none.`
 			return c.setShipping(ctx, env, args[0], project, in, "is shipped by its agent from now on")
 		})(cmd, args)
 	}
-	c.Flags().StringVar(&keep, "keep-moments", "", "keep what is shipped of it for a `SPAN`, such as 14d (default: as the setting keep_moments of its agent)")
+	c.Flags().StringVar(&keep, "keep-moments", "", "keep what is shipped of it for a `SPAN`: 36h, 14d, 2w, 3m (months) or 1y (default: as the setting keep_moments of its agent)")
 	projectFlag(c.Flags(), &project, "whose instance it is")
 	serviceFlags(c.Flags())
 	return c

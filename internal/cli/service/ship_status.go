@@ -94,7 +94,7 @@ func printReports(env *core.Env, list []*ship.Report) error {
 		}
 		err := core.Facts(env.Stdout, []core.Fact{
 			{"instance", r.Instance}, {"repository", r.Repository}, {"state", shipState(r)}, {"error", why},
-			{"shipped until (UTC)", moment(r.Shipped)}, {"any moment since", moment(r.Window)},
+			{"shipped until (UTC)", moment(r.Shipped)}, {"moments since (UTC)", moment(r.Window)},
 			{"goes on from", string(r.Backup)}, {"chain", fmt.Sprintf("%s, tick %d", r.Chain, r.Tick)},
 			{"to be rolled up", fmt.Sprintf("%s%s", core.Count(r.Unrolled, "tick"), late)}, {"roll-ups", number(r.RollUps)},
 			{"to be deleted", number(r.Undeleted)}, {"learns of changes", polling}, {"not there", strings.Join(r.Missing, ", ")},
