@@ -28,6 +28,7 @@ var allowed = map[string][]string{
 
 	// No I/O of their own, or I/O that knows nothing of backups.
 	"internal/shard":     {},
+	"internal/sequence":  {"couchfile/erlterm", "internal/shard"},
 	"internal/manifest":  {},
 	"internal/durable":   {},
 	"internal/words":     {},
@@ -112,7 +113,7 @@ var allowed = map[string][]string{
 	// What commands have in common, and the settings' repositories opened: no command.
 	"internal/cli/core": {"internal/userfile", "couchfile", "internal/backup", "internal/config", "internal/ship", "internal/manifest", "internal/node", "internal/repo",
 		"internal/restore", "internal/storage", "internal/storage/limit", "internal/storage/meter"},
-	"internal/cli/open": {"couchfile/erlterm", "internal/userfile", "internal/calendar", "internal/cli/core", "internal/durable", "internal/manifest", "internal/repo", "internal/shard", "internal/storage",
+	"internal/cli/open": {"internal/userfile", "internal/calendar", "internal/cli/core", "internal/durable", "internal/manifest", "internal/repo", "internal/sequence", "internal/shard", "internal/storage",
 		"internal/storage/cache", "internal/storage/drivers", "internal/storage/retry"},
 
 	// The groups of the help: a group never imports another.
