@@ -79,6 +79,7 @@ var allowed = map[string][]string{
 	// Engines: an engine never imports another.
 	"internal/backup":  {"couchfile", "internal/capture", "internal/durable", "internal/manifest", "internal/newest", "internal/node", "internal/repo", "internal/shard", "internal/state"},
 	"internal/ship":    {"couchfile", "internal/capture", "internal/durable", "internal/follow", "internal/manifest", "internal/node", "internal/repo", "internal/state"},
+	"internal/serve":   {"couchfile", "internal/manifest", "internal/repo", "internal/shard"},
 	"internal/restore": {"couchfile", "couchfile/couchwriter", "couchfile/erlterm", "internal/couchgen", "internal/durable", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/shard", "internal/storage", "internal/words"},
 
 	// Who asks, and a listener with what stands around handlers: neither knows what is asked for.
@@ -111,7 +112,7 @@ var allowed = map[string][]string{
 		"internal/storage"},
 
 	// What commands have in common, and the settings' repositories opened: no command.
-	"internal/cli/core": {"internal/userfile", "couchfile", "internal/backup", "internal/config", "internal/ship", "internal/manifest", "internal/node", "internal/repo",
+	"internal/cli/core": {"internal/userfile", "couchfile", "internal/backup", "internal/config", "internal/serve", "internal/ship", "internal/manifest", "internal/node", "internal/repo",
 		"internal/restore", "internal/storage", "internal/storage/limit", "internal/storage/meter"},
 	"internal/cli/open": {"internal/userfile", "internal/calendar", "internal/cli/core", "internal/durable", "internal/manifest", "internal/repo", "internal/sequence", "internal/shard", "internal/storage",
 		"internal/storage/cache", "internal/storage/drivers", "internal/storage/retry"},
@@ -121,7 +122,7 @@ var allowed = map[string][]string{
 		"internal/node", "internal/repo", "internal/restore", "internal/retention", "internal/storage"},
 	"internal/cli/restores": {"internal/userfile", "internal/cli/core", "internal/cli/open", "internal/manifest", "internal/repo", "internal/restore"},
 	"internal/cli/look": {"internal/cli/core", "internal/cli/open", "couchfile", "internal/backup", "internal/calendar", "internal/config",
-		"internal/manifest", "internal/newest", "internal/node", "internal/repo", "internal/restore", "internal/storage/drivers",
+		"internal/manifest", "internal/newest", "internal/node", "internal/repo", "internal/restore", "internal/serve", "internal/storage/drivers",
 		"internal/storage/probe"},
 	"internal/cli/service": {"internal/cli/core", "internal/cli/open", "internal/access", "internal/admin", "internal/agent", "internal/backup",
 		"internal/bus", "internal/config", "internal/durable", "internal/httpd", "internal/job", "internal/localhost", "internal/manifest",

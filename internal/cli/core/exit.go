@@ -17,6 +17,7 @@ import (
 	"github.com/slipcover/slipcover/internal/node"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/restore"
+	"github.com/slipcover/slipcover/internal/serve"
 	"github.com/slipcover/slipcover/internal/ship"
 	"github.com/slipcover/slipcover/internal/storage"
 )
@@ -135,11 +136,11 @@ func ExitOf(err error) exit {
 		return exitUnavailable
 	case is(storage.ErrDenied, backup.ErrPermission, fs.ErrPermission):
 		return exitDenied
-	case is(ErrProblem, storage.ErrNotExist, repo.ErrGap, repo.ErrCorrupt, repo.ErrSignature, repo.ErrFormat, restore.ErrMismatch):
+	case is(ErrProblem, storage.ErrNotExist, repo.ErrGap, repo.ErrCorrupt, repo.ErrSignature, repo.ErrFormat, restore.ErrMismatch, serve.ErrNoShard):
 		return exitProblem
 	case is(couchfile.ErrCorrupt, couchfile.ErrNoHeader, couchfile.ErrNotDatabase, couchfile.ErrUnsupportedVersion, couchfile.ErrMissing):
 		return exitProblem
-	case is(ErrMissing, repo.ErrNoRepository, repo.ErrNoBackup, repo.ErrNoMoment, repo.ErrNoCommit, restore.ErrNoInstance, node.ErrNoData, backup.ErrNothing, restore.ErrNoSuchDB, couchfile.ErrNotFound, couchfile.ErrDeleted, fs.ErrNotExist):
+	case is(ErrMissing, repo.ErrNoRepository, repo.ErrNoBackup, repo.ErrNoMoment, repo.ErrNoCommit, restore.ErrNoInstance, node.ErrNoData, backup.ErrNothing, restore.ErrNoSuchDB, serve.ErrNoDatabase, couchfile.ErrNotFound, couchfile.ErrDeleted, fs.ErrNotExist):
 		return exitNotFound
 	}
 	return ExitError

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -112,16 +113,21 @@ func (o *inspectOptions) document(env *core.Env, f io.ReaderAt, size int64) erro
 	if err != nil {
 		return fmt.Errorf("%s: %w", o.file, err)
 	}
-	if o.attachment != "" {
-		r, _, err := openAttachment(db, o.doc, o.rev, o.attachment)
+	return showDocument(env, db, o.doc, o.rev, o.attachment)
+}
+
+// showDocument prints a document of a database, or of one of its shards, or writes an attachment.
+func showDocument(env *core.Env, db *couchfile.DB, id, rev, attachment string) error {
+	if attachment != "" {
+		r, _, err := openAttachment(db, id, rev, attachment)
 		if err != nil {
 			return err
 		}
 		_, err = io.Copy(env.Stdout, r)
 		return err
 	}
-	if len(o.doc) > 7 && o.doc[:7] == "_local/" {
-		d, err := db.LocalDoc(o.doc)
+	if strings.HasPrefix(id, "_local/") {
+		d, err := db.LocalDoc(id)
 		if err != nil {
 			return err
 		}
@@ -131,14 +137,28 @@ func (o *inspectOptions) document(env *core.Env, f io.ReaderAt, size int64) erro
 		}
 		return printDocument(env.Stdout, b)
 	}
-	b, err := db.Doc(o.doc, couchfile.DocOptions{Rev: o.rev})
+	b, err := db.Doc(id, couchfile.DocOptions{Rev: rev})
 	if errors.Is(err, couchfile.ErrDeleted) {
-		return fmt.Errorf("%w; --rev REV shows a revision of it", err)
+		return fmt.Errorf("%w; --rev REV shows a revision of it%s", err, lastRevision(db, id))
 	}
 	if err != nil {
 		return err
 	}
 	return printDocument(env.Stdout, b)
+}
+
+// lastRevision says which revision a deleted document had before, if that is known.
+func lastRevision(db *couchfile.DB, id string) string {
+	info, err := db.DocInfo(id)
+	if err != nil {
+		return ""
+	}
+	w := info.Winner()
+	history := info.History(w.Rev)
+	if len(history) < 2 {
+		return ""
+	}
+	return fmt.Sprintf(", such as %d-%s, the one before it was deleted", w.Pos-1, history[1])
 }
 
 func printDocument(w io.Writer, b []byte) error {

@@ -1,0 +1,89 @@
+package look
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/slipcover/slipcover/internal/cli/core"
+	"github.com/slipcover/slipcover/internal/cli/open"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/serve"
+)
+
+type getOptions struct {
+	open.Options
+	open.When
+	backup     string
+	rev        string
+	attachment string
+}
+
+func newGet(env *core.Env, g *core.Global) *cobra.Command {
+	o := &getOptions{}
+	c := &cobra.Command{
+		Use:   "get DB DOC",
+		Short: "Print one document out of a backup or moment, without restoring it",
+		Long: `Print a document as the server's JSON, as the newest moment has it, or that of --at, --at-seq or --before-change, or a
+backup. A deleted document is told with the revision that it had before, which --rev shows for as long as its bytes are in the
+database's file; --before-change DB/DOC goes back to the moment before it was deleted.
+
+It reads in place: the shard map and the nodes of the trees that lead to the document, and no other file. What is stored as a
+replay (docs/compaction.md) is computed first.`,
+		Args: core.Arguments(2, 2, "a DB and a DOC"),
+		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, args []string) error {
+			return runGet(ctx, env, s, o, args[0], args[1])
+		}),
+	}
+	f := c.Flags()
+	o.Options.Flags(f, "whose document it is (default: the only one)")
+	o.When.Flags(f)
+	f.StringVar(&o.backup, "backup", "", "out of this backup: its `ID`, name, or \"latest\"")
+	f.StringVar(&o.rev, "rev", "", "this revision instead of the winner")
+	f.StringVar(&o.attachment, "attachment", "", "write the bytes of the attachment of this `NAME` to standard output")
+	return c
+}
+
+func runGet(ctx context.Context, env *core.Env, s *core.Settings, o *getOptions, db, doc string) error {
+	r, m, err := o.open(ctx, env, s)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	node, err := serve.OpenNode(ctx, r.Repo, m)
+	if err != nil {
+		return err
+	}
+	defer node.Close()
+	d, err := node.Database(db)
+	if err != nil {
+		return fmt.Errorf("%w; `slipcover points --db %q` tells when it was there", err, db)
+	}
+	file, err := d.Find(ctx, doc)
+	if err != nil {
+		return err
+	}
+	return showDocument(env, file, doc, o.rev, o.attachment)
+}
+
+// open opens the backup or moment.
+func (o *getOptions) open(ctx context.Context, env *core.Env, s *core.Settings) (*open.Repository, *manifest.Manifest, error) {
+	if o.backup == "" {
+		r, m, _, err := open.Moment(ctx, env, s, o.Instance, &o.When)
+		return r, m, err
+	}
+	if o.Given() {
+		return nil, nil, core.Usage("name a backup by --backup, or a moment by --at, --at-seq or --before-change, not both")
+	}
+	r, rec, err := open.Backup(ctx, env, s, o.Instance, o.backup)
+	if err != nil {
+		return nil, nil, err
+	}
+	m, err := r.Manifest(ctx, rec)
+	if err != nil {
+		r.Close()
+		return nil, nil, err
+	}
+	return r, m, nil
+}

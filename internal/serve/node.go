@@ -1,0 +1,233 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/shard"
+)
+
+var (
+	// ErrNoDatabase says that there is no database of a name.
+	ErrNoDatabase = errors.New("there is no such database")
+	// ErrNoShard says that the node has no copy of a shard, or that it is missing.
+	ErrNoShard = errors.New("its shard is not there")
+)
+
+// mapFile is the shard map.
+const mapFile = "_dbs.couch"
+
+// Node is a CouchDB node as a backup or a moment has it.
+type Node struct {
+	reader *repo.Reader
+	dbs    map[string]*Database
+}
+
+// Database is a database of a node. Its methods may be called by several goroutines.
+type Database struct {
+	Name   string
+	Shards []*Shard // by range
+	reader *repo.Reader
+}
+
+// Shard is a shard of a database.
+type Shard struct {
+	Range shard.Range
+	File  *manifest.File // nil if the map names it and it isn't there
+
+	mu   sync.Mutex
+	open *repo.Database // guarded by mu, like db
+	db   *couchfile.DB
+}
+
+// OpenNode opens what a manifest has. The databases are those of the shard map; where that isn't there, those that files are
+// named by. Close must be called.
+func OpenNode(ctx context.Context, r *repo.Repo, m *manifest.Manifest) (*Node, error) {
+	n := &Node{reader: r.NewReader(m, nil), dbs: map[string]*Database{}}
+	files := map[string]*manifest.File{}
+	for _, f := range m.Files {
+		if f.Root == manifest.DataRoot && (f.Kind == manifest.Shard || f.Kind == manifest.System) {
+			files[f.Path] = f
+		}
+	}
+	if err := n.find(ctx, files); err != nil {
+		n.Close()
+		return nil, err
+	}
+	return n, nil
+}
+
+// Close closes all that was opened.
+func (n *Node) Close() {
+	for _, d := range n.dbs {
+		for _, s := range d.Shards {
+			if s.open != nil {
+				s.open.Close()
+			}
+		}
+	}
+	n.reader.Close()
+}
+
+// find makes the list of databases.
+func (n *Node) find(ctx context.Context, files map[string]*manifest.File) error {
+	f := files[mapFile]
+	if f == nil || f.Header == nil {
+		for path, f := range files {
+			name, err := shard.ParsePath(path)
+			switch {
+			case err == nil:
+				n.add(name.DB, name.Range, f)
+			case f.Kind == manifest.System && !strings.Contains(path, "/"):
+				n.add(repo.DatabaseName(path), shard.Full, f)
+			}
+		}
+		n.sort()
+		return nil
+	}
+	list, err := n.maps(ctx, f)
+	if err != nil {
+		return fmt.Errorf("read the shard map: %w", err)
+	}
+	for _, m := range list {
+		ranges := m.Ranges("")
+		slices.SortFunc(ranges, shard.Range.Compare)
+		for _, rg := range slices.Compact(ranges) {
+			n.add(m.DB, rg, files[shard.Name{Range: rg, DB: m.DB, Suffix: m.Suffix}.Path()])
+		}
+	}
+	n.sort()
+	return nil
+}
+
+func (n *Node) add(db string, rg shard.Range, f *manifest.File) {
+	d := n.dbs[db]
+	if d == nil {
+		d = &Database{Name: db, reader: n.reader}
+		n.dbs[db] = d
+	}
+	d.Shards = append(d.Shards, &Shard{Range: rg, File: f})
+}
+
+func (n *Node) sort() {
+	for _, d := range n.dbs {
+		slices.SortFunc(d.Shards, func(a, b *Shard) int { return a.Range.Compare(b.Range) })
+	}
+}
+
+// maps reads the shard maps.
+func (n *Node) maps(ctx context.Context, f *manifest.File) ([]shard.Map, error) {
+	file, err := n.reader.Database(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	db, err := couchfile.OpenOffset(couchfile.WithContext(ctx, file), file.Size, file.Header)
+	if err != nil {
+		return nil, err
+	}
+	var out []shard.Map
+	bodies := db.Bodies()
+	for info, err := range db.Docs(couchfile.DocsOptions{}) {
+		if err != nil {
+			return nil, err
+		}
+		doc, err := bodies.RevisionJSON(info, info.Winner(), couchfile.DocOptions{})
+		if err != nil {
+			return nil, fmt.Errorf("document %q: %w", info.ID, err)
+		}
+		m, ok, err := shard.ParseMap(doc)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			out = append(out, m)
+		}
+	}
+	return out, nil
+}
+
+// Databases returns the names of all databases, sorted.
+func (n *Node) Databases() []string { return slices.Sorted(maps.Keys(n.dbs)) }
+
+// Database returns a database by its name, or ErrNoDatabase.
+func (n *Node) Database(name string) (*Database, error) {
+	if d := n.dbs[name]; d != nil {
+		return d, nil
+	}
+	return nil, fmt.Errorf("%w: %q", ErrNoDatabase, name)
+}
+
+// Open returns the database in a shard. It is read for as long as the context lasts that opened it first. The error is
+// ErrNoShard if it isn't there.
+func (d *Database) Open(ctx context.Context, s *Shard) (*couchfile.DB, error) {
+	if s.File == nil {
+		return nil, fmt.Errorf("%s of %s: %w", s.Range, d.Name, ErrNoShard)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.db != nil {
+		return s.db, nil
+	}
+	file, err := d.reader.Database(ctx, s.File)
+	if err != nil {
+		return nil, err
+	}
+	db, err := couchfile.OpenOffset(file, file.Size, file.Header)
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("%s: %w", s.File.Path, err)
+	}
+	s.open, s.db = file, db
+	return db, nil
+}
+
+// ShardOf returns the shard that a document is in.
+func (d *Database) ShardOf(ctx context.Context, id string) (*Shard, error) {
+	parted := false
+	if len(d.Shards) > 1 && strings.Contains(id, ":") { // only then it makes a difference
+		db, err := d.any(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if parted, err = db.Partitioned(); err != nil {
+			return nil, err
+		}
+	}
+	hash := shard.Hash(id, parted)
+	for _, s := range d.Shards {
+		if s.Range.Contains(hash) {
+			return s, nil
+		}
+	}
+	return nil, fmt.Errorf("no range of %s has the document %q: %w", d.Name, id, ErrNoShard)
+}
+
+// any opens one of the shards that are there.
+func (d *Database) any(ctx context.Context) (*couchfile.DB, error) {
+	err := fmt.Errorf("%s has no shards: %w", d.Name, ErrNoShard)
+	for _, s := range d.Shards {
+		var db *couchfile.DB
+		if db, err = d.Open(ctx, s); err == nil {
+			return db, nil
+		}
+	}
+	return nil, err
+}
+
+// Find opens the shard that a document is in.
+func (d *Database) Find(ctx context.Context, id string) (*couchfile.DB, error) {
+	s, err := d.ShardOf(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return d.Open(ctx, s)
+}
