@@ -111,3 +111,28 @@ func momentIn(ctx context.Context, r *Repository, instance string, at time.Time,
 	}
 	return r.At(ctx, instance, at)
 }
+
+// State reads the manifest of a backup, or of a moment, out of a repository that is open: text is a time, or names a backup.
+// It says which one that is.
+func State(ctx context.Context, r *Repository, instance, text string, now time.Time, zone *time.Location) (*manifest.Manifest, string, error) {
+	at, err := calendar.ParseWhen(text, now, zone)
+	if err == nil {
+		if text == "now" { // whatever the clocks say
+			at = time.Time{}
+		}
+		m, moment, err := momentIn(ctx, r, instance, at, nil)
+		if err != nil {
+			return nil, "", err
+		}
+		return m, "the moment of " + moment.At.In(zone).Format("2006-01-02 15:04:05 MST"), nil
+	}
+	rec, err := r.Find(ctx, instance, text)
+	if err == nil {
+		err = r.Unlock(ctx)
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	m, err := r.Manifest(ctx, rec)
+	return m, "backup " + rec.ID.Short() + " (" + core.Clean(rec.Name) + ")", err
+}
