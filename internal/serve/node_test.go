@@ -34,6 +34,11 @@ func backedUp(t *testing.T) (*repo.Repo, *manifest.Manifest) {
 	t.Helper()
 	data := t.TempDir()
 	must(t, os.CopyFS(data, os.DirFS(fixtures+"/data")))
+	return backedUpDir(t, data)
+}
+
+func backedUpDir(t *testing.T, data string) (*repo.Repo, *manifest.Manifest) {
+	t.Helper()
 	id, err := age.GenerateX25519Identity()
 	must(t, err)
 	store := mem.New()
