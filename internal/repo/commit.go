@@ -70,11 +70,12 @@ func (h *History) end() (end time.Time) {
 
 // seenShard is what a backup or tick says of a shard.
 type seenShard struct {
-	path string
-	seq  uint64
-	uuid string
-	tick int64
-	gone bool
+	path  string
+	seq   uint64
+	purge uint64
+	uuid  string
+	tick  int64
+	gone  bool
 }
 
 // seeker looks for commits.
@@ -101,7 +102,7 @@ func (s *seeker) keep(l *Link) {
 			continue
 		}
 		for _, c := range f.Cuts {
-			out = append(out, seenShard{path: f.Path, seq: c.Seq, uuid: f.Header.UUID, tick: c.Tick})
+			out = append(out, seenShard{path: f.Path, seq: c.Seq, purge: c.Purge, uuid: f.Header.UUID, tick: c.Tick})
 		}
 	}
 	for _, g := range l.Tick.Gone {
@@ -130,7 +131,7 @@ func (s *seeker) backup(ctx context.Context, i int) (map[string]seenShard, error
 	out := map[string]seenShard{}
 	for _, f := range m.Files {
 		if f.Root == manifest.DataRoot && f.Kind != manifest.View && f.Header != nil && DatabaseName(f.Path) == s.want.DB {
-			out[f.Path] = seenShard{path: f.Path, seq: f.Header.UpdateSeq, uuid: f.Header.UUID}
+			out[f.Path] = seenShard{path: f.Path, seq: f.Header.UpdateSeq, purge: f.Header.PurgeSeq, uuid: f.Header.UUID}
 		}
 	}
 	s.manifests[i] = out

@@ -92,16 +92,25 @@ func Moment(ctx context.Context, env *core.Env, s *core.Settings, instance strin
 	return r, m, moment, nil
 }
 
+// OneInstance returns the instance that is named, or the only one of the repository for "".
+func OneInstance(ctx context.Context, r *Repository, instance string) (string, error) {
+	if instance != "" {
+		return instance, nil
+	}
+	names, err := r.Instances(ctx)
+	if err != nil {
+		return "", err
+	}
+	if len(names) != 1 {
+		return "", fmt.Errorf("%w: moments are of one instance; pass --instance with one of: %s", repo.ErrAmbiguous, strings.Join(names, ", "))
+	}
+	return names[0], nil
+}
+
 func momentIn(ctx context.Context, r *Repository, instance string, at time.Time, commit *repo.Commit) (*manifest.Manifest, *repo.Moment, error) {
-	if instance == "" {
-		names, err := r.Instances(ctx)
-		if err != nil {
-			return nil, nil, err
-		}
-		if len(names) != 1 {
-			return nil, nil, fmt.Errorf("%w: moments are of one instance; pass --instance with one of: %s", repo.ErrAmbiguous, strings.Join(names, ", "))
-		}
-		instance = names[0]
+	instance, err := OneInstance(ctx, r, instance)
+	if err != nil {
+		return nil, nil, err
 	}
 	if err := r.Unlock(ctx); err != nil {
 		return nil, nil, err
