@@ -44,15 +44,29 @@ func (s *Shipper) resume(ctx context.Context) error {
 	if err := s.ended(ctx, last); err != nil {
 		return err
 	}
-	if lines.Head.Base.Backup != s.based.Backup { // there is a later backup: its cuts count, and what was shipped since
-		s.based = state.Stamp{}
-		return s.adopt(ctx)
+	if lines.Head.Base.Backup != s.based.Backup {
+		return s.beginAnew(ctx)
 	}
 	if last != nil && s.chain.Tick < last.Tick.Last { // it isn't stored: the next one has its number
 		s.attempts = append(s.attempts, *last)
 		return s.rewrite()
 	}
 	return nil
+}
+
+// beginAnew begins another chain, as a backup was made while nobody shipped. Where a file was when this one's last tick was made
+// isn't known any more of all files, so ticks would rest on that backup, and no record says so: that a chain was begun on it
+// does.
+func (s *Shipper) beginAnew(ctx context.Context) error {
+	if err := s.drop(ctx); err != nil {
+		return err
+	}
+	clear(s.files)
+	base, err := s.readBase()
+	if err != nil {
+		return err
+	}
+	return s.begin(ctx, base)
 }
 
 // readBase reads the state of the last backup into s.files, and sets s.based.

@@ -3,6 +3,7 @@ package ship_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"github.com/slipcover/slipcover/internal/couchgen"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/ship"
 	"github.com/slipcover/slipcover/internal/storage"
 	"github.com/slipcover/slipcover/internal/storage/mem"
 	"github.com/slipcover/slipcover/internal/testenv"
@@ -32,8 +34,14 @@ func (e *env) shipHours(hours int, large bool) (states []kept) {
 		}
 	}
 	shard = filepath.Join(e.data, shard)
-	e.backup()
-	s := e.ship()
+	s, err := ship.Open(e.t.Context(), e.options())
+	if errors.Is(err, ship.ErrNoBase) {
+		e.backup()
+		s, err = ship.Open(e.t.Context(), e.options())
+	} else if err == nil {
+		e.backup() // the chain goes on
+	}
+	must(e.t, err)
 	for i := range hours * 6 {
 		must(e.t, couchgen.GrowShard(shard, uint64(100+i)))
 		if i == 6 && large {

@@ -140,3 +140,47 @@ func TestBaseIsGone(t *testing.T) {
 		t.Errorf("that time gives a state of %s, not of %s", m.Started, first.Started)
 	}
 }
+
+// Backups that were made while nobody shipped, and on which ticks rest since, are not among those that may go.
+func TestBackupsWhileNobodyShips(t *testing.T) {
+	t.Parallel()
+	e := genEnv(t, 15)
+	var states []kept
+	made := []manifest.BackupID{e.backup().ID}
+	for i := range 3 {
+		s := e.ship()
+		e.growBy(uint64(10*i), 0.3)
+		e.clock = e.clock.Add(time.Minute)
+		s.Settle(t.Context(), t)
+		states = append(states, kept{e.now(), e.files()})
+		e.clock = e.clock.Add(70 * time.Minute) // all is rolled up
+		s.Settle(t.Context(), t)
+		must(t, s.Close())
+		for k := range 2 {
+			e.growBy(uint64(10*i+k+1), 0.3)
+			e.clock = e.clock.Add(time.Minute)
+			made = append(made, e.backup().ID)
+		}
+	}
+	s := e.ship()
+	e.grow(99)
+	s.Settle(t.Context(), t)
+	states = append(states, kept{e.now(), e.files()})
+	e.backup()
+	r := e.repo()
+	bases, err := r.MomentBases(t.Context(), "node1", 48*time.Hour, e.now())
+	must(t, err)
+	made = slices.DeleteFunc(made, func(id manifest.BackupID) bool { return bases[id] })
+	if len(made) == 0 {
+		t.Error("moments rest on all backups")
+	}
+	lock, err := r.Lock(t.Context(), "node1", "prune", "")
+	must(t, err)
+	_, err = r.Prune(t.Context(), lock, repo.PruneOptions{Remove: made, KeepMoments: 48 * time.Hour, Now: e.now()})
+	must(t, err)
+	must(t, lock.End(t.Context()))
+	for i, k := range states {
+		got, m := e.moment(k.at)
+		e.compare(fmt.Sprintf("state %d on %s", i, m.Base.ID.Short()), got, k.files)
+	}
+}
