@@ -136,11 +136,11 @@ func (w *worker) takeRange(ctx context.Context, e node.Entry, out *overtaken, k 
 	return true, nil
 }
 
-// takeFile takes a file on top of what is known of it, and of what was shipped since.
-func (w *worker) takeFile(ctx context.Context, e node.Entry, old *capture.Known) (*capture.Taken, error) {
+// takeFile takes a file on top of what is known of it, and of what was shipped since. It returns on what it took it.
+func (w *worker) takeFile(ctx context.Context, e node.Entry, old *capture.Known) (on *capture.Known, t *capture.Taken, err error) {
 	over, err := w.takeOver(ctx, e, old)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if over != nil {
 		t, err := w.taker.Take(ctx, e, over.known)
@@ -148,8 +148,9 @@ func (w *worker) takeFile(ctx context.Context, e node.Entry, old *capture.Known)
 			w.run.takenOver.Add(over.shipped)
 			w.run.read.Add(over.read)
 			w.run.added.Add(over.content)
-			return t, err
+			return over.known, t, err
 		}
 	}
-	return w.taker.Take(ctx, e, old)
+	t, err = w.taker.Take(ctx, e, old)
+	return old, t, err
 }

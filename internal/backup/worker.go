@@ -29,12 +29,11 @@ func (r *run) newWorker() *worker {
 // what is wrong with the file alone it records.
 func (w *worker) copyFile(ctx context.Context, e node.Entry) error {
 	nm := capture.Name{Root: e.Root, Path: e.Path}
-	old := w.run.known(nm)
-	t, err := w.takeFile(ctx, e, old)
+	on, t, err := w.takeFile(ctx, e, w.run.known(nm))
 	if err != nil {
 		return err
 	}
-	w.run.record(nm, old, t)
+	w.run.record(nm, on, t)
 	return nil
 }
 

@@ -465,3 +465,26 @@ func TestTakeOverOnAnotherHistory(t *testing.T) {
 	must(t, err)
 	e.compare("the backup", e.read(e.repo(), m), e.files())
 }
+
+// A database that is new since the backup before, and has to be proven, is taken over as well.
+func TestTakeOverOfANewDatabase(t *testing.T) {
+	t.Parallel()
+	e := largeEnv(t)
+	e.backup()
+	s := e.ship()
+	b, err := os.ReadFile(e.shard())
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(filepath.Dir(e.shard()), "new.1767225699.couch"), b, 0o600))
+	s.Settle(t.Context(), t)
+	e.growLarge(1, 1.5)
+	e.hours(s, 3)
+	must(t, s.Close())
+	e.clock = e.clock.Add(100 * time.Hour)
+	rec := e.backup(func(o *backup.Options) { o.ProveInterval = time.Hour })
+	if len(rec.Shipped) == 0 {
+		t.Error("nothing was taken over")
+	}
+	m, err := e.repo().Manifest(t.Context(), rec)
+	must(t, err)
+	e.compare("the backup", e.read(e.repo(), m), e.files())
+}
