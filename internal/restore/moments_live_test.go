@@ -265,7 +265,11 @@ func TestMomentsAnswerAsServer(t *testing.T) {
 	}
 	h.backup()
 	h.open()
-	defer func() { _ = h.ship.Close() }()
+	defer func() {
+		if h.ship != nil {
+			_ = h.ship.Close()
+		}
+	}()
 	var list []told
 	for i := range testenv.Computed(40, 12) {
 		h.something(i)

@@ -113,7 +113,7 @@ func (s *Shipper) begin(ctx context.Context, base *state.State) error {
 	}
 	at := s.o.Now()
 	for _, o := range shipped { // after all that there are, whatever the clock says
-		if t := o.Chain.Time(); !at.After(t) {
+		if t := o.Chain.Time(); at.UnixMilli() <= t.UnixMilli() { // ids have milliseconds
 			at = t.Add(time.Millisecond)
 		}
 	}
