@@ -27,7 +27,7 @@ var allowed = map[string][]string{
 	"couchfile/replay": {"couchfile", "couchfile/couchwriter", "couchfile/erlterm"},
 
 	// No I/O of their own, or I/O that knows nothing of backups.
-	"internal/shard":     {},
+	"internal/shard":     {"couchfile"},
 	"internal/sequence":  {"couchfile/erlterm", "internal/shard"},
 	"internal/manifest":  {},
 	"internal/durable":   {},

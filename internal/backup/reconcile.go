@@ -48,23 +48,9 @@ func couchMaps(ctx context.Context, s io.ReaderAt, size int64) ([]shardMap, []co
 	if err != nil {
 		return nil, nil, err
 	}
-	bodies := db.Bodies()
-	var out []shardMap
-	for info, err := range db.Docs(couchfile.DocsOptions{}) {
-		if err != nil {
-			return nil, nil, err
-		}
-		doc, err := bodies.RevisionJSON(info, info.Winner(), couchfile.DocOptions{})
-		if err != nil {
-			return nil, nil, fmt.Errorf("document %q: %w", info.ID, err)
-		}
-		m, ok, err := shard.ParseMap(doc)
-		if err != nil {
-			return nil, nil, err
-		}
-		if ok {
-			out = append(out, m)
-		}
+	out, err := shard.ReadMaps(db)
+	if err != nil {
+		return nil, nil, err
 	}
 	return out, db.Header().Epochs, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"maps"
+	"slices"
 
 	"github.com/slipcover/slipcover/internal/capture"
 	"github.com/slipcover/slipcover/internal/manifest"
@@ -31,10 +32,7 @@ func (r *run) findShipped(ctx context.Context, parent *state.State) error {
 			}
 		}
 	}
-	list := make([]manifest.Segment, 0, len(segments))
-	for s := range maps.Values(segments) {
-		list = append(list, s)
-	}
+	list := slices.Collect(maps.Values(segments))
 	stored, err := r.opts.Repo.Stored(ctx, r.opts.Instance, list)
 	if err != nil {
 		return err

@@ -18,15 +18,23 @@ func (r *Repo) retained(ctx context.Context, m *manifest.Manifest, parent *manif
 	if r.opts.RetainUntil.IsZero() {
 		return nil, nil
 	}
-	retainer, ok := r.store.(storage.Retainer)
-	if !ok {
-		return nil, fmt.Errorf("%s can't protect objects until a date; remove immutable_for", r.store.URL())
+	retainer, err := r.retainer()
+	if err != nil {
+		return nil, err
 	}
 	until, err := r.retainSegments(ctx, retainer, m, parent)
 	if err == nil && r.config.Encrypted() {
 		err = r.keepKeys(ctx, m.Instance, retainer, r.opts.RetainUntil)
 	}
 	return until, err
+}
+
+// retainer is the storage, if it can protect objects.
+func (r *Repo) retainer() (storage.Retainer, error) {
+	if retainer, ok := r.store.(storage.Retainer); ok {
+		return retainer, nil
+	}
+	return nil, fmt.Errorf("%s can't protect objects until a date; remove immutable_for", r.store.URL())
 }
 
 // retainSegments prolongs the storage's protection of the segments that m takes
@@ -56,9 +64,9 @@ func (r *Repo) retainSegments(ctx context.Context, retainer storage.Retainer, m 
 // RetainShipped prolongs the storage's protection of objects of chains, by their names. Those that are gone, as their
 // moments have expired, are passed over.
 func (r *Repo) RetainShipped(ctx context.Context, instance string, names []string, until time.Time) error {
-	retainer, ok := r.store.(storage.Retainer)
-	if !ok {
-		return fmt.Errorf("%s can't protect objects until a date; remove immutable_for", r.store.URL())
+	retainer, err := r.retainer()
+	if err != nil {
+		return err
 	}
 	keys := make([]storage.Key, len(names))
 	for i, name := range names {

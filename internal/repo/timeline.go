@@ -40,16 +40,13 @@ func (r *Repo) Timeline(ctx context.Context, instance, db string) (*Timeline, er
 	if _, err := s.h.newest(time.Time{}); err != nil && len(s.h.Backups) == 0 {
 		return nil, err
 	}
-	t := &Timeline{s: s}
+	t, usable := &Timeline{s: s}, s.h.usable()
 	for i := range s.h.events {
 		if s.h.events[i].backup < 0 {
 			continue // told with the backup before it
 		}
 		err := s.each(ctx, i, func(k int, e *event, shards map[string]seenShard) {
-			if k < i {
-				return
-			}
-			if _, err := s.h.base(e); err != nil {
+			if k < i || !usable[k] {
 				return
 			}
 			now := DatabaseState{At: e.at, Shards: make(map[string]ShardState, len(shards)), event: k}

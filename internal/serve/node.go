@@ -134,25 +134,7 @@ func (n *Node) maps(ctx context.Context, f *manifest.File) ([]shard.Map, error) 
 	if err != nil {
 		return nil, err
 	}
-	var out []shard.Map
-	bodies := db.Bodies()
-	for info, err := range db.Docs(couchfile.DocsOptions{}) {
-		if err != nil {
-			return nil, err
-		}
-		doc, err := bodies.RevisionJSON(info, info.Winner(), couchfile.DocOptions{})
-		if err != nil {
-			return nil, fmt.Errorf("document %q: %w", info.ID, err)
-		}
-		m, ok, err := shard.ParseMap(doc)
-		if err != nil {
-			return nil, err
-		}
-		if ok {
-			out = append(out, m)
-		}
-	}
-	return out, nil
+	return shard.ReadMaps(db)
 }
 
 // Databases returns the names of all databases, sorted.

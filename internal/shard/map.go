@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+
+	"github.com/slipcover/slipcover/couchfile"
 )
 
 // Map is a shard map document: one of _dbs, which says where a database's shards
@@ -59,6 +61,29 @@ func ParseMap(doc []byte) (m Map, ok bool, err error) {
 		}
 	}
 	return m, true, nil
+}
+
+// ReadMaps reads all shard maps of a _dbs.couch. One that can't be read is an error.
+func ReadMaps(db *couchfile.DB) ([]Map, error) {
+	bodies := db.Bodies()
+	var out []Map
+	for info, err := range db.Docs(couchfile.DocsOptions{}) {
+		if err != nil {
+			return nil, err
+		}
+		doc, err := bodies.RevisionJSON(info, info.Winner(), couchfile.DocOptions{})
+		if err != nil {
+			return nil, fmt.Errorf("document %q: %w", info.ID, err)
+		}
+		m, ok, err := ParseMap(doc)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			out = append(out, m)
+		}
+	}
+	return out, nil
 }
 
 // byte16 is a character code; a []byte would be read as base64.
