@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -98,8 +99,50 @@ func CouchDB(t TB, opts Options) *Couch {
 		t.Fatalf("data directory: %v", err)
 	}
 	t.Cleanup(c.cleanUp)
+	old, err := os.ReadDir(c.DataDir)
 	c.firstStart()
+	if err == nil && len(old) == 0 && c.singleNode() {
+		if err := c.settleUsers(); err != nil {
+			t.Fatalf("design document of _users: %v\n%s", err, c.LogTail(8<<10))
+		}
+	}
 	return c
+}
+
+func (c *Couch) singleNode() bool { return c.opts.Config["couchdb"]["single_node"] != "false" }
+
+// authDesign is the design document that CouchDB gives to _users, once one server of
+// this process has.
+var authDesign struct {
+	sync.Mutex
+	doc map[string]any
+}
+
+// settleUsers waits until a new server has written the design document of _users, which
+// it does up to five seconds after it made the database (chttpd_auth_cache:
+// listen_for_changes): a test that compares files would see it come at any moment. All
+// but the first server are given it.
+func (c *Couch) settleUsers() error {
+	path := DBPath("_users", "_design/_auth")
+	authDesign.Lock()
+	defer authDesign.Unlock()
+	if authDesign.doc != nil {
+		err := c.Put(path, authDesign.doc, nil)
+		if Status(err) == http.StatusConflict {
+			return nil // the server was first
+		}
+		return err
+	}
+	var err error
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		var doc map[string]any
+		if err = c.Get(path, &doc); err == nil {
+			delete(doc, "_rev")
+			authDesign.doc = doc
+			return nil
+		}
+	}
+	return err
 }
 
 func randomHex(n int) string {
@@ -290,7 +333,7 @@ func (c *Couch) waitUp(limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	paths := []string{"/_up"}
-	if c.opts.Config["couchdb"]["single_node"] != "false" {
+	if c.singleNode() {
 		paths = append(paths, "/_users", "/_replicator")
 	}
 	for {
