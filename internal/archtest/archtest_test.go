@@ -29,6 +29,7 @@ var allowed = map[string][]string{
 	// No I/O of their own, or I/O that knows nothing of backups.
 	"internal/shard":     {"couchfile"},
 	"internal/ejson":     {"couchfile/erlterm"},
+	"internal/mrargs":    {"internal/ejson"},
 	"internal/sequence":  {"couchfile/erlterm", "internal/shard"},
 	"internal/manifest":  {},
 	"internal/durable":   {},
