@@ -137,7 +137,7 @@ func (m *tailMaker) settings() error {
 	}
 	m.f.Checksum = set.checksum
 	was := m.set
-	if m.set = set; was.compression != set.compression || was.purges != set.purges || was.chunkSize != set.chunkSize {
+	if m.set = set; !m.merges && (was.compression != set.compression || was.purges != set.purges || was.chunkSize != set.chunkSize) {
 		m.db = nil
 	}
 	return nil

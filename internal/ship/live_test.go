@@ -47,9 +47,14 @@ func must(t testing.TB, err error) {
 
 func newEnv(t testing.TB, data string) *env {
 	t.Helper()
+	return newEnvIn(t, data, mem.New())
+}
+
+func newEnvIn(t testing.TB, data string, store storage.Store) *env {
+	t.Helper()
 	id, err := age.GenerateX25519Identity()
 	must(t, err)
-	e := &env{t: t, data: data, state: t.TempDir(), store: mem.New(), identity: id, clock: time.Now().Add(-30 * 24 * time.Hour)}
+	e := &env{t: t, data: data, state: t.TempDir(), store: store, identity: id, clock: time.Now().Add(-30 * 24 * time.Hour)}
 	_, err = repo.Init(t.Context(), e.store, repo.InitOptions{Recipients: []string{id.Recipient().String()}})
 	must(t, err)
 	return e
@@ -245,9 +250,15 @@ func TestMoments(t *testing.T) {
 		s.Settle(t.Context(), t)
 		states = append(states, state{e.now(), e.files()})
 	}
+	merged := 0
 	for i, st := range states {
 		got, m := e.moment(st.at)
-		e.compare(fmt.Sprintf("moment %d, tick %d on %s", i, m.Tick, m.Base.ID.Short()), got, st.files)
+		what := fmt.Sprintf("moment %d, tick %d on %s", i, m.Tick, m.Base.ID.Short())
+		e.compare(what, got, st.files)
+		merged += e.holdDocuments(what, st.at, st.files)
+	}
+	if merged < 20 {
+		t.Errorf("%d databases were merged", merged)
 	}
 	t.Logf("%+v", s.Status())
 }

@@ -115,9 +115,15 @@ func TestRollUps(t *testing.T) {
 	if most > 40 {
 		t.Errorf("%d objects at a time, for 90 minutes", most)
 	}
+	merged := 0
 	for i, st := range states {
 		got, m := e.moment(st.at)
-		e.compare(fmt.Sprintf("moment %d, tick %d", i, m.Tick), got, st.files)
+		what := fmt.Sprintf("moment %d, tick %d", i, m.Tick)
+		e.compare(what, got, st.files)
+		merged += e.holdDocuments(what, st.at, st.files)
+	}
+	if merged < 20 {
+		t.Errorf("%d databases were merged", merged)
 	}
 	t.Logf("%d objects at most, %d puts, %d deletes, %d gets, %d lists", most, store.puts.Load(), store.deletes.Load(), store.gets.Load(), store.lists.Load())
 }
