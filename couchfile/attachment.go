@@ -394,16 +394,20 @@ func appendAttachments(b *budget, dst []byte, atts []Attachment, opts DocOptions
 }
 
 func appendData(b *budget, dst []byte, a *Attachment, opts DocOptions) ([]byte, error) {
-	if opts.Attachments {
+	switch {
+	case !opts.Attachments || a.RevPos <= opts.StubsUpTo:
+		dst = strconv.AppendInt(append(dst, `,"length":`...), a.Length, 10)
+		dst = append(dst, `,"stub":true`...)
+	case opts.Follows:
+		dst = strconv.AppendInt(append(dst, `,"length":`...), a.Length, 10)
+		dst = append(dst, `,"follows":true`...)
+	default:
 		data, err := decoded(b, a)
 		if err != nil {
 			return nil, fmt.Errorf("attachment %q: %w", a.Name, err)
 		}
 		dst = base64.StdEncoding.AppendEncode(append(dst, `,"data":"`...), data)
 		dst = append(dst, '"')
-	} else {
-		dst = strconv.AppendInt(append(dst, `,"length":`...), a.Length, 10)
-		dst = append(dst, `,"stub":true`...)
 	}
 	if opts.AttEncodingInfo && a.Encoding != "identity" {
 		dst = append(append(append(dst, `,"encoding":"`...), a.Encoding...), `","encoded_length":`...)

@@ -19,6 +19,8 @@ type DocOptions struct {
 	LocalSeq         bool   // add _local_seq
 	AttEncodingInfo  bool   // add encoding and encoded_length to attachments
 	Attachments      bool   // inline attachments, decoded, in base64
+	Follows          bool   // with Attachments: say that their bytes follow in place of them
+	StubsUpTo        uint64 // with Attachments: those that came with a revision up to this position stay stubs
 }
 
 // Doc returns a document as the server's JSON. It returns ErrNotFound for an

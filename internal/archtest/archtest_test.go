@@ -79,10 +79,12 @@ var allowed = map[string][]string{
 	"internal/state": {"couchfile", "internal/capture", "internal/durable", "internal/manifest", "internal/node", "internal/repo"},
 
 	// Engines: an engine never imports another.
-	"internal/backup":  {"couchfile", "internal/capture", "internal/durable", "internal/manifest", "internal/newest", "internal/node", "internal/repo", "internal/shard", "internal/state"},
-	"internal/ship":    {"couchfile", "internal/capture", "internal/durable", "internal/follow", "internal/manifest", "internal/node", "internal/repo", "internal/state"},
-	"internal/serve":   {"couchfile", "internal/manifest", "internal/repo", "internal/shard"},
-	"internal/restore": {"couchfile", "couchfile/couchwriter", "couchfile/erlterm", "internal/couchgen", "internal/durable", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/shard", "internal/storage", "internal/words"},
+	"internal/backup": {"couchfile", "internal/capture", "internal/durable", "internal/manifest", "internal/newest", "internal/node", "internal/repo", "internal/shard", "internal/state"},
+	"internal/ship":   {"couchfile", "internal/capture", "internal/durable", "internal/follow", "internal/manifest", "internal/node", "internal/repo", "internal/state"},
+	"internal/serve":  {"couchfile", "internal/manifest", "internal/repo", "internal/shard"},
+	// CouchDB's HTTP API over it.
+	"internal/serve/chttpd": {"couchfile", "internal/ejson", "internal/mrargs", "internal/sequence", "internal/serve", "internal/shard"},
+	"internal/restore":      {"couchfile", "couchfile/couchwriter", "couchfile/erlterm", "internal/couchgen", "internal/durable", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/shard", "internal/storage", "internal/words"},
 
 	// Who asks, and a listener with what stands around handlers: neither knows what is asked for.
 	"internal/access": {"internal/bus", "internal/config", "internal/words"},
@@ -142,6 +144,7 @@ var allowed = map[string][]string{
 	// Test support: nothing above may import it.
 	"internal/testenv":             {},
 	"internal/agent/agenttest":     {"internal/agent", "internal/repo", "internal/storage", "internal/storage/drivers"},
+	"internal/serve/servetest":     {"internal/backup", "internal/manifest", "internal/node", "internal/repo", "internal/serve", "internal/storage", "internal/storage/mem", "internal/testenv"},
 	"internal/bus/bustest":         {"internal/testenv"},
 	"internal/cli/clitest":         {"internal/cli/core", "internal/testenv"},
 	"internal/testenv/skipsummary": {"internal/testenv"},

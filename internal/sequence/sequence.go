@@ -9,6 +9,7 @@ package sequence
 
 import (
 	"bytes"
+	"cmp"
 	"compress/zlib"
 	"encoding/base64"
 	"encoding/binary"
@@ -31,6 +32,8 @@ type Shard struct {
 	Range shard.Range
 	Seq   uint64
 	UUID  string // the first seven characters of the copy's uuid; "" in purge sequences
+	// Owner is the node that wrote the sequence, if it isn't Node: one that held the file before.
+	Owner string
 }
 
 const (
@@ -56,7 +59,7 @@ func Pack(list []Shard) string {
 			item = erlterm.PutTuple(item, 3)
 			item = erlterm.PutUint(item, s.Seq)
 			item = erlterm.PutBinary(item, s.UUID[:min(uuidDigits, len(s.UUID))])
-			item = erlterm.PutAtom(item, s.Node)
+			item = erlterm.PutAtom(item, cmp.Or(s.Owner, s.Node))
 		}
 		items[i] = item
 	}
@@ -146,6 +149,15 @@ func parse(t erlterm.Term) (s Shard, ok bool) {
 	uuid, _, ok2 := erlterm.Binary(seq[1])
 	s.Seq, _, ok1 = erlterm.Uint(seq[0])
 	s.UUID = string(uuid)
+	if len(seq) > 2 {
+		owner, _, ok := erlterm.Atom(seq[2])
+		if !ok {
+			return s, false
+		}
+		if string(owner) != s.Node {
+			s.Owner = string(owner)
+		}
+	}
 	return s, ok1 && ok2
 }
 

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/slipcover/slipcover/internal/serve"
+	"github.com/slipcover/slipcover/internal/serve/servetest"
 )
 
 // point is what the server answered of the database timeline at one step.
@@ -70,7 +71,7 @@ func TestChangesAsServer(t *testing.T) {
 		for name, s := range p.Shards {
 			must(t, os.Truncate(filepath.Join(data, filepath.FromSlash(name)+".couch"), s.Sizes.File))
 		}
-		r, m := backedUpDir(t, data)
+		r, m := servetest.Backup(t, data)
 		n, err := serve.OpenNode(t.Context(), r, m)
 		must(t, err)
 		t.Cleanup(n.Close)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/internal/manifest"
@@ -27,15 +28,23 @@ const mapFile = "_dbs.couch"
 
 // Node is a CouchDB node as a backup or a moment has it.
 type Node struct {
+	Manifest *manifest.Manifest
+
 	reader *repo.Reader
 	dbs    map[string]*Database
+	shards *Database // the shard map, nil if it isn't there
 }
 
 // Database is a database of a node. Its methods may be called by several goroutines.
 type Database struct {
 	Name   string
 	Shards []*Shard // by range
+	// Map says which nodes have which ranges. Of a database that no shard map names it has
+	// neither a suffix nor nodes.
+	Map    shard.Map
 	reader *repo.Reader
+
+	parted atomic.Pointer[bool] // whether it is partitioned, once that is known
 }
 
 // Shard is a shard of a database.
@@ -51,7 +60,7 @@ type Shard struct {
 // OpenNode opens what a manifest has. The databases are those of the shard map; where that isn't there, those that files are
 // named by. Close must be called.
 func OpenNode(ctx context.Context, r *repo.Repo, m *manifest.Manifest) (*Node, error) {
-	n := &Node{reader: r.NewReader(m, nil), dbs: map[string]*Database{}}
+	n := &Node{Manifest: m, reader: r.NewReader(m, nil), dbs: map[string]*Database{}}
 	files := map[string]*manifest.File{}
 	for _, f := range m.Files {
 		if f.Root == manifest.DataRoot && (f.Kind == manifest.Shard || f.Kind == manifest.System) {
@@ -68,13 +77,20 @@ func OpenNode(ctx context.Context, r *repo.Repo, m *manifest.Manifest) (*Node, e
 // Close closes all that was opened.
 func (n *Node) Close() {
 	for _, d := range n.dbs {
-		for _, s := range d.Shards {
-			if s.open != nil {
-				s.open.Close()
-			}
-		}
+		d.close()
+	}
+	if n.shards != nil {
+		n.shards.close()
 	}
 	n.reader.Close()
+}
+
+func (d *Database) close() {
+	for _, s := range d.Shards {
+		if s.open != nil {
+			s.open.Close()
+		}
+	}
 }
 
 // find makes the list of databases.
@@ -93,7 +109,12 @@ func (n *Node) find(ctx context.Context, files map[string]*manifest.File) error 
 		n.sort()
 		return nil
 	}
-	list, err := n.maps(ctx, f)
+	n.shards = &Database{Name: repo.DatabaseName(mapFile), reader: n.reader, Shards: []*Shard{{Range: shard.Full, File: f}}}
+	db, err := n.shards.Open(ctx, n.shards.Shards[0])
+	if err != nil {
+		return fmt.Errorf("read the shard map: %w", err)
+	}
+	list, err := shard.ReadMaps(db)
 	if err != nil {
 		return fmt.Errorf("read the shard map: %w", err)
 	}
@@ -102,6 +123,9 @@ func (n *Node) find(ctx context.Context, files map[string]*manifest.File) error 
 		slices.SortFunc(ranges, shard.Range.Compare)
 		for _, rg := range slices.Compact(ranges) {
 			n.add(m.DB, rg, files[shard.Name{Range: rg, DB: m.DB, Suffix: m.Suffix}.Path()])
+		}
+		if d := n.dbs[m.DB]; d != nil {
+			d.Map = m
 		}
 	}
 	n.sort()
@@ -123,18 +147,12 @@ func (n *Node) sort() {
 	}
 }
 
-// maps reads the shard maps.
-func (n *Node) maps(ctx context.Context, f *manifest.File) ([]shard.Map, error) {
-	file, err := n.reader.Database(ctx, f)
-	if err != nil {
-		return nil, err
+// ShardMaps returns the database of shard maps, or ErrNoDatabase. It is none of Databases.
+func (n *Node) ShardMaps() (*Database, error) {
+	if n.shards == nil {
+		return nil, fmt.Errorf("%w: %q", ErrNoDatabase, repo.DatabaseName(mapFile))
 	}
-	defer file.Close()
-	db, err := couchfile.OpenOffset(couchfile.WithContext(ctx, file), file.Size, file.Header)
-	if err != nil {
-		return nil, err
-	}
-	return shard.ReadMaps(db)
+	return n.shards, nil
 }
 
 // Databases returns the names of all databases, sorted.
@@ -176,11 +194,8 @@ func (d *Database) Open(ctx context.Context, s *Shard) (*couchfile.DB, error) {
 func (d *Database) ShardOf(ctx context.Context, id string) (*Shard, error) {
 	parted := false
 	if len(d.Shards) > 1 && strings.Contains(id, ":") { // only then it makes a difference
-		db, err := d.any(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if parted, err = db.Partitioned(); err != nil {
+		var err error
+		if parted, err = d.Partitioned(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -191,6 +206,22 @@ func (d *Database) ShardOf(ctx context.Context, id string) (*Shard, error) {
 		}
 	}
 	return nil, fmt.Errorf("no range of %s has the document %q: %w", d.Name, id, ErrNoShard)
+}
+
+// Partitioned reports whether documents are placed by the part of their id in front of the colon.
+func (d *Database) Partitioned(ctx context.Context) (bool, error) {
+	if p := d.parted.Load(); p != nil {
+		return *p, nil
+	}
+	db, err := d.any(ctx)
+	if err != nil {
+		return false, err
+	}
+	parted, err := db.Partitioned()
+	if err == nil {
+		d.parted.Store(&parted)
+	}
+	return parted, err
 }
 
 // any opens one of the shards that are there.

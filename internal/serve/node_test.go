@@ -1,7 +1,6 @@
 package serve_test
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -9,15 +8,11 @@ import (
 	"reflect"
 	"testing"
 
-	"filippo.io/age"
-
 	"github.com/slipcover/slipcover/couchfile"
-	"github.com/slipcover/slipcover/internal/backup"
 	"github.com/slipcover/slipcover/internal/manifest"
-	"github.com/slipcover/slipcover/internal/node"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/serve"
-	"github.com/slipcover/slipcover/internal/storage/mem"
+	"github.com/slipcover/slipcover/internal/serve/servetest"
 )
 
 const fixtures = "../../testdata/couchdb-3.5.0"
@@ -34,25 +29,7 @@ func backedUp(t *testing.T) (*repo.Repo, *manifest.Manifest) {
 	t.Helper()
 	data := t.TempDir()
 	must(t, os.CopyFS(data, os.DirFS(fixtures+"/data")))
-	return backedUpDir(t, data)
-}
-
-func backedUpDir(t *testing.T, data string) (*repo.Repo, *manifest.Manifest) {
-	t.Helper()
-	id, err := age.GenerateX25519Identity()
-	must(t, err)
-	store := mem.New()
-	_, err = repo.Init(t.Context(), store, repo.InitOptions{Recipients: []string{id.Recipient().String()}})
-	must(t, err)
-	r, err := repo.Open(context.Background(), store, repo.Options{Identities: []age.Identity{id}})
-	must(t, err)
-	n, err := node.Locate(t.Context(), node.Options{DataDir: data})
-	must(t, err)
-	res, err := backup.Run(t.Context(), backup.Options{Repo: r, Node: n, Instance: "node1", StateDir: t.TempDir(), Name: "test", Tool: "test"})
-	must(t, err)
-	m, err := r.Manifest(t.Context(), res.Record)
-	must(t, err)
-	return r, m
+	return servetest.Backup(t, data)
 }
 
 func read(t *testing.T, path string, to any) {

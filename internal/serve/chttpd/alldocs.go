@@ -1,0 +1,610 @@
+package chttpd
+
+import (
+	"errors"
+	"iter"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/internal/ejson"
+	"github.com/slipcover/slipcover/internal/mrargs"
+	"github.com/slipcover/slipcover/internal/sequence"
+	"github.com/slipcover/slipcover/internal/serve"
+)
+
+// docRange is a range of ids in the order of their bytes.
+type docRange struct {
+	from, to string // both included, unless exclusive
+	open     bool   // to is the end of all
+	without  bool   // to isn't included; from, when descending
+	none     bool
+}
+
+// afterAll is above every id.
+const afterAll = "\xff"
+
+// rangeOf returns the ids that arguments ask for. Keys that are no texts are below all ids, as in the order of Erlang's terms.
+func rangeOf(a *mrargs.Args) docRange {
+	start, end := boundOf(a.Start), boundOf(a.End)
+	if a.Descending {
+		start, end = end, start
+	}
+	rg := docRange{without: !a.InclusiveEnd}
+	if start.below {
+		rg.from = ""
+	} else {
+		rg.from = start.id
+	}
+	switch {
+	case end.below:
+		rg.none = true
+	default:
+		rg.to, rg.open = end.id, end.id == afterAll
+	}
+	return rg
+}
+
+// idBound is where a range of ids ends.
+type idBound struct {
+	id    string
+	below bool // below all ids
+}
+
+func boundOf(b mrargs.Bound) idBound {
+	if !b.Set {
+		return idBound{id: b.DocID}
+	}
+	s, ok := b.Key.(string)
+	return idBound{id: s, below: !ok}
+}
+
+// has reports whether an id is in the range, whichever way it is walked.
+func (rg docRange) has(id string) bool { return !rg.none && id >= rg.from && (rg.open || id <= rg.to) }
+
+// allDocs answers _all_docs, _design_docs and _local_docs.
+//
+// Source: CouchDB 3.5.0, src/fabric/src/fabric_view_all_docs.erl, src/couch_mrview/src/couch_mrview.erl.
+func (h *Handler) allDocs(r *request, d *serve.Database) error {
+	op := r.parts[1]
+	if len(r.parts) == 3 && r.parts[2] == "queries" {
+		return h.allDocsQueries(r, d, op)
+	}
+	if len(r.parts) > 2 {
+		return h.ofDocument(r, d)
+	}
+	var body ejson.Value
+	switch r.method {
+	case http.MethodGet:
+	case http.MethodPost:
+		if err := r.jsonType(); err != nil {
+			return err
+		}
+		o, err := r.objectBody()
+		if err != nil {
+			return err
+		}
+		body = o
+	default:
+		return methods("GET,HEAD,POST")
+	}
+	args, err := mrargs.ForAllDocs(r.query, body, r.method == http.MethodPost)
+	if err != nil {
+		return err
+	}
+	l, err := h.listing(r, d, op, args)
+	if err != nil {
+		return err
+	}
+	leave, err := h.walk(r)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return l.send()
+}
+
+func (h *Handler) allDocsQueries(r *request, d *serve.Database, op string) error {
+	if r.method != http.MethodPost {
+		return methods("POST")
+	}
+	o, err := r.objectBody()
+	if err != nil {
+		return err
+	}
+	parted, err := d.Partitioned(h.ctx)
+	if err != nil {
+		return err
+	}
+	list, err := mrargs.ForQueries(r.query, o, func(a *mrargs.Args) error { return a.CheckAllDocs(parted) })
+	if err != nil {
+		return err
+	}
+	leave, err := h.walk(r)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	r.w.beginJSON(http.StatusOK)
+	if err := r.w.writeString(`{"results":[`); err != nil {
+		return err
+	}
+	for i, args := range list {
+		sep := ",\r\n"
+		if i == 0 {
+			sep = "\r\n"
+		}
+		if err := r.w.writeString(sep); err != nil {
+			return err
+		}
+		l := &listing{h: h, r: r, d: d, op: op, args: args}
+		if err := l.send(); err != nil {
+			return err
+		}
+	}
+	return r.w.writeString("\r\n]}")
+}
+
+// listing is a list of documents that is answered with.
+type listing struct {
+	h    *Handler
+	r    *request
+	d    *serve.Database
+	op   string // _all_docs, _design_docs or _local_docs
+	args *mrargs.Args
+}
+
+func (h *Handler) listing(r *request, d *serve.Database, op string, args *mrargs.Args) (*listing, error) {
+	parted, err := d.Partitioned(h.ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := args.CheckAllDocs(parted); err != nil {
+		return nil, err
+	}
+	return &listing{h: h, r: r, d: d, op: op, args: args}, nil
+}
+
+// shards are those that can have rows: of a partition one.
+func (l *listing) shards() ([]*serve.Shard, error) {
+	if l.args.Partition == "" {
+		return l.d.Shards, nil
+	}
+	s, err := l.d.ShardOf(l.h.ctx, l.args.Partition+":foo")
+	if err != nil {
+		return nil, err
+	}
+	return []*serve.Shard{s}, nil
+}
+
+func (l *listing) send() error {
+	if l.args.Keys != nil {
+		return l.sendKeys()
+	}
+	shards, err := l.shards()
+	if err != nil {
+		return err
+	}
+	rg := rangeOf(l.args)
+	if l.op == "_design_docs" {
+		rg.from = max(rg.from, "_design/")
+		if rg.open || rg.to > "_design0" {
+			rg.to, rg.open = "_design0", false
+		}
+		rg.none = rg.none || rg.from > rg.to
+	}
+	total, offset := uint64(0), uint64(0)
+	var seqs []sequence.Shard
+	var dbs []*couchfile.DB
+	for _, s := range shards {
+		db, err := l.d.Open(l.h.ctx, s)
+		if err != nil {
+			return err
+		}
+		dbs = append(dbs, db)
+		seqs = append(seqs, sequence.Shard{Node: l.h.nodeName(), Range: s.Range, Seq: db.Header().UpdateSeq})
+		if l.op == "_local_docs" {
+			continue
+		}
+		n, off, err := l.counts(db, rg)
+		if err != nil {
+			return err
+		}
+		total, offset = total+n, offset+off
+	}
+	offset = min(total, offset+uint64(l.args.Skip))
+	meta := `{"total_rows":` + strconv.FormatUint(total, 10) + `,"offset":` + strconv.FormatUint(offset, 10)
+	if l.op == "_local_docs" {
+		meta = `{"total_rows":null,"offset":null`
+	}
+	if l.args.UpdateSeq {
+		if l.op == "_local_docs" {
+			meta += `,"update_seq":null`
+		} else {
+			meta += `,"update_seq":"` + sequence.Pack(seqs) + `"`
+		}
+	}
+	if err := l.begin(meta); err != nil {
+		return err
+	}
+	if l.op == "_local_docs" {
+		return l.rows(l.locals(dbs, rg))
+	}
+	return l.rows(l.documents(dbs, rg))
+}
+
+// counts returns how many rows a shard has, and how many are in front of the first that is asked for.
+func (l *listing) counts(db *couchfile.DB, rg docRange) (total, offset uint64, err error) {
+	i, err := db.Info()
+	if err != nil {
+		return 0, 0, err
+	}
+	total = i.DocCount
+	if l.op == "_design_docs" {
+		from, err := db.CountBefore("_design/")
+		if err != nil {
+			return 0, 0, err
+		}
+		to, err := db.CountBefore("_design0")
+		if err != nil {
+			return 0, 0, err
+		}
+		total = to.Docs - from.Docs
+	}
+	if l.args.Descending {
+		if rg.open {
+			return total, 0, nil
+		}
+		c, err := db.CountBefore(rg.to + "\x00")
+		if err != nil {
+			return 0, 0, err
+		}
+		return total, i.DocCount - c.Docs, nil
+	}
+	c, err := db.CountBefore(rg.from)
+	return total, c.Docs, err
+}
+
+// begin writes what comes before the rows.
+func (l *listing) begin(meta string) error {
+	if !l.r.w.begun {
+		l.r.w.beginJSON(http.StatusOK)
+	}
+	return l.r.w.writeString(meta + ",\"rows\":[\r\n")
+}
+
+// docRow is a row of a list.
+type docRow struct {
+	id   string
+	json func(dst []byte) ([]byte, error) // appends the row
+}
+
+// rows writes the rows that skip and limit leave, and ends the list.
+func (l *listing) rows(all iter.Seq2[docRow, error]) error {
+	skip, limit := l.args.Skip, l.args.Limit
+	var buf []byte
+	first := true
+	if limit > 0 {
+		for row, err := range all {
+			if err != nil {
+				return err
+			}
+			if skip > 0 {
+				skip--
+				continue
+			}
+			if buf = buf[:0]; !first {
+				buf = append(buf, ",\r\n"...)
+			}
+			first = false
+			if buf, err = row.json(buf); err != nil {
+				return err
+			}
+			if _, err := l.r.w.Write(buf); err != nil {
+				return err
+			}
+			if err := l.r.Context().Err(); err != nil {
+				return err
+			}
+			if limit--; limit == 0 {
+				break
+			}
+		}
+	}
+	return l.r.w.writeString("\r\n]}")
+}
+
+// documents iterates over the documents of shards that are in a range.
+func (l *listing) documents(dbs []*couchfile.DB, rg docRange) iter.Seq2[docRow, error] {
+	opts := l.docOptions()
+	return merged(dbs, l.args.Descending, func(db *couchfile.DB) iter.Seq2[docRow, error] {
+		bodies := db.Bodies()
+		return func(yield func(docRow, error) bool) {
+			if rg.none {
+				return
+			}
+			o := couchfile.DocsOptions{Start: rg.from, Descending: l.args.Descending}
+			if o.Descending {
+				if o.Start = rg.to; rg.open {
+					o.Start = ""
+				}
+			}
+			for info, err := range db.Docs(o) {
+				if err != nil {
+					yield(docRow{}, err)
+					return
+				}
+				if done := l.past(info.ID, rg); done {
+					return
+				}
+				if o.Descending && !rg.open && info.ID > rg.to {
+					continue
+				}
+				if !yield(docRow{info.ID, func(dst []byte) ([]byte, error) { return appendDocRow(dst, bodies, info, opts) }}, nil) {
+					return
+				}
+			}
+		}
+	})
+}
+
+// past reports whether an id is behind the end of a range.
+func (l *listing) past(id string, rg docRange) bool {
+	if l.args.Descending {
+		return id < rg.from || rg.without && id == rg.from && l.args.End.Set
+	}
+	return !rg.open && (id > rg.to || rg.without && id == rg.to)
+}
+
+// docOptions are those that include_docs shows documents with; nil without it.
+func (l *listing) docOptions() *couchfile.DocOptions {
+	if !l.args.IncludeDocs {
+		return nil
+	}
+	return &couchfile.DocOptions{Conflicts: l.args.Conflicts, Attachments: l.args.Attachments, AttEncodingInfo: l.args.AttEncodingInfo}
+}
+
+// jsoner reads documents.
+type jsoner interface {
+	RevisionJSON(*couchfile.DocInfo, couchfile.Revision, couchfile.DocOptions) ([]byte, error)
+}
+
+// appendDocRow appends a row of _all_docs.
+func appendDocRow(dst []byte, bodies jsoner, info *couchfile.DocInfo, opts *couchfile.DocOptions) ([]byte, error) {
+	w := info.Winner()
+	dst = appendText(append(dst, `{"id":`...), info.ID)
+	dst = appendText(append(dst, `,"key":`...), info.ID)
+	dst = appendText(append(dst, `,"value":{"rev":`...), w.Rev.String())
+	if w.Deleted {
+		dst = append(dst, `,"deleted":true`...)
+	}
+	dst = append(dst, '}')
+	if opts != nil {
+		dst = append(dst, `,"doc":`...)
+		if w.Deleted {
+			dst = append(dst, "null"...)
+		} else {
+			doc, err := bodies.RevisionJSON(info, w, *opts)
+			if err != nil {
+				return nil, err
+			}
+			dst = append(dst, doc...)
+		}
+	}
+	return append(dst, '}'), nil
+}
+
+func appendText(dst []byte, s string) []byte { return ejson.Append(dst, s) }
+
+// merged merges the rows of shards by their ids.
+func merged(dbs []*couchfile.DB, descending bool, of func(*couchfile.DB) iter.Seq2[docRow, error]) iter.Seq2[docRow, error] {
+	if len(dbs) == 1 {
+		return of(dbs[0])
+	}
+	return func(yield func(docRow, error) bool) {
+		type head struct {
+			row  docRow
+			next func() (docRow, error, bool)
+		}
+		var heads []*head
+		advance := func(h *head) (ok bool, err error) {
+			h.row, err, ok = h.next()
+			return ok, err
+		}
+		for _, db := range dbs {
+			next, stop := iter.Pull2(of(db))
+			defer stop()
+			h := &head{next: next}
+			ok, err := advance(h)
+			if err != nil {
+				yield(docRow{}, err)
+				return
+			}
+			if ok {
+				heads = append(heads, h)
+			}
+		}
+		for len(heads) > 0 {
+			k := 0
+			for i, h := range heads {
+				if c := strings.Compare(h.row.id, heads[k].row.id); c < 0 && !descending || c > 0 && descending {
+					k = i
+				}
+			}
+			if !yield(heads[k].row, nil) {
+				return
+			}
+			ok, err := advance(heads[k])
+			if err != nil {
+				yield(docRow{}, err)
+				return
+			}
+			if !ok {
+				heads = slices.Delete(heads, k, k+1)
+			}
+		}
+	}
+}
+
+// locals iterates over local documents, those that clients wrote here among them.
+func (l *listing) locals(dbs []*couchfile.DB, rg docRange) iter.Seq2[docRow, error] {
+	return func(yield func(docRow, error) bool) {
+		ids := l.h.locals.ids(l.d.Name)
+		for _, db := range dbs {
+			for doc, err := range db.LocalDocs(rg.from) {
+				if err != nil {
+					yield(docRow{}, err)
+					return
+				}
+				b, err := doc.JSON()
+				if err != nil {
+					yield(docRow{}, err)
+					return
+				}
+				if l.r.is("include_system", "true") || !systemLocal(doc.ID, b) {
+					ids = append(ids, doc.ID)
+				}
+			}
+		}
+		slices.Sort(ids)
+		ids = slices.Compact(ids)
+		if l.args.Descending {
+			slices.Reverse(ids)
+		}
+		for _, id := range ids {
+			if !rg.has(id) || l.past(id, rg) {
+				continue
+			}
+			b, rev, err := l.h.localJSON(l.d, id)
+			var f fail
+			if errors.As(err, &f) { // deleted since
+				continue
+			}
+			row := docRow{id, func(dst []byte) ([]byte, error) { return appendLocalRow(dst, id, rev, b, l.args.IncludeDocs), nil }}
+			if !yield(row, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+func appendLocalRow(dst []byte, id string, rev int64, doc []byte, include bool) []byte {
+	dst = appendText(append(dst, `{"id":`...), id)
+	dst = appendText(append(dst, `,"key":`...), id)
+	dst = append(strconv.AppendInt(append(dst, `,"value":{"rev":"0-`...), rev, 10), `"}`...)
+	if include {
+		dst = append(append(dst, `,"doc":`...), doc...)
+	}
+	return append(dst, '}')
+}
+
+// systemLocal reports whether a local document is a checkpoint of CouchDB's own, which isn't listed.
+//
+// Source: CouchDB 3.5.0, src/couch_mrview/src/couch_mrview.erl, should_skip_local_document.
+func systemLocal(id string, doc []byte) bool {
+	var fields []string
+	switch {
+	case strings.HasPrefix(id, "_local/purge-"):
+		fields = []string{"purge_seq"}
+	case strings.HasPrefix(id, "_local/shard-sync"):
+		fields = []string{"target_uuid", "seq"}
+	default:
+		return false
+	}
+	v, err := ejson.Parse(doc)
+	o, ok := v.(ejson.Object)
+	for _, f := range fields {
+		_, has := o.Get(f)
+		ok = ok && has
+	}
+	return ok && err == nil
+}
+
+// sendKeys answers with the documents that keys name, in their order.
+func (l *listing) sendKeys() error {
+	keys := slices.Clone(l.args.Keys)
+	if l.args.Descending {
+		slices.Reverse(keys)
+	}
+	keys = keys[min(l.args.Skip, int64(len(keys))):]
+	keys = keys[:min(l.args.Limit, int64(len(keys)))]
+	for _, k := range keys { // rather than in the middle of an answer
+		if id, ok := k.(string); ok {
+			if err := l.h.placeable(l.d, id); err != nil {
+				return err
+			}
+		}
+	}
+	prefix := map[string]string{"_design_docs": "_design/", "_local_docs": "_local/"}[l.op]
+	total := uint64(0)
+	err := l.h.each(l.d, func(_ *serve.Shard, db *couchfile.DB) error {
+		n, _, err := l.counts(db, docRange{open: true})
+		total += n
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	meta := `{"total_rows":` + strconv.FormatUint(total, 10) + `,"offset":null`
+	if l.op == "_local_docs" {
+		meta = `{"total_rows":null,"offset":null`
+	}
+	if l.args.UpdateSeq {
+		meta += `,"update_seq":null`
+	}
+	if err := l.begin(meta); err != nil {
+		return err
+	}
+	first := true
+	for _, k := range keys {
+		id, ok := k.(string)
+		if prefix != "" && (!ok || !strings.HasPrefix(id, prefix)) {
+			continue
+		}
+		var b []byte
+		if !first {
+			b = append(b, ",\r\n"...)
+		}
+		first = false
+		if b, err = l.keyRow(b, k); err != nil {
+			return err
+		}
+		if _, err := l.r.w.Write(b); err != nil {
+			return err
+		}
+	}
+	return l.r.w.writeString("\r\n]}")
+}
+
+// keyRow appends the row of a document that was asked for by its id.
+func (l *listing) keyRow(dst []byte, key ejson.Value) ([]byte, error) {
+	none := func() []byte {
+		return ejson.Append(dst, ejson.Object{{Name: "key", Value: key}, {Name: "error", Value: "not_found"}})
+	}
+	id, ok := key.(string)
+	if !ok {
+		return none(), nil
+	}
+	if strings.HasPrefix(id, "_local/") {
+		doc, rev, err := l.h.localJSON(l.d, id)
+		var f fail
+		if errors.As(err, &f) {
+			return none(), nil
+		}
+		return appendLocalRow(dst, id, rev, doc, l.args.IncludeDocs), err
+	}
+	db, err := l.h.find(l.d, id)
+	if err != nil {
+		return nil, err
+	}
+	info, err := db.DocInfo(id)
+	if errors.Is(err, couchfile.ErrNotFound) {
+		return none(), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return appendDocRow(dst, db, info, l.docOptions())
+}

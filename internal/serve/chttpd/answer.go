@@ -1,0 +1,312 @@
+package chttpd
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/internal/ejson"
+	"github.com/slipcover/slipcover/internal/mrargs"
+	"github.com/slipcover/slipcover/internal/serve"
+)
+
+// fail is an answer that says what is wrong, in CouchDB's words.
+type fail struct {
+	status       int
+	name, reason string
+	header       [2]string // one more
+}
+
+func (f fail) Error() string { return f.name + ": " + f.reason }
+
+// Failures of the server's own.
+func badRequest(format string, args ...any) error {
+	return fail{status: http.StatusBadRequest, name: "bad_request", reason: fmt.Sprintf(format, args...)}
+}
+
+func notFound(reason string) error {
+	return fail{status: http.StatusNotFound, name: "not_found", reason: reason}
+}
+
+func notImplemented(format string, args ...any) error {
+	return fail{status: http.StatusNotImplemented, name: "not_implemented", reason: fmt.Sprintf(format, args...)}
+}
+
+func methods(allowed string) error {
+	return fail{status: http.StatusMethodNotAllowed, name: "method_not_allowed", reason: "Only " + allowed + " allowed", header: [2]string{"Allow", allowed}}
+}
+
+// errReadOnly answers what would write.
+var errReadOnly = fail{status: http.StatusForbidden, name: "forbidden", reason: "This is a backup, which can only be read."}
+
+var (
+	errNoDB    = notFound("Database does not exist.")
+	errMissing = notFound("missing")
+)
+
+// answer writes an answer. Nothing is sent before begin.
+type answer struct {
+	w     http.ResponseWriter
+	head  bool
+	begun bool
+	buf   *bufio.Writer
+	end   string // what finish writes
+}
+
+// begin sends the status and the headers.
+func (a *answer) begin(status int) {
+	a.begun = true
+	a.w.WriteHeader(status)
+	a.buf = bufio.NewWriterSize(a.w, 32<<10)
+}
+
+// beginJSON begins an answer of JSON whose length isn't known.
+func (a *answer) beginJSON(status int) {
+	a.jsonHeaders()
+	a.beginChunked(status)
+	a.end = "\n"
+}
+
+// beginChunked begins an answer whose length isn't known. Package net/http would find it out for short ones.
+func (a *answer) beginChunked(status int) {
+	a.w.Header().Set("Transfer-Encoding", "chunked")
+	a.begin(status)
+}
+
+func (a *answer) jsonHeaders() {
+	setDefault(a.w.Header(), "Cache-Control", "must-revalidate")
+	setDefault(a.w.Header(), "Content-Type", "application/json")
+}
+
+func setDefault(h http.Header, name, value string) {
+	if h.Get(name) == "" {
+		h.Set(name, value)
+	}
+}
+
+// Write writes to an answer that has begun. To a HEAD it writes nothing.
+func (a *answer) Write(b []byte) (int, error) {
+	if a.head {
+		return len(b), nil
+	}
+	return a.buf.Write(b)
+}
+
+func (a *answer) writeString(s string) error {
+	_, err := io.WriteString(a, s)
+	return err
+}
+
+// flush sends what was written.
+func (a *answer) flush() error {
+	if a.head {
+		return nil
+	}
+	if err := a.buf.Flush(); err != nil {
+		return err
+	}
+	return http.NewResponseController(a.w).Flush()
+}
+
+// finish ends an answer that has begun.
+func (a *answer) finish() error {
+	if !a.begun || a.head {
+		return nil
+	}
+	if a.end != "" {
+		if _, err := a.buf.WriteString(a.end); err != nil {
+			return err
+		}
+	}
+	return a.buf.Flush()
+}
+
+// json answers with a value.
+func (r *request) json(status int, v ejson.Value) error { return r.raw(status, ejson.Append(nil, v)) }
+
+// raw answers with JSON.
+func (r *request) raw(status int, b []byte) error {
+	r.w.jsonHeaders()
+	r.w.w.Header().Set("Content-Length", strconv.Itoa(len(b)+1))
+	r.w.begin(status)
+	r.w.end = "\n"
+	_, err := r.w.Write(b)
+	return err
+}
+
+// failed answers with what is wrong, or cuts an answer off that has begun.
+func (r *request) failed(err error) {
+	var f fail
+	var args *mrargs.Error
+	switch {
+	case errors.As(err, &f):
+	case errors.As(err, &args):
+		f = fail{status: args.Status, name: args.Name, reason: args.Reason}
+	case r.Context().Err() != nil || errors.Is(err, context.Canceled):
+		panic(http.ErrAbortHandler) // who asked has left
+	default:
+		f = r.translate(err)
+		if f.status >= http.StatusInternalServerError {
+			r.h.o.Log.Error("a request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+		}
+	}
+	if r.w.begun {
+		panic(http.ErrAbortHandler)
+	}
+	hd := r.w.w.Header()
+	for name := range hd {
+		if !slices.Contains([]string{"Server", "X-Couch-Request-Id", "X-Couchdb-Body-Time", "Set-Cookie"}, name) {
+			hd.Del(name) // of the answer that it isn't
+		}
+	}
+	if f.header[0] != "" {
+		hd.Set(f.header[0], f.header[1])
+	}
+	v := ejson.Object{{Name: "error", Value: f.name}, {Name: "reason", Value: f.reason}}
+	if err := r.json(f.status, v); err == nil {
+		_ = r.w.finish() // the client is gone
+	}
+}
+
+// translate says in CouchDB's words what went wrong.
+func (r *request) translate(err error) fail {
+	var f fail
+	switch {
+	case errors.Is(err, serve.ErrNoDatabase):
+		errors.As(errNoDB, &f)
+	case errors.Is(err, couchfile.ErrDeleted):
+		return fail{status: http.StatusNotFound, name: "not_found", reason: "deleted"}
+	case errors.Is(err, couchfile.ErrNotFound), errors.Is(err, couchfile.ErrMissing):
+		errors.As(errMissing, &f)
+	case errors.Is(err, ejson.ErrInvalid):
+		return fail{status: http.StatusBadRequest, name: "bad_request", reason: "invalid UTF-8 JSON"}
+	case errors.Is(err, serve.ErrNoShard):
+		return fail{status: http.StatusServiceUnavailable, name: "service unavailable", reason: "The backup has no copy of a shard that is asked for: " + err.Error()}
+	default:
+		return fail{status: http.StatusInternalServerError, name: "internal_server_error", reason: "What is stored can't be read: " + err.Error()}
+	}
+	return f
+}
+
+// body reads the body of a request.
+func (r *request) body() ([]byte, error) {
+	b, err := io.ReadAll(http.MaxBytesReader(r.w.w, r.Body, mostBody))
+	var large *http.MaxBytesError
+	if errors.As(err, &large) {
+		return nil, fail{status: http.StatusRequestEntityTooLarge, name: "too_large", reason: "the request entity is too large"}
+	}
+	if err != nil {
+		return nil, badRequest("the request's body can't be read")
+	}
+	return r.decompress(b)
+}
+
+// objectBody reads a body that must be a JSON object. It may be called again.
+func (r *request) objectBody() (ejson.Object, error) {
+	if r.read {
+		return r.obj, nil
+	}
+	b, err := r.body()
+	if err != nil {
+		return nil, err
+	}
+	v, err := ejson.Parse(b)
+	if err != nil {
+		return nil, err
+	}
+	o, ok := v.(ejson.Object)
+	if !ok {
+		return nil, badRequest("Request body must be a JSON object")
+	}
+	r.obj, r.read = o, true
+	return o, nil
+}
+
+// jsonType refuses a body of another type.
+func (r *request) jsonType() error {
+	t := r.Header.Get("Content-Type")
+	if t == "" {
+		return fail{status: http.StatusUnsupportedMediaType, name: "bad_content_type", reason: "Content-Type must be application/json"}
+	}
+	if t, _, _ := strings.Cut(t, ";"); t != "application/json" {
+		return fail{status: http.StatusUnsupportedMediaType, name: "bad_content_type", reason: "Content-Type must be application/json"}
+	}
+	return nil
+}
+
+// etag answers 304 if the client has what an entity tag names, and sets the header else.
+func (r *request) etag(tag string) (done bool) {
+	r.w.w.Header()["Etag"] = []string{tag}
+	for t := range strings.FieldsFuncSeq(r.Header.Get("If-None-Match"), func(c rune) bool { return c == ',' || c == ' ' }) {
+		if strings.TrimPrefix(t, "W/") == tag {
+			r.w.begin(http.StatusNotModified)
+			return true
+		}
+	}
+	return false
+}
+
+// accepts reports whether a client takes a content type, as mochiweb does: it takes all if it says nothing.
+func (r *request) accepts(ctype string) bool {
+	header := strings.Join(r.Header.Values("Accept"), ",")
+	if header == "" {
+		return true
+	}
+	group, _, _ := strings.Cut(ctype, "/")
+	group += "/*"
+	takes := false
+	for p := range strings.SplitSeq(header, ",") {
+		name, params, _ := strings.Cut(p, ";")
+		name = strings.TrimSpace(name)
+		q := quality(params)
+		if q == 0 && (name == ctype || name == group) {
+			return false
+		}
+		takes = takes || q > 0 && (name == "*/*" || name == ctype || name == group)
+	}
+	return takes
+}
+
+// quality reads q=0.5 out of parameters, 1 if it isn't there.
+func quality(params string) float64 {
+	for p := range strings.SplitSeq(params, ";") {
+		if v, ok := strings.CutPrefix(strings.TrimSpace(p), "q="); ok {
+			if f, err := strconv.ParseFloat(v, 64); err == nil {
+				return f
+			}
+		}
+	}
+	return 1
+}
+
+// decompress undoes what Content-Encoding says of a body.
+func (r *request) decompress(b []byte) ([]byte, error) {
+	switch enc := cmp.Or(r.Header.Get("Content-Encoding"), "identity"); enc {
+	case "identity":
+		return b, nil
+	case "gzip":
+		z, err := gzip.NewReader(bytes.NewReader(b))
+		if err == nil {
+			b, err = io.ReadAll(io.LimitReader(z, mostBody+1))
+		}
+		switch {
+		case err != nil:
+			return nil, badRequest("Request body is not properly gzipped.")
+		case len(b) > mostBody:
+			return nil, fail{status: http.StatusRequestEntityTooLarge, name: "too_large", reason: "the request entity is too large"}
+		}
+		return b, nil
+	default:
+		return nil, fail{status: http.StatusUnsupportedMediaType, name: "bad_content_type", reason: enc + " is not a supported content encoding."}
+	}
+}

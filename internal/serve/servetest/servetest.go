@@ -1,0 +1,59 @@
+// Package servetest gives the tests of what is read in place something to read.
+package servetest
+
+import (
+	"context"
+
+	"filippo.io/age"
+
+	"github.com/slipcover/slipcover/internal/backup"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/node"
+	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/serve"
+	"github.com/slipcover/slipcover/internal/storage"
+	"github.com/slipcover/slipcover/internal/storage/mem"
+	"github.com/slipcover/slipcover/internal/testenv"
+)
+
+// Backup backs up a data directory into a new repository in memory.
+func Backup(t testenv.TB, data string) (*repo.Repo, *manifest.Manifest) {
+	t.Helper()
+	return BackupTo(t, mem.New(), data)
+}
+
+// BackupTo is Backup into a storage.
+func BackupTo(t testenv.TB, store storage.Store, data string) (*repo.Repo, *manifest.Manifest) {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatalf("%v", err)
+		}
+	}
+	id, err := age.GenerateX25519Identity()
+	must(err)
+	_, err = repo.Init(context.Background(), store, repo.InitOptions{Recipients: []string{id.Recipient().String()}})
+	must(err)
+	r, err := repo.Open(context.Background(), store, repo.Options{Identities: []age.Identity{id}})
+	must(err)
+	n, err := node.Locate(context.Background(), node.Options{DataDir: data})
+	must(err)
+	res, err := backup.Run(context.Background(), backup.Options{Repo: r, Node: n, Instance: "node1", StateDir: t.TempDir(), Name: "test", Tool: "test"})
+	must(err)
+	m, err := r.Manifest(context.Background(), res.Record)
+	must(err)
+	return r, m
+}
+
+// Node opens a backup of a data directory.
+func Node(t testenv.TB, data string) *serve.Node {
+	t.Helper()
+	r, m := Backup(t, data)
+	n, err := serve.OpenNode(context.Background(), r, m)
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	t.Cleanup(n.Close)
+	return n
+}
