@@ -16,6 +16,8 @@ import (
 	"github.com/klauspost/compress/zlib"
 	"github.com/klauspost/compress/zstd"
 	"github.com/zeebo/xxh3"
+
+	"github.com/slipcover/slipcover/couchfile/erlterm"
 )
 
 // forgery is a file of size bytes that begins with data and has a hole of
@@ -600,11 +602,39 @@ var uses = []struct {
 		_, _ = db.Doc("doc-000000", DocOptions{Attachments: true})
 		return 0
 	}},
+	{"walk", func(_ context.Context, r io.ReaderAt, size int64) int { return useParts(r, size, 0) }},
+	{"groups", func(_ context.Context, r io.ReaderAt, size int64) int { return useParts(r, size, 1) }},
+	{"one group", func(_ context.Context, r io.ReaderAt, size int64) int { return useParts(r, size, 2) }},
 	{"scan", func(_ context.Context, r io.ReaderAt, size int64) int {
 		s := NewScanner(0)
 		_, _ = io.Copy(s, io.NewSectionReader(r, 0, min(size, 8<<20)))
 		return 0
 	}},
+}
+
+// useParts walks or folds the first tree, in one pass, as if its keys were in an order that they aren't in.
+func useParts(r io.ReaderAt, size int64, how int) int {
+	var tree *Tree
+	if db, err := Open(r, size); err == nil {
+		tree = db.IDTree()
+	} else if v, err := OpenView(r, size); err == nil && len(v.Trees()) > 0 {
+		tree = v.Trees()[0]
+	}
+	if tree == nil {
+		return 0
+	}
+	n := 0
+	part := Part{Reverse: true, Start: func(erlterm.Term) (int, error) {
+		n++
+		return n%5 - 2, nil
+	}}
+	if how == 0 {
+		_ = tree.Walk(part, Visitor{Passed: func(Entry) error { return nil }, PassedBelow: func(erlterm.Term) error { return nil },
+			Visit: func(Entry) (bool, error) { return true, nil }})
+		return 0
+	}
+	_ = tree.Groups(part, func(_, _ erlterm.Term) (bool, error) { return how == 2, nil }, func(Group) (bool, error) { return true, nil })
+	return 0
 }
 
 func verified(ctx context.Context, r io.ReaderAt, size int64, opts VerifyOptions) int {

@@ -167,6 +167,9 @@ func useAll(t *testing.T, b []byte) {
 	if _, err := Points(r, size); err != nil {
 		t.Fatalf("Points: %v", err)
 	}
+	for how := range 3 {
+		useParts(bytes.NewReader(b), size, how)
+	}
 	if v, err := OpenView(r, size); err == nil {
 		for _, tree := range append(v.Trees(), v.IDTree()) {
 			for range tree.All(nil, true) {
