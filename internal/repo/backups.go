@@ -666,8 +666,40 @@ func (r *Repo) Manifest(ctx context.Context, rec *manifest.Record) (*manifest.Ma
 	return m, nil
 }
 
+// partOf reads some of the files of rec's manifest, which must have the hash that rec gives. It is not for who writes
+// a manifest, or counts what is in it.
+func (r *Repo) partOf(ctx context.Context, rec *manifest.Record, p manifest.Part) (*manifest.Manifest, error) {
+	b, err := r.sealedManifest(ctx, rec)
+	if err != nil {
+		return nil, err
+	}
+	m, err := r.openManifestBy(ctx, rec, b, func(text io.Reader) (*manifest.Manifest, error) {
+		return manifest.DecodePart(text, rec.Counts(), p)
+	})
+	if errors.Is(err, manifest.ErrNotLines) {
+		m, err = r.Manifest(ctx, rec)
+		if err == nil {
+			m.Files = slices.DeleteFunc(m.Files, func(f *manifest.File) bool { return !p.Wanted(f) })
+		}
+		return m, err
+	}
+	if err == nil && (m.ID != rec.ID || m.Instance != rec.Instance) {
+		err = fmt.Errorf("%w: it is the manifest of %s/%s", ErrCorrupt, m.Instance, m.ID)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", r.manifestKey(rec.Instance, rec.ID), err)
+	}
+	return m, nil
+}
+
 // openManifest opens b, the object of rec's manifest.
 func (r *Repo) openManifest(ctx context.Context, rec *manifest.Record, b []byte) (*manifest.Manifest, error) {
+	return r.openManifestBy(ctx, rec, b, func(text io.Reader) (*manifest.Manifest, error) {
+		return manifest.Decode(text, rec.Counts())
+	})
+}
+
+func (r *Repo) openManifestBy(ctx context.Context, rec *manifest.Record, b []byte, decode func(io.Reader) (*manifest.Manifest, error)) (*manifest.Manifest, error) {
 	src := io.Reader(bytes.NewReader(b))
 	if r.config.Encrypted() {
 		var err error
@@ -680,7 +712,7 @@ func (r *Repo) openManifest(ctx context.Context, rec *manifest.Record, b []byte)
 		return nil, err
 	}
 	defer z.Close()
-	m, err := manifest.Decode(&bounded{z, manifestBound(int64(len(b))) + 1}, rec.Counts())
+	m, err := decode(&bounded{z, manifestBound(int64(len(b))) + 1})
 	if err != nil {
 		return nil, errors.Join(ErrCorrupt, err)
 	}

@@ -1,17 +1,21 @@
 package repo
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/internal/manifest"
@@ -76,6 +80,9 @@ type seenShard struct {
 	uuid  string
 	tick  int64
 	gone  bool
+
+	generation string
+	compacted  uint64
 }
 
 // seeker looks for commits.
@@ -102,7 +109,7 @@ func (s *seeker) keep(l *Link) {
 			continue
 		}
 		for _, c := range f.Cuts {
-			out = append(out, seenShard{path: f.Path, seq: c.Seq, purge: c.Purge, uuid: f.Header.UUID, tick: c.Tick})
+			out = append(out, seenShard{path: f.Path, seq: c.Seq, purge: c.Purge, uuid: f.Header.UUID, tick: c.Tick, generation: f.Generation, compacted: c.Compacted})
 		}
 	}
 	for _, g := range l.Tick.Gone {
@@ -124,18 +131,56 @@ func (s *seeker) backup(ctx context.Context, i int) (map[string]seenShard, error
 	if m := s.manifests[i]; m != nil {
 		return m, nil
 	}
-	m, err := s.repo.Manifest(ctx, s.h.Backups[i])
+	out, err := s.read(ctx, i)
+	if err == nil {
+		s.manifests[i] = out
+	}
+	return out, err
+}
+
+func (s *seeker) read(ctx context.Context, i int) (map[string]seenShard, error) {
+	m, err := s.repo.partOf(ctx, s.h.Backups[i], partOfDatabase(s.want.DB))
 	if err != nil {
 		return nil, err
 	}
 	out := map[string]seenShard{}
 	for _, f := range m.Files {
-		if f.Root == manifest.DataRoot && f.Kind != manifest.View && f.Header != nil && DatabaseName(f.Path) == s.want.DB {
-			out[f.Path] = seenShard{path: f.Path, seq: f.Header.UpdateSeq, purge: f.Header.PurgeSeq, uuid: f.Header.UUID}
+		out[f.Path] = seenShard{path: f.Path, seq: f.Header.UpdateSeq, purge: f.Header.PurgeSeq, uuid: f.Header.UUID, generation: f.Generation, compacted: f.Header.CompactedSeq}
+	}
+	return out, nil
+}
+
+// partOfDatabase is what a manifest says of the files of a database.
+func partOfDatabase(db string) manifest.Part {
+	name, _ := json.Marshal(db) // a string
+	name = name[1 : len(name)-1]
+	shards, local := slices.Concat([]byte("/"), name, []byte(".")), slices.Concat([]byte(`"`), name, []byte(`.couch"`))
+	return manifest.Part{
+		Line: func(line []byte) bool { return bytes.Contains(line, shards) || bytes.Contains(line, local) },
+		Wanted: func(f *manifest.File) bool {
+			return f.Root == manifest.DataRoot && f.Kind != manifest.View && f.Header != nil && DatabaseName(f.Path) == db
+		},
+	}
+}
+
+// readAll reads what all backups have of the database.
+func (s *seeker) readAll(ctx context.Context) error {
+	list := make([]map[string]seenShard, len(s.h.Backups))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(max(4, runtime.GOMAXPROCS(0)))
+	for i := range list {
+		g.Go(func() (err error) {
+			list[i], err = s.read(ctx, i)
+			return err
+		})
+	}
+	err := g.Wait()
+	for i, x := range list {
+		if err == nil {
+			s.manifests[i] = x
 		}
 	}
-	s.manifests[i] = out
-	return out, nil
+	return err
 }
 
 // each calls fn with the shards of the database at each moment from the newest backup on that is not behind event i,

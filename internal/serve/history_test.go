@@ -78,8 +78,9 @@ func TestHistoryAsServer(t *testing.T) {
 				want = append(want, step{rev, i, i})
 			}
 		}
-		got, err := serve.History(t.Context(), r, "node1", "timeline", id)
+		history, err := serve.History(t.Context(), r, "node1", "timeline", id)
 		must(t, err)
+		got := history.States
 		if len(got) != len(want) {
 			t.Errorf("%s: %+v, want %+v", id, got, want)
 			continue

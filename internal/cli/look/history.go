@@ -1,9 +1,12 @@
 package look
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -11,6 +14,7 @@ import (
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/internal/cli/core"
 	"github.com/slipcover/slipcover/internal/cli/open"
+	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/serve"
 )
 
@@ -24,12 +28,12 @@ func newHistory(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "history DB DOC",
 		Short: "List the revisions of a document that backups and moments still have",
-		Long: `List every state of a document that a backup, or a moment that was shipped, still has: when it was first and last seen, what
-had become of the document, its winning revision with how many other leaves it has, and a backup that has it. "get --at" or "get --backup" prints one, "diff"
-compares two.
+		Long: `List every revision of a document whose body a backup, or a moment that was shipped, still has: leaves, and older ones that no compaction
+has removed from that file. Of each it tells the first and the last backup or moment that has it, what became of the document by it, what it was in the
+newest one that has the document, and the newest backup that has it. "get --backup ID --rev REV" prints one, "diff" compares two states. It tells when a
+document was purged, too. With --json it lists the states as well: the winning revision and the other leaves.
 
-The sequences of the document's shard tell in which backups and moments it can differ: of those in which its last change is the
-same only one is opened.`,
+Of backups and moments whose file goes on from one to the next the last one is opened, and none in which the document can't be another one.`,
 		Args: core.Arguments(2, 2, "a DB and a DOC"),
 		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, args []string) error {
 			return runHistory(ctx, env, s, o, args[0], args[1])
@@ -41,7 +45,7 @@ same only one is opened.`,
 }
 
 type historyJSON struct {
-	States  []serve.DocState  `json:"states"`
+	*serve.DocHistory
 	Storage *core.TrafficJSON `json:"storage"`
 }
 
@@ -74,21 +78,37 @@ func runHistory(ctx context.Context, env *core.Env, s *core.Settings, o *history
 	if env.JSON {
 		return core.PrintJSON(env.Stdout, historyJSON{list, env.TrafficJSON()})
 	}
+	return printHistory(env.Stdout, list, zone)
+}
+
+func printHistory(w io.Writer, h *serve.DocHistory, zone *time.Location) error {
 	at := func(t time.Time) string { return t.In(zone).Format("2006-01-02 15:04:05") }
-	name, _ := list[0].First.In(zone).Zone()
-	rows := make([][]string, len(list))
-	for i, x := range list {
-		backup, rev := "only moments", x.Rev
-		if x.From != "" {
-			backup = string(x.From)
+	last := h.States[len(h.States)-1]
+	is := map[string]string{}
+	for _, l := range last.Leaves {
+		is[l.Rev] = "conflict"
+		if l.Deleted {
+			is[l.Rev] = "deleted leaf"
 		}
-		if n := len(x.Leaves); n > 0 {
-			rev += fmt.Sprintf(" (+%d)", n)
-		}
-		if rev == "" {
-			rev = "-"
-		}
-		rows[i] = []string{at(x.First), at(x.Last), string(x.Kind), rev, backup}
 	}
-	return core.Table(env.Stdout, []string{"FIRST SEEN (" + name + ")", "LAST SEEN", "WHAT", "REVISION", "BACKUP"}, rows)
+	if last.Kind != serve.DocPurged {
+		is[last.Rev] = "winner"
+	}
+	row := func(first, last time.Time, kind serve.ChangeKind, rev, is string, backup manifest.BackupID) []string {
+		return []string{at(first), at(last), string(kind), rev, is, cmp.Or(string(backup), "only moments")}
+	}
+	purges := slices.DeleteFunc(slices.Clone(h.States), func(s serve.DocState) bool { return s.Kind != serve.DocPurged })
+	var rows [][]string
+	for _, r := range h.Revisions {
+		for len(purges) > 0 && !purges[0].First.After(r.First) {
+			rows = append(rows, row(purges[0].First, purges[0].Last, serve.DocPurged, "-", "", purges[0].From))
+			purges = purges[1:]
+		}
+		rows = append(rows, row(r.First, r.Last, r.Kind, r.Rev, cmp.Or(is[r.Rev], "older"), r.From))
+	}
+	for _, p := range purges {
+		rows = append(rows, row(p.First, p.Last, serve.DocPurged, "-", "", p.From))
+	}
+	name, _ := h.States[0].First.In(zone).Zone()
+	return core.Table(w, []string{"FIRST SEEN (" + name + ")", "LAST SEEN", "WHAT", "REVISION", "NOW", "BACKUP"}, rows)
 }
