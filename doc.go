@@ -45,6 +45,8 @@
 //	internal/shard     names, ranges and maps of shards
 //	internal/mrargs    the arguments of view queries, and CouchDB's words for wrong ones
 //	internal/sequence  the sequences that CouchDB shows of databases
+//	internal/ejson     JSON values as CouchDB holds them
+//	internal/collate   their order
 //	internal/durable   writes that survive a power cut
 //
 // Only for tests and measuring:

@@ -30,6 +30,7 @@ var allowed = map[string][]string{
 	"internal/shard":     {"couchfile"},
 	"internal/ejson":     {"couchfile/erlterm"},
 	"internal/mrargs":    {"internal/ejson"},
+	"internal/collate":   {"internal/ejson"},
 	"internal/sequence":  {"couchfile/erlterm", "internal/shard"},
 	"internal/manifest":  {},
 	"internal/durable":   {},
