@@ -47,6 +47,7 @@
 //	internal/sequence  the sequences that CouchDB shows of databases
 //	internal/ejson     JSON values as CouchDB holds them
 //	internal/collate   their order
+//	internal/mango     CouchDB's selectors, and what its _find and _explain say
 //	internal/durable   writes that survive a power cut
 //
 // Only for tests and measuring:

@@ -31,6 +31,7 @@ var allowed = map[string][]string{
 	"internal/ejson":     {"couchfile/erlterm"},
 	"internal/mrargs":    {"internal/ejson"},
 	"internal/collate":   {"internal/ejson"},
+	"internal/mango":     {"couchfile/erlterm", "internal/collate", "internal/ejson"},
 	"internal/sequence":  {"couchfile/erlterm", "internal/shard"},
 	"internal/manifest":  {},
 	"internal/durable":   {},

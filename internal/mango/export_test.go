@@ -1,0 +1,7 @@
+package mango
+
+var (
+	EncodeBookmark = encodeBookmark
+	DecodeBookmark = decodeBookmark
+	Translate      = translate
+)
