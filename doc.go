@@ -43,6 +43,7 @@
 //	internal/userfile  paths with a ~, and small files as all editors save them
 //	internal/localhost the name localhost, without a resolver
 //	internal/shard     names, ranges and maps of shards
+//	internal/viewindex what views answer, out of stored indexes
 //	internal/mrargs    the arguments of view queries, and CouchDB's words for wrong ones
 //	internal/sequence  the sequences that CouchDB shows of databases
 //	internal/ejson     JSON values as CouchDB holds them

@@ -32,6 +32,7 @@ var allowed = map[string][]string{
 	"internal/mrargs":    {"internal/ejson"},
 	"internal/collate":   {"internal/ejson"},
 	"internal/mango":     {"couchfile/erlterm", "internal/collate", "internal/ejson"},
+	"internal/viewindex": {"couchfile", "couchfile/couchwriter", "couchfile/erlterm", "internal/collate", "internal/ejson", "internal/mrargs", "internal/shard"},
 	"internal/sequence":  {"couchfile/erlterm", "internal/shard"},
 	"internal/manifest":  {},
 	"internal/durable":   {},
