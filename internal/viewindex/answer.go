@@ -37,7 +37,7 @@ type Answer struct {
 	// Seqs are the sequences of the shards' indexes that were asked, as given to Rows, and Shards which ones those are.
 	Seqs   []uint64
 	Shards []int
-	// Rows must be read once. It ends with an error of reading, an *Unable, or the context's.
+	// Rows must be read once, if only its beginning. It ends with an error of reading, an *Unable, or the context's.
 	Rows iter.Seq2[Row, error]
 }
 
@@ -188,16 +188,13 @@ func (r *reader) parts() []couchfile.Part {
 		return []couchfile.Part{part(start, end)}
 	}
 	var out []couchfile.Part
-	for i := range r.keys() {
-		k := r.keys()[i]
+	for _, k := range keysOf(a) {
 		out = append(out, part(&k, &k))
 	}
 	return out
 }
 
-// keys are the keys that are asked for, in the order of rows: those of reductions are never turned around.
-func (r *reader) keys() ejson.Array { return keysOf(r.args) }
-
+// keysOf are the keys that are asked for, in the order of rows: those of reductions are never turned around.
 func keysOf(a *mrargs.Args) ejson.Array {
 	if !a.Descending || a.Kind == mrargs.Reduce {
 		return a.Keys

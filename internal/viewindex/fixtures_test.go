@@ -108,7 +108,7 @@ func (f *fixture) query(t testing.TB, path string) (rows string, err error) {
 	a, err := mrargs.ForView(q, nil, false)
 	must(t, err)
 	must(t, v.Check(a))
-	return answer(t.Context(), v, f.shards(t, d), a)
+	return answer(t.Context(), v, f.shards(t, d), a, nil)
 }
 
 // What the server answered of views comes out of its files, and the signatures of design documents are the names of their indexes.
@@ -187,7 +187,7 @@ func TestUnable(t *testing.T) {
 		a, err := mrargs.ForView(mrargs.ParseQuery(query), nil, false)
 		must(t, err)
 		must(t, v.Check(a))
-		_, err = answer(t.Context(), v, shards, a)
+		_, err = answer(t.Context(), v, shards, a, nil)
 		return err
 	}
 	older := func(t *testing.T, s viewindex.Shard, i int) viewindex.Shard { // at the shard's first commit with documents

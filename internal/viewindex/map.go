@@ -87,7 +87,11 @@ func (v *View) mapRows(ans *Answer, readers []*reader, a *mrargs.Args) error {
 		}
 		skip = 0
 	}
-	m := &mapMerge{view: v, args: a, keys: keysOf(a)}
+	m := &mapMerge{view: v, args: a, ranks: map[string]int{}}
+	for i, k := range keysOf(a) { // of a key that is asked for twice the last one counts
+		m.keys = append(m.keys, v.bound(a, k))
+		m.ranks[string(m.keys[i].term)] = i
+	}
 	for _, r := range readers {
 		n, err := r.total()
 		if err != nil {
@@ -125,7 +129,8 @@ type mapHead struct {
 type mapMerge struct {
 	view  *View
 	args  *mrargs.Args
-	keys  ejson.Array
+	keys  []key
+	ranks map[string]int // of keys by their terms
 	heads []*mapHead
 	stops []func()
 }
@@ -141,16 +146,21 @@ func (m *mapMerge) advance(h *mapHead) (err error) {
 	if h.row, err, h.ok = h.next(); err != nil || !h.ok || m.args.Keys == nil {
 		return err
 	}
-	h.rank = 0
-	for i, k := range m.keys { // of a key that is asked for twice the last one counts
-		c, err := m.view.order.keys(h.row.key, m.view.bound(m.args, k))
+	var known bool
+	if h.rank, known = m.ranks[string(h.row.key.term)]; known {
+		return nil
+	}
+	for i, k := range m.keys { // it may be equal to one that isn't the same
+		c, err := m.view.order.keys(h.row.key, k)
 		if err != nil {
 			return err
 		}
 		if c == 0 {
 			h.rank = i
+			break
 		}
 	}
+	m.ranks[string(h.row.key.term)] = h.rank
 	return nil
 }
 
