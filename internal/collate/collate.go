@@ -23,7 +23,7 @@ import (
 const Highest = "\xff\xff\xff\xff"
 
 // Compare orders two values as views do. It is negative if a comes before b, 0 if they are equal in this
-// order, and positive if a comes after b.
+// order, and positive if a comes after b. Values are those that ejson.Parse makes; anything else counts as null.
 func Compare(a, b ejson.Value) int { return compare(a, b, viewOrder, CompareStrings) }
 
 // Raw orders two values as views with "collation": "raw" and Erlang do: numbers, false, null, true, objects, arrays,

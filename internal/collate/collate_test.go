@@ -31,18 +31,18 @@ type row struct {
 }
 
 // check holds rows in a server's order against ours: each pair of neighbours, and pairs that are further apart.
-func check(t *testing.T, rows []row, r *rand.Rand) {
+func check(t *testing.T, rows []row, compare func(a, b ejson.Value) int, r *rand.Rand) {
 	t.Helper()
 	bad := 0
 	pair := func(i, j int) {
-		c := collate.Compare(rows[i].Value, rows[j].Value)
+		c := compare(rows[i].Value, rows[j].Value)
 		if c > 0 || c == 0 && rows[i].ID > rows[j].ID {
 			bad++
 			if bad <= 20 {
 				t.Errorf("%d: %+q and %+q of %s and %s are the wrong way round", c, ejson.String(rows[i].Value), ejson.String(rows[j].Value), rows[i].ID, rows[j].ID)
 			}
 		}
-		if d := collate.Compare(rows[j].Value, rows[i].Value); d != -c {
+		if d := compare(rows[j].Value, rows[i].Value); d != -c {
 			t.Errorf("%+q and %+q: %d and the other way round %d", ejson.String(rows[i].Value), ejson.String(rows[j].Value), c, d)
 		}
 	}
@@ -75,7 +75,7 @@ func TestRecordedOrder(t *testing.T) {
 	if len(rows) < 4000 {
 		t.Fatalf("only %d values", len(rows))
 	}
-	check(t, rows, rand.New(rand.NewPCG(1, 2)))
+	check(t, rows, collate.Compare, rand.New(rand.NewPCG(1, 2)))
 }
 
 // The order of a server that runs holds for random values.
@@ -86,7 +86,8 @@ func TestServerOrder(t *testing.T) {
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 1))
 	rows := ordered(t, couch, r, testenv.Rounds(5000))
-	check(t, rows, r)
+	check(t, rows, collate.Compare, r)
+	check(t, rawOrdered(t, couch), collate.Raw, r)
 	if !*update || t.Failed() {
 		return
 	}
@@ -136,6 +137,34 @@ func ordered(t *testing.T, couch *testenv.Couch, r *rand.Rand, n int) []row {
 		t.Fatalf("the server gave %d of %d values", len(rows), n)
 	}
 	return rows
+}
+
+// rawOrdered returns the same values in the order of a view with raw collation.
+func rawOrdered(t *testing.T, couch *testenv.Couch) []row {
+	t.Helper()
+	view := map[string]any{"views": map[string]any{"v": map[string]any{"map": "function(d) { emit(d.v, null) }", "options": map[string]any{"collation": "raw"}}}}
+	if err := couch.Put(testenv.DBPath("order", "_design", "raw"), view, nil); err != nil {
+		t.Fatal(err)
+	}
+	var answer []byte
+	if err := couch.Do(t.Context(), http.MethodGet, testenv.DBPath("order", "_design", "raw", "_view", "v"), nil, &answer); err != nil {
+		t.Fatal(err)
+	}
+	v, err := ejson.Parse(answer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []row
+	list, _ := v.(ejson.Object).Get("rows")
+	for _, r := range list.(ejson.Array) {
+		id, _ := r.(ejson.Object).Get("id")
+		key, _ := r.(ejson.Object).Get("key")
+		out = append(out, row{id.(string), key})
+	}
+	if len(out) < 1000 {
+		t.Fatalf("the server gave %d rows", len(out))
+	}
+	return out
 }
 
 // generator makes random values, most of them strings, many of which differ in little.

@@ -132,7 +132,8 @@ func (c *Cursor) Row(id string, doc ejson.Value) (row ejson.Value, ok bool, err 
 }
 
 // End returns the members that stand behind the documents: the bookmark, what was examined in how much time, and warnings. What was not
-// looked at to the end of the scan is not among it, just as CouchDB leaves out what a shard did after its last row.
+// looked at to the end of the scan is not among it, just as CouchDB leaves out what a shard did after its last row. The numbers are those of a database of one
+// shard; with several, CouchDB's own depend on which of them was how far.
 func (c *Cursor) End(took time.Duration) ejson.Object {
 	if c.Scan.Empty {
 		return ejson.Object{}

@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -98,6 +99,8 @@ func find(options *mango.Options, docs []ejson.Object) (ejson.Object, error) {
 	return append(o("docs", rows), c.End(0)...), nil
 }
 
+var lineBreak = regexp.MustCompile(`\n +`)
+
 // plain is an answer without what can't be the same: time, references, and how bookmarks are compressed.
 func plain(t testing.TB, s string) string {
 	t.Helper()
@@ -107,6 +110,9 @@ func plain(t testing.TB, s string) string {
 		return s
 	}
 	v = slices.DeleteFunc(v, func(m ejson.Member) bool { return m.Name == "ref" })
+	if reason, ok := v.Get("reason"); ok { // with the line breaks of Erlang's ~p
+		v.Set("reason", lineBreak.ReplaceAllString(reason.(string), ""))
+	}
 	if stats, ok := v.Get("execution_stats"); ok {
 		stats := stats.(ejson.Object)
 		stats.Set("execution_time_ms", ejson.Number("0"))
@@ -186,6 +192,7 @@ func newServer(t *testing.T, docs ejson.Array) *server {
 
 // ask returns the status and the answer.
 func (s *server) ask(path string, body ejson.Value) string {
+	s.t.Helper()
 	req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, s.URL+path, strings.NewReader(ejson.String(body)))
 	if err != nil {
 		s.t.Fatal(err)
@@ -198,8 +205,8 @@ func (s *server) ask(path string, body ejson.Value) string {
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		s.t.Fatal(err)
+	if v, bad := ejson.Parse(b); err != nil || bad != nil {
+		return fmt.Sprintf("0 %s", ejson.String(o("broken", fmt.Sprint(v, err, bad))))
 	}
 	return fmt.Sprintf("%d %s", resp.StatusCode, ejson.String(parse(s.t, b)))
 }
@@ -257,6 +264,65 @@ func TestServerAnswers(t *testing.T) {
 	if err := os.WriteFile(recorded, b, 0o644); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// A server's _changes with a selector names the documents that match.
+func TestServerFilter(t *testing.T) {
+	t.Parallel()
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	g := &generator{r: rand.New(rand.NewPCG(seed, 2))}
+	s := newServer(t, g.docs(40))
+	matched, failed := 0, 0
+	for range testenv.Rounds(300) {
+		selector := g.selector(2)
+		if g.r.IntN(20) == 0 {
+			selector = g.value(1)
+		}
+		filter, err := mango.ParseFilter(selector)
+		var e *mango.Error
+		if errors.As(err, &e) {
+			failed++
+			got := fmt.Sprintf("%d %s", e.Status, ejson.String(ejson.Object{{Name: "error", Value: e.Name}, {Name: "reason", Value: e.Reason}}))
+			if theirs := plain(t, s.ask("/find/_changes?filter=_selector", o("selector", selector))); got != theirs {
+				t.Errorf("%s:\n got %s\nwant %s", ejson.String(selector), got, theirs)
+			}
+			continue
+		}
+		ids, err := matching(filter, s.docs)
+		if err != nil {
+			continue // the server's answer breaks off, and so does what it says next
+		}
+		theirs := s.ask("/find/_changes?filter=_selector", o("selector", selector))
+		var want []string
+		results, _ := parse(t, []byte(theirs[4:])).(ejson.Object).Get("results")
+		for _, r := range results.(ejson.Array) {
+			id, _ := r.(ejson.Object).Get("id")
+			want = append(want, id.(string))
+		}
+		slices.Sort(want)
+		matched += len(want)
+		if !slices.Equal(ids, want) {
+			t.Errorf("%s: got %v, want %v", ejson.String(selector), ids, want)
+		}
+	}
+	if matched == 0 || failed == 0 {
+		t.Errorf("%d documents, %d errors", matched, failed)
+	}
+}
+
+func matching(s *mango.Selector, docs []ejson.Object) (ids []string, err error) {
+	for _, d := range docs {
+		ok, err := s.Match(d)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			id, _ := d.Get("_id")
+			ids = append(ids, id.(string))
+		}
+	}
+	return ids, nil
 }
 
 // special are bodies that chance doesn't make, or not often enough.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -69,7 +70,7 @@ func translate(s string) (*regexp2.Regexp, error) {
 	if len(s) > longestRegex {
 		return nil, errUnsupported
 	}
-	if strings.HasPrefix(s, "(*") {
+	if startOption.MatchString(s) {
 		return nil, errUnsupported
 	}
 	t := &translator{in: s, names: map[string]int{}}
@@ -464,6 +465,14 @@ func (t *translator) group(depth int, m *modes) (kind outcome, width int, err er
 	return something, widths[0], nil
 }
 
+var (
+	// startOption is what an expression may begin with, and verb what stands in brackets within it.
+	startOption = regexp.MustCompile(`^\(\*(UTF8?|UCP|CR|LF|CRLF|ANYCRLF|ANY|BSR_ANYCRLF|BSR_UNICODE|NO_START_OPT|NO_AUTO_POSSESS|LIMIT_(MATCH|RECURSION)=[0-9]+)\)`)
+	verb        = regexp.MustCompile(`^\(\*(ACCEPT|F|FAIL|((COMMIT|PRUNE|SKIP|THEN|MARK)?(:[^)]*)?))\)`)
+	// condition begins a group of which one part or the other counts.
+	condition = regexp.MustCompile(`^\(\?\((\?=|\?!|\?<=|\?<!|[+-]?[0-9]+\)|R|DEFINE\)|<|'|[A-Za-z_])`)
+)
+
 // beyond says whether a bracket begins what is refused: verbs, numbers that start over, conditions, callouts and calls of groups.
 func beyond(s string) bool {
 	for _, head := range []string{"(*", "(?|", "(?(", "(?C", "(?R", "(?&", "(?P>"} {
@@ -477,7 +486,7 @@ func beyond(s string) bool {
 // refuse tells what is not supported here from what PCRE refuses too: brackets that aren't closed, and groups that aren't there.
 func (t *translator) refuse(s string) error {
 	inside, _, closed := strings.Cut(s[2:], ")")
-	if !closed {
+	if !closed || s[1] == '*' && (!verb.MatchString(s) || s[2] == ')') || strings.HasPrefix(s, "(?(") && !condition.MatchString(s) {
 		return errRegex
 	}
 	name := strings.TrimPrefix(strings.TrimPrefix(inside, "&"), "P>")
