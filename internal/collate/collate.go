@@ -22,6 +22,10 @@ import (
 // Highest is the string that CouchDB puts behind all others, for the ends of ranges. It is no UTF-8.
 const Highest = "\xff\xff\xff\xff"
 
+// Version is the collator whose order this is, as CouchDB names it among an index's collator_versions: that of ICU 72. An index of another
+// version may have another order in places.
+const Version = "153.120"
+
 // Compare orders two values as views do. It is negative if a comes before b, 0 if they are equal in this
 // order, and positive if a comes after b. Values are those that ejson.Parse makes; anything else counts as null.
 func Compare(a, b ejson.Value) int { return compare(a, b, viewOrder, CompareStrings) }

@@ -82,6 +82,17 @@ func TestRecordedOrder(t *testing.T) {
 func TestServerOrder(t *testing.T) {
 	t.Parallel()
 	couch := testenv.CouchDB(t, testenv.Options{Config: map[string]map[string]string{"cluster": {"q": "1"}}})
+	var versions struct {
+		Driver struct {
+			Version string `json:"collator_version"`
+		} `json:"collation_driver"`
+	}
+	if err := couch.Get("/_node/_local/_versions", &versions); err != nil {
+		t.Fatal(err)
+	}
+	if v := versions.Driver.Version; v != collate.Version {
+		testenv.Missing(t, "couchdb", "this one's collator is "+v+", not "+collate.Version)
+	}
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 1))
