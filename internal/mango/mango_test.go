@@ -198,7 +198,7 @@ func FuzzFind(f *testing.F) {
 		} else if _, ok := id.(string); !ok {
 			return
 		}
-		a := ours(v, []ejson.Object{document})
+		a := ours(v, []ejson.Object{document}, false)
 		for _, s := range []string{a.find, a.explain} {
 			if _, err := ejson.Parse([]byte(s[4:])); err != nil {
 				t.Fatalf("%q: %v", s, err)

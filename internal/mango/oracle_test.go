@@ -42,7 +42,7 @@ func o(name string, v ejson.Value) ejson.Object { return ejson.Object{{Name: nam
 type answers struct{ find, explain string }
 
 // ours is what we say.
-func ours(body ejson.Value, docs []ejson.Object) (a answers) {
+func ours(body ejson.Value, docs []ejson.Object, partitioned bool) (a answers) {
 	failure := func(err error) string {
 		var e *mango.Error
 		if !errors.As(err, &e) {
@@ -54,13 +54,13 @@ func ours(body ejson.Value, docs []ejson.Object) (a answers) {
 	if err != nil {
 		return answers{failure(err), failure(err)}
 	}
-	explained, err := options.Explain("find", false)
+	explained, err := options.Explain("find", partitioned)
 	if err != nil {
 		a.explain = failure(err)
 	} else {
 		a.explain = "200 " + ejson.String(explained)
 	}
-	found, err := find(options, docs)
+	found, err := find(options, docs, partitioned)
 	if err != nil {
 		a.find = failure(err)
 	} else {
@@ -70,8 +70,8 @@ func ours(body ejson.Value, docs []ejson.Object) (a answers) {
 }
 
 // find answers _find with documents in the order of their ids.
-func find(options *mango.Options, docs []ejson.Object) (ejson.Object, error) {
-	c, err := options.Find(false)
+func find(options *mango.Options, docs []ejson.Object, partitioned bool) (ejson.Object, error) {
+	c, err := options.Find(partitioned)
 	if err != nil {
 		return nil, err
 	}
@@ -127,9 +127,9 @@ func plain(t testing.TB, s string) string {
 	return status + " " + ejson.String(v)
 }
 
-func check(t *testing.T, body ejson.Value, theirs answers, docs []ejson.Object) bool {
+func check(t *testing.T, body ejson.Value, theirs answers, docs []ejson.Object, partitioned bool) bool {
 	t.Helper()
-	a := ours(body, docs)
+	a := ours(body, docs, partitioned)
 	ok := true
 	if got, want := plain(t, a.find), plain(t, theirs.find); got != want {
 		t.Errorf("_find %s:\n got %s\nwant %s", ejson.String(body), got, want)
@@ -158,7 +158,7 @@ func TestRecordedAnswers(t *testing.T) {
 	}
 	for _, line := range lines[1:] {
 		a := parse(t, line).(ejson.Array)
-		check(t, a[0], answers{a[1].(string), a[2].(string)}, docs)
+		check(t, a[0], answers{a[1].(string), a[2].(string)}, docs, false)
 	}
 }
 
@@ -169,10 +169,10 @@ type server struct {
 	docs []ejson.Object
 }
 
-func newServer(t *testing.T, docs ejson.Array) *server {
+func newServer(t *testing.T, docs ejson.Array, query string) *server {
 	t.Helper()
 	s := &server{Couch: testenv.CouchDB(t, testenv.Options{Config: map[string]map[string]string{"cluster": {"q": "1"}}}), t: t}
-	if err := s.Put("/find", nil, nil); err != nil {
+	if err := s.Put("/find"+query, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Post("/find/_bulk_docs", json.RawMessage(ejson.String(o("docs", docs))), nil); err != nil {
@@ -216,7 +216,7 @@ func TestServerAnswers(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	g := &generator{r: rand.New(rand.NewPCG(seed, 1))}
-	s := newServer(t, g.docs(40))
+	s := newServer(t, g.docs(40), "")
 	out := []ejson.Value{}
 	all := ejson.Array{}
 	for _, d := range s.docs {
@@ -226,7 +226,7 @@ func TestServerAnswers(t *testing.T) {
 	bad := 0
 	ask := func(body ejson.Value) {
 		theirs := answers{s.ask("/find/_find", body), s.ask("/find/_explain", body)}
-		if !check(t, body, theirs, s.docs) {
+		if !check(t, body, theirs, s.docs, false) {
 			bad++
 		}
 		if v, ok := parse(t, []byte(theirs.find[4:])).(ejson.Object); ok {
@@ -266,13 +266,44 @@ func TestServerAnswers(t *testing.T) {
 	}
 }
 
+// In a partitioned database a partition narrows the scan.
+func TestServerPartitions(t *testing.T) {
+	t.Parallel()
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	g := &generator{r: rand.New(rand.NewPCG(seed, 3))}
+	docs := g.docs(40)
+	for i, d := range docs[2:] {
+		d := d.(ejson.Object)
+		id, _ := d.Get("_id")
+		d.Set("_id", pick(g, "p", "q", "pq", "É")+":"+id.(string))
+		docs[i+2] = d
+	}
+	s := newServer(t, docs, "?partitioned=true")
+	for range testenv.Rounds(400) {
+		body := g.body().(ejson.Object)
+		if g.r.IntN(2) == 0 {
+			body.Set("selector", o("_id", o(pick(g, "$gt", "$lt", "$gte", "$beginsWith"), pick(g, "p:", "p:c", "p;", "q:", "q:B", "a", "r", "É:"))))
+			if g.r.IntN(2) == 0 {
+				body.Set("sort", ejson.Array{o("_id", pick(g, "asc", "desc"))})
+			}
+		}
+		if g.r.IntN(4) > 0 {
+			body.Set("partition", pick(g, "p", "q", "pq", "É", "x"))
+		}
+		if !check(t, body, answers{s.ask("/find/_find", body), s.ask("/find/_explain", body)}, s.docs, true) {
+			return
+		}
+	}
+}
+
 // A server's _changes with a selector names the documents that match.
 func TestServerFilter(t *testing.T) {
 	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	g := &generator{r: rand.New(rand.NewPCG(seed, 2))}
-	s := newServer(t, g.docs(40))
+	s := newServer(t, g.docs(40), "")
 	matched, failed := 0, 0
 	for range testenv.Rounds(300) {
 		selector := g.selector(2)
