@@ -38,11 +38,21 @@ const (
 	walkShift, walkFrames     = 15, 128 // whole trees
 )
 
+// Keeper is an io.ReaderAt that keeps what was read of it, if Keeps says so: what is opened on it keeps nothing itself, so that
+// whoever reads many files can bound the memory of all of them.
+type Keeper interface {
+	io.ReaderAt
+	Keeps() bool
+}
+
 func newSource(r io.ReaderAt, size int64, shift uint, frames int) *source {
 	s := &source{r: r, file: r, size: size, shift: shift, frames: make([]frame, frames)}
 	s.ctx, _ = r.(*contextReader)
 	for c := s.ctx; c != nil; c, _ = s.file.(*contextReader) {
 		s.file = c.r
+	}
+	if k, ok := s.file.(Keeper); ok && k.Keeps() {
+		s.frames = nil
 	}
 	return s
 }
@@ -61,7 +71,7 @@ func (s *source) readAt(p []byte, off int64) error {
 	if err := s.done(); err != nil {
 		return err
 	}
-	if len(p) >= 1<<s.shift {
+	if len(p) >= 1<<s.shift || len(s.frames) == 0 {
 		return s.readFull(p, off)
 	}
 	for len(p) > 0 {

@@ -283,7 +283,7 @@ func (rd *Reader) Database(ctx context.Context, f *manifest.File) (db *Database,
 		return nil, fmt.Errorf("%s has no header", f.Path)
 	}
 	s := stored{f.Extents, f.Replays, f.Size, f.Header.Offset, f.Header.UpdateSeq}
-	whole := &Database{ReaderAt: rd.ReaderAt(ctx, f), Size: s.size, Header: s.header}
+	whole := &Database{ReaderAt: rd.ReaderAt(ctx, f), Size: s.size, Header: s.header, path: f.Path}
 	if n, at := s.tails(); s.compaction() == nil && (n == len(s.extents) || s.size <= at) {
 		return whole, nil // no more is needed than what is stored
 	}
@@ -302,7 +302,7 @@ func (rd *Reader) Database(ctx context.Context, f *manifest.File) (db *Database,
 		}}, nil
 	})
 	if err == nil {
-		return &Database{ReaderAt: file.R, Size: file.Size, Header: file.Header, scratch: scratch}, nil
+		return &Database{ReaderAt: file.R, Size: file.Size, Header: file.Header, path: f.Path, scratch: scratch}, nil
 	}
 	scratch.Discard()
 	if errors.Is(err, replay.ErrNotMerged) || Damaged(err) { // the file itself tells what is damaged
@@ -316,8 +316,21 @@ type Database struct {
 	io.ReaderAt
 	Size, Header int64
 
+	path    string
 	scratch *durable.Scratch
 }
+
+// ReadAt reads of the file. Its errors name it.
+func (d *Database) ReadAt(p []byte, off int64) (int, error) {
+	n, err := d.ReaderAt.ReadAt(p, off)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = fmt.Errorf("%s: %w", d.path, err)
+	}
+	return n, err
+}
+
+// Keeps says that what was read is kept, as far as that is worth it, so that no reader of it has to.
+func (d *Database) Keeps() bool { return true }
 
 // Merged reports whether it has the same database in other bytes than the file's.
 func (d *Database) Merged() bool { return d.scratch != nil }

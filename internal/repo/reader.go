@@ -23,8 +23,6 @@ const (
 	cachedSegments = 4
 	// cachedCopies is how many copies' runs a Reader keeps: 16 bytes for each run.
 	cachedCopies = 32
-	// cachedFrames is how many frames a Reader keeps for ranged reads: 32 MiB.
-	cachedFrames = 64
 )
 
 // Reader reads files of one backup. Its methods may be called from several
@@ -40,7 +38,8 @@ type Reader struct {
 	wanted   []int64        // bytes that the caller will read of each segment
 	left     []atomic.Int64 // of those, bytes that it didn't read yet
 	segments lru[int, *content]
-	frames   lru[frameID, []byte]
+	cache    *contentCache
+	ids      []atomic.Uint32 // of segments in content, 0 if not asked for yet
 	open     lru[int, *seekSegment]
 	prefixes lru[int, []byte]
 	streams  atomic.Int32 // that go on now
@@ -53,16 +52,14 @@ type Reader struct {
 	failed  map[*manifest.Replay]error // guarded by mu: why a replay can't be made, being damaged
 }
 
-type frameID struct {
-	seg, frame int
-}
-
 // NewReader returns a reader of m. files are those that will be streamed, once
 // each: it decides whether a segment is worth reading whole, and until when it is
 // kept.
 func (r *Repo) NewReader(m *manifest.Manifest, files []*manifest.File) *Reader {
 	rd := &Reader{repo: r, m: m, wanted: make([]int64, len(m.Segments)), left: make([]atomic.Int64, len(m.Segments)), damaged: map[int]error{}, failed: map[*manifest.Replay]error{}}
-	rd.segments.max, rd.frames.max, rd.open.max, rd.prefixes.max = max(cachedSegments, 2*min(4, runtime.GOMAXPROCS(0))), cachedFrames, 1024, 2
+	rd.segments.max, rd.open.max, rd.prefixes.max = max(cachedSegments, 2*min(4, runtime.GOMAXPROCS(0))), 1024, 2
+	rd.ids = make([]atomic.Uint32, len(m.Segments))
+	rd.cache = newContentCache(0)
 	rd.segments.gone = (*content).leave
 	rd.rebuilds = make(chan struct{}, rebuilding)
 	rd.rebuilt.max, rd.rebuilt.gone = 1<<30, (*durable.Scratch).Discard
@@ -73,6 +70,14 @@ func (r *Repo) NewReader(m *manifest.Manifest, files []*manifest.File) *Reader {
 			rd.left[e.Seg].Add(e.N)
 		}
 	}
+	return rd
+}
+
+// NewSharing returns a reader of m that shares what it keeps of ranges with all others of its kind, so that their memory is
+// bounded by Options.CacheSize. What it reads may have been damaged in the storage since it was kept.
+func (r *Repo) NewSharing(m *manifest.Manifest) *Reader {
+	rd := r.NewReader(m, nil)
+	rd.cache = r.content
 	return rd
 }
 
@@ -199,7 +204,7 @@ func (rd *Reader) extent(ctx context.Context, e manifest.Extent, whole bool, fn 
 		}
 	}
 	for at, n := e.At, e.N; n > 0; {
-		b, from, err := rd.frame(ctx, e.Seg, at)
+		b, from, err := rd.frame(ctx, e.Seg, at, n)
 		if err != nil {
 			return err
 		}
@@ -269,8 +274,8 @@ func (rd *Reader) segment(ctx context.Context, seg int) (*content, error) {
 // frame returns the content of the frame that holds offset at of a segment, and the
 // offset where it begins. A range has no checksum of the storage's and may come from
 // a cache, so where it isn't right the segment is read whole: then it is damaged, or
-// it was the way here.
-func (rd *Reader) frame(ctx context.Context, seg int, at int64) ([]byte, int64, error) {
+// it was the way here. n bytes of it are wanted.
+func (rd *Reader) frame(ctx context.Context, seg int, at, n int64) ([]byte, int64, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, 0, err
 	}
@@ -278,7 +283,7 @@ func (rd *Reader) frame(ctx context.Context, seg int, at int64) ([]byte, int64, 
 		return nil, 0, err
 	}
 	if rd.m.Segments[seg].TrailerSHA256 != "" {
-		b, from, err := rd.ranged(ctx, seg, at)
+		b, from, err := rd.ranged(ctx, seg, at, n)
 		if !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrWrongKey) && !errors.Is(err, ErrKeyGone) {
 			return b, from, err
 		}
@@ -291,7 +296,7 @@ func (rd *Reader) frame(ctx context.Context, seg int, at int64) ([]byte, int64, 
 }
 
 // ranged reads a frame by range.
-func (rd *Reader) ranged(ctx context.Context, seg int, at int64) ([]byte, int64, error) {
+func (rd *Reader) ranged(ctx context.Context, seg int, at, n int64) ([]byte, int64, error) {
 	s, err := rd.opened(ctx, seg)
 	if err != nil {
 		return nil, 0, err
@@ -300,8 +305,31 @@ func (rd *Reader) ranged(ctx context.Context, seg int, at int64) ([]byte, int64,
 	if err != nil {
 		return nil, 0, err
 	}
-	b, err := rd.frames.get(ctx, frameID{seg, i}, func() ([]byte, error) { return s.read(i) })
-	return b, s.frames[i].from, err
+	from := s.frames[i].from
+	b, err := rd.cache.frame(ctx, frameID{rd.id(seg), uint32(i)}, from, at, n, func() ([]byte, error) { return s.read(i) })
+	return b, from, err
+}
+
+// id is the number of a segment in the cache.
+func (rd *Reader) id(seg int) uint32 {
+	n := rd.ids[seg].Load()
+	if n == 0 {
+		n = rd.cache.segment(rd.m.Instance, rd.m.Segments[seg])
+		rd.ids[seg].Store(n)
+	}
+	return n
+}
+
+// read copies content of a segment from an offset on to p, and returns how much: at least a byte.
+func (rd *Reader) read(ctx context.Context, seg int, at int64, p []byte) (int, error) {
+	if n := rd.cache.read(rd.id(seg), at, p); n > 0 {
+		return n, ctx.Err()
+	}
+	b, from, err := rd.frame(ctx, seg, at, int64(len(p)))
+	if err != nil {
+		return 0, err
+	}
+	return copy(p, b[at-from:]), nil
 }
 
 func (rd *Reader) opened(ctx context.Context, seg int) (*seekSegment, error) {
@@ -359,13 +387,10 @@ func (fr *fileReader) ReadAt(p []byte, off int64) (int, error) {
 			}
 			continue
 		}
-		b, from, err := fr.rd.frame(fr.ctx, e.Seg, at)
+		k, err := fr.rd.read(fr.ctx, e.Seg, at, p[n:min(int64(len(p)), int64(n)+fr.starts[i+1]-off)])
 		if err != nil {
 			return n, err
 		}
-		b = b[at-from:]
-		b = b[:min(int64(len(b)), fr.starts[i+1]-off)]
-		k := copy(p[n:], b)
 		n, off = n+k, off+int64(k)
 	}
 	return n, nil

@@ -77,6 +77,9 @@ type Options struct {
 	// RetainUntil, if not zero, is until when the storage shall refuse to remove what
 	// this process writes for a backup, and what the backup takes over.
 	RetainUntil time.Time
+	// CacheSize is how many bytes of content are kept that the Readers of NewSharing read by ranges, of all of them
+	// together; DefaultCacheSize if 0, and some megabytes at least.
+	CacheSize int64
 	// Notify, if not nil, is told in a sentence when a call waits for long.
 	Notify func(string)
 	// Now, if not nil, is the clock of this host, and Host, if not empty, its name:
@@ -98,6 +101,7 @@ type Repo struct {
 
 	sealed   *spares // for stored segments while they are opened
 	contents *spares // for the content of segments
+	content  *contentCache
 }
 
 // InitOptions are the options of Init.
@@ -160,6 +164,7 @@ func Open(ctx context.Context, store storage.Store, opts Options) (*Repo, error)
 		fetches: make(chan struct{}, fetches), opens: make(chan struct{}, max(2, cpus)),
 		// All are for the largest: memory that grows leaves twice of it to the collector.
 		sealed: newSpares(SegmentSize+64<<10, fetches), contents: newSpares(SegmentSize+decoderSpare, fetches),
+		content: newContentCache(opts.CacheSize),
 	}
 	level := map[Level]zstd.EncoderLevel{Fastest: zstd.SpeedFastest, Default: zstd.SpeedDefault, Better: zstd.SpeedBetterCompression}[opts.Level]
 	r.encoder, err = zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)), zstd.WithWindowSize(frameSize), zstd.WithLowerEncoderMem(true))

@@ -74,7 +74,7 @@ func (rd *Reader) Salvage(ctx context.Context, f *manifest.File, unproven bool, 
 			continue
 		}
 		for at, end := e.At, e.At+e.N; at < end; {
-			b, from, err := rd.frame(ctx, e.Seg, at)
+			b, from, err := rd.frame(ctx, e.Seg, at, end-at)
 			if unproven && errors.Is(err, ErrCorrupt) {
 				b, from, err = rd.prefix(ctx, e.Seg, at, err)
 			}

@@ -86,7 +86,7 @@ func (t *Timeline) Shard(ctx context.Context, s *DatabaseState, path string) (*R
 	if i < 0 {
 		return nil, nil, fmt.Errorf("%w: %s has no %s", ErrCorrupt, m.ID, path)
 	}
-	rd := t.s.repo.NewReader(m, nil)
+	rd := t.s.repo.NewSharing(m)
 	d, err := rd.Database(ctx, m.Files[i])
 	if err != nil {
 		rd.Close()

@@ -60,7 +60,7 @@ type Shard struct {
 // OpenNode opens what a manifest has. The databases are those of the shard map; where that isn't there, those that files are
 // named by. Close must be called.
 func OpenNode(ctx context.Context, r *repo.Repo, m *manifest.Manifest) (*Node, error) {
-	n := &Node{Manifest: m, reader: r.NewReader(m, nil), dbs: map[string]*Database{}}
+	n := &Node{Manifest: m, reader: r.NewSharing(m), dbs: map[string]*Database{}}
 	files := map[string]*manifest.File{}
 	for _, f := range m.Files {
 		if f.Root == manifest.DataRoot && (f.Kind == manifest.Shard || f.Kind == manifest.System) {
