@@ -30,9 +30,10 @@ const mapFile = "_dbs.couch"
 type Node struct {
 	Manifest *manifest.Manifest
 
-	reader *repo.Reader
-	dbs    map[string]*Database
-	shards *Database // the shard map, nil if it isn't there
+	reader  *repo.Reader
+	dbs     map[string]*Database
+	shards  *Database                 // the shard map, nil if it isn't there
+	indexes map[string]*manifest.File // of views, by their paths
 }
 
 // Database is a database of a node. Its methods may be called by several goroutines.
@@ -41,8 +42,9 @@ type Database struct {
 	Shards []*Shard // by range
 	// Map says which nodes have which ranges. Of a database that no shard map names it has
 	// neither a suffix nor nodes.
-	Map    shard.Map
-	reader *repo.Reader
+	Map     shard.Map
+	reader  *repo.Reader
+	indexes map[string]*manifest.File // the node's
 
 	parted atomic.Pointer[bool] // whether it is partitioned, once that is known
 }
@@ -53,18 +55,23 @@ type Shard struct {
 	File  *manifest.File // nil if the map names it and it isn't there
 
 	mu   sync.Mutex
-	open *repo.Database // guarded by mu, like db
+	open *repo.Database // guarded by mu, like db and indexes
 	db   *couchfile.DB
+
+	indexes map[string]*couchfile.View // by their paths
 }
 
 // OpenNode opens what a manifest has. The databases are those of the shard map; where that isn't there, those that files are
 // named by. Close must be called.
 func OpenNode(ctx context.Context, r *repo.Repo, m *manifest.Manifest) (*Node, error) {
-	n := &Node{Manifest: m, reader: r.NewSharing(m), dbs: map[string]*Database{}}
+	n := &Node{Manifest: m, reader: r.NewSharing(m), dbs: map[string]*Database{}, indexes: map[string]*manifest.File{}}
 	files := map[string]*manifest.File{}
 	for _, f := range m.Files {
 		if f.Root == manifest.DataRoot && (f.Kind == manifest.Shard || f.Kind == manifest.System) {
 			files[f.Path] = f
+		}
+		if f.Kind == manifest.View && (f.Root == manifest.DataRoot || f.Root == manifest.IndexRoot) {
+			n.indexes[f.Path] = f
 		}
 	}
 	if err := n.find(ctx, files); err != nil {
@@ -135,7 +142,7 @@ func (n *Node) find(ctx context.Context, files map[string]*manifest.File) error 
 func (n *Node) add(db string, rg shard.Range, f *manifest.File) {
 	d := n.dbs[db]
 	if d == nil {
-		d = &Database{Name: db, reader: n.reader}
+		d = &Database{Name: db, reader: n.reader, indexes: n.indexes}
 		n.dbs[db] = d
 	}
 	d.Shards = append(d.Shards, &Shard{Range: rg, File: f})

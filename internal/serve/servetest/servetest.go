@@ -39,7 +39,7 @@ func BackupTo(t testenv.TB, store storage.Store, data string) (*repo.Repo, *mani
 	must(err)
 	n, err := node.Locate(context.Background(), node.Options{DataDir: data})
 	must(err)
-	res, err := backup.Run(context.Background(), backup.Options{Repo: r, Node: n, Instance: "node1", StateDir: t.TempDir(), Name: "test", Tool: "test"})
+	res, err := backup.Run(context.Background(), backup.Options{Repo: r, Node: n, Instance: "node1", StateDir: t.TempDir(), Name: "test", Tool: "test", Indexes: true})
 	must(err)
 	m, err := r.Manifest(context.Background(), res.Record)
 	must(err)
