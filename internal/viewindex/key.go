@@ -1,6 +1,7 @@
 package viewindex
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"strings"
@@ -56,6 +57,9 @@ type order struct {
 
 // keys compares keys.
 func (o order) keys(a, b key) (int, error) {
+	if bytes.Equal(a.term, b.term) {
+		return 0, nil
+	}
 	if o.raw {
 		return o.terms(a.term, b.term)
 	}
@@ -119,6 +123,9 @@ func (o order) grouped(level int) func(a, b erlterm.Term) (bool, error) {
 		return func(_, _ erlterm.Term) (bool, error) { return true, nil }
 	}
 	return func(a, b erlterm.Term) (bool, error) {
+		if bytes.Equal(a, b) {
+			return true, nil
+		}
 		x, _, err := parseRowKey(a)
 		if err != nil {
 			return false, err

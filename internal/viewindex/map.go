@@ -143,25 +143,30 @@ func (m *mapMerge) stop() {
 
 // advance goes to the next row of a shard.
 func (m *mapMerge) advance(h *mapHead) (err error) {
-	if h.row, err, h.ok = h.next(); err != nil || !h.ok || m.args.Keys == nil {
-		return err
-	}
-	var known bool
-	if h.rank, known = m.ranks[string(h.row.key.term)]; known {
-		return nil
-	}
-	for i, k := range m.keys { // it may be equal to one that isn't the same
-		c, err := m.view.order.keys(h.row.key, k)
-		if err != nil {
+	for {
+		if h.row, err, h.ok = h.next(); err != nil || !h.ok || m.args.Keys == nil {
 			return err
 		}
-		if c == 0 {
-			h.rank = i
-			break
+		var known bool
+		if h.rank, known = m.ranks[string(h.row.key.term)]; known {
+			return nil
 		}
+		if m.view.order.raw { // CouchDB finds 0 where 0.0 was asked for, and drops it
+			continue
+		}
+		for i, k := range m.keys { // it may be equal to one that isn't the same
+			c, err := m.view.order.keys(h.row.key, k)
+			if err != nil {
+				return err
+			}
+			if c == 0 {
+				h.rank = i
+				break
+			}
+		}
+		m.ranks[string(h.row.key.term)] = h.rank
+		return nil
 	}
-	m.ranks[string(h.row.key.term)] = h.rank
-	return nil
 }
 
 // less says that the row of a comes before that of b.

@@ -224,18 +224,20 @@ func (m *reduceMerge) take(k key) (erlterm.Term, error) {
 		if !h.ok {
 			continue
 		}
-		same := bytes.Equal(h.group.key.term, k.term)
-		if !same && !m.view.order.raw {
-			c, err := m.view.order.keys(h.group.key, k)
-			if err != nil {
-				return nil, err
-			}
-			same = c == 0
+		c, err := m.view.order.keys(h.group.key, k)
+		if err != nil {
+			return nil, err
 		}
-		if !same {
+		if c != 0 {
 			continue
 		}
-		values = append(values, h.group.value)
+		if m.view.order.raw && !bytes.Equal(h.group.key.term, k.term) { // such as 0 and 0.0
+			if m.args.Keys == nil {
+				continue
+			}
+		} else {
+			values = append(values, h.group.value)
+		}
 		if err := h.advance(); err != nil {
 			return nil, err
 		}
