@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"math/rand/v2"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -158,5 +159,37 @@ func TestPartsEnd(t *testing.T) {
 	}
 	if err := db.IDTree().Groups(bad, each, nil); !errors.Is(err, wrong) || !strings.Contains(err.Error(), "wrong") {
 		t.Error(err)
+	}
+}
+
+// A small part and groups of whole nodes are read without the rest of the tree.
+func TestPartsReadEdges(t *testing.T) {
+	file, size := load(t, filepath.Join(fixtures, "data", batches))
+	read := func(use func(*couchfile.Tree) error) int64 {
+		t.Helper()
+		r := &countingReader{ReaderAt: file, limit: size}
+		db, err := couchfile.Open(r, size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.below = 0
+		if err := use(db.IDTree()); err != nil {
+			t.Fatal(err)
+		}
+		return r.below
+	}
+	all := ids(t, openFixture(t, batches), couchfile.DocsOptions{Deleted: true})
+	visit := couchfile.Visitor{Visit: func(couchfile.Entry) (bool, error) { return true, nil }}
+	whole := read(func(tree *couchfile.Tree) error { return tree.Walk(couchfile.Part{}, visit) })
+	middle := all[len(all)/2]
+	for _, reverse := range []bool{false, true} {
+		one := read(func(tree *couchfile.Tree) error { return tree.Walk(partOf(middle, middle, reverse, false), visit) })
+		group := read(func(tree *couchfile.Tree) error {
+			return tree.Groups(couchfile.Part{Reverse: reverse}, func(_, _ erlterm.Term) (bool, error) { return true, nil },
+				func(couchfile.Group) (bool, error) { return true, nil })
+		})
+		if one > whole/4 || group > whole/4 {
+			t.Errorf("%d bytes for one key, %d for one group, %d for all", one, group, whole)
+		}
 	}
 }
