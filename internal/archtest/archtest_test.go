@@ -86,7 +86,7 @@ var allowed = map[string][]string{
 	"internal/ship":   {"couchfile", "internal/capture", "internal/durable", "internal/follow", "internal/manifest", "internal/node", "internal/repo", "internal/state"},
 	"internal/serve":  {"couchfile", "internal/manifest", "internal/repo", "internal/shard"},
 	// CouchDB's HTTP API over it.
-	"internal/serve/chttpd": {"couchfile", "internal/ejson", "internal/mrargs", "internal/sequence", "internal/serve", "internal/shard"},
+	"internal/serve/chttpd": {"couchfile", "internal/ejson", "internal/manifest", "internal/mrargs", "internal/node", "internal/sequence", "internal/serve", "internal/shard"},
 	"internal/restore":      {"couchfile", "couchfile/couchwriter", "couchfile/erlterm", "internal/couchgen", "internal/durable", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/shard", "internal/storage", "internal/words"},
 
 	// Who asks, and a listener with what stands around handlers: neither knows what is asked for.
@@ -129,7 +129,7 @@ var allowed = map[string][]string{
 		"internal/node", "internal/repo", "internal/restore", "internal/retention", "internal/storage"},
 	"internal/cli/restores": {"internal/userfile", "internal/cli/core", "internal/cli/open", "internal/manifest", "internal/repo", "internal/restore"},
 	"internal/cli/look": {"internal/cli/core", "internal/cli/open", "couchfile", "internal/backup", "internal/calendar", "internal/config",
-		"internal/manifest", "internal/newest", "internal/node", "internal/repo", "internal/restore", "internal/serve", "internal/storage/drivers",
+		"internal/httpd", "internal/localhost", "internal/manifest", "internal/newest", "internal/node", "internal/repo", "internal/restore", "internal/serve", "internal/serve/chttpd", "internal/storage/drivers",
 		"internal/storage/probe"},
 	"internal/cli/service": {"internal/cli/core", "internal/cli/open", "internal/access", "internal/admin", "internal/agent", "internal/backup",
 		"internal/bus", "internal/config", "internal/durable", "internal/httpd", "internal/job", "internal/localhost", "internal/manifest",

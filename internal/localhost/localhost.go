@@ -24,6 +24,13 @@ func Is(host string) bool {
 	return host == "localhost" || strings.HasSuffix(host, ".localhost")
 }
 
+// Only reports whether only this machine reaches an address to listen on, HOST:PORT.
+func Only(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	ip := net.ParseIP(host)
+	return err == nil && (Is(host) || ip != nil && ip.IsLoopback())
+}
+
 // Listen returns an address to listen on, HOST:PORT, with the first of Addresses for the
 // name, or the address itself.
 func Listen(address string) string {

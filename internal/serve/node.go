@@ -1,7 +1,10 @@
 package serve
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -160,6 +163,26 @@ func (n *Node) ShardMaps() (*Database, error) {
 		return nil, fmt.Errorf("%w: %q", ErrNoDatabase, repo.DatabaseName(mapFile))
 	}
 	return n.shards, nil
+}
+
+// Only leaves the databases whose names fit.
+func (n *Node) Only(fits func(name string) bool) {
+	maps.DeleteFunc(n.dbs, func(name string, _ *Database) bool { return !fits(name) })
+}
+
+// ReadFile returns the bytes of any file of the node. They are proven by the file's hash.
+func (n *Node) ReadFile(ctx context.Context, f *manifest.File) ([]byte, error) {
+	var b bytes.Buffer
+	sum := sha256.New()
+	err := n.reader.Stream(ctx, f, func(p []byte) error {
+		_, _ = b.Write(p) // memory, like the hash
+		_, _ = sum.Write(p)
+		return nil
+	})
+	if err == nil && hex.EncodeToString(sum.Sum(nil)) != f.SHA256 {
+		err = fmt.Errorf("%w: %s has not the hash that was backed up", repo.ErrCorrupt, f.Path)
+	}
+	return b.Bytes(), err
 }
 
 // Databases returns the names of all databases, sorted.

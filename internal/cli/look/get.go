@@ -12,10 +12,15 @@ import (
 	"github.com/slipcover/slipcover/internal/serve"
 )
 
-type getOptions struct {
+// stateOptions name a backup or a moment.
+type stateOptions struct {
 	open.Options
 	open.When
-	backup     string
+	backup string
+}
+
+type getOptions struct {
+	stateOptions
 	rev        string
 	attachment string
 }
@@ -68,7 +73,7 @@ func runGet(ctx context.Context, env *core.Env, s *core.Settings, o *getOptions,
 }
 
 // open opens the backup or moment.
-func (o *getOptions) open(ctx context.Context, env *core.Env, s *core.Settings) (*open.Repository, *manifest.Manifest, error) {
+func (o *stateOptions) open(ctx context.Context, env *core.Env, s *core.Settings) (*open.Repository, *manifest.Manifest, error) {
 	if o.backup == "" {
 		r, m, _, err := open.Moment(ctx, env, s, o.Instance, &o.When)
 		return r, m, err

@@ -133,7 +133,7 @@ func (v *service) check(o *serverOptions) error {
 	switch {
 	case s.Auth == "keystone" && s.KeystoneURL == "":
 		return core.Usage("auth is keystone: keystone_url must say where it is")
-	case s.Auth == "none" && !isLoopback(s.Listen):
+	case s.Auth == "none" && !localhost.Only(s.Listen):
 		return core.Usage("auth is none, so whoever reaches %s could do everything: listen on 127.0.0.1, or set auth", s.Listen)
 	case (s.TLSCert == "") != (s.TLSKey == ""):
 		return core.Usage("tls_cert and tls_key go together")
@@ -166,19 +166,12 @@ func badPair(s *core.Settings) error {
 	return err
 }
 
-// isLoopback reports whether only this machine reaches an address.
-func isLoopback(address string) bool {
-	host, _, err := net.SplitHostPort(address)
-	ip := net.ParseIP(host)
-	return err == nil && (localhost.Is(host) || ip != nil && ip.IsLoopback())
-}
-
 // certificates finds the certificate of the APIs and of the port for agents, or makes
 // one where it is needed.
 func (v *service) certificates() error {
 	s := v.settings
 	v.cert, v.key = s.TLSCert, s.TLSKey
-	if v.cert != "" || (isLoopback(s.Listen) || s.InsecureHTTP) && s.NATSListen == "" {
+	if v.cert != "" || (localhost.Only(s.Listen) || s.InsecureHTTP) && s.NATSListen == "" {
 		return nil
 	}
 	var err error
@@ -296,7 +289,7 @@ func (v *service) build(ctx context.Context) error {
 		return err
 	}
 	cert, key := v.cert, v.key
-	if v.ca != nil && (isLoopback(s.Listen) || s.InsecureHTTP) { // it was made for the agents
+	if v.ca != nil && (localhost.Only(s.Listen) || s.InsecureHTTP) { // it was made for the agents
 		cert, key = "", ""
 	}
 	v.http, err = httpd.Listen(ctx, httpd.Options{Address: s.Listen, CertFile: cert, KeyFile: key,

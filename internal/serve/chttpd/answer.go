@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/internal/ejson"
@@ -60,14 +61,34 @@ type answer struct {
 	head  bool
 	begun bool
 	buf   *bufio.Writer
-	end   string // what finish writes
+	end   string    // what finish writes
+	until time.Time // deadline of what is written
+}
+
+// mostWrite is how long a client may take to read some 32 KiB.
+const mostWrite = time.Minute
+
+// extend gives the client time to read what is written now, however long the whole answer takes.
+func (a *answer) extend() {
+	if now := time.Now(); a.until.Sub(now) < mostWrite/2 {
+		a.until = now.Add(mostWrite)
+		_ = http.NewResponseController(a.w).SetWriteDeadline(a.until) // tests have writers without
+	}
+}
+
+// writer is what answers are buffered for.
+type writer struct{ a *answer }
+
+func (w writer) Write(b []byte) (int, error) {
+	w.a.extend()
+	return w.a.w.Write(b)
 }
 
 // begin sends the status and the headers.
 func (a *answer) begin(status int) {
 	a.begun = true
 	a.w.WriteHeader(status)
-	a.buf = bufio.NewWriterSize(a.w, 32<<10)
+	a.buf = bufio.NewWriterSize(writer{a}, 32<<10)
 }
 
 // beginJSON begins an answer of JSON whose length isn't known.
@@ -115,6 +136,7 @@ func (a *answer) flush() error {
 	if err := a.buf.Flush(); err != nil {
 		return err
 	}
+	a.extend()
 	return http.NewResponseController(a.w).Flush()
 }
 
