@@ -23,8 +23,12 @@ type docRange struct {
 	none     bool
 }
 
-// afterAll is above every id.
-const afterAll = "\xff"
+const (
+	// afterAll is above every id.
+	afterAll = "\xff"
+	// after makes of an id the next one that there can be.
+	after = "\x00"
+)
 
 // rangeOf returns the ids that arguments ask for. Keys that are no texts are below all ids, as in the order of Erlang's terms.
 func rangeOf(a *mrargs.Args) docRange {
@@ -253,17 +257,49 @@ func (l *listing) counts(db *couchfile.DB, rg docRange) (total, offset uint64, e
 		}
 		total = to.Docs - from.Docs
 	}
-	if l.args.Descending {
-		if rg.open {
-			return total, 0, nil
-		}
-		c, err := db.CountBefore(rg.to + "\x00")
+	// CouchDB counts up to the first row, or to the end if there is none. A document of which it says that it isn't deleted,
+	// because all its other leaves were purged, counts and is no row.
+	first, found := "", false
+	for row, err := range l.documents([]*couchfile.DB{db}, rg) {
 		if err != nil {
 			return 0, 0, err
 		}
-		return total, i.DocCount - c.Docs, nil
+		first, found = row.id, true
+		break
 	}
-	c, err := db.CountBefore(rg.from)
+	at := first // the place up to which is counted: where the walk stopped
+	if l.args.Descending {
+		switch {
+		case found:
+			at += after
+		case rg.none && rg.open:
+			return total, 0, nil
+		case rg.none:
+			at = rg.to + after
+		default:
+			if at = rg.from; rg.without {
+				at += after
+			}
+			if !rg.open {
+				at = min(at, rg.to+after)
+			}
+		}
+		c, err := db.CountBefore(at)
+		return total, i.DocCount - c.Docs, err
+	}
+	switch {
+	case found:
+	case rg.none:
+		at = rg.from
+	case rg.open:
+		return total, i.DocCount, nil
+	default:
+		if at = rg.to; !rg.without {
+			at += after
+		}
+		at = max(at, rg.from)
+	}
+	c, err := db.CountBefore(at)
 	return total, c.Docs, err
 }
 
@@ -319,14 +355,29 @@ func (l *listing) rows(all iter.Seq2[docRow, error]) error {
 // documents iterates over the documents of shards that are in a range.
 func (l *listing) documents(dbs []*couchfile.DB, rg docRange) iter.Seq2[docRow, error] {
 	opts := l.docOptions()
-	return merged(dbs, l.args.Descending, func(db *couchfile.DB) iter.Seq2[docRow, error] {
+	return inRange(dbs, rg, l.args.Descending, l.past, func(dst []byte, bodies jsoner, info *couchfile.DocInfo) ([]byte, error) {
+		return appendDocRow(dst, bodies, info, opts)
+	})
+}
+
+// found iterates over the documents in a range for who wants their JSON.
+func found(dbs []*couchfile.DB, rg docRange, descending bool, opts couchfile.DocOptions) iter.Seq2[docRow, error] {
+	never := func(string, docRange) bool { return false }
+	return inRange(dbs, rg, descending, never, func(_ []byte, bodies jsoner, info *couchfile.DocInfo) ([]byte, error) {
+		return bodies.RevisionJSON(info, info.Winner(), opts)
+	})
+}
+
+// inRange iterates over the documents of shards in a range, until one is past it.
+func inRange(dbs []*couchfile.DB, rg docRange, descending bool, past func(string, docRange) bool, show func([]byte, jsoner, *couchfile.DocInfo) ([]byte, error)) iter.Seq2[docRow, error] {
+	return merged(dbs, descending, func(db *couchfile.DB) iter.Seq2[docRow, error] {
 		bodies := db.Bodies()
 		return func(yield func(docRow, error) bool) {
 			if rg.none {
 				return
 			}
-			o := couchfile.DocsOptions{Start: rg.from, Descending: l.args.Descending}
-			if o.Descending {
+			o := couchfile.DocsOptions{Start: rg.from, Descending: descending}
+			if descending {
 				if o.Start = rg.to; rg.open {
 					o.Start = ""
 				}
@@ -336,13 +387,13 @@ func (l *listing) documents(dbs []*couchfile.DB, rg docRange) iter.Seq2[docRow, 
 					yield(docRow{}, err)
 					return
 				}
-				if done := l.past(info.ID, rg); done {
+				if past(info.ID, rg) {
 					return
 				}
-				if o.Descending && !rg.open && info.ID > rg.to {
+				if descending && !rg.open && info.ID > rg.to {
 					continue
 				}
-				if !yield(docRow{info.ID, func(dst []byte) ([]byte, error) { return appendDocRow(dst, bodies, info, opts) }}, nil) {
+				if !yield(docRow{info.ID, func(dst []byte) ([]byte, error) { return show(dst, bodies, info) }}, nil) {
 					return
 				}
 			}

@@ -17,8 +17,10 @@ import (
 
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/internal/ejson"
+	"github.com/slipcover/slipcover/internal/mango"
 	"github.com/slipcover/slipcover/internal/mrargs"
 	"github.com/slipcover/slipcover/internal/serve"
+	"github.com/slipcover/slipcover/internal/viewindex"
 )
 
 // fail is an answer that says what is wrong, in CouchDB's words.
@@ -170,10 +172,16 @@ func (r *request) raw(status int, b []byte) error {
 func (r *request) failed(err error) {
 	var f fail
 	var args *mrargs.Error
+	var find *mango.Error
+	var view *viewindex.Unable
 	switch {
 	case errors.As(err, &f):
 	case errors.As(err, &args):
 		f = fail{status: args.Status, name: args.Name, reason: args.Reason}
+	case errors.As(err, &find):
+		f = fail{status: find.Status, name: find.Name, reason: find.Reason}
+	case errors.As(err, &view):
+		f = fail{status: http.StatusNotImplemented, name: "not_implemented", reason: view.Reason}
 	case r.Context().Err() != nil || errors.Is(err, context.Canceled):
 		panic(http.ErrAbortHandler) // who asked has left
 	default:

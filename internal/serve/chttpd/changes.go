@@ -60,8 +60,8 @@ type filter struct {
 	byIDs  bool
 	design bool // design documents
 	// doc decides by a revision's JSON, nil for none of these; fields is what is shown of it.
-	doc    func(doc ejson.Value) bool
-	fields func(doc ejson.Value) ejson.Value
+	doc    func(doc ejson.Value) (bool, error)
+	fields func(doc ejson.Value) (ejson.Value, error)
 }
 
 func (h *Handler) changes(r *request, d *serve.Database) error {
@@ -483,7 +483,10 @@ func (f *feed) row(bodies *couchfile.Bodies, db *couchfile.DB, info *couchfile.D
 		if err != nil {
 			return c, false, err
 		}
-		c.doc = ejson.Append(nil, f.filter.fields(v))
+		if v, err = f.filter.fields(v); err != nil {
+			return c, false, err
+		}
+		c.doc = ejson.Append(nil, v)
 	}
 	return c, true, nil
 }
@@ -498,7 +501,10 @@ func (f *feed) matches(bodies *couchfile.Bodies, info *couchfile.DocInfo, rev co
 		return false, err
 	}
 	v, err := ejson.Parse(b)
-	return err == nil && f.filter.doc(v), err
+	if err != nil {
+		return false, err
+	}
+	return f.filter.doc(v)
 }
 
 func (f *feed) write(c change, info *couchfile.DocInfo) error {
@@ -556,6 +562,9 @@ func (f *feed) end() error {
 	if waits && !f.r.w.head {
 		if err := f.wait(); err != nil {
 			return err
+		}
+		if f.kind == "eventsource" {
+			f.r.w.end = "" // CouchDB's line break comes too late
 		}
 	}
 	last := `"last_seq":"` + sequence.Pack(f.at) + `","pending":` + strconv.FormatUint(left, 10) + "}\n"

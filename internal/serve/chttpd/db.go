@@ -62,6 +62,7 @@ func init() { // the functions refer to the map
 		"_security": (*Handler).security, "_revs_limit": (*Handler).revsLimit, "_purged_infos_limit": (*Handler).purgedInfosLimit,
 		"_shards": (*Handler).shards, "_partition": (*Handler).partition, "_purged_infos": (*Handler).purgedInfos,
 		"_ensure_full_commit": (*Handler).fullCommit, "_design": (*Handler).design,
+		"_find": (*Handler).mangoFind, "_explain": (*Handler).mangoExplain, "_index": (*Handler).mangoIndexes,
 		"_bulk_docs": posts, "_purge": posts, "_compact": posts, "_view_cleanup": posts, "_sync_shards": posts, "_temp_view": posts,
 	}
 }
