@@ -80,6 +80,9 @@ type Options struct {
 	// CacheSize is how many bytes of content are kept that the Readers of NewSharing read by ranges, of all of them
 	// together; DefaultCacheSize if 0, and some megabytes at least.
 	CacheSize int64
+	// Cached says that the storage keeps what is read of it by ranges (package storage/cache), so that more may be
+	// read of an object than is needed now.
+	Cached bool
 	// Notify, if not nil, is told in a sentence when a call waits for long.
 	Notify func(string)
 	// Now, if not nil, is the clock of this host, and Host, if not empty, its name:

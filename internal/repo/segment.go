@@ -9,7 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sort"
+	"sync"
 
 	"filippo.io/age"
 
@@ -271,8 +273,76 @@ func (r *Repo) unseal(ctx context.Context, instance string, b []byte, plain int6
 type seekSegment struct {
 	repo   *Repo
 	src    io.ReaderAt // the zstd bytes
+	object *spans      // the stored bytes, nil if src is all there is
+	shift  int64       // of the stored bytes against whole chunks of zstd bytes; -1 if they aren't encrypted
 	frames []frame
 }
+
+// ageChunk is what age encrypts at once, in bytes, and ageMore by how much that grows.
+const (
+	ageChunk = 64 << 10
+	ageMore  = 16
+)
+
+// ahead reads the stored bytes of some zstd bytes at once, instead of chunk by chunk. done is called when they were read.
+func (s *seekSegment) ahead(at, n int64) (done func(), err error) {
+	if s.object == nil {
+		return func() {}, nil
+	}
+	if s.shift >= 0 {
+		first, last := at/ageChunk, (at+n-1)/ageChunk
+		at, n = s.shift+first*(ageChunk+ageMore), (last-first+1)*(ageChunk+ageMore)
+	}
+	return s.object.ahead(at, n)
+}
+
+// spans reads an object, out of what was read of it ahead if that has it.
+type spans struct {
+	src  io.ReaderAt
+	size int64
+
+	mu   sync.RWMutex
+	list []*span // guarded by mu
+}
+
+type span struct {
+	at int64
+	b  []byte
+}
+
+func (s *spans) ahead(at, n int64) (done func(), err error) {
+	x := &span{at, make([]byte, max(0, min(n, s.size-at)))}
+	if k, err := s.src.ReadAt(x.b, at); k < len(x.b) {
+		if of := (*storageError)(nil); errors.As(err, &of) {
+			return nil, of.err
+		}
+		return nil, fmt.Errorf("%w: %d bytes at %d, not %d", ErrCorrupt, k, at, len(x.b))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.list = append(s.list, x)
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.list = slices.DeleteFunc(s.list, func(y *span) bool { return y == x })
+	}, nil
+}
+
+func (s *spans) ReadAt(p []byte, off int64) (int, error) {
+	s.mu.RLock()
+	for _, x := range s.list {
+		if off >= x.at && off+int64(len(p)) <= x.at+int64(len(x.b)) {
+			defer s.mu.RUnlock()
+			return copy(p, x.b[off-x.at:]), nil
+		}
+	}
+	s.mu.RUnlock()
+	return s.src.ReadAt(p, off)
+}
+
+// wholeAhead is up to which stored size, in bytes, a segment is read whole when it is opened of a storage behind a cache: what
+// comes of it then costs no more requests.
+const wholeAhead = 3 << 20
 
 type frame struct {
 	at, size   int64 // of the compressed frame
@@ -286,8 +356,16 @@ func (r *Repo) openSegment(ctx context.Context, instance string, s manifest.Segm
 	if err := checkSizes(s); err != nil {
 		return nil, fmt.Errorf("%s: %w", key, err)
 	}
-	var src io.ReaderAt = &objectReader{ctx: ctx, store: r.store, key: key}
-	size := s.Size
+	object := &spans{src: &objectReader{ctx: ctx, store: r.store, key: key}, size: s.Size}
+	if r.opts.Cached && s.Size <= wholeAhead {
+		done, err := object.ahead(0, s.Size)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", key, err)
+		}
+		defer done()
+	}
+	var src io.ReaderAt = object
+	size, shift := s.Size, int64(-1)
 	if r.config.Encrypted() {
 		stored := src
 		err := r.withIdentities(ctx, instance, func(ids ...age.Identity) (err error) {
@@ -298,11 +376,14 @@ func (r *Repo) openSegment(ctx context.Context, instance string, s manifest.Segm
 			return nil, fmt.Errorf("%s: %w", key, ofStorage(err))
 		}
 	}
+	if r.config.Encrypted() {
+		shift = s.Size - size - max(1, (size+ageChunk-1)/ageChunk)*ageMore
+	}
 	frames, err := readFrames(src, size, s.Plain, s.TrailerSHA256)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", key, err)
 	}
-	return &seekSegment{repo: r, src: src, frames: frames}, nil
+	return &seekSegment{repo: r, src: src, object: object, shift: shift, frames: frames}, nil
 }
 
 // readTrailer reads the trailer at the end of size zstd bytes with plain bytes of
@@ -395,6 +476,11 @@ func (s *seekSegment) find(off int64) (int, error) {
 func (s *seekSegment) read(i int) ([]byte, error) {
 	f := s.frames[i]
 	b := make([]byte, f.size)
+	done, err := s.ahead(f.at, f.size)
+	if err != nil {
+		return nil, fmt.Errorf("read frame %d: %w", i, err)
+	}
+	defer done()
 	if err := readAll(s.src, b, f.at); err != nil {
 		return nil, fmt.Errorf("read frame %d: %w", i, err)
 	}

@@ -97,6 +97,7 @@ func In(ctx context.Context, env *core.Env, s *core.Settings, store storage.Stor
 			}
 		}
 	}
+	opts.Cached = s.CacheSize > 0 && !isLocal(store)
 	opts.CacheSize = max(1, int64(s.CacheSize)) // 0 is as little as it needs
 	return repo.Open(ctx, store, opts)
 }

@@ -28,7 +28,7 @@ const (
 	// blockSize is what is asked for and kept at once, in bytes.
 	blockSize = 512 << 10
 	// longRange is the longest range that isn't taken for a long one.
-	longRange = 1 << 20
+	longRange = 4 << 20
 )
 
 // Options are the options of New.
@@ -70,6 +70,7 @@ type block struct {
 // keeper keeps blocks; it may forget any at any time.
 type keeper interface {
 	get(block) []byte // nil if it isn't there
+	has(block) int    // how many bytes it seems to have, without reading it; 0 if it isn't there
 	put(block, []byte)
 }
 
@@ -94,6 +95,11 @@ func (s *store) Get(ctx context.Context, key storage.Key, off, n int64, fn func(
 	if n <= 0 || n > longRange || off < 0 || off > math.MaxInt64-blockSize-n || !s.immutable(key) {
 		return s.Store.Get(ctx, key, off, n, fn)
 	}
+	if first, last := off/blockSize, (off+n-1)/blockSize; first < last {
+		if err := s.several(ctx, key, first, last); err != nil {
+			return err
+		}
+	}
 	var parts []io.Reader
 	for n > 0 {
 		b, err := s.block(ctx, block{key, off / blockSize})
@@ -110,6 +116,43 @@ func (s *store) Get(ctx context.Context, key storage.Key, off, n int64, fn func(
 		}
 	}
 	return fn(io.MultiReader(parts...))
+}
+
+// several reads those of the blocks from first to last that aren't kept, with one request for each run of them. Two callers
+// may read the same.
+func (s *store) several(ctx context.Context, key storage.Key, first, last int64) error {
+	for n := first; n < last; n++ {
+		end, size := n, 0
+		for end <= last && size == 0 {
+			if size = s.kept.has(block{key, end}); size == 0 {
+				end++
+			}
+		}
+		if size > 0 && size < blockSize && end == n { // the object ends there
+			return nil
+		}
+		if end-n < 2 { // Get does it
+			continue
+		}
+		err := s.Store.Get(ctx, key, n*blockSize, (end-n)*blockSize, func(r io.Reader) error {
+			for ; n < end; n++ {
+				b, err := io.ReadAll(io.LimitReader(r, blockSize))
+				if err != nil {
+					return err
+				}
+				if len(b) == 0 {
+					break
+				}
+				s.kept.put(block{key, n}, b)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		n = end
+	}
+	return nil
 }
 
 // block returns a block, shorter than blockSize at the end of the object and empty

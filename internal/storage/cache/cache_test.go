@@ -117,13 +117,36 @@ func TestRanges(t *testing.T) {
 	}
 }
 
+// Blocks that lie next to each other are asked for together, but for those that are there.
+func TestRuns(t *testing.T) {
+	for _, dir := range []string{"", t.TempDir()} {
+		f := faulty.New(mem.New(), nil)
+		b := put(t, f, "a", 7*blockSize+5)
+		s := open(t, f, cache.Options{Size: 64 << 20, Dir: dir, Immutable: func(storage.Key) bool { return true }})
+		for i, r := range []struct{ off, n, want int64 }{
+			{10, 3*blockSize - 20, 1},          // 0 to 2
+			{5, 2 * blockSize, 1},              // all there
+			{4 * blockSize, 10, 2},             // 4
+			{2 * blockSize, 5 * blockSize, 4},  // 3, and 5 and 6
+			{6 * blockSize, 8 * blockSize, 5},  // 7, which is the last
+			{5 * blockSize, 3 * blockSize, 5},  // all there, and the end
+			{5 * blockSize, blockSize + 10, 5}, // all there
+		} {
+			wantGet(t, s, "a", r.off, r.n, b)
+			if got := reads(f); int64(got) != r.want {
+				t.Errorf("dir %q, range %d: %d requests, want %d", dir, i, got, r.want)
+			}
+		}
+	}
+}
+
 func TestPassesBy(t *testing.T) {
 	f := faulty.New(mem.New(), nil)
-	b := put(t, f, "segments/a", 3<<20)
+	b := put(t, f, "segments/a", 5<<20)
 	c := put(t, f, "locks/a", 1000)
 	s := open(t, f, cache.Options{Size: 64 << 20, Immutable: func(k storage.Key) bool { return strings.HasPrefix(string(k), "segments/") }})
 	for range 3 {
-		wantGet(t, s, "segments/a", 0, 3<<20, b)
+		wantGet(t, s, "segments/a", 0, 5<<20, b)
 		wantGet(t, s, "locks/a", 0, 1000, c)
 		if got, err := get(t.Context(), s, "segments/a", 5, -1); err != nil || !bytes.Equal(got, b[5:]) {
 			t.Errorf("to its end: %d bytes, %v", len(got), err)

@@ -72,6 +72,14 @@ func (d *disk) get(id block) []byte {
 	return b
 }
 
+func (d *disk) has(id block) int {
+	info, err := os.Stat(d.path(d.name(id)))
+	if err != nil {
+		return 0
+	}
+	return int(max(0, info.Size()-sha256.Size))
+}
+
 // put does without the block if it can't be written.
 func (d *disk) put(id block, b []byte) {
 	name := d.name(id)

@@ -35,6 +35,15 @@ func (m *memory) get(id block) []byte {
 	return e.Value.(memoryItem).b
 }
 
+func (m *memory) has(id block) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e := m.items[id]; e != nil {
+		return len(e.Value.(memoryItem).b)
+	}
+	return 0
+}
+
 func (m *memory) put(id block, b []byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
