@@ -84,7 +84,7 @@ var allowed = map[string][]string{
 	// Engines: an engine never imports another.
 	"internal/backup": {"couchfile", "internal/capture", "internal/durable", "internal/manifest", "internal/newest", "internal/node", "internal/repo", "internal/shard", "internal/state"},
 	"internal/ship":   {"couchfile", "internal/capture", "internal/durable", "internal/follow", "internal/manifest", "internal/node", "internal/repo", "internal/state"},
-	"internal/serve":  {"couchfile", "internal/manifest", "internal/repo", "internal/shard"},
+	"internal/serve":  {"couchfile", "internal/ejson", "internal/mango", "internal/manifest", "internal/repo", "internal/shard"},
 	// CouchDB's HTTP API over it.
 	"internal/serve/chttpd": {"couchfile", "internal/ejson", "internal/mango", "internal/manifest", "internal/mrargs", "internal/node", "internal/sequence", "internal/serve", "internal/shard", "internal/viewindex"},
 	"internal/restore":      {"couchfile", "couchfile/couchwriter", "couchfile/erlterm", "internal/couchgen", "internal/durable", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/shard", "internal/storage", "internal/words"},
@@ -128,8 +128,8 @@ var allowed = map[string][]string{
 	"internal/cli/backups": {"internal/userfile", "internal/calendar", "internal/cli/core", "internal/cli/open", "internal/backup", "internal/manifest", "internal/newest", "internal/state",
 		"internal/node", "internal/repo", "internal/restore", "internal/retention", "internal/storage"},
 	"internal/cli/restores": {"internal/userfile", "internal/cli/core", "internal/cli/open", "internal/manifest", "internal/repo", "internal/restore"},
-	"internal/cli/look": {"internal/cli/core", "internal/cli/open", "couchfile", "internal/backup", "internal/calendar", "internal/config",
-		"internal/httpd", "internal/localhost", "internal/manifest", "internal/newest", "internal/node", "internal/repo", "internal/restore", "internal/serve", "internal/serve/chttpd", "internal/storage/drivers",
+	"internal/cli/look": {"internal/cli/core", "internal/cli/open", "couchfile", "internal/backup", "internal/calendar", "internal/config", "internal/ejson",
+		"internal/httpd", "internal/localhost", "internal/mango", "internal/manifest", "internal/mrargs", "internal/newest", "internal/node", "internal/repo", "internal/restore", "internal/serve", "internal/serve/chttpd", "internal/storage/drivers",
 		"internal/storage/probe"},
 	"internal/cli/service": {"internal/cli/core", "internal/cli/open", "internal/access", "internal/admin", "internal/agent", "internal/backup",
 		"internal/bus", "internal/config", "internal/durable", "internal/httpd", "internal/job", "internal/localhost", "internal/manifest",

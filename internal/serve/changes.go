@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"github.com/slipcover/slipcover/couchfile"
-	"github.com/slipcover/slipcover/internal/shard"
 )
 
 // ChangeKind says what became of a document.
@@ -287,48 +286,13 @@ func (d *Database) all(ctx context.Context) iter.Seq2[*couchfile.DocInfo, error]
 		if d == nil {
 			return
 		}
-		type head struct {
-			info *couchfile.DocInfo
-			rg   shard.Range
-			next func() (*couchfile.DocInfo, error, bool)
+		dbs, err := d.OpenAll(ctx)
+		if err != nil {
+			yield(nil, err)
+			return
 		}
-		var heads []*head
-		for _, s := range d.Shards {
-			db, err := d.Open(ctx, s)
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			next, stop := iter.Pull2(db.Docs(couchfile.DocsOptions{Deleted: true}))
-			defer stop()
-			heads = append(heads, &head{rg: s.Range, next: next})
-		}
-		advance := func(h *head) error {
-			info, err, ok := h.next()
-			if !ok {
-				info = nil
-			}
-			h.info = info
-			return err
-		}
-		for _, h := range heads {
-			if err := advance(h); err != nil {
-				yield(nil, err)
-				return
-			}
-		}
-		for {
-			var least *head
-			for _, h := range heads {
-				if h.info != nil && (least == nil || h.info.ID < least.info.ID) {
-					least = h
-				}
-			}
-			if least == nil || !yield(least.info, nil) {
-				return
-			}
-			if err := advance(least); err != nil {
-				yield(nil, err)
+		for row, err := range Documents(dbs, IDRange{Open: true, Deleted: true}) {
+			if !yield(row.Info, err) || err != nil {
 				return
 			}
 		}

@@ -220,6 +220,19 @@ func (d *Database) Open(ctx context.Context, s *Shard) (*couchfile.DB, error) {
 	return db, nil
 }
 
+// OpenAll opens all shards, by range.
+func (d *Database) OpenAll(ctx context.Context) ([]*couchfile.DB, error) {
+	var out []*couchfile.DB
+	for _, s := range d.Shards {
+		db, err := d.Open(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, db)
+	}
+	return out, nil
+}
+
 // ShardOf returns the shard that a document is in.
 func (d *Database) ShardOf(ctx context.Context, id string) (*Shard, error) {
 	parted := false

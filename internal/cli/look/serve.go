@@ -27,7 +27,6 @@ type serveOptions struct {
 	utils     string
 	idle      time.Duration
 	stats     bool
-	json      bool
 }
 
 func newServe(env *core.Env, g *core.Global) *cobra.Command {
@@ -63,7 +62,6 @@ administrators and users of the backup log in with their own passwords, and see 
 	f.StringVar(&o.utils, "utils", "", "show the files of CouchDB's web interface (Fauxton), which are in this `FOLDER`, at /_utils/")
 	f.DurationVar(&o.idle, "idle", 0, "end when nobody has asked for this `TIME`, such as 1h")
 	f.BoolVar(&o.stats, "stats", false, "tell at the end what the storage was asked for")
-	f.BoolVar(&o.json, "json", false, "print the address and the log-in as JSON")
 	return c
 }
 
@@ -137,7 +135,7 @@ func runServe(ctx context.Context, env *core.Env, s *core.Settings, o *serveOpti
 		return err
 	}
 	err = server.Serve(serving)
-	if o.stats && !o.json {
+	if o.stats && !env.JSON {
 		fmt.Fprintln(env.Stdout, env.TrafficLine())
 	}
 	return err
@@ -157,7 +155,7 @@ func (o *serveOptions) authOf(ctx context.Context, n *serve.Node) (chttpd.Auth, 
 }
 
 func (o *serveOptions) tell(env *core.Env, t serveJSON) error {
-	if o.json {
+	if env.JSON {
 		return core.PrintJSON(env.Stdout, t)
 	}
 	fmt.Fprintf(env.Stdout, "%s of %s as it was at %s\n", core.Count(t.Databases, "database"), core.Clean(t.Node), t.State)

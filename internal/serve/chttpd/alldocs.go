@@ -355,50 +355,24 @@ func (l *listing) rows(all iter.Seq2[docRow, error]) error {
 // documents iterates over the documents of shards that are in a range.
 func (l *listing) documents(dbs []*couchfile.DB, rg docRange) iter.Seq2[docRow, error] {
 	opts := l.docOptions()
-	return inRange(dbs, rg, l.args.Descending, l.past, func(dst []byte, bodies jsoner, info *couchfile.DocInfo) ([]byte, error) {
-		return appendDocRow(dst, bodies, info, opts)
-	})
-}
-
-// found iterates over the documents in a range for who wants their JSON.
-func found(dbs []*couchfile.DB, rg docRange, descending bool, opts couchfile.DocOptions) iter.Seq2[docRow, error] {
-	never := func(string, docRange) bool { return false }
-	return inRange(dbs, rg, descending, never, func(_ []byte, bodies jsoner, info *couchfile.DocInfo) ([]byte, error) {
-		return bodies.RevisionJSON(info, info.Winner(), opts)
-	})
-}
-
-// inRange iterates over the documents of shards in a range, until one is past it.
-func inRange(dbs []*couchfile.DB, rg docRange, descending bool, past func(string, docRange) bool, show func([]byte, jsoner, *couchfile.DocInfo) ([]byte, error)) iter.Seq2[docRow, error] {
-	return merged(dbs, descending, func(db *couchfile.DB) iter.Seq2[docRow, error] {
-		bodies := db.Bodies()
-		return func(yield func(docRow, error) bool) {
-			if rg.none {
+	return func(yield func(docRow, error) bool) {
+		if rg.none {
+			return
+		}
+		for row, err := range serve.Documents(dbs, serve.IDRange{From: rg.from, To: rg.to, Open: rg.open, Descending: l.args.Descending}) {
+			if err != nil {
+				yield(docRow{}, err)
 				return
 			}
-			o := couchfile.DocsOptions{Start: rg.from, Descending: descending}
-			if descending {
-				if o.Start = rg.to; rg.open {
-					o.Start = ""
-				}
+			id := row.Info.ID
+			if l.past(id, rg) {
+				return
 			}
-			for info, err := range db.Docs(o) {
-				if err != nil {
-					yield(docRow{}, err)
-					return
-				}
-				if past(info.ID, rg) {
-					return
-				}
-				if descending && !rg.open && info.ID > rg.to {
-					continue
-				}
-				if !yield(docRow{info.ID, func(dst []byte) ([]byte, error) { return show(dst, bodies, info) }}, nil) {
-					return
-				}
+			if !yield(docRow{id, func(dst []byte) ([]byte, error) { return appendDocRow(dst, row.Bodies, row.Info, opts) }}, nil) {
+				return
 			}
 		}
-	})
+	}
 }
 
 // past reports whether an id is behind the end of a range.
@@ -448,56 +422,6 @@ func appendDocRow(dst []byte, bodies jsoner, info *couchfile.DocInfo, opts *couc
 }
 
 func appendText(dst []byte, s string) []byte { return ejson.Append(dst, s) }
-
-// merged merges the rows of shards by their ids.
-func merged(dbs []*couchfile.DB, descending bool, of func(*couchfile.DB) iter.Seq2[docRow, error]) iter.Seq2[docRow, error] {
-	if len(dbs) == 1 {
-		return of(dbs[0])
-	}
-	return func(yield func(docRow, error) bool) {
-		type head struct {
-			row  docRow
-			next func() (docRow, error, bool)
-		}
-		var heads []*head
-		advance := func(h *head) (ok bool, err error) {
-			h.row, err, ok = h.next()
-			return ok, err
-		}
-		for _, db := range dbs {
-			next, stop := iter.Pull2(of(db))
-			defer stop()
-			h := &head{next: next}
-			ok, err := advance(h)
-			if err != nil {
-				yield(docRow{}, err)
-				return
-			}
-			if ok {
-				heads = append(heads, h)
-			}
-		}
-		for len(heads) > 0 {
-			k := 0
-			for i, h := range heads {
-				if c := strings.Compare(h.row.id, heads[k].row.id); c < 0 && !descending || c > 0 && descending {
-					k = i
-				}
-			}
-			if !yield(heads[k].row, nil) {
-				return
-			}
-			ok, err := advance(heads[k])
-			if err != nil {
-				yield(docRow{}, err)
-				return
-			}
-			if !ok {
-				heads = slices.Delete(heads, k, k+1)
-			}
-		}
-	}
-}
 
 // locals iterates over local documents, those that clients wrote here among them.
 func (l *listing) locals(dbs []*couchfile.DB, rg docRange) iter.Seq2[docRow, error] {

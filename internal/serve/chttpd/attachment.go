@@ -143,6 +143,9 @@ func parseRanges(header string, length int64) ([]span, error) {
 		case !ok, a != "" && err1 != nil, b != "" && err2 != nil, a == "" && b == "":
 			return nil, nil
 		case a == "":
+			if to >= length { // as CouchDB takes it: all but the first byte
+				to = length - 1
+			}
 			from, to = length-to, length-1
 		case b == "":
 			if from == 0 {

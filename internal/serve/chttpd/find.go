@@ -1,6 +1,7 @@
 package chttpd
 
 import (
+	"context"
 	"net/http"
 	"slices"
 	"strconv"
@@ -13,12 +14,10 @@ import (
 	"github.com/slipcover/slipcover/internal/serve"
 )
 
-const (
-	// mostFind is for how long the documents of one _find are looked at.
-	mostFind = 10 * time.Minute
-	// findChecks is after how many documents it is looked whether it is over.
-	findChecks = 1000
-)
+// mostFind is for how long the documents of one _find are looked at.
+const mostFind = 10 * time.Minute
+
+var errTooLong = fail{status: http.StatusInternalServerError, name: "timeout", reason: "The request could not be processed in a reasonable amount of time."}
 
 // parseSelector reads the filter _selector of a feed.
 func (f *feed) parseSelector() error {
@@ -88,50 +87,12 @@ func (h *Handler) mangoFind(r *request, d *serve.Database) error {
 	if err != nil {
 		return err
 	}
-	parted, err := d.Partitioned(h.ctx)
-	if err != nil {
-		return err
-	}
-	c, err := o.Find(parted)
-	if err != nil {
-		return err
-	}
 	leave, err := h.walk(r)
 	if err != nil {
 		return err
 	}
 	defer leave()
-	shards := d.Shards
-	if o.Partition != "" {
-		s, err := d.ShardOf(h.ctx, o.Partition+":foo")
-		if err != nil {
-			return err
-		}
-		shards = []*serve.Shard{s}
-	}
-	var dbs []*couchfile.DB
-	for _, s := range shards {
-		db, err := d.Open(h.ctx, s)
-		if err != nil {
-			return err
-		}
-		dbs = append(dbs, db)
-	}
-	return r.find(c, o, dbs)
-}
-
-// find writes what a cursor finds. The answer begins with the first row, so that an error before is an answer itself.
-func (r *request) find(c *mango.Cursor, o *mango.Options, dbs []*couchfile.DB) error {
-	began := time.Now()
-	scan := c.Scan
-	rg := docRange{open: true, none: scan.Empty}
-	if s, ok := scan.Start.(string); ok && !scan.Descending {
-		rg.from = s
-	}
-	if s, ok := scan.Start.(string); ok && scan.Descending && !scan.Empty {
-		rg.to, rg.open = s, false
-	}
-	sep, n := "\r\n", 0
+	sep := "\r\n"
 	begin := func() error {
 		if r.w.begun {
 			return nil
@@ -139,57 +100,28 @@ func (r *request) find(c *mango.Cursor, o *mango.Options, dbs []*couchfile.DB) e
 		r.w.beginJSON(http.StatusOK)
 		return r.w.writeString(`{"docs":[`)
 	}
-	opts := couchfile.DocOptions{Conflicts: o.Conflicts}
-	for row, err := range found(dbs, rg, scan.Descending, opts) {
-		if err != nil {
+	ctx, cancel := context.WithTimeoutCause(r.Context(), mostFind, errTooLong)
+	defer cancel()
+	end, err := serve.Find(ctx, h.ctx, d, o, func(v ejson.Value) error {
+		if err := begin(); err != nil { // an error before the first row is an answer itself
 			return err
 		}
-		if n++; n%findChecks == 0 {
-			if err := r.Context().Err(); err != nil {
-				return err
-			}
-			if time.Since(began) > mostFind {
-				return fail{status: http.StatusInternalServerError, name: "timeout", reason: "The request could not be processed in a reasonable amount of time."}
-			}
-		}
-		if !c.More() || scan.After(row.id) {
-			break
-		}
-		if scan.Before(row.id) {
-			continue
-		}
-		b, err := row.json(nil)
-		if err != nil {
-			return err
-		}
-		doc, err := ejson.Parse(b)
-		if err != nil {
-			return err
-		}
-		v, ok, err := c.Row(row.id, doc)
-		if err != nil {
-			return err
-		}
-		if !ok {
-			continue
-		}
-		if err := begin(); err != nil {
-			return err
-		}
-		if _, err := r.w.Write(ejson.Append([]byte(sep), v)); err != nil {
-			return err
-		}
+		_, err := r.w.Write(ejson.Append([]byte(sep), v))
 		sep = ",\r\n"
+		return err
+	})
+	if err != nil {
+		return err
 	}
 	if err := begin(); err != nil {
 		return err
 	}
-	end := []byte("\r\n]")
-	for _, m := range c.End(time.Since(began)) {
-		end = append(ejson.Append(append(end, ",\r\n"...), m.Name), ": "...)
-		end = ejson.Append(end, m.Value)
+	text := []byte("\r\n]")
+	for _, m := range end {
+		text = append(ejson.Append(append(text, ",\r\n"...), m.Name), ": "...)
+		text = ejson.Append(text, m.Value)
 	}
-	_, err := r.w.Write(append(end, "}\r\n"...))
+	_, err = r.w.Write(append(text, "}\r\n"...))
 	return err
 }
 

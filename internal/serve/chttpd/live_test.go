@@ -176,6 +176,9 @@ func (p *pair) same(a ask) {
 	if strings.Contains(a.path, "feed=eventsource") { // the last line break may come after the end of the answer
 		wantText, gotText = strings.TrimRight(wantText, "\n"), strings.TrimRight(gotText, "\n")
 	}
+	if strings.Contains(path, "sharded/_find") { // how many a shard has looked at by then is chance
+		wantText, gotText = strings.Replace(wantText, manyExamined, "", 1), strings.Replace(gotText, manyExamined, "", 1)
+	}
 	if a.unordered {
 		wantText, gotText = sorted(wantText), sorted(gotText)
 	}
@@ -188,6 +191,8 @@ func (p *pair) same(a ask) {
 			want.status, wantHead, clip(wantText, gotText), got.status, gotHead, clip(gotText, wantText))
 	}
 }
+
+const manyExamined = `\nThe number of documents examined is high in proportion to the number of results returned. Consider adding a more specific index to improve this.`
 
 // clip shows a text around where it begins to differ from another.
 func clip(s, other string) string {
