@@ -378,7 +378,7 @@ func (l *listing) documents(dbs []*couchfile.DB, rg docRange) iter.Seq2[docRow, 
 // past reports whether an id is behind the end of a range.
 func (l *listing) past(id string, rg docRange) bool {
 	if l.args.Descending {
-		return id < rg.from || rg.without && id == rg.from && l.args.End.Set
+		return id < rg.from || rg.without && id == rg.from
 	}
 	return !rg.open && (id > rg.to || rg.without && id == rg.to)
 }
@@ -423,42 +423,50 @@ func appendDocRow(dst []byte, bodies jsoner, info *couchfile.DocInfo, opts *couc
 
 func appendText(dst []byte, s string) []byte { return ejson.Append(dst, s) }
 
-// locals iterates over local documents, those that clients wrote here among them.
+// locals iterates over local documents, those that clients wrote here among them. CouchDB's own ones are in every shard.
 func (l *listing) locals(dbs []*couchfile.DB, rg docRange) iter.Seq2[docRow, error] {
 	return func(yield func(docRow, error) bool) {
-		ids := l.h.locals.ids(l.d.Name)
+		type local struct {
+			id   string
+			rev  int64
+			json []byte
+		}
+		var list []local
+		for _, id := range l.h.locals.ids(l.d.Name) {
+			b, rev, err := l.h.localJSON(l.d, id)
+			if err == nil { // else it was deleted
+				list = append(list, local{id, rev, b})
+			}
+		}
 		for _, db := range dbs {
 			for doc, err := range db.LocalDocs(rg.from) {
 				if err != nil {
 					yield(docRow{}, err)
 					return
 				}
+				if !rg.open && doc.ID > rg.to {
+					break
+				}
 				b, err := doc.JSON()
 				if err != nil {
 					yield(docRow{}, err)
 					return
 				}
-				if l.r.is("include_system", "true") || !systemLocal(doc.ID, b) {
-					ids = append(ids, doc.ID)
+				if _, written := l.h.locals.get(localKey{l.d.Name, doc.ID}); written || !l.r.is("include_system", "true") && systemLocal(doc.ID, b) {
+					continue
 				}
+				list = append(list, local{doc.ID, localRev(doc.Rev), b})
 			}
 		}
-		slices.Sort(ids)
-		ids = slices.Compact(ids)
+		slices.SortStableFunc(list, func(a, b local) int { return strings.Compare(a.id, b.id) })
 		if l.args.Descending {
-			slices.Reverse(ids)
+			slices.Reverse(list)
 		}
-		for _, id := range ids {
-			if !rg.has(id) || l.past(id, rg) {
+		for _, d := range list {
+			if !rg.has(d.id) || l.past(d.id, rg) {
 				continue
 			}
-			b, rev, err := l.h.localJSON(l.d, id)
-			var f fail
-			if errors.As(err, &f) { // deleted since
-				continue
-			}
-			row := docRow{id, func(dst []byte) ([]byte, error) { return appendLocalRow(dst, id, rev, b, l.args.IncludeDocs), nil }}
-			if !yield(row, err) || err != nil {
+			if !yield(docRow{d.id, func(dst []byte) ([]byte, error) { return appendLocalRow(dst, d.id, d.rev, d.json, l.args.IncludeDocs), nil }}, nil) {
 				return
 			}
 		}

@@ -83,12 +83,17 @@ func (h *Handler) localJSON(d *serve.Database, id string) ([]byte, int64, error)
 	if err != nil {
 		return nil, 0, err
 	}
-	rev, err := strconv.ParseInt(strings.TrimPrefix(doc.Rev, "0-"), 10, 64)
-	if err != nil {
-		rev = 0
-	}
 	b, err := doc.JSON()
-	return b, rev, err
+	return b, localRev(doc.Rev), err
+}
+
+// localRev is the number of a local document's revision, 0-N.
+func localRev(rev string) int64 {
+	n, err := strconv.ParseInt(strings.TrimPrefix(rev, "0-"), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 func (h *Handler) readLocal(r *request, d *serve.Database, id string, q docQuery) error {
