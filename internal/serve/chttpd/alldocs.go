@@ -466,7 +466,9 @@ func (l *listing) locals(dbs []*couchfile.DB, rg docRange) iter.Seq2[docRow, err
 			if !rg.has(d.id) || l.past(d.id, rg) {
 				continue
 			}
-			if !yield(docRow{d.id, func(dst []byte) ([]byte, error) { return appendLocalRow(dst, d.id, d.rev, d.json, l.args.IncludeDocs), nil }}, nil) {
+			if !yield(docRow{d.id, func(dst []byte) ([]byte, error) {
+				return appendLocalRow(dst, d.id, d.rev, d.json, l.args.IncludeDocs), nil
+			}}, nil) {
 				return
 			}
 		}
