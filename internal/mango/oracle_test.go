@@ -16,7 +16,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/slipcover/slipcover/internal/ejson"
 	"github.com/slipcover/slipcover/internal/mango"
@@ -213,8 +212,7 @@ func (s *server) ask(path string, body ejson.Value) string {
 
 func TestServerAnswers(t *testing.T) {
 	t.Parallel()
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	seed := testenv.Seed(t)
 	g := &generator{r: rand.New(rand.NewPCG(seed, 1))}
 	s := newServer(t, g.docs(40), "")
 	out := []ejson.Value{}
@@ -269,8 +267,7 @@ func TestServerAnswers(t *testing.T) {
 // In a partitioned database a partition narrows the scan.
 func TestServerPartitions(t *testing.T) {
 	t.Parallel()
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	seed := testenv.Seed(t)
 	g := &generator{r: rand.New(rand.NewPCG(seed, 3))}
 	docs := g.docs(40)
 	for i, d := range docs[2:] {
@@ -300,8 +297,7 @@ func TestServerPartitions(t *testing.T) {
 // A server's _changes with a selector names the documents that match.
 func TestServerFilter(t *testing.T) {
 	t.Parallel()
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	seed := testenv.Seed(t)
 	g := &generator{r: rand.New(rand.NewPCG(seed, 2))}
 	s := newServer(t, g.docs(40), "")
 	matched, failed := 0, 0

@@ -17,7 +17,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"filippo.io/age"
 
@@ -31,6 +30,7 @@ import (
 	"github.com/slipcover/slipcover/internal/storage"
 	"github.com/slipcover/slipcover/internal/storage/cache"
 	"github.com/slipcover/slipcover/internal/storage/mem"
+	"github.com/slipcover/slipcover/internal/testenv"
 )
 
 // touching notes what is read of segments, and gives one byte of one as another one.
@@ -143,8 +143,7 @@ func TestDamageIsNamed(t *testing.T) {
 	if !json.Valid(want) || len(clean.reads) < 2 {
 		t.Fatalf("%s, of %d objects", want, len(clean.reads))
 	}
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
+	seed := testenv.Seed(t)
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	named := map[storage.Key]int{}
 	for _, key := range slices.Sorted(maps.Keys(clean.reads)) {

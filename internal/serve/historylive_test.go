@@ -187,10 +187,9 @@ func heldBy(t *testing.T, r *repo.Repo, states []repo.DatabaseState, doc string)
 func TestHistoryIsWhatStatesHave(t *testing.T) {
 	t.Parallel()
 	live := testenv.CouchDB(t, testenv.Options{})
+	seed := testenv.Seed(t)
 	for round := range testenv.Rounds(1) {
-		seed := uint64(time.Now().UnixNano())
-		t.Logf("round %d, seed %d", round, seed)
-		holdHistory(t, live, rand.New(rand.NewPCG(seed, 1)))
+		holdHistory(t, live, rand.New(rand.NewPCG(seed, uint64(round))))
 		must(t, live.Delete("/d"))
 	}
 }

@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/internal/ejson"
@@ -79,10 +78,7 @@ type liveDB struct {
 func TestLiveQueries(t *testing.T) {
 	t.Parallel()
 	couch := testenv.CouchDB(t, testenv.Options{Config: map[string]map[string]string{"query_server_config": {"commit_freq": "0"}}})
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("SEED"); s != "" {
-		fmt.Sscan(s, &seed)
-	}
+	seed := testenv.Seed(t)
 	l := &live{T: t, couch: couch, rnd: rand.New(rand.NewPCG(seed, 1)), seed: seed}
 	dbs := []*liveDB{{name: "one", q: 1}, {name: "three", q: 3}, {name: "parted", q: 3, partitioned: true}}
 	for _, d := range dbs {

@@ -107,6 +107,11 @@ func (h *Handler) allDocs(r *request, d *serve.Database) error {
 		return err
 	}
 	defer leave()
+	done, err := h.inline(r, args.IncludeDocs && args.Attachments)
+	if err != nil {
+		return err
+	}
+	defer done()
 	return l.send()
 }
 
@@ -131,6 +136,11 @@ func (h *Handler) allDocsQueries(r *request, d *serve.Database, op string) error
 		return err
 	}
 	defer leave()
+	done, err := h.inline(r, slices.ContainsFunc(list, func(a *mrargs.Args) bool { return a.IncludeDocs && a.Attachments }))
+	if err != nil {
+		return err
+	}
+	defer done()
 	r.w.beginJSON(http.StatusOK)
 	if err := r.w.writeString(`{"results":[`); err != nil {
 		return err

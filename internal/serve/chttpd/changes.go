@@ -99,7 +99,11 @@ func (h *Handler) changes(r *request, d *serve.Database) error {
 	if err != nil {
 		return err
 	}
-	err = f.send()
+	done, err := h.inline(r, f.includeDocs && f.opts.Attachments)
+	if err == nil {
+		err = f.send()
+		done()
+	}
 	leave()
 	if err != nil {
 		return err

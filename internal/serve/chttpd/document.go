@@ -218,6 +218,11 @@ func (h *Handler) readDocument(r *request, d *serve.Database, id string) error {
 	if len(atts) > 0 {
 		return r.related(db, info, rev, opts, atts)
 	}
+	done, err := h.inline(r, opts.Attachments)
+	if err != nil {
+		return err
+	}
+	defer done()
 	b, err := db.RevisionJSON(info, rev, opts)
 	if err != nil {
 		return err
@@ -358,6 +363,11 @@ func (h *Handler) openRevs(r *request, db *couchfile.DB, id string, q docQuery) 
 	if r.accepts("multipart/mixed") {
 		return r.mixed(db, info, list, opts)
 	}
+	done, err := h.inline(r, q.opts.Attachments)
+	if err != nil {
+		return err
+	}
+	defer done()
 	r.w.beginJSON(http.StatusOK)
 	if err := r.w.writeString("["); err != nil {
 		return err

@@ -45,19 +45,25 @@ type Handler struct {
 	o        Options
 	locals   locals
 	sessions sessions
-	slots    chan struct{} // for requests that walk whole databases
+	all      chan struct{} // for requests, those that wait for changes too
+	slots    chan struct{} // for those that walk whole databases
+	large    chan struct{} // for those that put attachments into JSON
 	secure   sync.Map      // security objects by database
 }
 
-// walkers is how many requests at once may walk databases: each reads by itself.
-const walkers = 64
+// How many requests at once there may be.
+const (
+	mostRequests = 1024
+	walkers      = 64 // each reads by itself
+	inliners     = 4  // each has whole attachments in memory
+)
 
 // New returns a handler of a node, which is read for as long as ctx lasts.
 func New(ctx context.Context, n *serve.Node, o Options) *Handler {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Handler{node: n, ctx: ctx, o: o, slots: make(chan struct{}, walkers)}
+	return &Handler{node: n, ctx: ctx, o: o, all: make(chan struct{}, mostRequests), slots: make(chan struct{}, walkers), large: make(chan struct{}, inliners)}
 }
 
 // request is a request as CouchDB's handlers see it.
@@ -80,6 +86,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	w.Header()["Server"] = []string{"CouchDB/" + Version + " (Slipcover)"}
 	w.Header().Set("X-Couch-Request-Id", requestID(hr))
 	w.Header().Set("X-Couchdb-Body-Time", "0")
+	select {
+	case h.all <- struct{}{}:
+		defer func() { <-h.all }()
+	default:
+		r.failed(fail{status: http.StatusServiceUnavailable, name: "service unavailable", reason: "Too many requests are under way; try again later."})
+		return
+	}
 	err := r.parse()
 	if err == nil {
 		err = h.serve(r)
@@ -189,9 +202,21 @@ var topLevel = map[string]func(*Handler, *request) error{
 
 // walk waits for a place among those who walk whole databases.
 func (h *Handler) walk(r *request) (leave func(), err error) {
+	return enter(r, h.slots)
+}
+
+// inline waits for a place among those who put attachments into JSON, if a request does.
+func (h *Handler) inline(r *request, attachments bool) (leave func(), err error) {
+	if !attachments {
+		return func() {}, nil
+	}
+	return enter(r, h.large)
+}
+
+func enter(r *request, slots chan struct{}) (leave func(), err error) {
 	select {
-	case h.slots <- struct{}{}:
-		return func() { <-h.slots }, nil
+	case slots <- struct{}{}:
+		return func() { <-slots }, nil
 	case <-r.Context().Done():
 		return nil, r.Context().Err()
 	}

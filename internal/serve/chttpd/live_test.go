@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -237,19 +236,6 @@ func (p *pair) report() {
 	p.t.Logf("%d requests compared, %d unlike\n%s", n, p.unlike, strings.Join(lines, "\n"))
 }
 
-// newRand returns numbers by a seed, which is printed.
-func newRand(t *testing.T) *rand.Rand {
-	t.Helper()
-	seed := uint64(os.Getpid())
-	if s := os.Getenv("SLIPCOVER_SEED"); s != "" {
-		n, err := strconv.ParseUint(s, 10, 64)
-		must(t, err)
-		seed = n
-	}
-	t.Logf("SLIPCOVER_SEED=%d", seed)
-	return rand.New(rand.NewPCG(seed, 13))
-}
-
 // oddIDs are ids that need care in URLs and in JSON.
 var oddIDs = []string{
 	"a b", "a+b", "a%2Fb", "a/b", "ü", "日本", "e\u0301", "\U0001F600", "q\"uote", "back\\slash", "x\u0001y", "Z", "0", "~", "a&b=c", "a?b", "a#b", "tab\tt", "{}",
@@ -465,7 +451,7 @@ func query(rnd *rand.Rand, most int, params map[string][]string) string {
 // A backup answers as the server does: all forms of requests, then random ones.
 func TestAnswersAsServer(t *testing.T) {
 	t.Parallel()
-	rnd := newRand(t)
+	rnd := rand.New(rand.NewPCG(testenv.Seed(t), 13))
 	p := both(t, fill(t, rnd))
 	defer p.report()
 	for _, path := range []string{

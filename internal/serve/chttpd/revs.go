@@ -130,6 +130,11 @@ func (h *Handler) bulkGet(r *request, d *serve.Database) error {
 	if !r.accepts("application/json") && (r.accepts("multipart/mixed") || r.accepts("multipart/related")) {
 		return h.bulkMultipart(r, d, asks)
 	}
+	done, err := h.inline(r, slices.ContainsFunc(asks, func(a bulkAsk) bool { return a.q.opts.Attachments }))
+	if err != nil {
+		return err
+	}
+	defer done()
 	r.w.beginJSON(http.StatusOK)
 	if err := r.w.writeString(`{"results":[`); err != nil {
 		return err

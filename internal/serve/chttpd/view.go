@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"strconv"
 
 	"github.com/slipcover/slipcover/couchfile"
@@ -117,6 +118,11 @@ func (q *viewQuery) several(body ejson.Value) error {
 	if err != nil {
 		return err
 	}
+	done, err := q.h.inline(q.r, slices.ContainsFunc(list, func(a *mrargs.Args) bool { return a.IncludeDocs && a.Attachments }))
+	if err != nil {
+		return err
+	}
+	defer done()
 	sep := "{\"results\":[\r\n"
 	for _, args := range list {
 		ans, err := q.view.Rows(q.r.Context(), q.shards, args)
@@ -136,6 +142,11 @@ func (q *viewQuery) several(body ejson.Value) error {
 }
 
 func (q *viewQuery) send(args *mrargs.Args) error {
+	done, err := q.h.inline(q.r, args.IncludeDocs && args.Attachments)
+	if err != nil {
+		return err
+	}
+	defer done()
 	ans, err := q.view.Rows(q.r.Context(), q.shards, args)
 	if err != nil {
 		return err
