@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/zlib"
 	"context"
+	crand "crypto/rand"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 	"testing"
 
 	"github.com/slipcover/slipcover/internal/sequence"
+	"github.com/slipcover/slipcover/internal/serve"
 	"github.com/slipcover/slipcover/internal/serve/chttpd"
 	"github.com/slipcover/slipcover/internal/serve/servetest"
 	"github.com/slipcover/slipcover/internal/testenv"
@@ -33,27 +35,42 @@ func must(t testing.TB, err error) {
 
 // pair is a server and a backup of it, which must answer alike.
 type pair struct {
-	t      *testing.T
+	t      testing.TB
 	live   *testenv.Couch
-	url    string // of the backup
+	node   *serve.Node // the backup
+	url    string      // where it is served
 	client *http.Client
 	asked  map[string]int // by form
 	unlike int
 }
 
 // both starts a server, lets fill write to it, and serves a backup of it.
-func both(t *testing.T, fill func(*testenv.Couch)) *pair {
+func both(t testing.TB, fill func(*testenv.Couch)) *pair {
 	t.Helper()
-	live := testenv.CouchDB(t, testenv.Options{Config: map[string]map[string]string{"query_server_config": {"commit_freq": "0"}}})
+	live := testenv.CouchDB(t, testenv.Options{Config: map[string]map[string]string{
+		"query_server_config": {"commit_freq": "0"}, "replicator": {"startup_jitter": "1"},
+		"chttpd_auth": {"secret": crand.Text()}, // or who logs in first at the same moment makes one each
+	}})
 	fill(live)
-	h := chttpd.New(context.Background(), servetest.Node(t, live.DataDir), chttpd.Options{Auth: chttpd.OneUser{Name: live.Admin, Password: live.Password}})
-	s := httptest.NewServer(h)
-	t.Cleanup(s.Close)
-	return &pair{t: t, live: live, url: s.URL, asked: map[string]int{}, client: &http.Client{
+	p := &pair{t: t, live: live, node: servetest.Node(t, live.DataDir), asked: map[string]int{}}
+	p.url = p.serve(chttpd.OneUser{Name: live.Admin, Password: live.Password})
+	p.client = &http.Client{
 		// CouchDB answers some requests twice, so no connection is used again.
 		Transport:     &http.Transport{DisableCompression: true, DisableKeepAlives: true},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}
+	}
+	return p
+}
+
+// serve serves the backup until the test ends.
+func (p *pair) serve(auth chttpd.Auth) (url string) {
+	done := make(chan struct{})
+	s := httptest.NewServer(chttpd.New(context.Background(), p.node, chttpd.Options{Auth: auth, Done: done}))
+	p.t.Cleanup(func() {
+		close(done) // feeds that wait
+		s.Close()
+	})
+	return s.URL
 }
 
 // ask is a request.
@@ -242,7 +259,7 @@ var oddIDs = []string{
 }
 
 // fill writes databases of all kinds.
-func fill(t *testing.T, rnd *rand.Rand) func(*testenv.Couch) {
+func fill(t testing.TB, rnd *rand.Rand) func(*testenv.Couch) {
 	return func(live *testenv.Couch) {
 		for _, db := range []string{"plain?q=1", "sharded?q=3", "parted?q=2&partitioned=true", "empty?q=2", "sl%2Fash+$(x)-1?q=1"} {
 			must(t, live.Put("/"+strings.ReplaceAll(db, "+", "%2B"), nil, nil))
@@ -280,7 +297,7 @@ func value(rnd *rand.Rand, depth int) any {
 	return json.RawMessage("1.0e-9")
 }
 
-func fillDB(t *testing.T, live *testenv.Couch, db string, rnd *rand.Rand) {
+func fillDB(t testing.TB, live *testenv.Couch, db string, rnd *rand.Rand) {
 	t.Helper()
 	var list []string
 	for i := range 60 {
