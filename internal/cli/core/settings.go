@@ -21,13 +21,25 @@ type Settings struct {
 	FromCache  bool     // the command may answer from the cache's folder
 }
 
+// ownFlag is the annotation of flags that OwnFlags names.
+const ownFlag = "slipcover_own"
+
+// OwnFlags says of flags of a command that they aren't the settings of these names, which are of the service.
+func OwnFlags(f *pflag.FlagSet, names ...string) {
+	for _, name := range names {
+		if flag := f.Lookup(name); flag != nil {
+			flag.Annotations = map[string][]string{ownFlag: {}}
+		}
+	}
+}
+
 // Load gathers the settings. A flag counts if it was given and has the name of a
-// setting; --repo and --no-indexes are other words for two of them.
+// setting, unless OwnFlags names it; --repo and --no-indexes are other words for two of them.
 func (g *Global) Load(env *Env, cmd *cobra.Command) (*Settings, error) {
 	given := map[string]string{}
 	f := cmd.Flags()
 	for _, k := range config.Keys() {
-		if flag := f.Lookup(k.Flag()); flag != nil && flag.Changed && !k.Secret {
+		if flag := f.Lookup(k.Flag()); flag != nil && flag.Changed && !k.Secret && flag.Annotations[ownFlag] == nil {
 			given[k.Name] = flag.Value.String()
 		}
 	}

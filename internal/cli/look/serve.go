@@ -61,6 +61,7 @@ administrators and users of the backup log in with their own passwords, and see 
 	f.StringVar(&o.key, "key", "", "PEM `FILE` with its key")
 	f.StringVar(&o.utils, "utils", "", "show the files of CouchDB's web interface (Fauxton), which are in this `FOLDER`, at /_utils/")
 	f.DurationVar(&o.idle, "idle", 0, "end when nobody has asked for this `TIME`, such as 1h")
+	core.OwnFlags(f, "listen", "auth")
 	f.BoolVar(&o.stats, "stats", false, "tell at the end what the storage was asked for")
 	return c
 }
