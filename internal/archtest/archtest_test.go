@@ -130,7 +130,7 @@ var allowed = map[string][]string{
 	"internal/cli/restores": {"internal/userfile", "internal/cli/core", "internal/cli/open", "internal/manifest", "internal/repo", "internal/restore"},
 	"internal/cli/look": {"internal/cli/core", "internal/cli/open", "couchfile", "internal/backup", "internal/calendar", "internal/config", "internal/ejson",
 		"internal/httpd", "internal/localhost", "internal/mango", "internal/manifest", "internal/mrargs", "internal/newest", "internal/node", "internal/repo", "internal/restore", "internal/serve", "internal/serve/chttpd", "internal/storage/drivers",
-		"internal/storage/probe"},
+		"internal/storage/meter", "internal/storage/probe"},
 	"internal/cli/service": {"internal/cli/core", "internal/cli/open", "internal/access", "internal/admin", "internal/agent", "internal/backup",
 		"internal/bus", "internal/config", "internal/durable", "internal/httpd", "internal/job", "internal/localhost", "internal/manifest",
 		"internal/node", "internal/repo", "internal/restore", "internal/sdnotify", "internal/server", "internal/ship", "internal/storage",

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"github.com/slipcover/slipcover/internal/cli/core"
@@ -16,6 +17,7 @@ import (
 	"github.com/slipcover/slipcover/internal/restore"
 	"github.com/slipcover/slipcover/internal/serve"
 	"github.com/slipcover/slipcover/internal/serve/chttpd"
+	"github.com/slipcover/slipcover/internal/storage/meter"
 )
 
 type serveOptions struct {
@@ -123,7 +125,8 @@ func runServe(ctx context.Context, env *core.Env, s *core.Settings, o *serveOpti
 	defer end()
 	watch := newIdle(o.idle, end)
 	defer watch.stop()
-	var handler http.Handler = chttpd.New(ctx, node, chttpd.Options{Auth: auth, Vendor: core.BuildVersion().Version, Utils: o.utils, Log: log, Done: serving.Done()})
+	var handler http.Handler = chttpd.New(ctx, node, chttpd.Options{Auth: auth, Vendor: core.BuildVersion().Version, Utils: o.utils, Log: log, Done: serving.Done(),
+		Metrics: []prometheus.Collector{meter.Collector(env.Traffic, "slipcover_serve_storage_")}})
 	if o.auth == "none" {
 		handler = httpd.OwnHost(handler)
 	}

@@ -195,7 +195,7 @@ func (r *request) failed(err error) {
 	}
 	hd := r.w.w.Header()
 	for name := range hd {
-		if !slices.Contains([]string{"Server", "X-Couch-Request-Id", "X-Couchdb-Body-Time", "Set-Cookie"}, name) {
+		if !slices.Contains([]string{"Server", "X-Couch-Request-Id", "X-Couchdb-Body-Time", "Set-Cookie"}, name) && !slices.Contains(r.before, name) {
 			hd.Del(name) // of the answer that it isn't
 		}
 	}

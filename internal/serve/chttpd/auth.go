@@ -182,7 +182,7 @@ func (h *Handler) authenticate(r *request) error {
 }
 
 func (r *request) setCookie(value string, age int) {
-	http.SetCookie(r.w.w, &http.Cookie{Name: cookieName, Value: value, Path: "/", HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteStrictMode, MaxAge: age})
+	http.SetCookie(r.w.w, &http.Cookie{Name: cookieName, Value: value, Path: r.h.o.Prefix + "/", HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteStrictMode, MaxAge: age})
 }
 
 // session answers who asks, lets somebody in, and out.

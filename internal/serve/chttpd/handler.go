@@ -5,11 +5,14 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/slipcover/slipcover/internal/ejson"
 	"github.com/slipcover/slipcover/internal/mrargs"
@@ -32,7 +35,12 @@ type Options struct {
 	Vendor string // what the welcome calls the server's version
 	// Utils is a folder with CouchDB's web interface, to be shown at /_utils/; "" for none.
 	Utils string
-	Log   *slog.Logger
+	// Prefix is the path below which the node is, such as /here/is/it: it begins with a slash and ends without one. Of paths
+	// of requests it is cut off, in cookies and addresses of answers it is there. "" for none.
+	Prefix string
+	// Metrics are shown to administrators at _node/_local/_prometheus, beside counts of requests.
+	Metrics []prometheus.Collector
+	Log     *slog.Logger
 	// Done is closed when feeds that wait for changes must end.
 	Done <-chan struct{}
 }
@@ -49,6 +57,7 @@ type Handler struct {
 	slots    chan struct{} // for those that walk whole databases
 	large    chan struct{} // for those that put attachments into JSON
 	secure   sync.Map      // security objects by database
+	counts   *counts
 }
 
 // How many requests at once there may be.
@@ -63,7 +72,7 @@ func New(ctx context.Context, n *serve.Node, o Options) *Handler {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Handler{node: n, ctx: ctx, o: o, all: make(chan struct{}, mostRequests), slots: make(chan struct{}, walkers), large: make(chan struct{}, inliners)}
+	return &Handler{node: n, ctx: ctx, o: o, all: make(chan struct{}, mostRequests), slots: make(chan struct{}, walkers), large: make(chan struct{}, inliners), counts: newCounts(o.Metrics)}
 }
 
 // request is a request as CouchDB's handlers see it.
@@ -77,12 +86,16 @@ type request struct {
 	user   User
 	obj    ejson.Object // the body, once objectBody has read it
 	read   bool
+	before []string // headers that whoever called had set
 }
 
 // ServeHTTP answers a request.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
+	count := h.counts.begin(w)
+	defer count.end()
+	w = count
 	a := &answer{w: w, head: hr.Method == http.MethodHead}
-	r := &request{Request: hr, w: a, h: h, method: hr.Method}
+	r := &request{Request: hr, w: a, h: h, method: hr.Method, before: slices.Collect(maps.Keys(w.Header()))}
 	w.Header()["Server"] = []string{"CouchDB/" + Version + " (Slipcover)"}
 	w.Header().Set("X-Couch-Request-Id", requestID(hr))
 	w.Header().Set("X-Couchdb-Body-Time", "0")
@@ -132,7 +145,10 @@ func (r *request) parse() error {
 			r.method = o
 		}
 	}
-	raw := r.URL.EscapedPath()
+	raw, below := strings.CutPrefix(r.URL.EscapedPath(), r.h.o.Prefix)
+	if !below || raw != "" && raw[0] != '/' {
+		return errMissing
+	}
 	for p := range strings.SplitSeq(raw, "/") {
 		if p == "" {
 			continue

@@ -203,6 +203,9 @@ func (h *Handler) nodeInfo(r *request) error {
 			return r.json(http.StatusOK, ejson.Object{})
 		}
 		return notFound("unknown_config_value")
+	case len(r.parts) == 3 && r.parts[2] == "_prometheus" && r.method == http.MethodGet:
+		h.counts.shown.ServeHTTP(r.w.w, r.Request)
+		return nil
 	case r.method != http.MethodGet:
 		return errReadOnly
 	}
@@ -252,8 +255,9 @@ func (h *Handler) utils(r *request) error {
 	if h.o.Utils == "" {
 		return notFound("The web interface isn't served; --utils DIR names the folder with its files.")
 	}
-	if r.URL.Path == "/_utils" {
-		http.Redirect(r.w.w, r.Request, "/_utils/", http.StatusMovedPermanently)
+	at := strings.TrimPrefix(r.URL.Path, r.h.o.Prefix)
+	if at == "/_utils" {
+		http.Redirect(r.w.w, r.Request, r.h.o.Prefix+"/_utils/", http.StatusMovedPermanently)
 		return nil
 	}
 	root, err := os.OpenRoot(h.o.Utils)
@@ -261,7 +265,7 @@ func (h *Handler) utils(r *request) error {
 		return fmt.Errorf("web interface: %w", err)
 	}
 	defer func() { _ = root.Close() }()
-	name := strings.TrimPrefix(path.Clean(r.URL.Path), "/_utils")
+	name := strings.TrimPrefix(path.Clean(at), "/_utils")
 	name = strings.TrimPrefix(name, "/")
 	if name == "" || name == "." {
 		name = "index.html"
