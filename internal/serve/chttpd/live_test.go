@@ -559,7 +559,7 @@ func (p *pair) random(db string, rnd *rand.Rand) {
 		"limit": {"0", "1", "5"}, "skip": {"0", "3"}, "descending": {"true"}, "include_docs": {"true"}, "startkey": {"3", "null", `"x"`}, "endkey": {"9", `{}`}, "key": {"5", "17"}, "keys": {"[3,4,99]"},
 		"reduce": {"false", "true"}, "group": {"true"}, "group_level": {"1", "0"}, "update_seq": {"true"}, "conflicts": {"true"}, "update": {"false"}, "stable": {"true"}, "inclusive_end": {"false"},
 	}
-	for range testenv.Rounds(60) {
+	for range testenv.Computed(60, 10) {
 		if db != "parted" && db != "empty" {
 			p.same(ask{path: base + "/_design/views/_view/" + pick(rnd, []string{"by_n", "by_n", "by_n", "nosuch"}) + query(rnd, 4, viewing)})
 			p.same(ask{method: "POST", path: base + "/_design/views/_view/by_n" + query(rnd, 2, viewing), body: pick(rnd, []string{`{"keys":[1,2]}`, `{"key":3}`, `{"startkey":4,"limit":2,"reduce":false}`, `{}`})})
@@ -588,7 +588,7 @@ func (p *pair) random(db string, rnd *rand.Rand) {
 		"revs": {"true"}, "revs_info": {"true"}, "conflicts": {"true"}, "deleted_conflicts": {"true"}, "local_seq": {"true"}, "meta": {"true"}, "latest": {"true"}, "deleted": {"true"},
 		"attachments": {"true", "false"}, "att_encoding_info": {"true"},
 	}
-	for range testenv.Rounds(150) {
+	for range testenv.Computed(150, 20) {
 		d, e := pick(rnd, docs), pick(rnd, docs)
 		reading["rev"] = append(slices.Clone(d.revs), "1-abc", "x", "5-"+hex(rnd))
 		reading["open_revs"] = []string{"all", js(d.leaves), js([]string{pick(rnd, d.revs), "9-" + hex(rnd)}), "[]"}
