@@ -7,15 +7,12 @@ import (
 	"runtime"
 	"testing"
 
-	"filippo.io/age"
-
 	"github.com/slipcover/slipcover/couchfile"
-	"github.com/slipcover/slipcover/internal/backup"
 	"github.com/slipcover/slipcover/internal/couchgen"
 	"github.com/slipcover/slipcover/internal/manifest"
-	"github.com/slipcover/slipcover/internal/node"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/serve"
+	"github.com/slipcover/slipcover/internal/serve/servetest"
 	"github.com/slipcover/slipcover/internal/storage/file"
 )
 
@@ -27,23 +24,12 @@ func largeBackup(b *testing.B) (*repo.Repo, *manifest.Manifest, []string) {
 	if os.Getenv("SLIPCOVER_SCALE") == "full" {
 		size = 10 << 30
 	}
-	data, stateDir := b.TempDir(), b.TempDir()
+	data := b.TempDir()
 	dir, err := couchgen.DataDir(data, couchgen.DirOptions{Q: 8, BytesPerDB: size, UpdateFraction: 0.1})
-	must(b, err)
-	id, err := age.GenerateX25519Identity()
 	must(b, err)
 	store, err := file.Open(b.TempDir())
 	must(b, err)
-	_, err = repo.Init(b.Context(), store, repo.InitOptions{Recipients: []string{id.Recipient().String()}})
-	must(b, err)
-	r, err := repo.Open(context.Background(), store, repo.Options{Identities: []age.Identity{id}})
-	must(b, err)
-	n, err := node.Locate(b.Context(), node.Options{DataDir: data})
-	must(b, err)
-	res, err := backup.Run(b.Context(), backup.Options{Repo: r, Node: n, Instance: "node1", StateDir: stateDir, Name: "test", Tool: "test"})
-	must(b, err)
-	m, err := r.Manifest(b.Context(), res.Record)
-	must(b, err)
+	r, m := servetest.BackupTo(b, store, data)
 	var ids []string
 	for i, s := range dir.Databases[0].Shards {
 		f, g := openShard(b, s.Path)

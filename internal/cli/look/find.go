@@ -77,19 +77,14 @@ func runFind(ctx context.Context, env *core.Env, s *core.Settings, o *findOption
 	if err != nil {
 		return asUsage(err)
 	}
-	r, m, err := o.open(ctx, env, s)
+	node, done, err := o.node(ctx, env, s)
 	if err != nil {
 		return err
 	}
-	defer r.Close()
-	node, err := serve.OpenNode(ctx, r.Repo, m)
+	defer done()
+	d, err := database(node, db)
 	if err != nil {
 		return err
-	}
-	defer node.Close()
-	d, err := node.Database(db)
-	if err != nil {
-		return fmt.Errorf("%w; `slipcover points --db %q` tells when it was there", err, db)
 	}
 	n := 0
 	sep := "{\n  \"documents\": [\n    "

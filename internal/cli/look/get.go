@@ -51,19 +51,14 @@ replay (docs/compaction.md) is computed first.`,
 }
 
 func runGet(ctx context.Context, env *core.Env, s *core.Settings, o *getOptions, db, doc string) error {
-	r, m, err := o.open(ctx, env, s)
+	node, done, err := o.node(ctx, env, s)
 	if err != nil {
 		return err
 	}
-	defer r.Close()
-	node, err := serve.OpenNode(ctx, r.Repo, m)
+	defer done()
+	d, err := database(node, db)
 	if err != nil {
 		return err
-	}
-	defer node.Close()
-	d, err := node.Database(db)
-	if err != nil {
-		return fmt.Errorf("%w; `slipcover points --db %q` tells when it was there", err, db)
 	}
 	file, err := d.Find(ctx, doc)
 	if err != nil {
@@ -91,4 +86,30 @@ func (o *stateOptions) open(ctx context.Context, env *core.Env, s *core.Settings
 		return nil, nil, err
 	}
 	return r, m, nil
+}
+
+// node opens the backup or moment as a node; done closes it, and the repository.
+func (o *stateOptions) node(ctx context.Context, env *core.Env, s *core.Settings) (n *serve.Node, done func(), err error) {
+	r, m, err := o.open(ctx, env, s)
+	if err != nil {
+		return nil, nil, err
+	}
+	n, err = serve.OpenNode(ctx, r.Repo, m)
+	if err != nil {
+		r.Close()
+		return nil, nil, err
+	}
+	return n, func() {
+		n.Close()
+		r.Close()
+	}, nil
+}
+
+// database returns a database of a node.
+func database(n *serve.Node, name string) (*serve.Database, error) {
+	d, err := n.Database(name)
+	if err != nil {
+		return nil, fmt.Errorf("%w; `slipcover points --db %q` tells when it was there", err, name)
+	}
+	return d, nil
 }

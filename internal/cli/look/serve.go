@@ -103,16 +103,11 @@ func runServe(ctx context.Context, env *core.Env, s *core.Settings, o *serveOpti
 			return err
 		}
 	}
-	r, m, err := o.open(ctx, env, s)
+	node, done, err := o.node(ctx, env, s)
 	if err != nil {
 		return err
 	}
-	defer r.Close()
-	node, err := serve.OpenNode(ctx, r.Repo, m)
-	if err != nil {
-		return err
-	}
-	defer node.Close()
+	defer done()
 	auth, user, err := o.authOf(ctx, node)
 	if err != nil {
 		return err
@@ -134,7 +129,7 @@ func runServe(ctx context.Context, env *core.Env, s *core.Settings, o *serveOpti
 	if err != nil {
 		return err
 	}
-	told := serveJSON{URL: server.URL() + "/", State: m.Started.UTC().Format(time.RFC3339), Node: m.NodeName, Databases: len(node.Databases()), User: user.Name, Password: user.Password}
+	told := serveJSON{URL: server.URL() + "/", State: node.Manifest.Started.UTC().Format(time.RFC3339), Node: node.Manifest.NodeName, Databases: len(node.Databases()), User: user.Name, Password: user.Password}
 	if err := o.tell(env, told); err != nil {
 		return err
 	}

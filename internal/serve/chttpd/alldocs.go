@@ -79,20 +79,9 @@ func (h *Handler) allDocs(r *request, d *serve.Database) error {
 	if len(r.parts) > 2 {
 		return h.ofDocument(r, d)
 	}
-	var body ejson.Value
-	switch r.method {
-	case http.MethodGet:
-	case http.MethodPost:
-		if err := r.jsonType(); err != nil {
-			return err
-		}
-		o, err := r.objectBody()
-		if err != nil {
-			return err
-		}
-		body = o
-	default:
-		return methods("GET,HEAD,POST")
+	body, err := r.queryBody("GET,HEAD,POST")
+	if err != nil {
+		return err
 	}
 	args, err := mrargs.ForAllDocs(r.query, body, r.method == http.MethodPost)
 	if err != nil {
@@ -159,6 +148,20 @@ func (h *Handler) allDocsQueries(r *request, d *serve.Database, op string) error
 		}
 	}
 	return r.w.writeString("\r\n]}")
+}
+
+// queryBody reads the body of a query that may be sent with GET, without one, or with POST.
+func (r *request) queryBody(allowed string) (ejson.Value, error) {
+	switch r.method {
+	case http.MethodGet:
+		return nil, nil
+	case http.MethodPost:
+		if err := r.jsonType(); err != nil {
+			return nil, err
+		}
+		return r.objectBody()
+	}
+	return nil, methods(allowed)
 }
 
 // listing is a list of documents that is answered with.

@@ -11,14 +11,10 @@ import (
 	"os"
 	"testing"
 
-	"filippo.io/age"
-
-	"github.com/slipcover/slipcover/internal/backup"
 	"github.com/slipcover/slipcover/internal/couchgen"
-	"github.com/slipcover/slipcover/internal/node"
-	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/serve"
 	"github.com/slipcover/slipcover/internal/serve/chttpd"
+	"github.com/slipcover/slipcover/internal/serve/servetest"
 	"github.com/slipcover/slipcover/internal/storage/file"
 	"github.com/slipcover/slipcover/internal/testenv"
 )
@@ -33,20 +29,9 @@ func BenchmarkBesideCouchDB(b *testing.B) {
 	data := b.TempDir()
 	dir, err := couchgen.DataDir(data, couchgen.DirOptions{Q: 2, BytesPerDB: size, NodeName: testenv.DefaultNode})
 	must(b, err)
-	id, err := age.GenerateX25519Identity()
-	must(b, err)
 	store, err := file.Open(b.TempDir())
 	must(b, err)
-	_, err = repo.Init(b.Context(), store, repo.InitOptions{Recipients: []string{id.Recipient().String()}})
-	must(b, err)
-	r, err := repo.Open(context.Background(), store, repo.Options{Identities: []age.Identity{id}})
-	must(b, err)
-	n, err := node.Locate(b.Context(), node.Options{DataDir: data})
-	must(b, err)
-	res, err := backup.Run(b.Context(), backup.Options{Repo: r, Node: n, Instance: "node1", StateDir: b.TempDir(), Name: "test", Tool: "test"})
-	must(b, err)
-	m, err := r.Manifest(b.Context(), res.Record)
-	must(b, err)
+	r, m := servetest.BackupTo(b, store, data)
 	opened, err := serve.OpenNode(context.Background(), r, m)
 	must(b, err)
 	defer opened.Close()

@@ -510,6 +510,9 @@ func (p *pair) fixed(db string) {
 		p.same(ask{method: "POST", path: base + path, body: `{}`, header: map[string]string{"Content-Type": "text/plain"}, unordered: true})
 	}
 	p.same(ask{method: "POST", path: base + "/_ensure_full_commit", body: "{}"})
+	for _, path := range []string{"/_all_docs", "/_design/views/_view/by_n", "/_changes", "/_find", "/_revs_diff", "/_shards", "/_security"} {
+		p.same(ask{method: "TRACE", path: base + path})
+	}
 }
 
 // find asks for documents by a selector that no index of the database is for.

@@ -65,20 +65,9 @@ func (h *Handler) view(r *request, d *serve.Database, doc ejson.Object) error {
 	if queries && r.method != http.MethodPost {
 		return methods("POST")
 	}
-	var body ejson.Value
-	switch r.method {
-	case http.MethodGet:
-	case http.MethodPost:
-		if err := r.jsonType(); err != nil {
-			return err
-		}
-		o, err := r.objectBody()
-		if err != nil {
-			return err
-		}
-		body = o
-	default:
-		return methods("GET,POST,HEAD")
+	body, err := r.queryBody("GET,POST,HEAD")
+	if err != nil {
+		return err
 	}
 	design, err := viewindex.ParseDesign(doc)
 	if err != nil {
