@@ -256,9 +256,7 @@ type told struct {
 // answered then. SLIPCOVER_ROUNDS makes it longer.
 func TestMomentsAnswerAsServer(t *testing.T) {
 	t.Parallel()
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	h := newHistory(t, seed)
+	h := newHistory(t, testenv.Seed(t))
 	for i := range 3 {
 		h.must(h.couch.Put(fmt.Sprintf("/db%d?q=2", i), nil, nil))
 		h.write(fmt.Sprintf("db%d", i), 20)

@@ -2,6 +2,7 @@ package chttpd_test
 
 import (
 	"bytes"
+	"cmp"
 	"compress/zlib"
 	"context"
 	crand "crypto/rand"
@@ -52,14 +53,18 @@ func both(t testing.TB, fill func(*testenv.Couch)) *pair {
 		"chttpd_auth": {"secret": crand.Text()}, // or who logs in first at the same moment makes one each
 	}})
 	fill(live)
-	p := &pair{t: t, live: live, node: servetest.Node(t, live.DataDir), asked: map[string]int{}}
+	p := newPair(t, live)
+	p.node = servetest.Node(t, live.DataDir)
 	p.url = p.serve(chttpd.OneUser{Name: live.Admin, Password: live.Password})
-	p.client = &http.Client{
+	return p
+}
+
+func newPair(t testing.TB, live *testenv.Couch) *pair {
+	return &pair{t: t, live: live, asked: map[string]int{}, client: &http.Client{
 		// CouchDB answers some requests twice, so no connection is used again.
 		Transport:     &http.Transport{DisableCompression: true, DisableKeepAlives: true},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-	return p
+	}}
 }
 
 // serve serves the backup until the test ends.
@@ -89,7 +94,7 @@ type reply struct {
 
 func (p *pair) do(base string, a ask) reply {
 	p.t.Helper()
-	req, err := http.NewRequestWithContext(p.t.Context(), a.method, base+a.path, strings.NewReader(a.body))
+	req, err := http.NewRequestWithContext(p.t.Context(), cmp.Or(a.method, http.MethodGet), base+a.path, strings.NewReader(a.body))
 	must(p.t, err)
 	if a.body != "" {
 		req.Header.Set("Content-Type", "application/json")
