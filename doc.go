@@ -21,6 +21,7 @@
 //	internal/backup    full and incremental backups of a node
 //	internal/ship      what is committed between backups, as it happens
 //	internal/serve     the databases of a backup or moment, read in place
+//	internal/takeout   documents and databases out of these, into a living server
 //	internal/restore   a backup back to files, to a new instance, or verified
 //	internal/capture   what is new of one file of a node: proven, read, replayed
 //	internal/state     what a node keeps of an instance between runs

@@ -87,7 +87,9 @@ var allowed = map[string][]string{
 	"internal/serve":  {"couchfile", "internal/ejson", "internal/mango", "internal/manifest", "internal/repo", "internal/shard"},
 	// CouchDB's HTTP API over it.
 	"internal/serve/chttpd": {"couchfile", "internal/ejson", "internal/mango", "internal/manifest", "internal/mrargs", "internal/node", "internal/sequence", "internal/serve", "internal/shard", "internal/viewindex"},
-	"internal/restore":      {"couchfile", "couchfile/couchwriter", "couchfile/erlterm", "internal/couchgen", "internal/durable", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/shard", "internal/storage", "internal/words"},
+	// What serve reads, written into a living server: it stands on that engine, and makes nothing of its own of backups.
+	"internal/takeout": {"couchfile", "internal/ejson", "internal/localhost", "internal/mango", "internal/serve"},
+	"internal/restore": {"couchfile", "couchfile/couchwriter", "couchfile/erlterm", "internal/couchgen", "internal/durable", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/shard", "internal/storage", "internal/words"},
 
 	// Who asks, and a listener with what stands around handlers: neither knows what is asked for.
 	"internal/access": {"internal/bus", "internal/config", "internal/words"},
@@ -120,14 +122,15 @@ var allowed = map[string][]string{
 
 	// What commands have in common, and the settings' repositories opened: no command.
 	"internal/cli/core": {"internal/userfile", "couchfile", "internal/backup", "internal/config", "internal/serve", "internal/ship", "internal/manifest", "internal/node", "internal/repo",
-		"internal/restore", "internal/storage", "internal/storage/limit", "internal/storage/meter"},
+		"internal/restore", "internal/storage", "internal/storage/limit", "internal/storage/meter", "internal/takeout"},
 	"internal/cli/open": {"internal/userfile", "internal/calendar", "internal/cli/core", "internal/durable", "internal/manifest", "internal/repo", "internal/sequence", "internal/shard", "internal/storage",
 		"internal/storage/cache", "internal/storage/drivers", "internal/storage/retry"},
 
 	// The groups of the help: a group never imports another.
 	"internal/cli/backups": {"internal/userfile", "internal/calendar", "internal/cli/core", "internal/cli/open", "internal/backup", "internal/manifest", "internal/newest", "internal/state",
 		"internal/node", "internal/repo", "internal/restore", "internal/retention", "internal/storage"},
-	"internal/cli/restores": {"internal/userfile", "internal/cli/core", "internal/cli/open", "internal/manifest", "internal/repo", "internal/restore"},
+	"internal/cli/restores": {"couchfile", "internal/userfile", "internal/cli/core", "internal/cli/open", "internal/ejson", "internal/mango", "internal/manifest", "internal/repo", "internal/restore",
+		"internal/serve", "internal/takeout"},
 	"internal/cli/look": {"internal/cli/core", "internal/cli/open", "couchfile", "internal/backup", "internal/calendar", "internal/config", "internal/ejson",
 		"internal/httpd", "internal/localhost", "internal/mango", "internal/manifest", "internal/mrargs", "internal/newest", "internal/node", "internal/repo", "internal/restore", "internal/serve", "internal/serve/chttpd", "internal/storage/drivers",
 		"internal/storage/meter", "internal/storage/probe"},

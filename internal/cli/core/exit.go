@@ -20,6 +20,7 @@ import (
 	"github.com/slipcover/slipcover/internal/serve"
 	"github.com/slipcover/slipcover/internal/ship"
 	"github.com/slipcover/slipcover/internal/storage"
+	"github.com/slipcover/slipcover/internal/takeout"
 )
 
 // exit is one way for the program to end.
@@ -128,19 +129,19 @@ func ExitOf(err error) exit {
 		return exitKey
 	case is(repo.ErrLocked, repo.ErrLockLost):
 		return exitLocked
-	case is(ErrTarget, repo.ErrExists, repo.ErrIDUsed, restore.ErrNotEmpty, restore.ErrTaken, restore.ErrInstanceExists, restore.ErrLinked, restore.ErrUnfinished, restore.ErrInUse, backup.ErrOtherNode, ship.ErrOther, ship.ErrOtherNode, repo.ErrPinned, storage.ErrRetained):
+	case is(ErrTarget, repo.ErrExists, repo.ErrIDUsed, restore.ErrNotEmpty, restore.ErrTaken, restore.ErrInstanceExists, restore.ErrLinked, restore.ErrUnfinished, restore.ErrInUse, takeout.ErrTaken, backup.ErrOtherNode, ship.ErrOther, ship.ErrOtherNode, repo.ErrPinned, storage.ErrRetained):
 		return exitRefused
 	case is(storage.ErrFull) || isDiskFull(err):
 		return exitFull
-	case is(storage.ErrUnavailable):
+	case is(storage.ErrUnavailable, takeout.ErrUnavailable):
 		return exitUnavailable
-	case is(storage.ErrDenied, backup.ErrPermission, fs.ErrPermission):
+	case is(storage.ErrDenied, takeout.ErrDenied, backup.ErrPermission, fs.ErrPermission):
 		return exitDenied
 	case is(ErrProblem, storage.ErrNotExist, repo.ErrGap, repo.ErrCorrupt, repo.ErrSignature, repo.ErrFormat, restore.ErrMismatch, serve.ErrNoShard):
 		return exitProblem
 	case is(couchfile.ErrCorrupt, couchfile.ErrNoHeader, couchfile.ErrNotDatabase, couchfile.ErrUnsupportedVersion, couchfile.ErrMissing):
 		return exitProblem
-	case is(ErrMissing, repo.ErrNoRepository, repo.ErrNoBackup, repo.ErrNoMoment, repo.ErrNoCommit, restore.ErrNoInstance, node.ErrNoData, backup.ErrNothing, restore.ErrNoSuchDB, serve.ErrNoDatabase, couchfile.ErrNotFound, couchfile.ErrDeleted, fs.ErrNotExist):
+	case is(ErrMissing, repo.ErrNoRepository, repo.ErrNoBackup, repo.ErrNoMoment, repo.ErrNoCommit, restore.ErrNoInstance, node.ErrNoData, backup.ErrNothing, restore.ErrNoSuchDB, serve.ErrNoDatabase, takeout.ErrNoTarget, couchfile.ErrNotFound, couchfile.ErrDeleted, fs.ErrNotExist):
 		return exitNotFound
 	}
 	return ExitError

@@ -2,7 +2,6 @@ package look
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -142,26 +141,5 @@ func (d *diffJSON) print(w io.Writer) error {
 		_, err := fmt.Fprintln(w, "nothing differs")
 		return err
 	}
-	for _, c := range d.Changes {
-		from, err := json.Marshal(c.From)
-		if err != nil {
-			return err
-		}
-		to, err := json.Marshal(c.To)
-		if err != nil {
-			return err
-		}
-		switch path := core.Clean(c.Path); {
-		case c.Added:
-			_, err = fmt.Fprintf(w, "+ %s  %s\n", path, to)
-		case c.Removed:
-			_, err = fmt.Fprintf(w, "- %s  %s\n", path, from)
-		default:
-			_, err = fmt.Fprintf(w, "~ %s  %s -> %s\n", path, from, to)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return core.PrintChanges(w, d.Changes)
 }

@@ -8,16 +8,11 @@ import (
 
 	"github.com/slipcover/slipcover/internal/cli/core"
 	"github.com/slipcover/slipcover/internal/cli/open"
-	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/serve"
 )
 
 // stateOptions name a backup or a moment.
-type stateOptions struct {
-	open.Options
-	open.When
-	backup string
-}
+type stateOptions struct{ open.Chosen }
 
 type getOptions struct {
 	stateOptions
@@ -44,7 +39,7 @@ replay (docs/compaction.md) is computed first.`,
 	f := c.Flags()
 	o.Options.Flags(f, "whose document it is (default: the only one)")
 	o.When.Flags(f)
-	f.StringVar(&o.backup, "backup", "", "out of this backup: its `ID`, name, or \"latest\"")
+	f.StringVar(&o.Backup, "backup", "", "out of this backup: its `ID`, name, or \"latest\"")
 	f.StringVar(&o.rev, "rev", "", "this revision instead of the winner")
 	f.StringVar(&o.attachment, "attachment", "", "write the bytes of the attachment of this `NAME` to standard output")
 	return c
@@ -67,30 +62,9 @@ func runGet(ctx context.Context, env *core.Env, s *core.Settings, o *getOptions,
 	return showDocument(env, file, doc, o.rev, o.attachment)
 }
 
-// open opens the backup or moment.
-func (o *stateOptions) open(ctx context.Context, env *core.Env, s *core.Settings) (*open.Repository, *manifest.Manifest, error) {
-	if o.backup == "" {
-		r, m, _, err := open.Moment(ctx, env, s, o.Instance, &o.When)
-		return r, m, err
-	}
-	if o.Given() {
-		return nil, nil, core.Usage("name a backup by --backup, or a moment by --at, --at-seq or --before-change, not both")
-	}
-	r, rec, err := open.Backup(ctx, env, s, o.Instance, o.backup)
-	if err != nil {
-		return nil, nil, err
-	}
-	m, err := r.Manifest(ctx, rec)
-	if err != nil {
-		r.Close()
-		return nil, nil, err
-	}
-	return r, m, nil
-}
-
 // node opens the backup or moment as a node; done closes it, and the repository.
 func (o *stateOptions) node(ctx context.Context, env *core.Env, s *core.Settings) (n *serve.Node, done func(), err error) {
-	r, m, err := o.open(ctx, env, s)
+	r, m, err := o.Open(ctx, env, s)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -47,7 +47,7 @@ administrators and users of the backup log in with their own passwords, and see 
 		Args: core.Arguments(0, 1, "at most one ID"),
 		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, args []string) error {
 			if len(args) > 0 {
-				o.backup = args[0]
+				o.Backup = args[0]
 			}
 			s.FromCache = true // every frame is held against its hash
 			return runServe(ctx, env, s, o)

@@ -133,7 +133,7 @@ func State(ctx context.Context, r *Repository, instance, text string, now time.T
 		if err != nil {
 			return nil, "", err
 		}
-		return m, "the moment of " + moment.At.In(zone).Format("2006-01-02 15:04:05 MST"), nil
+		return m, momentText(moment.At, zone), nil
 	}
 	rec, err := r.Find(ctx, instance, text)
 	if err == nil {
@@ -143,5 +143,5 @@ func State(ctx context.Context, r *Repository, instance, text string, now time.T
 		return nil, "", err
 	}
 	m, err := r.Manifest(ctx, rec)
-	return m, "backup " + rec.ID.Short() + " (" + core.Clean(rec.Name) + ")", err
+	return m, backupText(rec), err
 }

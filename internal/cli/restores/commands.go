@@ -1,4 +1,5 @@
-// Package restores has the commands that get something back: files, or an instance made of them.
+// Package restores has the commands that get something back: files, an instance made of them,
+// or documents and databases in a living server.
 package restores
 
 import (
@@ -9,5 +10,5 @@ import (
 
 // Commands are the commands of the group "Getting back", in the order of its help.
 func Commands(env *core.Env, g *core.Global) []*cobra.Command {
-	return []*cobra.Command{newRestore(env, g), newCreate(env, g)}
+	return []*cobra.Command{newRestore(env, g), newCreate(env, g), newRestoreDoc(env, g)}
 }

@@ -1,0 +1,54 @@
+package open
+
+import (
+	"context"
+	"time"
+
+	"github.com/slipcover/slipcover/internal/cli/core"
+	"github.com/slipcover/slipcover/internal/manifest"
+)
+
+// Chosen names a backup, or a moment, the newest without either.
+type Chosen struct {
+	Options
+	When
+	Backup string
+	Told   string // which one that is, in words, once it is open
+}
+
+// Open opens it.
+func (o *Chosen) Open(ctx context.Context, env *core.Env, s *core.Settings) (*Repository, *manifest.Manifest, error) {
+	if o.Backup == "" {
+		zone, err := Zone(o.Zone)
+		if err != nil {
+			return nil, nil, err
+		}
+		r, m, moment, err := Moment(ctx, env, s, o.Instance, &o.When)
+		if err == nil {
+			o.Told = momentText(moment.At, zone)
+		}
+		return r, m, err
+	}
+	if o.Given() {
+		return nil, nil, core.Usage("name a backup by --backup, or a moment by --at, --at-seq or --before-change, not both")
+	}
+	r, rec, err := Backup(ctx, env, s, o.Instance, o.Backup)
+	if err != nil {
+		return nil, nil, err
+	}
+	m, err := r.Manifest(ctx, rec)
+	if err != nil {
+		r.Close()
+		return nil, nil, err
+	}
+	o.Told = backupText(rec)
+	return r, m, nil
+}
+
+func backupText(rec *manifest.Record) string {
+	return "backup " + rec.ID.Short() + " (" + core.Clean(rec.Name) + ")"
+}
+
+func momentText(at time.Time, zone *time.Location) string {
+	return "the moment of " + at.In(zone).Format("2006-01-02 15:04:05 MST")
+}
