@@ -24,21 +24,41 @@ import (
 	"github.com/slipcover/slipcover/internal/cli"
 	"github.com/slipcover/slipcover/internal/cli/clitest"
 	"github.com/slipcover/slipcover/internal/couchgen"
+	"github.com/slipcover/slipcover/internal/testenv"
 )
 
 func TestMain(m *testing.M) { clitest.Main(m, cli.Run, map[string]func(){"stopwhen": stopWhen}) }
 
 // TestScripts runs the stories in testdata/script.
-func TestScripts(t *testing.T) {
+func TestScripts(t *testing.T) { runScripts(t, "testdata/script", nil) }
+
+// TestLiveScripts runs those in testdata/live, which need a CouchDB: at $COUCH with the user admin, whose password is $PASSWORD,
+// and its data in $DATA. Each has a database of its own.
+func TestLiveScripts(t *testing.T) {
+	c := testenv.CouchDB(t, testenv.Options{})
+	runScripts(t, "testdata/live", func(e *testscript.Env) {
+		e.Setenv("COUCH", c.URL)
+		e.Setenv("HOST", strings.TrimPrefix(c.URL, "http://"))
+		e.Setenv("PASSWORD", c.Password)
+		e.Setenv("DATA", c.DataDir)
+	})
+}
+
+// runScripts runs the stories in a folder.
+func runScripts(t *testing.T, dir string, more func(*testscript.Env)) {
+	t.Helper()
 	fixture, err := filepath.Abs("../../testdata/couchdb-3.5.0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
+		Dir:                 dir,
 		RequireExplicitExec: true,
 		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
 		Setup: func(e *testscript.Env) error {
+			if more != nil {
+				more(e)
+			}
 			e.Setenv("FIXTURE", fixture)
 			e.Setenv("HOME", e.WorkDir)
 			e.Setenv("TMPDIR", filepath.Join(e.WorkDir, "tmp"))

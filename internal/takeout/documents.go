@@ -309,38 +309,23 @@ type row struct {
 	Doc json.RawMessage
 }
 
-// look finds out what the target has of documents, and reads those that are there with another revision.
+// look finds out what the target has of documents, and holds their contents against those of the state.
 func (r *docRun) look(ctx context.Context, docs []*doc) error {
 	byID := map[string]*doc{}
 	for _, d := range docs {
 		d.live = liveDoc{}
 		byID[d.id] = d
 	}
-	if err := r.rows(ctx, docs, false, func(x *row) error {
-		if d := byID[x.Key]; d != nil && x.Value != nil {
-			d.live.rev, d.live.deleted = x.Value.Rev, x.Value.Deleted
-		}
-		return nil
-	}); err != nil {
-		return err
-	}
-	if r.Exact {
-		return r.revsDiff(ctx, docs)
-	}
-	var unlike []*doc
-	for _, d := range docs {
-		d.live.same = d.live.rev == d.rev.String() && !d.live.deleted
-		if !d.live.same && d.live.rev != "" && !d.live.deleted {
-			unlike = append(unlike, d)
-		}
-	}
-	return r.rows(ctx, unlike, true, func(x *row) (err error) {
+	err := r.rows(ctx, docs, func(x *row) (err error) {
 		d := byID[x.Key]
 		if d == nil || x.Value == nil {
 			return nil
 		}
-		d.live.rev, d.live.deleted = x.Value.Rev, x.Value.Deleted // may have changed since
-		if d.live.deleted || len(x.Doc) == 0 {
+		d.live = liveDoc{rev: x.Value.Rev, deleted: x.Value.Deleted}
+		if d.live.deleted || r.Exact {
+			return nil
+		}
+		if d.live.same = d.live.rev == d.rev.String(); d.live.same || len(x.Doc) == 0 {
 			return nil
 		}
 		if d.live.same, err = sameContent(d.body, x.Doc); err != nil {
@@ -351,10 +336,14 @@ func (r *docRun) look(ctx context.Context, docs []*doc) error {
 		}
 		return nil
 	})
+	if err == nil && r.Exact {
+		err = r.revsDiff(ctx, docs)
+	}
+	return err
 }
 
 // rows asks the target for documents, and calls fn with each row of the answer. What it decodes lives one row long.
-func (r *docRun) rows(ctx context.Context, docs []*doc, bodies bool, fn func(*row) error) error {
+func (r *docRun) rows(ctx context.Context, docs []*doc, fn func(*row) error) error {
 	if len(docs) == 0 {
 		return nil
 	}
@@ -367,7 +356,7 @@ func (r *docRun) rows(ctx context.Context, docs []*doc, bodies bool, fn func(*ro
 		return err
 	}
 	path := dbPath(r.Target, "_all_docs")
-	if bodies {
+	if !r.Exact {
 		path += "?include_docs=true"
 	}
 	return r.Server.again(ctx, func() error {

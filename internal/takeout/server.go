@@ -118,7 +118,7 @@ func Open(ctx context.Context, raw, user, password string) (s *Server, db string
 // welcomes reports whether the URL is that of a CouchDB.
 func (s *Server) welcomes(ctx context.Context) (bool, error) {
 	var w struct{ CouchDB string }
-	err := s.call(ctx, http.MethodGet, "/", nil, &w)
+	err := s.once(ctx, http.MethodGet, "/", nil, &w)
 	if syntax := (*json.SyntaxError)(nil); errors.As(err, &syntax) {
 		return false, nil
 	}
@@ -170,7 +170,7 @@ func (s *Server) request(ctx context.Context, method, path string, body io.Reade
 // do sends a request once. The error is a *failure for an answer that isn't 2xx. The answer's body must be closed.
 func (s *Server) do(req *http.Request) (*http.Response, error) {
 	what := req.Method + " " + req.URL.EscapedPath()
-	resp, err := s.client.Do(req) //nolint:bodyclose // the caller does
+	resp, err := s.client.Do(req)
 	if err != nil {
 		if ctx := req.Context(); ctx.Err() != nil {
 			return nil, ctx.Err()

@@ -21,6 +21,7 @@ type Reading struct {
 	Bytes     int64 `json:"bytes"`
 	BytesDone int64 `json:"bytes_done"`
 	Stored    int64 `json:"stored_bytes"`
+	Docs      int64 `json:"documents,omitempty"` // done, by jobs that go document by document
 }
 
 // ProgressFlag adds the flag of commands that show progress; the setting of its name has the value.
@@ -98,6 +99,9 @@ func bar(w io.Writer, verb string, read func() Reading) func(last bool) {
 		if r.Files > 0 {
 			text = fmt.Sprintf("%s %d/%d files", verb, r.FilesDone, r.Files)
 		}
+		if r.Docs > 0 {
+			text = fmt.Sprintf("%s %s, %s", verb, Count(int(r.Docs), "document"), Size(r.BytesDone))
+		}
 		b.Describe(text)
 		if r.Bytes > 0 {
 			b.ChangeMax64(max(r.Bytes, r.BytesDone+1)) // a bar at its end would finish itself
@@ -112,7 +116,13 @@ func plainLine(w io.Writer, verb string, r Reading, since time.Duration) {
 	if r.Files > 0 {
 		fmt.Fprintf(&b, "%d of %d files, ", r.FilesDone, r.Files)
 	}
-	fmt.Fprintf(&b, "%s of %s", Size(r.BytesDone), Size(r.Bytes))
+	if r.Docs > 0 {
+		fmt.Fprintf(&b, "%s, ", Count(int(r.Docs), "document"))
+	}
+	b.WriteString(Size(r.BytesDone))
+	if r.Bytes > 0 || r.Docs == 0 {
+		fmt.Fprintf(&b, " of %s", Size(r.Bytes))
+	}
 	if s := since.Seconds(); s > 0 {
 		fmt.Fprintf(&b, ", %s/s", Size(int64(float64(r.BytesDone)/s)))
 	}

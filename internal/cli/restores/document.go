@@ -143,7 +143,7 @@ func runRestoreDoc(ctx context.Context, env *core.Env, s *core.Settings, o *docu
 	design := false
 	p := &takeout.Progress{}
 	stop := core.StartProgress(env, s.Progress, "restoring", func() core.Reading {
-		return core.Reading{FilesDone: p.Docs.Load(), BytesDone: p.Bytes.Load()}
+		return core.Reading{Docs: p.Docs.Load(), BytesDone: p.Bytes.Load()}
 	})
 	defer stop()
 	out.Counts, err = takeout.Documents(ctx, takeout.DocOptions{Server: srv, Target: db, From: from.db, Rev: o.rev, Exact: o.exact,
