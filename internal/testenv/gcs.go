@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -104,7 +105,7 @@ func (e *emulator) waitUp(url string) error {
 // It keeps objects in memory.
 func GCS(t TB) (host string) {
 	t.Helper()
-	binary, err := buildFakeGCS()
+	binary, err := buildProgram("fakegcs", "github.com/fsouza/fake-gcs-server")
 	if err != nil {
 		Missing(t, "gcs", err.Error())
 	}
@@ -115,34 +116,57 @@ func GCS(t TB) (host string) {
 	return fmt.Sprintf("127.0.0.1:%d", port)
 }
 
-// buildFakeGCS returns the path of the emulator, which it builds unless this version
-// was built before.
-func buildFakeGCS() (string, error) {
+// buildProgram builds a package of the module internal/devtools/DIR, unless it was built before from the same versions and
+// files, and returns the program's path.
+func buildProgram(dir, pkg string) (string, error) {
 	_, file, _, _ := runtime.Caller(0)
-	module := filepath.Join(filepath.Dir(file), "..", "devtools", "fakegcs")
-	sum, err := os.ReadFile(filepath.Join(module, "go.sum"))
+	module := filepath.Join(filepath.Dir(file), "..", "devtools", dir)
+	own, err := filepath.Glob(filepath.Join(module, "*.go"))
 	if err != nil {
 		return "", err
 	}
-	dir, err := cacheDir()
+	sum := sha256.New()
+	for _, from := range append(own, filepath.Join(module, "go.sum")) {
+		b, err := os.ReadFile(from)
+		if err != nil {
+			return "", err
+		}
+		sum.Write(b)
+	}
+	cache, err := cacheDir()
 	if err != nil {
 		return "", err
 	}
-	binary := filepath.Join(dir, fmt.Sprintf("fake-gcs-server-%x", sha256.Sum256(sum)))
+	name := path.Base(pkg)
+	if pkg == "." {
+		name = dir
+	}
+	binary := filepath.Join(cache, fmt.Sprintf("%s-%x", name, sum.Sum(nil)))
 	if _, err := os.Stat(binary); err == nil {
 		return binary, nil
 	}
-	temp, err := os.MkdirTemp(dir, "build-")
+	temp, err := os.MkdirTemp(cache, "build-")
 	if err != nil {
 		return "", err
 	}
 	defer os.RemoveAll(temp)
-	built := filepath.Join(temp, "fake-gcs-server")
-	cmd := exec.Command("go", "build", "-o", built, "github.com/fsouza/fake-gcs-server")
+	built := filepath.Join(temp, name)
+	cmd := exec.Command("go", "build", "-o", built, pkg)
 	cmd.Dir = module
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("fake-gcs-server can't be built: %w: %s", err, lastLine(out))
+		return "", fmt.Errorf("%s can't be built: %w: %s", name, err, lastLine(out))
 	}
 	return binary, os.Rename(built, binary)
+}
+
+// Kivik returns the path of the program internal/devtools/kivik, which reads databases with the Go client of that name, and
+// is built at the first use.
+func Kivik(t TB) string {
+	t.Helper()
+	binary, err := buildProgram("kivik", ".")
+	if err != nil {
+		Missing(t, "kivik", err.Error())
+	}
+	return binary
 }

@@ -45,7 +45,7 @@ func installModule(name, version string) (modules string, err error) {
 	if err != nil {
 		return "", err
 	}
-	installed := filepath.Join(dir, name+"-"+version)
+	installed := filepath.Join(dir, strings.ReplaceAll(name, "/", "-")+"-"+version)
 	modules = filepath.Join(installed, "node_modules")
 	if _, err := os.Stat(filepath.Join(modules, name)); err == nil {
 		return modules, nil

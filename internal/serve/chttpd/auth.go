@@ -164,7 +164,7 @@ func (h *Handler) authenticate(r *request) error {
 		if ok {
 			r.user = u
 			if renew {
-				r.setCookie(h.sessions.cookie(u, time.Now()), 0)
+				r.setCookie(h.sessions.cookie(u, time.Now()))
 			}
 			return nil
 		}
@@ -181,8 +181,13 @@ func (h *Handler) authenticate(r *request) error {
 	return err
 }
 
-func (r *request) setCookie(value string, age int) {
-	http.SetCookie(r.w.w, &http.Cookie{Name: cookieName, Value: value, Path: r.h.o.Prefix + "/", HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteStrictMode, MaxAge: age})
+// setCookie gives the client a session, or takes it away with "". Clients such as nano keep no cookie that has no date.
+func (r *request) setCookie(value string) {
+	c := &http.Cookie{Name: cookieName, Value: value, Path: r.h.o.Prefix + "/", HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteStrictMode, MaxAge: -1}
+	if value != "" {
+		c.MaxAge, c.Expires = int(cookieTime.Seconds()), time.Now().Add(cookieTime)
+	}
+	http.SetCookie(r.w.w, c)
 }
 
 // session answers who asks, lets somebody in, and out.
@@ -207,12 +212,13 @@ func (h *Handler) session(r *request) error {
 		}
 		u, err := h.check(name, password)
 		if err != nil {
+			r.setCookie("") // who fails to log in is logged out
 			return err
 		}
-		r.setCookie(h.sessions.cookie(u, time.Now()), 0)
+		r.setCookie(h.sessions.cookie(u, time.Now()))
 		return r.json(http.StatusOK, ejson.Object{{Name: "ok", Value: true}, {Name: "name", Value: u.Name}, {Name: "roles", Value: append([]string{}, u.Roles...)}})
 	case http.MethodDelete:
-		r.setCookie("", -1)
+		r.setCookie("")
 		return r.json(http.StatusOK, ejson.Object{{Name: "ok", Value: true}})
 	}
 	return methods("GET,HEAD,POST,DELETE")
@@ -227,7 +233,9 @@ func orNull(s string) ejson.Value {
 
 // credentials reads a name and a password out of a form or JSON.
 func (r *request) credentials() (name, password string, err error) {
-	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/x-www-form-urlencoded") {
+	noName := badRequest("request body must contain a username")
+	switch kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";"); kind {
+	case "application/x-www-form-urlencoded":
 		r.Body = http.MaxBytesReader(r.w.w, r.Body, 64<<10)
 		if err := r.ParseForm(); err != nil {
 			return "", "", badRequest("the form can't be read")
@@ -236,7 +244,13 @@ func (r *request) credentials() (name, password string, err error) {
 		if name == "" {
 			name = r.PostForm.Get("username")
 		}
+		if name == "" {
+			return "", "", noName
+		}
 		return name, r.PostForm.Get("password"), nil
+	case "application/json":
+	default:
+		return "", "", fail{status: http.StatusUnsupportedMediaType, name: "bad_content_type", reason: "Content-Type must be 'application/x-www-form-urlencoded' or 'application/json'"}
 	}
 	o, err := r.objectBody()
 	if err != nil {
@@ -247,10 +261,10 @@ func (r *request) credentials() (name, password string, err error) {
 		v, _ = o.Get("username")
 	}
 	p, _ := o.Get("password")
-	name, ok1 := v.(string)
-	password, ok2 := p.(string)
-	if !ok1 || !ok2 {
-		return "", "", badRequest("request body must contain a username and a password")
+	name, _ = v.(string)
+	password, _ = p.(string)
+	if name == "" {
+		return "", "", noName
 	}
 	return name, password, nil
 }
@@ -288,6 +302,9 @@ func (h *Handler) authorize(r *request) error {
 	}
 	ok, err := h.member(d, r.user)
 	if err == nil && !ok && !own {
+		if r.user.Name == "" {
+			return r.denied("You are not authorized to access this db.")
+		}
 		return r.denied("You are not allowed to access this db.")
 	}
 	return err

@@ -144,7 +144,7 @@ func TestClients(t *testing.T) {
 		name string
 		use  func(*testing.T, *pair)
 	}{
-		{"replicator", replicator}, {"continuous", continuous},
+		{"replicator", replicator}, {"continuous", continuous}, {"pouchdb", pouchDB}, {"nano", nano}, {"kivik", kivik}, {"couchbackup", couchbackup},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
