@@ -16,10 +16,10 @@ type IDRange struct {
 	Deleted    bool // deleted documents, too
 }
 
-// Row is a document in a list of those of several shards. Bodies is a pass over its shard's file, in which its body is read.
+// Row is a document in a list of those of several shards, and the shard that it is in.
 type Row struct {
-	Info   *couchfile.DocInfo
-	Bodies *couchfile.Bodies
+	Info *couchfile.DocInfo
+	DB   *couchfile.DB
 }
 
 // Documents iterates over the documents of shards that are in a range, in the order of their ids. An error ends it.
@@ -78,7 +78,6 @@ func documents(db *couchfile.DB, rg IDRange) iter.Seq2[Row, error] {
 				o.Start = ""
 			}
 		}
-		bodies := db.Bodies()
 		for info, err := range db.Docs(o) {
 			if err != nil {
 				yield(Row{}, err)
@@ -90,7 +89,7 @@ func documents(db *couchfile.DB, rg IDRange) iter.Seq2[Row, error] {
 			case rg.Descending && info.ID < rg.From, !rg.Descending && !rg.Open && info.ID > rg.To:
 				return
 			}
-			if !yield(Row{info, bodies}, nil) {
+			if !yield(Row{info, db}, nil) {
 				return
 			}
 		}

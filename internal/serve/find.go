@@ -2,12 +2,16 @@ package serve
 
 import (
 	"context"
+	"iter"
 	"time"
 
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/internal/ejson"
 	"github.com/slipcover/slipcover/internal/mango"
 )
+
+// AtOnce is how many documents are read at once for a list: each may wait for a storage that is far away.
+const AtOnce = 32
 
 // findChecks is after how many documents Find looks whether its context is done.
 const findChecks = 1000
@@ -68,39 +72,59 @@ func (f *finder) run(ctx context.Context, dbs []*couchfile.DB) error {
 		}
 	}
 	n := 0
-	for row, err := range Documents(dbs, rg) {
+	for doc, err := range Ahead(f.scanned(Documents(dbs, rg)), AtOnce, f.read) {
 		if err != nil {
 			return err
 		}
 		if n++; n%findChecks == 0 && ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if !f.cursor.More() || scan.After(row.Info.ID) {
+		if !f.cursor.More() {
 			return nil
 		}
-		if scan.Before(row.Info.ID) {
+		v, ok, err := f.cursor.Row(doc.id, doc.value)
+		if err != nil {
+			return err
+		}
+		if !ok {
 			continue
 		}
-		if err := f.look(row); err != nil {
+		if err := f.fn(v); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// look gives a document to the cursor, and what that prints of it to fn.
-func (f *finder) look(row Row) error {
-	b, err := row.Bodies.RevisionJSON(row.Info, row.Info.Winner(), f.opts)
+// scanned are the documents that the cursor's scan has.
+func (f *finder) scanned(rows iter.Seq2[Row, error]) iter.Seq2[Row, error] {
+	scan := f.cursor.Scan
+	return func(yield func(Row, error) bool) {
+		for row, err := range rows {
+			switch {
+			case err == nil && scan.After(row.Info.ID):
+				return
+			case err == nil && scan.Before(row.Info.ID):
+				continue
+			}
+			if !yield(row, err) {
+				return
+			}
+		}
+	}
+}
+
+// document is one that was read.
+type document struct {
+	id    string
+	value ejson.Value
+}
+
+func (f *finder) read(row Row) (document, error) {
+	b, err := row.DB.RevisionJSON(row.Info, row.Info.Winner(), f.opts)
 	if err != nil {
-		return err
+		return document{}, err
 	}
-	doc, err := ejson.Parse(b)
-	if err != nil {
-		return err
-	}
-	v, ok, err := f.cursor.Row(row.Info.ID, doc)
-	if err != nil || !ok {
-		return err
-	}
-	return f.fn(v)
+	v, err := ejson.Parse(b)
+	return document{row.Info.ID, v}, err
 }

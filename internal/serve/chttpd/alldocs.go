@@ -332,37 +332,63 @@ type docRow struct {
 
 // rows writes the rows that skip and limit leave, and ends the list.
 func (l *listing) rows(all iter.Seq2[docRow, error]) error {
-	skip, limit := l.args.Skip, l.args.Limit
-	var buf []byte
+	return l.write(l.atOnce(), l.limited(all))
+}
+
+// write writes rows, of which it makes so many at once, and ends the list.
+func (l *listing) write(most int, rows iter.Seq2[docRow, error]) error {
 	first := true
-	if limit > 0 {
-		for row, err := range all {
-			if err != nil {
+	for row, err := range serve.Ahead(rows, most, func(r docRow) ([]byte, error) { return r.json(nil) }) {
+		if err != nil {
+			return err
+		}
+		if !first {
+			if err := l.r.w.writeString(",\r\n"); err != nil {
 				return err
 			}
-			if skip > 0 {
-				skip--
-				continue
-			}
-			if buf = buf[:0]; !first {
-				buf = append(buf, ",\r\n"...)
-			}
-			first = false
-			if buf, err = row.json(buf); err != nil {
-				return err
-			}
-			if _, err := l.r.w.Write(buf); err != nil {
-				return err
-			}
-			if err := l.r.Context().Err(); err != nil {
-				return err
-			}
-			if limit--; limit == 0 {
-				break
-			}
+		}
+		first = false
+		if _, err := l.r.w.Write(row); err != nil {
+			return err
+		}
+		if err := l.r.Context().Err(); err != nil {
+			return err
 		}
 	}
 	return l.r.w.writeString("\r\n]}")
+}
+
+// atOnce is how many rows are made at once: each may wait for a document, or have whole attachments in memory.
+func (l *listing) atOnce() int {
+	switch {
+	case !l.args.IncludeDocs:
+		return 1
+	case l.args.Attachments:
+		return 2
+	}
+	return serve.AtOnce
+}
+
+// limited are the rows that skip and limit leave.
+func (l *listing) limited(all iter.Seq2[docRow, error]) iter.Seq2[docRow, error] {
+	return func(yield func(docRow, error) bool) {
+		skip, limit := l.args.Skip, l.args.Limit
+		if limit == 0 {
+			return
+		}
+		for row, err := range all {
+			if err == nil && skip > 0 {
+				skip--
+				continue
+			}
+			if !yield(row, err) || err != nil {
+				return
+			}
+			if limit--; limit == 0 {
+				return
+			}
+		}
+	}
 }
 
 // documents iterates over the documents of shards that are in a range.
@@ -381,7 +407,7 @@ func (l *listing) documents(dbs []*couchfile.DB, rg docRange) iter.Seq2[docRow, 
 			if l.past(id, rg) {
 				return
 			}
-			if !yield(docRow{id, func(dst []byte) ([]byte, error) { return appendDocRow(dst, row.Bodies, row.Info, opts) }}, nil) {
+			if !yield(docRow{id, func(dst []byte) ([]byte, error) { return appendDocRow(dst, row.DB, row.Info, opts) }}, nil) {
 				return
 			}
 		}
@@ -404,13 +430,8 @@ func (l *listing) docOptions() *couchfile.DocOptions {
 	return &couchfile.DocOptions{Conflicts: l.args.Conflicts, Attachments: l.args.Attachments, AttEncodingInfo: l.args.AttEncodingInfo}
 }
 
-// jsoner reads documents.
-type jsoner interface {
-	RevisionJSON(*couchfile.DocInfo, couchfile.Revision, couchfile.DocOptions) ([]byte, error)
-}
-
 // appendDocRow appends a row of _all_docs.
-func appendDocRow(dst []byte, bodies jsoner, info *couchfile.DocInfo, opts *couchfile.DocOptions) ([]byte, error) {
+func appendDocRow(dst []byte, db *couchfile.DB, info *couchfile.DocInfo, opts *couchfile.DocOptions) ([]byte, error) {
 	w := info.Winner()
 	dst = appendText(append(dst, `{"id":`...), info.ID)
 	dst = appendText(append(dst, `,"key":`...), info.ID)
@@ -424,7 +445,7 @@ func appendDocRow(dst []byte, bodies jsoner, info *couchfile.DocInfo, opts *couc
 		if w.Deleted {
 			dst = append(dst, "null"...)
 		} else {
-			doc, err := bodies.RevisionJSON(info, w, *opts)
+			doc, err := db.RevisionJSON(info, w, *opts)
 			if err != nil {
 				return nil, err
 			}
@@ -555,25 +576,17 @@ func (l *listing) sendKeys() error {
 	if err := l.begin(meta); err != nil {
 		return err
 	}
-	first := true
-	for _, k := range keys {
-		id, ok := k.(string)
-		if prefix != "" && (!ok || !strings.HasPrefix(id, prefix)) {
-			continue
+	return l.write(max(8, l.atOnce()), func(yield func(docRow, error) bool) {
+		for _, k := range keys {
+			id, ok := k.(string)
+			if prefix != "" && (!ok || !strings.HasPrefix(id, prefix)) {
+				continue
+			}
+			if !yield(docRow{id, func(dst []byte) ([]byte, error) { return l.keyRow(dst, k) }}, nil) {
+				return
+			}
 		}
-		var b []byte
-		if !first {
-			b = append(b, ",\r\n"...)
-		}
-		first = false
-		if b, err = l.keyRow(b, k); err != nil {
-			return err
-		}
-		if _, err := l.r.w.Write(b); err != nil {
-			return err
-		}
-	}
-	return l.r.w.writeString("\r\n]}")
+	})
 }
 
 // keyRow appends the row of a document that was asked for by its id.

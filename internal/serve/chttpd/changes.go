@@ -403,27 +403,22 @@ func (f *feed) sendShard(i int, s *serve.Shard, db *couchfile.DB) error {
 		}
 		list = db.Changes(since, f.descending)
 	}
-	bodies := db.Bodies()
-	for info, err := range list {
+	for row, err := range serve.Ahead(list, f.atOnce(), func(info *couchfile.DocInfo) (change, error) { return f.row(db, info) }) {
 		if err != nil {
 			return err
 		}
-		row, pass, err := f.row(bodies, db, info)
-		if err != nil {
-			return err
-		}
-		if pass && f.sent >= f.limit {
+		if row.passes() && f.sent >= f.limit {
 			return nil
 		}
-		f.at[i] = f.h.position(s, db, info.UpdateSeq)
+		f.at[i] = f.h.position(s, db, row.info.UpdateSeq)
 		if f.sent >= f.limit {
 			return nil
 		}
 		f.pending[i]--
-		if !pass {
+		if !row.passes() {
 			continue
 		}
-		if err := f.write(row, info); err != nil {
+		if err := f.write(row); err != nil {
 			return err
 		}
 	}
@@ -440,17 +435,32 @@ func (f *feed) sendShard(i int, s *serve.Shard, db *couchfile.DB) error {
 	return nil
 }
 
-// change is what is told of a document.
-type change struct {
-	revs []string
-	doc  []byte // nil without include_docs
+// atOnce is how many documents are read at once.
+func (f *feed) atOnce() int {
+	switch {
+	case !f.includeDocs && f.filter.doc == nil:
+		return 1
+	case f.opts.Attachments:
+		return 2
+	}
+	return int(min(serve.AtOnce, f.limit-f.sent+1))
 }
 
-// row makes what is told of a document, pass if anything is.
-func (f *feed) row(bodies *couchfile.Bodies, db *couchfile.DB, info *couchfile.DocInfo) (c change, pass bool, err error) {
+// change is what is told of a document.
+type change struct {
+	info *couchfile.DocInfo
+	revs []string // none if it isn't told
+	doc  []byte   // nil without include_docs
+}
+
+func (c change) passes() bool { return len(c.revs) > 0 }
+
+// row makes what is told of a document.
+func (f *feed) row(db *couchfile.DB, info *couchfile.DocInfo) (c change, err error) {
+	c.info = info
 	switch {
 	case f.filter.byIDs && !slices.Contains(f.filter.ids, info.ID), f.filter.design && !strings.HasPrefix(info.ID, "_design"):
-		return c, false, nil
+		return c, nil
 	}
 	leaves := []couchfile.Revision{info.Winner()}
 	if f.allDocs {
@@ -458,9 +468,9 @@ func (f *feed) row(bodies *couchfile.Bodies, db *couchfile.DB, info *couchfile.D
 	}
 	for _, l := range leaves {
 		if f.filter.doc != nil {
-			ok, err := f.matches(bodies, info, l)
+			ok, err := f.matches(db, info, l)
 			if err != nil {
-				return c, false, err
+				return c, err
 			}
 			if !ok {
 				continue
@@ -468,36 +478,24 @@ func (f *feed) row(bodies *couchfile.Bodies, db *couchfile.DB, info *couchfile.D
 		}
 		c.revs = append(c.revs, l.Rev.String())
 	}
-	if len(c.revs) == 0 {
-		return c, false, nil
+	if !c.passes() || !f.includeDocs {
+		return c, nil
 	}
-	if !f.includeDocs || f.sent >= f.limit {
-		return c, true, nil
+	if c.doc, err = db.RevisionJSON(info, info.Winner(), f.opts); err != nil || f.filter.fields == nil {
+		return c, err
 	}
-	// Attachments of one document after the other may have more bytes than one pass over the file is allowed.
-	var from jsoner = bodies
-	if f.opts.Attachments {
-		from = db
+	v, err := ejson.Parse(c.doc)
+	if err != nil {
+		return c, err
 	}
-	if c.doc, err = from.RevisionJSON(info, info.Winner(), f.opts); err != nil {
-		return c, false, err
-	}
-	if f.filter.fields != nil {
-		v, err := ejson.Parse(c.doc)
-		if err != nil {
-			return c, false, err
-		}
-		if v, err = f.filter.fields(v); err != nil {
-			return c, false, err
-		}
-		c.doc = ejson.Append(nil, v)
-	}
-	return c, true, nil
+	v, err = f.filter.fields(v)
+	c.doc = ejson.Append(nil, v)
+	return c, err
 }
 
 // matches reports whether a revision passes a filter by its content.
-func (f *feed) matches(bodies *couchfile.Bodies, info *couchfile.DocInfo, rev couchfile.Revision) (bool, error) {
-	b, err := bodies.RevisionJSON(info, rev, couchfile.DocOptions{})
+func (f *feed) matches(db *couchfile.DB, info *couchfile.DocInfo, rev couchfile.Revision) (bool, error) {
+	b, err := db.RevisionJSON(info, rev, couchfile.DocOptions{})
 	if errors.Is(err, couchfile.ErrMissing) {
 		return false, nil
 	}
@@ -511,13 +509,13 @@ func (f *feed) matches(bodies *couchfile.Bodies, info *couchfile.DocInfo, rev co
 	return f.filter.doc(v)
 }
 
-func (f *feed) write(c change, info *couchfile.DocInfo) error {
+func (f *feed) write(c change) error {
 	seq := "null"
 	if left := f.limit - f.sent; f.interval == 0 || left%f.interval == 0 {
 		seq = `"` + sequence.Pack(f.at) + `"`
 	}
 	b := append(append([]byte(`{"seq":`), seq...), `,"id":`...)
-	b = append(appendText(b, info.ID), `,"changes":[`...)
+	b = append(appendText(b, c.info.ID), `,"changes":[`...)
 	for i, rev := range c.revs {
 		if i > 0 {
 			b = append(b, ',')
@@ -525,7 +523,7 @@ func (f *feed) write(c change, info *couchfile.DocInfo) error {
 		b = append(append(append(b, `{"rev":"`...), rev...), `"}`...)
 	}
 	b = append(b, ']')
-	if info.Winner().Deleted {
+	if c.info.Winner().Deleted {
 		b = append(b, `,"deleted":true`...)
 	}
 	if c.doc != nil {

@@ -3,6 +3,7 @@ package chttpd
 import (
 	"cmp"
 	"errors"
+	"iter"
 	"net/http"
 	"slices"
 	"strings"
@@ -139,17 +140,35 @@ func (h *Handler) bulkGet(r *request, d *serve.Database) error {
 	if err := r.w.writeString(`{"results":[`); err != nil {
 		return err
 	}
-	for i, ask := range asks {
-		if i > 0 {
-			if err := r.w.writeString(","); err != nil {
-				return err
-			}
-		}
-		if err := h.bulkResult(r, d, ask); err != nil {
+	most := serve.AtOnce
+	if base.opts.Attachments {
+		most = 2
+	}
+	sep := ""
+	for b, err := range serve.Ahead(each(asks), most, func(a bulkAsk) ([]byte, error) { return h.bulkResult(d, a) }) {
+		if err != nil {
 			return err
 		}
+		if err := r.w.writeString(sep); err != nil {
+			return err
+		}
+		if _, err := r.w.Write(b); err != nil {
+			return err
+		}
+		sep = ","
 	}
 	return r.w.writeString("]}")
+}
+
+// each iterates over a list.
+func each[T any](list []T) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		for _, v := range list {
+			if !yield(v, nil) {
+				return
+			}
+		}
+	}
 }
 
 // bulkAskOf reads what one document is asked with.
@@ -273,14 +292,15 @@ func (ask bulkAsk) wrong(rev ejson.Value, name, reason string) ejson.Object {
 	return ejson.Object{{Name: "rev", Value: rev}, {Name: "reason", Value: reason}, {Name: "id", Value: ask.id}, {Name: "error", Value: name}}
 }
 
-func (h *Handler) bulkResult(r *request, d *serve.Database, ask bulkAsk) error {
+// bulkResult is what is answered of one document.
+func (h *Handler) bulkResult(d *serve.Database, ask bulkAsk) ([]byte, error) {
 	b := append(ejson.Append([]byte(`{"id":`), ask.id), `,"docs":[`...)
 	if ask.failure != nil {
 		b = ejson.Append(b, ejson.Object{{Name: "error", Value: ask.wrong(ask.rev, ask.failure.name, ask.failure.reason)}})
 	} else {
 		db, info, list, err := h.lookUp(d, ask)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if len(list) == 0 {
 			b = ejson.Append(b, ejson.Object{{Name: "error", Value: ask.wrong("undefined", "not_found", "missing")}})
@@ -295,13 +315,12 @@ func (h *Handler) bulkResult(r *request, d *serve.Database, ask bulkAsk) error {
 			}
 			doc, err := db.RevisionJSON(info, o.rev, bare(ask.q.since(info, o.rev)))
 			if err != nil {
-				return err
+				return nil, err
 			}
 			b = append(append(append(b, `{"ok":`...), doc...), '}')
 		}
 	}
-	_, err := r.w.Write(append(b, "]}"...))
-	return err
+	return append(b, "]}"...), nil
 }
 
 func (h *Handler) bulkMultipart(r *request, d *serve.Database, asks []bulkAsk) error {
