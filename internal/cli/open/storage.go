@@ -83,8 +83,10 @@ func Bare(ctx context.Context, env *core.Env, s *core.Settings, place string, cr
 
 func isLocal(s storage.Store) bool { return strings.HasPrefix(s.URL(), "file://") }
 
-// isSegment tells the objects that are read by ranges and never change.
-func isSegment(k storage.Key) bool { return strings.HasPrefix(string(k), "segments/") }
+// isSegment tells the objects that are read by ranges and never change: those of backups, and those that were shipped.
+func isSegment(k storage.Key) bool {
+	return strings.HasPrefix(string(k), "segments/") || strings.HasPrefix(string(k), "ship/")
+}
 
 // cacheDir is the folder of the cache, for commands that may answer from what was
 // read before; one that proves what is stored may not.
