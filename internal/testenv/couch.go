@@ -246,9 +246,12 @@ func (c *Couch) start() error {
 	return nil
 }
 
+// ConfigFile is the ini file to which the server writes what is set, and the hashes of its administrators' passwords.
+func (c *Couch) ConfigFile() string { return filepath.Join(c.dir, "test.ini") }
+
 func (c *Couch) iniFiles() string {
 	defaults := filepath.Join(filepath.Dir(filepath.Dir(c.binary)), "etc", "default.ini")
-	return defaults + " " + filepath.Join(c.dir, "test.ini")
+	return defaults + " " + c.ConfigFile()
 }
 
 // configure writes vm.args, and the ini file unless there is one: the server
@@ -271,7 +274,7 @@ func (c *Couch) configure(dist int) error {
 	if err := os.WriteFile(filepath.Join(c.dir, "vm.args"), []byte(strings.Join(args, "\n")+"\n"), 0o600); err != nil {
 		return err
 	}
-	path := filepath.Join(c.dir, "test.ini")
+	path := c.ConfigFile()
 	old, err := os.ReadFile(path)
 	if err == nil {
 		return os.WriteFile(path, replacePort(old, c.port), 0o600)

@@ -240,14 +240,12 @@ func (r *request) credentials() (name, password string, err error) {
 		if err := r.ParseForm(); err != nil {
 			return "", "", badRequest("the form can't be read")
 		}
-		name = r.PostForm.Get("name")
-		if name == "" {
-			name = r.PostForm.Get("username")
+		for _, field := range []string{"name", "username"} {
+			if r.PostForm.Has(field) {
+				return r.PostForm.Get(field), r.PostForm.Get("password"), nil
+			}
 		}
-		if name == "" {
-			return "", "", noName
-		}
-		return name, r.PostForm.Get("password"), nil
+		return "", "", noName
 	case "application/json":
 	default:
 		return "", "", fail{status: http.StatusUnsupportedMediaType, name: "bad_content_type", reason: "Content-Type must be 'application/x-www-form-urlencoded' or 'application/json'"}
@@ -261,9 +259,9 @@ func (r *request) credentials() (name, password string, err error) {
 		v, _ = o.Get("username")
 	}
 	p, _ := o.Get("password")
-	name, _ = v.(string)
+	name, ok = v.(string)
 	password, _ = p.(string)
-	if name == "" {
+	if !ok {
 		return "", "", noName
 	}
 	return name, password, nil
@@ -291,30 +289,46 @@ func (h *Handler) authorize(r *request) error {
 	if topLevel[first] != nil || first == "_dbs" {
 		return fail{status: http.StatusUnauthorized, name: "unauthorized", reason: "You are not a server admin."}
 	}
+	second := ""
+	if len(r.parts) > 1 {
+		second = r.parts[1]
+	}
+	base := first[strings.LastIndex(first, "/")+1:]
+	system := base == "_users" || base == "_replicator"
+	if system && (second == "_all_docs" || second == "_changes") || second == "_purged_infos_limit" {
+		return fail{status: http.StatusUnauthorized, name: "unauthorized", reason: "You are not a server admin."}
+	}
 	d, err := h.open(first)
 	if err != nil {
 		return err
 	}
-	base := first[strings.LastIndex(first, "/")+1:]
-	own := len(r.parts) == 2 && base == "_users" && r.user.Name != "" && r.parts[1] == "org.couchdb.user:"+r.user.Name && r.method == http.MethodGet
-	if (base == "_users" || base == "_replicator") && len(r.parts) > 1 && !own {
-		return r.denied("You are not a server admin.")
-	}
-	ok, err := h.member(d, r.user)
-	if err == nil && !ok && !own {
-		if r.user.Name == "" {
-			return r.denied("You are not authorized to access this db.")
-		}
+	member, admin, err := h.member(d, r.user)
+	switch {
+	case err != nil:
+		return err
+	case !member && r.user.Name == "":
+		return r.denied("You are not authorized to access this db.")
+	case !member:
 		return r.denied("You are not allowed to access this db.")
+	case !system || admin || len(r.parts) == 1 || second == "_security":
+		return nil
 	}
-	return err
+	// Somebody opened _users or _replicator. Users still read but their own document; of the ways to read several of them
+	// none is let through, where CouchDB looks at each document.
+	if base == "_users" && len(r.parts) == 2 && r.method == http.MethodGet && strings.HasPrefix(second, "org.couchdb.user:") {
+		if r.user.Name != "" && second == "org.couchdb.user:"+r.user.Name {
+			return nil
+		}
+		return errMissing
+	}
+	return r.denied("You are not a server admin.")
 }
 
-// member reports whether a user may read a database.
-func (h *Handler) member(d *serve.Database, u User) (bool, error) {
+// member reports whether a user may read a database, and whether they are an administrator of it.
+func (h *Handler) member(d *serve.Database, u User) (member, admin bool, err error) {
 	b, err := h.securityOf(d)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	type group struct {
 		Names []string `json:"names"`
@@ -326,7 +340,7 @@ func (h *Handler) member(d *serve.Database, u User) (bool, error) {
 		Readers group `json:"readers"` // of CouchDB 1.0
 	}
 	if err := json.Unmarshal(b, &s); err != nil {
-		return false, fmt.Errorf("security object of %s: %w", d.Name, err)
+		return false, false, fmt.Errorf("security object of %s: %w", d.Name, err)
 	}
 	in := func(g group) bool {
 		return u.Name != "" && slices.Contains(g.Names, u.Name) || slices.ContainsFunc(u.Roles, func(r string) bool { return slices.Contains(g.Roles, r) })
@@ -335,5 +349,6 @@ func (h *Handler) member(d *serve.Database, u User) (bool, error) {
 	if len(members.Names)+len(members.Roles) == 0 {
 		members = s.Readers
 	}
-	return len(members.Names)+len(members.Roles) == 0 || in(members) || in(s.Admins), nil
+	admin = in(s.Admins)
+	return admin || len(members.Names)+len(members.Roles) == 0 || in(members), admin, nil
 }

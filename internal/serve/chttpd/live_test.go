@@ -14,16 +14,20 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/slipcover/slipcover/internal/node"
 	"github.com/slipcover/slipcover/internal/sequence"
 	"github.com/slipcover/slipcover/internal/serve"
 	"github.com/slipcover/slipcover/internal/serve/chttpd"
 	"github.com/slipcover/slipcover/internal/serve/servetest"
+	"github.com/slipcover/slipcover/internal/storage/mem"
 	"github.com/slipcover/slipcover/internal/testenv"
 )
 
@@ -50,13 +54,27 @@ func both(t testing.TB, fill func(*testenv.Couch)) *pair {
 	t.Helper()
 	live := testenv.CouchDB(t, testenv.Options{Config: map[string]map[string]string{
 		"query_server_config": {"commit_freq": "0"}, "replicator": {"startup_jitter": "1"},
-		"chttpd_auth": {"secret": crand.Text()}, // or who logs in first at the same moment makes one each
+		"chttpd_auth":         {"secret": crand.Text(), "iterations": "2000"}, // or who logs in first at the same moment makes one secret each
+		"chttpd_auth_lockout": {"mode": "off"},
+		"couchdb":             {"users_db_security_editable": "true"},
+		"admins":              {"older": adminOfOld("old password")},
 	}})
 	fill(live)
 	p := newPair(t, live)
-	p.node = servetest.Node(t, live.DataDir)
+	p.backUp()
 	p.url = p.serve(chttpd.OneUser{Name: live.Admin, Password: live.Password})
 	return p
+}
+
+// backUp backs the server up, with its ini file.
+func (p *pair) backUp() {
+	p.t.Helper()
+	ini, err := os.ReadFile(p.live.ConfigFile())
+	must(p.t, err)
+	etc := p.t.TempDir()
+	must(p.t, os.WriteFile(filepath.Join(etc, "local.ini"), ini, 0o600))
+	r, m := servetest.BackupOf(p.t, mem.New(), node.Options{DataDir: p.live.DataDir, ConfigDir: etc})
+	p.node = servetest.Open(p.t, r, m)
 }
 
 func newPair(t testing.TB, live *testenv.Couch) *pair {

@@ -139,12 +139,15 @@ func (r *restarted) ServeHTTP(w http.ResponseWriter, hr *http.Request) { r.Load(
 // Clients that know nothing of Slipcover use a backup as they use the server that it is of.
 func TestClients(t *testing.T) {
 	t.Parallel()
-	p := both(t, fill(t, rand.New(rand.NewPCG(testenv.Seed(t), 17))))
+	p := both(t, func(live *testenv.Couch) {
+		fill(t, rand.New(rand.NewPCG(testenv.Seed(t), 17)))(live)
+		addUsers(t, live)
+	})
 	for _, c := range []struct {
 		name string
 		use  func(*testing.T, *pair)
 	}{
-		{"replicator", replicator}, {"continuous", continuous}, {"pouchdb", pouchDB}, {"nano", nano}, {"kivik", kivik}, {"couchbackup", couchbackup},
+		{"replicator", replicator}, {"continuous", continuous}, {"pouchdb", pouchDB}, {"nano", nano}, {"kivik", kivik}, {"couchbackup", couchbackup}, {"users", backupUsers},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

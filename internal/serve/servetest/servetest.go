@@ -25,6 +25,12 @@ func Backup(t testenv.TB, data string) (*repo.Repo, *manifest.Manifest) {
 // BackupTo is Backup into a storage.
 func BackupTo(t testenv.TB, store storage.Store, data string) (*repo.Repo, *manifest.Manifest) {
 	t.Helper()
+	return BackupOf(t, store, node.Options{DataDir: data})
+}
+
+// BackupOf is BackupTo of a node that is found by options, as with its ini files.
+func BackupOf(t testenv.TB, store storage.Store, o node.Options) (*repo.Repo, *manifest.Manifest) {
+	t.Helper()
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -37,7 +43,7 @@ func BackupTo(t testenv.TB, store storage.Store, data string) (*repo.Repo, *mani
 	must(err)
 	r, err := repo.Open(context.Background(), store, repo.Options{Identities: []age.Identity{id}})
 	must(err)
-	n, err := node.Locate(context.Background(), node.Options{DataDir: data})
+	n, err := node.Locate(context.Background(), o)
 	must(err)
 	res, err := backup.Run(context.Background(), backup.Options{Repo: r, Node: n, Instance: "node1", StateDir: t.TempDir(), Name: "test", Tool: "test", Indexes: true})
 	must(err)
@@ -50,6 +56,12 @@ func BackupTo(t testenv.TB, store storage.Store, data string) (*repo.Repo, *mani
 func Node(t testenv.TB, data string) *serve.Node {
 	t.Helper()
 	r, m := Backup(t, data)
+	return Open(t, r, m)
+}
+
+// Open opens a backup until the test ends.
+func Open(t testenv.TB, r *repo.Repo, m *manifest.Manifest) *serve.Node {
+	t.Helper()
 	n, err := serve.OpenNode(context.Background(), r, m)
 	if err != nil {
 		t.Fatalf("%v", err)
