@@ -37,9 +37,16 @@ func TestFirstDocumentTakesFewRequests(t *testing.T) {
 			return openDriver(t, "swift://first-document/r", testenv.Swift(t).Vars)
 		},
 	} {
+		size := int64(96 << 20)
+		if testing.Short() { // one goroutine computes what is stored, and which storage it is makes no difference to the count
+			if name != "mem" {
+				continue
+			}
+			size = 24 << 20
+		}
 		t.Run(name, func(t *testing.T) {
 			driver := open(t)
-			s := storeMade(t, driver, 96<<20)
+			s := storeMade(t, driver, size)
 			m := &meter.Meter{}
 			store, err := cache.New(meter.New(driver, m), cache.Options{Size: 64 << 20, Immutable: segmentsOnly})
 			must(t, err)
