@@ -13,6 +13,7 @@ import (
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/api"
 	"github.com/slipcover/slipcover/internal/httpd"
+	"github.com/slipcover/slipcover/internal/opened"
 	"github.com/slipcover/slipcover/internal/server"
 )
 
@@ -39,6 +40,8 @@ type Options struct {
 	// Fingerprint is that of the authority which the server made for its APIs; empty
 	// without one.
 	Fingerprint string
+	// Serves are the backups that this server has open; nil: it opens none.
+	Serves *opened.Set
 	// Callers limits the requests of each caller; nil doesn't. Limits of addresses are
 	// the business of who stands before.
 	Callers *httpd.Limiter
@@ -100,6 +103,9 @@ var routes = []route{
 
 	{"GET /backups/{id}", access.Viewer, "", (*call).showBackup},
 	{"POST /backups/{id}/prove", access.Operator, "backup.prove", (*call).prove},
+	{"POST /backups/{id}/serve", access.Operator, "serve.open", (*call).openServe},
+	{"GET /serves", access.Viewer, "", (*call).listServes},
+	{"DELETE /serves/{id}", access.Operator, "serve.close", (*call).closeServe},
 	{"GET /jobs", access.Viewer, "", (*call).listJobs},
 	{"GET /jobs/{id}", access.Viewer, "", (*call).showJob},
 }

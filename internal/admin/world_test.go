@@ -11,6 +11,7 @@ import (
 	"github.com/slipcover/slipcover/internal/bus"
 	"github.com/slipcover/slipcover/internal/httpd"
 	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/opened"
 	"github.com/slipcover/slipcover/internal/server"
 	"github.com/slipcover/slipcover/internal/server/servertest"
 )
@@ -30,6 +31,11 @@ func newWorld(t testing.TB, options ...func(*admin.Options)) *world {
 	t.Helper()
 	w := &world{World: servertest.New(t, bus.Options{Listen: "127.0.0.1:0"}, server.Config{}), t: t}
 	o := admin.Options{Server: w.Server, Checker: w.Tokens, Tokens: w.Tokens, Log: w.Log, Auth: "token", NATSURL: w.Bus.ClientURL()}
+	serves, err := opened.New(opened.Options{Server: w.Server, Checker: w.Tokens, Log: w.Log}) // which opens none
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Serves = serves
 	for _, set := range options {
 		set(&o)
 	}

@@ -110,11 +110,14 @@ var allowed = map[string][]string{
 	// What both REST APIs do alike with a request.
 	"internal/api": {"internal/access", "internal/httpd", "internal/server"},
 
+	// Backups that a server has open, each answered as a CouchDB: who may ask, and for how long; reading is package serve's.
+	"internal/opened": {"internal/access", "internal/config", "internal/httpd", "internal/job", "internal/manifest", "internal/repo", "internal/serve", "internal/serve/chttpd", "internal/server"},
+
 	// Trove's REST API: requests and documents translated, nothing kept.
 	"internal/trove": {"internal/access", "internal/api", "internal/httpd", "internal/job", "internal/server", "internal/words"},
 
 	// Our own REST API over the same: an agent's join, schedules, lengths of time and names checked.
-	"internal/admin": {"internal/access", "internal/api", "internal/calendar", "internal/httpd", "internal/job", "internal/manifest", "internal/server"},
+	"internal/admin": {"internal/access", "internal/api", "internal/calendar", "internal/httpd", "internal/job", "internal/manifest", "internal/opened", "internal/server"},
 
 	// Runs jobs on a node with the engines; the bus brings them.
 	"internal/agent": {"internal/backup", "internal/bus", "internal/durable", "internal/job", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/restore", "internal/ship",
@@ -134,10 +137,10 @@ var allowed = map[string][]string{
 	"internal/cli/look": {"internal/cli/core", "internal/cli/open", "couchfile", "internal/backup", "internal/calendar", "internal/config", "internal/ejson",
 		"internal/httpd", "internal/localhost", "internal/mango", "internal/manifest", "internal/mrargs", "internal/newest", "internal/node", "internal/repo", "internal/restore", "internal/serve", "internal/serve/chttpd", "internal/storage/drivers",
 		"internal/storage/meter", "internal/storage/probe"},
-	"internal/cli/service": {"internal/cli/core", "internal/cli/open", "internal/access", "internal/admin", "internal/agent", "internal/backup",
+	"internal/cli/service": {"internal/calendar", "internal/cli/core", "internal/cli/open", "internal/access", "internal/admin", "internal/agent", "internal/backup",
 		"internal/bus", "internal/config", "internal/durable", "internal/httpd", "internal/job", "internal/localhost", "internal/manifest",
-		"internal/node", "internal/repo", "internal/restore", "internal/sdnotify", "internal/server", "internal/ship", "internal/storage",
-		"internal/storage/web", "internal/trove"},
+		"internal/node", "internal/opened", "internal/repo", "internal/restore", "internal/sdnotify", "internal/server", "internal/ship", "internal/storage",
+		"internal/storage/meter", "internal/storage/web", "internal/trove"},
 
 	// Puts the groups together.
 	"internal/cli": {"internal/cli/core", "internal/cli/backups", "internal/cli/restores", "internal/cli/look", "internal/cli/service",

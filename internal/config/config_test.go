@@ -61,7 +61,7 @@ func TestDefaults(t *testing.T) {
 		BackupNamespace:  "trove.guestagent.strategies.backup.experimental.couchdb_impl",
 		RestoreNamespace: "trove.guestagent.strategies.restore.experimental.couchdb_impl",
 		Listen:           "127.0.0.1:8779", Auth: "token", KeystoneProject: "service", KeystoneDomain: "default", TokenCache: 30 * time.Second,
-		OwnSwift: true, SwiftContainer: "database_backups", QuotaInstances: -1, QuotaBackups: -1, QuotaVolumes: -1, RateLimit: 600, NATSReplicas: 1, LogLevel: "info", LogFormat: "text",
+		OwnSwift: true, SwiftContainer: "database_backups", QuotaInstances: -1, QuotaBackups: -1, QuotaVolumes: -1, RateLimit: 600, Serves: 8, NATSReplicas: 1, LogLevel: "info", LogFormat: "text",
 		ServerURL: "http://127.0.0.1:8779", BindAddress: "127.0.0.1", HookTimeout: 10 * time.Minute,
 	}
 	if got := settings(c); !reflect.DeepEqual(got, want) {
@@ -216,6 +216,7 @@ quota_instances: 1
 quota_backups: 2
 quota_volumes: 3
 rate_limit: 4
+serves: 5
 audit_file: audit
 nats_url: nats://n:4222
 nats_creds: creds
@@ -257,7 +258,7 @@ metrics_token: mt
 		RetentionTimeZone: TimeZone{berlin},
 		Listen:            "0.0.0.0:8779", TLSCert: filepath.Join(dir, "tls.crt"), TLSKey: filepath.Join(dir, "tls.key"), InsecureHTTP: true, PublicURL: "https://b:8779",
 		Auth: "keystone", KeystoneURL: "http://k:5000/v3", KeystoneUser: "trove", KeystonePassword: "kp", KeystoneProject: "services", KeystoneDomain: "D", Region: "R",
-		TokenCache: 5 * time.Second, SwiftContainer: "c", SwiftRoles: []string{"r1", "r2"}, QuotaInstances: 1, QuotaBackups: 2, QuotaVolumes: 3, RateLimit: 4, AuditFile: filepath.Join(dir, "audit"),
+		TokenCache: 5 * time.Second, SwiftContainer: "c", SwiftRoles: []string{"r1", "r2"}, QuotaInstances: 1, QuotaBackups: 2, QuotaVolumes: 3, RateLimit: 4, Serves: 5, AuditFile: filepath.Join(dir, "audit"),
 		NATSURL: "nats://n:4222", NATSCreds: filepath.Join(dir, "creds"), NATSAccountSeed: filepath.Join(dir, "seed"), NATSReplicas: 3, NATSListen: "0.0.0.0:4222",
 		ServerURL: "https://b:8779", CAFile: filepath.Join(dir, "ca"), Token: "slc", AcceptStorages: []string{"https://s/v1/"}, InstancesDir: "/i", BindAddress: "0.0.0.0", CouchDBBin: "/c",
 		RestartCommand: "r", HookBefore: "x", HookAfter: "y", HookTimeout: time.Minute, LogLevel: "debug", LogFormat: "json", MetricsToken: "mt",

@@ -66,13 +66,15 @@ type API struct {
 	Proxies []netip.Prefix
 	// Broken answers, with status 500, in place of a handler that panicked.
 	Broken func(http.ResponseWriter, *http.Request)
+	// MostBody is how many bytes the body of a request may have; 1 MiB if 0.
+	MostBody int64
 	// TooMany answers a request that goes over a limit. Retry-After is set already.
 	TooMany func(http.ResponseWriter, *http.Request, Allowance)
 }
 
 // Handler puts all of it around a handler, of which a ServeMux is one.
 //
-// The body of a request may have 1 MiB: who reads more gets a *http.MaxBytesError.
+// The body of a request may have 1 MiB, or MostBody: who reads more gets a *http.MaxBytesError.
 //
 // Each request is logged when it ends, by its route and never by its URL, whose query
 // may hold secrets. One that may change something, which is any but GET, HEAD and
@@ -97,7 +99,7 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		a.audit(ctx, r, q, answer.status)
 	}
 	answer.Header().Set(RequestIDHeader, q.ID)
-	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	r.Body = http.MaxBytesReader(w, r.Body, cmp.Or(a.MostBody, maxBody))
 	a.Metrics.begin(a.Name)
 	defer func() {
 		took := time.Since(begin)

@@ -35,6 +35,7 @@ import (
 	"github.com/slipcover/slipcover/internal/httpd"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/localhost"
+	"github.com/slipcover/slipcover/internal/opened"
 	"github.com/slipcover/slipcover/internal/sdnotify"
 	"github.com/slipcover/slipcover/internal/server"
 	"github.com/slipcover/slipcover/internal/trove"
@@ -101,6 +102,7 @@ type service struct {
 	bus    *bus.Bus
 	tokens *access.Tokens
 	server *server.Server
+	opened *opened.Set
 	http   *httpd.Server
 	audit  *httpd.Audit
 }
@@ -284,6 +286,9 @@ func (v *service) build(ctx context.Context) error {
 	if v.audit, err = httpd.OpenAudit(cmp.Or(s.AuditFile, filepath.Join(s.StateDir, "audit.jsonl")), v.log, v.registry); err != nil {
 		return err
 	}
+	if v.opened, err = v.openedSet(checker); err != nil {
+		return err
+	}
 	handler, err := v.handler(checker)
 	if err != nil {
 		return err
@@ -380,13 +385,15 @@ func (v *service) handler(checker access.Checker) (http.Handler, error) {
 	troves := api.Handler(trove.New(trove.Options{Server: v.server, Checker: door, Log: v.log, Keystone: keystone,
 		URL: s.PublicURL, Region: s.Region, Callers: callers}))
 	o := admin.Options{Server: v.server, Checker: door, Tokens: v.tokens, Log: v.log, Callers: callers,
-		URL: s.PublicURL, NATSURL: v.natsURL(), CA: v.natsCA(), Auth: s.Auth,
+		URL: s.PublicURL, NATSURL: v.natsURL(), CA: v.natsCA(), Auth: s.Auth, Serves: v.opened,
 		Recipients: func() []string { return handedOut(s) }}
 	if v.ca != nil {
 		o.Fingerprint = v.ca.Fingerprint()
 	}
 	api.Name, api.Broken, api.TooMany = "admin", admin.Broken, admin.TooMany
 	admins := api.Handler(admin.New(o))
+	serves := httpd.API{Name: "serve", Log: v.log, Metrics: metrics, Proxies: proxies, MostBody: 16 << 20, // as CouchDB's own API; who asks without the
+		Broken: admin.Broken, TooMany: admin.TooMany}.Handler(v.opened) // password is bounded there, and what is read is no line of the audit log
 	probes := map[string]http.Handler{
 		"/healthz": httpd.Healthz(),
 		"/readyz": httpd.Readyz(v.log, s.MetricsToken.Reveal(),
@@ -399,6 +406,8 @@ func (v *service) handler(checker access.Checker) (http.Handler, error) {
 		switch {
 		case probe != nil && (r.Method == http.MethodGet || r.Method == http.MethodHead):
 			probe.ServeHTTP(w, r)
+		case opened.Owns(r.URL.EscapedPath()):
+			serves.ServeHTTP(w, r)
 		case strings.HasPrefix(r.URL.Path, "/slipcover/"):
 			admins.ServeHTTP(w, r)
 		default:
@@ -475,6 +484,7 @@ func (v *service) run(ctx context.Context, o *serverOptions) error {
 		}
 	})
 	front.Go(func() error { v.reopenAudit(outer); return nil })
+	front.Go(func() error { return v.opened.Run(outer) })
 	err := front.Wait()
 	v.log.InfoContext(inner, "ending")
 	stop()
@@ -502,7 +512,9 @@ func (v *service) reopenAudit(ctx context.Context) {
 // keepSmall keeps the memory of this process near to what it needs, which is the
 // catalog: bursts, such as reading it or a thousand agents that connect at once, leave
 // room behind that is given back, and the limit follows what lives.
-func keepSmall(ctx context.Context) {
+//
+// Backups that are open to be read have their own room beside it.
+func keepSmall(ctx context.Context, open *opened.Set) {
 	t := time.NewTicker(time.Minute)
 	defer t.Stop()
 	for {
@@ -510,11 +522,12 @@ func keepSmall(ctx context.Context) {
 		var m runtime.MemStats
 		runtime.ReadMemStats(&m)
 		live := int64(m.HeapAlloc)
-		debug.SetMemoryLimit(live + live/4 + int64(m.StackInuse) + spareMemory)
+		debug.SetMemoryLimit(live + live/4 + int64(m.StackInuse) + spareMemory + int64(open.Len())*opened.Memory)
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
+		case <-open.Changed():
 		}
 	}
 }
@@ -526,7 +539,7 @@ func (v *service) ready(ctx context.Context, o *serverOptions) error {
 		return err
 	}
 	if v.env.Getenv("GOMEMLIMIT") == "" {
-		go keepSmall(ctx)
+		go keepSmall(ctx, v.opened)
 	}
 	v.log.InfoContext(ctx, "serving", "url", v.http.URL(), "auth", v.settings.Auth, "agents", v.natsURL())
 	var opts agent.Options
