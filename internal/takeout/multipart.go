@@ -137,7 +137,7 @@ func (s *Server) putMultipart(ctx context.Context, db string, d *doc, o ejson.Ob
 	req, err := s.request(ctx, http.MethodPut, path, pr)
 	if err != nil {
 		_ = pr.CloseWithError(err) // it never fails
-		_ = <-written // so did what was to be sent
+		_ = <-written              // so did what was to be sent
 		return "", err
 	}
 	req.Header.Set("Content-Type", `multipart/related;boundary="`+boundary+`"`)

@@ -129,7 +129,7 @@ func runServe(ctx context.Context, env *core.Env, s *core.Settings, o *serveOpti
 	if err != nil {
 		return err
 	}
-	told := serveJSON{URL: server.URL() + "/", State: node.Manifest.Started.UTC().Format(time.RFC3339), Node: node.Manifest.NodeName, Databases: len(node.Databases()), User: user.Name, Password: user.Password}
+	told := serveJSON{URL: server.URL() + "/", State: o.Taken.UTC().Format(time.RFC3339), Node: node.Manifest.NodeName, Databases: len(node.Databases()), User: user.Name, Password: user.Password}
 	if err := o.tell(env, told); err != nil {
 		return err
 	}

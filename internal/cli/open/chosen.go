@@ -13,7 +13,8 @@ type Chosen struct {
 	Options
 	When
 	Backup string
-	Told   string // which one that is, in words, once it is open
+	Told   string    // which one that is, in words, once it is open
+	Taken  time.Time // of when it is, once it is open
 }
 
 // Open opens it.
@@ -25,7 +26,7 @@ func (o *Chosen) Open(ctx context.Context, env *core.Env, s *core.Settings) (*Re
 		}
 		r, m, moment, err := Moment(ctx, env, s, o.Instance, &o.When)
 		if err == nil {
-			o.Told = momentText(moment.At, zone)
+			o.Told, o.Taken = momentText(moment.At, zone), moment.At
 		}
 		return r, m, err
 	}
@@ -41,7 +42,7 @@ func (o *Chosen) Open(ctx context.Context, env *core.Env, s *core.Settings) (*Re
 		r.Close()
 		return nil, nil, err
 	}
-	o.Told = backupText(rec)
+	o.Told, o.Taken = backupText(rec), rec.Finished
 	return r, m, nil
 }
 
