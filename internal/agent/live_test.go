@@ -282,7 +282,7 @@ func TestProve(t *testing.T) {
 	t.Parallel()
 	c, load := writing(t)
 	s, w := newServer(t), newWorld(t)
-	s.start(w, c.DataDir)
+	first := s.start(w, c.DataDir)
 	load.Stop()
 	documents := uint64(0)
 	for _, db := range databases {
@@ -306,6 +306,16 @@ func TestProve(t *testing.T) {
 	left, err := os.ReadDir(filepath.Join(w.path("instances"), "trials"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
+	}
+	// Without a CouchDB it is read, opened and asked, and the proof says that it is no more than that.
+	none := func(o *agent.Options) { o.CouchDBBin = w.path("none") }
+	first.stop()
+	s.start(w, c.DataDir, none)
+	withMoment := spec
+	withMoment.Moment = true
+	r = s.do(job.Job{Kind: job.KindProve, Instance: nodeID, Spec: withMoment})
+	if p := r.Proof; !p.OK || p.Server || !p.Served || p.Sampled < len(databases) || p.Databases < len(databases) || p.Documents < documents || p.Problem != "" {
+		t.Errorf("without a CouchDB: got %+v", p)
 	}
 	// A segment that is damaged can't be restored.
 	damage(t, filepath.Join(w.path("repo"), "segments", nodeName, b.Result.RepoID))

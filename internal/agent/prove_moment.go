@@ -8,9 +8,28 @@ import (
 	"time"
 
 	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/restore"
 )
+
+// tryMoment restores a moment and starts a CouchDB on it, or where the test of the backup had none, opens it to be read.
+func (a *agent) tryMoment(ctx context.Context, w *work, o restore.TrialOptions, base *manifest.Record, m *manifest.Manifest, p *job.Proof) (*job.Proof, error) {
+	began := time.Now()
+	if !p.Server {
+		q := &job.Proof{OK: true}
+		err := tryOut(ctx, o.Repo, m, q)
+		q.Took, p.Sampled = time.Since(began).Seconds(), p.Sampled+q.Sampled
+		return q, err
+	}
+	o.Record, o.Moment, o.Progress = base, m, &restore.Progress{}
+	w.trackRestore(o.Progress)
+	rep, err := restore.Trial(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return proofOf(rep), nil
+}
 
 // proveMoment restores the newest moment of a backup's instance as well, if something was shipped, and holds it
 // against the running CouchDB, if that is this agent's. What is wrong goes into the proof.
@@ -26,13 +45,10 @@ func (a *agent) proveMoment(ctx context.Context, w *work, o restore.TrialOptions
 	case moment.Chain == "": // nothing is shipped yet
 		return nil
 	}
-	o.Record, o.Moment, o.Progress = moment.Base, m, &restore.Progress{}
-	w.trackRestore(o.Progress)
-	rep, err := restore.Trial(ctx, o)
+	q, err := a.tryMoment(ctx, w, o, moment.Base, m, p)
 	if err != nil {
 		return err
 	}
-	q := proofOf(rep)
 	p.Moment, p.Took = moment.At.UTC(), p.Took+q.Took
 	what := fmt.Sprintf("the moment of %s, which was shipped: ", p.Moment.Format(time.RFC3339))
 	if !q.OK {

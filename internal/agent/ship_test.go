@@ -105,6 +105,15 @@ func TestAgentShips(t *testing.T) {
 		t.Errorf("the test of the moment: %+v", p)
 	}
 
+	// Without a CouchDB to start, that moment is opened and asked, and held beside the running one all the same.
+	last.end(syscall.SIGKILL)
+	s.start(w, c.DataDir, func(o *agent.Options) { o.CouchDBBin = w.path("none") })
+	s.seen(nodeID, well)
+	p = s.do(job.Job{Kind: job.KindProve, Spec: spec}).Proof
+	if !p.OK || p.Server || !p.Served || p.Compared == 0 || p.Moment.IsZero() || p.Problem != "" {
+		t.Errorf("the test of the moment without a CouchDB: %+v", p)
+	}
+
 	s.mu.Lock()
 	s.reply.Ship = nil
 	s.mu.Unlock()

@@ -13,6 +13,7 @@ import (
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/restore"
+	"github.com/slipcover/slipcover/internal/serve/tryout"
 	"github.com/slipcover/slipcover/internal/storage"
 )
 
@@ -118,24 +119,58 @@ func (a *agent) prove(ctx context.Context, w *work) (*job.Report, error) {
 		return unproven(began, err)
 	}
 	o := restore.TrialOptions{Repo: r, Record: rec, Parent: a.trials(), CouchDBBin: a.o.CouchDBBin, Owner: a.o.Owner, Timeout: startTime,
-		Parallel: a.o.Backup.Parallel, Progress: &restore.Progress{}}
+		NoServer: a.noCouchDB(), Parallel: a.o.Backup.Parallel, Progress: &restore.Progress{}}
 	w.trackRestore(o.Progress)
 	rep, err := restore.Trial(ctx, o)
 	if err != nil {
 		return unproven(began, err)
 	}
 	p := proofOf(rep)
-	if w.job.Spec.Moment && p.OK && rep.Server {
+	if !rep.Server && p.OK {
+		m, err := r.Manifest(ctx, rec)
+		if err == nil {
+			err = tryOut(ctx, r, m, p)
+		}
+		if err != nil {
+			return unproven(began, err)
+		}
+		p.Took = time.Since(began).Seconds()
+	}
+	if w.job.Spec.Moment && p.OK {
 		if err := a.proveMoment(ctx, w, o, p); err != nil {
 			return unproven(began, err)
 		}
 	}
-	if sound(rep) {
+	if sound(rep) && p.OK {
 		if err := r.MarkVerified(ctx, rec, repo.Verified{At: p.At, Tool: a.o.Version}); err != nil { // who may only read can't say it
 			a.log.WarnContext(ctx, "the backup is sound, but that could not be noted beside it", "job", w.id, "err", faultOf(err, w.mine()...))
 		}
 	}
 	return &job.Report{Proof: p, CouchDBVersion: rec.CouchDBVersion}, nil
+}
+
+// noCouchDB reports whether the settings name a program that isn't there, by which they say that none is to be started.
+func (a *agent) noCouchDB() bool {
+	return a.o.CouchDBBin != "" && restore.CouchDBBinary(a.o.CouchDBBin) == ""
+}
+
+// tryOut opens what is stored as a CouchDB, where there is none to start on it, and adds to a proof what that answers. Files
+// of CouchDB 1 have no shards, and are not opened.
+func tryOut(ctx context.Context, r *repo.Repo, m *manifest.Manifest, p *job.Proof) error {
+	if manifest.CouchDB1(m.Files) {
+		return nil
+	}
+	rep, err := tryout.Run(ctx, r, m)
+	if err != nil {
+		return err
+	}
+	p.Served, p.Sampled, p.Databases = true, p.Sampled+rep.Sampled, rep.Databases
+	for _, d := range rep.Differences {
+		if !d.Known && p.OK {
+			p.OK, p.Problem = false, clip(oneLine(fmt.Sprintf("opened to be read, database %q: %s", d.Database, d.What)), maxFault)
+		}
+	}
+	return nil
 }
 
 // unproven tells an error of a restore test. One that says that the backup can't be

@@ -89,6 +89,8 @@ var allowed = map[string][]string{
 	"internal/serve/chttpd": {"couchfile", "internal/ejson", "internal/mango", "internal/manifest", "internal/mrargs", "internal/node", "internal/sequence", "internal/serve", "internal/shard", "internal/viewindex"},
 	// What serve reads, written into a living server: it stands on that engine, and makes nothing of its own of backups.
 	"internal/takeout": {"couchfile", "internal/ejson", "internal/localhost", "internal/mango", "internal/serve"},
+	// Asks that API of all of a state's databases: for tests of backups where no CouchDB is.
+	"internal/serve/tryout": {"internal/manifest", "internal/repo", "internal/serve", "internal/serve/chttpd"},
 	"internal/restore": {"couchfile", "couchfile/couchwriter", "couchfile/erlterm", "internal/couchgen", "internal/durable", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/shard", "internal/storage", "internal/words"},
 
 	// Who asks, and a listener with what stands around handlers: neither knows what is asked for.
@@ -120,7 +122,7 @@ var allowed = map[string][]string{
 	"internal/admin": {"internal/access", "internal/api", "internal/calendar", "internal/httpd", "internal/job", "internal/manifest", "internal/opened", "internal/server"},
 
 	// Runs jobs on a node with the engines; the bus brings them.
-	"internal/agent": {"internal/backup", "internal/bus", "internal/durable", "internal/job", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/restore", "internal/ship",
+	"internal/agent": {"internal/backup", "internal/bus", "internal/durable", "internal/job", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/restore", "internal/serve/tryout", "internal/ship",
 		"internal/storage"},
 
 	// What commands have in common, and the settings' repositories opened: no command.

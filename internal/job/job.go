@@ -191,6 +191,10 @@ type Proof struct {
 	Documents uint64    `json:"documents"`
 	Took      float64   `json:"took_seconds"`
 	Problem   string    `json:"problem,omitempty"` // the first of them
+	// Served says that, without a CouchDB, the stored state was opened as one by Slipcover itself, which was asked for all of
+	// its databases; and Sampled how many documents it was asked for.
+	Served  bool `json:"served,omitempty"`
+	Sampled int  `json:"sampled,omitempty"`
 	// Moment is the newest moment that was shipped, if that was tested too, and Compared how many of
 	// its files were held against those of the running CouchDB, at the same sequences.
 	Moment   time.Time `json:"moment,omitzero"`

@@ -31,6 +31,7 @@ type TrialOptions struct {
 	// spaces, and its user must be able to get there.
 	Parent     string
 	CouchDBBin string // as in CreateOptions; without a CouchDB the backup is verified
+	NoServer   bool   // as if there were no CouchDB
 	Owner      string // as in CreateOptions
 
 	Timeout  time.Duration // for the server's first answer; 30 s if 0
@@ -134,6 +135,8 @@ func (r *TrialReport) run(ctx context.Context, opts TrialOptions) error {
 	}
 	bin := CouchDBBinary(opts.CouchDBBin)
 	switch {
+	case opts.NoServer:
+		bin = ""
 	case bin == "" && opts.CouchDBBin != "":
 		return fmt.Errorf("%w: there is no CouchDB program %s", ErrOptions, opts.CouchDBBin)
 	case bin != "" && oldErlang(bin): // it can't run beside the original

@@ -73,7 +73,8 @@ func newProve(env *core.Env, g *core.Global) *cobra.Command {
 		Use:   "prove BACKUP",
 		Short: "Have an agent restore a backup as a test",
 		Long: `Have an agent restore a backup as a test. It restores all of it, starts a CouchDB on it if one is installed, compares
-databases and documents with what the backup says, and removes it all again. The outcome is kept with the backup.
+databases and documents with what the backup says, and removes it all again. Without a CouchDB it reads all of the backup, opens
+it as "slipcover serve" does and asks for all databases and some documents: that proves less, and the outcome says so. The outcome is kept with the backup.
 The command waits for the end unless --no-wait is given. Exit code 4 if the test fails.`,
 		Args: core.Arguments(1, 1, "the ID of one BACKUP"),
 		RunE: serviceCommand(env, g, func(ctx context.Context, c *serviceClient, s *core.Settings, args []string) error {
@@ -141,8 +142,11 @@ func (r *proveResult) print(env *core.Env) error {
 	}
 	p := r.Proof
 	how := "without a CouchDB"
-	if p.Server {
+	switch {
+	case p.Server:
 		how = "with a CouchDB started on it"
+	case p.Served:
+		how = fmt.Sprintf("without a CouchDB: all of it was read, and Slipcover opened it and was asked for all databases and %s", core.Count(p.Sampled, "document"))
 	}
 	outcome := "restores"
 	if !p.OK {
