@@ -28,6 +28,49 @@ func NodeModule(t TB, name, version string) (node, modules string) {
 	return node, modules
 }
 
+// NodeFiles returns the folder of a package's own files, without what it needs, which is fetched with npm at the first use.
+func NodeFiles(t TB, name, version string) string {
+	t.Helper()
+	Tool(t, "npm")
+	dir, err := packageFiles(name, version)
+	if err != nil {
+		Missing(t, name, err.Error())
+	}
+	return dir
+}
+
+func packageFiles(name, version string) (string, error) {
+	dir, err := cacheDir()
+	if err != nil {
+		return "", err
+	}
+	files := filepath.Join(dir, strings.ReplaceAll(name, "/", "-")+"-files-"+version)
+	if _, err := os.Stat(files); err == nil {
+		return files, nil
+	}
+	temp, err := os.MkdirTemp(dir, "fetch-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(temp)
+	cmd := exec.Command("npm", "pack", "--pack-destination", temp, "--ignore-scripts", "--loglevel", "error", name+"@"+version)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		first, _, _ := strings.Cut(string(out), "\n")
+		return "", fmt.Errorf("%s %s can't be fetched: %w: %s", name, version, err, first)
+	}
+	packed, err := filepath.Glob(filepath.Join(temp, "*.tgz"))
+	if err != nil || len(packed) != 1 {
+		return "", fmt.Errorf("%s %s: npm left %q", name, version, packed)
+	}
+	if out, err := exec.Command("tar", "-xzf", packed[0], "-C", temp).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%s %s can't be unpacked: %w: %s", name, version, err, lastLine(out))
+	}
+	if err := os.Rename(filepath.Join(temp, "package"), files); err != nil && !errors.Is(err, os.ErrExist) {
+		return "", err
+	}
+	return files, nil
+}
+
 // nodeVersion returns node's version, and whether it is new enough.
 func nodeVersion(node string) (string, bool) {
 	out, err := exec.Command(node, "--version").Output()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"os/exec"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/slipcover/slipcover/internal/serve/chttpd"
 	"github.com/slipcover/slipcover/internal/testenv"
 )
 
@@ -21,6 +23,8 @@ const (
 	pouchVersion       = "9.0.0"
 	nanoVersion        = "11.0.7"
 	couchbackupVersion = "2.11.12"
+	fauxtonVersion     = "1.2.6"
+	browserVersion     = "0.34.0" // of what tells the browser what to do
 )
 
 // withUser is a server's URL that says who asks.
@@ -139,6 +143,43 @@ func couchbackup(t *testing.T, p *pair) {
 			if len(got) == 0 || len(got) > len(all) || mode[1] == "full" && len(got) < len(all) {
 				t.Errorf("%s %v: %d of %d leaves", db, mode, len(got), len(all))
 			}
+		}
+	}
+}
+
+// Fauxton, CouchDB's web interface, is used in a browser: it asks for a log-in, lists databases and documents, and shows a
+// document, a view and a query of Mango.
+func fauxton(t *testing.T, p *pair) {
+	node, modules := testenv.NodeModule(t, "chrome-remote-interface", browserVersion)
+	chromium := testenv.Tool(t, "chromium")
+	utils := filepath.Join(testenv.NodeFiles(t, "fauxton", fauxtonVersion), "dist", "release")
+	s := httptest.NewServer(chttpd.New(context.Background(), p.node, chttpd.Options{Auth: chttpd.OneUser{Name: "slipcover", Password: "pass word"}, Utils: utils}))
+	t.Cleanup(s.Close)
+	var all struct {
+		Rows []struct {
+			ID  string `json:"id"`
+			Doc struct {
+				Conflicts []string `json:"_conflicts"`
+			} `json:"doc"`
+		} `json:"rows"`
+	}
+	must(t, p.live.Get("/plain/_all_docs?include_docs=true&conflicts=true&startkey=%22doc000%22", &all))
+	var ids []string
+	doc := ""
+	for _, r := range all.Rows {
+		if ids = append(ids, r.ID); doc == "" && r.Doc.Conflicts == nil {
+			doc = r.ID
+		}
+	}
+	out := p.run([]string{"NODE_PATH=" + modules}, node, "testdata/fauxton.js", chromium, t.TempDir(), s.URL, "slipcover", "pass word", doc)
+	want := []string{
+		`["asks to log in","#login"]`, `["databases",["parted","plain","sharded"]]`, `["documents",` + js(ids[:8]) + `]`, `["document",` + js(`"_id": "`+doc+`"`) + `]`, `["view","rows"]`, `["query","documents"]`, `["wrong",[]]`,
+	}
+	got := strings.Split(strings.TrimSpace(string(out)), "\n")
+	for i := range max(len(want), len(got)) {
+		if i >= len(want) || i >= len(got) || want[i] != got[i] {
+			t.Errorf("in a browser:\n%s\nand not\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+			break
 		}
 	}
 }

@@ -147,7 +147,7 @@ func TestClients(t *testing.T) {
 		name string
 		use  func(*testing.T, *pair)
 	}{
-		{"replicator", replicator}, {"continuous", continuous}, {"pouchdb", pouchDB}, {"nano", nano}, {"kivik", kivik}, {"couchbackup", couchbackup}, {"users", backupUsers},
+		{"replicator", replicator}, {"continuous", continuous}, {"pouchdb", pouchDB}, {"nano", nano}, {"kivik", kivik}, {"couchbackup", couchbackup}, {"users", backupUsers}, {"fauxton", fauxton},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
