@@ -57,14 +57,17 @@ var (
 	errMissing = notFound("missing")
 )
 
-// answer writes an answer. Nothing is sent before begin.
+// answer writes an answer. Nothing is sent before begin, nor before the buffer is full: what goes wrong until then can still
+// be told.
 type answer struct {
-	w     http.ResponseWriter
-	head  bool
-	begun bool
-	buf   *bufio.Writer
-	end   string    // what finish writes
-	until time.Time // deadline of what is written
+	w      http.ResponseWriter
+	head   bool
+	begun  bool
+	status int
+	sent   bool // the status and the headers
+	buf    *bufio.Writer
+	end    string    // what finish writes
+	until  time.Time // deadline of what is written
 }
 
 // mostWrite is how long a client may take to read some 32 KiB.
@@ -83,13 +86,21 @@ type writer struct{ a *answer }
 
 func (w writer) Write(b []byte) (int, error) {
 	w.a.extend()
+	w.a.send()
 	return w.a.w.Write(b)
 }
 
-// begin sends the status and the headers.
+// send sends the status and the headers.
+func (a *answer) send() {
+	if !a.sent {
+		a.sent = true
+		a.w.WriteHeader(a.status)
+	}
+}
+
+// begin decides on the status and the headers.
 func (a *answer) begin(status int) {
-	a.begun = true
-	a.w.WriteHeader(status)
+	a.begun, a.status = true, status
 	a.buf = bufio.NewWriterSize(writer{a}, 32<<10)
 }
 
@@ -135,6 +146,7 @@ func (a *answer) flush() error {
 	if a.head {
 		return nil
 	}
+	a.send()
 	if err := a.buf.Flush(); err != nil {
 		return err
 	}
@@ -144,7 +156,11 @@ func (a *answer) flush() error {
 
 // finish ends an answer that has begun.
 func (a *answer) finish() error {
-	if !a.begun || a.head {
+	if !a.begun {
+		return nil
+	}
+	if a.head {
+		a.send()
 		return nil
 	}
 	if a.end != "" {
@@ -152,6 +168,7 @@ func (a *answer) finish() error {
 			return err
 		}
 	}
+	a.send() // an answer may be empty
 	return a.buf.Flush()
 }
 
@@ -168,7 +185,7 @@ func (r *request) raw(status int, b []byte) error {
 	return err
 }
 
-// failed answers with what is wrong, or cuts an answer off that has begun.
+// failed answers with what is wrong, or cuts an answer off of which something was sent.
 func (r *request) failed(err error) {
 	var f fail
 	var args *mrargs.Error
@@ -190,9 +207,10 @@ func (r *request) failed(err error) {
 			r.h.o.Log.Error("a request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 		}
 	}
-	if r.w.begun {
+	if r.w.sent {
 		panic(http.ErrAbortHandler)
 	}
+	r.w.end = ""
 	hd := r.w.w.Header()
 	for name := range hd {
 		if !slices.Contains([]string{"Server", "X-Couch-Request-Id", "X-Couchdb-Body-Time", "Set-Cookie"}, name) && !slices.Contains(r.before, name) {

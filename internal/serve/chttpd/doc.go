@@ -6,7 +6,7 @@
 //
 // A request is read into a request, which a function of its path answers with what package serve reads. It returns an error
 // for whatever isn't answered yet, a fail with the status and the words that CouchDB has for it. Damage and storages that
-// don't answer become a status of 500 and a line in the log; once an answer has begun its connection is cut instead.
+// don't answer become a status of 500 and a line in the log; once some of an answer was sent its connection is cut instead.
 //
 // Source: CouchDB 3.5.0, src/chttpd and src/fabric.
 package chttpd
