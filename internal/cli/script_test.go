@@ -35,7 +35,7 @@ func TestScripts(t *testing.T) { runScripts(t, "testdata/script", nil) }
 // TestLiveScripts runs those in testdata/live, which need a CouchDB: at $COUCH with the user admin, whose password is $PASSWORD,
 // and its data in $DATA. Each has a database of its own.
 func TestLiveScripts(t *testing.T) {
-	c := testenv.CouchDB(t, testenv.Options{})
+	c := testenv.CouchDB(t, testenv.Options{Config: map[string]map[string]string{"query_server_config": {"commit_freq": "0"}}}) // indexes are written at once
 	runScripts(t, "testdata/live", func(e *testscript.Env) {
 		e.Setenv("COUCH", c.URL)
 		e.Setenv("HOST", strings.TrimPrefix(c.URL, "http://"))

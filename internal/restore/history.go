@@ -59,6 +59,9 @@ type HistoryResult struct {
 func (h *HistoryResult) String() string {
 	what := "kept"
 	if h.New {
+		what = "new"
+	}
+	if h.Shards > 0 {
 		what = fmt.Sprintf("new in %d shards", h.Shards)
 		if h.Shards == 1 {
 			what = "new in 1 shard"
@@ -111,6 +114,11 @@ func (r *run) decideHistory(mark *marker, known bool) string {
 		mark.NewHistory = hex.EncodeToString(b)
 	}
 	return why
+}
+
+// MadeAnew is the history of a database that got its documents by HTTP.
+func MadeAnew() *HistoryResult {
+	return &HistoryResult{New: true, Reason: "the database was made anew", Means: meansNew}
 }
 
 // tellHistory writes the decision into the result.

@@ -128,18 +128,16 @@ func (s *Server) putMultipart(ctx context.Context, db string, d *doc, o ejson.Ob
 		length += int64(len(partHead(&follow[i]))+len(boundary)+4) + follow[i].StoredBytes
 	}
 	pr, pw := io.Pipe()
+	req, err := s.request(ctx, http.MethodPut, path, pr)
+	if err != nil {
+		return "", err
+	}
 	written := make(chan error, 1)
 	go func() {
 		err := writeParts(pw, d.db, head, boundary, follow, p)
 		_ = pw.CloseWithError(err) // it never fails
 		written <- err
 	}()
-	req, err := s.request(ctx, http.MethodPut, path, pr)
-	if err != nil {
-		_ = pr.CloseWithError(err) // it never fails
-		_ = <-written              // so did what was to be sent
-		return "", err
-	}
 	req.Header.Set("Content-Type", `multipart/related;boundary="`+boundary+`"`)
 	req.ContentLength = length
 	resp, err := s.do(req)

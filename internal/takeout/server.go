@@ -263,3 +263,9 @@ func sleep(ctx context.Context, d time.Duration) error {
 		return nil
 	}
 }
+
+// User is who asks, "" if nobody logs in.
+func (s *Server) User() string { return s.user }
+
+// Password is the user's.
+func (s *Server) Password() string { return s.password }

@@ -1,0 +1,357 @@
+package restores
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/slipcover/slipcover/internal/cli/core"
+	"github.com/slipcover/slipcover/internal/cli/open"
+	"github.com/slipcover/slipcover/internal/durable"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/node"
+	"github.com/slipcover/slipcover/internal/restore"
+	"github.com/slipcover/slipcover/internal/serve"
+	"github.com/slipcover/slipcover/internal/takeout"
+)
+
+type databaseOptions struct {
+	open.Options
+	open.When
+	backup  string
+	target  target
+	as      string
+	replace bool
+	byHTTP  bool
+	history history
+}
+
+func newRestoreDB(env *core.Env, g *core.Global) *cobra.Command {
+	o := &databaseOptions{}
+	c := &cobra.Command{
+		Use:   "restore-db DB --to-server URL",
+		Short: "Put a database of a backup or moment back into a running CouchDB",
+		Long: `Make a database of a running CouchDB out of a backup (--backup) or a moment, the newest one without either: one that was
+dropped, or another one beside what is there (--as).
+
+Where the server is the CouchDB of this machine, alone, and its data directory can be written to, the files are put beside its
+own, with their indexes, and the shard map is written through it: all is there at once, and no index is built. Else the documents are written
+over HTTP with their histories, conflicts, deletions and attachments, as a replication does, and the server builds indexes.
+Either goes on where it was stopped when it is run again.
+
+--replace puts it in the place of a database of that name, by files alone: the old one answers until the new one is there, and
+its files stay and are named. CouchDB renames no database, so over HTTP restore under another name, and drop the old one first
+if it must be that one.`,
+		Args: core.Arguments(1, 1, "a DB"),
+		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, args []string) error {
+			return runRestoreDB(ctx, env, s, o, args[0])
+		}),
+	}
+	f := c.Flags()
+	o.Options.Flags(f, "whose database it is (default: the only one)")
+	o.When.Flags(f)
+	f.StringVar(&o.backup, "backup", "", "out of this backup: its `ID`, name, or \"latest\"")
+	o.target.flags(f, "to-server", "the server: `URL`, with a user and no password")
+	f.StringVar(&o.as, "as", "", "the `NAME` that it gets (default: its own)")
+	f.BoolVar(&o.replace, "replace", false, "put it in the place of a database of that name, whose files stay")
+	f.BoolVar(&o.byHTTP, "by-http", false, "write documents over HTTP where files could be put too")
+	o.history.flags(f, "a new one")
+	f.String("parallel", "", "write `N` files at once (default: the number of CPUs, at most 4)")
+	core.ProgressFlag(f)
+	return c
+}
+
+type databaseJSON struct {
+	State    string                 `json:"state"`
+	Server   string                 `json:"server"`
+	Database string                 `json:"database"`
+	By       string                 `json:"by"`            // files or http
+	Why      string                 `json:"why,omitempty"` // http
+	Files    *takeout.Placed        `json:"files,omitempty"`
+	HTTP     *takeout.Pushed        `json:"http,omitempty"`
+	History  *restore.HistoryResult `json:"history"`
+	Notes    []string               `json:"notes"`
+	Took     float64                `json:"took_seconds"`
+	Storage  *core.TrafficJSON      `json:"storage"`
+}
+
+// databaseRun is one restore-db.
+type databaseRun struct {
+	*databaseOptions
+	env  *core.Env
+	s    *core.Settings
+	from *source
+	m    *manifest.Manifest
+	name string // in the backup
+	db   *serve.Database
+	srv  *takeout.Server
+	out  *databaseJSON
+}
+
+func runRestoreDB(ctx context.Context, env *core.Env, s *core.Settings, o *databaseOptions, name string) error {
+	if o.target.url == "" {
+		return core.Usage("restore-db needs --to-server with the URL of the server, such as http://admin@127.0.0.1:5984")
+	}
+	if o.backup == "" && !o.Given() {
+		o.At = "now"
+	}
+	history, err := o.history.chosen()
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	from, err := openSource(ctx, env, s, o.Instance, o.backup, &o.When)
+	if err != nil {
+		return err
+	}
+	defer from.repo.Close()
+	r := &databaseRun{databaseOptions: o, env: env, s: s, from: from, m: from.made, name: name, out: &databaseJSON{Notes: []string{}}}
+	if r.m == nil {
+		if r.m, err = from.repo.Manifest(ctx, from.rec); err != nil {
+			return err
+		}
+	}
+	n, err := serve.OpenNode(ctx, from.repo.Repo, r.m)
+	if err != nil {
+		return err
+	}
+	defer n.Close()
+	if r.db, err = n.Database(name); err != nil {
+		return fmt.Errorf("%w; `slipcover points --db %q` tells when it was there", err, name)
+	}
+	for _, sh := range r.db.Shards {
+		if _, err := r.db.Open(ctx, sh); err != nil {
+			return fmt.Errorf("%w: what is there of a damaged database `slipcover restore --db` gives back as files", err)
+		}
+	}
+	var db string
+	if r.srv, db, err = o.target.open(ctx, env, s); err != nil {
+		return err
+	}
+	if db != "" {
+		return core.Usage("--to-server takes the URL of a server, and --as the name of the database")
+	}
+	r.out.Server, r.out.Database, r.out.State = r.srv.URL, name, "backup "+from.rec.ID.Short()
+	if from.moment != nil {
+		r.out.State = "the moment of " + from.moment.At.In(from.zone).Format("2006-01-02 15:04:05 MST")
+	}
+	if o.as != "" {
+		r.out.Database = o.as
+	}
+	if err := r.run(ctx, history); err != nil {
+		return core.WhenStopped(ctx, err, "the same command goes on with it")
+	}
+	env.Done("the database %s was restored", r.out.Database)
+	r.out.Took = core.Seconds(time.Since(began))
+	if env.JSON {
+		r.out.Storage = env.TrafficJSON()
+		err = core.PrintJSON(env.Stdout, r.out)
+	} else {
+		err = r.out.print(env.Stdout)
+	}
+	if err == nil && r.out.HTTP != nil && len(r.out.HTTP.Refused) > 0 {
+		d := r.out.HTTP.Refused[0]
+		err = core.Say(core.ErrProblem, "the server refused %s, such as %s: %s", core.Count(len(r.out.HTTP.Refused), "revision"), core.Clean(d.ID), core.Clean(d.Reason))
+	}
+	return err
+}
+
+// run restores by files if that can be, and else over HTTP.
+func (r *databaseRun) run(ctx context.Context, history restore.History) error {
+	local, why, err := r.ownNode(ctx)
+	if err != nil {
+		return err
+	}
+	if local != nil {
+		r.out.By = "files"
+		err := r.byFiles(ctx, local, history)
+		if !errors.Is(err, takeout.ErrStale) {
+			return err
+		}
+		if err := r.removeStaged(local); err != nil {
+			return err
+		}
+		select { // suffixes are seconds, and the server may be removing files of this one yet
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(1100 * time.Millisecond):
+		}
+		return r.byFiles(ctx, local, history)
+	}
+	r.out.By, r.out.Why = "http", why
+	switch {
+	case r.replace:
+		return core.Usage("--replace is for files, and the documents have to go over HTTP (%s), where CouchDB can't give a database another's name: restore it with --as, or drop the old one first", why)
+	case r.history.keep:
+		return core.Usage("--keep-history is for files, and the documents have to go over HTTP (%s): the server gives sequences of its own", why)
+	}
+	p := &takeout.Progress{}
+	stop := core.StartProgress(r.env, r.s.Progress, "restoring", func() core.Reading {
+		return core.Reading{Docs: p.Docs.Load(), BytesDone: p.Bytes.Load()}
+	})
+	defer stop()
+	state := sha256.Sum256([]byte(r.m.Instance + " " + string(r.m.ID) + " " + r.name))
+	r.out.HTTP, err = takeout.Push(ctx, takeout.PushOptions{Server: r.srv, DB: r.out.Database, From: r.db, State: hex.EncodeToString(state[:16]), Progress: p})
+	r.out.History = restore.MadeAnew()
+	if err == nil && r.out.HTTP.LeftOut > 0 {
+		r.out.Notes = append(r.out.Notes, core.Count(r.out.HTTP.LeftOut, "local document")+" did not come along: these belong to a server, as checkpoints do")
+	}
+	return err
+}
+
+// localNode is the server's node, whose files are here.
+type localNode struct {
+	*node.Node
+	name  string // by which the server knows it
+	owner string
+}
+
+// ownNode returns the server's node if files can be put there, and else why not.
+func (r *databaseRun) ownNode(ctx context.Context) (n *localNode, why string, err error) {
+	if r.byHTTP {
+		return nil, "as asked", nil
+	}
+	at, err := node.Locate(ctx, node.Options{URL: r.srv.URL, User: r.srv.User(), Password: r.srv.Password(), Getenv: func(string) string { return "" }})
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, "", ctx.Err()
+		}
+		return nil, "its data is not found here", nil //nolint:nilerr // it goes another way
+	}
+	own, why, err := r.srv.OwnData(ctx, at.DataDir)
+	if err != nil || !own {
+		return nil, why, err
+	}
+	owner, ok := ownerOf(filepath.Join(at.DataDir, "_dbs.couch"))
+	if !ok {
+		return nil, "only root and CouchDB's own user can give it files", nil
+	}
+	return &localNode{at, at.NodeName, owner}, "", nil
+}
+
+// staged is the folder in a node's data where its new files are made: one for each state and name.
+func (r *databaseRun) staged(root string) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %s %s %v %v", r.m.Instance, r.m.ID, r.name, r.out.Database, r.history.keep, r.history.begin))
+	return filepath.Join(root, ".slipcover-restore-"+hex.EncodeToString(sum[:6]))
+}
+
+func (r *databaseRun) removeStaged(n *localNode) error {
+	return errors.Join(os.RemoveAll(r.staged(n.DataDir)), os.RemoveAll(r.staged(n.IndexDir)))
+}
+
+// restoredName is of the file that says what was restored into the folder, once that is whole.
+const restoredName = "slipcover-restored.json"
+
+func (r *databaseRun) byFiles(ctx context.Context, n *localNode, history restore.History) error {
+	staged, indexes := r.staged(n.DataDir), r.staged(n.IndexDir)
+	var res restore.Result
+	b, err := os.ReadFile(filepath.Join(staged, restoredName))
+	if err == nil {
+		err = json.Unmarshal(b, &res)
+	} else if errors.Is(err, fs.ErrNotExist) {
+		err = r.makeFiles(ctx, n, staged, indexes, history, &res)
+	}
+	if err != nil {
+		return err
+	}
+	r.out.History = res.History
+	for _, d := range res.Dropped {
+		r.out.Notes = append(r.out.Notes, "the index "+d.Path+" is built anew: "+d.Reason)
+	}
+	r.out.Files, err = takeout.Place(ctx, takeout.Placement{Server: r.srv, DB: r.out.Database, From: r.db, Staged: staged, Indexes: indexes,
+		Data: n.DataDir, Index: n.IndexDir, Replace: r.replace})
+	if err != nil {
+		return err
+	}
+	if r.out.Files.OldSuffix != "" {
+		r.out.Notes = append(r.out.Notes, "what was written to the old database stays in its files alone; CouchDB's views may follow its design documents for a minute")
+	}
+	return r.removeStaged(n)
+}
+
+// makeFiles restores the files into their folder.
+func (r *databaseRun) makeFiles(ctx context.Context, n *localNode, staged, indexes string, history restore.History, res *restore.Result) error {
+	if !r.replace {
+		taken, err := r.srv.Exists(ctx, r.out.Database)
+		if err != nil {
+			return err
+		}
+		if taken {
+			return fmt.Errorf("%w: %q; --as restores under another name, --replace in its place", takeout.ErrTaken, r.out.Database)
+		}
+	}
+	p := &restore.Progress{}
+	stop := core.StartProgress(r.env, r.s.Progress, "restoring", core.RestoreReading(p))
+	defer stop()
+	o := restore.Options{Repo: r.from.repo.Repo, Record: r.from.rec, Moment: r.from.made, To: staged, Databases: []string{r.name},
+		As: r.as, NodeName: n.name, History: history, Tell: tellComesBack(r.env), Owner: n.owner, Parallel: r.s.Parallel, Progress: p}
+	if indexes != staged {
+		o.IndexTo = indexes
+	}
+	got, err := restore.Files(ctx, o)
+	stop()
+	if err != nil {
+		return err
+	}
+	if !got.OK() {
+		return errors.Join(core.Say(core.ErrProblem, "the database can't be restored whole: %s; `slipcover restore --db` gives what is there as files", strings.Join(append(got.Problems, got.Damaged...), "; ")),
+			r.removeStaged(n))
+	}
+	b, err := json.Marshal(got)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, res); err != nil {
+		return err
+	}
+	return durable.WriteFile(filepath.Join(staged, restoredName), 0o600, func(f *os.File) error {
+		_, err := f.Write(b)
+		return err
+	})
+}
+
+func (x *databaseJSON) print(w io.Writer) error {
+	how := "by files"
+	if x.HTTP != nil {
+		how = "over HTTP (" + x.Why + "), " + core.Count(x.HTTP.Revisions, "revision") + " written"
+	}
+	fmt.Fprintf(w, "restored %s of %s to %s, %s, in %s\n", core.Clean(x.Database), x.State, x.Server+"/"+url.PathEscape(x.Database), how, core.Took(time.Duration(x.Took*float64(time.Second))))
+	compared := 0
+	switch {
+	case x.HTTP != nil:
+		compared = x.HTTP.Compared
+		if x.HTTP.Continued {
+			fmt.Fprintln(w, "went on with a restore that was not finished")
+		}
+	case x.Files != nil:
+		compared = x.Files.Compared
+	}
+	if compared > 0 {
+		fmt.Fprintf(w, "it answers with as many documents as were backed up, and with the revisions of %s that were looked up\n", core.Count(compared, "document"))
+	}
+	if x.Files != nil && x.Files.OldSuffix != "" {
+		fmt.Fprintln(w, "the files of the old database stay, until you remove them:")
+		for _, f := range x.Files.OldFiles {
+			fmt.Fprintf(w, "  %s\n", f)
+		}
+	}
+	if x.History != nil {
+		fmt.Fprintln(w, x.History)
+	}
+	for _, n := range x.Notes {
+		fmt.Fprintf(w, "note: %s\n", core.Clean(n))
+	}
+	return nil
+}

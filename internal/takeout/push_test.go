@@ -1,0 +1,106 @@
+package takeout_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/slipcover/slipcover/internal/takeout"
+	"github.com/slipcover/slipcover/internal/testenv"
+)
+
+// leaves are all leaves of all documents, deleted ones too, with their histories and attachments' bytes.
+func leaves(t *testing.T, c *testenv.Couch, db string) map[string]any {
+	t.Helper()
+	var feed struct {
+		Results []struct{ ID string }
+	}
+	must(t, c.Get(testenv.DBPath(db)+"/_changes", &feed))
+	out := map[string]any{}
+	for _, r := range feed.Results {
+		var revs []struct {
+			OK map[string]any `json:"ok"`
+		}
+		must(t, c.Get(testenv.DBPath(db, r.ID)+"?open_revs=all&revs=true&attachments=true", &revs))
+		for _, x := range revs {
+			out[fmt.Sprint(r.ID, " ", x.OK["_rev"])] = x.OK
+		}
+	}
+	return out
+}
+
+// TestPush writes whole databases over HTTP, stopped again and again, and compares every leaf.
+func TestPush(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(c *testenv.Couch) {
+		fillDocs(t)(c)
+		must(t, c.Put("/shop/_security", map[string]any{"members": map[string]any{"names": []string{"ann"}}}, nil))
+		must(t, c.Put("/shop/_revs_limit", 77, nil))
+		var docs []any
+		for i := range 1200 {
+			docs = append(docs, map[string]any{"_id": fmt.Sprintf("m%04d", i), "n": i, "text": strings.Repeat("x", 500)})
+		}
+		must(t, c.Post("/shop/_bulk_docs", map[string]any{"docs": docs}, nil))
+		must(t, c.Put("/shop/gone", map[string]any{}, nil))
+		must(t, c.Delete("/shop/gone?rev="+(&world{Couch: c}).rev(t, "shop", "gone")))
+		must(t, c.Put("/shop/_design/no", map[string]any{"validate_doc_update": "function(d){ if (d.n > 5) throw({forbidden: 'no'}) }"}, nil))
+	})
+	for _, db := range []string{"shop", "parted"} {
+		from := w.from(t, db)
+		o := takeout.PushOptions{Server: w.srv, DB: db + "-copy", From: from, State: "s"}
+		stops := 0
+		var res *takeout.Pushed
+		for i := range 20 { // a machine may be too busy for any of them, but the last
+			wait := time.Duration(1+rand.IntN(50*(i+1))) * time.Millisecond
+			if i == 19 {
+				wait = time.Minute
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), wait)
+			got, err := takeout.Push(ctx, o)
+			cancel()
+			if res = got; err == nil {
+				break
+			}
+			if ctx.Err() == nil {
+				t.Fatal(err)
+			}
+			stops++
+		}
+		if stops == 0 && db == "shop" {
+			t.Error("it was never stopped: this proves nothing")
+		}
+		if res == nil || len(res.Refused) > 0 || res.Compared == 0 {
+			t.Fatalf("%+v", res)
+		}
+		want, got := leaves(t, w.Couch, db), leaves(t, w.Couch, db+"-copy")
+		for k, v := range want {
+			if !reflect.DeepEqual(v, got[k]) {
+				t.Errorf("%s: %s is not the same", db, k)
+			}
+		}
+		if len(got) != len(want) {
+			t.Errorf("%s: %d leaves, not %d", db, len(got), len(want))
+		}
+		for _, path := range []string{"/_security", "/_revs_limit", "/_design_docs"} {
+			var a, b any
+			must(t, w.Get(testenv.DBPath(db)+path, &a))
+			must(t, w.Get(testenv.DBPath(db+"-copy")+path, &b))
+			if !reflect.DeepEqual(a, b) {
+				t.Errorf("%s%s: %v, not %v", db, path, b, a)
+			}
+		}
+		var info struct{ Props struct{ Partitioned bool } }
+		must(t, w.Get(testenv.DBPath(db+"-copy"), &info))
+		if info.Props.Partitioned != (db == "parted") {
+			t.Errorf("%s: %+v", db, info)
+		}
+		if _, err := takeout.Push(t.Context(), o); !errors.Is(err, takeout.ErrTaken) {
+			t.Errorf("again: %v", err)
+		}
+	}
+}
