@@ -88,10 +88,10 @@ var allowed = map[string][]string{
 	// CouchDB's HTTP API over it.
 	"internal/serve/chttpd": {"couchfile", "internal/ejson", "internal/mango", "internal/manifest", "internal/mrargs", "internal/node", "internal/sequence", "internal/serve", "internal/shard", "internal/viewindex"},
 	// What serve reads, written into a living server: it stands on that engine, and makes nothing of its own of backups.
-	"internal/takeout": {"couchfile", "internal/durable", "internal/ejson", "internal/localhost", "internal/mango", "internal/serve", "internal/shard"},
+	"internal/takeout": {"couchfile", "internal/durable", "internal/ejson", "internal/localhost", "internal/mango", "internal/serve", "internal/shard", "internal/viewindex"},
 	// Asks that API of all of a state's databases: for tests of backups where no CouchDB is.
 	"internal/serve/tryout": {"internal/manifest", "internal/repo", "internal/serve", "internal/serve/chttpd"},
-	"internal/restore": {"couchfile", "couchfile/couchwriter", "couchfile/erlterm", "internal/couchgen", "internal/durable", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/shard", "internal/storage", "internal/words"},
+	"internal/restore":      {"couchfile", "couchfile/couchwriter", "couchfile/erlterm", "internal/couchgen", "internal/durable", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/shard", "internal/storage", "internal/words"},
 
 	// Who asks, and a listener with what stands around handlers: neither knows what is asked for.
 	"internal/access": {"internal/bus", "internal/config", "internal/words"},

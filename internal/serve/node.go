@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -183,6 +184,26 @@ func (n *Node) ReadFile(ctx context.Context, f *manifest.File) ([]byte, error) {
 		err = fmt.Errorf("%w: %s has not the hash that was backed up", repo.ErrCorrupt, f.Path)
 	}
 	return b.Bytes(), err
+}
+
+// WriteIndex writes the bytes of an index file, by its path below the index directory. The error is ErrNoShard if there is
+// none. What it wrote is proven when it returns nil.
+func (n *Node) WriteIndex(ctx context.Context, path string, w io.Writer) error {
+	f := n.indexes[path]
+	if f == nil {
+		return fmt.Errorf("%s: %w", path, ErrNoShard)
+	}
+	sum, size := sha256.New(), int64(0)
+	err := n.reader.Stream(ctx, f, func(p []byte) error {
+		_, _ = sum.Write(p) // it never fails
+		size += int64(len(p))
+		_, err := w.Write(p)
+		return err
+	})
+	if err == nil && (size != f.Size || f.Longer == nil && hex.EncodeToString(sum.Sum(nil)) != f.SHA256) { // the reader proves one of a moment
+		err = fmt.Errorf("%w: %s has not the hash that was backed up", repo.ErrCorrupt, f.Path)
+	}
+	return err
 }
 
 // Databases returns the names of all databases, sorted.

@@ -141,7 +141,7 @@ func ExitOf(err error) exit {
 		return exitProblem
 	case is(couchfile.ErrCorrupt, couchfile.ErrNoHeader, couchfile.ErrNotDatabase, couchfile.ErrUnsupportedVersion, couchfile.ErrMissing):
 		return exitProblem
-	case is(ErrMissing, repo.ErrNoRepository, repo.ErrNoBackup, repo.ErrNoMoment, repo.ErrNoCommit, restore.ErrNoInstance, node.ErrNoData, backup.ErrNothing, restore.ErrNoSuchDB, serve.ErrNoDatabase, takeout.ErrNoTarget, couchfile.ErrNotFound, couchfile.ErrDeleted, fs.ErrNotExist):
+	case is(ErrMissing, repo.ErrNoRepository, repo.ErrNoBackup, repo.ErrNoMoment, repo.ErrNoCommit, restore.ErrNoInstance, node.ErrNoData, backup.ErrNothing, restore.ErrNoSuchDB, serve.ErrNoDatabase, takeout.ErrNoTarget, takeout.ErrNoIndex, couchfile.ErrNotFound, couchfile.ErrDeleted, fs.ErrNotExist):
 		return exitNotFound
 	}
 	return ExitError
