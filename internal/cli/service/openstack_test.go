@@ -49,6 +49,7 @@ func TestServiceKeystone(t *testing.T) {
 	c.killed(t, &child)
 	c.unlimited(c.demo)
 	c.tenants(t, &parent)
+	c.opened(t, &parent)
 	c.revoked(t)
 	c.copies(t, &child, cut)
 	c.strategies(t)
@@ -159,6 +160,7 @@ func (c *cloud) tenants(t *testing.T, b *stored) {
 		{http.MethodDelete, "/backups/" + b.ID, nil, http.StatusNotFound},
 		{http.MethodGet, "/slipcover/v1/backups/" + b.ID, nil, http.StatusNotFound},
 		{http.MethodPost, "/slipcover/v1/backups/" + b.ID + "/prove", nil, http.StatusNotFound},
+		{http.MethodPost, "/slipcover/v1/backups/" + b.ID + "/serve", nil, http.StatusNotFound},
 		{http.MethodGet, "/instances/" + c.node, nil, http.StatusNotFound},
 		{http.MethodDelete, "/instances/" + c.node, nil, http.StatusNotFound},
 		{http.MethodGet, "/instances/" + c.node + "/backups", nil, http.StatusNotFound},
@@ -177,6 +179,34 @@ func (c *cloud) tenants(t *testing.T, b *stored) {
 	reader.ask(http.MethodPost, "/backups", backIt, http.StatusForbidden, nil)
 	nobody := c.caller("gAAAAAB-no-such-token", c.demo.project)
 	nobody.ask(http.MethodGet, "/backups", nil, http.StatusUnauthorized, nil)
+}
+
+// opened has the server read a backup in the caller's account with his token, until that counts no more.
+func (c *cloud) opened(t *testing.T, b *stored) {
+	t.Helper()
+	d := c.as("demo", "demo")
+	path := "/slipcover/v1/backups/" + b.ID + "/serve"
+	c.as("backup-only", "demo").ask(http.MethodPost, path, nil, http.StatusForbidden, nil)
+	var open struct {
+		Serve    struct{ ID, URL, User string }
+		Password string
+	}
+	d.ask(http.MethodPost, path, nil, http.StatusCreated, &open)
+	c.hide("the password of what is open", open.Password)
+	read := &testenv.Client{URL: strings.TrimSuffix(open.Serve.URL, "/"), Admin: open.Serve.User, Password: open.Password}
+	var info struct {
+		Docs int `json:"doc_count"`
+	}
+	if err := read.Get(testenv.DBPath(liveDatabases[0]), &info); err != nil || info.Docs == 0 {
+		t.Errorf("%+v, %v", info, err)
+	}
+	var list struct{ Serves []any }
+	if c.other.ask(http.MethodGet, "/slipcover/v1/serves", nil, http.StatusOK, &list); len(list.Serves) > 0 {
+		t.Errorf("another project sees %v", list)
+	}
+	c.other.ask(http.MethodDelete, "/slipcover/v1/serves/"+open.Serve.ID, nil, http.StatusNotFound, nil)
+	c.keystone.Revoke(t, d.token)
+	eventually(t, clitest.Patience, "it ends with its token", func() bool { return read.Get("/_all_dbs", nil) != nil })
 }
 
 // revoked measures for how long a token goes on that Keystone has revoked.
