@@ -120,7 +120,7 @@ func (s *Server) mapOf(ctx context.Context, db string) (*mapDoc, error) {
 	return parseMapDoc(raw)
 }
 
-// putMarker is written into the folder before the server is told of the files.
+// putMarker is written into the folder before the server is told of the files. It has the suffix of those that they replace.
 const putMarker = "slipcover-served"
 
 // Place gives a server files: first these get their names beside those that it has, under a suffix that it never had, and then
@@ -140,10 +140,13 @@ func Place(ctx context.Context, p Placement) (*Placed, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = os.Lstat(filepath.Join(p.Staged, putMarker))
+	was, err := os.ReadFile(filepath.Join(p.Staged, putMarker))
 	told := err == nil
 	switch {
 	case old != nil && old.suffix() == out.Suffix && told: // and it was stopped then
+		if out.OldSuffix = string(was); len(was) > 0 {
+			out.OldFiles = p.filesOf(out.OldSuffix)
+		}
 		out.Compared, err = p.Server.compareDatabase(ctx, p.DB, p.From)
 		return out, err
 	case told || old != nil && old.suffix() == out.Suffix:
@@ -157,12 +160,16 @@ func Place(ctx context.Context, p Placement) (*Placed, error) {
 	if err := p.link(p.Indexes, ".shards", p.Index); err != nil {
 		return nil, err
 	}
-	if err := durable.WriteFile(filepath.Join(p.Staged, putMarker), 0o600, func(*os.File) error { return nil }); err != nil {
-		return nil, err
-	}
 	if old != nil {
 		want.doc["_rev"] = old.doc["_rev"]
 		out.OldSuffix, out.OldFiles = old.suffix(), p.filesOf(old.suffix())
+	}
+	err = durable.WriteFile(filepath.Join(p.Staged, putMarker), 0o600, func(f *os.File) error {
+		_, err := f.WriteString(out.OldSuffix)
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
 	if err := p.Server.call(ctx, http.MethodPut, mapPath(p.DB), want.doc, nil); err != nil {
 		if now, merr := p.Server.mapOf(ctx, p.DB); merr != nil || now == nil || now.suffix() != out.Suffix { // the answer may have been lost

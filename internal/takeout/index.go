@@ -138,7 +138,7 @@ func mkdirs(dir, root string) error {
 	return nil
 }
 
-// compared is how many of the last changes that an index was built of are looked up in the shard.
+// compared is how many of the last changes that an index was built of are looked up.
 const compared = 100
 
 // fits says why an index doesn't fit the shard that is here, or "", and how many changes it lacks.
@@ -156,27 +156,64 @@ func fits(was, live *couchfile.DB, head couchfile.ViewHeader) (refused string, b
 	case head.PurgeSeq > info.PurgeSeq:
 		return fmt.Sprintf("it is ahead of its shard: purge_seq %d, the shard has %d", head.PurgeSeq, info.PurgeSeq), 0, nil
 	}
+	same, err := goesOn(was, live, head)
+	if err != nil {
+		return "", 0, err
+	}
+	if !same {
+		return "its shard was set back since, and went on otherwise", 0, nil
+	}
+	return "", h.UpdateSeq - head.UpdateSeq, nil
+}
+
+// goesOn reports whether the last changes up to an index are the same in both states of a shard.
+func goesOn(was, live *couchfile.DB, head couchfile.ViewHeader) (bool, error) {
+	purged := map[string]bool{}
+	for p, err := range live.Purges(head.PurgeSeq) {
+		if err != nil {
+			return false, err
+		}
+		purged[p.DocID] = true
+	}
 	n := 0
 	for d, err := range was.Changes(0, true) {
 		if err != nil {
-			return "", 0, err
+			return false, err
 		}
 		if d.UpdateSeq > head.UpdateSeq {
 			continue
 		}
 		now, err := live.DocInfo(d.ID)
-		if errors.Is(err, couchfile.ErrNotFound) { // purged since, which the index learns of the purges
-			continue
-		}
-		if err != nil {
-			return "", 0, err
-		}
-		if now.UpdateSeq != d.UpdateSeq && now.UpdateSeq <= head.UpdateSeq || now.UpdateSeq == d.UpdateSeq && now.Winner().Rev != d.Winner().Rev {
-			return "its shard was set back since, and went on otherwise", 0, nil
+		switch {
+		case errors.Is(err, couchfile.ErrNotFound) && purged[d.ID]: // which the index learns of the purges
+		case errors.Is(err, couchfile.ErrNotFound):
+			return false, nil
+		case err != nil:
+			return false, err
+		case now.UpdateSeq <= head.UpdateSeq && (now.UpdateSeq != d.UpdateSeq || now.Winner().Rev != d.Winner().Rev):
+			return false, nil
 		}
 		if n++; n == compared {
 			break
 		}
 	}
-	return "", h.UpdateSeq - head.UpdateSeq, nil
+	for d, err := range live.Changes(head.UpdateSeq-min(head.UpdateSeq, compared), false) {
+		if err != nil {
+			return false, err
+		}
+		if d.UpdateSeq > head.UpdateSeq {
+			break
+		}
+		then, err := was.DocInfo(d.ID)
+		if errors.Is(err, couchfile.ErrNotFound) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if then.UpdateSeq != d.UpdateSeq && !purged[d.ID] {
+			return false, nil
+		}
+	}
+	return true, nil
 }
