@@ -196,7 +196,7 @@ func TestDamage(t *testing.T) {
 	done()
 	reads := slices.Clone(store.reads)
 	right, failed, cut, unopened := 0, 0, 0, 0
-	for range testenv.Rounds(16) {
+	for range testenv.Computed(16, 3) {
 		at := reads[rnd.IntN(len(reads))]
 		store.flip(at.key, at.off+rnd.Int64N(at.n))
 		where := fmt.Sprintf("byte %d of %s", store.at, store.bad)
