@@ -102,33 +102,39 @@ func (p *push) begin(ctx context.Context) error {
 	err = p.Server.call(ctx, http.MethodPut, path, nil, nil)
 	switch {
 	case statusOf(err) == http.StatusPreconditionFailed:
-		if done, err := p.goOn(ctx); err != nil || done {
+		if err := p.goOn(ctx); err != nil {
 			return err
 		}
 	case err != nil:
 		return fmt.Errorf("make the database: %w", err)
 	}
-	if err := p.settings(ctx); err != nil {
-		return err
+	if p.at.State == "" { // before anything else, so that it is known whose the database is
+		p.at = checkpoint{State: p.State, Seqs: map[string]uint64{}}
+		if err := p.save(ctx); err != nil {
+			return err
+		}
 	}
-	p.at = checkpoint{State: p.State, Seqs: map[string]uint64{}}
-	return p.save(ctx)
+	if len(p.at.Seqs) > 0 { // it has documents, and what is set
+		return nil
+	}
+	p.at.Seqs = map[string]uint64{}
+	return p.settings(ctx)
 }
 
-// goOn takes up what another call began; done if there is a checkpoint. A database that nothing was written to is one
-// that was made just before it ended.
-func (p *push) goOn(ctx context.Context) (done bool, err error) {
+// goOn takes up what another call began. A database that nothing was ever written to is one that was made just before
+// it ended.
+func (p *push) goOn(ctx context.Context) error {
 	taken := fmt.Errorf("%w: %q; --as restores under another name", ErrTaken, p.DB)
-	err = p.Server.call(ctx, http.MethodGet, docPath(p.DB, checkpointID), nil, &p.at)
+	err := p.Server.call(ctx, http.MethodGet, docPath(p.DB, checkpointID), nil, &p.at)
 	if err == nil && p.at.State != p.State {
-		return false, fmt.Errorf("%w, in which the restore of another state was not finished; delete it first", taken)
+		return fmt.Errorf("%w, in which the restore of another state was not finished; delete it first", taken)
 	}
 	if err == nil {
 		p.out.Continued = true
-		return true, nil
+		return nil
 	}
 	if statusOf(err) != http.StatusNotFound {
-		return false, err
+		return err
 	}
 	var info struct {
 		Seq     string `json:"update_seq"`
@@ -137,12 +143,12 @@ func (p *push) goOn(ctx context.Context) (done bool, err error) {
 		Cluster struct{ Q int }
 	}
 	if err := p.Server.call(ctx, http.MethodGet, dbPath(p.DB), nil, &info); err != nil {
-		return false, err
+		return err
 	}
 	if info.Docs+info.Deleted > 0 || !strings.HasPrefix(info.Seq, "0-") || info.Cluster.Q != len(p.From.Shards) {
-		return false, taken
+		return taken
 	}
-	return false, nil
+	return nil
 }
 
 // settings gives the database what is set of it.

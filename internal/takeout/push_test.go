@@ -62,12 +62,13 @@ func TestPush(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), wait)
 			got, err := takeout.Push(ctx, o)
+			stopped := ctx.Err() != nil
 			cancel()
 			if res = got; err == nil {
 				break
 			}
-			if ctx.Err() == nil {
-				t.Fatal(err)
+			if !stopped {
+				t.Fatalf("%s: %v", db, err)
 			}
 			stops++
 		}
