@@ -50,7 +50,7 @@ func TestRestoreDBStopped(t *testing.T) {
 		name := fmt.Sprintf("copy-%d", i)
 		args := []string{"restore-db", "d", "--as", name, "--backup", "a", "--to-server", server}
 		for range 6 {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Duration(30+rand.IntN(150))*time.Millisecond)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Duration(30+rand.IntN(1300))*time.Millisecond)
 			code, _ := run(ctx, args...)
 			cancel()
 			if code == 0 {

@@ -183,11 +183,6 @@ func (r *databaseRun) run(ctx context.Context, history restore.History) error {
 		if err := r.removeStaged(local); err != nil {
 			return err
 		}
-		select { // suffixes are seconds, and the server may be removing files of this one yet
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(1100 * time.Millisecond):
-		}
 		return r.byFiles(ctx, local, history)
 	}
 	r.out.By, r.out.Why = "http", why
@@ -291,6 +286,12 @@ func (r *databaseRun) makeFiles(ctx context.Context, n *localNode, staged, index
 		if taken {
 			return fmt.Errorf("%w: %q; --as restores under another name, --replace in its place", takeout.ErrTaken, r.out.Database)
 		}
+	}
+	// Creation stamps are seconds, and the server may be removing files of a database that it made in this one.
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(time.Until(time.Now().Truncate(time.Second).Add(1001 * time.Millisecond))):
 	}
 	p := &restore.Progress{}
 	stop := core.StartProgress(r.env, r.s.Progress, "restoring", core.RestoreReading(p))
