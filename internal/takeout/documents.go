@@ -457,6 +457,7 @@ func (r *docRun) decide(d *doc) (err error) {
 		if d.res.Changes, err = serve.Diff(live, old); err != nil {
 			return err
 		}
+		d.res.Changes = slices.DeleteFunc(d.res.Changes, func(c serve.Change) bool { return c.Path == "/_id" }) // of what is not there
 	}
 	switch {
 	case d.live.rev != "" && !d.live.deleted && !r.Replace && !r.Exact:
