@@ -164,10 +164,10 @@ func (p *push) settings(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if string(security) != "{}" {
-		if err := p.Server.call(ctx, http.MethodPut, dbPath(p.DB, "_security"), []byte(security), nil); err != nil {
-			return fmt.Errorf("set who may read the database: %w", err)
-		}
+	// Also an empty one: it lets everybody read, and a database that CouchDB 3 makes has one that lets administrators alone
+	// (couch_db_updater.erl, default_security_object).
+	if err := p.Server.call(ctx, http.MethodPut, dbPath(p.DB, "_security"), []byte(security), nil); err != nil {
+		return fmt.Errorf("set who may read the database: %w", err)
 	}
 	if n := db.Header().RevsLimit; n != 0 && n != 1000 {
 		return p.Server.call(ctx, http.MethodPut, dbPath(p.DB, "_revs_limit"), []byte(strconv.FormatUint(n, 10)), nil)

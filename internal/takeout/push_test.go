@@ -40,6 +40,7 @@ func TestPush(t *testing.T) {
 	w := newWorld(t, func(c *testenv.Couch) {
 		fillDocs(t)(c)
 		must(t, c.Put("/shop/_security", map[string]any{"members": map[string]any{"names": []string{"ann"}}}, nil))
+		must(t, c.Put("/parted/_security", map[string]any{}, nil))
 		must(t, c.Put("/shop/_revs_limit", 77, nil))
 		var docs []any
 		for i := range 1200 {
