@@ -293,17 +293,14 @@ func (s *Server) compareDatabase(ctx context.Context, name string, from *serve.D
 	}
 	err = s.again(ctx, func() error {
 		var lacks map[string]json.RawMessage
-		if err := s.once(ctx, http.MethodGet, dbPath(name), nil, nil); err != nil {
-			if statusOf(err) == http.StatusNotFound { // its cache of shard maps follows
-				err = fmt.Errorf("%w: it does not know %q yet", ErrUnavailable, name)
-			}
-			return err
-		}
 		var info struct {
 			Docs    uint64 `json:"doc_count"`
 			Deleted uint64 `json:"doc_del_count"`
 		}
-		if err := s.call(ctx, http.MethodGet, dbPath(name), nil, &info); err != nil {
+		if err := s.once(ctx, http.MethodGet, dbPath(name), nil, &info); err != nil {
+			if statusOf(err) == http.StatusNotFound { // its cache of shard maps follows
+				err = fmt.Errorf("%w: it does not know %q yet", ErrUnavailable, name)
+			}
 			return err
 		}
 		if err := s.call(ctx, http.MethodPost, dbPath(name, "_revs_diff"), ask, &lacks); err != nil {
