@@ -156,10 +156,7 @@ func (r *request) queryBody(allowed string) (ejson.Value, error) {
 	case http.MethodGet:
 		return nil, nil
 	case http.MethodPost:
-		if err := r.jsonType(); err != nil {
-			return nil, err
-		}
-		return r.objectBody()
+		return r.posted()
 	}
 	return nil, methods(allowed)
 }

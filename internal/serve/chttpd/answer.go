@@ -280,13 +280,20 @@ func (r *request) objectBody() (ejson.Object, error) {
 	return o, nil
 }
 
+// posted reads the JSON object of a request that must be a POST of one.
+func (r *request) posted() (ejson.Object, error) {
+	if r.method != http.MethodPost {
+		return nil, methods("POST")
+	}
+	if err := r.jsonType(); err != nil {
+		return nil, err
+	}
+	return r.objectBody()
+}
+
 // jsonType refuses a body of another type.
 func (r *request) jsonType() error {
-	t := r.Header.Get("Content-Type")
-	if t == "" {
-		return fail{status: http.StatusUnsupportedMediaType, name: "bad_content_type", reason: "Content-Type must be application/json"}
-	}
-	if t, _, _ := strings.Cut(t, ";"); t != "application/json" {
+	if t, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";"); t != "application/json" {
 		return fail{status: http.StatusUnsupportedMediaType, name: "bad_content_type", reason: "Content-Type must be application/json"}
 	}
 	return nil

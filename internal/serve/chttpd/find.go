@@ -46,13 +46,7 @@ func (f *feed) parseSelector() error {
 
 // mangoOptions reads what _find or _explain is asked with.
 func (r *request) mangoOptions() (*mango.Options, error) {
-	if r.method != http.MethodPost {
-		return nil, methods("POST")
-	}
-	if err := r.jsonType(); err != nil {
-		return nil, err
-	}
-	body, err := r.objectBody()
+	body, err := r.posted()
 	if err != nil {
 		return nil, err
 	}

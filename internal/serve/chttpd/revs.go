@@ -17,13 +17,7 @@ import (
 //
 // Source: CouchDB 3.5.0, src/fabric/src/fabric_doc_missing_revs.erl; src/couch/src/couch_db.erl, get_missing_revs.
 func (h *Handler) revsDiff(r *request, d *serve.Database) error {
-	if r.method != http.MethodPost {
-		return methods("POST")
-	}
-	if err := r.jsonType(); err != nil {
-		return err
-	}
-	asked, err := r.objectBody()
+	asked, err := r.posted()
 	if err != nil {
 		return err
 	}
@@ -97,20 +91,11 @@ type bulkAsk struct {
 //
 // Source: CouchDB 3.5.0, src/chttpd/src/chttpd_db.erl, bulk_get_parse_args and what follows.
 func (h *Handler) bulkGet(r *request, d *serve.Database) error {
-	if r.method != http.MethodPost {
-		return methods("POST")
-	}
-	if err := r.jsonType(); err != nil {
-		return err
-	}
-	o, err := r.objectBody()
+	o, err := r.posted()
 	if err != nil {
 		return err
 	}
-	v, ok := o.Get("docs")
-	if !ok {
-		return badRequest("Missing JSON list of 'docs'.")
-	}
+	v, _ := o.Get("docs")
 	docs, ok := v.(ejson.Array)
 	if !ok {
 		return badRequest("Missing JSON list of 'docs'.")

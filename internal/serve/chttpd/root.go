@@ -79,10 +79,7 @@ func (h *Handler) dbsInfo(r *request) error {
 			return err
 		}
 	case http.MethodPost:
-		if err := r.jsonType(); err != nil {
-			return err
-		}
-		o, err := r.objectBody()
+		o, err := r.posted()
 		if err != nil {
 			return err
 		}
