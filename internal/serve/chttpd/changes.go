@@ -1,6 +1,7 @@
 package chttpd
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -372,23 +373,11 @@ func (f *feed) lookups(db *couchfile.DB, since uint64) (list iter.Seq2[*couchfil
 		return nil, false, nil
 	}
 	infos = slices.DeleteFunc(infos, func(i *couchfile.DocInfo) bool { return !f.descending && i.UpdateSeq <= since })
-	slices.SortFunc(infos, func(a, b *couchfile.DocInfo) int {
-		c := 1
-		if a.UpdateSeq < b.UpdateSeq {
-			c = -1
-		}
-		if f.descending {
-			c = -c
-		}
-		return c
-	})
-	return func(yield func(*couchfile.DocInfo, error) bool) {
-		for _, i := range infos {
-			if !yield(i, nil) {
-				return
-			}
-		}
-	}, true, nil
+	slices.SortFunc(infos, func(a, b *couchfile.DocInfo) int { return cmp.Compare(a.UpdateSeq, b.UpdateSeq) })
+	if f.descending {
+		slices.Reverse(infos)
+	}
+	return each(infos), true, nil
 }
 
 func (f *feed) sendShard(i int, s *serve.Shard, db *couchfile.DB) error {
