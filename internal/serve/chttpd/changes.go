@@ -57,9 +57,9 @@ type feed struct {
 
 // filter says which changes are told.
 type filter struct {
-	ids    []string // those documents
-	byIDs  bool
-	design bool // design documents
+	ids    []string        // those documents
+	named  map[string]bool // by ids; nil without this filter
+	design bool            // design documents
 	// doc decides by a revision's JSON, nil for none of these; fields is what is shown of it.
 	doc    func(doc ejson.Value) (bool, error)
 	fields func(doc ejson.Value) (ejson.Value, error)
@@ -228,14 +228,15 @@ func (f *feed) parseIDs() error {
 	if !ok {
 		return bad
 	}
+	f.filter.named = map[string]bool{}
 	for _, e := range list {
 		s, ok := e.(string)
 		if !ok {
 			return bad
 		}
 		f.filter.ids = append(f.filter.ids, s)
+		f.filter.named[s] = true
 	}
-	f.filter.byIDs = true
 	return nil
 }
 
@@ -351,7 +352,7 @@ func (f *feed) send() error {
 func (f *feed) lookups(db *couchfile.DB, since uint64) (list iter.Seq2[*couchfile.DocInfo, error], ok bool, err error) {
 	var infos []*couchfile.DocInfo
 	switch {
-	case f.filter.byIDs && len(f.filter.ids) <= idsLimit:
+	case f.filter.named != nil && len(f.filter.ids) <= idsLimit:
 		ids := slices.Clone(f.filter.ids)
 		for info, err := range db.Lookup(ids) {
 			if err != nil {
@@ -447,8 +448,7 @@ func (c change) passes() bool { return len(c.revs) > 0 }
 // row makes what is told of a document.
 func (f *feed) row(db *couchfile.DB, info *couchfile.DocInfo) (c change, err error) {
 	c.info = info
-	switch {
-	case f.filter.byIDs && !slices.Contains(f.filter.ids, info.ID), f.filter.design && !strings.HasPrefix(info.ID, "_design"):
+	if f.filter.named != nil && !f.filter.named[info.ID] || f.filter.design && !strings.HasPrefix(info.ID, "_design") {
 		return c, nil
 	}
 	leaves := []couchfile.Revision{info.Winner()}
