@@ -36,25 +36,13 @@ func rangeOf(a *mrargs.Args) docRange {
 	if a.Descending {
 		start, end = end, start
 	}
-	rg := docRange{without: !a.InclusiveEnd}
-	if start.below {
-		rg.from = ""
-	} else {
-		rg.from = start.id
-	}
-	switch {
-	case end.below:
-		rg.none = true
-	default:
-		rg.to, rg.open = end.id, end.id == afterAll
-	}
-	return rg
+	return docRange{from: start.id, to: end.id, open: end.id == afterAll, without: !a.InclusiveEnd, none: end.below}
 }
 
 // idBound is where a range of ids ends.
 type idBound struct {
 	id    string
-	below bool // below all ids
+	below bool // below all ids; id is ""
 }
 
 func boundOf(b mrargs.Bound) idBound {
@@ -282,8 +270,6 @@ func (l *listing) counts(db *couchfile.DB, rg docRange) (total, offset uint64, e
 		switch {
 		case found:
 			at += after
-		case rg.none && rg.open:
-			return total, 0, nil
 		case rg.none:
 			at = rg.to + after
 		default:
