@@ -210,7 +210,11 @@ func (l *listing) send() error {
 		if l.op == "_local_docs" {
 			continue
 		}
-		n, off, err := l.counts(db, rg)
+		n, err := l.total(db)
+		if err != nil {
+			return err
+		}
+		off, err := l.offset(db, rg)
 		if err != nil {
 			return err
 		}
@@ -237,30 +241,32 @@ func (l *listing) send() error {
 	return l.rows(l.documents(dbs, rg))
 }
 
-// counts returns how many rows a shard has, and how many are in front of the first that is asked for.
-func (l *listing) counts(db *couchfile.DB, rg docRange) (total, offset uint64, err error) {
+// total is how many rows a shard has.
+func (l *listing) total(db *couchfile.DB) (uint64, error) {
+	if l.op != "_design_docs" {
+		i, err := db.Info()
+		return i.DocCount, err
+	}
+	from, err := db.CountBefore("_design/")
+	if err != nil {
+		return 0, err
+	}
+	to, err := db.CountBefore("_design0")
+	return to.Docs - from.Docs, err
+}
+
+// offset is how many documents of a shard are in front of the first that is asked for.
+func (l *listing) offset(db *couchfile.DB, rg docRange) (uint64, error) {
 	i, err := db.Info()
 	if err != nil {
-		return 0, 0, err
-	}
-	total = i.DocCount
-	if l.op == "_design_docs" {
-		from, err := db.CountBefore("_design/")
-		if err != nil {
-			return 0, 0, err
-		}
-		to, err := db.CountBefore("_design0")
-		if err != nil {
-			return 0, 0, err
-		}
-		total = to.Docs - from.Docs
+		return 0, err
 	}
 	// CouchDB counts up to the first row, or to the end if there is none. A document of which it says that it isn't deleted,
 	// because all its other leaves were purged, counts and is no row.
 	first, found := "", false
 	for row, err := range l.documents([]*couchfile.DB{db}, rg) {
 		if err != nil {
-			return 0, 0, err
+			return 0, err
 		}
 		first, found = row.id, true
 		break
@@ -281,14 +287,14 @@ func (l *listing) counts(db *couchfile.DB, rg docRange) (total, offset uint64, e
 			}
 		}
 		c, err := db.CountBefore(at)
-		return total, i.DocCount - c.Docs, err
+		return i.DocCount - c.Docs, err
 	}
 	switch {
 	case found:
 	case rg.none:
 		at = rg.from
 	case rg.open:
-		return total, i.DocCount, nil
+		return i.DocCount, nil
 	default:
 		if at = rg.to; !rg.without {
 			at += after
@@ -296,7 +302,7 @@ func (l *listing) counts(db *couchfile.DB, rg docRange) (total, offset uint64, e
 		at = max(at, rg.from)
 	}
 	c, err := db.CountBefore(at)
-	return total, c.Docs, err
+	return c.Docs, err
 }
 
 // begin writes what comes before the rows.
@@ -542,7 +548,7 @@ func (l *listing) sendKeys() error {
 	prefix := map[string]string{"_design_docs": "_design/", "_local_docs": "_local/"}[l.op]
 	total := uint64(0)
 	err := l.h.each(l.d, func(_ *serve.Shard, db *couchfile.DB) error {
-		n, _, err := l.counts(db, docRange{open: true})
+		n, err := l.total(db)
 		total += n
 		return err
 	})
