@@ -33,11 +33,11 @@ type fail struct {
 func (f fail) Error() string { return f.name + ": " + f.reason }
 
 // Failures of the server's own.
-func badRequest(format string, args ...any) error {
+func badRequest(format string, args ...any) fail {
 	return fail{status: http.StatusBadRequest, name: "bad_request", reason: fmt.Sprintf(format, args...)}
 }
 
-func notFound(reason string) error {
+func notFound(reason string) fail {
 	return fail{status: http.StatusNotFound, name: "not_found", reason: reason}
 }
 
@@ -55,6 +55,10 @@ var errReadOnly = fail{status: http.StatusForbidden, name: "forbidden", reason: 
 var (
 	errNoDB    = notFound("Database does not exist.")
 	errMissing = notFound("missing")
+
+	errTooLarge = fail{status: http.StatusRequestEntityTooLarge, name: "too_large", reason: "the request entity is too large"}
+	errConflict = fail{status: http.StatusConflict, name: "conflict", reason: "Document update conflict."}
+	errNoAdmin  = fail{status: http.StatusUnauthorized, name: "unauthorized", reason: "You are not a server admin."}
 )
 
 // answer writes an answer. Nothing is sent before begin, nor before the buffer is full: what goes wrong until then can still
@@ -228,22 +232,20 @@ func (r *request) failed(err error) {
 
 // translate says in CouchDB's words what went wrong.
 func (r *request) translate(err error) fail {
-	var f fail
 	switch {
 	case errors.Is(err, serve.ErrNoDatabase):
-		errors.As(errNoDB, &f)
+		return errNoDB
 	case errors.Is(err, couchfile.ErrDeleted):
-		return fail{status: http.StatusNotFound, name: "not_found", reason: "deleted"}
+		return notFound("deleted")
 	case errors.Is(err, couchfile.ErrNotFound), errors.Is(err, couchfile.ErrMissing):
-		errors.As(errMissing, &f)
+		return errMissing
 	case errors.Is(err, ejson.ErrInvalid):
-		return fail{status: http.StatusBadRequest, name: "bad_request", reason: "invalid UTF-8 JSON"}
+		return badRequest("invalid UTF-8 JSON")
 	case errors.Is(err, serve.ErrNoShard):
 		return fail{status: http.StatusServiceUnavailable, name: "service unavailable", reason: "The backup has no copy of a shard that is asked for: " + err.Error()}
 	default:
 		return fail{status: http.StatusInternalServerError, name: "internal_server_error", reason: "What is stored can't be read: " + err.Error()}
 	}
-	return f
 }
 
 // body reads the body of a request.
@@ -251,7 +253,7 @@ func (r *request) body() ([]byte, error) {
 	b, err := io.ReadAll(http.MaxBytesReader(r.w.w, r.Body, mostBody))
 	var large *http.MaxBytesError
 	if errors.As(err, &large) {
-		return nil, fail{status: http.StatusRequestEntityTooLarge, name: "too_large", reason: "the request entity is too large"}
+		return nil, errTooLarge
 	}
 	if err != nil {
 		return nil, badRequest("the request's body can't be read")
@@ -358,7 +360,7 @@ func (r *request) decompress(b []byte) ([]byte, error) {
 		case err != nil:
 			return nil, badRequest("Request body is not properly gzipped.")
 		case len(b) > mostBody:
-			return nil, fail{status: http.StatusRequestEntityTooLarge, name: "too_large", reason: "the request entity is too large"}
+			return nil, errTooLarge
 		}
 		return b, nil
 	default:

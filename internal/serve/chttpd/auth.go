@@ -287,7 +287,7 @@ func (h *Handler) authorize(r *request) error {
 		return nil
 	}
 	if topLevel[first] != nil || first == "_dbs" {
-		return fail{status: http.StatusUnauthorized, name: "unauthorized", reason: "You are not a server admin."}
+		return errNoAdmin
 	}
 	second := ""
 	if len(r.parts) > 1 {
@@ -296,7 +296,7 @@ func (h *Handler) authorize(r *request) error {
 	base := first[strings.LastIndex(first, "/")+1:]
 	system := base == "_users" || base == "_replicator"
 	if system && (second == "_all_docs" || second == "_changes") || second == "_purged_infos_limit" {
-		return fail{status: http.StatusUnauthorized, name: "unauthorized", reason: "You are not a server admin."}
+		return errNoAdmin
 	}
 	d, err := h.open(first)
 	if err != nil {

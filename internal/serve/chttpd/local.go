@@ -137,7 +137,7 @@ func (h *Handler) writeLocal(r *request, d *serve.Database, id string) error {
 	}
 	exists := err == nil
 	if exists && given != fmt.Sprintf("0-%d", rev) {
-		return fail{status: http.StatusConflict, name: "conflict", reason: "Document update conflict."}
+		return errConflict
 	}
 	if len(ejson.Append(nil, body)) > mostLocal {
 		return fail{status: http.StatusRequestEntityTooLarge, name: "document_too_large", reason: id}
@@ -150,7 +150,7 @@ func (h *Handler) writeLocal(r *request, d *serve.Database, id string) error {
 		next = rev + 1
 	}
 	if !h.locals.put(localKey{d.Name, id}, rev, localDoc{next, body}) {
-		return fail{status: http.StatusConflict, name: "conflict", reason: "Document update conflict."}
+		return errConflict
 	}
 	r.w.w.Header().Set("Location", r.absolute(r.URL.EscapedPath()))
 	return r.json(http.StatusCreated, ejson.Object{{Name: "ok", Value: true}, {Name: "id", Value: id}, {Name: "rev", Value: fmt.Sprintf("0-%d", next)}})
@@ -162,7 +162,7 @@ func (h *Handler) deleteLocal(r *request, d *serve.Database, id string) error {
 		return err
 	}
 	if v, _ := r.query.Get("rev"); v != fmt.Sprintf("0-%d", rev) || !h.locals.put(localKey{d.Name, id}, rev, localDoc{rev, nil}) {
-		return fail{status: http.StatusConflict, name: "conflict", reason: "Document update conflict."}
+		return errConflict
 	}
 	return r.json(http.StatusOK, ejson.Object{{Name: "ok", Value: true}, {Name: "id", Value: id}, {Name: "rev", Value: "0-0"}})
 }

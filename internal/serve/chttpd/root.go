@@ -206,7 +206,7 @@ func (h *Handler) nodeInfo(r *request) error {
 	case r.method != http.MethodGet:
 		return errReadOnly
 	}
-	return notFound("missing")
+	return errMissing
 }
 
 // scheduler lists no replications: what is served runs none.
@@ -220,7 +220,7 @@ func (h *Handler) scheduler(r *request) error {
 	case "docs":
 		return r.json(http.StatusOK, ejson.Object{{Name: "total_rows", Value: 0}, {Name: "offset", Value: 0}, {Name: "docs", Value: ejson.Array{}}})
 	}
-	return notFound("missing")
+	return errMissing
 }
 
 func (h *Handler) clusterSetup(r *request) error {
@@ -237,12 +237,12 @@ func (h *Handler) dbUpdates(*request) error {
 // refused is of all that would change something.
 func (h *Handler) refused(r *request) error {
 	if r.method == http.MethodGet {
-		return notFound("missing")
+		return errMissing
 	}
 	return errReadOnly
 }
 
-func (h *Handler) favicon(*request) error { return notFound("missing") }
+func (h *Handler) favicon(*request) error { return errMissing }
 
 // utils shows the files of CouchDB's web interface, which are CouchDB's and come from where the user says.
 func (h *Handler) utils(r *request) error {
@@ -269,12 +269,12 @@ func (h *Handler) utils(r *request) error {
 	}
 	f, err := root.Open(name)
 	if err != nil {
-		return notFound("missing")
+		return errMissing
 	}
 	defer f.Close()
 	st, err := f.Stat()
 	if err != nil || st.IsDir() {
-		return notFound("missing")
+		return errMissing
 	}
 	hd := r.w.w.Header()
 	hd.Set("Cache-Control", "private, must-revalidate")
