@@ -159,29 +159,11 @@ func (r *request) parse() error {
 		}
 		r.parts = append(r.parts, s)
 	}
-	if !encodedWell(r.RequestURI) {
+	if _, err := url.QueryUnescape(r.RequestURI); err != nil { // the query, too
 		return badRequest("invalid_url_encoding")
 	}
 	r.query = mrargs.ParseQuery(r.URL.RawQuery)
 	return nil
-}
-
-// encodedWell reports whether two digits follow each %.
-func encodedWell(uri string) bool {
-	for {
-		_, rest, ok := strings.Cut(uri, "%")
-		if !ok {
-			return true
-		}
-		if len(rest) < 2 || !isHex(rest[0]) || !isHex(rest[1]) {
-			return false
-		}
-		uri = rest[2:]
-	}
-}
-
-func isHex(c byte) bool {
-	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
 }
 
 // is reports whether a parameter has a value.
