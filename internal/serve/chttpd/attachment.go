@@ -1,9 +1,7 @@
 package chttpd
 
 import (
-	"crypto/rand"
 	"encoding/base64"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"net/http"
@@ -174,7 +172,7 @@ func (r *request) sendRanges(db *couchfile.DB, att *couchfile.Attachment, ranges
 		r.w.begin(http.StatusPartialContent)
 		return r.copyRange(db, att, ranges[0])
 	}
-	boundary := boundaryName()
+	boundary := uuid()
 	hd.Del("Etag")
 	hd.Del("Cache-Control")
 	hd.Del("Accept-Ranges")
@@ -211,12 +209,6 @@ func (r *request) copyRange(db *couchfile.DB, att *couchfile.Attachment, s span)
 	return err
 }
 
-func boundaryName() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:])
-	return hex.EncodeToString(b[:])
-}
-
 // followers are the attachments whose bytes follow a document in a multipart answer.
 func followers(atts []couchfile.Attachment, opts couchfile.DocOptions) []couchfile.Attachment {
 	var out []couchfile.Attachment
@@ -243,7 +235,7 @@ func (r *request) related(db *couchfile.DB, info *couchfile.DocInfo, rev couchfi
 		return err
 	}
 	atts = followers(atts, opts)
-	boundary := boundaryName()
+	boundary := uuid()
 	hd := r.w.w.Header()
 	if len(atts) == 0 {
 		hd.Set("Content-Type", "application/json")
@@ -302,7 +294,7 @@ func (r *request) writeRelated(db *couchfile.DB, boundary string, doc []byte, at
 //
 // Source: CouchDB 3.5.0, src/chttpd/src/chttpd_db.erl, send_docs_multipart.
 func (r *request) mixed(db *couchfile.DB, info *couchfile.DocInfo, list []opened, options func(couchfile.Revision) couchfile.DocOptions) error {
-	outer, inner := boundaryName(), boundaryName()
+	outer, inner := uuid(), uuid()
 	r.w.w.Header().Set("Content-Type", `multipart/mixed; boundary="`+outer+`"`)
 	r.w.beginChunked(http.StatusOK)
 	if err := r.w.writeString("--" + outer); err != nil {

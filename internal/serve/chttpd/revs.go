@@ -313,7 +313,7 @@ func (h *Handler) bulkMultipart(r *request, d *serve.Database, asks []bulkAsk) e
 	if r.accepts("multipart/mixed") {
 		kind = "multipart/mixed"
 	}
-	outer := "--" + boundaryName()
+	outer := "--" + uuid()
 	r.w.w.Header().Set("Content-Type", kind+`; boundary="`+outer+`"`)
 	r.w.beginChunked(http.StatusOK)
 	wrong := func(o ejson.Object) error {
@@ -353,7 +353,7 @@ func (h *Handler) bulkMultipart(r *request, d *serve.Database, asks []bulkAsk) e
 }
 
 func (r *request) bulkPart(db *couchfile.DB, info *couchfile.DocInfo, rev couchfile.Revision, opts couchfile.DocOptions, outer string) error {
-	inner := "--" + boundaryName()
+	inner := "--" + uuid()
 	doc, err := db.RevisionJSON(info, rev, follow(opts))
 	if err != nil {
 		return err

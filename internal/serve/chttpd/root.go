@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path"
@@ -150,12 +151,17 @@ func (h *Handler) uuids(r *request) error {
 	}
 	out := []string{}
 	for range n {
-		var b [16]byte
-		_, _ = rand.Read(b[:])
-		out = append(out, hex.EncodeToString(b[:]))
+		out = append(out, uuid())
 	}
 	r.w.w.Header().Set("Cache-Control", "no-cache")
 	return r.json(http.StatusOK, ejson.Object{{Name: "uuids", Value: out}})
+}
+
+// uuid makes a random name that nothing else has.
+func uuid() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:])
+	return hex.EncodeToString(b[:])
 }
 
 // nodeName is that of the node that was backed up.
@@ -175,12 +181,7 @@ func (h *Handler) membership(r *request) error {
 			nodes[n] = true
 		}
 	}
-	var all []string
-	for n := range nodes {
-		all = append(all, n)
-	}
-	slices.Sort(all)
-	return r.json(http.StatusOK, ejson.Object{{Name: "all_nodes", Value: []string{h.nodeName()}}, {Name: "cluster_nodes", Value: all}})
+	return r.json(http.StatusOK, ejson.Object{{Name: "all_nodes", Value: []string{h.nodeName()}}, {Name: "cluster_nodes", Value: slices.Sorted(maps.Keys(nodes))}})
 }
 
 func (h *Handler) activeTasks(r *request) error {
