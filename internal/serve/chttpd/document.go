@@ -257,13 +257,11 @@ func (q docQuery) since(info *couchfile.DocInfo, rev couchfile.Revision) couchfi
 	if len(q.attsSince) == 0 {
 		return opts
 	}
-	pos := rev.Pos
-	for _, id := range info.History(rev.Rev) {
-		if slices.ContainsFunc(q.attsSince, func(r couchfile.Rev) bool { return r.Pos == pos && r.String() == fmt.Sprintf("%d-%s", pos, id) }) {
-			opts.StubsUpTo = pos
+	for _, r := range slices.Backward(branch(info, rev.Rev)) {
+		if slices.Contains(q.attsSince, r) {
+			opts.StubsUpTo = r.Pos
 			return opts
 		}
-		pos--
 	}
 	return opts
 }
@@ -306,7 +304,7 @@ func (q docQuery) revisions(info *couchfile.DocInfo) []opened {
 				add(couchfile.Revision{Rev: want})
 			case q.latest:
 				for _, l := range info.Leaves() {
-					if descends(info, l.Rev, want) {
+					if slices.Contains(branch(info, l.Rev), want) {
 						add(l)
 					}
 				}
@@ -337,14 +335,19 @@ func compareOpened(a, b opened) int {
 	return strings.Compare(a.rev.ID, b.rev.ID)
 }
 
-// descends reports whether a revision is another one or comes of it.
-func descends(info *couchfile.DocInfo, leaf, of couchfile.Rev) bool {
-	for i := slices.IndexFunc(info.Revs, func(r couchfile.Revision) bool { return r.Rev == leaf }); i >= 0; i = info.Revs[i].Parent {
-		if info.Revs[i].Rev == of {
-			return true
+// branch lists a revision and those it comes of, the oldest first.
+func branch(info *couchfile.DocInfo, rev couchfile.Rev) []couchfile.Rev {
+	var out []couchfile.Rev
+	if info != nil {
+		for i := slices.IndexFunc(info.Revs, func(r couchfile.Revision) bool { return r.Rev == rev }); i >= 0; i = info.Revs[i].Parent {
+			out = append(out, info.Revs[i].Rev)
 		}
 	}
-	return false
+	if out == nil {
+		return []couchfile.Rev{rev}
+	}
+	slices.Reverse(out)
+	return out
 }
 
 // openRevs answers with several revisions.

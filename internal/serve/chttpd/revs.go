@@ -241,23 +241,8 @@ func (h *Handler) lookUp(d *serve.Database, ask bulkAsk) (*couchfile.DB, *couchf
 		return nil, nil, nil, err
 	}
 	list := ask.q.revisions(info)
-	slices.SortFunc(list, func(a, b opened) int { return compareLeaves(branch(info, a.rev), branch(info, b.rev)) })
+	slices.SortFunc(list, func(a, b opened) int { return compareLeaves(branch(info, a.rev.Rev), branch(info, b.rev.Rev)) })
 	return db, info, list, nil
-}
-
-// branch lists a revision and those it comes of, the oldest first.
-func branch(info *couchfile.DocInfo, rev couchfile.Revision) []couchfile.Rev {
-	var out []couchfile.Rev
-	if info != nil {
-		for i := slices.IndexFunc(info.Revs, func(r couchfile.Revision) bool { return r.Rev == rev.Rev }); i >= 0; i = info.Revs[i].Parent {
-			out = append(out, info.Revs[i].Rev)
-		}
-	}
-	if out == nil {
-		return []couchfile.Rev{rev.Rev}
-	}
-	slices.Reverse(out)
-	return out
 }
 
 // compareLeaves is the order in which CouchDB lists the leaves of a revision tree: the trees from the last to the first,
