@@ -321,7 +321,7 @@ type docRow struct {
 
 // rows writes the rows that skip and limit leave, and ends the list.
 func (l *listing) rows(all iter.Seq2[docRow, error]) error {
-	return l.write(l.atOnce(), l.limited(all))
+	return l.write(l.atOnce(1), l.limited(all))
 }
 
 // write writes rows, of which it makes so many at once, and ends the list.
@@ -347,12 +347,17 @@ func (l *listing) write(most int, rows iter.Seq2[docRow, error]) error {
 	return l.r.w.writeString("\r\n]}")
 }
 
-// atOnce is how many rows are made at once: each may wait for a document, or have whole attachments in memory.
-func (l *listing) atOnce() int {
-	switch {
-	case !l.args.IncludeDocs:
-		return 1
-	case l.args.Attachments:
+// atOnce is how many rows are made at once, bare if they are without documents.
+func (l *listing) atOnce(bare int) int {
+	if !l.args.IncludeDocs {
+		return bare
+	}
+	return atOnce(l.args.Attachments)
+}
+
+// atOnce is how many documents are read at once: each may wait for a storage, or have whole attachments in memory.
+func atOnce(attachments bool) int {
+	if attachments {
 		return 2
 	}
 	return serve.AtOnce
@@ -565,7 +570,7 @@ func (l *listing) sendKeys() error {
 	if err := l.begin(meta); err != nil {
 		return err
 	}
-	return l.write(max(8, l.atOnce()), func(yield func(docRow, error) bool) {
+	return l.write(l.atOnce(8), func(yield func(docRow, error) bool) {
 		for _, k := range keys {
 			id, ok := k.(string)
 			if prefix != "" && (!ok || !strings.HasPrefix(id, prefix)) {

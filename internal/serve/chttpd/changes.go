@@ -427,13 +427,10 @@ func (f *feed) sendShard(i int, s *serve.Shard, db *couchfile.DB) error {
 
 // atOnce is how many documents are read at once.
 func (f *feed) atOnce() int {
-	switch {
-	case !f.includeDocs && f.filter.doc == nil:
+	if !f.includeDocs && f.filter.doc == nil {
 		return 1
-	case f.opts.Attachments:
-		return 2
 	}
-	return int(min(serve.AtOnce, f.limit-f.sent+1))
+	return int(min(int64(atOnce(f.opts.Attachments)), f.limit-f.sent+1))
 }
 
 // change is what is told of a document.

@@ -116,7 +116,8 @@ func (h *Handler) bulkGet(r *request, d *serve.Database) error {
 	if !r.accepts("application/json") && (r.accepts("multipart/mixed") || r.accepts("multipart/related")) {
 		return h.bulkMultipart(r, d, asks)
 	}
-	done, err := h.inline(r, slices.ContainsFunc(asks, func(a bulkAsk) bool { return a.q.opts.Attachments }))
+	attachments := slices.ContainsFunc(asks, func(a bulkAsk) bool { return a.q.opts.Attachments })
+	done, err := h.inline(r, attachments)
 	if err != nil {
 		return err
 	}
@@ -125,12 +126,8 @@ func (h *Handler) bulkGet(r *request, d *serve.Database) error {
 	if err := r.w.writeString(`{"results":[`); err != nil {
 		return err
 	}
-	most := serve.AtOnce
-	if base.opts.Attachments {
-		most = 2
-	}
 	sep := ""
-	for b, err := range serve.Ahead(each(asks), most, func(a bulkAsk) ([]byte, error) { return h.bulkResult(d, a) }) {
+	for b, err := range serve.Ahead(each(asks), atOnce(attachments), func(a bulkAsk) ([]byte, error) { return h.bulkResult(d, a) }) {
 		if err != nil {
 			return err
 		}
