@@ -226,6 +226,15 @@ func follow(o couchfile.DocOptions) couchfile.DocOptions {
 	return o
 }
 
+// following reads a revision for a multipart answer, and the attachments whose bytes follow it.
+func following(db *couchfile.DB, info *couchfile.DocInfo, rev couchfile.Revision, opts couchfile.DocOptions) (doc []byte, atts []couchfile.Attachment, err error) {
+	if doc, err = db.RevisionJSON(info, rev, follow(opts)); err != nil {
+		return nil, nil, err
+	}
+	atts, err = db.Attachments(info.ID, rev)
+	return doc, followers(atts, opts), err
+}
+
 // related answers with a document and its attachments as multipart/related.
 //
 // Source: CouchDB 3.5.0, src/couch/src/couch_httpd_multipart.erl.
@@ -315,16 +324,10 @@ func (r *request) mixedPart(db *couchfile.DB, info *couchfile.DocInfo, o opened,
 	if o.missing {
 		return r.w.writeString("\r\nContent-Type: application/json; error=\"true\"\r\n\r\n" + ejson.String(ejson.Object{{Name: "missing", Value: o.rev.String()}}))
 	}
-	opts := options(o.rev)
-	doc, err := db.RevisionJSON(info, o.rev, follow(opts))
+	doc, atts, err := following(db, info, o.rev, options(o.rev))
 	if err != nil {
 		return err
 	}
-	atts, err := db.Attachments(info.ID, o.rev)
-	if err != nil {
-		return err
-	}
-	atts = followers(atts, opts)
 	ctype := "application/json"
 	if len(atts) > 0 {
 		ctype = `multipart/related; boundary="` + inner + `"`

@@ -336,15 +336,10 @@ func (h *Handler) bulkMultipart(r *request, d *serve.Database, asks []bulkAsk) e
 
 func (r *request) bulkPart(db *couchfile.DB, info *couchfile.DocInfo, rev couchfile.Revision, opts couchfile.DocOptions, outer string) error {
 	inner := "--" + uuid()
-	doc, err := db.RevisionJSON(info, rev, follow(opts))
+	doc, atts, err := following(db, info, rev, opts)
 	if err != nil {
 		return err
 	}
-	atts, err := db.Attachments(info.ID, rev)
-	if err != nil {
-		return err
-	}
-	atts = followers(atts, opts)
 	head := "\r\n--" + outer + "\r\nContent-Type: application/json\r\n\r\n"
 	if len(atts) > 0 {
 		head = "\r\n--" + outer + "\r\nX-Doc-Id: " + info.ID + "\r\nX-Rev-Id: " + rev.String() + "\r\nContent-Type: multipart/related; boundary=" + inner + "\r\n\r\n"
