@@ -29,7 +29,11 @@ func Find(ctx, open context.Context, d *Database, o *mango.Options, fn func(ejso
 	if err != nil {
 		return nil, err
 	}
-	dbs, err := d.opened(open, o.Partition)
+	shards, err := d.ShardsOf(open, o.Partition)
+	if err != nil {
+		return nil, err
+	}
+	dbs, err := d.openAll(open, shards)
 	if err != nil {
 		return nil, err
 	}
@@ -38,15 +42,6 @@ func Find(ctx, open context.Context, d *Database, o *mango.Options, fn func(ejso
 		return nil, err
 	}
 	return f.end(), nil
-}
-
-// opened opens all shards, or the one that a partition is in.
-func (d *Database) opened(ctx context.Context, partition string) ([]*couchfile.DB, error) {
-	if partition == "" {
-		return d.OpenAll(ctx)
-	}
-	db, err := d.Find(ctx, partition+":foo")
-	return []*couchfile.DB{db}, err
 }
 
 // finder gives documents to a cursor.

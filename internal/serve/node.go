@@ -243,8 +243,12 @@ func (d *Database) Open(ctx context.Context, s *Shard) (*couchfile.DB, error) {
 
 // OpenAll opens all shards, by range.
 func (d *Database) OpenAll(ctx context.Context) ([]*couchfile.DB, error) {
+	return d.openAll(ctx, d.Shards)
+}
+
+func (d *Database) openAll(ctx context.Context, shards []*Shard) ([]*couchfile.DB, error) {
 	var out []*couchfile.DB
-	for _, s := range d.Shards {
+	for _, s := range shards {
 		db, err := d.Open(ctx, s)
 		if err != nil {
 			return nil, err
@@ -270,6 +274,15 @@ func (d *Database) ShardOf(ctx context.Context, id string) (*Shard, error) {
 		}
 	}
 	return nil, fmt.Errorf("no range of %s has the document %q: %w", d.Name, id, ErrNoShard)
+}
+
+// ShardsOf returns the shard that the documents of a partition are in; of "" all shards.
+func (d *Database) ShardsOf(ctx context.Context, partition string) ([]*Shard, error) {
+	if partition == "" {
+		return d.Shards, nil
+	}
+	s, err := d.ShardOf(ctx, partition+":foo")
+	return []*Shard{s}, err
 }
 
 // Partitioned reports whether documents are placed by the part of their id in front of the colon.

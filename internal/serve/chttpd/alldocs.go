@@ -169,23 +169,11 @@ func (h *Handler) listing(r *request, d *serve.Database, op string, args *mrargs
 	return &listing{h: h, r: r, d: d, op: op, args: args}, nil
 }
 
-// shards are those that can have rows: of a partition one.
-func (l *listing) shards() ([]*serve.Shard, error) {
-	if l.args.Partition == "" {
-		return l.d.Shards, nil
-	}
-	s, err := l.d.ShardOf(l.h.ctx, l.args.Partition+":foo")
-	if err != nil {
-		return nil, err
-	}
-	return []*serve.Shard{s}, nil
-}
-
 func (l *listing) send() error {
 	if l.args.Keys != nil {
 		return l.sendKeys()
 	}
-	shards, err := l.shards()
+	shards, err := l.d.ShardsOf(l.h.ctx, l.args.Partition)
 	if err != nil {
 		return err
 	}

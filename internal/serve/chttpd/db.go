@@ -391,11 +391,7 @@ func checkPartition(name string) error {
 //
 // Source: CouchDB 3.5.0, src/couch/src/couch_bt_engine.erl, get_partition_info.
 func (h *Handler) partitionInfo(r *request, d *serve.Database, name string) error {
-	s, err := d.ShardOf(h.ctx, name+":x")
-	if err != nil {
-		return err
-	}
-	db, err := d.Open(h.ctx, s)
+	db, err := d.Find(h.ctx, name+":x")
 	if err != nil {
 		return err
 	}
