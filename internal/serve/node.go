@@ -174,15 +174,7 @@ func (n *Node) Only(fits func(name string) bool) {
 // ReadFile returns the bytes of any file of the node. They are proven by the file's hash.
 func (n *Node) ReadFile(ctx context.Context, f *manifest.File) ([]byte, error) {
 	var b bytes.Buffer
-	sum := sha256.New()
-	err := n.reader.Stream(ctx, f, func(p []byte) error {
-		_, _ = b.Write(p) // memory, like the hash
-		_, _ = sum.Write(p)
-		return nil
-	})
-	if err == nil && hex.EncodeToString(sum.Sum(nil)) != f.SHA256 {
-		err = fmt.Errorf("%w: %s has not the hash that was backed up", repo.ErrCorrupt, f.Path)
-	}
+	err := n.write(ctx, f, &b)
 	return b.Bytes(), err
 }
 
@@ -193,6 +185,11 @@ func (n *Node) WriteIndex(ctx context.Context, path string, w io.Writer) error {
 	if f == nil {
 		return fmt.Errorf("%s: %w", path, ErrNoShard)
 	}
+	return n.write(ctx, f, w)
+}
+
+// write writes the bytes of a file. What it wrote is proven when it returns nil.
+func (n *Node) write(ctx context.Context, f *manifest.File, w io.Writer) error {
 	sum, size := sha256.New(), int64(0)
 	err := n.reader.Stream(ctx, f, func(p []byte) error {
 		_, _ = sum.Write(p) // it never fails
