@@ -37,16 +37,10 @@ func Ahead[T, R any](values iter.Seq2[T, error], most int, do func(T) (R, error)
 			<-m.done
 			return yield(m.value, m.err) && m.err == nil
 		}
+		var failed error
 		for v, err := range values {
-			if err != nil {
-				for len(queue) > 0 {
-					if !next() {
-						return
-					}
-				}
-				var none R
-				yield(none, err)
-				return
+			if failed = err; err != nil {
+				break
 			}
 			m := &made{done: make(chan struct{})}
 			queue = append(queue, m)
@@ -62,6 +56,10 @@ func Ahead[T, R any](values iter.Seq2[T, error], most int, do func(T) (R, error)
 			if !next() {
 				return
 			}
+		}
+		if failed != nil {
+			var none R
+			yield(none, failed)
 		}
 	}
 }
