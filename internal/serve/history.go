@@ -87,12 +87,11 @@ type sight struct {
 
 // historian finds what states have of a document, from the newest back.
 type historian struct {
-	ctx    context.Context
-	t      *repo.Timeline
-	doc    string
-	hash   uint32
-	seen   []sight
-	opened int // states
+	ctx  context.Context
+	t    *repo.Timeline
+	doc  string
+	hash uint32
+	seen []sight
 }
 
 // locate finds out whether the database is partitioned, which says in which shard the document is.
@@ -112,7 +111,6 @@ func (h *historian) locate() error {
 }
 
 func (h *historian) open(i int, path string, fn func(*couchfile.DB) error) error {
-	h.opened++
 	rd, d, err := h.t.Shard(h.ctx, &h.t.States[i], path)
 	if err != nil {
 		return err
