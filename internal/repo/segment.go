@@ -312,11 +312,8 @@ type span struct {
 
 func (s *spans) ahead(at, n int64) (done func(), err error) {
 	x := &span{at, make([]byte, max(0, min(n, s.size-at)))}
-	if k, err := s.src.ReadAt(x.b, at); k < len(x.b) {
-		if of := (*storageError)(nil); errors.As(err, &of) {
-			return nil, of.err
-		}
-		return nil, fmt.Errorf("%w: %d bytes at %d, not %d", ErrCorrupt, k, at, len(x.b))
+	if err := readAll(s.src, x.b, at); err != nil {
+		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -375,8 +372,6 @@ func (r *Repo) openSegment(ctx context.Context, instance string, s manifest.Segm
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", key, ofStorage(err))
 		}
-	}
-	if r.config.Encrypted() {
 		shift = s.Size - size - max(1, (size+ageChunk-1)/ageChunk)*ageMore
 	}
 	frames, err := readFrames(src, size, s.Plain, s.TrailerSHA256)
