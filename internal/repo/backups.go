@@ -650,59 +650,43 @@ func (r *Repo) sealedManifest(ctx context.Context, rec *manifest.Record) ([]byte
 
 // Manifest reads the manifest of rec, which must have the hash that rec gives.
 func (r *Repo) Manifest(ctx context.Context, rec *manifest.Record) (*manifest.Manifest, error) {
-	b, err := r.sealedManifest(ctx, rec)
-	if err != nil {
-		return nil, err
-	}
-	key := r.manifestKey(rec.Instance, rec.ID)
-	m, err := r.openManifest(ctx, rec, b)
-	if err == nil && (m.ID != rec.ID || m.Instance != rec.Instance) {
-		err = fmt.Errorf("%w: it is the manifest of %s/%s", ErrCorrupt, m.Instance, m.ID)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", key, err)
-	}
-	m.StoredBytes = rec.StoredBytes
-	return m, nil
+	return r.readManifest(ctx, rec, nil)
 }
 
 // partOf reads some of the files of rec's manifest, which must have the hash that rec gives. It is not for who writes
 // a manifest, or counts what is in it.
 func (r *Repo) partOf(ctx context.Context, rec *manifest.Record, p manifest.Part) (*manifest.Manifest, error) {
+	m, err := r.readManifest(ctx, rec, &p)
+	if errors.Is(err, manifest.ErrNotLines) {
+		m, err = r.readManifest(ctx, rec, nil)
+		if err == nil {
+			m.Files = slices.DeleteFunc(m.Files, func(f *manifest.File) bool { return !p.Wanted(f) })
+		}
+	}
+	return m, err
+}
+
+// readManifest reads rec's manifest, or that part of it.
+func (r *Repo) readManifest(ctx context.Context, rec *manifest.Record, part *manifest.Part) (*manifest.Manifest, error) {
 	b, err := r.sealedManifest(ctx, rec)
 	if err != nil {
 		return nil, err
 	}
-	m, err := r.openManifestBy(ctx, rec, b, func(text io.Reader) (*manifest.Manifest, error) {
-		return manifest.DecodePart(text, rec.Counts(), p)
-	})
-	if errors.Is(err, manifest.ErrNotLines) {
-		m, err = r.Manifest(ctx, rec)
-		if err == nil {
-			m.Files = slices.DeleteFunc(m.Files, func(f *manifest.File) bool { return !p.Wanted(f) })
-		}
-		return m, err
-	}
+	m, err := r.openManifest(ctx, rec, b, part)
 	if err == nil && (m.ID != rec.ID || m.Instance != rec.Instance) {
 		err = fmt.Errorf("%w: it is the manifest of %s/%s", ErrCorrupt, m.Instance, m.ID)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", r.manifestKey(rec.Instance, rec.ID), err)
 	}
+	m.StoredBytes = rec.StoredBytes
 	return m, nil
 }
 
-// openManifest opens b, the object of rec's manifest.
-func (r *Repo) openManifest(ctx context.Context, rec *manifest.Record, b []byte) (*manifest.Manifest, error) {
-	return r.openManifestBy(ctx, rec, b, func(text io.Reader) (*manifest.Manifest, error) {
-		return manifest.Decode(text, rec.Counts())
-	})
-}
-
-func (r *Repo) openManifestBy(ctx context.Context, rec *manifest.Record, b []byte, decode func(io.Reader) (*manifest.Manifest, error)) (*manifest.Manifest, error) {
+// openManifest opens b, the object of rec's manifest, or that part of it.
+func (r *Repo) openManifest(ctx context.Context, rec *manifest.Record, b []byte, part *manifest.Part) (m *manifest.Manifest, err error) {
 	src := io.Reader(bytes.NewReader(b))
 	if r.config.Encrypted() {
-		var err error
 		if src, err = r.decrypt(ctx, rec.Instance, b); err != nil {
 			return nil, err
 		}
@@ -712,7 +696,12 @@ func (r *Repo) openManifestBy(ctx context.Context, rec *manifest.Record, b []byt
 		return nil, err
 	}
 	defer z.Close()
-	m, err := decode(&bounded{z, manifestBound(int64(len(b))) + 1})
+	text := &bounded{z, manifestBound(int64(len(b))) + 1}
+	if part == nil {
+		m, err = manifest.Decode(text, rec.Counts())
+	} else {
+		m, err = manifest.DecodePart(text, rec.Counts(), *part)
+	}
 	if err != nil {
 		return nil, errors.Join(ErrCorrupt, err)
 	}

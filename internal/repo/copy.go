@@ -285,7 +285,7 @@ func (c *copier) segments(ctx context.Context) ([]manifest.Segment, []byte, erro
 		list, err := c.sizes(ctx)
 		return list, body, err
 	}
-	m, err := c.src.openManifest(ctx, c.rec, body)
+	m, err := c.src.openManifest(ctx, c.rec, body, nil)
 	if err == nil {
 		segments, shipped := m.Refs()
 		if !maps.EqualFunc(segments, c.rec.Segments, slices.Equal[[]manifest.Range]) || !slices.Equal(shipped, c.rec.Shipped) {
