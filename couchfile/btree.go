@@ -300,11 +300,20 @@ func (w *walk) item(n node, e Entry, depth int) (more bool, err error) {
 	if n.leaf {
 		return w.visit(e), nil
 	}
-	child, ok := parseRoot(e.Value)
-	if !ok || child.Empty {
-		return false, corrupt(n.off, "kp_node", errShape)
+	child, err := n.child(e)
+	if err != nil {
+		return false, err
 	}
 	return w.node(child.Offset, depth+1)
+}
+
+// child is what an entry of a kp_node points to.
+func (n node) child(e Entry) (TreeRoot, error) {
+	root, ok := parseRoot(e.Value)
+	if !ok || root.Empty {
+		return root, corrupt(n.off, "kp_node", errShape)
+	}
+	return root, nil
 }
 
 // before says that key lies before the start of a walk.

@@ -47,9 +47,9 @@ func (l *lookup) node(off int64, depth int) (more bool, err error) {
 		if n.leaf {
 			more, err = l.entry(key, e)
 		} else if more = true; len(l.ids) > 0 && l.ids[0] <= string(key) {
-			child, ok := parseRoot(e.Value)
-			if !ok || child.Empty {
-				return false, corrupt(off, "kp_node", errShape)
+			var child TreeRoot
+			if child, err = n.child(e); err != nil {
+				return false, err
 			}
 			more, err = l.node(child.Offset, depth+1)
 			l.pass(key) // what is not in the child isn't in the tree

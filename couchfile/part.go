@@ -115,9 +115,9 @@ func (w *partWalk) entry(e Entry) (more bool, err error) {
 
 // pointer goes on below the i-th pointer of a node, as it is walked, unless all below it is before the part.
 func (w *partWalk) pointer(n node, s items, i int, e Entry, depth int) (more bool, err error) {
-	child, ok := parseRoot(e.Value)
-	if !ok || child.Empty {
-		return false, corrupt(n.off, "kp_node", errShape)
+	child, err := n.child(e)
+	if err != nil {
+		return false, err
 	}
 	if !w.started {
 		highest := e.Key // of a pointer's keys
@@ -335,9 +335,9 @@ func (f *groupFold) inner(n node, count int, at func(int) Entry, depth int) erro
 				}
 			}
 			for ; i < last-1; i++ {
-				child, ok := parseRoot(at(i).Value)
-				if !ok || child.Empty {
-					return corrupt(n.off, "kp_node", errShape)
+				child, err := n.child(at(i))
+				if err != nil {
+					return err
 				}
 				if err := f.hold(n.off, len(child.Reduction)+sliceBytes); err != nil {
 					return err
@@ -345,9 +345,9 @@ func (f *groupFold) inner(n node, count int, at func(int) Entry, depth int) erro
 				f.group.Reductions = append(f.group.Reductions, bytes.Clone(child.Reduction))
 			}
 		}
-		child, ok := parseRoot(at(i).Value)
-		if !ok || child.Empty {
-			return corrupt(n.off, "kp_node", errShape)
+		child, err := n.child(at(i))
+		if err != nil {
+			return err
 		}
 		if err := f.node(child.Offset, depth+1); err != nil {
 			return err

@@ -173,9 +173,9 @@ func (w *walk) foldBefore(r *nodeReader, n node, child func(erlterm.Term) bool, 
 			}
 			continue
 		}
-		root, ok := parseRoot(e.Value)
-		if !ok || root.Empty {
-			return -1, corrupt(n.off, "kp_node", errShape)
+		root, err := n.child(e)
+		if err != nil {
+			return -1, err
 		}
 		if !before {
 			return root.Offset, nil
