@@ -61,6 +61,11 @@ func (s *Shipper) beginAnew(ctx context.Context) error {
 	if err := s.drop(ctx); err != nil {
 		return err
 	}
+	return s.beginOnBackup(ctx)
+}
+
+// beginOnBackup begins a chain on the last backup, as if nothing had been shipped.
+func (s *Shipper) beginOnBackup(ctx context.Context) error {
 	clear(s.files)
 	base, err := s.readBase()
 	if err != nil {
@@ -305,12 +310,7 @@ func (s *Shipper) elsewhere(ctx context.Context, err error) error {
 	if !s.o.TakeOver {
 		return err
 	}
-	clear(s.files)
-	base, err := s.readBase()
-	if err != nil {
-		return err
-	}
-	return s.begin(ctx, base)
+	return s.beginOnBackup(ctx)
 }
 
 // other is an ErrOther by what was found, with what to do.
