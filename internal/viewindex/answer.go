@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
+	"slices"
 
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/couchfile/erlterm"
@@ -199,10 +200,8 @@ func keysOf(a *mrargs.Args) ejson.Array {
 	if !a.Descending || a.Kind == mrargs.Reduce {
 		return a.Keys
 	}
-	out := make(ejson.Array, len(a.Keys))
-	for i, k := range a.Keys {
-		out[len(out)-1-i] = k
-	}
+	out := slices.Clone(a.Keys)
+	slices.Reverse(out)
 	return out
 }
 

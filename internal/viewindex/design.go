@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/slipcover/slipcover/couchfile/erlterm"
 	"github.com/slipcover/slipcover/internal/ejson"
@@ -164,8 +163,7 @@ func putLib(b []byte, lib ejson.Object) []byte {
 	if len(lib) == 0 {
 		return append(b, erlterm.TagNil)
 	}
-	lib = slices.Clone(lib)
-	slices.SortStableFunc(lib, func(a, b ejson.Member) int { return strings.Compare(a.Name, b.Name) })
+	lib = sortedMembers(lib)
 	b = erlterm.PutListHead(b, len(lib))
 	for _, m := range lib {
 		b = erlterm.PutBinary(erlterm.PutTuple(b, 2), m.Name)

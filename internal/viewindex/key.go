@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/slipcover/slipcover/couchfile"
@@ -38,16 +39,25 @@ func parseKey(t erlterm.Term) (k key, err error) {
 	return k, err
 }
 
-// parseRowKey reads the key of an entry: {key, document id}.
+// parseRowKey reads the key of an entry.
 func parseRowKey(t erlterm.Term) (k key, id string, err error) {
-	rest, ok := erlterm.TupleN(t, 2)
-	stored, rest, ok2 := erlterm.Next(rest)
-	doc, _, ok3 := erlterm.Binary(rest)
-	if !ok || !ok2 || !ok3 {
-		return k, "", errKey
+	stored, id, err := splitRowKey(t)
+	if err != nil {
+		return k, "", err
 	}
 	k, err = parseKey(stored)
-	return k, string(doc), err
+	return k, id, err
+}
+
+// splitRowKey is what the key of an entry consists of: {key, document id}.
+func splitRowKey(t erlterm.Term) (k erlterm.Term, id string, err error) {
+	rest, ok := erlterm.TupleN(t, 2)
+	k, rest, ok2 := erlterm.Next(rest)
+	doc, _, ok3 := erlterm.Binary(rest)
+	if !ok || !ok2 || !ok3 {
+		return nil, "", errKey
+	}
+	return k, string(doc), nil
 }
 
 // order is how a view's keys are ordered.
@@ -185,8 +195,6 @@ func rowValues(t erlterm.Term) ([]erlterm.Term, error) {
 	if !ok {
 		return nil, fmt.Errorf("rows of one key: %w", couchfile.ErrCorrupt)
 	}
-	for i, j := 0, len(rows)-1; i < j; i, j = i+1, j-1 {
-		rows[i], rows[j] = rows[j], rows[i]
-	}
+	slices.Reverse(rows)
 	return rows, nil
 }

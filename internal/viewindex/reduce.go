@@ -86,18 +86,16 @@ func (r *reader) reduce(g couchfile.Group) (erlterm.Term, error) {
 // reduceRows are the rows of entries.
 func reduceRows(entries []couchfile.Entry) (rows []reduceRow, err error) {
 	for _, e := range entries {
-		rest, ok := erlterm.TupleN(e.Key, 2)
-		k, rest, ok2 := erlterm.Next(rest)
-		id, _, ok3 := erlterm.Binary(rest)
-		if !ok || !ok2 || !ok3 {
-			return nil, errKey
+		k, id, err := splitRowKey(e.Key)
+		if err != nil {
+			return nil, err
 		}
 		values, err := rowValues(e.Value)
 		if err != nil {
 			return nil, err
 		}
 		for _, v := range values {
-			rows = append(rows, reduceRow{couchfile.Entry{Key: e.Key, Value: v}, k, string(id)})
+			rows = append(rows, reduceRow{couchfile.Entry{Key: e.Key, Value: v}, k, id})
 		}
 	}
 	return rows, nil
