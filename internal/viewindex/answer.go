@@ -152,6 +152,16 @@ type reader struct {
 	skip   int64  // rows that aren't given out
 }
 
+// pull is iter.Pull2 for what gives out items until it fails or is told to stop.
+func pull[T any](give func(yield func(T) bool) error) (next func() (T, error, bool), stop func()) {
+	return iter.Pull2(func(yield func(T, error) bool) {
+		if err := give(func(item T) bool { return yield(item, nil) }); err != nil {
+			var none T
+			yield(none, err)
+		}
+	})
+}
+
 // total is how many rows the shard has.
 func (r *reader) total() (uint64, error) {
 	if r.tree == nil || r.tree.Root.Empty {

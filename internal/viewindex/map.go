@@ -2,7 +2,6 @@ package viewindex
 
 import (
 	"errors"
-	"iter"
 	"strings"
 
 	"github.com/slipcover/slipcover/couchfile"
@@ -100,11 +99,7 @@ func (v *View) mapRows(ans *Answer, readers []*reader, a *mrargs.Args) error {
 		ans.Total += n
 		h := &mapHead{}
 		var stop func()
-		h.next, stop = iter.Pull2(func(yield func(mapRow, error) bool) {
-			if err := r.rows(func(row mapRow) bool { return yield(row, nil) }); err != nil {
-				yield(mapRow{}, err)
-			}
-		})
+		h.next, stop = pull(r.rows)
 		m.stops = append(m.stops, stop)
 		if err := m.advance(h); err != nil {
 			m.stop()

@@ -120,11 +120,7 @@ func (v *View) reduceRows(readers []*reader, a *mrargs.Args) iter.Seq2[Row, erro
 		for _, r := range readers {
 			h := &reduceHead{}
 			var stop func()
-			h.next, stop = iter.Pull2(func(yield func(reduced, error) bool) {
-				if err := r.groups(func(g reduced) bool { return yield(g, nil) }); err != nil {
-					yield(reduced{}, err)
-				}
-			})
+			h.next, stop = pull(r.groups)
 			defer stop()
 			m.heads = append(m.heads, h)
 		}
