@@ -79,13 +79,13 @@ type Fields struct {
 func ParseFields(v ejson.Value) (Fields, error) {
 	list, ok := v.(ejson.Array)
 	if !ok {
-		return Fields{}, bad("invalid_fields", "Fields must be an array of strings, not: %s", term(v))
+		return Fields{}, bad("invalid_fields", "Fields must be an array of strings, not: %s", ejson.Term(v))
 	}
 	for _, f := range list {
 		switch f.(type) {
 		case string, ejson.Object: // objects are let through, and fail later
 		default:
-			return Fields{}, bad("invalid_field", "Invalid JSON for field spec: %s", term(f))
+			return Fields{}, bad("invalid_field", "Invalid JSON for field spec: %s", ejson.Term(f))
 		}
 	}
 	return Fields{list}, nil
@@ -176,13 +176,13 @@ type SortField struct {
 func ParseSort(v ejson.Value) (Sort, error) {
 	list, ok := v.(ejson.Array)
 	if !ok {
-		return nil, bad("invalid_sort_json", "Sort must be an array of sort specs, not: %s", pretty(v))
+		return nil, bad("invalid_sort_json", "Sort must be an array of sort specs, not: %s", ejson.Pretty(v))
 	}
 	out := Sort{}
 	for _, e := range list {
 		f, ok := sortField(e)
 		if !ok {
-			return nil, bad("invalid_sort_field", "Invalid sort field: %s", pretty(e))
+			return nil, bad("invalid_sort_field", "Invalid sort field: %s", ejson.Pretty(e))
 		}
 		out = append(out, f)
 	}

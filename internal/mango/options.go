@@ -85,7 +85,7 @@ func boolean(of func(*Options) *bool) func(*Options, ejson.Value) error {
 	return func(o *Options, v ejson.Value) error {
 		b, ok := v.(bool)
 		if !ok {
-			return bad("invalid_boolean", "Invalid boolean value: %s", term(v))
+			return bad("invalid_boolean", "Invalid boolean value: %s", ejson.Term(v))
 		}
 		*of(o) = b
 		return nil
@@ -96,7 +96,7 @@ func natural(name string, of func(*Options) *int64) func(*Options, ejson.Value) 
 	return func(o *Options, v ejson.Value) error {
 		n, ok := v.(ejson.Number)
 		if !ok || !isInteger(n) || strings.HasPrefix(string(n), "-") {
-			return bad("invalid_non_neg_integer", "%s is not an integer greater than or equal to zero", term(v))
+			return bad("invalid_non_neg_integer", "%s is not an integer greater than or equal to zero", ejson.Term(v))
 		}
 		o.numbers[name], *of(o) = n, clamp(n)
 		return nil
@@ -117,7 +117,7 @@ func clamp(n ejson.Number) int64 {
 func readR(o *Options, v ejson.Value) error {
 	n, ok := v.(ejson.Number)
 	if !ok || !isInteger(n) || n.Compare("0") <= 0 {
-		return bad("invalid_pos_integer", "%s is not an integer greater than zero", term(v))
+		return bad("invalid_pos_integer", "%s is not an integer greater than zero", ejson.Term(v))
 	}
 	o.numbers["r"], o.R = n, clamp(n)
 	return nil
@@ -129,7 +129,7 @@ func readStale(o *Options, v ejson.Value) error {
 		o.Stale = true
 	case "false", false:
 	default:
-		return broken("Unknown Error: mango_opts :: {invalid_ok_or_false_value," + term(v) + "}")
+		return broken("Unknown Error: mango_opts :: {invalid_ok_or_false_value," + ejson.Term(v) + "}")
 	}
 	return nil
 }
@@ -137,14 +137,14 @@ func readStale(o *Options, v ejson.Value) error {
 func readBookmark(o *Options, v ejson.Value) error {
 	s, ok := v.(string)
 	if !ok && v != nil {
-		return broken("Unknown Error: mango_opts :: {invalid_bookmark," + term(v) + "}")
+		return broken("Unknown Error: mango_opts :: {invalid_bookmark," + ejson.Term(v) + "}")
 	}
 	o.Bookmark = s
 	return nil
 }
 
 func parseUseIndex(v ejson.Value) ([]string, error) {
-	invalid := bad("invalid_index_name", "Invalid index name: %s", term(v))
+	invalid := bad("invalid_index_name", "Invalid index name: %s", ejson.Term(v))
 	switch v := v.(type) {
 	case nil:
 		return nil, nil

@@ -22,7 +22,7 @@ func (s *Selector) JSON() ejson.Object { return s.normal }
 func Parse(selector ejson.Value) (*Selector, error) {
 	o, ok := selector.(ejson.Object)
 	if !ok {
-		return nil, bad("invalid_selector_json", "Selector must be a JSON object, not: %s", term(selector))
+		return nil, bad("invalid_selector_json", "Selector must be a JSON object, not: %s", ejson.Term(selector))
 	}
 	normal, err := normalize(o)
 	if err != nil {
@@ -174,7 +174,7 @@ func normalizeOperator(op string, arg ejson.Value) (ejson.Object, error) {
 		return one(op, c), err
 	}
 	if !ok {
-		return nil, bad("bad_arg", "Bad argument for operator %s: %s", op, term(arg))
+		return nil, bad("bad_arg", "Bad argument for operator %s: %s", op, ejson.Term(arg))
 	}
 	return one(op, arg), nil
 }
@@ -205,7 +205,7 @@ func pushFields(o ejson.Object, path string) (ejson.Object, error) {
 		if c, ok := arg.(ejson.Object); ok && path == "" && len(c) == 1 && c[0].Name == "$text" {
 			return o, nil
 		}
-		return nil, bad("bad_field", "Invalid field normalization on selector: %s", term(o))
+		return nil, bad("bad_field", "Invalid field normalization on selector: %s", ejson.Term(o))
 	}
 	if strings.HasPrefix(name, "$") {
 		return one(path, o), nil
@@ -251,7 +251,7 @@ func negate(o ejson.Object) (ejson.Object, error) {
 		all, err := each(arg, negate)
 		return one("$and", all), err
 	case "$default":
-		return nil, bad("bad_arg", "Bad argument for operator $not: %s", term(o))
+		return nil, bad("bad_arg", "Bad argument for operator $not: %s", ejson.Term(o))
 	case "$exists":
 		return one(name, !arg.(bool)), nil
 	}

@@ -22,7 +22,7 @@ var argNames = strings.Fields(`key keys startkey start_key endkey end_key startk
 	sorted partition unknown`)
 
 // argValues fit or don't. Ranges of keys are never upside down.
-var argValues = strings.Fields(`true false TRUE ok update_after lazy 0 1 +2 -1 -0 01 99999999999999999999 x "x" "true" [1] [] ["x","x"] ["x"] {} null 1.5 a:b _a %C3%A4 %C4%80 "\" %`)
+var argValues = strings.Fields(`true false TRUE ok update_after lazy 0 1 +2 -1 -0 01 99999999999999999999 x "x" "true" [1] [] ["x","x"] ["x"] {} null 1.5 1e10 a:b _a %C3%A4 %C4%80 "\" %`)
 
 // Of random arguments the server has the same to say.
 func TestLiveErrors(t *testing.T) {

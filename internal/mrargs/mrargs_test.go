@@ -128,6 +128,13 @@ func TestErrors(t *testing.T) {
 		_, err := read("", body, Map)
 		reason(t, body, err, 400, "bad_request", want)
 	}
+	for body, want := range map[string]string{
+		`{"limit":1e10}`: "Invalid value for integer: 1.0e10", `{"limit":"a"}`: `Invalid value for integer: <<"a">>`, `{"limit":{"a":[0.1,[]]}}`: `Invalid value for integer: {[{<<"a">>,[0.1,[]]}]}`,
+		`{"skip":[97,98]}`: `Invalid value for integer: "ab"`, `{"reduce":[97,1]}`: "Invalid boolean parameter: [97,1]",
+	} {
+		_, err := read("", body, Map)
+		reason(t, body, err, 400, "query_parse_error", want)
+	}
 	_, err := read("key=a", "", Map)
 	reason(t, "no JSON", err, 400, "bad_request", "invalid UTF-8 JSON")
 }

@@ -1,7 +1,6 @@
 package mrargs
 
 import (
-	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -309,7 +308,7 @@ func (m member) string() string {
 	if b, ok := flat(nil, m.v); ok {
 		return string(b)
 	}
-	return printed(m.v)
+	return ejson.Pretty(m.v)
 }
 
 // flat appends what Erlang's list_to_binary makes of a string or a list of strings and bytes.
@@ -344,7 +343,7 @@ func (m member) bool() (bool, error) {
 	case string:
 		return boolean(v)
 	case ejson.Number, ejson.Array:
-		return false, parseError("Invalid boolean parameter: %s", printed(v))
+		return false, parseError("Invalid boolean parameter: %s", ejson.Pretty(v))
 	}
 	return false, &Error{500, "unknown_error", "function_clause"}
 }
@@ -361,58 +360,14 @@ func (m member) count() (int64, error) {
 		}
 		return i, nil
 	}
-	return 0, parseError("Invalid value for integer: %s", printed(m.v))
+	return 0, parseError("Invalid value for integer: %s", ejson.Pretty(m.v))
 }
 
-// printed is a value as Erlang's ~p prints it, but on one line.
-func printed(v ejson.Value) string {
-	switch v := v.(type) {
-	case string:
-		return "<<" + strings.Trim(printedList(v), "[]") + ">>"
-	case ejson.Array:
-		if b, ok := flat(nil, v); ok && len(b) == len(v) && !slices.ContainsFunc(v, func(e ejson.Value) bool { _, ok := e.(ejson.Number); return !ok }) {
-			return printedList(string(b))
-		}
-		out := make([]string, len(v))
-		for i, e := range v {
-			out[i] = printed(e)
-		}
-		return "[" + strings.Join(out, ",") + "]"
-	case ejson.Object:
-		out := make([]string, len(v))
-		for i, m := range v {
-			out[i] = "{" + printed(m.Name) + "," + printed(m.Value) + "}"
-		}
-		return "{[" + strings.Join(out, ",") + "]}"
-	}
-	return ejson.String(v)
-}
-
-// printedList is a list of bytes as Erlang's ~p prints it: text where all of it is printable in Latin-1.
+// printedList is a list of bytes as Erlang prints it: text where all of it is printable.
 func printedList(s string) string {
-	if s == "" {
-		return "[]"
-	}
-	var text, list []byte
-	printable := true
+	list := make(ejson.Array, len(s))
 	for i := range len(s) {
-		c := s[i]
-		list = append(strconv.AppendUint(list, uint64(c), 10), ',')
-		switch {
-		case c == '"' || c == '\\':
-			text = append(text, '\\', c)
-		case c >= 0x20 && c < 0x7f || c >= 0xa0:
-			text = append(text, c)
-		case c >= 8 && c <= 13:
-			text = append(text, '\\', "btnvfr"[c-8])
-		case c == 27:
-			text = append(text, '\\', 'e')
-		default:
-			printable = false
-		}
+		list[i] = ejson.Int(int64(s[i]))
 	}
-	if printable {
-		return `"` + string(text) + `"`
-	}
-	return "[" + string(list[:len(list)-1]) + "]"
+	return ejson.Pretty(list)
 }
