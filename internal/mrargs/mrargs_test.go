@@ -135,6 +135,10 @@ func TestErrors(t *testing.T) {
 		_, err := read("", body, Map)
 		reason(t, body, err, 400, "query_parse_error", want)
 	}
+	for _, body := range []string{`{"group":1.5}`, `{"group":{}}`, `{"group":null}`} {
+		_, err := read("", body, Map)
+		reason(t, body, err, 500, "unknown_error", "function_clause")
+	}
 	_, err := read("key=a", "", Map)
 	reason(t, "no JSON", err, 400, "bad_request", "invalid UTF-8 JSON")
 }

@@ -342,7 +342,11 @@ func (m member) bool() (bool, error) {
 		return v, nil
 	case string:
 		return boolean(v)
-	case ejson.Number, ejson.Array:
+	case ejson.Number:
+		if _, isFloat := v.Float(); !isFloat {
+			return false, parseError("Invalid boolean parameter: %s", v)
+		}
+	case ejson.Array:
 		return false, parseError("Invalid boolean parameter: %s", ejson.Pretty(v))
 	}
 	return false, &Error{500, "unknown_error", "function_clause"}
