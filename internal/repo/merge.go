@@ -93,20 +93,18 @@ func (rd *Reader) mergedTails(ctx context.Context, f stored, n int, at int64, fi
 		t.whole = at
 	}
 	var list []*manifest.Replay
+	var from []int64 // where each begins in f
 	for _, e := range f.extents[n:] {
 		if at >= f.size {
 			break
 		}
 		list = append(list, f.replays[-1-e.Seg])
-		t.from = append(t.from, at-e.At)
+		from = append(from, at-e.At)
 		at += e.N
 	}
-	var wanted uint64
-	if at > f.size { // of the last one some is behind
-		wanted, t.cut = f.seq, true
-	}
+	cut := at > f.size // of the last one some is behind
 	err := rd.eachStream(ctx, list, func(i int, in io.Reader) error {
-		return t.merge(in, t.from[i], t.from[i]+list[i].Size, i == len(list)-1, wanted)
+		return t.merge(in, from[i], from[i]+list[i].Size, cut && i == len(list)-1, f.seq)
 	})
 	return t.file, err
 }
@@ -116,16 +114,14 @@ type tails struct {
 	out    replay.Output
 	file   replay.File
 	merger *replay.TailMerger
-	from   []int64         // offset in the file that is told of where each tail begins
 	whole  int64           // out has the bytes of that file up to here
 	end    int64           // of the last tail
 	ends   map[int64]int64 // offset of the header in out, by where it ends in that file
-	cut    bool            // the last tail has commits behind the one that is wanted
 }
 
 // merge merges the tail that begins at an offset of the file that is told of and ends at another one. If
-// it is the last one and a commit in its middle is wanted, that is the one with an update_seq, which must be the only such.
-func (t *tails) merge(in io.Reader, from, end int64, last bool, wanted uint64) error {
+// it is cut, what is wanted is the commit in it with an update_seq, which must be the only such.
+func (t *tails) merge(in io.Reader, from, end int64, cut bool, wanted uint64) error {
 	if t.merger == nil || from != t.end {
 		if err := t.goTo(from); err != nil {
 			return err
@@ -133,7 +129,7 @@ func (t *tails) merge(in io.Reader, from, end int64, last bool, wanted uint64) e
 	}
 	var found []replay.File
 	var each func(couchfile.Header, replay.File)
-	if last && t.cut {
+	if cut {
 		each = func(h couchfile.Header, f replay.File) {
 			if h.UpdateSeq == wanted {
 				found = append(found, f)
@@ -145,7 +141,7 @@ func (t *tails) merge(in io.Reader, from, end int64, last bool, wanted uint64) e
 		return err
 	}
 	t.file, t.end, t.ends[end] = file, end, file.Header
-	if each != nil {
+	if cut {
 		if len(found) != 1 {
 			return fmt.Errorf("%w: %d commits with that update_seq", replay.ErrNotMerged, len(found))
 		}
