@@ -1,6 +1,7 @@
 package mrargs
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -99,16 +100,8 @@ func (q Query) InPartition(partition string) (Query, error) {
 			out = append(out, p)
 		}
 	}
-	return sorted(out), nil
-}
-
-func sorted(q Query) Query {
-	for i := range q {
-		for j := i; j > 0 && q[j].Name < q[j-1].Name; j-- {
-			q[j], q[j-1] = q[j-1], q[j]
-		}
-	}
-	return q
+	slices.SortFunc(out, func(a, b Param) int { return strings.Compare(a.Name, b.Name) })
+	return out, nil
 }
 
 // checkPartition says what is wrong with the name of a partition.
