@@ -3,6 +3,7 @@ package mango
 import (
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/slipcover/slipcover/internal/ejson"
@@ -103,15 +104,13 @@ func natural(name string, of func(*Options) *int64) func(*Options, ejson.Value) 
 	}
 }
 
+// clamp is an integer that isn't negative, or the largest there is in place of a larger one.
 func clamp(n ejson.Number) int64 {
-	if n.Compare(ejson.Int(math.MaxInt64)) >= 0 {
+	i, err := strconv.ParseInt(string(n), 10, 64)
+	if err != nil {
 		return math.MaxInt64
 	}
-	f := int64(0)
-	for _, c := range string(n) {
-		f = f*10 + int64(c-'0')
-	}
-	return f
+	return i
 }
 
 func readR(o *Options, v ejson.Value) error {
