@@ -47,6 +47,7 @@
 //	internal/shard     names, ranges and maps of shards
 //	internal/viewindex what views answer, out of stored indexes
 //	internal/mrargs    the arguments of view queries, and CouchDB's words for wrong ones
+//	internal/opaque    terms in the texts that clients give back
 //	internal/sequence  the sequences that CouchDB shows of databases
 //	internal/ejson     JSON values as CouchDB holds them
 //	internal/collate   their order

@@ -2,27 +2,20 @@
 // change in one of its copies, with the beginning of that copy's uuid. It does no I/O.
 //
 // A sequence is the sum of the numbers, a dash, and a list of {Node, [Begin, End], {N, UUID, Node}}, in Erlang's external
-// format, mostly compressed, as base64 for URLs. Of a purge sequence the last element is N alone.
+// format, as package opaque writes it. Of a purge sequence the last element is N alone.
 //
 // Source: CouchDB 3.5.0, src/fabric/src/fabric_view_changes.erl, pack_seqs and unpack_seq_decode_term.
 package sequence
 
 import (
-	"bytes"
 	"cmp"
-	"compress/zlib"
-	"encoding/base64"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/adler32"
-	"io"
 	"strconv"
 	"strings"
 
-	"github.com/klauspost/compress/flate"
-
 	"github.com/slipcover/slipcover/couchfile/erlterm"
+	"github.com/slipcover/slipcover/internal/opaque"
 	"github.com/slipcover/slipcover/internal/shard"
 )
 
@@ -42,9 +35,6 @@ type Shard struct {
 const (
 	// uuidDigits is how much of a uuid stands in a sequence.
 	uuidDigits = 7
-	// maxTerm bounds what a sequence has inflated, in bytes: 100 or so for each shard.
-	maxTerm    = 1 << 20
-	compressed = 80 // tag of Erlang's external format
 	// worthIt is from how many bytes on a term is compressed: those of one or two shards gain little.
 	worthIt = 200
 )
@@ -68,25 +58,7 @@ func Pack(list []Shard) string {
 		}
 		items[i] = item
 	}
-	term := erlterm.PutList(nil, items)
-	out := append([]byte{erlterm.Version}, term...)
-	if len(term) >= worthIt {
-		if packed := deflated(term); len(packed) < len(out) {
-			out = packed
-		}
-	}
-	return fmt.Sprintf("%d-%s", sum, base64.RawURLEncoding.EncodeToString(out))
-}
-
-// deflated is a term in Erlang's compressed form. A feed has a sequence in each row, so it is made without any state, which
-// is thirty times as fast as by compress/zlib.
-func deflated(term []byte) []byte {
-	var packed bytes.Buffer
-	packed.Write([]byte{erlterm.Version, compressed})
-	_ = binary.Write(&packed, binary.BigEndian, uint32(len(term))) // memory
-	packed.Write([]byte{0x78, 0x9c})                               // the header of zlib
-	_ = flate.StatelessDeflate(&packed, term, true, nil)
-	return binary.BigEndian.AppendUint32(packed.Bytes(), adler32.Checksum(term))
+	return fmt.Sprintf("%d-%s", sum, opaque.Encode(erlterm.PutList(nil, items), worthIt))
 }
 
 // Unpack reads a sequence, which may have quotes around it and lack the sum. It returns ErrSequence.
@@ -97,21 +69,7 @@ func Unpack(text string) ([]Shard, error) {
 			text = rest
 		}
 	}
-	b, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(text, "="))
-	if err != nil {
-		return nil, ErrSequence
-	}
-	if len(b) > 6 && b[0] == erlterm.Version && b[1] == compressed {
-		z, err := zlib.NewReader(bytes.NewReader(b[6:]))
-		if err != nil {
-			return nil, ErrSequence
-		}
-		if b, err = io.ReadAll(io.LimitReader(z, maxTerm)); err != nil {
-			return nil, ErrSequence
-		}
-		b = append([]byte{erlterm.Version}, b...)
-	}
-	t, err := erlterm.Parse(b)
+	t, err := opaque.Decode(text)
 	if err != nil {
 		return nil, ErrSequence
 	}
