@@ -430,7 +430,7 @@ func (r *docRun) revsDiff(ctx context.Context, docs []*doc) error {
 
 // decide says what becomes of a document that was looked at; no outcome is that it is written.
 func (r *docRun) decide(d *doc) (err error) {
-	if !d.sent {
+	if !d.sent || !d.live.same { // else it is what was sent
 		d.res.Was, d.res.WasDeleted = d.live.rev, d.live.deleted
 	}
 	switch {

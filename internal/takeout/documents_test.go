@@ -11,6 +11,9 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"reflect"
 	"strings"
 	"sync"
@@ -297,6 +300,57 @@ func TestDocuments(t *testing.T) {
 		_, err = takeout.DeletedBetween(t.Context(), shop.From, shop.From, func(id string) error { return errors.New(id) })
 		must(t, err)
 	})
+}
+
+// TestDocumentsLookedAtAgain: of a document that others write between the look and the write, it tells the revision that it
+// replaced; and of one whose write's answer is lost, the one that was there before it.
+func TestDocumentsLookedAtAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, fillDocs(t))
+	from := w.from(t, "shop")
+	edit := func() (rev string) {
+		doc := map[string]any{}
+		must(t, w.Get("/shop/plain", &doc))
+		doc["edited"] = time.Now().String()
+		var a struct{ Rev string }
+		must(t, w.Put("/shop/plain", doc, &a))
+		return a.Rev
+	}
+	u, err := url.Parse(w.URL)
+	must(t, err)
+	to := httputil.NewSingleHostReverseProxy(u)
+	var first func(answer http.ResponseWriter, r *http.Request) // gets the first write
+	between := httptest.NewServer(http.HandlerFunc(func(answer http.ResponseWriter, r *http.Request) {
+		if do := first; do != nil && strings.HasSuffix(r.URL.Path, "/_bulk_docs") {
+			first = nil
+			do(answer, r)
+			return
+		}
+		to.ServeHTTP(answer, r)
+	}))
+	defer between.Close()
+	w.srv, _, err = takeout.Open(t.Context(), between.URL, w.Admin, w.Password)
+	must(t, err)
+	o := takeout.DocOptions{Target: "shop", From: from, Replace: true}
+
+	var was string
+	edit()
+	first = func(answer http.ResponseWriter, r *http.Request) {
+		was = edit()
+		to.ServeHTTP(answer, r)
+	}
+	if d := w.run(t, o, "plain")["plain"]; d.Outcome != takeout.Written || d.Was != was || d.Rev != w.rev(t, "shop", "plain") {
+		t.Errorf("others wrote %s: %+v", was, d)
+	}
+
+	was = edit()
+	first = func(_ http.ResponseWriter, r *http.Request) {
+		to.ServeHTTP(httptest.NewRecorder(), r)
+		panic(http.ErrAbortHandler)
+	}
+	if d := w.run(t, o, "plain")["plain"]; d.Outcome != takeout.Written || d.Was != was || d.Rev != w.rev(t, "shop", "plain") {
+		t.Errorf("the answer was lost, it was %s: %+v", was, d)
+	}
 }
 
 // TestDocumentsWhileWritten restores under others' edits, stopped again and again: no acknowledged edit may be lost from
