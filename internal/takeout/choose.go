@@ -2,52 +2,24 @@ package takeout
 
 import (
 	"context"
-	"strings"
+	"math"
 
-	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/internal/ejson"
 	"github.com/slipcover/slipcover/internal/mango"
 	"github.com/slipcover/slipcover/internal/serve"
 )
 
-// Matching calls yield with the ids of the documents of a state that a selector means, until that returns an error. As in
-// _find, design documents are none of them.
+// Matching calls yield with the ids of the documents of a state that a selector means, until that returns an error: those that
+// _find would find.
 func Matching(ctx context.Context, d *serve.Database, s *mango.Selector, yield func(id string) error) error {
-	for _, sh := range d.Shards {
-		db, err := d.Open(ctx, sh)
-		if err != nil {
-			return err
-		}
-		for info, err := range db.Docs(couchfile.DocsOptions{}) {
-			if err == nil {
-				err = ctx.Err()
-			}
-			if err != nil {
-				return err
-			}
-			if strings.HasPrefix(info.ID, "_design/") {
-				continue
-			}
-			b, err := db.RevisionJSON(info, info.Winner(), couchfile.DocOptions{})
-			if err != nil {
-				return err
-			}
-			doc, err := ejson.Parse(b)
-			if err != nil {
-				return err
-			}
-			ok, err := s.Match(doc)
-			if err != nil {
-				return err
-			}
-			if ok {
-				if err := yield(info.ID); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	return nil
+	query := &mango.Options{Selector: s, Limit: math.MaxInt64, R: 1, AllowFallback: true}
+	_, err := serve.Find(ctx, ctx, d, query, func(v ejson.Value) error {
+		doc, _ := v.(ejson.Object)
+		id, _ := doc.Get("_id")
+		name, _ := id.(string) // every document has one
+		return yield(name)
+	})
+	return err
 }
 
 // DeletedBetween calls yield with the ids of the documents that are in from and deleted in to, and returns how many more
