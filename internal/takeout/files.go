@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/internal/durable"
@@ -82,26 +81,18 @@ func (s *Server) OwnData(ctx context.Context, data string) (own bool, reason str
 	return true, "", nil
 }
 
-// mapDoc is what is read of a shard map document.
+// mapDoc is a shard map document, and the suffix that it names.
 type mapDoc struct {
-	Rev    string `json:"_rev"`
-	Suffix []int  `json:"shard_suffix"`
+	suffix string
 	doc    map[string]json.RawMessage
 }
 
-func (m *mapDoc) suffix() string {
-	var b strings.Builder
-	for _, c := range m.Suffix {
-		b.WriteByte(byte(c))
-	}
-	return b.String()
-}
-
 func parseMapDoc(b []byte) (*mapDoc, error) {
-	m := &mapDoc{}
-	if err := json.Unmarshal(b, m); err != nil {
+	parsed, _, err := shard.ParseMap(b)
+	if err != nil {
 		return nil, err
 	}
+	m := &mapDoc{suffix: parsed.Suffix}
 	return m, json.Unmarshal(b, &m.doc)
 }
 
@@ -135,7 +126,7 @@ func Place(ctx context.Context, p Placement) (*Placed, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the shard map that was made of %s: %w", p.DB, err)
 	}
-	out := &Placed{Suffix: want.suffix()}
+	out := &Placed{Suffix: want.suffix}
 	old, err := p.Server.mapOf(ctx, p.DB)
 	if err != nil {
 		return nil, err
@@ -143,13 +134,13 @@ func Place(ctx context.Context, p Placement) (*Placed, error) {
 	was, err := os.ReadFile(filepath.Join(p.Staged, putMarker))
 	told := err == nil
 	switch {
-	case old != nil && old.suffix() == out.Suffix && told: // and it was stopped then
+	case old != nil && old.suffix == out.Suffix && told: // and it was stopped then
 		if out.OldSuffix = string(was); len(was) > 0 {
 			out.OldFiles = p.filesOf(out.OldSuffix)
 		}
 		out.Compared, err = p.Server.compareDatabase(ctx, p.DB, p.From)
 		return out, err
-	case told || old != nil && old.suffix() == out.Suffix:
+	case told || old != nil && old.suffix == out.Suffix:
 		return nil, ErrStale
 	case old != nil && !p.Replace:
 		return nil, fmt.Errorf("%w: %q; --as restores under another name, --replace in its place", ErrTaken, p.DB)
@@ -162,7 +153,7 @@ func Place(ctx context.Context, p Placement) (*Placed, error) {
 	}
 	if old != nil {
 		want.doc["_rev"] = old.doc["_rev"]
-		out.OldSuffix, out.OldFiles = old.suffix(), p.filesOf(old.suffix())
+		out.OldSuffix, out.OldFiles = old.suffix, p.filesOf(old.suffix)
 	}
 	err = durable.WriteFile(filepath.Join(p.Staged, putMarker), 0o600, func(f *os.File) error {
 		_, err := f.WriteString(out.OldSuffix)
@@ -172,7 +163,7 @@ func Place(ctx context.Context, p Placement) (*Placed, error) {
 		return nil, err
 	}
 	if err := p.Server.call(ctx, http.MethodPut, mapPath(p.DB), want.doc, nil); err != nil {
-		if now, merr := p.Server.mapOf(ctx, p.DB); merr != nil || now == nil || now.suffix() != out.Suffix { // the answer may have been lost
+		if now, merr := p.Server.mapOf(ctx, p.DB); merr != nil || now == nil || now.suffix != out.Suffix { // the answer may have been lost
 			return nil, fmt.Errorf("write the shard map: %w", err)
 		}
 	}
