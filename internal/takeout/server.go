@@ -34,10 +34,9 @@ const (
 	headerWait = 10 * time.Minute
 	// answerLimit bounds an answer that is kept in memory, in bytes.
 	answerLimit = 64 << 20
+	// firstWait is before the second try; it doubles.
+	firstWait = 250 * time.Millisecond
 )
-
-// firstWait is before the second try; it doubles. Tests change it.
-var firstWait = 250 * time.Millisecond
 
 // Server is a living CouchDB.
 type Server struct {
