@@ -110,7 +110,7 @@ func placeIndex(ctx context.Context, n *serve.Node, db *serve.Database, s *serve
 	if x.Refused, x.Behind, err = fits(was, live, head); err != nil || x.Refused != "" {
 		return err
 	}
-	if err := mkdirs(filepath.Dir(target), index); err != nil {
+	if err := durable.MkdirAll(filepath.Dir(target), 0o750); err != nil {
 		return err
 	}
 	err = durable.WriteNewFile(target, 0o640, func(to *os.File) error { return n.WriteIndex(ctx, x.Path, to) })
@@ -119,23 +119,6 @@ func placeIndex(ctx context.Context, n *serve.Node, db *serve.Database, s *serve
 		return nil
 	}
 	return err
-}
-
-// mkdirs makes the folders down to dir, which is below root.
-func mkdirs(dir, root string) error {
-	if dir == root {
-		return durable.Mkdir(dir, 0o750)
-	}
-	if _, err := os.Lstat(dir); err == nil {
-		return nil
-	}
-	if err := mkdirs(filepath.Dir(dir), root); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	if err := durable.Mkdir(dir, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return nil
 }
 
 // compared is how many of the last changes that an index was built of are looked up.
