@@ -574,30 +574,35 @@ func (d *doc) fail(err error) {
 //
 // Source: CouchDB 3.5.0, src/couch/src/couch_db_updater.erl, merge_rev_tree.
 func (r *docRun) outgoing(d *doc) (ejson.Object, error) {
-	opts := couchfile.DocOptions{Revs: r.Exact}
-	if len(d.atts) > 0 {
-		opts.Attachments, opts.Follows, opts.AttEncodingInfo = true, true, true
-	}
-	b := d.body
-	if len(d.atts) > 0 {
-		var err error
-		if b, err = d.db.RevisionJSON(d.info, d.rev, opts); err != nil {
-			return nil, err
-		}
-	}
-	v, err := ejson.Parse(b)
-	o, ok := v.(ejson.Object)
-	if err != nil || !ok {
-		return nil, fmt.Errorf("document %q is no object: %w", d.id, err)
-	}
-	if r.Exact {
-		return o, nil
+	o, err := d.object(r.Exact)
+	if err != nil || r.Exact {
+		return o, err
 	}
 	if d.live.rev != "" && !d.live.deleted {
 		o.Set("_rev", d.live.rev)
 		return o, nil
 	}
 	return slices.DeleteFunc(o, func(m ejson.Member) bool { return m.Name == "_rev" }), nil
+}
+
+// object is the document's body, in which all attachments follow, with its history if revs.
+func (d *doc) object(revs bool) (ejson.Object, error) {
+	b := d.body
+	if len(d.atts) > 0 {
+		var err error
+		if b, err = d.db.RevisionJSON(d.info, d.rev, couchfile.DocOptions{Revs: revs, Attachments: true, Follows: true, AttEncodingInfo: true}); err != nil {
+			return nil, fmt.Errorf("document %q: %w", d.id, err)
+		}
+	}
+	v, err := ejson.Parse(b)
+	if err != nil {
+		return nil, fmt.Errorf("document %q: %w", d.id, err)
+	}
+	o, ok := v.(ejson.Object)
+	if !ok {
+		return nil, fmt.Errorf("document %q is no object", d.id)
+	}
+	return o, nil
 }
 
 // content is a document without its revision.

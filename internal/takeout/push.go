@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/slipcover/slipcover/couchfile"
-	"github.com/slipcover/slipcover/internal/ejson"
 	"github.com/slipcover/slipcover/internal/serve"
 )
 
@@ -304,14 +303,9 @@ func (g *pushPage) add(ctx context.Context, info *couchfile.DocInfo) error {
 
 // alone writes a revision with its attachments.
 func (g *pushPage) alone(ctx context.Context, d *doc) error {
-	b, err := d.db.RevisionJSON(d.info, d.rev, couchfile.DocOptions{Revs: true, Attachments: true, Follows: true, AttEncodingInfo: true})
+	o, err := d.object(true)
 	if err != nil {
-		return fmt.Errorf("document %q: %w", d.id, err)
-	}
-	v, err := ejson.Parse(b)
-	o, ok := v.(ejson.Object)
-	if err != nil || !ok {
-		return fmt.Errorf("document %q is no object: %w", d.id, err)
+		return err
 	}
 	err = g.p.Server.again(ctx, func() error {
 		_, err := g.p.Server.putMultipart(ctx, g.p.DB, d, o, d.atts, true, g.p.Progress)
