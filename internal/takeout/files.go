@@ -170,14 +170,18 @@ func Place(ctx context.Context, p Placement) (*Placed, error) {
 	if out.Compared, err = p.Server.compareDatabase(ctx, p.DB, p.From); err == nil || ctx.Err() != nil || old == nil {
 		return out, err
 	}
-	return nil, errors.Join(err, p.back(ctx, old))
+	return nil, errors.Join(err, p.back(ctx, old, want))
 }
 
-// back makes the map name the old files again.
-func (p *Placement) back(ctx context.Context, old *mapDoc) error {
+// back makes the map name the old files again, unless the database isn't the one any more that was put there.
+func (p *Placement) back(ctx context.Context, old, put *mapDoc) error {
 	now, err := p.Server.mapOf(ctx, p.DB)
-	if err == nil && now == nil {
+	switch {
+	case err != nil:
+	case now == nil:
 		err = errors.New("the shard map is gone")
+	case now.suffix != put.suffix:
+		err = errors.New("the database is another one now")
 	}
 	if err == nil {
 		old.doc["_rev"] = now.doc["_rev"]
