@@ -79,18 +79,16 @@ func (h *Handler) allDocs(r *request, d *serve.Database) error {
 	if err != nil {
 		return err
 	}
-	leave, err := h.walk(r)
+	leave, err := h.walk(r, inlines(args))
 	if err != nil {
 		return err
 	}
 	defer leave()
-	done, err := h.inline(r, args.IncludeDocs && args.Attachments)
-	if err != nil {
-		return err
-	}
-	defer done()
 	return l.send()
 }
+
+// inlines reports whether a query puts attachments into JSON.
+func inlines(a *mrargs.Args) bool { return a.IncludeDocs && a.Attachments }
 
 func (h *Handler) allDocsQueries(r *request, d *serve.Database, op string) error {
 	if r.method != http.MethodPost {
@@ -108,16 +106,11 @@ func (h *Handler) allDocsQueries(r *request, d *serve.Database, op string) error
 	if err != nil {
 		return err
 	}
-	leave, err := h.walk(r)
+	leave, err := h.walk(r, slices.ContainsFunc(list, inlines))
 	if err != nil {
 		return err
 	}
 	defer leave()
-	done, err := h.inline(r, slices.ContainsFunc(list, func(a *mrargs.Args) bool { return a.IncludeDocs && a.Attachments }))
-	if err != nil {
-		return err
-	}
-	defer done()
 	r.w.beginJSON(http.StatusOK)
 	if err := r.w.writeString(`{"results":[`); err != nil {
 		return err

@@ -96,15 +96,11 @@ func (h *Handler) changes(r *request, d *serve.Database) error {
 	if err := f.start(); err != nil {
 		return err
 	}
-	leave, err := h.walk(r)
+	leave, err := h.walk(r, f.includeDocs && f.opts.Attachments)
 	if err != nil {
 		return err
 	}
-	done, err := h.inline(r, f.includeDocs && f.opts.Attachments)
-	if err == nil {
-		err = f.send()
-		done()
-	}
+	err = f.send()
 	leave()
 	if err != nil {
 		return err

@@ -81,7 +81,7 @@ func (h *Handler) mangoFind(r *request, d *serve.Database) error {
 	if err != nil {
 		return err
 	}
-	leave, err := h.walk(r)
+	leave, err := h.walk(r, false)
 	if err != nil {
 		return err
 	}

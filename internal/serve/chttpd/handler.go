@@ -198,9 +198,18 @@ var topLevel = map[string]func(*Handler, *request) error{
 	"_db_updates": (*Handler).dbUpdates, "_cluster_setup": (*Handler).clusterSetup, "favicon.ico": (*Handler).favicon,
 }
 
-// walk waits for a place among those who walk whole databases.
-func (h *Handler) walk(r *request) (leave func(), err error) {
-	return enter(r, h.slots)
+// walk waits for a place among those who walk whole databases, and as inline does.
+func (h *Handler) walk(r *request, attachments bool) (leave func(), err error) {
+	walked, err := enter(r, h.slots)
+	if err != nil {
+		return nil, err
+	}
+	inlined, err := h.inline(r, attachments)
+	if err != nil {
+		walked()
+		return nil, err
+	}
+	return func() { inlined(); walked() }, nil
 }
 
 // inline waits for a place among those who put attachments into JSON, if a request does.

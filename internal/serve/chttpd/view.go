@@ -84,11 +84,6 @@ func (h *Handler) view(r *request, d *serve.Database, doc ejson.Object) error {
 	if q.shards, err = h.viewShards(d, design.Signature); err != nil {
 		return err
 	}
-	leave, err := h.walk(r)
-	if err != nil {
-		return err
-	}
-	defer leave()
 	if queries {
 		return q.several(body)
 	}
@@ -99,7 +94,12 @@ func (h *Handler) view(r *request, d *serve.Database, doc ejson.Object) error {
 	if err := q.view.Check(args); err != nil {
 		return err
 	}
-	return q.send(args)
+	leave, err := h.walk(r, inlines(args))
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return q.send("", args)
 }
 
 func (q *viewQuery) several(body ejson.Value) error {
@@ -107,18 +107,14 @@ func (q *viewQuery) several(body ejson.Value) error {
 	if err != nil {
 		return err
 	}
-	done, err := q.h.inline(q.r, slices.ContainsFunc(list, func(a *mrargs.Args) bool { return a.IncludeDocs && a.Attachments }))
+	leave, err := q.h.walk(q.r, slices.ContainsFunc(list, inlines))
 	if err != nil {
 		return err
 	}
-	defer done()
+	defer leave()
 	sep := "{\"results\":[\r\n"
 	for _, args := range list {
-		ans, err := q.view.Rows(q.r.Context(), q.shards, args)
-		if err != nil {
-			return err
-		}
-		if err := q.write(sep, args, ans); err != nil {
+		if err := q.send(sep, args); err != nil {
 			return err
 		}
 		sep = ",\r\n"
@@ -130,21 +126,12 @@ func (q *viewQuery) several(body ejson.Value) error {
 	return q.r.w.writeString("\r\n]}")
 }
 
-func (q *viewQuery) send(args *mrargs.Args) error {
-	done, err := q.h.inline(q.r, args.IncludeDocs && args.Attachments)
-	if err != nil {
-		return err
-	}
-	defer done()
+// send answers one query behind some text.
+func (q *viewQuery) send(before string, args *mrargs.Args) error {
 	ans, err := q.view.Rows(q.r.Context(), q.shards, args)
 	if err != nil {
 		return err
 	}
-	return q.write("", args, ans)
-}
-
-// write writes an answer behind some text.
-func (q *viewQuery) write(before string, args *mrargs.Args, ans *viewindex.Answer) error {
 	meta := before + "{"
 	if !ans.Reduced {
 		meta += `"total_rows":` + strconv.FormatUint(ans.Total, 10) + `,"offset":` + strconv.FormatUint(ans.Offset, 10) + ","
