@@ -121,9 +121,6 @@ func (a *backupAuth) Check(name, password string) (roles []string, ok bool, err 
 	if err := json.Unmarshal(b, &u); err != nil {
 		return nil, false, nil //nolint:nilerr // no user's document
 	}
-	if u.PRF == "" {
-		u.PRF = "sha"
-	}
 	switch {
 	case u.Scheme == "pbkdf2":
 		ok = rightPBKDF2(u.PRF, u.Key, u.Salt, u.Iterations, password)
@@ -146,15 +143,12 @@ func rightAdmin(hashed, password string) bool {
 		return subtle.ConstantTimeCompare([]byte(hashed), []byte(password)) == 1
 	}
 	prf, rest, _ := strings.Cut(rest, "-")
-	if prf = strings.TrimPrefix(prf, ":"); prf == "" {
-		prf = "sha"
-	}
 	parts := strings.Split(rest, ",")
 	if len(parts) != 3 {
 		return false
 	}
 	n, err := strconv.Atoi(strings.TrimSpace(parts[2]))
-	return err == nil && rightPBKDF2(prf, parts[0], parts[1], n, password)
+	return err == nil && rightPBKDF2(strings.TrimPrefix(prf, ":"), parts[0], parts[1], n, password)
 }
 
 func rightSHA(sum, salt, password string) bool {
@@ -164,7 +158,7 @@ func rightSHA(sum, salt, password string) bool {
 }
 
 func rightPBKDF2(prf, key, salt string, n int, password string) bool {
-	hashes := map[string]func() hash.Hash{"sha": sha1.New, "sha224": sha256.New224, "sha256": sha256.New, "sha384": sha512.New384, "sha512": sha512.New}
+	hashes := map[string]func() hash.Hash{"": sha1.New, "sha": sha1.New, "sha224": sha256.New224, "sha256": sha256.New, "sha384": sha512.New384, "sha512": sha512.New}
 	h := hashes[prf]
 	want, err := hex.DecodeString(key)
 	if err != nil || h == nil || n < 1 || n > mostIterations || len(want) == 0 || len(want) > 64 {
