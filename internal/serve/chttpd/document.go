@@ -1,6 +1,7 @@
 package chttpd
 
 import (
+	"cmp"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -278,7 +279,7 @@ type opened struct {
 	missing bool
 }
 
-// revisions finds the revisions that open_revs asks for, in CouchDB's order.
+// revisions finds the revisions that open_revs asks for.
 //
 // Source: CouchDB 3.5.0, src/fabric/src/fabric_doc_open_revs.erl.
 func (q docQuery) revisions(info *couchfile.DocInfo) []opened {
@@ -313,7 +314,6 @@ func (q docQuery) revisions(info *couchfile.DocInfo) []opened {
 			}
 		}
 	}
-	slices.SortFunc(out, compareOpened)
 	return out
 }
 
@@ -321,18 +321,17 @@ func (q docQuery) revisions(info *couchfile.DocInfo) []opened {
 // and documents by the positions and ids of their revisions.
 func compareOpened(a, b opened) int {
 	switch {
-	case a.missing != b.missing:
-		if b.missing {
-			return -1
-		}
-		return 1
-	case a.rev.Pos != b.rev.Pos:
-		if a.rev.Pos < b.rev.Pos {
-			return -1
-		}
-		return 1
+	case a.missing == b.missing:
+		return compareRevs(a.rev.Rev, b.rev.Rev)
+	case b.missing:
+		return -1
 	}
-	return strings.Compare(a.rev.ID, b.rev.ID)
+	return 1
+}
+
+// compareRevs is the order of revisions by their positions and ids.
+func compareRevs(a, b couchfile.Rev) int {
+	return cmp.Or(cmp.Compare(a.Pos, b.Pos), cmp.Compare(a.ID, b.ID))
 }
 
 // branch lists a revision and those it comes of, the oldest first.
@@ -362,6 +361,7 @@ func (h *Handler) openRevs(r *request, db *couchfile.DB, id string, q docQuery) 
 		return err
 	}
 	list := q.revisions(info)
+	slices.SortFunc(list, compareOpened)
 	opts := func(rev couchfile.Revision) couchfile.DocOptions { return bare(q.since(info, rev)) }
 	if r.accepts("multipart/mixed") {
 		return r.mixed(db, info, list, opts)

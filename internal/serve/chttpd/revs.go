@@ -1,7 +1,6 @@
 package chttpd
 
 import (
-	"cmp"
 	"errors"
 	"iter"
 	"net/http"
@@ -247,11 +246,10 @@ func (h *Handler) lookUp(d *serve.Database, ask bulkAsk) (*couchfile.DB, *couchf
 //
 // Source: CouchDB 3.5.0, src/couch/src/couch_key_tree.erl, get_all_leafs.
 func compareLeaves(a, b []couchfile.Rev) int {
-	compare := func(a, b couchfile.Rev) int { return cmp.Or(cmp.Compare(a.Pos, b.Pos), cmp.Compare(a.ID, b.ID)) }
-	if c := compare(b[0], a[0]); c != 0 {
+	if c := compareRevs(b[0], a[0]); c != 0 {
 		return c
 	}
-	return slices.CompareFunc(a, b, compare)
+	return slices.CompareFunc(a, b, compareRevs)
 }
 
 // wrong is what is wrong with one document, in the order that CouchDB's maps have.
