@@ -1,7 +1,6 @@
 package serve_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -11,14 +10,13 @@ import (
 	"testing"
 	"time"
 
-	"filippo.io/age"
-
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/internal/backup"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/node"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/serve"
+	"github.com/slipcover/slipcover/internal/serve/servetest"
 	"github.com/slipcover/slipcover/internal/storage/mem"
 )
 
@@ -27,13 +25,7 @@ func grown(t *testing.T, list []*point) (r *repo.Repo, ids []manifest.BackupID) 
 	t.Helper()
 	data, stateDir := t.TempDir(), t.TempDir()
 	must(t, os.CopyFS(data, os.DirFS(fixtures+"/data")))
-	id, err := age.GenerateX25519Identity()
-	must(t, err)
-	store := mem.New()
-	_, err = repo.Init(t.Context(), store, repo.InitOptions{Recipients: []string{id.Recipient().String()}})
-	must(t, err)
-	r, err = repo.Open(context.Background(), store, repo.Options{Identities: []age.Identity{id}})
-	must(t, err)
+	r = servetest.Init(t, mem.New())()
 	start := time.Now().Add(-100 * time.Hour)
 	for i, p := range list {
 		for name, s := range p.Shards {

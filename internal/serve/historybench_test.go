@@ -1,19 +1,16 @@
 package serve_test
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"testing"
 	"time"
 
-	"filippo.io/age"
-
 	"github.com/slipcover/slipcover/internal/backup"
 	"github.com/slipcover/slipcover/internal/couchgen"
 	"github.com/slipcover/slipcover/internal/node"
-	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/serve"
+	"github.com/slipcover/slipcover/internal/serve/servetest"
 	"github.com/slipcover/slipcover/internal/storage/file"
 )
 
@@ -29,12 +26,7 @@ func BenchmarkHistory(b *testing.B) {
 	must(b, err)
 	store, err := file.Open(b.TempDir())
 	must(b, err)
-	id, err := age.GenerateX25519Identity()
-	must(b, err)
-	_, err = repo.Init(b.Context(), store, repo.InitOptions{Recipients: []string{id.Recipient().String()}})
-	must(b, err)
-	r, err := repo.Open(context.Background(), store, repo.Options{Identities: []age.Identity{id}})
-	must(b, err)
+	r := servetest.Init(b, store)()
 	clock := time.Now().Add(-400 * 24 * time.Hour)
 	now := func() time.Time { clock = clock.Add(7 * time.Millisecond); return clock }
 	path := dir.Databases[3].Shards[2].Path

@@ -1,7 +1,6 @@
 package serve_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -10,14 +9,13 @@ import (
 	"testing"
 	"time"
 
-	"filippo.io/age"
-
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/internal/backup"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/node"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/serve"
+	"github.com/slipcover/slipcover/internal/serve/servetest"
 	"github.com/slipcover/slipcover/internal/ship"
 	"github.com/slipcover/slipcover/internal/storage/mem"
 	"github.com/slipcover/slipcover/internal/testenv"
@@ -196,13 +194,8 @@ func TestHistoryIsWhatStatesHave(t *testing.T) {
 
 func holdHistory(t *testing.T, live *testenv.Couch, rnd *rand.Rand) {
 	must(t, live.Put("/d?q=1", nil, nil))
-	id, err := age.GenerateX25519Identity()
-	must(t, err)
-	store, state := mem.New(), t.TempDir()
-	_, err = repo.Init(t.Context(), store, repo.InitOptions{Recipients: []string{id.Recipient().String()}})
-	must(t, err)
-	r, err := repo.Open(context.Background(), store, repo.Options{Identities: []age.Identity{id}})
-	must(t, err)
+	state := t.TempDir()
+	r := servetest.Init(t, mem.New())()
 	clock := time.Now().Add(-100 * 24 * time.Hour)
 	now := func() time.Time { clock = clock.Add(7 * time.Millisecond); return clock }
 	var shipper *ship.Shipper

@@ -15,14 +15,13 @@ import (
 	"sync"
 	"testing"
 
-	"filippo.io/age"
-
 	"github.com/slipcover/slipcover/internal/backup"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/node"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/serve"
 	"github.com/slipcover/slipcover/internal/serve/chttpd"
+	"github.com/slipcover/slipcover/internal/serve/servetest"
 	"github.com/slipcover/slipcover/internal/storage"
 	"github.com/slipcover/slipcover/internal/storage/mem"
 	"github.com/slipcover/slipcover/internal/testenv"
@@ -157,15 +156,7 @@ func everything(p *pair, url string) []ask {
 func TestDamage(t *testing.T) {
 	t.Parallel()
 	store := &flipping{Store: mem.New()}
-	id, err := age.GenerateX25519Identity()
-	must(t, err)
-	_, err = repo.Init(t.Context(), store, repo.InitOptions{Recipients: []string{id.Recipient().String()}})
-	must(t, err)
-	open := func() *repo.Repo {
-		r, err := repo.Open(context.Background(), store, repo.Options{Identities: []age.Identity{id}})
-		must(t, err)
-		return r
-	}
+	open := servetest.Init(t, store)
 	n, err := node.Locate(t.Context(), node.Options{DataDir: fixtures + "/data"})
 	must(t, err)
 	res, err := backup.Run(t.Context(), backup.Options{Repo: open(), Node: n, Instance: "node1", StateDir: t.TempDir(), Name: "test", Tool: "test", Indexes: true})

@@ -9,13 +9,11 @@ import (
 	"testing"
 	"time"
 
-	"filippo.io/age"
-
 	"github.com/slipcover/slipcover/internal/backup"
 	"github.com/slipcover/slipcover/internal/node"
-	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/serve"
 	"github.com/slipcover/slipcover/internal/serve/chttpd"
+	"github.com/slipcover/slipcover/internal/serve/servetest"
 	"github.com/slipcover/slipcover/internal/ship"
 	"github.com/slipcover/slipcover/internal/storage/mem"
 	"github.com/slipcover/slipcover/internal/testenv"
@@ -34,13 +32,7 @@ func TestMomentsAnswerAsServer(t *testing.T) {
 	live := testenv.CouchDB(t, testenv.Options{})
 	p := newPair(t, live)
 	rnd := rand.New(rand.NewPCG(testenv.Seed(t), 5))
-	id, err := age.GenerateX25519Identity()
-	must(t, err)
-	store := mem.New()
-	_, err = repo.Init(t.Context(), store, repo.InitOptions{Recipients: []string{id.Recipient().String()}})
-	must(t, err)
-	r, err := repo.Open(t.Context(), store, repo.Options{Identities: []age.Identity{id}})
-	must(t, err)
+	r := servetest.Init(t, mem.New())()
 	must(t, live.Put("/d?q=2", nil, nil))
 	must(t, live.Put("/gone?q=1", nil, nil))
 	n, err := node.Locate(t.Context(), node.Options{DataDir: live.DataDir})

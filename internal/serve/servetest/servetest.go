@@ -16,6 +16,28 @@ import (
 	"github.com/slipcover/slipcover/internal/testenv"
 )
 
+// Init makes a new repository in a storage. It returns what opens it, each time as a program does that has just begun.
+func Init(t testenv.TB, store storage.Store) (open func() *repo.Repo) {
+	t.Helper()
+	id, err := age.GenerateX25519Identity()
+	must(t, err)
+	_, err = repo.Init(context.Background(), store, repo.InitOptions{Recipients: []string{id.Recipient().String()}})
+	must(t, err)
+	return func() *repo.Repo {
+		t.Helper()
+		r, err := repo.Open(context.Background(), store, repo.Options{Identities: []age.Identity{id}})
+		must(t, err)
+		return r
+	}
+}
+
+func must(t testenv.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+}
+
 // Backup backs up a data directory into a new repository in memory.
 func Backup(t testenv.TB, data string) (*repo.Repo, *manifest.Manifest) {
 	t.Helper()
@@ -31,24 +53,13 @@ func BackupTo(t testenv.TB, store storage.Store, data string) (*repo.Repo, *mani
 // BackupOf is BackupTo of a node that is found by options, as with its ini files.
 func BackupOf(t testenv.TB, store storage.Store, o node.Options) (*repo.Repo, *manifest.Manifest) {
 	t.Helper()
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatalf("%v", err)
-		}
-	}
-	id, err := age.GenerateX25519Identity()
-	must(err)
-	_, err = repo.Init(context.Background(), store, repo.InitOptions{Recipients: []string{id.Recipient().String()}})
-	must(err)
-	r, err := repo.Open(context.Background(), store, repo.Options{Identities: []age.Identity{id}})
-	must(err)
+	r := Init(t, store)()
 	n, err := node.Locate(context.Background(), o)
-	must(err)
+	must(t, err)
 	res, err := backup.Run(context.Background(), backup.Options{Repo: r, Node: n, Instance: "node1", StateDir: t.TempDir(), Name: "test", Tool: "test", Indexes: true})
-	must(err)
+	must(t, err)
 	m, err := r.Manifest(context.Background(), res.Record)
-	must(err)
+	must(t, err)
 	return r, m
 }
 
@@ -63,9 +74,7 @@ func Node(t testenv.TB, data string) *serve.Node {
 func Open(t testenv.TB, r *repo.Repo, m *manifest.Manifest) *serve.Node {
 	t.Helper()
 	n, err := serve.OpenNode(context.Background(), r, m)
-	if err != nil {
-		t.Fatalf("%v", err)
-	}
+	must(t, err)
 	t.Cleanup(n.Close)
 	return n
 }
