@@ -422,20 +422,29 @@ type doc struct {
 	leaves, revs, atts []string
 }
 
+// changed is a document in a feed, with its leaves.
+type changed struct {
+	ID      string `json:"id"`
+	Changes []struct {
+		Rev string `json:"rev"`
+	} `json:"changes"`
+}
+
+// feed lists the leaves of all documents that the server's database has, deleted ones too.
+func (p *pair) feed(db string) []changed {
+	p.t.Helper()
+	var feed struct {
+		Results []changed `json:"results"`
+	}
+	must(p.t, p.live.Get(testenv.DBPath(db)+"/_changes?style=all_docs", &feed))
+	return feed.Results
+}
+
 // docs lists all documents that a database has, deleted ones too, with their revisions.
 func (p *pair) docs(db string) []doc {
 	p.t.Helper()
-	var feed struct {
-		Results []struct {
-			ID      string `json:"id"`
-			Changes []struct {
-				Rev string `json:"rev"`
-			} `json:"changes"`
-		} `json:"results"`
-	}
-	must(p.t, p.live.Get(testenv.DBPath(db)+"/_changes?style=all_docs", &feed))
 	var out []doc
-	for _, r := range feed.Results {
+	for _, r := range p.feed(db) {
 		d := doc{id: r.ID}
 		for _, c := range r.Changes {
 			d.leaves = append(d.leaves, c.Rev)

@@ -73,17 +73,8 @@ func (p *pair) pull(from, db, to string) (pulled, error) {
 // content is all that a database holds, deleted documents and attachments too: each leaf by id and revision.
 func (p *pair) content(db string) map[string]string {
 	p.t.Helper()
-	var feed struct {
-		Results []struct {
-			ID      string `json:"id"`
-			Changes []struct {
-				Rev string `json:"rev"`
-			} `json:"changes"`
-		} `json:"results"`
-	}
-	must(p.t, p.live.Get(testenv.DBPath(db)+"/_changes?style=all_docs", &feed))
 	docs := []any{}
-	for _, r := range feed.Results {
+	for _, r := range p.feed(db) {
 		for _, c := range r.Changes {
 			docs = append(docs, map[string]string{"id": r.ID, "rev": c.Rev})
 		}
