@@ -302,7 +302,7 @@ type docRow struct {
 
 // rows writes the rows that skip and limit leave, and ends the list.
 func (l *listing) rows(all iter.Seq2[docRow, error]) error {
-	return l.write(l.atOnce(1), l.limited(all))
+	return l.write(rowsAtOnce(l.args, 1), l.limited(all))
 }
 
 // write writes rows, of which it makes so many at once, and ends the list.
@@ -328,12 +328,12 @@ func (l *listing) write(most int, rows iter.Seq2[docRow, error]) error {
 	return l.r.w.writeString("\r\n]}")
 }
 
-// atOnce is how many rows are made at once, bare if they are without documents.
-func (l *listing) atOnce(bare int) int {
-	if !l.args.IncludeDocs {
+// rowsAtOnce is how many rows are made at once, bare if they are without documents.
+func rowsAtOnce(a *mrargs.Args, bare int) int {
+	if !a.IncludeDocs {
 		return bare
 	}
-	return atOnce(l.args.Attachments)
+	return atOnce(a.Attachments)
 }
 
 // atOnce is how many documents are read at once: each may wait for a storage, or have whole attachments in memory.
@@ -551,7 +551,7 @@ func (l *listing) sendKeys() error {
 	if err := l.begin(meta); err != nil {
 		return err
 	}
-	return l.write(l.atOnce(8), func(yield func(docRow, error) bool) {
+	return l.write(rowsAtOnce(l.args, 8), func(yield func(docRow, error) bool) {
 		for _, k := range keys {
 			id, ok := k.(string)
 			if prefix != "" && (!ok || !strings.HasPrefix(id, prefix)) {

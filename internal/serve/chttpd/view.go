@@ -155,24 +155,24 @@ func (q *viewQuery) send(before string, args *mrargs.Args) error {
 		}
 		return q.r.w.writeString(meta)
 	}
-	var buf []byte
-	for row, err := range ans.Rows {
+	sep := ""
+	for b, err := range serve.Ahead(ans.Rows, rowsAtOnce(args, 1), func(row viewindex.Row) ([]byte, error) {
+		doc, err := q.document(args, row.Doc)
+		return row.Append(nil, ans.Reduced, doc), err
+	}) {
 		if err != nil {
 			return err
-		}
-		if buf = buf[:0]; begun {
-			buf = append(buf, ",\r\n"...)
 		}
 		if err := begin(); err != nil {
 			return err
 		}
-		doc, err := q.document(args, row.Doc)
-		if err != nil {
+		if err := q.r.w.writeString(sep); err != nil {
 			return err
 		}
-		if _, err := q.r.w.Write(row.Append(buf, ans.Reduced, doc)); err != nil {
+		if _, err := q.r.w.Write(b); err != nil {
 			return err
 		}
+		sep = ",\r\n"
 	}
 	if err := begin(); err != nil {
 		return err
