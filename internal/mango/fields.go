@@ -72,7 +72,14 @@ func index(s string, n int) (int, bool) {
 
 // Fields is which parts of a document are asked for.
 type Fields struct {
-	json ejson.Array // empty: all of it
+	json  ejson.Array // empty: all of it
+	parts []part
+}
+
+// part is a field that is asked for.
+type part struct {
+	path  []string
+	wrong error // the field's name is invalid
 }
 
 // ParseFields reads the member "fields" of a request.
@@ -81,14 +88,20 @@ func ParseFields(v ejson.Value) (Fields, error) {
 	if !ok {
 		return Fields{}, bad("invalid_fields", "Fields must be an array of strings, not: %s", ejson.Term(v))
 	}
+	out := Fields{json: list}
 	for _, f := range list {
-		switch f.(type) {
-		case string, ejson.Object: // objects are let through, and fail later
+		var p part
+		switch f := f.(type) {
+		case string:
+			p.path, p.wrong = parseField(f)
+		case ejson.Object: // is let through, and fails later
+			p.wrong = broken("badarg")
 		default:
 			return Fields{}, bad("invalid_field", "Invalid JSON for field spec: %s", ejson.Term(f))
 		}
+		out.parts = append(out.parts, p)
 	}
-	return Fields{list}, nil
+	return out, nil
 }
 
 // All says that documents are asked for as they are.
@@ -100,17 +113,13 @@ func (f Fields) Of(doc ejson.Value) (ejson.Value, error) {
 		return doc, nil
 	}
 	out := ejson.Value(ejson.Object{})
-	for _, field := range f.json {
-		name, ok := field.(string)
-		if !ok {
-			return nil, broken("badarg")
+	for _, p := range f.parts {
+		if p.wrong != nil {
+			return nil, p.wrong
 		}
-		path, err := parseField(name)
-		if err != nil {
-			return nil, err
-		}
-		if v, how := get(doc, path); how == found {
-			if out, err = set(out, path, v); err != nil {
+		if v, how := get(doc, p.path); how == found {
+			var err error
+			if out, err = set(out, p.path, v); err != nil {
 				return nil, err
 			}
 		}
