@@ -109,7 +109,12 @@ func (v *View) mapRows(ans *Answer, readers []*reader, a *mrargs.Args) error {
 		m.heads = append(m.heads, h)
 	}
 	ans.Offset = min(ans.Total, ans.Offset+uint64(skip))
-	ans.Rows = func(yield func(Row, error) bool) { m.run(skip, yield) }
+	ans.Rows = func(yield func(Row, error) bool) {
+		defer m.stop()
+		if err := m.run(skip, yield); err != nil {
+			yield(Row{}, err)
+		}
+	}
 	return nil
 }
 
@@ -181,47 +186,49 @@ func (m *mapMerge) less(a, b *mapHead) (bool, error) {
 	return c < 0, err
 }
 
-func (m *mapMerge) run(skip int64, yield func(Row, error) bool) {
-	defer m.stop()
+func (m *mapMerge) run(skip int64, yield func(Row, error) bool) error {
 	for left := m.args.Limit; left > 0; {
-		var least *mapHead
-		for _, h := range m.heads {
-			if !h.ok {
-				continue
-			}
-			if least == nil {
-				least = h
-				continue
-			}
-			less, err := m.less(h, least)
-			if err != nil {
-				yield(Row{}, err)
-				return
-			}
-			if less {
-				least = h
-			}
-		}
-		if least == nil {
-			return
+		h, err := m.least()
+		if h == nil || err != nil {
+			return err
 		}
 		if skip > 0 {
 			skip--
 		} else {
-			row, err := m.row(least.row)
-			if !yield(row, err) || err != nil {
-				return
+			row, err := m.row(h.row)
+			if err != nil || !yield(row, nil) {
+				return err
 			}
-			left--
+			if left--; left == 0 {
+				return nil
+			}
 		}
-		if left == 0 {
-			return
-		}
-		if err := m.advance(least); err != nil {
-			yield(Row{}, err)
-			return
+		if err := m.advance(h); err != nil {
+			return err
 		}
 	}
+	return nil
+}
+
+// least returns the shard whose row comes first, nil if there is none.
+func (m *mapMerge) least() (least *mapHead, err error) {
+	for _, h := range m.heads {
+		if !h.ok {
+			continue
+		}
+		if least == nil {
+			least = h
+			continue
+		}
+		less, err := m.less(h, least)
+		if err != nil {
+			return nil, err
+		}
+		if less {
+			least = h
+		}
+	}
+	return least, nil
 }
 
 // row is a row as it is given out.
