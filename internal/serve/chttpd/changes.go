@@ -96,13 +96,7 @@ func (h *Handler) changes(r *request, d *serve.Database) error {
 	if err := f.start(); err != nil {
 		return err
 	}
-	leave, err := h.walk(r, f.includeDocs && f.opts.Attachments)
-	if err != nil {
-		return err
-	}
-	err = f.send()
-	leave()
-	if err != nil {
+	if err := f.send(); err != nil {
 		return err
 	}
 	return f.end()
@@ -313,8 +307,13 @@ func startIn(hd couchfile.Header, at sequence.Shard) uint64 {
 	return 0
 }
 
-// send tells the changes that there are.
+// send tells the changes that there are. It has a place among the walks only for as long as that takes.
 func (f *feed) send() error {
+	leave, err := f.h.walk(f.r, f.includeDocs && f.opts.Attachments)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	switch f.kind {
 	case "normal", "longpoll":
 		f.r.w.beginJSON(http.StatusOK)
