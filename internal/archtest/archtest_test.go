@@ -129,7 +129,7 @@ var allowed = map[string][]string{
 	// What commands have in common, and the settings' repositories opened: no command.
 	"internal/cli/core": {"internal/userfile", "couchfile", "internal/backup", "internal/config", "internal/serve", "internal/ship", "internal/manifest", "internal/node", "internal/repo",
 		"internal/restore", "internal/storage", "internal/storage/limit", "internal/storage/meter", "internal/takeout"},
-	"internal/cli/open": {"internal/userfile", "internal/calendar", "internal/cli/core", "internal/durable", "internal/manifest", "internal/repo", "internal/sequence", "internal/shard", "internal/storage",
+	"internal/cli/open": {"internal/userfile", "internal/calendar", "internal/cli/core", "internal/durable", "internal/manifest", "internal/repo", "internal/sequence", "internal/serve", "internal/shard", "internal/storage",
 		"internal/storage/cache", "internal/storage/drivers", "internal/storage/retry"},
 
 	// The groups of the help: a group never imports another.

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/slipcover/slipcover/internal/cli/core"
+	"github.com/slipcover/slipcover/internal/cli/open"
 	"github.com/slipcover/slipcover/internal/ejson"
 	"github.com/slipcover/slipcover/internal/mango"
 	"github.com/slipcover/slipcover/internal/mrargs"
@@ -16,7 +17,7 @@ import (
 )
 
 type findOptions struct {
-	stateOptions
+	open.Chosen
 	fields []string
 	limit  int64
 	skip   int64
@@ -77,12 +78,12 @@ func runFind(ctx context.Context, env *core.Env, s *core.Settings, o *findOption
 	if err != nil {
 		return asUsage(err)
 	}
-	node, done, err := o.node(ctx, env, s)
+	node, done, err := o.Node(ctx, env, s)
 	if err != nil {
 		return err
 	}
 	defer done()
-	d, err := database(node, db)
+	d, err := open.Database(node, db)
 	if err != nil {
 		return err
 	}

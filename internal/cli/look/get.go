@@ -2,20 +2,15 @@ package look
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/spf13/cobra"
 
 	"github.com/slipcover/slipcover/internal/cli/core"
 	"github.com/slipcover/slipcover/internal/cli/open"
-	"github.com/slipcover/slipcover/internal/serve"
 )
 
-// stateOptions name a backup or a moment.
-type stateOptions struct{ open.Chosen }
-
 type getOptions struct {
-	stateOptions
+	open.Chosen
 	rev        string
 	attachment string
 }
@@ -46,12 +41,12 @@ replay (docs/compaction.md) is computed first.`,
 }
 
 func runGet(ctx context.Context, env *core.Env, s *core.Settings, o *getOptions, db, doc string) error {
-	node, done, err := o.node(ctx, env, s)
+	node, done, err := o.Node(ctx, env, s)
 	if err != nil {
 		return err
 	}
 	defer done()
-	d, err := database(node, db)
+	d, err := open.Database(node, db)
 	if err != nil {
 		return err
 	}
@@ -60,30 +55,4 @@ func runGet(ctx context.Context, env *core.Env, s *core.Settings, o *getOptions,
 		return err
 	}
 	return showDocument(env, file, doc, o.rev, o.attachment)
-}
-
-// node opens the backup or moment as a node; done closes it, and the repository.
-func (o *stateOptions) node(ctx context.Context, env *core.Env, s *core.Settings) (n *serve.Node, done func(), err error) {
-	r, m, err := o.Open(ctx, env, s)
-	if err != nil {
-		return nil, nil, err
-	}
-	n, err = serve.OpenNode(ctx, r.Repo, m)
-	if err != nil {
-		r.Close()
-		return nil, nil, err
-	}
-	return n, func() {
-		n.Close()
-		r.Close()
-	}, nil
-}
-
-// database returns a database of a node.
-func database(n *serve.Node, name string) (*serve.Database, error) {
-	d, err := n.Database(name)
-	if err != nil {
-		return nil, fmt.Errorf("%w; `slipcover points --db %q` tells when it was there", err, name)
-	}
-	return d, nil
 }

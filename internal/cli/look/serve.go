@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/slipcover/slipcover/internal/cli/core"
+	"github.com/slipcover/slipcover/internal/cli/open"
 	"github.com/slipcover/slipcover/internal/httpd"
 	"github.com/slipcover/slipcover/internal/localhost"
 	"github.com/slipcover/slipcover/internal/restore"
@@ -21,7 +22,7 @@ import (
 )
 
 type serveOptions struct {
-	stateOptions
+	open.Chosen
 	databases []string
 	listen    string
 	auth      string
@@ -103,7 +104,7 @@ func runServe(ctx context.Context, env *core.Env, s *core.Settings, o *serveOpti
 			return err
 		}
 	}
-	node, done, err := o.node(ctx, env, s)
+	node, done, err := o.Node(ctx, env, s)
 	if err != nil {
 		return err
 	}

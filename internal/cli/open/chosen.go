@@ -2,10 +2,12 @@ package open
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/slipcover/slipcover/internal/cli/core"
 	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/serve"
 )
 
 // Chosen names a backup, or a moment, the newest without either.
@@ -26,7 +28,7 @@ func (o *Chosen) Open(ctx context.Context, env *core.Env, s *core.Settings) (*Re
 		}
 		r, m, moment, err := Moment(ctx, env, s, o.Instance, &o.When)
 		if err == nil {
-			o.Told, o.Taken = momentText(moment.At, zone), moment.At
+			o.Told, o.Taken = MomentText(moment.At, zone), moment.At
 		}
 		return r, m, err
 	}
@@ -46,10 +48,37 @@ func (o *Chosen) Open(ctx context.Context, env *core.Env, s *core.Settings) (*Re
 	return r, m, nil
 }
 
+// Node opens it as a node; done closes that, and the repository.
+func (o *Chosen) Node(ctx context.Context, env *core.Env, s *core.Settings) (n *serve.Node, done func(), err error) {
+	r, m, err := o.Open(ctx, env, s)
+	if err != nil {
+		return nil, nil, err
+	}
+	n, err = serve.OpenNode(ctx, r.Repo, m)
+	if err != nil {
+		r.Close()
+		return nil, nil, err
+	}
+	return n, func() {
+		n.Close()
+		r.Close()
+	}, nil
+}
+
+// Database returns a database of a node.
+func Database(n *serve.Node, name string) (*serve.Database, error) {
+	d, err := n.Database(name)
+	if err != nil {
+		return nil, fmt.Errorf("%w; `slipcover points --db %q` tells when it was there", err, name)
+	}
+	return d, nil
+}
+
 func backupText(rec *manifest.Record) string {
 	return "backup " + rec.ID.Short() + " (" + core.Clean(rec.Name) + ")"
 }
 
-func momentText(at time.Time, zone *time.Location) string {
+// MomentText names a moment in words.
+func MomentText(at time.Time, zone *time.Location) string {
 	return "the moment of " + at.In(zone).Format("2006-01-02 15:04:05 MST")
 }

@@ -133,7 +133,7 @@ func State(ctx context.Context, r *Repository, instance, text string, now time.T
 		if err != nil {
 			return nil, "", err
 		}
-		return m, momentText(moment.At, zone), nil
+		return m, MomentText(moment.At, zone), nil
 	}
 	rec, err := r.Find(ctx, instance, text)
 	if err == nil {

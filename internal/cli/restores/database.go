@@ -128,8 +128,8 @@ func runRestoreDB(ctx context.Context, env *core.Env, s *core.Settings, o *datab
 		return err
 	}
 	defer n.Close()
-	if r.db, err = n.Database(name); err != nil {
-		return fmt.Errorf("%w; `slipcover points --db %q` tells when it was there", err, name)
+	if r.db, err = open.Database(n, name); err != nil {
+		return err
 	}
 	for _, sh := range r.db.Shards {
 		if _, err := r.db.Open(ctx, sh); err != nil {
@@ -145,7 +145,7 @@ func runRestoreDB(ctx context.Context, env *core.Env, s *core.Settings, o *datab
 	}
 	r.out.Server, r.out.Database, r.out.State = r.srv.URL, name, "backup "+from.rec.ID.Short()
 	if from.moment != nil {
-		r.out.State = "the moment of " + from.moment.At.In(from.zone).Format("2006-01-02 15:04:05 MST")
+		r.out.State = open.MomentText(from.moment.At, from.zone)
 	}
 	if o.as != "" {
 		r.out.Database = o.as

@@ -256,11 +256,7 @@ func (x *states) open(ctx context.Context, m *manifest.Manifest, name string) (*
 		return nil, err
 	}
 	x.nodes = append(x.nodes, node)
-	db, err := node.Database(name)
-	if err != nil {
-		return nil, fmt.Errorf("%w; `slipcover points --db %q` tells when it was there", err, name)
-	}
-	return db, nil
+	return open.Database(node, name)
 }
 
 // chosen returns what yields the ids of the documents. What can be wrong with it is looked at first.

@@ -13,7 +13,6 @@ import (
 	"github.com/slipcover/slipcover/internal/cli/core"
 	"github.com/slipcover/slipcover/internal/cli/open"
 	"github.com/slipcover/slipcover/internal/node"
-	"github.com/slipcover/slipcover/internal/serve"
 	"github.com/slipcover/slipcover/internal/takeout"
 )
 
@@ -61,19 +60,14 @@ func runRestoreIndex(ctx context.Context, env *core.Env, s *core.Settings, o *in
 	if err != nil {
 		return err
 	}
-	r, m, err := o.Open(ctx, env, s)
+	n, done, err := o.Node(ctx, env, s)
 	if err != nil {
 		return err
 	}
-	defer r.Close()
-	n, err := serve.OpenNode(ctx, r.Repo, m)
+	defer done()
+	db, err := open.Database(n, name)
 	if err != nil {
 		return err
-	}
-	defer n.Close()
-	db, err := n.Database(name)
-	if err != nil {
-		return fmt.Errorf("%w; `slipcover points --db %q` tells when it was there", err, name)
 	}
 	ddoc = "_design/" + strings.TrimPrefix(ddoc, "_design/")
 	owner, ok := ownerOf(filepath.Join(at.DataDir, "_dbs.couch"))
