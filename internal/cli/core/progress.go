@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/slipcover/slipcover/internal/restore"
+	"github.com/slipcover/slipcover/internal/takeout"
 )
 
 // Reading is how far a job is. What a job doesn't know is 0.
@@ -151,6 +152,11 @@ func jsonLine(w io.Writer, verb string, r Reading, since time.Duration) {
 		line.Left = &s
 	}
 	_ = json.NewEncoder(w).Encode(line)
+}
+
+// TakeoutReading reads how far the documents are that go into a living server.
+func TakeoutReading(p *takeout.Progress) func() Reading {
+	return func() Reading { return Reading{Docs: p.Docs.Load(), BytesDone: p.Bytes.Load()} }
 }
 
 // RestoreReading reads how far a restore is, or a verification.

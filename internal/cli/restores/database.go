@@ -193,9 +193,7 @@ func (r *databaseRun) run(ctx context.Context, history restore.History) error {
 		return core.Usage("--keep-history is for files, and the documents have to go over HTTP (%s): the server gives sequences of its own", why)
 	}
 	p := &takeout.Progress{}
-	stop := core.StartProgress(r.env, r.s.Progress, "restoring", func() core.Reading {
-		return core.Reading{Docs: p.Docs.Load(), BytesDone: p.Bytes.Load()}
-	})
+	stop := core.StartProgress(r.env, r.s.Progress, "restoring", core.TakeoutReading(p))
 	defer stop()
 	state := sha256.Sum256([]byte(r.m.Instance + " " + string(r.m.ID) + " " + r.name))
 	r.out.HTTP, err = takeout.Push(ctx, takeout.PushOptions{Server: r.srv, DB: r.out.Database, From: r.db, State: hex.EncodeToString(state[:16]), Progress: p})

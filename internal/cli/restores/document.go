@@ -142,9 +142,7 @@ func runRestoreDoc(ctx context.Context, env *core.Env, s *core.Settings, o *docu
 	out := &documentsJSON{State: from.state, Server: srv.URL, Database: db, DryRun: o.dryRun, Documents: []takeout.DocResult{}, Notes: []string{}}
 	design := false
 	p := &takeout.Progress{}
-	stop := core.StartProgress(env, s.Progress, "restoring", func() core.Reading {
-		return core.Reading{Docs: p.Docs.Load(), BytesDone: p.Bytes.Load()}
-	})
+	stop := core.StartProgress(env, s.Progress, "restoring", core.TakeoutReading(p))
 	defer stop()
 	out.Counts, err = takeout.Documents(ctx, takeout.DocOptions{Server: srv, Target: db, From: from.db, Rev: o.rev, Exact: o.exact,
 		Replace: o.replace || one, DryRun: o.dryRun, Diff: one, Progress: p, Tell: func(d *takeout.DocResult) error {
