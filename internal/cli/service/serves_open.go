@@ -49,16 +49,11 @@ func (r *servedRepositories) open(ctx context.Context, who *access.Caller, b *jo
 		log := map[string]string{"OS_STORAGE_URL": who.SwiftURL, "OS_AUTH_TOKEN": who.Token.Reveal()}
 		env.StorageEnv = func(name string) string { return log[name] }
 	}
-	store, err := open.Store(ctx, &env, s, false)
+	found, err := open.Repo(ctx, &env, s, false)
 	if err != nil {
 		return nil, nil, err
 	}
-	found, err := open.In(ctx, &env, s, store, false)
-	if err != nil {
-		_ = store.Close()
-		return nil, nil, err
-	}
-	return found, func() { _ = store.Close() }, nil
+	return found.Repo, found.Close, nil
 }
 
 // place is where a backup is, as the settings name it.
