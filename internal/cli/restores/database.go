@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -207,7 +206,6 @@ func (r *databaseRun) run(ctx context.Context, history restore.History) error {
 // localNode is the server's node, whose files are here.
 type localNode struct {
 	*node.Node
-	name  string // by which the server knows it
 	owner string
 }
 
@@ -231,7 +229,7 @@ func (r *databaseRun) ownNode(ctx context.Context) (n *localNode, why string, er
 	if !ok {
 		return nil, "only root and CouchDB's own user can give it files", nil
 	}
-	return &localNode{at, at.NodeName, owner}, "", nil
+	return &localNode{at, owner}, "", nil
 }
 
 // staged is the folder in a node's data where its new files are made: one for each state and name.
@@ -249,12 +247,10 @@ const restoredName = "slipcover-restored.json"
 
 func (r *databaseRun) byFiles(ctx context.Context, n *localNode, history restore.History) error {
 	staged, indexes := r.staged(n.DataDir), r.staged(n.IndexDir)
-	var res restore.Result
-	b, err := os.ReadFile(filepath.Join(staged, restoredName))
-	if err == nil {
-		err = json.Unmarshal(b, &res)
-	} else if errors.Is(err, fs.ErrNotExist) {
-		err = r.makeFiles(ctx, n, staged, indexes, history, &res)
+	res := &restore.Result{}
+	_, err := durable.ReadJSON(filepath.Join(staged, restoredName), res)
+	if errors.Is(err, fs.ErrNotExist) {
+		res, err = r.makeFiles(ctx, n, staged, indexes, history)
 	}
 	if err != nil {
 		return err
@@ -275,50 +271,40 @@ func (r *databaseRun) byFiles(ctx context.Context, n *localNode, history restore
 }
 
 // makeFiles restores the files into their folder.
-func (r *databaseRun) makeFiles(ctx context.Context, n *localNode, staged, indexes string, history restore.History, res *restore.Result) error {
+func (r *databaseRun) makeFiles(ctx context.Context, n *localNode, staged, indexes string, history restore.History) (*restore.Result, error) {
 	if !r.replace {
 		taken, err := r.srv.Exists(ctx, r.out.Database)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if taken {
-			return fmt.Errorf("%w: %q; --as restores under another name, --replace in its place", takeout.ErrTaken, r.out.Database)
+			return nil, fmt.Errorf("%w: %q; --as restores under another name, --replace in its place", takeout.ErrTaken, r.out.Database)
 		}
 	}
 	// Creation stamps are seconds, and the server may be removing files of a database that it made in this one.
 	select {
 	case <-ctx.Done():
-		return ctx.Err()
+		return nil, ctx.Err()
 	case <-time.After(time.Until(time.Now().Truncate(time.Second).Add(1001 * time.Millisecond))):
 	}
 	p := &restore.Progress{}
 	stop := core.StartProgress(r.env, r.s.Progress, "restoring", core.RestoreReading(p))
 	defer stop()
 	o := restore.Options{Repo: r.from.repo.Repo, Record: r.from.rec, Moment: r.from.made, To: staged, Databases: []string{r.name},
-		As: r.as, NodeName: n.name, History: history, Tell: tellComesBack(r.env), Owner: n.owner, Parallel: r.s.Parallel, Progress: p}
+		As: r.as, NodeName: n.NodeName, History: history, Tell: tellComesBack(r.env), Owner: n.owner, Parallel: r.s.Parallel, Progress: p}
 	if indexes != staged {
 		o.IndexTo = indexes
 	}
-	got, err := restore.Files(ctx, o)
+	res, err := restore.Files(ctx, o)
 	stop()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if !got.OK() {
-		return errors.Join(core.Say(core.ErrProblem, "the database can't be restored whole: %s; `slipcover restore --db` gives what is there as files", strings.Join(append(got.Problems, got.Damaged...), "; ")),
+	if !res.OK() {
+		return nil, errors.Join(core.Say(core.ErrProblem, "the database can't be restored whole: %s; `slipcover restore --db` gives what is there as files", strings.Join(append(res.Problems, res.Damaged...), "; ")),
 			r.removeStaged(n))
 	}
-	b, err := json.Marshal(got)
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(b, res); err != nil {
-		return err
-	}
-	return durable.WriteFile(filepath.Join(staged, restoredName), 0o600, func(f *os.File) error {
-		_, err := f.Write(b)
-		return err
-	})
+	return res, durable.WriteJSON(filepath.Join(staged, restoredName), 0o600, res)
 }
 
 func (x *databaseJSON) print(w io.Writer) error {
