@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -174,6 +175,9 @@ func (o *serveOptions) tell(env *core.Env, t serveJSON) error {
 type idle struct {
 	after time.Duration
 	timer *time.Timer
+
+	mu    sync.Mutex
+	under int // requests under way; guarded by mu
 }
 
 func newIdle(after time.Duration, end func()) *idle {
@@ -184,16 +188,27 @@ func newIdle(after time.Duration, end func()) *idle {
 	return i
 }
 
-// around notes each request, when it comes and when it ends.
+// around notes requests. While one is under way, it isn't idle.
 func (i *idle) around(next http.Handler) http.Handler {
 	if i.timer == nil {
 		return next
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		i.timer.Reset(i.after)
-		defer i.timer.Reset(i.after)
+		i.note(1)
+		defer i.note(-1)
 		next.ServeHTTP(w, r)
 	})
+}
+
+// note notes that so many requests more are under way.
+func (i *idle) note(more int) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.under += more; i.under > 0 {
+		i.timer.Stop()
+	} else {
+		i.timer.Reset(i.after)
+	}
 }
 
 func (i *idle) stop() {
