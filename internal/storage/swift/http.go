@@ -104,18 +104,27 @@ func (s *Store) send(ctx context.Context, now session, r request) (*http.Respons
 	req.Header.Set("User-Agent", userAgent)
 	req.Header.Set("X-Auth-Token", now.token)
 	var sent bodyReader
+	asks := false
 	if r.body != nil && r.body.n > 0 {
 		sent.section = *r.body
 		req.ContentLength = r.body.n
 		req.Body = sent.again()
 		req.GetBody = func() (io.ReadCloser, error) { return sent.again(), nil }
-		if r.body.n >= expectBytes {
+		if asks = r.body.n >= expectBytes; asks {
 			req.Header.Set("Expect", "100-continue")
 		}
 	} else if r.method == http.MethodPut {
 		req.Body = http.NoBody // a put of no bytes has a length, 0
 	}
 	resp, err := s.client.Do(req)
+	if asks && isCutOff(err) && sent.failure() == nil && ctx.Err() == nil {
+		// Where the answer to Expect is a refusal, net/http sends the body all the
+		// same to keep the connection, which the server may have closed, and tells of
+		// that instead of the answer. It doesn't on a connection that it needn't keep.
+		// Nothing was stored: the body did not arrive whole.
+		req.Close, req.Body = true, sent.again()
+		resp, err = s.client.Do(req)
+	}
 	if err != nil {
 		if berr := sent.failure(); berr != nil && ctx.Err() == nil {
 			return nil, berr
@@ -123,6 +132,12 @@ func (s *Store) send(ctx context.Context, now session, r request) (*http.Respons
 		return nil, unavailable(ctx, err)
 	}
 	return resp, nil
+}
+
+// isCutOff reports whether err is that the server took no more of a request.
+func isCutOff(err error) bool {
+	op := (*net.OpError)(nil)
+	return errors.As(err, &op) && op.Op == "write" && !op.Timeout()
 }
 
 // bodyReader gives the transport a section, and remembers an error of its body.
