@@ -122,24 +122,28 @@ func DBPath(db string, parts ...string) string {
 // escape also escapes "+", which CouchDB reads as a space.
 func escape(s string) string { return strings.ReplaceAll(url.PathEscape(s), "+", "%2B") }
 
-// NodeShards returns the names of all local shards of a database, as in
+// NodeShards returns the names of those shards of a database that this node has, as in
 // "shards/00000000-7fffffff/db.1767225600".
 func (c *Client) NodeShards(db string) ([]string, error) {
 	var m struct {
-		Suffix  []rune              `json:"shard_suffix"`
-		ByRange map[string][]string `json:"by_range"`
+		Suffix []rune              `json:"shard_suffix"`
+		ByNode map[string][]string `json:"by_node"`
 	}
 	if err := c.Get("/_node/_local/_dbs/"+escape(db), &m); err != nil {
 		return nil, err
 	}
+	var node struct{ Name string }
+	if err := c.Get("/_node/_local", &node); err != nil {
+		return nil, err
+	}
 	var names []string
-	for r := range m.ByRange {
+	for _, r := range m.ByNode[node.Name] {
 		names = append(names, "shards/"+r+"/"+db+string(m.Suffix))
 	}
 	return names, nil
 }
 
-// Compact compacts all shards of a database that are on this node, and waits until it is done.
+// Compact compacts all shards of a database, and waits until it is done with those that this node has.
 // The server only notes what it is asked for: a shard that is not being compacted may be one that
 // isn't yet.
 func (c *Client) Compact(db string) error {

@@ -55,8 +55,10 @@ type Couch struct {
 	opts    Options
 	binary  string
 	dir     string // configuration
+	address string // on which it listens
 	port    int
 	cookie  string
+	epmd    int // the port at which nodes find one another; another free one at each start if 0
 	process *process
 }
 
@@ -83,7 +85,22 @@ func CouchDB(t TB, opts Options) *Couch {
 	if missing != "" {
 		Missing(t, "couchdb", missing)
 	}
-	c := &Couch{t: t, opts: opts, binary: binary, dir: t.TempDir()}
+	c := newCouch(t, binary, opts)
+	old, err := os.ReadDir(c.DataDir)
+	c.firstStart()
+	if err == nil && len(old) == 0 && c.singleNode() {
+		if err := c.settleUsers(); err != nil {
+			t.Fatalf("design document of _users: %v\n%s", err, c.LogTail(8<<10))
+		}
+	}
+	return c
+}
+
+// newCouch makes a server, which is ended with the test, and its data directory. It
+// doesn't start it.
+func newCouch(t TB, binary string, opts Options) *Couch {
+	t.Helper()
+	c := &Couch{t: t, opts: opts, binary: binary, dir: t.TempDir(), address: "127.0.0.1"}
 	c.NodeName = cmp.Or(opts.NodeName, DefaultNode)
 	c.cookie = randomHex(16)
 	c.Admin, c.Password = cmp.Or(opts.Admin, "admin"), cmp.Or(opts.Password, "secret")
@@ -99,13 +116,6 @@ func CouchDB(t TB, opts Options) *Couch {
 		t.Fatalf("data directory: %v", err)
 	}
 	t.Cleanup(c.cleanUp)
-	old, err := os.ReadDir(c.DataDir)
-	c.firstStart()
-	if err == nil && len(old) == 0 && c.singleNode() {
-		if err := c.settleUsers(); err != nil {
-			t.Fatalf("design document of _users: %v\n%s", err, c.LogTail(8<<10))
-		}
-	}
 	return c
 }
 
@@ -198,10 +208,11 @@ func (c *Couch) firstStart() {
 	c.t.Helper()
 	var err error
 	for range 3 {
-		if c.port, err = freePort(); err != nil {
+		var port int
+		if port, err = freePort(); err != nil {
 			break
 		}
-		c.URL = fmt.Sprintf("http://127.0.0.1:%d", c.port)
+		c.listenAt(port)
 		if err = c.start(); err == nil || !strings.Contains(c.LogTail(64<<10), "eaddrinuse") {
 			break
 		}
@@ -211,15 +222,23 @@ func (c *Couch) firstStart() {
 	}
 }
 
+func (c *Couch) listenAt(port int) {
+	c.port = port
+	c.URL = fmt.Sprintf("http://%s:%d", c.address, port)
+}
+
 func (c *Couch) start() error {
 	if c.process != nil {
 		return errors.New("it runs already")
 	}
-	dist, err := freePort()
-	if err != nil {
-		return err
+	epmd := c.epmd
+	if epmd == 0 {
+		var err error
+		if epmd, err = freePort(); err != nil {
+			return err
+		}
 	}
-	if err := c.configure(dist); err != nil {
+	if err := c.configure(epmd); err != nil {
 		return err
 	}
 	log, err := os.OpenFile(c.LogFile, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
@@ -232,7 +251,7 @@ func (c *Couch) start() error {
 	cmd.Env = append(os.Environ(),
 		"COUCHDB_INI_FILES="+c.iniFiles(),
 		"COUCHDB_ARGS_FILE="+filepath.Join(c.dir, "vm.args"),
-		"ERL_EPMD_ADDRESS=127.0.0.1",
+		"ERL_EPMD_ADDRESS="+c.address,
 		"ERL_CRASH_DUMP_SECONDS=0",
 		"HOME="+c.dir,
 	)
@@ -256,18 +275,18 @@ func (c *Couch) iniFiles() string {
 
 // configure writes vm.args, and the ini file unless there is one: the server
 // keeps hashed passwords and runtime settings in it.
-func (c *Couch) configure(dist int) error {
+func (c *Couch) configure(epmd int) error {
 	args := []string{
 		"-name " + c.NodeName,
 		"-setcookie " + c.cookie,
-		"-kernel inet_dist_use_interface {127,0,0,1}",
+		"-kernel inet_dist_use_interface {" + strings.ReplaceAll(c.address, ".", ",") + "}",
 		"-kernel error_logger silent",
 		"-kernel prevent_overlapping_partitions false",
 		"-sasl sasl_error_logger false",
 		"-os_mon start_cpu_sup false",
 		"-os_mon start_memsup false",
-		"-start_epmd false", // the daemon would outlive the server
-		fmt.Sprintf("-erl_epmd_port %d", dist),
+		"-start_epmd false",                    // the daemon would outlive the server
+		fmt.Sprintf("-erl_epmd_port %d", epmd), // it listens there itself
 		"+Bd -noinput",
 		"+sbwt none", // idle schedulers don't spin: tests share the machine
 	}
@@ -292,7 +311,7 @@ func replacePort(ini []byte, port int) []byte {
 
 func (c *Couch) ini() []byte {
 	ini := map[string]map[string]string{
-		"chttpd": {"port": fmt.Sprint(c.port), "bind_address": "127.0.0.1"},
+		"chttpd": {"port": fmt.Sprint(c.port), "bind_address": c.address},
 		"couchdb": {
 			"database_dir": c.DataDir, "view_index_dir": c.DataDir,
 			"single_node": "true", "uuid": randomHex(32),
@@ -336,6 +355,9 @@ func (c *Couch) waitUp(limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	paths := []string{"/_up"}
+	if c.opts.Config["couchdb"]["maintenance_mode"] != "" {
+		paths = []string{"/"} // it says that it isn't up
+	}
 	if c.singleNode() {
 		paths = append(paths, "/_users", "/_replicator")
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -108,23 +109,29 @@ const (
 // freePort returns a free port.
 func freePort() (int, error) { return freePorts(1) }
 
-// freePorts returns the first of n free ports in a row.
-func freePorts(n int) (int, error) {
+// freePorts returns the first of n free ports in a row, of 127.0.0.1 or of all the
+// addresses.
+func freePorts(n int, addresses ...string) (int, error) {
+	if len(addresses) == 0 {
+		addresses = []string{"127.0.0.1"}
+	}
 	for range 200 {
-		if first := firstPort + rand.IntN(lastPort-firstPort-n); allFree(first, n) {
+		if first := firstPort + rand.IntN(lastPort-firstPort-n); allFree(first, n, addresses) {
 			return first, nil
 		}
 	}
 	return 0, fmt.Errorf("there are no %d free ports in a row", n)
 }
 
-func allFree(first, n int) bool {
+func allFree(first, n int, addresses []string) bool {
 	for port := first; port < first+n; port++ {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			return false
+		for _, address := range addresses {
+			l, err := net.Listen("tcp", net.JoinHostPort(address, strconv.Itoa(port)))
+			if err != nil {
+				return false
+			}
+			defer l.Close()
 		}
-		defer l.Close()
 	}
 	return true
 }
