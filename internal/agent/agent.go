@@ -95,7 +95,7 @@ type Options struct {
 	// in the first one is copied, and returns how to close them; nil if there are none.
 	OpenCopies func(ctx context.Context, first *repo.Repo) ([]Place, func())
 	// Backup has the settings of all backups: Indexes, Parallel, Strict, Recipients,
-	// Strategy, Namespace, ProveInterval, Compaction, Tails. What else it says is set for each job.
+	// Cluster, Strategy, Namespace, ProveInterval, Compaction, Tails. What else it says is set for each job.
 	Backup backup.Options
 	// HookBefore and HookAfter are command lines for sh that run before and after each
 	// backup; "" is none. HookTimeout is how long each may take, an hour if 0.

@@ -39,6 +39,7 @@ type Options struct {
 	Name        string
 	Description string
 	Labels      map[string]string // to find the backup by; see manifest.CheckLabels
+	Cluster     string            // what the node's cluster is called; "" if nobody says
 	Tool        string            // name and version of the program
 	Strategy    string
 	Namespace   string
@@ -127,7 +128,8 @@ type run struct {
 	leftOut  []manifest.LeftOut
 	damage   []manifest.Damage
 	notes    []string
-	nodeName string // as tellSelf found it
+	nodeName string   // as tellSelf found it
+	nodes    []string // of the cluster; see clusterNodes
 	maps     []shardMap
 	// mapEpochs are those of _dbs.couch, newest first; writers says how many files a node
 	// was the last to write to.
@@ -139,7 +141,7 @@ type run struct {
 
 // Run makes a backup. It returns repo.ErrLocked while another one of the same
 // instance runs, repo.ErrIDUsed if the id that was given is not new, ErrOptions for
-// an id or labels out of form, repo.ErrRecipients if it must not encrypt to those that the
+// an id, labels or a cluster out of form, repo.ErrRecipients if it must not encrypt to those that the
 // repository names, ErrPermission, ErrDamaged with Strict, or what the storage said;
 // after an error the repository holds no new backup, but segments that the next
 // run takes up.
@@ -186,7 +188,7 @@ func Run(ctx context.Context, opts Options) (*Result, error) {
 
 // newID checks what the options say of the backup itself and returns its id.
 func (o *Options) newID() (manifest.BackupID, error) {
-	if err := manifest.CheckLabels(o.Labels); err != nil {
+	if err := errors.Join(manifest.CheckLabels(o.Labels), manifest.CheckCluster(o.Cluster, nil)); err != nil {
 		return "", fmt.Errorf("%w: %w", ErrOptions, err)
 	}
 	if o.ID == "" {
@@ -403,6 +405,7 @@ func (r *run) copyListing(ctx context.Context, l *node.Listing, n int) error {
 		return err
 	}
 	r.judge(l)
+	r.nodes = r.clusterNodes(ctx, l)
 	if err := copyGroup(ctx, workers, l.Config); err != nil {
 		return err
 	}
@@ -501,7 +504,7 @@ func (r *run) manifest(started time.Time, parent *state.State) *manifest.Manifes
 	m.Summary = manifest.Summary{
 		ID: r.id, Instance: r.opts.Instance, Name: r.opts.Name, Description: r.opts.Description, Labels: r.opts.Labels,
 		Type: manifest.Full, Status: manifest.Completed, Strategy: r.opts.Strategy, Namespace: r.opts.Namespace,
-		Started: started, NodeName: r.nodeName, Identity: r.identity, CouchDBVersion: r.opts.Node.Version, Tool: r.opts.Tool,
+		Started: started, NodeName: r.nodeName, Identity: r.identity, Nodes: r.nodes, Cluster: r.opts.Cluster, CouchDBVersion: r.opts.Node.Version, Tool: r.opts.Tool,
 		FileCount: len(m.Files), DatabaseCount: countDatabases(m.Files), ReadBytes: r.read.Load(), AddedBytes: r.added.Load(),
 		StoredBytes: r.segments.bytes, LeftOutCount: len(m.LeftOut), DamageCount: len(m.Damage),
 	}

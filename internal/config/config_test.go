@@ -156,6 +156,7 @@ func TestAllSettings(t *testing.T) {
 	file := write(t, `
 repository: s3://bucket/prefix?region=eu
 instance: node.1
+cluster: Prod-1
 data_dir: /d
 config_dir: ./etc
 couch_url: "http://adm:p%40ss@127.0.0.1:5984/"
@@ -248,7 +249,7 @@ metrics_token: mt
 		t.Fatal(err)
 	}
 	want := Config{
-		Repository: "s3://bucket/prefix?region=eu", Instance: "node.1", DataDir: "/d", ConfigDir: filepath.Join(dir, "etc"),
+		Repository: "s3://bucket/prefix?region=eu", Instance: "node.1", Cluster: "Prod-1", DataDir: "/d", ConfigDir: filepath.Join(dir, "etc"),
 		CouchURL: "http://127.0.0.1:5984/", CouchUser: "adm", CouchPassword: "p@ss", StateDir: "/s", IdentityFile: filepath.Join(dir, "id.txt"), Passphrase: "0123",
 		TrustedWriters: []string{key}, BackupStrategy: "X", BackupNamespace: "slipcover.physical", RestoreNamespace: "slipcover.physical",
 		Strict: true, Parallel: 3, Compression: "better", Compaction: "replay", Tails: "replay", ProveInterval: 168 * time.Hour, ShipInterval: 5 * time.Second, Ship: true, KeepMoments: calendar.Span{Weeks: 2}, Owner: "a:b", Progress: "json",
@@ -266,7 +267,7 @@ metrics_token: mt
 	if got := settings(c); !reflect.DeepEqual(got, want) && runtime.GOOS != "windows" {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
-	if c.File != file || c.Origin("parallel") != file+":17" || c.Origin("couch_password") != file+":6" {
+	if c.File != file || c.Origin("parallel") != file+":18" || c.Origin("couch_password") != file+":7" {
 		t.Errorf("file %q, parallel from %q, password from %q", c.File, c.Origin("parallel"), c.Origin("couch_password"))
 	}
 }
@@ -340,6 +341,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		{name: "rate", file: "limit_upload: 20MiB\n", want: "such as 20MiB/s"},
 		{name: "enum", file: "compression: best\n", want: "one of fastest, default, better"},
 		{name: "instance", file: "instance: a/b\n", want: "letters, digits"},
+		{name: "cluster", file: "cluster: a b\n", want: ":1: cluster is"},
 		{name: "owner", file: "owner: couchdb\n", want: "must be user:group"},
 		{name: "writer", file: "trusted_writers: abc\n", want: "Ed25519 public key"},
 		{name: "repository", file: "repository: srv/backup\n", want: "such as file:///srv/backup"},

@@ -428,6 +428,9 @@ func (c *Config) check() error {
 	if c.Instance != "" && !instanceName.MatchString(c.Instance) {
 		return fmt.Errorf("%s: instance is %q, and must be letters, digits, dot, underscore and dash, at most 63, the first a letter or digit", c.Origin("instance"), c.Instance)
 	}
+	if c.Cluster != "" && !instanceName.MatchString(c.Cluster) {
+		return fmt.Errorf("%s: cluster is %q, and must be letters, digits, dot, underscore and dash, at most 63, the first a letter or digit", c.Origin("cluster"), c.Cluster)
+	}
 	if c.Owner != "" && !ownerName.MatchString(c.Owner) {
 		return fmt.Errorf("%s: owner is %q, and must be user:group", c.Origin("owner"), c.Owner)
 	}

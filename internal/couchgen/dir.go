@@ -22,6 +22,9 @@ import (
 type DirOptions struct {
 	Seed     uint64
 	NodeName string // DefaultNode if empty
+	// Nodes are all nodes of the cluster, NodeName among them, each of which has a copy of every shard; NodeName
+	// alone if nil.
+	Nodes []string
 
 	Databases int                // 1 if 0
 	Name      func(i int) string // of database i; "db-0000" and so on if nil
@@ -101,6 +104,9 @@ func (r rng) mix() uint64 { return r.next() }
 
 func (o *DirOptions) fill() {
 	o.NodeName = cmp.Or(o.NodeName, DefaultNode)
+	if o.Nodes == nil {
+		o.Nodes = []string{o.NodeName}
+	}
 	o.Databases = cmp.Or(o.Databases, 1)
 	o.Q = cmp.Or(o.Q, 2)
 	if o.DocsPerDB == 0 && o.BytesPerDB == 0 {
@@ -357,13 +363,17 @@ func (w *shardWriter) drop(id string) error {
 
 // writeMaps writes _dbs.couch and _nodes.couch.
 func writeMaps(d *Dir, o DirOptions) error {
-	node := func(g *Generator) error {
-		_, err := g.Put(Doc{ID: o.NodeName})
-		return err
+	nodes := func(g *Generator) error {
+		for _, name := range o.Nodes {
+			if _, err := g.Put(Doc{ID: name}); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 	maps := func(g *Generator) error {
 		for i, db := range d.Databases {
-			if _, err := g.Put(Doc{ID: db.Name, Body: db.shardMap(o.NodeName)}); err != nil {
+			if _, err := g.Put(Doc{ID: db.Name, Body: db.shardMap(o.Nodes)}); err != nil {
 				return err
 			}
 			if i%1000 == 999 {
@@ -374,7 +384,7 @@ func writeMaps(d *Dir, o DirOptions) error {
 		}
 		return nil
 	}
-	if err := writeLocalDB(filepath.Join(d.Path, "_nodes.couch"), o, 11, node); err != nil {
+	if err := writeLocalDB(filepath.Join(d.Path, "_nodes.couch"), o, 11, nodes); err != nil {
 		return err
 	}
 	return writeLocalDB(filepath.Join(d.Path, "_dbs.couch"), o, 12, maps)
@@ -402,16 +412,24 @@ func writeLocalDB(path string, o DirOptions, salt uint64, put func(*Generator) e
 // shardMap is the database's document in _dbs.
 //
 // Source: CouchDB 3.5, src/fabric/src/fabric_db_create.erl, make_document.
-func (db *Database) shardMap(node string) Object {
-	var suffix, changelog, ranges []any
-	byRange := Object{}
+func (db *Database) shardMap(nodes []string) Object {
+	var suffix, changelog, ranges, all []any
+	byNode, byRange := Object{}, Object{}
 	for _, c := range []byte(db.Suffix) {
 		suffix = append(suffix, int(c))
 	}
+	for _, node := range nodes {
+		all = append(all, node)
+	}
 	for _, s := range db.Shards {
-		changelog = append(changelog, []any{"add", s.Range(), node})
+		for _, node := range nodes {
+			changelog = append(changelog, []any{"add", s.Range(), node})
+		}
 		ranges = append(ranges, s.Range())
-		byRange = append(byRange, Member{s.Range(), []any{node}})
+		byRange = append(byRange, Member{s.Range(), all})
+	}
+	for _, node := range nodes {
+		byNode = append(byNode, Member{node, ranges})
 	}
 	props := Object{}
 	if db.Partitioned {
@@ -420,7 +438,7 @@ func (db *Database) shardMap(node string) Object {
 	return Object{
 		{"shard_suffix", suffix},
 		{"changelog", changelog},
-		{"by_node", Object{{node, ranges}}},
+		{"by_node", byNode},
 		{"by_range", byRange},
 		{"props", props},
 	}

@@ -297,7 +297,7 @@ func notZero[T comparable](v T) error {
 }
 
 // Check reports the first thing in m that no reader could use: a wrong format
-// version, labels out of form, an unsafe path, extents that aren't in their segment or don't add up
+// version, labels or a cluster out of form, an unsafe path, extents that aren't in their segment or don't add up
 // to the file.
 func (m *Manifest) Check() error {
 	if m.Format > ShippedFormat {
@@ -309,7 +309,7 @@ func (m *Manifest) Check() error {
 	if !m.ID.Valid() || !ValidInstance(m.Instance) {
 		return fmt.Errorf("%w: backup %q of instance %q", ErrFormat, m.ID, m.Instance)
 	}
-	if err := CheckLabels(m.Labels); err != nil {
+	if err := errors.Join(CheckLabels(m.Labels), CheckCluster(m.Cluster, m.Nodes)); err != nil {
 		return fmt.Errorf("%w: %w", ErrFormat, err)
 	}
 	for _, s := range m.Segments {

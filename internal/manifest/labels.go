@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -46,13 +47,13 @@ func validLabelKey(key string) bool {
 	return true
 }
 
-// UnmarshalJSON reads a record, and refuses labels that no backup can have.
+// UnmarshalJSON reads a record, and refuses labels and a cluster that no backup can have.
 func (r *Record) UnmarshalJSON(b []byte) error {
 	type plain Record
 	if err := json.Unmarshal(b, (*plain)(r)); err != nil {
 		return err
 	}
-	if err := CheckLabels(r.Labels); err != nil {
+	if err := errors.Join(CheckLabels(r.Labels), CheckCluster(r.Cluster, r.Nodes)); err != nil {
 		return fmt.Errorf("%w: %w", ErrFormat, err)
 	}
 	return nil

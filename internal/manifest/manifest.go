@@ -78,9 +78,14 @@ type Summary struct {
 	NodeName  string            `json:"node_name,omitempty"`
 	// Identity says of which CouchDB this is a backup; records of before it was there
 	// lack it, and nothing is known then.
-	Identity       Identity `json:"identity,omitzero"`
-	CouchDBVersion string   `json:"couchdb_version,omitempty"`
-	Tool           string   `json:"tool"` // "slipcover 0.1.0"
+	Identity Identity `json:"identity,omitzero"`
+	// Nodes are the names of all nodes of the cluster, this one among them, sorted, as the node's _nodes.couch has
+	// them. None are of a node that is alone, where it couldn't be read, and in records of before they were there.
+	Nodes []string `json:"nodes,omitempty"`
+	// Cluster is what the configuration calls the cluster; "" if it doesn't. See CheckCluster for both.
+	Cluster        string `json:"cluster,omitempty"`
+	CouchDBVersion string `json:"couchdb_version,omitempty"`
+	Tool           string `json:"tool"` // "slipcover 0.1.0"
 
 	FileCount     int   `json:"file_count"`
 	DatabaseCount int   `json:"database_count"`

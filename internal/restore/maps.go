@@ -20,7 +20,7 @@ import (
 
 const (
 	dbsPath   = "_dbs.couch"
-	nodesPath = "_nodes.couch"
+	nodesPath = shard.NodesFile
 )
 
 // disk3 is the disk version that CouchDB 3 brings every file to that it opens.
@@ -88,16 +88,11 @@ func readNodes(r io.ReaderAt, size int64) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", nodesPath, err)
 	}
-	var out []string
-	for info, err := range db.Docs(couchfile.DocsOptions{}) {
-		if err != nil {
-			return nil, fmt.Errorf("read %s: %w", nodesPath, err)
-		}
-		if !couchfile.IsDesign(info.ID) {
-			out = append(out, info.ID)
-		}
+	nodes, err := shard.ReadNodes(db)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", nodesPath, err)
 	}
-	return out, nil
+	return nodes, nil
 }
 
 // gap returns the first hash that no range holds; ok says that there is one.

@@ -70,6 +70,7 @@ func (o *backupCreateOptions) flagsButName(f *pflag.FlagSet) {
 	f.BoolVar(&o.verbose, "verbose", false, "list every file that was left out and every finding")
 	o.Options.Flags(f, "to back up (default: that of its backups before; at first the name of this machine)")
 	core.NodeFlags(f)
+	core.ClusterFlag(f)
 	core.ProgressFlag(f)
 }
 
@@ -118,7 +119,7 @@ func runBackupCreate(ctx context.Context, env *core.Env, s *core.Settings, o *ba
 	defer stop()
 	began := time.Now()
 	opts := backup.Options{
-		Node: n, Instance: s.Instance, StateDir: s.StateDir,
+		Node: n, Instance: s.Instance, Cluster: s.Cluster, StateDir: s.StateDir,
 		Name:        cmp.Or(o.name, s.Instance+"-"+env.Now().UTC().Format("20060102-150405")),
 		Description: o.description, Tool: "slipcover " + core.ToolVersion(), Strategy: s.BackupStrategy, Namespace: s.BackupNamespace,
 		Full: o.full, Parent: o.parent, TakeOver: o.takeOver, Prove: o.prove, ProveInterval: s.ProveInterval, Compaction: s.Compaction, Tails: s.Tails, Strict: s.Strict,

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -111,6 +112,15 @@ func filesOf(m *manifest.Manifest) []fileJSON {
 	return list
 }
 
+// cluster names the cluster of a backup's node and its nodes, as far as the backup says.
+func cluster(b *core.SummaryJSON) string {
+	nodes := strings.Join(b.Nodes, ", ")
+	if b.Cluster == "" || nodes == "" {
+		return b.Cluster + nodes
+	}
+	return b.Cluster + ": " + nodes
+}
+
 func (r *backupShowResult) print(w io.Writer, verbose bool) error {
 	b := &r.Backup
 	err := core.Facts(w, []core.Fact{
@@ -125,6 +135,7 @@ func (r *backupShowResult) print(w io.Writer, verbose bool) error {
 		{"finished", fmt.Sprintf("%s, after %s", b.Finished.UTC().Format(time.RFC3339),
 			core.Took(b.Finished.Sub(b.Started)))},
 		{"node", b.NodeName},
+		{"cluster", cluster(b)},
 		{"couchdb", b.CouchDBVersion},
 		{"strategy", b.Strategy + " in " + b.Namespace},
 		{"made by", b.Tool},

@@ -143,6 +143,11 @@ func (g *Global) Flags(f *pflag.FlagSet) {
 	f.BoolVar(&g.json, "json", false, "print the result, and an error, as JSON (docs/json.md)")
 }
 
+// ClusterFlag is that of who makes backups.
+func ClusterFlag(f *pflag.FlagSet) {
+	f.String("cluster", "", "`NAME` of the CouchDB cluster that the node is of, the same on all its nodes (default: none, and the nodes recognise each other)")
+}
+
 // At returns the settings with another repository.
 func (s *Settings) At(place string) *Settings {
 	c := *s.Config

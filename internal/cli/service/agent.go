@@ -132,6 +132,7 @@ func agentFlags(f *pflag.FlagSet) {
 	f.String("restart-command", "", "`COMMAND` that restarts this node's CouchDB")
 	f.Bool("ship", false, "store what this node's CouchDB commits as it happens, whatever the server says")
 	f.String("couchdb-bin", "", "CouchDB's program, `FILE`, for new instances")
+	core.ClusterFlag(f)
 }
 
 func runAgent(ctx context.Context, env *core.Env, s *core.Settings, o *agentOptions) error {
@@ -288,7 +289,7 @@ func agentSetup(ctx context.Context, env *core.Env, s *core.Settings, log *slog.
 		Locate:   func(ctx context.Context) (*node.Node, error) { return locateOwn(ctx, env, s) },
 		OpenRepo: r.open, OpenCopies: r.openCopies, RepositoryURL: core.Mask(at),
 		Accept: slices.Concat(s.AcceptStorages, s.Repositories), JoinRecipients: to.recipients, CanRead: len(s.Identities) > 0 || s.Passphrase != "",
-		Backup: backup.Options{Strategy: s.BackupStrategy, Namespace: s.BackupNamespace, ProveInterval: s.ProveInterval, Compaction: s.Compaction, Tails: s.Tails, Strict: s.Strict,
+		Backup: backup.Options{Cluster: s.Cluster, Strategy: s.BackupStrategy, Namespace: s.BackupNamespace, ProveInterval: s.ProveInterval, Compaction: s.Compaction, Tails: s.Tails, Strict: s.Strict,
 			Recipients: s.Recipients, Indexes: s.Indexes, Parallel: s.Parallel, Tool: "slipcover " + core.ToolVersion()},
 		HookBefore: s.HookBefore, HookAfter: s.HookAfter, HookTimeout: s.HookTimeout, Log: log,
 		Ship: s.Ship, ShipInterval: s.ShipInterval, KeepMoments: s.KeepMoments.Longest(), ImmutableFor: s.ImmutableFor.Longest(),
