@@ -142,7 +142,7 @@ func TestNewMapOfACluster(t *testing.T) {
 	if err != nil || !ok {
 		t.Fatal(ok, err)
 	}
-	b, err := newMap(dbMap{m, []byte(doc)}, "b@h", m.ByNode["b@h"], "db2", ".1900000000")
+	b, err := shard.Map{DB: "db2", Suffix: ".1900000000", ByNode: map[string][]shard.Range{"b@h": m.ByNode["b@h"]}}.Document([]byte(doc))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,12 +2,10 @@ package restore
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -51,31 +49,22 @@ func readMaps(ctx context.Context, r io.ReaderAt, size int64, m *manifest.Manife
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", dbsPath, err)
 	}
-	bodies := db.Bodies()
 	n := &nodeMaps{old: db.Header().DiskVersion < disk3}
-	for info, err := range db.Docs(couchfile.DocsOptions{}) {
+	for d, err := range shard.Docs(db) {
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", dbsPath, err)
 		}
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		if couchfile.IsDesign(info.ID) {
-			continue
-		}
-		doc, err := bodies.RevisionJSON(info, info.Winner(), couchfile.DocOptions{})
-		if err != nil {
-			n.problems = append(n.problems, fmt.Sprintf("the shard map of database %q can't be read: %v", info.ID, err))
-			n.unread = append(n.unread, info.ID)
-			continue
-		}
-		m, ok, err := shard.ParseMap(doc)
-		if err != nil {
-			n.problems = append(n.problems, fmt.Sprintf("the shard map of database %q: %v", info.ID, err))
-			continue
-		}
-		if ok {
-			n.list = append(n.list, dbMap{m, doc})
+		switch {
+		case d.JSON == nil:
+			n.problems = append(n.problems, fmt.Sprintf("the shard map of database %q can't be read: %v", d.Info.ID, d.Err))
+			n.unread = append(n.unread, d.Info.ID)
+		case d.Err != nil:
+			n.problems = append(n.problems, fmt.Sprintf("the shard map of database %q: %v", d.Info.ID, d.Err))
+		case d.OK:
+			n.list = append(n.list, dbMap{d.Map, d.JSON})
 		}
 	}
 	slices.SortFunc(n.list, func(a, b dbMap) int { return strings.Compare(a.DB, b.DB) })
@@ -105,45 +94,6 @@ func gap(ranges []shard.Range) (hash uint32, ok bool) {
 		next = max(next, uint64(r.End)+1)
 	}
 	return uint32(next), next < 1<<32
-}
-
-// newMap returns the shard map document of m for the server that is called node, to
-// which the files of some ranges were added under another name or suffix: only that
-// node holds it, and there is no revision.
-//
-// Source: CouchDB 3.5.0, src/mem3/src/mem3_bdu.erl, validate: by_node and
-// by_range must mirror each other.
-func newMap(m dbMap, node string, ranges []shard.Range, name, suffix string) ([]byte, error) {
-	doc := map[string]json.RawMessage{}
-	if err := json.Unmarshal(m.doc, &doc); err != nil {
-		return nil, fmt.Errorf("shard map of %q: %w", m.DB, err)
-	}
-	maps.DeleteFunc(doc, func(key string, _ json.RawMessage) bool {
-		return key != "props" && strings.HasPrefix(key, "_")
-	})
-	codes := make([]int, len(suffix))
-	for i := range len(suffix) {
-		codes[i] = int(suffix[i])
-	}
-	names := make([]string, len(ranges))
-	byRange := map[string][]string{}
-	changes := make([][3]string, len(ranges))
-	for i, r := range ranges {
-		names[i] = r.String()
-		byRange[r.String()] = []string{node}
-		changes[i] = [3]string{"add", r.String(), node}
-	}
-	for key, v := range map[string]any{
-		"_id": name, "shard_suffix": codes, "by_node": map[string][]string{node: names}, "by_range": byRange, "changelog": changes,
-	} {
-		b, err := json.Marshal(v)
-		if err != nil {
-			return nil, err
-		}
-		doc[key] = b
-	}
-	b, err := json.Marshal(doc)
-	return append(b, '\n'), err
 }
 
 // Databases returns the names of the databases of a node, sorted, out of _dbs.couch in

@@ -312,7 +312,7 @@ func (p *planner) chosenMap(all *nodeMaps, m dbMap, suffix string, to map[string
 	if len(m.ByNode) > 1 {
 		p.res.note("database %q had copies on %d nodes: its shard map here names this node only; add the others once it answers", m.DB, len(m.ByNode))
 	}
-	doc, err := newMap(m, node, ranges, name, stamp)
+	doc, err := shard.Map{DB: name, Suffix: stamp, ByNode: map[string][]shard.Range{node: ranges}}.Document(m.doc)
 	if err != nil {
 		return err
 	}
