@@ -24,6 +24,7 @@
 //	internal/serve     the databases of a backup or moment, read in place
 //	internal/takeout   documents and databases out of these, into a living server
 //	internal/restore   a backup back to files, to a new instance, or verified
+//	internal/cluster   the backups of a cluster's nodes, read as one
 //	internal/capture   what is new of one file of a node: proven, read, replayed
 //	internal/state     what a node keeps of an instance between runs
 //	internal/repo      the repository format: segments, manifests, keys, locks, prune, check, copies
@@ -44,6 +45,7 @@
 //	internal/words     the word that was meant
 //	internal/userfile  paths with a ~, and small files as all editors save them
 //	internal/localhost the name localhost, without a resolver
+//	internal/topology  plans clusters: which instances are one, and who gets which file
 //	internal/shard     names, ranges and maps of shards
 //	internal/viewindex what views answer, out of stored indexes
 //	internal/mrargs    the arguments of view queries, and CouchDB's words for wrong ones

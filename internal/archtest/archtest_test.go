@@ -82,6 +82,11 @@ var allowed = map[string][]string{
 	// What a node keeps of an instance between runs.
 	"internal/state": {"couchfile", "internal/capture", "internal/durable", "internal/manifest", "internal/node", "internal/repo"},
 
+	// Pure: backups of a cluster's nodes in; which of them are one, and who gets which file, out.
+	"internal/topology": {"internal/manifest", "internal/shard"},
+	// The backups of a cluster's nodes read as one thing, for commands and what restores them.
+	"internal/cluster": {"couchfile", "internal/manifest", "internal/repo", "internal/shard", "internal/topology"},
+
 	// Engines: an engine never imports another.
 	"internal/backup": {"couchfile", "internal/capture", "internal/durable", "internal/manifest", "internal/newest", "internal/node", "internal/repo", "internal/shard", "internal/state"},
 	"internal/ship":   {"couchfile", "internal/capture", "internal/durable", "internal/follow", "internal/manifest", "internal/node", "internal/repo", "internal/state"},
@@ -92,7 +97,7 @@ var allowed = map[string][]string{
 	"internal/takeout": {"couchfile", "internal/durable", "internal/ejson", "internal/localhost", "internal/mango", "internal/serve", "internal/shard", "internal/viewindex"},
 	// Asks that API of all of a state's databases: for tests of backups where no CouchDB is.
 	"internal/serve/tryout": {"internal/manifest", "internal/repo", "internal/serve", "internal/serve/chttpd"},
-	"internal/restore":      {"couchfile", "couchfile/couchwriter", "couchfile/erlterm", "internal/couchgen", "internal/durable", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/shard", "internal/storage", "internal/words"},
+	"internal/restore":      {"couchfile", "couchfile/couchwriter", "couchfile/erlterm", "internal/couchgen", "internal/durable", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/shard", "internal/storage", "internal/topology", "internal/words"},
 
 	// Who asks, and a listener with what stands around handlers: neither knows what is asked for.
 	"internal/access": {"internal/bus", "internal/config", "internal/words"},

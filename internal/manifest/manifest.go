@@ -383,6 +383,17 @@ func StreamSize(replays []*Replay) (size int64) {
 	return size
 }
 
+// Databases returns the .couch files of m by path.
+func (m *Manifest) Databases() map[string]*File {
+	out := make(map[string]*File, len(m.Files))
+	for _, f := range m.Files {
+		if f.Root == DataRoot && (f.Kind == Shard || f.Kind == System) {
+			out[f.Path] = f
+		}
+	}
+	return out
+}
+
 // CouchDB1 reports whether files are those of a CouchDB 1.x: databases, none of them with
 // shards, and neither _dbs.couch nor _nodes.couch, which later versions make when they
 // first start.

@@ -73,7 +73,7 @@ func (w *writer) lose(ctx context.Context, it item, path string, cause error) er
 // damaged segments give. It is whole if it has its hash; else the error is cause.
 func (w *writer) refill(ctx context.Context, f *os.File, want *manifest.File, cause error) error {
 	sum := sha256.New()
-	lost, err := w.run.reader.Salvage(ctx, want, true, func(off int64, b []byte) error {
+	lost, err := w.run.readers[want].Salvage(ctx, want, true, func(off int64, b []byte) error {
 		_, _ = sum.Write(b)
 		_, err := f.WriteAt(b, off)
 		return err
@@ -103,7 +103,7 @@ func (w *writer) apart(ctx context.Context, it item, path string) (read int64, e
 	if err := f.Truncate(it.f.Size); err != nil {
 		return 0, err
 	}
-	lost, err := w.run.reader.Salvage(ctx, it.f, false, func(off int64, b []byte) error {
+	lost, err := w.run.readers[it.f].Salvage(ctx, it.f, false, func(off int64, b []byte) error {
 		_, err := f.WriteAt(b, off)
 		return err
 	})
@@ -249,11 +249,18 @@ func (r *run) afterLosses() error {
 	return nil
 }
 
+func (r *run) damagedSegments() (out []repo.DamagedSegment) {
+	for rd := range r.openReaders() {
+		out = append(out, rd.DamagedSegments()...)
+	}
+	return out
+}
+
 // tellDamage says what was damaged in the repository and what can be done.
 func (r *run) tellDamage() {
 	const most = 5
 	r.res.LostCount = len(r.lost)
-	bad := r.reader.DamagedSegments()
+	bad := r.damagedSegments()
 	for _, d := range bad[:min(most, len(bad))] {
 		r.res.warn("%s in the repository can't be read whole: %v", d.Key, d.Err)
 	}

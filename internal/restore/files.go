@@ -64,6 +64,9 @@ type Options struct {
 	// the backup is written.
 	Tell  func(*ComesBack)
 	trial bool // nobody uses what is restored
+	// Part is what a node of another cluster gets of the backups of several nodes, in the
+	// place of Record and Moment; nil restores the node that the backup is of.
+	Part *Part
 
 	Owner    string    // USER, USER:GROUP or :GROUP for all that is written; "" doesn't change it
 	Parallel int       // files at once; 0 is the number of CPUs, at least 2, at most 4
@@ -153,9 +156,9 @@ type run struct {
 	plan    *plan
 	targets targets
 	owner   owner
-	reader  *repo.Reader
-	batch   *batch // nil: sync each file
-	reuse   bool   // look at what is there before writing
+	readers map[*manifest.File]*repo.Reader // of the files of the plan; one for each backup
+	batch   *batch                          // nil: sync each file
+	reuse   bool                            // look at what is there before writing
 	res     *Result
 
 	rename     *renaming          // nil: _dbs.couch and _nodes.couch stay as they are
@@ -196,6 +199,9 @@ func Files(ctx context.Context, opts Options) (*Result, error) {
 		return nil, err
 	}
 	m := opts.Moment
+	if opts.Part != nil {
+		opts.Record, m = opts.Part.base().Record, opts.Part.base().Manifest
+	}
 	if m == nil {
 		var err error
 		if m, err = opts.Repo.Manifest(ctx, opts.Record); err != nil {
@@ -208,7 +214,7 @@ func Files(ctx context.Context, opts Options) (*Result, error) {
 	}
 	defer r.targets.close()
 	defer r.batch.close()
-	defer r.reader.Close()
+	defer r.closeReaders()
 	if err := r.write(ctx); err != nil {
 		return nil, err
 	}
@@ -242,6 +248,9 @@ func (o *Options) check() (err error) {
 	}
 	if len(o.Databases) == 0 && (o.As != "" || o.KeepSuffix) {
 		return fmt.Errorf("%w: a new name or the old suffix are for chosen databases", ErrOptions)
+	}
+	if o.Part != nil && (len(o.Databases) > 0 || o.NodeName != "") {
+		return fmt.Errorf("%w: a part of a cluster is restored whole, under the name that the plan gives its node", ErrOptions)
 	}
 	if len(o.Databases) > 0 && o.ConfigTo != "" {
 		return fmt.Errorf("%w: chosen databases come without configuration", ErrOptions)
@@ -282,10 +291,15 @@ func (r *run) prepare(ctx context.Context) error {
 	r.newHistory = mark.NewHistory
 	r.tellHistory(why)
 	p := newPlanner(&r.opts, r.m, r.res)
-	if len(r.opts.Databases) > 0 {
+	r.readers = map[*manifest.File]*repo.Reader{}
+	switch {
+	case r.opts.Part != nil:
+		r.plan = p.partOf(r.opts.Part, r.readers)
+		r.tellPart()
+	case len(r.opts.Databases) > 0:
 		r.res.Suffix = mark.Suffix
 		r.plan, err = p.chosen(ctx, mark.Suffix)
-	} else {
+	default:
 		r.plan = p.whole()
 		r.rename, err = p.renaming(ctx)
 	}
@@ -298,7 +312,9 @@ func (r *run) prepare(ctx context.Context) error {
 	if err := r.tellIndexDir(ctx); err != nil {
 		return err
 	}
-	r.reader = r.plan.reader(r.opts.Repo, r.m, r.opts.To)
+	if r.opts.Part == nil {
+		r.plan.read(r.opts.Repo, r.m, r.opts.To, r.readers)
+	}
 	r.opts.Progress.Files.Store(int64(len(r.plan.items) + len(r.plan.last)))
 	r.opts.Progress.Bytes.Store(r.plan.bytes())
 	if err := r.targets.mark(&mark, r.owner); err != nil {
@@ -306,6 +322,21 @@ func (r *run) prepare(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// openReaders returns all readers.
+func (r *run) openReaders() map[*repo.Reader]bool {
+	out := map[*repo.Reader]bool{}
+	for _, rd := range r.readers {
+		out[rd] = true
+	}
+	return out
+}
+
+func (r *run) closeReaders() {
+	for rd := range r.openReaders() {
+		rd.Close()
+	}
 }
 
 func (r *run) whole() bool { return len(r.opts.Databases) == 0 }
@@ -450,6 +481,9 @@ func (r *run) sync() error {
 // name, guards stand in for the shards that it names and the backup lacks.
 func (r *run) writeLast(ctx context.Context, it item) error {
 	before := func(f *os.File) error {
+		if r.opts.Part != nil {
+			return r.rewritePart(ctx, f, it)
+		}
 		if it.path == dbsPath {
 			if err := r.reconcile(ctx, f, it.f.Size); err != nil {
 				return err
@@ -521,7 +555,7 @@ func (r *run) reconcile(ctx context.Context, f *os.File, size int64) error {
 	if len(maps.list) > 0 && !r.opts.named {
 		r.res.note("%s", howToServe(r.res.NodeName, r.opts.NodeName, maps.old))
 	}
-	databases := databaseFiles(r.m)
+	databases := r.m.Databases()
 	var guards []string
 	for _, m := range maps.list {
 		r.res.Databases = append(r.res.Databases, m.DB)

@@ -78,7 +78,7 @@ const (
 // findLater finds the backups of the instance that were made after this one. known says
 // whether it could tell.
 func (r *run) findLater(ctx context.Context) (known bool) {
-	if r.opts.trial {
+	if r.opts.trial || r.opts.Part != nil {
 		return true
 	}
 	recs, _, err := r.opts.Repo.List(ctx, r.m.Instance)
@@ -96,6 +96,8 @@ func (r *run) decideHistory(mark *marker, known bool) string {
 	kept, why := r.opts.History == HistoryKept, "as asked"
 	if r.opts.History == HistoryByMoment {
 		switch {
+		case r.opts.Part != nil:
+			why = "the copies of a range come from backups of several nodes"
 		case !r.whole():
 			why = "chosen databases may take the place of living ones"
 		case r.opts.Moment != nil:
@@ -123,7 +125,7 @@ func MadeAnew() *HistoryResult {
 
 // tellHistory writes the decision into the result.
 func (r *run) tellHistory(why string) {
-	shards := false
+	shards := r.opts.Part != nil && len(r.opts.Part.Takes) > 0
 	for _, f := range r.m.Files {
 		shards = shards || f.Kind == manifest.Shard
 	}

@@ -26,7 +26,7 @@ type LiveReport struct {
 // must be all before it. It reads as much of the live files as the moment has.
 func CompareLive(ctx context.Context, m *manifest.Manifest, dataDir string) (*LiveReport, error) {
 	r := &LiveReport{}
-	for path, f := range databaseFiles(m) {
+	for path, f := range m.Databases() {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}

@@ -110,17 +110,6 @@ func unusable(f *manifest.File, databases map[string]*manifest.File) string {
 	return ""
 }
 
-// databaseFiles returns the .couch files of m by path.
-func databaseFiles(m *manifest.Manifest) map[string]*manifest.File {
-	out := make(map[string]*manifest.File, len(m.Files))
-	for _, f := range m.Files {
-		if f.Root == manifest.DataRoot && (f.Kind == manifest.Shard || f.Kind == manifest.System) {
-			out[f.Path] = f
-		}
-	}
-	return out
-}
-
 // planner makes a plan and writes into the result what it decides.
 type planner struct {
 	opts      *Options
@@ -133,7 +122,7 @@ type planner struct {
 }
 
 func newPlanner(opts *Options, m *manifest.Manifest, res *Result) *planner {
-	return &planner{opts: opts, m: m, databases: databaseFiles(m), res: res, taken: map[string]bool{}}
+	return &planner{opts: opts, m: m, databases: m.Databases(), res: res, taken: map[string]bool{}}
 }
 
 // whole plans the restore of a node.
@@ -392,15 +381,18 @@ func (p *plan) bytes() (n int64) {
 	return n
 }
 
-// reader returns a reader for the files of the plan, with a directory for its scratch files.
-func (p *plan) reader(r *repo.Repo, m *manifest.Manifest, scratch string) *repo.Reader {
-	files := make([]*manifest.File, 0, len(p.items)+len(p.last))
-	for _, list := range [][]item{p.items, p.last} {
-		for _, it := range list {
+// read opens a reader for the files of the plan, all of one backup, with a directory for
+// its scratch files.
+func (p *plan) read(r *repo.Repo, m *manifest.Manifest, scratch string, readers map[*manifest.File]*repo.Reader) {
+	var files []*manifest.File
+	for _, it := range slices.Concat(p.items, p.last) {
+		if readers[it.f] == nil {
 			files = append(files, it.f)
 		}
 	}
 	rd := r.NewReader(m, files)
 	rd.Scratch = scratch
-	return rd
+	for _, f := range files {
+		readers[f] = rd
+	}
 }

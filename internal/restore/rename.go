@@ -76,8 +76,14 @@ func (n *renaming) rewrite(ctx context.Context, f *os.File, size int64, path str
 	if path == nodesPath {
 		change = n.nodesDoc
 	}
-	if err := rewriteDocs(ctx, f, size, n.to, change); err != nil {
-		return 0, fmt.Errorf("write the name %s into %s: %w", n.to, path, err)
+	return rewrite(ctx, f, size, path, n.to, change, func() []newDoc { return nil })
+}
+
+// rewrite writes a whole node-local database of size bytes anew, for the node to: each
+// document as change returns it, and then those of rest. It returns its new size.
+func rewrite(ctx context.Context, f *os.File, size int64, path, to string, change func(id string, doc []byte) (newDoc, error), rest func() []newDoc) (int64, error) {
+	if err := rewriteDocs(ctx, f, size, to, change, rest); err != nil {
+		return 0, fmt.Errorf("write %s for the node %s: %w", path, to, err)
 	}
 	info, err := f.Stat()
 	if err != nil {
@@ -88,15 +94,16 @@ func (n *renaming) rewrite(ctx context.Context, f *os.File, size int64, path str
 		return 0, err
 	}
 	if len(rep.Findings) > 0 {
-		return 0, fmt.Errorf("%s with the name %s does not read back: %s", path, n.to, rep.Findings[0])
+		return 0, fmt.Errorf("%s that was written for the node %s does not read back: %s", path, to, rep.Findings[0])
 	}
 	return info.Size(), nil
 }
 
-// newDoc is what becomes of a document: body is nil if it stays, id is "" if it goes.
+// newDoc is what becomes of a document.
 type newDoc struct {
-	id   string
-	body []byte
+	id     string // "" if it goes
+	body   []byte // nil if it stays as it is
+	parent string // revision that it follows; "" is the one that it has, if its id stays
 }
 
 func (n *renaming) dbsDoc(id string, doc []byte) (newDoc, error) {
@@ -112,7 +119,7 @@ func (n *renaming) dbsDoc(id string, doc []byte) (newDoc, error) {
 		return newDoc{id: id}, nil
 	}
 	body, err := renameNode(doc, from, n.to)
-	return newDoc{id, body}, err
+	return newDoc{id: id, body: body}, err
 }
 
 // nodesDoc gives this node's document its new id; the other nodes keep theirs.
@@ -120,7 +127,7 @@ func (n *renaming) nodesDoc(id string, doc []byte) (newDoc, error) {
 	if id != n.self.Name {
 		return newDoc{id: id}, nil
 	}
-	return newDoc{n.to, doc}, nil
+	return newDoc{id: n.to, body: doc}, nil
 }
 
 // renameNode replaces a node in a shard map document.
@@ -164,7 +171,7 @@ func renameNode(doc []byte, from, to string) ([]byte, error) {
 
 // rewriteDocs writes the documents of a node-local database of size bytes anew, into
 // the same file: first beside it, so that it never needs all of them in memory.
-func rewriteDocs(ctx context.Context, f *os.File, size int64, node string, change func(id string, doc []byte) (newDoc, error)) (err error) {
+func rewriteDocs(ctx context.Context, f *os.File, size int64, node string, change func(id string, doc []byte) (newDoc, error), rest func() []newDoc) (err error) {
 	db, err := couchfile.Open(f, size)
 	if err != nil {
 		return err
@@ -197,6 +204,16 @@ func rewriteDocs(ctx context.Context, f *os.File, size int64, node string, chang
 		}
 		if err := putDoc(g, db, info, change); err != nil {
 			return fmt.Errorf("document %q: %w", info.ID, err)
+		}
+		if n++; n%1000 == 0 {
+			if err := g.Commit(); err != nil {
+				return err
+			}
+		}
+	}
+	for _, d := range rest() {
+		if err := putNew(g, d); err != nil {
+			return fmt.Errorf("document %q: %w", d.id, err)
 		}
 		if n++; n%1000 == 0 {
 			if err := g.Commit(); err != nil {
@@ -252,23 +269,33 @@ func putDoc(g *couchgen.Generator, db *couchfile.DB, info *couchfile.DocInfo, ch
 		return err
 	}
 	to, err := change(info.ID, doc)
-	if err != nil {
+	if err != nil || to.id == "" {
 		return err
 	}
-	put := couchgen.Doc{ID: to.id}
-	switch pos, id, _ := strings.Cut(win.Rev.String(), "-"); {
-	case to.body == nil:
-		to.body, put.RevID = doc, id
+	switch {
+	case to.body == nil: // as it is
+		_, id, _ := strings.Cut(win.Rev.String(), "-")
+		put := couchgen.Doc{ID: to.id, RevID: id}
 		if win.Rev.Pos > 1 {
 			put.Parent = fmt.Sprintf("%d-%032x", win.Rev.Pos-1, 0)
 		}
-	case to.id == info.ID: // the next revision, so that the cluster's other nodes take it
-		put.Parent = pos + "-" + id
+		if put.Body, err = bodyOf(doc); err == nil {
+			_, err = g.Put(put)
+		}
+		return err
+	case to.id == info.ID && to.parent == "": // the next revision, so that the cluster's other nodes take it
+		to.parent = win.Rev.String()
 	}
-	if put.Body, err = bodyOf(to.body); err != nil {
+	return putNew(g, to)
+}
+
+// putNew writes a document that has changed.
+func putNew(g *couchgen.Generator, d newDoc) error {
+	body, err := bodyOf(d.body)
+	if err != nil {
 		return err
 	}
-	_, err = g.Put(put)
+	_, err = g.Put(couchgen.Doc{ID: d.id, Body: body, Parent: d.parent})
 	return err
 }
 

@@ -24,7 +24,7 @@ func (n *nodeMaps) findSelf(m *manifest.Manifest, epochs []couchfile.Epoch, told
 	for _, e := range epochs {
 		candidates = append(candidates, shard.Candidate{Name: e.Node, Source: dbsPath})
 	}
-	files := databaseFiles(m)
+	files := m.Databases()
 	list := make([]shard.Map, len(n.list))
 	for i, m := range n.list {
 		list[i] = m.Map

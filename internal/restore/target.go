@@ -35,6 +35,7 @@ type marker struct {
 	// NewHistory is what the uuids of a new history are made of, with those that the files
 	// have: a run that goes on gives the same ones. It is empty if the history is kept.
 	NewHistory string `json:"new_history,omitempty"`
+	Part       string `json:"part,omitempty"` // what it is of a cluster
 
 	asked     History // of the restore at hand
 	continued bool    // it was found and not made
@@ -49,12 +50,15 @@ func markOf(o *Options, m *manifest.Manifest) marker {
 	if len(o.Databases) > 0 && !o.KeepSuffix {
 		k.Suffix = fmt.Sprintf(".%010d", k.Started.Unix())
 	}
+	if o.Part != nil {
+		k.Part = o.Part.hash()
+	}
 	return k
 }
 
 // same reports whether a restore with mark o would write the same files.
 func (k *marker) same(o *marker) bool {
-	return (o.asked == HistoryByMoment || (o.asked == HistoryNew) == (k.NewHistory != "")) && k.Backup == o.Backup && slices.Equal(k.Databases, o.Databases) && k.As == o.As && k.KeepSuffix == o.KeepSuffix
+	return (o.asked == HistoryByMoment || (o.asked == HistoryNew) == (k.NewHistory != "")) && k.Backup == o.Backup && slices.Equal(k.Databases, o.Databases) && k.As == o.As && k.KeepSuffix == o.KeepSuffix && k.Part == o.Part
 }
 
 // readMarker returns nil if there is none in dir.

@@ -289,7 +289,7 @@ func (t *trial) readFiles(ctx context.Context, data string) error {
 	for _, l := range t.m.LeftOut {
 		damaged[l.Path] = true
 	}
-	files := databaseFiles(t.m)
+	files := t.m.Databases()
 	for _, m := range maps.list {
 		db := trialDB{name: m.DB}
 		ranges := maps.self.Ranges(m.Map)

@@ -195,7 +195,7 @@ func (v *verifier) all(ctx context.Context) error {
 // pick chooses the files and sorts them as they are stored.
 func (v *verifier) pick() []item {
 	var items []item
-	databases := databaseFiles(v.m)
+	databases := v.m.Databases()
 	for _, f := range v.m.Files {
 		if f.Kind == manifest.View {
 			if why := unusable(f, databases); why != "" {
@@ -344,7 +344,7 @@ func (v *verifier) maps(ctx context.Context, f *manifest.File, r io.ReaderAt) er
 	for _, s := range maps.problems {
 		v.add(f, VerifyFinding{Cause: Source, What: s})
 	}
-	databases := databaseFiles(v.m)
+	databases := v.m.Databases()
 	for _, m := range maps.list {
 		for _, rg := range maps.self.Ranges(m.Map) {
 			path := shard.Name{Range: rg, DB: m.DB, Suffix: m.Suffix}.Path()

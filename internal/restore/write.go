@@ -200,7 +200,7 @@ func (w *writer) beside(ctx context.Context, it item, path string, sync bool, be
 func (w *writer) fill(ctx context.Context, f *os.File, want *manifest.File) error {
 	w.out.Reset(f)
 	sum, n := sha256.New(), int64(0)
-	err := w.run.reader.StreamBack(ctx, want, written{w.out, f}, func(b []byte) error {
+	err := w.run.readers[want].StreamBack(ctx, want, written{w.out, f}, func(b []byte) error {
 		for len(b) > 0 { // parts, so that a cancel is seen soon
 			if err := ctx.Err(); err != nil {
 				return err

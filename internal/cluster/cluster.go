@@ -1,0 +1,160 @@
+// Package cluster reads the backups of a cluster's nodes as one thing: which databases
+// there are, and which copies of their ranges.
+package cluster
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/shard"
+	"github.com/slipcover/slipcover/internal/topology"
+)
+
+// ErrNoMaps says that no backup has shard maps that can be read, so that nobody knows which
+// databases there are.
+var ErrNoMaps = errors.New("no backup of the cluster holds shard maps (_dbs.couch) that can be read: restore one node by its own backup")
+
+const (
+	mapsPath  = "_dbs.couch"
+	nodesPath = "_nodes.couch"
+)
+
+// Member is the backup of one node, or a moment of it.
+type Member struct {
+	Record   *manifest.Record
+	Manifest *manifest.Manifest
+}
+
+// Cluster is what the backups of a cluster's nodes hold together.
+type Cluster struct {
+	Members   []Member
+	Databases []topology.Database // sorted by name
+	// Problems say what can't be read of the maps; the databases may be in another backup's.
+	Problems []string
+
+	readable []bool // members whose maps could all be read
+}
+
+// Open reads the shard maps of all members and finds the copies of their ranges. Where
+// backups have different maps of a database the newest revision counts. A database that
+// one of them has is there, also if another one knows that it was deleted.
+func Open(ctx context.Context, r *repo.Repo, members []Member) (*Cluster, error) {
+	c := &Cluster{Members: members}
+	found := map[string]*topology.Database{}
+	for _, m := range members {
+		ok, err := c.readMaps(ctx, r, m.Manifest, found)
+		if err != nil {
+			return nil, err
+		}
+		c.readable = append(c.readable, ok)
+	}
+	if len(found) == 0 && !slices.Contains(c.readable, true) {
+		return nil, ErrNoMaps
+	}
+	files := make([]map[string]*manifest.File, len(members))
+	for i, m := range members {
+		files[i] = m.Manifest.Databases()
+	}
+	for _, name := range slices.Sorted(maps.Keys(found)) {
+		db := found[name]
+		for _, rg := range db.Map.Ranges("") {
+			db.Ranges = append(db.Ranges, topology.Range{Range: rg, Copies: copies(files, shard.Name{Range: rg, DB: name, Suffix: db.Map.Suffix})})
+		}
+		c.Databases = append(c.Databases, *db)
+	}
+	return c, nil
+}
+
+// copies returns what the backups hold of a shard; files without a valid header can't be
+// served.
+func copies(files []map[string]*manifest.File, name shard.Name) (out []topology.Copy) {
+	path := name.Path()
+	for i := range files {
+		if f := files[i][path]; f != nil && f.Header != nil {
+			out = append(out, topology.Copy{Backup: i, Docs: f.Header.Docs, Deleted: f.Header.DeletedDocs, Seq: f.Header.UpdateSeq, Size: f.Size})
+		}
+	}
+	return out
+}
+
+// readMaps adds the maps of one backup; ok says that all of them could be read.
+func (c *Cluster) readMaps(ctx context.Context, r *repo.Repo, m *manifest.Manifest, found map[string]*topology.Database) (ok bool, err error) {
+	before := len(c.Problems)
+	problem := func(format string, args ...any) {
+		c.Problems = append(c.Problems, fmt.Sprintf("backup %s of %s: ", m.ID.Short(), m.NodeName)+fmt.Sprintf(format, args...))
+	}
+	f := m.Databases()[mapsPath]
+	if f == nil || f.Header == nil {
+		problem("it holds no %s that can be read", mapsPath)
+		return false, nil
+	}
+	rd := r.NewReader(m, []*manifest.File{f})
+	defer rd.Close()
+	db, err := couchfile.Open(couchfile.WithContext(ctx, rd.ReaderAt(ctx, f)), f.Size)
+	if err == nil {
+		err = addMaps(ctx, db, found, problem)
+	}
+	if repo.Damaged(err) || errors.Is(err, couchfile.ErrCorrupt) {
+		problem("its shard maps can't be read: %v", err)
+		return false, nil
+	}
+	return len(c.Problems) == before, err
+}
+
+func addMaps(ctx context.Context, db *couchfile.DB, found map[string]*topology.Database, problem func(string, ...any)) error {
+	for d, err := range shard.Docs(db) {
+		if err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if d.Err != nil {
+			problem("the shard map of database %q can't be read: %v", d.Info.ID, d.Err)
+			continue
+		}
+		if !d.OK {
+			continue
+		}
+		rev := d.Info.Winner().Rev
+		if old := found[d.Map.DB]; old == nil || newer(rev, old.Rev) {
+			found[d.Map.DB] = &topology.Database{Map: d.Map, Doc: d.JSON, Rev: rev.String()}
+		}
+	}
+	return nil
+}
+
+func newer(rev couchfile.Rev, than string) bool {
+	old, err := couchfile.ParseRev(than)
+	return err != nil || cmp.Or(cmp.Compare(rev.Pos, old.Pos), cmp.Compare(rev.ID, old.ID)) > 0
+}
+
+// Nodes returns the names of the nodes that the shard maps know, sorted.
+func (c *Cluster) Nodes() []string {
+	names := map[string]bool{}
+	for _, db := range c.Databases {
+		for node := range db.Map.ByNode {
+			names[node] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(names))
+}
+
+// Base returns the index of the first backup whose _dbs.couch and _nodes.couch can be
+// read, ok if there is one.
+func (c *Cluster) Base() (i int, ok bool) {
+	for i, m := range c.Members {
+		f := m.Manifest.Databases()[nodesPath]
+		if c.readable[i] && f != nil && f.Header != nil {
+			return i, true
+		}
+	}
+	return 0, false
+}

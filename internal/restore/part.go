@@ -1,0 +1,195 @@
+package restore
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/shard"
+	"github.com/slipcover/slipcover/internal/topology"
+)
+
+// Part is what one node of a cluster gets out of the backups of another cluster's nodes.
+type Part struct {
+	Node    topology.Node
+	Nodes   []topology.Node // of the new cluster, this one too
+	Backups []PartBackup    // as the takes number them
+	// Base is the backup whose _dbs.couch and _nodes.couch are continued, the same on all
+	// nodes, so that these have the same revisions.
+	Base  int
+	Takes []topology.Take
+	Maps  []topology.Map // of all databases, sorted
+}
+
+// PartBackup is the backup of one of the old nodes, or a moment of it.
+type PartBackup struct {
+	Record   *manifest.Record
+	Manifest *manifest.Manifest
+}
+
+func (p *Part) base() PartBackup { return p.Backups[p.Base] }
+
+// config is the index of the backup that configuration is taken from.
+func (p *Part) config() int {
+	i := slices.IndexFunc(p.Backups, func(b PartBackup) bool { return b.Manifest.NodeName == p.Node.As })
+	if i < 0 {
+		return p.Base
+	}
+	return i
+}
+
+// hash names what the node gets: a restore goes on only with what is the same.
+func (p *Part) hash() string {
+	sum := sha256.New()
+	fmt.Fprintln(sum, p.Node.Name)
+	for _, n := range p.Nodes {
+		fmt.Fprintln(sum, n.Name)
+	}
+	for _, b := range p.Backups {
+		fmt.Fprintln(sum, b.Manifest.ID, b.Manifest.Finished)
+	}
+	for _, t := range p.Takes {
+		fmt.Fprintln(sum, t.Name, t.Backup)
+	}
+	for _, m := range p.Maps {
+		_, _ = sum.Write(m.Doc)
+	}
+	return hex.EncodeToString(sum.Sum(nil))
+}
+
+// partOf plans what a node gets of a cluster.
+func (p *planner) partOf(part *Part, readers map[*manifest.File]*repo.Reader) *plan {
+	var items []item
+	for i, b := range part.Backups {
+		p.m, p.databases, p.plan.items = b.Manifest, b.Manifest.Databases(), nil
+		taken := map[string]bool{}
+		for _, t := range part.Takes {
+			if t.Backup == i {
+				taken[t.Name.Path()] = true
+				p.database(p.databases[t.Name.Path()], t.Name.Path())
+			}
+		}
+		for _, f := range p.m.Files {
+			if path, ok := ownerPath(f.Path); ok && f.Kind == manifest.View && taken[path] {
+				p.view(f, f.Path)
+			}
+			if f.Root == manifest.EtcRoot && i == part.config() && p.opts.ConfigTo != "" {
+				p.plan.items = append(p.plan.items, item{f, manifest.EtcRoot, configPath(f)})
+			}
+		}
+		if i == part.Base {
+			p.database(p.databases[nodesPath], nodesPath)
+			p.database(p.databases[dbsPath], dbsPath)
+		}
+		sortItems(p.plan.items)
+		p.plan.read(p.opts.Repo, p.m, p.opts.To, readers)
+		items = append(items, p.plan.items...)
+	}
+	for _, t := range part.Takes {
+		if t.Backup < 0 {
+			p.guard(t.Name.Path())
+			p.res.problem("database %q: no backup of the cluster holds its shard %s: the folder of that name keeps CouchDB from creating it empty, and its documents in that range answer with errors", t.Name.DB, t.Name.Path())
+		}
+	}
+	p.done()
+	p.plan.items = items
+	return &p.plan
+}
+
+// tellPart says what the node is and what is to be done before it starts.
+func (r *run) tellPart() {
+	p := r.opts.Part
+	r.res.NodeName = p.Node.Name
+	for _, m := range p.Maps {
+		r.res.Databases = append(r.res.Databases, m.DB)
+	}
+	others := make([]string, 0, len(p.Nodes))
+	for _, n := range p.Nodes {
+		if n.Name != p.Node.Name {
+			others = append(others, n.Name)
+		}
+	}
+	start := fmt.Sprintf("start CouchDB on it with -name %s in vm.args", p.Node.Name)
+	if len(others) > 0 {
+		start += fmt.Sprintf(", with one cookie, secret and uuid for it and %s, once all of them are restored by this plan", strings.Join(others, ", "))
+	} else {
+		start += "; it is alone now"
+	}
+	r.res.note("%s", start)
+	r.res.note("give the restored cluster a cookie that the original never had: nodes that reach each other by one cookie join")
+}
+
+// mapsOf returns what becomes of the documents of _dbs.couch: those of the plan follow the
+// newest that a backup had, others that are no maps stay.
+func mapsOf(list []topology.Map) (change func(id string, doc []byte) (newDoc, error), rest func() []newDoc) {
+	left := make(map[string]*topology.Map, len(list))
+	for i := range list {
+		left[list[i].DB] = &list[i]
+	}
+	change = func(id string, doc []byte) (newDoc, error) {
+		if m := left[id]; m != nil {
+			delete(left, id)
+			return newDoc{id: id, body: m.Doc, parent: m.Was}, nil
+		}
+		if _, ok, err := shard.ParseMap(doc); err != nil || ok {
+			return newDoc{}, err
+		}
+		return newDoc{id: id}, nil
+	}
+	rest = func() (out []newDoc) {
+		for i := range list {
+			if m := &list[i]; left[m.DB] != nil {
+				out = append(out, newDoc{id: m.DB, body: m.Doc, parent: m.Was})
+			}
+		}
+		return out
+	}
+	return change, rest
+}
+
+// nodesOf returns what becomes of the documents of _nodes.couch: each node has what the one
+// had whose place it takes, such as its zone.
+func nodesOf(nodes []topology.Node) (change func(id string, doc []byte) (newDoc, error), rest func() []newDoc) {
+	done := map[string]bool{}
+	change = func(id string, doc []byte) (newDoc, error) {
+		for _, n := range nodes {
+			if n.As == id || n.As == "" && n.Name == id {
+				done[n.Name] = true
+				return newDoc{id: n.Name, body: doc}, nil
+			}
+		}
+		if strings.Contains(id, "@") {
+			return newDoc{}, nil
+		}
+		return newDoc{id: id}, nil // no node's
+	}
+	rest = func() (out []newDoc) {
+		for _, n := range nodes {
+			if !done[n.Name] {
+				out = append(out, newDoc{id: n.Name, body: []byte("{}")})
+			}
+		}
+		return out
+	}
+	return change, rest
+}
+
+// rewritePart writes the cluster's maps or nodes into a _dbs.couch or _nodes.couch.
+func (r *run) rewritePart(ctx context.Context, f *os.File, it item) error {
+	change, rest := mapsOf(r.opts.Part.Maps)
+	if it.path == nodesPath {
+		change, rest = nodesOf(r.opts.Part.Nodes)
+	}
+	size, err := rewrite(ctx, f, it.f.Size, it.path, r.opts.Part.Node.Name, change, rest)
+	if err != nil {
+		return err
+	}
+	r.resized(it, size)
+	return nil
+}

@@ -1,0 +1,60 @@
+package topology
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/slipcover/slipcover/internal/shard"
+)
+
+// Copy is what the backup of one node holds of a range of a database.
+type Copy struct {
+	Backup  int    // index of the backup, as in Plan.Backups
+	Docs    uint64 // that are not deleted
+	Deleted uint64
+	Seq     uint64 // update_seq, of this copy alone: no other one counts alike
+	Size    int64  // bytes of the file
+}
+
+// better orders copies, the one first that has seen more documents. Sequences of copies
+// count different things and only decide between those that are alike.
+func better(a, b Copy) int {
+	return cmp.Or(cmp.Compare(b.Docs+b.Deleted, a.Docs+a.Deleted), cmp.Compare(b.Seq, a.Seq), cmp.Compare(a.Backup, b.Backup))
+}
+
+// Range is a range of a database with the copies that can be restored.
+type Range struct {
+	shard.Range
+	Copies []Copy
+}
+
+// Database is a database of a cluster, out of the backups of its nodes.
+type Database struct {
+	Map    shard.Map // the newest that a backup has
+	Doc    []byte    // its document, as the server shows it
+	Rev    string    // the document's revision
+	Ranges []Range   // those of the map, sorted
+}
+
+// copies is how many nodes hold a range by the map.
+func (d *Database) copies() map[shard.Range][]string {
+	out := map[shard.Range][]string{}
+	for node, list := range d.Map.ByNode {
+		for _, r := range list {
+			out[r] = append(out[r], node)
+		}
+	}
+	for _, nodes := range out {
+		slices.Sort(nodes)
+	}
+	return out
+}
+
+// N is how many copies of its ranges the database has, the most if they differ.
+func (d *Database) N() int {
+	n := 0
+	for _, nodes := range d.copies() {
+		n = max(n, len(nodes))
+	}
+	return n
+}
