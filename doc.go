@@ -47,6 +47,7 @@
 //	internal/localhost the name localhost, without a resolver
 //	internal/topology  plans clusters: which instances are one, and who gets which file
 //	internal/shard     names, ranges and maps of shards
+//	internal/diverge   what the copies of a shard disagree about
 //	internal/viewindex what views answer, out of stored indexes
 //	internal/mrargs    the arguments of view queries, and CouchDB's words for wrong ones
 //	internal/opaque    terms in the texts that clients give back

@@ -34,6 +34,7 @@ var allowed = map[string][]string{
 	"internal/collate":   {"internal/ejson"},
 	"internal/mango":     {"couchfile/erlterm", "internal/collate", "internal/ejson", "internal/opaque"},
 	"internal/viewindex": {"couchfile", "couchfile/couchwriter", "couchfile/erlterm", "internal/collate", "internal/ejson", "internal/mrargs", "internal/shard"},
+	"internal/diverge":   {"couchfile", "couchfile/erlterm"},
 	"internal/sequence":  {"couchfile/erlterm", "internal/opaque", "internal/shard"},
 	"internal/manifest":  {},
 	"internal/durable":   {},
