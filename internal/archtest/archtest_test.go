@@ -98,7 +98,7 @@ var allowed = map[string][]string{
 	"internal/takeout": {"couchfile", "internal/durable", "internal/ejson", "internal/localhost", "internal/mango", "internal/serve", "internal/shard", "internal/viewindex"},
 	// Asks that API of all of a state's databases: for tests of backups where no CouchDB is.
 	"internal/serve/tryout": {"internal/manifest", "internal/repo", "internal/serve", "internal/serve/chttpd"},
-	"internal/restore":      {"couchfile", "couchfile/couchwriter", "couchfile/erlterm", "internal/couchgen", "internal/durable", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/shard", "internal/storage", "internal/topology", "internal/words"},
+	"internal/restore":      {"couchfile", "couchfile/couchwriter", "couchfile/erlterm", "internal/cluster", "internal/couchgen", "internal/durable", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/shard", "internal/storage", "internal/topology", "internal/words"},
 
 	// Who asks, and a listener with what stands around handlers: neither knows what is asked for.
 	"internal/access": {"internal/bus", "internal/config", "internal/words"},
@@ -135,7 +135,7 @@ var allowed = map[string][]string{
 	// What commands have in common, and the settings' repositories opened: no command.
 	"internal/cli/core": {"internal/userfile", "couchfile", "internal/backup", "internal/config", "internal/serve", "internal/ship", "internal/manifest", "internal/node", "internal/repo",
 		"internal/restore", "internal/storage", "internal/storage/limit", "internal/storage/meter", "internal/takeout"},
-	"internal/cli/open": {"internal/userfile", "internal/calendar", "internal/cli/core", "internal/durable", "internal/manifest", "internal/repo", "internal/sequence", "internal/serve", "internal/shard", "internal/storage",
+	"internal/cli/open": {"internal/userfile", "internal/calendar", "internal/cluster", "internal/topology", "internal/cli/core", "internal/durable", "internal/manifest", "internal/repo", "internal/sequence", "internal/serve", "internal/shard", "internal/storage",
 		"internal/storage/cache", "internal/storage/drivers", "internal/storage/retry"},
 
 	// The groups of the help: a group never imports another.

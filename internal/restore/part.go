@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/slipcover/slipcover/internal/cluster"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/shard"
@@ -18,8 +19,8 @@ import (
 // Part is what one node of a cluster gets out of the backups of another cluster's nodes.
 type Part struct {
 	Node    topology.Node
-	Nodes   []topology.Node // of the new cluster, this one too
-	Backups []PartBackup    // as the takes number them
+	Nodes   []topology.Node  // of the new cluster, this one too
+	Backups []cluster.Member // as the takes number them
 	// Base is the backup whose _dbs.couch and _nodes.couch are continued, the same on all
 	// nodes, so that these have the same revisions.
 	Base  int
@@ -27,17 +28,29 @@ type Part struct {
 	Maps  []topology.Map // of all databases, sorted
 }
 
-// PartBackup is the backup of one of the old nodes, or a moment of it.
-type PartBackup struct {
-	Record   *manifest.Record
-	Manifest *manifest.Manifest
+// PartOf works a plan out for the node of that name. It returns topology.ErrPlan if the
+// plan can't be carried out with what the backups hold.
+func PartOf(c *cluster.Cluster, plan *topology.Plan, name string) (*Part, error) {
+	base, ok := c.Base()
+	if !ok {
+		return nil, fmt.Errorf("%w: none of its backups has a %s and a %s that can be read whole; name others: %s", topology.ErrPlan, dbsPath, nodesPath, strings.Join(c.Problems, "; "))
+	}
+	placed, err := plan.Place(c.Databases)
+	if err != nil {
+		return nil, err
+	}
+	mine, err := placed.Part(name)
+	if err != nil {
+		return nil, err
+	}
+	return &Part{Node: mine.Node, Nodes: plan.Nodes, Backups: c.Members, Base: base, Takes: mine.Takes, Maps: placed.Maps}, nil
 }
 
-func (p *Part) base() PartBackup { return p.Backups[p.Base] }
+func (p *Part) base() cluster.Member { return p.Backups[p.Base] }
 
 // config is the index of the backup that configuration is taken from.
 func (p *Part) config() int {
-	i := slices.IndexFunc(p.Backups, func(b PartBackup) bool { return b.Manifest.NodeName == p.Node.As })
+	i := slices.IndexFunc(p.Backups, func(b cluster.Member) bool { return b.Manifest.NodeName == p.Node.As })
 	if i < 0 {
 		return p.Base
 	}

@@ -30,6 +30,8 @@ type restoreOptions struct {
 	keepSuffix bool
 	noIndexes  bool
 	nodeName   string
+	plan       string
+	asNode     string
 	verbose    bool
 	history    history
 }
@@ -48,6 +50,9 @@ it. A restore that was killed goes on when you run it again; until it is done, n
   slipcover restore --at "yesterday 18:00" --to /tmp/then      the state at a moment, out of what was shipped
   slipcover restore --before-change orders/o-17 --to /tmp/was --db orders
                                                                before a document was changed or deleted
+  slipcover restore --plan plan.yml --as-node couchdb@db4.example --to /opt/couchdb/data
+                                                               one node's part of a cluster that comes back on other nodes,
+                                                               as "slipcover cluster plan" wrote it
 "slipcover points" shows which moments there are.`,
 		Args: core.Arguments(0, 1, "one backup's ID, name, or \"latest\""),
 		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, args []string) error {
@@ -69,6 +74,7 @@ type source struct {
 	zone   *time.Location
 	db     string    // whose commits were asked for, "" if none were
 	at     time.Time // that was asked for; zero is the newest
+	what   string    // in words, where it is no backup of one node
 }
 
 // openSource opens the backup or moment that is to be restored.
@@ -105,6 +111,8 @@ func (o *restoreOptions) bind(f *pflag.FlagSet) {
 	f.BoolVar(&o.keepSuffix, "keep-suffix", false,
 		"with --db: keep the creation stamp in the files' names instead of a new one")
 	f.StringVar(&o.nodeName, "node-name", "", "Erlang `NAME` of the CouchDB that gets the files: shard maps are rewritten for it (default: the one that they know)")
+	f.StringVar(&o.plan, "plan", "", "`FILE` with the plan of a cluster: its backups come back on the nodes that it names")
+	f.StringVar(&o.asNode, "as-node", "", "with --plan: the `NAME` of the node whose part is restored here")
 	f.StringVar(&o.indexTo, "index-to", "", "`DIR` for view indexes (default: the one of --to)")
 	f.BoolVar(&o.noIndexes, "no-indexes", false, "leave view indexes out; CouchDB builds them anew")
 	f.StringVar(&o.configTo, "config-to", "", "`DIR` for ini files and vm.args (default: they are not restored)")
@@ -116,17 +124,17 @@ func (o *restoreOptions) bind(f *pflag.FlagSet) {
 }
 
 func runRestore(ctx context.Context, env *core.Env, s *core.Settings, o *restoreOptions, ref string) error {
-	if !o.Given() && ref == "" {
-		return core.Usage("restore needs one backup's ID, name, or \"latest\"; or --at with a time")
+	if err := o.checkPart(ref); err != nil {
+		return err
 	}
-	if o.to == "" {
-		return core.Usage("restore needs --to DIR, where the files go")
+	if o.plan == "" && !o.Given() && ref == "" {
+		return core.Usage("restore needs one backup's ID, name, or \"latest\"; or --at with a time")
 	}
 	history, err := o.history.chosen()
 	if err != nil {
 		return err
 	}
-	from, err := openSource(ctx, env, s, o.Instance, ref, &o.When)
+	from, part, err := o.open(ctx, env, s, ref)
 	if err != nil {
 		return err
 	}
@@ -139,7 +147,7 @@ func runRestore(ctx context.Context, env *core.Env, s *core.Settings, o *restore
 	defer stop()
 	res, err := restore.Files(ctx, restore.Options{
 		Repo: from.repo.Repo, Record: from.rec, Moment: from.made, To: o.to, IndexTo: o.indexTo, ConfigTo: o.configTo, Delta: o.delta,
-		Databases: o.databases, As: o.as, KeepSuffix: o.keepSuffix, NoIndexes: o.noIndexes, NodeName: o.nodeName,
+		Databases: o.databases, As: o.as, KeepSuffix: o.keepSuffix, NoIndexes: o.noIndexes, NodeName: o.nodeName, Part: part,
 		History: history, Tell: tellComesBack(env), Owner: s.Owner, Parallel: s.Parallel, Progress: p,
 	})
 	stop()
@@ -161,6 +169,20 @@ func runRestore(ctx context.Context, env *core.Env, s *core.Settings, o *restore
 	}
 	return err
 }
+
+// open opens what is restored; part is nil unless it is a node's of a cluster.
+func (o *restoreOptions) open(ctx context.Context, env *core.Env, s *core.Settings, ref string) (from *source, part *restore.Part, err error) {
+	if o.plan != "" {
+		return o.openPart(ctx, env, s)
+	}
+	if o.to == "" {
+		return nil, nil, needsTo()
+	}
+	from, err = openSource(ctx, env, s, o.Instance, ref, &o.When)
+	return from, nil, err
+}
+
+func needsTo() error { return core.Usage("restore needs --to DIR, where the files go") }
 
 // toRestore opens a backup to be restored, if the settings restore those of its strategy.
 func toRestore(ctx context.Context, env *core.Env, s *core.Settings, instance, ref string) (*open.Repository, *manifest.Record, error) {
@@ -226,6 +248,9 @@ func (s *source) only(databases []string) error {
 // told says what was restored.
 func (s *source) told(to string) string {
 	m := s.moment
+	if s.what != "" {
+		return "restored " + s.what + " to " + to
+	}
 	if m == nil {
 		return fmt.Sprintf("restored %s (%s) to %s", s.rec.ID, core.Clean(s.rec.Name), to)
 	}

@@ -1,0 +1,189 @@
+package restore_test
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/slipcover/slipcover/internal/backup"
+	"github.com/slipcover/slipcover/internal/cluster"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/node"
+	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/restore"
+	"github.com/slipcover/slipcover/internal/storage/mem"
+	"github.com/slipcover/slipcover/internal/testenv"
+	"github.com/slipcover/slipcover/internal/topology"
+)
+
+// clusterDBs are the databases of a test's cluster, with the arguments that make them.
+var clusterDBs = map[string]string{"three": "?q=4", "two": "?q=2&n=2", "parts": "?partitioned=true"}
+
+// fillCluster writes what a restore has to bring back, and returns what each database
+// answers.
+func fillCluster(t *testing.T, c *testenv.Client) map[string]map[string]string {
+	t.Helper()
+	for db, query := range clusterDBs {
+		must(t, c.Put("/"+db+query, nil, nil))
+		id := func(i int) string {
+			if db == "parts" {
+				return fmt.Sprintf("p%d:d%d", i%5, i)
+			}
+			return fmt.Sprintf("d%d", i)
+		}
+		var docs []any
+		for i := range 200 {
+			docs = append(docs, map[string]any{"_id": id(i), "n": i, "_attachments": map[string]any{
+				"a.txt": map[string]any{"content_type": "text/plain", "data": base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{byte('a' + i%26)}, 100+i))}}})
+		}
+		must(t, c.Post("/"+db+"/_bulk_docs", map[string]any{"docs": docs}, nil))
+		for i := range 20 { // conflicts
+			must(t, c.Post("/"+db+"/_bulk_docs", map[string]any{"new_edits": false, "docs": []any{
+				map[string]any{"_id": id(i), "_rev": fmt.Sprintf("1-%032x", i+1), "other": i}}}, nil))
+		}
+		for i := 100; i < 120; i++ {
+			var doc struct {
+				Rev string `json:"_rev"`
+			}
+			must(t, c.Get(testenv.DBPath(db, id(i)), &doc))
+			must(t, c.Delete(testenv.DBPath(db, id(i))+"?rev="+doc.Rev))
+		}
+		must(t, c.Put("/"+db+"/_local/mine", map[string]any{"kept": db}, nil))
+		must(t, c.Put("/"+db+"/_security", map[string]any{"members": map[string]any{"names": []string{"jan"}}}, nil))
+		must(t, c.Put("/"+db+"/_design/d", map[string]any{"options": map[string]any{"partitioned": false},
+			"views": map[string]any{"v": map[string]any{"map": "function(d){emit(d.n,1)}", "reduce": "_sum"}}}, nil))
+		must(t, c.Get("/"+db+"/_design/d/_view/v", nil))
+	}
+	return answersOf(t, c)
+}
+
+// answersOf is what a cluster answers of its databases, but for sequences.
+func answersOf(t *testing.T, c *testenv.Client) map[string]map[string]string {
+	t.Helper()
+	out := map[string]map[string]string{}
+	for db := range clusterDBs {
+		out[db] = map[string]string{}
+		for _, path := range []string{"/_all_docs?include_docs=true&conflicts=true&attachments=true", "/_local/mine", "/_security",
+			"/_design/d/_view/v?reduce=false", "/_design/d/_view/v?group=true"} {
+			var got json.RawMessage
+			if err := c.Get("/"+db+path, &got); err != nil {
+				t.Errorf("%s%s: %v", db, path, err)
+			}
+			out[db][path] = string(got)
+		}
+		var info struct {
+			Docs    int             `json:"doc_count"`
+			Deleted int             `json:"doc_del_count"`
+			Props   json.RawMessage `json:"props"`
+		}
+		must(t, c.Get("/"+db, &info))
+		out[db]["counts"] = fmt.Sprintf("%d %d %s", info.Docs, info.Deleted, info.Props)
+	}
+	return out
+}
+
+// backupNodes backs all nodes of a cluster up and returns the backups as a plan names them.
+func backupNodes(t *testing.T, r *repo.Repo, c *testenv.CouchCluster) (backups []topology.Backup, recs []*manifest.Record) {
+	t.Helper()
+	for i, couch := range c.Nodes {
+		n, err := node.Locate(t.Context(), node.Options{DataDir: couch.DataDir})
+		must(t, err)
+		instance := fmt.Sprintf("db%d", i+1)
+		res, err := backup.Run(t.Context(), backup.Options{Repo: r, Node: n, Instance: instance, StateDir: t.TempDir(), Name: "test", Indexes: true, Parallel: 2})
+		must(t, err)
+		if res.Record.NodeName != couch.NodeName {
+			t.Errorf("the backup of %s says that its node is %s", couch.NodeName, res.Record.NodeName)
+		}
+		backups = append(backups, topology.Backup{Node: couch.NodeName, Instance: instance, ID: res.Record.ID})
+		recs = append(recs, res.Record)
+	}
+	return backups, recs
+}
+
+// restoreNodes restores each node's part of a plan, and starts the cluster that they make.
+func restoreNodes(t *testing.T, r *repo.Repo, recs []*manifest.Record, plan *topology.Plan) *testenv.CouchCluster {
+	t.Helper()
+	members := make([]cluster.Member, len(recs))
+	for i, rec := range recs {
+		m, err := r.Manifest(t.Context(), rec)
+		must(t, err)
+		members[i] = cluster.Member{Record: rec, Manifest: m}
+	}
+	text, err := plan.YAML()
+	must(t, err)
+	if plan, err = topology.Parse(bytes.NewReader(text)); err != nil {
+		t.Fatalf("%v in\n%s", err, text)
+	}
+	var nodes []testenv.NodeOptions
+	for _, n := range plan.Nodes {
+		c, err := cluster.Open(t.Context(), r, members) // as each node does for itself
+		must(t, err)
+		part, err := restore.PartOf(c, plan, n.Name)
+		must(t, err)
+		dir := filepath.Join(t.TempDir(), "data")
+		res := files(t, restore.Options{Repo: r, Part: part, To: dir, History: restore.HistoryByMoment})
+		if !res.OK() || len(res.Warnings) > 0 || len(res.Dropped) > 0 || res.History == nil || !res.History.New {
+			t.Errorf("%s: problems %q, damaged %q, warnings %q, dropped %v, history %v", n.Name, res.Problems, res.Damaged, res.Warnings, res.Dropped, res.History)
+		}
+		nodes = append(nodes, testenv.NodeOptions{NodeName: n.Name, DataDir: dir})
+	}
+	return testenv.StartCluster(t, nodes)
+}
+
+func names(n, from int) (out []string) {
+	for i := range n {
+		out = append(out, fmt.Sprintf("db%d@127.0.0.%d", i+from, i+from))
+	}
+	return out
+}
+
+// A cluster's backups come back on other nodes: each answers as the original did.
+func TestClusterElsewhere(t *testing.T) {
+	t.Parallel()
+	began := time.Now()
+	c := testenv.Cluster(t, 3, testenv.ClusterOptions{})
+	want := fillCluster(t, &c.Nodes[0].Client)
+	r := openRepo(t, mem.New())
+	backups, recs := backupNodes(t, r, c)
+	old := make([]string, len(c.Nodes))
+	for i, n := range c.Nodes {
+		old[i] = n.NodeName
+	}
+	c.Stop()
+	t.Logf("backed up after %v", time.Since(began).Round(time.Second))
+	for _, tt := range []struct {
+		name  string
+		nodes []string
+		n     int
+	}{
+		{"other names", names(3, 4), 0},
+		{"one node", names(1, 7), 0},
+		{"five nodes", names(5, 10), 0},
+		{"same names, n 2", old, 2},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if testing.Short() && tt.name != "other names" {
+				t.Skip("one is enough")
+			}
+			plan := topology.New("test", backups, old, tt.nodes)
+			plan.N = tt.n
+			began := time.Now()
+			other := restoreNodes(t, r, recs, plan)
+			t.Logf("up after %v", time.Since(began).Round(time.Millisecond))
+			for _, n := range other.Nodes {
+				got := answersOf(t, &n.Client)
+				for db, paths := range want {
+					for path, text := range paths {
+						if got[db][path] != text {
+							t.Errorf("%s: %s%s\ngot  %.300s\nwant %.300s", n.NodeName, db, path, got[db][path], text)
+						}
+					}
+				}
+			}
+		})
+	}
+}
