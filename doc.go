@@ -39,13 +39,13 @@
 //	                   compresses as CouchDB does; couchwriter, which writes files as CouchDB does; and replay,
 //	                   which stores compacted files and tails as the documents that led to them
 //	internal/couchgen  writes .couch files: a restore's shard maps, and what tests need
+//	internal/topology  plans clusters: which instances are one, and who gets which file
 //	internal/manifest  what a backup records
 //	internal/newest    which backup is the newest, and which stored times are believed
 //	internal/calendar  lengths of time such as 30d and 1y6m
 //	internal/words     the word that was meant
 //	internal/userfile  paths with a ~, and small files as all editors save them
 //	internal/localhost the name localhost, without a resolver
-//	internal/topology  plans clusters: which instances are one, and who gets which file
 //	internal/shard     names, ranges and maps of shards
 //	internal/diverge   what the copies of a shard disagree about
 //	internal/viewindex what views answer, out of stored indexes

@@ -84,7 +84,7 @@ var allowed = map[string][]string{
 	"internal/state": {"couchfile", "internal/capture", "internal/durable", "internal/manifest", "internal/node", "internal/repo"},
 
 	// Pure: backups of a cluster's nodes in; which of them are one, and who gets which file, out.
-	"internal/topology": {"internal/manifest", "internal/shard"},
+	"internal/topology": {"internal/manifest", "internal/newest", "internal/shard", "internal/words"},
 	// The backups of a cluster's nodes read as one thing, for commands and what restores them.
 	"internal/cluster": {"couchfile", "internal/manifest", "internal/repo", "internal/shard", "internal/topology"},
 
@@ -134,7 +134,7 @@ var allowed = map[string][]string{
 
 	// What commands have in common, and the settings' repositories opened: no command.
 	"internal/cli/core": {"internal/userfile", "couchfile", "internal/backup", "internal/config", "internal/serve", "internal/ship", "internal/manifest", "internal/node", "internal/repo",
-		"internal/restore", "internal/storage", "internal/storage/limit", "internal/storage/meter", "internal/takeout"},
+		"internal/restore", "internal/storage", "internal/storage/limit", "internal/storage/meter", "internal/takeout", "internal/topology"},
 	"internal/cli/open": {"internal/userfile", "internal/calendar", "internal/cluster", "internal/topology", "internal/cli/core", "internal/durable", "internal/manifest", "internal/repo", "internal/sequence", "internal/serve", "internal/shard", "internal/storage",
 		"internal/storage/cache", "internal/storage/drivers", "internal/storage/retry"},
 
@@ -145,7 +145,7 @@ var allowed = map[string][]string{
 		"internal/serve", "internal/takeout"},
 	"internal/cli/look": {"internal/cli/core", "internal/cli/open", "couchfile", "internal/backup", "internal/calendar", "internal/config", "internal/ejson",
 		"internal/httpd", "internal/localhost", "internal/mango", "internal/manifest", "internal/mrargs", "internal/newest", "internal/node", "internal/repo", "internal/restore", "internal/serve", "internal/serve/chttpd", "internal/storage/drivers",
-		"internal/storage/meter", "internal/storage/probe"},
+		"internal/storage/meter", "internal/storage/probe", "internal/topology"},
 	"internal/cli/service": {"internal/calendar", "internal/cli/core", "internal/cli/open", "internal/access", "internal/admin", "internal/agent", "internal/backup",
 		"internal/bus", "internal/config", "internal/durable", "internal/httpd", "internal/job", "internal/localhost", "internal/manifest",
 		"internal/node", "internal/opened", "internal/repo", "internal/restore", "internal/sdnotify", "internal/server", "internal/ship", "internal/storage",
