@@ -72,6 +72,7 @@ func runScripts(t *testing.T, dir string, more func(*testscript.Env)) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"copydir":   copyDir,
 			"fillsize":  fillSize,
+			"nodedir":   nodeDir,
 			"setjson":   setJSON,
 			"recipient": recipient,
 			"normal":    normal,
@@ -123,6 +124,12 @@ func fillSize(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 }
 
+// nodeDir makes a small data directory of a node and says which nodes its cluster has: nodedir DIR NODE [NODES…].
+func nodeDir(ts *testscript.TestScript, _ bool, args []string) {
+	_, err := couchgen.DataDir(ts.MkAbs(args[0]), couchgen.DirOptions{NodeName: args[1], Nodes: args[2:], DocsPerDB: 4, Q: 1})
+	ts.Check(err)
+}
+
 // setJSON sets a variable to a value in the JSON of stdout: setjson NAME a.b.0.c.
 func setJSON(ts *testscript.TestScript, _ bool, args []string) {
 	var v any
@@ -159,7 +166,7 @@ var normals = []struct {
 	{regexp.MustCompile(`age1[0-9a-z]{58}`), "<recipient>"},
 	{regexp.MustCompile(`[A-Za-z0-9+/]{43}=`), "<writer>"},
 	{regexp.MustCompile(`(?s)("storage": )\{.*?\n  \}`), `$1"<traffic>"`},
-	{regexp.MustCompile(`("(?:took_seconds|stored_bytes|segment_bytes|read_bytes|bytes|unreferenced_bytes)": )[0-9.]+`), `$1"<n>"`},
+	{regexp.MustCompile(`("(?:took_seconds|age_seconds|stored_bytes|segment_bytes|read_bytes|bytes|unreferenced_bytes)": )[0-9.]+`), `$1"<n>"`},
 	{regexp.MustCompile(`"\.\d{10}"`), `".<suffix>"`},
 	{regexp.MustCompile(`"slipcover [^"]*"`), `"slipcover <version>"`},
 }

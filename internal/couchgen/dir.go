@@ -23,7 +23,7 @@ type DirOptions struct {
 	Seed     uint64
 	NodeName string // DefaultNode if empty
 	// Nodes are all nodes of the cluster, NodeName among them, each of which has a copy of every shard; NodeName
-	// alone if nil.
+	// alone if there are none.
 	Nodes []string
 
 	Databases int                // 1 if 0
@@ -104,7 +104,7 @@ func (r rng) mix() uint64 { return r.next() }
 
 func (o *DirOptions) fill() {
 	o.NodeName = cmp.Or(o.NodeName, DefaultNode)
-	if o.Nodes == nil {
+	if len(o.Nodes) == 0 {
 		o.Nodes = []string{o.NodeName}
 	}
 	o.Databases = cmp.Or(o.Databases, 1)

@@ -21,6 +21,7 @@ import (
 	"github.com/slipcover/slipcover/internal/ship"
 	"github.com/slipcover/slipcover/internal/storage"
 	"github.com/slipcover/slipcover/internal/takeout"
+	"github.com/slipcover/slipcover/internal/topology"
 )
 
 // exit is one way for the program to end.
@@ -121,7 +122,7 @@ func ExitOf(err error) exit {
 			return exitTerminate
 		}
 		return exitInterrupt
-	case is(ErrUsage, node.ErrNotFound, repo.ErrAmbiguous, repo.ErrNotRecipient, repo.ErrLastRecipient, repo.ErrNotEncrypted, restore.ErrOptions, backup.ErrOptions):
+	case is(ErrUsage, node.ErrNotFound, repo.ErrAmbiguous, topology.ErrWhich, repo.ErrNotRecipient, repo.ErrLastRecipient, repo.ErrNotEncrypted, restore.ErrOptions, backup.ErrOptions):
 		return exitUsage
 	case is(ErrDamaged, backup.ErrDamaged):
 		return exitDamaged
@@ -141,7 +142,7 @@ func ExitOf(err error) exit {
 		return exitProblem
 	case is(couchfile.ErrCorrupt, couchfile.ErrNoHeader, couchfile.ErrNotDatabase, couchfile.ErrUnsupportedVersion, couchfile.ErrMissing):
 		return exitProblem
-	case is(ErrMissing, repo.ErrNoRepository, repo.ErrNoBackup, repo.ErrNoMoment, repo.ErrNoCommit, restore.ErrNoInstance, node.ErrNoData, backup.ErrNothing, restore.ErrNoSuchDB, serve.ErrNoDatabase, takeout.ErrNoTarget, takeout.ErrNoIndex, couchfile.ErrNotFound, couchfile.ErrDeleted, fs.ErrNotExist):
+	case is(ErrMissing, repo.ErrNoRepository, repo.ErrNoBackup, repo.ErrNoMoment, repo.ErrNoCommit, restore.ErrNoInstance, node.ErrNoData, backup.ErrNothing, restore.ErrNoSuchDB, serve.ErrNoDatabase, topology.ErrNoCluster, takeout.ErrNoTarget, takeout.ErrNoIndex, couchfile.ErrNotFound, couchfile.ErrDeleted, fs.ErrNotExist):
 		return exitNotFound
 	}
 	return ExitError

@@ -10,5 +10,5 @@ import (
 
 // Commands are the commands of the group "Looking", in the order of its help.
 func Commands(env *core.Env, g *core.Global) []*cobra.Command {
-	return []*cobra.Command{newPoints(env, g), newServe(env, g), newGet(env, g), newDiff(env, g), newChanges(env, g), newFind(env, g), newHistory(env, g), newCheck(env, g), newInspect(env), newProbe(env, g), newDemo(env)}
+	return []*cobra.Command{newPoints(env, g), newCluster(env, g), newServe(env, g), newGet(env, g), newDiff(env, g), newChanges(env, g), newFind(env, g), newHistory(env, g), newCheck(env, g), newInspect(env), newProbe(env, g), newDemo(env)}
 }
