@@ -129,7 +129,12 @@ func (c *Client) NodeShards(db string) ([]string, error) {
 		Suffix []rune              `json:"shard_suffix"`
 		ByNode map[string][]string `json:"by_node"`
 	}
-	if err := c.Get("/_node/_local/_dbs/"+escape(db), &m); err != nil {
+	err := c.Get("/_node/_local/_dbs/"+escape(db), &m)
+	if Status(err) == http.StatusConflict {
+		// The first such request makes the node's own _users, which another node may do at the same time.
+		err = c.Get("/_node/_local/_dbs/"+escape(db), &m)
+	}
+	if err != nil {
 		return nil, err
 	}
 	var node struct{ Name string }

@@ -249,6 +249,59 @@ func (c *CouchCluster) Joined() {
 	}))
 }
 
+// InStep waits until the copies of each shard of databases that the nodes have hold the same revisions.
+// A write is acknowledged before all have it, and lists are answered by one copy of each
+// range.
+func (c *CouchCluster) InStep(dbs ...string) {
+	c.t.Helper()
+	for _, db := range dbs {
+		c.must("the copies of "+db+" differ", within(time.Minute, func() error {
+			seen := map[string]string{}
+			for _, node := range c.Nodes {
+				if node.process == nil {
+					continue
+				}
+				shards, err := node.NodeShards(db)
+				if err != nil {
+					return err
+				}
+				for _, shard := range shards {
+					leaves, err := node.leaves(shard)
+					if err != nil {
+						return err
+					}
+					if before, ok := seen[shard]; ok && before != leaves {
+						return fmt.Errorf("%s of %s: got %s, another node has %s", shard, node.NodeName, leaves, before)
+					}
+					seen[shard] = leaves
+				}
+			}
+			return nil
+		}))
+	}
+}
+
+// leaves returns the leaves of all documents in a shard of the node, sorted.
+func (c *Couch) leaves(shard string) (string, error) {
+	var changes struct {
+		Results []struct {
+			ID      string
+			Changes []struct{ Rev string }
+		}
+	}
+	if err := c.Get("/_node/_local"+DBPath(shard, "_changes")+"?style=all_docs", &changes); err != nil {
+		return "", err
+	}
+	var list []string
+	for _, r := range changes.Results {
+		for _, leaf := range r.Changes {
+			list = append(list, r.ID+" "+leaf.Rev)
+		}
+	}
+	slices.Sort(list)
+	return strings.Join(list, "\n"), nil
+}
+
 // each does something with all nodes at once.
 func (c *CouchCluster) each(do func(*Couch) error) error {
 	errs := make([]error, len(c.Nodes))
