@@ -178,5 +178,8 @@ func TestNodesLive(t *testing.T) {
 		if got := e.nodes(); !slices.Equal(got, want) {
 			t.Errorf("node %d of a cluster: %v", i+1, got)
 		}
+		if got := e.run().Record.NodeName; got != want[i] {
+			t.Errorf("node %d of a cluster is %q", i+1, got)
+		}
 	}
 }
