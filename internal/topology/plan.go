@@ -2,9 +2,9 @@ package topology
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"maps"
 	"slices"
@@ -192,13 +192,12 @@ func (p *Plan) Place(dbs []Database) (*Placement, error) {
 func (p *Plan) place(out *Placement, db *Database) error {
 	m := Map{Map: shard.Map{DB: db.Map.DB, Suffix: db.Map.Suffix, ByNode: map[string][]shard.Range{}}, Was: db.Rev}
 	had := db.copies()
-	first := int(crc32.ChecksumIEEE([]byte(m.DB)) % uint32(len(p.Nodes)))
-	for i, r := range db.Ranges {
+	for _, r := range db.Ranges {
 		n := min(len(p.Nodes), p.N)
 		if n == 0 {
 			n = min(len(p.Nodes), max(1, len(had[r.Range])))
 		}
-		holders := p.holders(had[r.Range], first+i)[:n]
+		holders := p.holders(had[r.Range], out.Parts)[:n]
 		copies := slices.SortedFunc(slices.Values(r.Copies), better)
 		name := shard.Name{Range: r.Range, DB: m.DB, Suffix: m.Suffix}
 		if len(copies) == 0 {
@@ -226,14 +225,14 @@ func (p *Plan) place(out *Placement, db *Database) error {
 }
 
 // holders returns the indexes of all nodes, those first that take the place of one that
-// held the range, and among alike ones another one first for each start.
-func (p *Plan) holders(had []string, start int) []int {
-	order := make([]int, 0, len(p.Nodes))
-	for i := range p.Nodes {
-		order = append(order, (start+i)%len(p.Nodes))
+// held the range, and then those that got the fewest bytes so far.
+func (p *Plan) holders(had []string, parts []Part) []int {
+	order := make([]int, len(parts))
+	for i := range order {
+		order[i] = i
 	}
 	slices.SortStableFunc(order, func(a, b int) int {
-		return rank(had, p.Nodes[a].As) - rank(had, p.Nodes[b].As)
+		return cmp.Or(rank(had, parts[a].Node.As)-rank(had, parts[b].Node.As), cmp.Compare(parts[a].Bytes, parts[b].Bytes))
 	})
 	return order
 }
