@@ -130,7 +130,7 @@ func (r *run) tellPart() {
 	}
 	start := fmt.Sprintf("start CouchDB on it with -name %s in vm.args", p.Node.Name)
 	if len(others) > 0 {
-		start += fmt.Sprintf(", with one cookie, secret and uuid for it and %s, once all of them are restored by this plan", strings.Join(others, ", "))
+		start += fmt.Sprintf(", and with one Erlang cookie, chttpd_auth/secret and couchdb/uuid for it and %s, once all of them are restored by this plan", strings.Join(others, ", "))
 	} else {
 		start += "; it is alone now"
 	}

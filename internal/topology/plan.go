@@ -6,8 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/goccy/go-yaml"
@@ -280,12 +280,11 @@ func (p *Plan) deal(holders []int, copies []Copy) []Copy {
 
 // Part returns what the node of that name gets.
 func (p *Placement) Part(name string) (*Part, error) {
-	names := map[string]bool{}
+	names := make([]string, len(p.Parts))
 	for i := range p.Parts {
-		if p.Parts[i].Node.Name == name {
+		if names[i] = p.Parts[i].Node.Name; names[i] == name {
 			return &p.Parts[i], nil
 		}
-		names[p.Parts[i].Node.Name] = true
 	}
-	return nil, fmt.Errorf("%w: it has no node %q: it has %v", ErrPlan, name, slices.Sorted(maps.Keys(names)))
+	return nil, fmt.Errorf("%w: %q is none of its nodes, which are %s", ErrPlan, name, strings.Join(names, ", "))
 }

@@ -1,0 +1,255 @@
+package look
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/slipcover/slipcover/internal/cli/core"
+	"github.com/slipcover/slipcover/internal/cli/open"
+	"github.com/slipcover/slipcover/internal/cluster"
+	"github.com/slipcover/slipcover/internal/durable"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/topology"
+)
+
+// clusterBackups are the newest good backups of a cluster's nodes.
+type clusterBackups struct {
+	of      *topology.Cluster
+	backups []topology.Backup // in the order of the nodes' names
+	records []*manifest.Record
+	lacking []string // nodes without one
+}
+
+// findCluster finds a cluster by its name in an open repository.
+func findCluster(ctx context.Context, r *open.Repository, name string) (*clusterBackups, error) {
+	recs, _, err := r.List(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	c, err := topology.Find(topology.Clusters(slices.Collect(maps.Values(newestOf(recs)))), name)
+	if err != nil {
+		return nil, err
+	}
+	good := newestOf(slices.DeleteFunc(recs, func(rec *manifest.Record) bool { return rec.Status != manifest.Completed }))
+	out := &clusterBackups{of: c}
+	for _, node := range c.Nodes {
+		i := slices.IndexFunc(c.Instances[node], func(rec *manifest.Record) bool { return good[rec.Instance] != nil })
+		if i < 0 {
+			out.lacking = append(out.lacking, node)
+			continue
+		}
+		rec := good[c.Instances[node][i].Instance]
+		out.backups = append(out.backups, topology.Backup{Node: node, Instance: rec.Instance, ID: rec.ID})
+		out.records = append(out.records, rec)
+	}
+	if len(out.backups) == 0 {
+		return nil, core.Say(core.ErrMissing, "no node of the cluster %s has a backup that isn't damaged", c.Name)
+	}
+	return out, nil
+}
+
+type clusterPlanOptions struct {
+	open.Options
+	nodes []string
+	n     int
+	at    string
+	zone  string
+	out   string
+	all   bool
+}
+
+func newClusterPlan(env *core.Env, g *core.Global) *cobra.Command {
+	o := &clusterPlanOptions{}
+	c := &cobra.Command{
+		Use:   "plan [NAME] --nodes NODE,NODE,…",
+		Short: "Plan how a cluster comes back on other nodes, more or fewer",
+		Long: `Print the plan by which the newest backups of a cluster's nodes come back: on nodes of other names, more or fewer, with
+another number of copies. Each new node then restores its part by itself:
+
+  slipcover cluster plan --nodes couchdb@db4.example,couchdb@db5.example,couchdb@db6.example --out plan.yml
+  slipcover restore --plan plan.yml --as-node couchdb@db4.example --to /opt/couchdb/data        on db4, and so on
+
+With as many nodes as there were, each takes the place of one. Else the ranges of all databases are dealt out by size. The
+plan is a text to be read and changed: which backups are restored, and under "as" whose place a node takes. What each node
+gets is printed to standard error; --verbose tells it of every file.`,
+		Args: core.Arguments(0, 1, "at most the NAME of one cluster"),
+		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, args []string) error {
+			return runClusterPlan(ctx, env, s, o, strings.Join(args, ""))
+		}),
+	}
+	o.Flags(c.Flags(), "")
+	_ = c.Flags().MarkHidden("instance") // a cluster has several
+	f := c.Flags()
+	f.StringSliceVar(&o.nodes, "nodes", nil, "Erlang `NAMES` of the nodes, such as couchdb@db1.example (default: those that there were)")
+	f.IntVar(&o.n, "n", 0, "how many nodes get a copy of each range (default: as many as had one)")
+	f.StringVar(&o.at, "at", "", "the state at that `TIME`, out of what was shipped, instead of the newest backups")
+	f.StringVar(&o.zone, "zone", "", "time `ZONE` of --at, such as Europe/Berlin, where it names none (default: this machine's)")
+	f.StringVar(&o.out, "out", "", "write the plan to `FILE` instead of standard output; it must not be there")
+	f.BoolVar(&o.all, "verbose", false, "tell of every file which node gets it, out of whose backup")
+	return c
+}
+
+func runClusterPlan(ctx context.Context, env *core.Env, s *core.Settings, o *clusterPlanOptions, name string) error {
+	when := open.When{At: o.at, Zone: o.zone}
+	at, err := when.Time(env.Now())
+	if err != nil {
+		return err
+	}
+	r, err := open.Repo(ctx, env, s, true)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if err := r.Unlock(ctx); err != nil {
+		return err
+	}
+	found, err := findCluster(ctx, r, name)
+	if err != nil {
+		return err
+	}
+	nodes := o.nodes
+	if len(nodes) == 0 {
+		nodes = found.of.Nodes
+	}
+	p := topology.New(found.of.Name, found.backups, found.of.Nodes, nodes)
+	p.N, p.At = o.n, at.UTC().Truncate(time.Millisecond)
+	if at.IsZero() {
+		p.At = time.Time{}
+	}
+	if err := p.Check(); err != nil {
+		return core.Usage("%v", err)
+	}
+	c, err := open.Cluster(ctx, r, p)
+	if err != nil {
+		return err
+	}
+	placed, err := p.Place(c.Databases)
+	if err != nil {
+		return core.Usage("%v", err)
+	}
+	text, err := p.YAML()
+	if err != nil {
+		return err
+	}
+	if err := writePlan(env, o.out, text); err != nil {
+		return err
+	}
+	if env.JSON {
+		err = core.PrintJSON(env.Stdout, planJSONOf(found, c, p, placed, o.all))
+	} else {
+		tellPlan(env.Stderr, found, c, p, placed, o.all)
+	}
+	if err == nil && len(placed.Missing) > 0 {
+		return core.Say(core.ErrProblem, "%s in no backup of the plan: their databases will answer with errors for what they hold", core.Count(len(placed.Missing), "range"))
+	}
+	return err
+}
+
+func writePlan(env *core.Env, path string, text []byte) error {
+	if path == "" {
+		if env.JSON {
+			return nil // it is in there
+		}
+		_, err := env.Stdout.Write(text)
+		return err
+	}
+	if _, err := os.Lstat(path); err == nil {
+		return core.Say(core.ErrTarget, "%s is there already: name another file, or remove it", path)
+	}
+	err := durable.WriteFile(path, 0o644, func(f *os.File) error {
+		_, err := f.Write(text)
+		return err
+	})
+	if err != nil {
+		return core.FileError("write the plan", err)
+	}
+	return nil
+}
+
+type planNodeJSON struct {
+	Name    string         `json:"name"`
+	As      string         `json:"as,omitempty"`
+	DataDir string         `json:"data_dir,omitempty"`
+	Files   int            `json:"files"`
+	Bytes   int64          `json:"bytes"`
+	Takes   []planTakeJSON `json:"takes,omitempty"` // with --verbose
+}
+
+type planTakeJSON struct {
+	Shard string `json:"shard"`
+	From  string `json:"from"` // node whose backup has it; "" is none
+}
+
+type planJSON struct {
+	Plan      string         `json:"plan"`
+	Cluster   string         `json:"cluster"`
+	Nodes     []planNodeJSON `json:"nodes"`
+	Databases int            `json:"databases"`
+	Missing   []string       `json:"missing"` // shards that no backup has
+	Lacking   []string       `json:"lacking"` // nodes of the cluster without a backup
+	Unlike    int            `json:"unlike_ranges"`
+	Problems  []string       `json:"problems"`
+}
+
+func planJSONOf(found *clusterBackups, c *cluster.Cluster, p *topology.Plan, placed *topology.Placement, all bool) planJSON {
+	text, _ := p.YAML() // it was made before
+	out := planJSON{Plan: string(text), Cluster: p.Cluster, Databases: len(placed.Maps), Unlike: placed.Unlike,
+		Missing: []string{}, Lacking: core.NonNil(found.lacking), Problems: core.NonNil(c.Problems), Nodes: []planNodeJSON{}}
+	for _, m := range placed.Missing {
+		out.Missing = append(out.Missing, m.Path())
+	}
+	for _, part := range placed.Parts {
+		n := planNodeJSON{Name: part.Node.Name, As: part.Node.As, DataDir: part.Node.DataDir, Files: len(part.Takes), Bytes: part.Bytes}
+		for _, t := range part.Takes {
+			if all {
+				n.Takes = append(n.Takes, planTakeJSON{t.Name.Path(), from(p, t)})
+			}
+		}
+		out.Nodes = append(out.Nodes, n)
+	}
+	return out
+}
+
+func from(p *topology.Plan, t topology.Take) string {
+	if t.Backup < 0 {
+		return ""
+	}
+	return p.Backups[t.Backup].Node
+}
+
+// tellPlan says what the plan means, for people.
+func tellPlan(w io.Writer, found *clusterBackups, c *cluster.Cluster, p *topology.Plan, placed *topology.Placement, all bool) {
+	fmt.Fprintf(w, "cluster %s: %s on %s\n", core.Clean(p.Cluster), core.Count(len(placed.Maps), "database"), core.Count(len(p.Nodes), "node"))
+	for _, part := range placed.Parts {
+		as := ""
+		if part.Node.As != "" {
+			as = " in the place of " + part.Node.As
+		}
+		fmt.Fprintf(w, "%s%s: %s, %s\n", part.Node.Name, as, core.Count(len(part.Takes), "file"), core.Size(part.Bytes))
+		for _, t := range part.Takes {
+			if all {
+				fmt.Fprintf(w, "  %s out of the backup of %s\n", core.Clean(t.Name.Path()), from(p, t))
+			}
+		}
+	}
+	for _, node := range found.lacking {
+		fmt.Fprintf(w, "warning: %s has no backup that isn't damaged: what only it held is not restored\n", node)
+	}
+	for _, s := range c.Problems {
+		fmt.Fprintf(w, "problem: %s\n", core.Clean(s))
+	}
+	for _, m := range placed.Missing {
+		fmt.Fprintf(w, "problem: no backup holds %s: the documents in that range will answer with errors\n", core.Clean(m.Path()))
+	}
+	if placed.Unlike > 0 {
+		fmt.Fprintf(w, "warning: copies of %s that are left out don't count as many documents as those that are restored: \"slipcover cluster compare %s\" tells whether they have some that no other has\n", core.Count(placed.Unlike, "range"), core.Clean(p.Cluster))
+	}
+}
