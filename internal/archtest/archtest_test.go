@@ -143,7 +143,7 @@ var allowed = map[string][]string{
 		"internal/node", "internal/repo", "internal/restore", "internal/retention", "internal/storage"},
 	"internal/cli/restores": {"couchfile", "internal/userfile", "internal/cli/core", "internal/cli/open", "internal/durable", "internal/ejson", "internal/mango", "internal/manifest", "internal/node", "internal/repo", "internal/restore",
 		"internal/serve", "internal/takeout"},
-	"internal/cli/look": {"internal/cli/core", "internal/cli/open", "couchfile", "internal/backup", "internal/calendar", "internal/config", "internal/ejson",
+	"internal/cli/look": {"internal/cluster", "internal/cli/core", "internal/cli/open", "couchfile", "internal/backup", "internal/calendar", "internal/config", "internal/ejson",
 		"internal/httpd", "internal/localhost", "internal/mango", "internal/manifest", "internal/mrargs", "internal/newest", "internal/node", "internal/repo", "internal/restore", "internal/serve", "internal/serve/chttpd", "internal/storage/drivers",
 		"internal/storage/meter", "internal/storage/probe", "internal/topology"},
 	"internal/cli/service": {"internal/calendar", "internal/cli/core", "internal/cli/open", "internal/access", "internal/admin", "internal/agent", "internal/backup",

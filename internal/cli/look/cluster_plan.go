@@ -2,8 +2,10 @@ package look
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"slices"
@@ -15,7 +17,6 @@ import (
 	"github.com/slipcover/slipcover/internal/cli/core"
 	"github.com/slipcover/slipcover/internal/cli/open"
 	"github.com/slipcover/slipcover/internal/cluster"
-	"github.com/slipcover/slipcover/internal/durable"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/topology"
 )
@@ -161,13 +162,14 @@ func writePlan(env *core.Env, path string, text []byte) error {
 		_, err := env.Stdout.Write(text)
 		return err
 	}
-	if _, err := os.Lstat(path); err == nil {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if errors.Is(err, fs.ErrExist) {
 		return core.Say(core.ErrTarget, "%s is there already: name another file, or remove it", path)
 	}
-	err := durable.WriteFile(path, 0o644, func(f *os.File) error {
-		_, err := f.Write(text)
-		return err
-	})
+	if err == nil {
+		_, err = f.Write(text)
+		err = errors.Join(err, f.Close())
+	}
 	if err != nil {
 		return core.FileError("write the plan", err)
 	}
