@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/couchfile/erlterm"
 	"github.com/slipcover/slipcover/internal/couchgen"
+	"github.com/slipcover/slipcover/internal/testenv"
 )
 
 // salvaged walks the id tree. It returns what was visited, and the bounds of what was not, "" for none.
@@ -125,5 +127,46 @@ func TestSalvageEnds(t *testing.T) {
 	}, func(_, _ erlterm.Term, err error) error { return err })
 	if !errors.Is(err, enough) || n != 3 {
 		t.Errorf("got %v after %d entries", err, n)
+	}
+}
+
+// Of sound files of all versions nothing is taken for damaged, and all is visited in order.
+func TestSalvageSound(t *testing.T) {
+	walked := 0
+	testenv.EachFixture(t, func(version, name string, b []byte) {
+		var trees []*couchfile.Tree
+		if strings.HasSuffix(name, ".view") {
+			v, err := couchfile.OpenView(bytes.NewReader(b), int64(len(b)))
+			if err != nil {
+				t.Fatalf("%s %s: %v", version, name, err)
+			}
+			trees = append(v.Trees(), v.IDTree())
+		} else {
+			db, err := couchfile.Open(bytes.NewReader(b), int64(len(b)))
+			if err != nil {
+				t.Fatalf("%s %s: %v", version, name, err)
+			}
+			trees = []*couchfile.Tree{db.IDTree(), db.SeqTree(), db.LocalTree(), db.PurgeTree(), db.PurgeSeqTree()}
+		}
+		for _, tree := range trees {
+			var want, got []string
+			for e, err := range tree.All(nil, false) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				want = append(want, string(e.Key))
+			}
+			err := tree.Salvage(func(e couchfile.Entry) error {
+				got = append(got, string(e.Key))
+				return nil
+			}, func(_, _ erlterm.Term, err error) error { return err })
+			if err != nil || !slices.Equal(got, want) {
+				t.Errorf("%s %s, %s: %d entries, want %d, %v", version, name, tree.Name, len(got), len(want), err)
+			}
+			walked += len(got)
+		}
+	})
+	if walked < 10_000 {
+		t.Errorf("walked over %d entries", walked)
 	}
 }
