@@ -110,15 +110,15 @@ func (r *badReader) Keeps() bool { return true }
 
 // A storage that fails for long is not asked for every node, and what it would have told is no difference.
 func TestStorageFails(t *testing.T) {
-	sound := rich(t, 1, 3000, "")
-	other := rich(t, 2, 3000, "")
+	sound := rich(t, 1, 8000, "")
+	other := rich(t, 2, 8000, "")
 	bad := &badReader{ReaderAt: bytes.NewReader(other)}
 	db, err := couchfile.Open(bad, int64(len(other)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	whole := db.Header().IDTree.Size
-	bad.from, bad.to = db.Header().IDTree.Offset-whole, db.Header().IDTree.Offset-1000
+	bad.from, bad.to = db.Header().IDTree.Offset-whole, db.Header().IDTree.Offset-whole/2 // leaves
 	all := append(copies(t, sound), diverge.Copy{Node: "bad", DB: db})
 	r, each := compareCopies(t, all)
 	if len(each) > 0 || r.Unread == 0 || r.Copies[1].Damaged == 0 {
@@ -129,6 +129,15 @@ func TestStorageFails(t *testing.T) {
 	}
 	if bad.reads > 100 {
 		t.Errorf("the storage was asked %d times", bad.reads)
+	}
+	most := r.Copies[1].Unread
+
+	r, err = diverge.Compare(t.Context(), all, diverge.Options{Gone: func(err error) bool { return errors.Is(err, errStorage) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if u := r.Copies[1].Unread; r.Different > 0 || u == 0 || u >= most || r.Copies[1].Damaged <= 20 {
+		t.Errorf("of bytes that are gone for good: %d unread, before %d, %d damaged parts", u, most, r.Copies[1].Damaged)
 	}
 }
 

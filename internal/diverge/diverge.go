@@ -45,6 +45,9 @@ type Options struct {
 	// Each is called with each difference: those of documents in the order of their ids, then those of local documents. Its
 	// error ends the comparison and is passed on. What it is given may be kept.
 	Each func(Difference) error
+	// Gone says which errors of reading mean that bytes are damaged or gone, beside those of package couchfile. After others,
+	// as of a storage that is away, the rest of a tree soon counts as unreadable. Nil is none.
+	Gone func(error) bool
 }
 
 const (
@@ -267,11 +270,11 @@ func (c *comparison) each(d Difference) error {
 const mostFailures = 20
 
 // passOver decides whether a walk goes on behind err.
-func passOver(ctx context.Context, failures *int, err error) bool {
+func (o *Options) passOver(ctx context.Context, failures *int, err error) bool {
 	if ctx.Err() != nil {
 		return false
 	}
-	if errors.Is(err, couchfile.ErrCorrupt) {
+	if errors.Is(err, couchfile.ErrCorrupt) || o.Gone != nil && o.Gone(err) {
 		return true
 	}
 	*failures++

@@ -30,7 +30,7 @@ func (c *comparison) documents(ctx context.Context) error {
 			return key, sum, true, err
 		}
 	}
-	return merge(ctx, trees, picks, c.lost(PartDocuments), c.document)
+	return c.merge(ctx, trees, picks, c.lost(PartDocuments), c.document)
 }
 
 // lost returns what notes holes in a part of copies.

@@ -28,7 +28,7 @@ func (c *comparison) locals(ctx context.Context) error {
 			return key, append(dst, e.Value...), ok && !isCheckpoint(string(key)), nil
 		}
 	}
-	return merge(ctx, trees, picks, c.lost(PartLocal), c.local)
+	return c.merge(ctx, trees, picks, c.lost(PartLocal), c.local)
 }
 
 // local looks at what all copies have of a local document.

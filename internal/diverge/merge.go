@@ -58,6 +58,7 @@ func (b *batch) keep(p []byte) []byte {
 type reader struct {
 	tree       *couchfile.Tree
 	pick       pick
+	opts       *Options
 	full, free chan *batch // free holds all there are: those that wait, one at each end
 
 	batch *batch
@@ -72,7 +73,7 @@ func (r *reader) run(ctx context.Context) {
 	failures := 0
 	err := r.tree.Salvage(func(e couchfile.Entry) error { return r.entry(ctx, e) },
 		func(_, last erlterm.Term, err error) error {
-			if !passOver(ctx, &failures, err) {
+			if !r.opts.passOver(ctx, &failures, err) {
 				return err
 			}
 			key, _, _ := erlterm.Binary(last)
@@ -234,7 +235,7 @@ func (r *row) whole() bool {
 
 // merge walks a tree of all copies side by side and calls visit with each key that one of them has, in order. What it is given
 // is valid only until the call returns. told is called with what can't be read of a copy.
-func merge(ctx context.Context, trees []*couchfile.Tree, picks []pick, told func(int, *hole), visit func(*row) error) error {
+func (c *comparison) merge(ctx context.Context, trees []*couchfile.Tree, picks []pick, told func(int, *hole), visit func(*row) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -242,7 +243,7 @@ func merge(ctx context.Context, trees []*couchfile.Tree, picks []pick, told func
 	sides := make([]*side, len(trees))
 	for i, t := range trees {
 		s := &side{
-			reader: reader{tree: t, pick: picks[i], full: make(chan *batch, readAhead), free: make(chan *batch, readAhead+2)},
+			reader: reader{tree: t, pick: picks[i], opts: &c.opts, full: make(chan *batch, readAhead), free: make(chan *batch, readAhead+2)},
 			told:   func(h *hole) { told(i, h) },
 		}
 		sides[i] = s

@@ -44,7 +44,7 @@ func (c *comparison) purges(ctx context.Context) error {
 			return []byte(p.UUID), dst, true, err
 		}
 	}
-	return merge(ctx, trees, picks, func(i int, h *hole) { // which purges these are no uuid tells
+	return c.merge(ctx, trees, picks, func(i int, h *hole) { // which purges these are no uuid tells
 		c.damage(i, Damage{Part: PartPurges, Error: h.err.Error()})
 	}, c.purge)
 }
