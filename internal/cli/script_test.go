@@ -73,6 +73,7 @@ func runScripts(t *testing.T, dir string, more func(*testscript.Env)) {
 			"copydir":   copyDir,
 			"fillsize":  fillSize,
 			"nodedir":   nodeDir,
+			"growshard": growShard,
 			"setjson":   setJSON,
 			"recipient": recipient,
 			"normal":    normal,
@@ -128,6 +129,13 @@ func fillSize(ts *testscript.TestScript, _ bool, args []string) {
 func nodeDir(ts *testscript.TestScript, _ bool, args []string) {
 	_, err := couchgen.DataDir(ts.MkAbs(args[0]), couchgen.DirOptions{NodeName: args[1], Nodes: args[2:], DocsPerDB: 4, Q: 1})
 	ts.Check(err)
+}
+
+// growShard writes a new document into a shard's file, another one for each number: growshard PATH N.
+func growShard(ts *testscript.TestScript, _ bool, args []string) {
+	n, err := strconv.ParseUint(args[1], 10, 64)
+	ts.Check(err)
+	ts.Check(couchgen.GrowShard(ts.MkAbs(args[0]), n))
 }
 
 // setJSON sets a variable to a value in the JSON of stdout: setjson NAME a.b.0.c.

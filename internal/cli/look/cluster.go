@@ -25,7 +25,7 @@ func newCluster(env *core.Env, g *core.Global) *cobra.Command {
 		Short: "See CouchDB clusters as what they are, out of the backups of their nodes",
 	}
 	core.AsGroup(c)
-	c.AddCommand(newClusterList(env, g), newClusterShow(env, g), newClusterPlan(env, g))
+	c.AddCommand(newClusterList(env, g), newClusterShow(env, g), newClusterCompare(env, g), newClusterPlan(env, g))
 	return c
 }
 

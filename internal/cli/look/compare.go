@@ -1,0 +1,567 @@
+package look
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/internal/cli/core"
+	"github.com/slipcover/slipcover/internal/cli/open"
+	"github.com/slipcover/slipcover/internal/cluster"
+	"github.com/slipcover/slipcover/internal/diverge"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/restore"
+	"github.com/slipcover/slipcover/internal/shard"
+	"github.com/slipcover/slipcover/internal/topology"
+)
+
+type compareOptions struct {
+	open.Options
+	when      open.When // its At and Zone
+	databases []string
+}
+
+func newClusterCompare(env *core.Env, g *core.Global) *cobra.Command {
+	o := &compareOptions{}
+	c := &cobra.Command{
+		Use:   "compare [NAME]",
+		Short: "Show what the copies of a cluster's databases disagree about, out of the backups of its nodes",
+		Long: `Compare what the nodes of a cluster hold of each range of its databases, out of the newest backup of each node, or with --at out
+of a moment of each: which documents a copy doesn't have, which revisions it lacks of others, what was purged in one and lives
+in another, and where local documents, security or limits differ. NAME may be left out if there is but one cluster.
+
+It reads the lists of documents of all copies, and no bodies. Copies are compared as of when their files were cut: what was
+written between the cuts of two nodes is among the differences, so the cuts are told first. docs/clusters.md says what each
+word means.
+
+Differences are no error; exit code 4 says that something of a copy couldn't be read.`,
+		Args: core.Arguments(0, 1, "at most the NAME of a cluster"),
+		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, args []string) error {
+			return runClusterCompare(ctx, env, s, o, strings.Join(args, ""))
+		}),
+	}
+	o.Place(c.Flags())
+	f := c.Flags()
+	f.StringArrayVar(&o.databases, "db", nil, "only databases whose name fits this `GLOB` (* is any text); may be repeated")
+	f.StringVar(&o.when.At, "at", "", "the newest moment of each node up to this `TIME`, of what was shipped: such as now, or \"yesterday 18:00\"")
+	f.StringVar(&o.when.Zone, "zone", "", "time `ZONE` of --at, such as Europe/Berlin (default: this machine's)")
+	return c
+}
+
+func runClusterCompare(ctx context.Context, env *core.Env, s *core.Settings, o *compareOptions, name string) error {
+	wanted := func(string) bool { return true }
+	var err error
+	if len(o.databases) > 0 {
+		if wanted, err = restore.Globs(o.databases); err != nil {
+			return core.Usage("--db: %v", err)
+		}
+	}
+	at, err := o.when.Time(env.Now())
+	if err != nil {
+		return err
+	}
+	r, err := open.Repo(ctx, env, s, true)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if err := r.Unlock(ctx); err != nil {
+		return err
+	}
+	recs, _, err := r.List(ctx, "")
+	if err != nil {
+		return err
+	}
+	found, err := topology.Find(topology.Clusters(slices.Collect(maps.Values(newestOf(recs)))), name)
+	if err != nil {
+		return err
+	}
+	members, nodes, err := o.members(ctx, r, found, at)
+	if err != nil {
+		return err
+	}
+	c, err := cluster.Open(ctx, r.Repo, members)
+	if err != nil {
+		return err
+	}
+	run := newCompareRun(env, r.Repo, c, nodes, wanted)
+	defer run.close()
+	if err := run.run(ctx, found.Name); err != nil {
+		return err
+	}
+	if run.unread > 0 {
+		return core.Say(core.ErrProblem, "of %s something can't be read", core.Count(run.unread, "range"))
+	}
+	return nil
+}
+
+// members returns what of each node is compared: its newest backup, or the newest moment up to a time, zero being no bound.
+func (o *compareOptions) members(ctx context.Context, r *open.Repository, c *topology.Cluster, at time.Time) ([]cluster.Member, []compareNodeJSON, error) {
+	var members []cluster.Member
+	var nodes []compareNodeJSON
+	for _, node := range c.Nodes {
+		if len(c.Instances[node]) == 0 {
+			continue // each range of it tells
+		}
+		rec := c.Instances[node][0]
+		m := cluster.Member{Record: rec}
+		n := compareNodeJSON{Node: node, Instance: rec.Instance, Backup: rec.ID, From: rec.Started, Until: rec.Finished}
+		var err error
+		if o.when.At == "" {
+			m.Manifest, err = r.Manifest(ctx, rec)
+		} else {
+			var moment *repo.Moment
+			if m.Manifest, moment, err = r.At(ctx, rec.Instance, at); err == nil {
+				m.Record = moment.Base
+				n.Backup, n.From, n.Until = moment.Base.ID, moment.Base.Started, moment.Base.Finished
+				if moment.Chain != "" {
+					n.From, n.Until = moment.At, moment.At
+				}
+			}
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", node, err)
+		}
+		members, nodes = append(members, m), append(nodes, n)
+	}
+	return members, nodes, nil
+}
+
+// compareNodeJSON is what is compared of a node of a cluster.
+type compareNodeJSON struct {
+	Node     string            `json:"node"`
+	Instance string            `json:"instance"`
+	Backup   manifest.BackupID `json:"backup"` // or the one that a moment stands on
+	// From and Until are when its files were cut: each is as it was at some time between the two. All that was written
+	// before From is in it.
+	From  time.Time `json:"from"`
+	Until time.Time `json:"until"`
+}
+
+// divergenceJSON is what the copies of a range of a database disagree about.
+type divergenceJSON struct {
+	Database string `json:"database"`
+	Range    string `json:"range"`
+	*diverge.Report
+	NotCompared []notComparedJSON `json:"not_compared"`
+
+	damaged bool // a copy is there and can't be opened
+}
+
+// notComparedJSON is a copy of a range that could not be compared.
+type notComparedJSON struct {
+	Node string `json:"node"`
+	Why  string `json:"why"`
+}
+
+// agrees says that there is nothing to be told of a range.
+func (d *divergenceJSON) agrees() bool {
+	return len(d.NotCompared) == 0 && (d.Report == nil || d.Report.Agrees())
+}
+
+// unread says that something of a range could not be read.
+func (d *divergenceJSON) unread() bool { return d.damaged || d.Report != nil && d.Report.Damaged() }
+
+const namesShown = 10 // of each kind, where people read it
+
+// compareRun compares the copies of a cluster's databases.
+type compareRun struct {
+	env     *core.Env
+	cluster *cluster.Cluster
+	nodes   []compareNodeJSON // of the members
+	readers []*repo.Reader    // of the members
+	wanted  func(string) bool // databases
+
+	databases, ranges, agree int
+	told                     int // ranges that were printed
+	incomplete               int // ranges of which not all copies were compared
+	unread                   int // ranges of which something could not be read
+	documents, different     uint64
+}
+
+// newCompareRun opens the members of a cluster. Its close must be called.
+func newCompareRun(env *core.Env, r *repo.Repo, c *cluster.Cluster, nodes []compareNodeJSON, wanted func(string) bool) *compareRun {
+	run := &compareRun{env: env, cluster: c, nodes: nodes, wanted: wanted}
+	for _, m := range c.Members {
+		run.readers = append(run.readers, r.NewSharing(m.Manifest))
+	}
+	return run
+}
+
+func (c *compareRun) close() {
+	for _, r := range c.readers {
+		r.Close()
+	}
+}
+
+// run compares all ranges, and prints what is to be told as it is found: there may be many.
+func (c *compareRun) run(ctx context.Context, name string) error {
+	if err := c.begin(name); err != nil {
+		return err
+	}
+	for i := range c.cluster.Databases {
+		db := &c.cluster.Databases[i]
+		if !c.wanted(db.Map.DB) {
+			continue
+		}
+		c.databases++
+		for _, rg := range db.Ranges {
+			d, err := c.compare(ctx, db, rg.Range)
+			if err != nil {
+				return fmt.Errorf("%s %s: %w", db.Map.DB, rg.Range, err)
+			}
+			c.count(d)
+			if d.agrees() {
+				continue
+			}
+			if err := c.print(d); err != nil {
+				return err
+			}
+			c.told++
+		}
+	}
+	return c.end()
+}
+
+func (c *compareRun) count(d *divergenceJSON) {
+	c.ranges++
+	if d.agrees() {
+		c.agree++
+	}
+	if d.unread() {
+		c.unread++
+	}
+	if len(d.NotCompared) > 0 {
+		c.incomplete++
+	}
+	if d.Report != nil {
+		c.documents += d.Report.Documents
+		c.different += d.Report.Different
+	}
+}
+
+// compare compares the copies of a range, those that there are.
+func (c *compareRun) compare(ctx context.Context, db *topology.Database, rg shard.Range) (*divergenceJSON, error) {
+	d := &divergenceJSON{Database: db.Map.DB, Range: rg.String(), NotCompared: []notComparedJSON{}}
+	left := func(node, why string, args ...any) {
+		d.NotCompared = append(d.NotCompared, notComparedJSON{node, fmt.Sprintf(why, args...)})
+	}
+	path := shard.Name{Range: rg, DB: db.Map.DB, Suffix: db.Map.Suffix}.Path()
+	var copies []diverge.Copy
+	var holders []string
+	for node, ranges := range db.Map.ByNode {
+		if slices.Contains(ranges, rg) {
+			holders = append(holders, node)
+		}
+	}
+	slices.Sort(holders)
+	for _, node := range holders {
+		i := slices.IndexFunc(c.nodes, func(n compareNodeJSON) bool { return n.Node == node })
+		if i < 0 {
+			left(node, "no backup of it is there")
+			continue
+		}
+		f := c.cluster.Members[i].Manifest.Databases()[path]
+		if f == nil {
+			left(node, "its backup has no copy")
+			continue
+		}
+		if f.Header == nil {
+			d.damaged = true
+			left(node, "its copy has no valid header, by the backup")
+			continue
+		}
+		file, err := c.readers[i].Database(ctx, f)
+		if err == nil {
+			defer file.Close()
+			var opened *couchfile.DB
+			if opened, err = couchfile.OpenOffset(couchfile.WithContext(ctx, file), file.Size, file.Header); err == nil {
+				copies = append(copies, diverge.Copy{Node: node, Moment: c.nodes[i].From, DB: opened})
+				continue
+			}
+		}
+		if !unopenable(err) {
+			return nil, err
+		}
+		d.damaged = true
+		left(node, "its copy can't be opened: %v", err)
+	}
+	if len(copies) < 2 {
+		for _, one := range copies {
+			if len(holders) > 1 {
+				left(one.Node, "there is no other copy to compare it with")
+			}
+		}
+		return d, nil
+	}
+	first := 0
+	if !c.env.JSON {
+		first = namesShown
+	}
+	var err error
+	d.Report, err = diverge.Compare(ctx, copies, diverge.Options{First: first, Gone: repo.Damaged})
+	return d, err
+}
+
+// unopenable says that an error of opening a copy is one of its bytes, and none of what they are read from.
+func unopenable(err error) bool {
+	return repo.Damaged(err) || errors.Is(err, couchfile.ErrCorrupt) || errors.Is(err, couchfile.ErrNoHeader) ||
+		errors.Is(err, couchfile.ErrNotDatabase) || errors.Is(err, couchfile.ErrUnsupportedVersion)
+}
+
+func (c *compareRun) begin(name string) error {
+	w := c.env.Stdout
+	if c.env.JSON {
+		nodes, err := json.Marshal(core.NonNil(c.nodes))
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(w, "{\n  \"cluster\": %q,\n  \"nodes\": %s,\n  \"ranges\": [", name, nodes)
+		return err
+	}
+	var rows [][]string
+	for _, n := range c.nodes {
+		rows = append(rows, []string{n.Node, n.Instance, string(n.Backup), core.When(n.From), core.When(n.Until)})
+	}
+	if err := core.Table(w, []string{"NODE", "INSTANCE", "BACKUP", "CUT FROM (UTC)", "UNTIL"}, rows); err != nil {
+		return err
+	}
+	if from, until := span(c.nodes); len(c.nodes) > 1 && until.After(from) {
+		_, err := fmt.Fprintf(w, "the cuts lie within %s: what was written then is among the differences\n", core.Took(until.Sub(from)))
+		return err
+	}
+	return nil
+}
+
+// span is when the files of all nodes were cut.
+func span(nodes []compareNodeJSON) (from, until time.Time) {
+	for _, n := range nodes {
+		if from.IsZero() || n.From.Before(from) {
+			from = n.From
+		}
+		if n.Until.After(until) {
+			until = n.Until
+		}
+	}
+	return from, until
+}
+
+func (c *compareRun) print(d *divergenceJSON) error {
+	w := c.env.Stdout
+	if !c.env.JSON {
+		if _, err := fmt.Fprintln(w); err != nil {
+			return err
+		}
+		return printDivergence(w, d)
+	}
+	text, err := json.Marshal(d)
+	if err != nil {
+		return err
+	}
+	comma := ","
+	if c.told == 0 {
+		comma = ""
+	}
+	_, err = fmt.Fprintf(w, "%s\n    %s", comma, text)
+	return err
+}
+
+func (c *compareRun) end() error {
+	w := c.env.Stdout
+	if !c.env.JSON {
+		if c.told > 0 {
+			fmt.Fprintln(w)
+		}
+		for _, p := range c.cluster.Problems {
+			fmt.Fprintln(w, core.Clean(p))
+		}
+		text := fmt.Sprintf("compared %s in %s of %s", core.Count(int(c.documents), "document"), core.Count(c.ranges, "range"), core.Count(c.databases, "database"))
+		if c.agree == c.ranges {
+			_, err := fmt.Fprintf(w, "%s: all copies agree\n", text)
+			return err
+		}
+		text += fmt.Sprintf(": %d %s", c.different, differ(c.different))
+		if c.incomplete > 0 {
+			text += fmt.Sprintf(", of %s not all copies were compared", core.Count(c.incomplete, "range"))
+		}
+		_, err := fmt.Fprintln(w, text)
+		return err
+	}
+	counts, err := json.Marshal(map[string]uint64{
+		"databases": uint64(c.databases), "ranges": uint64(c.ranges), "agree": uint64(c.agree), "unread": uint64(c.unread), "incomplete": uint64(c.incomplete),
+		"documents": c.documents, "different": c.different,
+	})
+	if err != nil {
+		return err
+	}
+	problems, err := json.Marshal(core.NonNil(c.cluster.Problems))
+	if err != nil {
+		return err
+	}
+	storage, err := json.Marshal(c.env.TrafficJSON())
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "\n  ],\n  \"problems\": %s,\n  \"counts\": %s,\n  \"storage\": %s\n}\n", problems, counts, storage)
+	return err
+}
+
+// printDivergence tells what the copies of a range disagree about: in numbers, and the first documents of each kind by name.
+func printDivergence(w io.Writer, d *divergenceJSON) error {
+	if _, err := fmt.Fprintf(w, "%s %s: %s\n", core.Clean(d.Database), d.Range, strings.Join(d.headline(), ", ")); err != nil {
+		return err
+	}
+	if d.Report != nil {
+		if err := printCopies(w, d.Report); err != nil {
+			return err
+		}
+	}
+	for _, n := range d.NotCompared {
+		if _, err := fmt.Fprintf(w, "not compared: %s: %s\n", core.Clean(n.Node), core.Clean(n.Why)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func differ(n uint64) string {
+	if n == 1 {
+		return "differs"
+	}
+	return "differ"
+}
+
+// headline says in short what differs.
+func (d *divergenceJSON) headline() []string {
+	r := d.Report
+	if r == nil {
+		return []string{"not compared"}
+	}
+	of := func(n, all uint64, noun string) string {
+		return fmt.Sprintf("%d of %s %s", n, core.Count(int(all), noun), differ(n))
+	}
+	out := []string{of(r.Different, r.Documents, "document")}
+	if r.Local.Different > 0 {
+		out = append(out, of(r.Local.Different, r.Local.Documents, "local document"))
+	}
+	for _, s := range r.Settings {
+		out = append(out, s.Name+" differs")
+	}
+	if n := r.Unread + r.Local.Unread; n > 0 {
+		out = append(out, fmt.Sprintf("%d could not be compared everywhere", n))
+	}
+	return out
+}
+
+// kinds are what a report lists of a copy, in the words of the tables.
+var kinds = []struct {
+	head string
+	list func(*diverge.CopyReport) diverge.List
+}{
+	{"MISSING", func(c *diverge.CopyReport) diverge.List { return c.Missing }},
+	{"BEHIND", func(c *diverge.CopyReport) diverge.List { return c.Behind }},
+	{"PURGED", func(c *diverge.CopyReport) diverge.List { return c.Purged }},
+	{"ONLY HERE", func(c *diverge.CopyReport) diverge.List { return c.Only }},
+	{"LOCAL MISSING", func(c *diverge.CopyReport) diverge.List { return c.LocalMissing }},
+	{"LOCAL DIFFERS", func(c *diverge.CopyReport) diverge.List { return c.LocalDiffers }},
+}
+
+const onlyHere = 3 // of kinds
+
+func printCopies(w io.Writer, r *diverge.Report) error {
+	head := []string{"NODE", "DOCUMENTS"}
+	var shown []int
+	for i, k := range kinds {
+		if slices.ContainsFunc(r.Copies, func(c diverge.CopyReport) bool { return k.list(&c).Count > 0 }) {
+			head, shown = append(head, k.head), append(shown, i)
+		}
+	}
+	unread := slices.ContainsFunc(r.Copies, func(c diverge.CopyReport) bool { return c.Unread > 0 })
+	if unread {
+		head = append(head, "UNREAD")
+	}
+	var rows, names [][]string
+	for i := range r.Copies {
+		c := &r.Copies[i]
+		row := []string{c.Node, core.Num(c.Documents)}
+		for _, k := range shown {
+			list := kinds[k].list(c)
+			row = append(row, core.Num(list.Count))
+			if k != onlyHere || len(r.Copies) > 2 { // of two the other one lacks them
+				names = append(names, namesOf(c.Node, strings.ToLower(kinds[k].head), list)...)
+			}
+		}
+		if unread {
+			row = append(row, core.Num(c.Unread))
+		}
+		rows = append(rows, row)
+	}
+	if err := core.Table(w, head, rows); err != nil {
+		return err
+	}
+	if len(names) > 0 {
+		if err := core.Table(w, []string{"NODE", "WHAT", "DOCUMENT", "REVISIONS"}, names); err != nil {
+			return err
+		}
+	}
+	for _, s := range r.Settings {
+		for i, v := range s.Values {
+			if v == nil {
+				v = json.RawMessage("can't be read")
+			}
+			if _, err := fmt.Fprintf(w, "%s of %s: %s\n", s.Name, core.Clean(r.Copies[i].Node), core.Clean(string(v))); err != nil {
+				return err
+			}
+		}
+	}
+	return printDamage(w, r)
+}
+
+func namesOf(node, what string, l diverge.List) [][]string {
+	var rows [][]string
+	for _, d := range l.First {
+		rows = append(rows, []string{node, what, d.ID, strings.Join(d.Revs, ", ")})
+	}
+	if more := l.Count - uint64(len(l.First)); more > 0 {
+		rows = append(rows, []string{node, what, "...", fmt.Sprintf("and %d more", more)})
+	}
+	return rows
+}
+
+func printDamage(w io.Writer, r *diverge.Report) error {
+	for _, c := range r.Copies {
+		for i, d := range c.Damage {
+			if i == namesShown {
+				break
+			}
+			where := ""
+			switch {
+			case d.After != "" && d.Last != "":
+				where = fmt.Sprintf(" behind %s up to %s", d.After, d.Last)
+			case d.After != "":
+				where = " behind " + d.After
+			case d.Last != "":
+				where = " up to " + d.Last
+			}
+			if _, err := fmt.Fprintf(w, "can't be read: %s of %s%s: %s\n", core.Clean(d.Part), core.Clean(c.Node), core.Clean(where), core.Clean(d.Error)); err != nil {
+				return err
+			}
+		}
+		if more := int(c.Damaged) - min(len(c.Damage), namesShown); more > 0 {
+			if _, err := fmt.Fprintf(w, "can't be read: %s of %s\n", core.Count(more, "more part"), core.Clean(c.Node)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
