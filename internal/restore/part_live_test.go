@@ -5,7 +5,10 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -23,9 +26,8 @@ import (
 // clusterDBs are the databases of a test's cluster, with the arguments that make them.
 var clusterDBs = map[string]string{"three": "?q=4", "two": "?q=2&n=2", "parts": "?partitioned=true"}
 
-// fillCluster writes what a restore has to bring back, and returns what each database
-// answers.
-func fillCluster(t *testing.T, c *testenv.Client) map[string]map[string]string {
+// fillCluster writes what a restore has to bring back.
+func fillCluster(t *testing.T, c *testenv.Client) {
 	t.Helper()
 	for db, query := range clusterDBs {
 		must(t, c.Put("/"+db+query, nil, nil))
@@ -58,7 +60,10 @@ func fillCluster(t *testing.T, c *testenv.Client) map[string]map[string]string {
 			"views": map[string]any{"v": map[string]any{"map": "function(d){emit(d.n,1)}", "reduce": "_sum"}}}, nil))
 		must(t, c.Get("/"+db+"/_design/d/_view/v", nil))
 	}
-	return answersOf(t, c)
+	var gone struct{ Rev string }
+	must(t, c.Put("/two/purged", map[string]any{}, &gone))
+	must(t, c.Post("/two/_purge", map[string][]string{"purged": {gone.Rev}}, nil))
+	must(t, c.Put("/_users/org.couchdb.user:jan", map[string]any{"type": "user", "name": "jan", "password": "apple", "roles": []string{}}, nil))
 }
 
 // answersOf is what a cluster answers of its databases, but for sequences.
@@ -82,8 +87,71 @@ func answersOf(t *testing.T, c *testenv.Client) map[string]map[string]string {
 		}
 		must(t, c.Get("/"+db, &info))
 		out[db]["counts"] = fmt.Sprintf("%d %d %s", info.Docs, info.Deleted, info.Props)
+		maps.Copy(out[db], revisionsOf(t, c, db))
+	}
+	out["_users"] = revisionsOf(t, c, "_users")
+	return out
+}
+
+// revisionsOf is every leaf of each document of a database with its history and
+// attachments, deleted ones too, by the document's id, and local documents but for the
+// checkpoints between copies.
+func revisionsOf(t *testing.T, c *testenv.Client, db string) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	var changes struct{ Results []struct{ ID string } }
+	must(t, c.Get("/"+db+"/_changes", &changes))
+	var ask struct {
+		Docs []map[string]string `json:"docs"`
+	}
+	for _, change := range changes.Results {
+		ask.Docs = append(ask.Docs, map[string]string{"id": change.ID})
+	}
+	var found struct {
+		Results []struct {
+			ID   string
+			Docs []json.RawMessage // the leaves
+		}
+	}
+	must(t, c.Post("/"+db+"/_bulk_get?revs=true&attachments=true", ask, &found))
+	for _, doc := range found.Results {
+		list := make([]string, len(doc.Docs))
+		for i, leaf := range doc.Docs {
+			list[i] = string(leaf)
+		}
+		slices.Sort(list)
+		out[doc.ID] = strings.Join(list, "\n")
+	}
+	var local struct {
+		Rows []struct {
+			ID  string
+			Doc json.RawMessage
+		}
+	}
+	must(t, c.Get("/"+db+"/_local_docs?include_docs=true", &local))
+	for _, row := range local.Rows {
+		if !strings.HasPrefix(row.ID, "_local/shard-sync-") && !strings.HasPrefix(row.ID, "_local/purge-") {
+			out[row.ID] = string(row.Doc)
+		}
 	}
 	return out
+}
+
+// sameAnswers compares what a node answers with what the original did.
+func sameAnswers(t *testing.T, n *testenv.Couch, want map[string]map[string]string) {
+	t.Helper()
+	for db, got := range answersOf(t, &n.Client) {
+		for path, text := range want[db] {
+			if got[path] != text {
+				t.Errorf("%s: %s %s\ngot  %.300s\nwant %.300s", n.NodeName, db, path, got[path], text)
+			}
+		}
+		for path := range got {
+			if want[db][path] == "" {
+				t.Errorf("%s: %s %s should not be there", n.NodeName, db, path)
+			}
+		}
+	}
 }
 
 // backupNodes backs all nodes of a cluster up and returns the backups as a plan names them.
@@ -146,7 +214,9 @@ func TestClusterElsewhere(t *testing.T) {
 	t.Parallel()
 	began := time.Now()
 	c := testenv.Cluster(t, 3, testenv.ClusterOptions{})
-	want := fillCluster(t, &c.Nodes[0].Client)
+	fillCluster(t, &c.Nodes[0].Client)
+	c.InStep("three", "two", "parts", "_users")
+	want := answersOf(t, &c.Nodes[0].Client)
 	r := openRepo(t, mem.New())
 	backups, recs := backupNodes(t, r, c)
 	old := make([]string, len(c.Nodes))
@@ -175,14 +245,7 @@ func TestClusterElsewhere(t *testing.T) {
 			other := restoreNodes(t, r, recs, plan)
 			t.Logf("up after %v", time.Since(began).Round(time.Millisecond))
 			for _, n := range other.Nodes {
-				got := answersOf(t, &n.Client)
-				for db, paths := range want {
-					for path, text := range paths {
-						if got[db][path] != text {
-							t.Errorf("%s: %s%s\ngot  %.300s\nwant %.300s", n.NodeName, db, path, got[db][path], text)
-						}
-					}
-				}
+				sameAnswers(t, n, want)
 			}
 		})
 	}
