@@ -252,6 +252,9 @@ func (o *Options) check() (err error) {
 	if o.Part != nil && (len(o.Databases) > 0 || o.NodeName != "") {
 		return fmt.Errorf("%w: a part of a cluster is restored whole, under the name that the plan gives its node", ErrOptions)
 	}
+	if o.Part != nil && o.Part.Shared > 0 && o.History == HistoryKept {
+		return fmt.Errorf("%w: by the plan %d files go to several nodes each, and with the history that they have CouchDB would no longer bring these copies together", ErrOptions, o.Part.Shared)
+	}
 	if len(o.Databases) > 0 && o.ConfigTo != "" {
 		return fmt.Errorf("%w: chosen databases come without configuration", ErrOptions)
 	}

@@ -26,6 +26,14 @@ type Part struct {
 	Base  int
 	Takes []topology.Take
 	Maps  []topology.Map // of all databases, sorted
+	// Shared is how many files go to more than one node of the plan. Each copy must have a
+	// history of its own: what was passed on between copies is noted under their uuids
+	// alone, so that of those with one uuid each takes the notes of the others for its own and keeps
+	// back what it never sent.
+	//
+	// Source: CouchDB 3.5.0, src/mem3/src/mem3_rep.erl, make_local_id and
+	// calculate_start_seq.
+	Shared int
 }
 
 // PartOf works a plan out for the node of that name. It returns topology.ErrPlan if the
@@ -43,7 +51,7 @@ func PartOf(c *cluster.Cluster, plan *topology.Plan, name string) (*Part, error)
 	if err != nil {
 		return nil, err
 	}
-	return &Part{Node: mine.Node, Nodes: plan.Nodes, Backups: c.Members, Base: base, Takes: mine.Takes, Maps: placed.Maps}, nil
+	return &Part{Node: mine.Node, Nodes: plan.Nodes, Backups: c.Members, Base: base, Takes: mine.Takes, Maps: placed.Maps, Shared: placed.Shared()}, nil
 }
 
 func (p *Part) base() cluster.Member { return p.Backups[p.Base] }

@@ -278,6 +278,24 @@ func (p *Plan) deal(holders []int, copies []Copy) []Copy {
 	return out
 }
 
+// Shared counts the files that more than one node gets.
+func (p *Placement) Shared() (n int) {
+	type file struct {
+		name   shard.Name
+		backup int
+	}
+	nodes := map[file]int{}
+	for _, part := range p.Parts {
+		for _, t := range part.Takes {
+			f := file{t.Name, t.Backup}
+			if nodes[f]++; nodes[f] == 2 && t.Backup >= 0 {
+				n++
+			}
+		}
+	}
+	return n
+}
+
 // Part returns what the node of that name gets.
 func (p *Placement) Part(name string) (*Part, error) {
 	names := make([]string, len(p.Parts))
