@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -36,9 +35,10 @@ func newClusterCompare(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "compare [NAME]",
 		Short: "Show what the copies of a cluster's databases disagree about, out of the backups of its nodes",
-		Long: `Compare what the nodes of a cluster hold of each range of its databases, out of the newest backup of each node, or with --at out
-of a moment of each: which documents a copy doesn't have, which revisions it lacks of others, what was purged in one and lives
-in another, and where local documents, security or limits differ. NAME may be left out if there is but one cluster.
+		Long: `Compare what the nodes of a cluster hold of each range of its databases, out of the newest backup of each node that isn't
+damaged, or with --at out of a moment of each: which documents a copy doesn't have, which revisions it lacks of others, what was
+purged in one and lives in another, and where local documents, security or limits differ. NAME may be left out if there is but
+one cluster.
 
 It reads the lists of documents of all copies, and no bodies. Copies are compared as of when their files were cut: what was
 written between the cuts of two nodes is among the differences, so the cuts are told first. docs/clusters.md says what each
@@ -50,7 +50,8 @@ Differences are no error; exit code 4 says that something of a copy couldn't be 
 			return runClusterCompare(ctx, env, s, o, strings.Join(args, ""))
 		}),
 	}
-	o.Place(c.Flags())
+	o.Flags(c.Flags(), "")
+	_ = c.Flags().MarkHidden("instance") // a cluster has several
 	f := c.Flags()
 	f.StringArrayVar(&o.databases, "db", nil, "only databases whose name fits this `GLOB` (* is any text); may be repeated")
 	f.StringVar(&o.when.At, "at", "", "the newest moment of each node up to this `TIME`, of what was shipped: such as now, or \"yesterday 18:00\"")
@@ -78,11 +79,7 @@ func runClusterCompare(ctx context.Context, env *core.Env, s *core.Settings, o *
 	if err := r.Unlock(ctx); err != nil {
 		return err
 	}
-	recs, _, err := r.List(ctx, "")
-	if err != nil {
-		return err
-	}
-	found, err := topology.Find(topology.Clusters(slices.Collect(maps.Values(newestOf(recs)))), name)
+	found, err := findCluster(ctx, r, name)
 	if err != nil {
 		return err
 	}
@@ -96,7 +93,7 @@ func runClusterCompare(ctx context.Context, env *core.Env, s *core.Settings, o *
 	}
 	run := newCompareRun(env, r.Repo, c, nodes, wanted)
 	defer run.close()
-	if err := run.run(ctx, found.Name); err != nil {
+	if err := run.run(ctx, found.of.Name); err != nil {
 		return err
 	}
 	if run.unread > 0 {
@@ -105,17 +102,13 @@ func runClusterCompare(ctx context.Context, env *core.Env, s *core.Settings, o *
 	return nil
 }
 
-// members returns what of each node is compared: its newest backup, or the newest moment up to a time, zero being no bound.
-func (o *compareOptions) members(ctx context.Context, r *open.Repository, c *topology.Cluster, at time.Time) ([]cluster.Member, []compareNodeJSON, error) {
+// members returns what of each node is compared: its newest good backup, or the newest moment up to a time, zero being no bound.
+func (o *compareOptions) members(ctx context.Context, r *open.Repository, c *clusterBackups, at time.Time) ([]cluster.Member, []compareNodeJSON, error) {
 	var members []cluster.Member
 	var nodes []compareNodeJSON
-	for _, node := range c.Nodes {
-		if len(c.Instances[node]) == 0 {
-			continue // each range of it tells
-		}
-		rec := c.Instances[node][0]
+	for i, rec := range c.records {
 		m := cluster.Member{Record: rec}
-		n := compareNodeJSON{Node: node, Instance: rec.Instance, Backup: rec.ID, From: rec.Started, Until: rec.Finished}
+		n := compareNodeJSON{Node: c.backups[i].Node, Instance: rec.Instance, Backup: rec.ID, From: rec.Started, Until: rec.Finished}
 		var err error
 		if o.when.At == "" {
 			m.Manifest, err = r.Manifest(ctx, rec)
@@ -130,7 +123,7 @@ func (o *compareOptions) members(ctx context.Context, r *open.Repository, c *top
 			}
 		}
 		if err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", node, err)
+			return nil, nil, fmt.Errorf("%s: %w", n.Node, err)
 		}
 		members, nodes = append(members, m), append(nodes, n)
 	}
@@ -268,7 +261,7 @@ func (c *compareRun) compare(ctx context.Context, db *topology.Database, rg shar
 	for _, node := range holders {
 		i := slices.IndexFunc(c.nodes, func(n compareNodeJSON) bool { return n.Node == node })
 		if i < 0 {
-			left(node, "no backup of it is there")
+			left(node, "it has no backup, or only damaged ones")
 			continue
 		}
 		f := c.cluster.Members[i].Manifest.Databases()[path]
