@@ -541,3 +541,36 @@ func TestEnds(t *testing.T) {
 		t.Error("one copy was compared")
 	}
 }
+
+// Of a document with very many conflicts just those are told that a copy lacks.
+func TestManyConflicts(t *testing.T) {
+	const n = 2000
+	write := func(seed uint64, skip int) []byte {
+		return file(t, seed, couchgen.Options{}, func(g *couchgen.Generator) {
+			for i := range n {
+				if i != skip {
+					if _, err := g.Put(doc{ID: "x", Parent: "0", RevID: fmt.Sprintf("%032x", i)}); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		})
+	}
+	files := [][]byte{write(1, 17), write(2, 1711)}
+	r, each := compare(t, files...)
+	if r.Different != 1 || len(each) != 1 || len(each[0].Leaves) != n {
+		t.Fatalf("got %+v", r)
+	}
+	for i, want := range []int{17, 1711} {
+		if got := revTexts(each[0].Copies[i].Lacks); !slices.Equal(got, []string{fmt.Sprintf("1-%032x", want)}) {
+			t.Errorf("copy %d lacks %v", i, got)
+		}
+	}
+}
+
+func revTexts(leaves []diverge.Leaf) (out []string) {
+	for _, l := range leaves {
+		out = append(out, l.String())
+	}
+	return out
+}

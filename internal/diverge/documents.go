@@ -137,18 +137,25 @@ func (c *comparison) difference(r *row) (Difference, error) {
 		d.Copies[i].Info = info
 	}
 	d.Leaves = allLeaves(d.Copies)
+	has := make([]map[Leaf]bool, len(d.Copies)) // of a document with many conflicts each is asked for often
+	for i := range d.Copies {
+		has[i] = d.Copies[i].leaves()
+	}
 	for i := range d.Copies {
 		h := &d.Copies[i]
 		if r.unread[i] {
 			h.State = Unread
 			continue
 		}
+		known := 0
 		for _, l := range d.Leaves {
-			if !h.has(l) {
-				h.Lacks = append(h.Lacks, l)
-				if c.purgedOn(i, d.ID, l, d.Copies) {
-					h.Purged = append(h.Purged, l)
-				}
+			if has[i][l] {
+				known++
+				continue
+			}
+			h.Lacks = append(h.Lacks, l)
+			if c.purgedOn(i, d.ID, l, has) {
+				h.Purged = append(h.Purged, l)
 			}
 		}
 		switch {
@@ -156,31 +163,24 @@ func (c *comparison) difference(r *row) (Difference, error) {
 			h.State = Purged
 		case h.Info == nil:
 			h.State = Missing
-		case len(h.Lacks) > 0, h.older(d.Leaves):
+		case len(h.Lacks) > 0, known < len(has[i]): // else it has a leaf for a conflict that another one knows as an inner revision
 			h.State = Behind
 		}
 	}
 	return d, nil
 }
 
-// has says whether l is a leaf revision of a copy.
-func (h *Held) has(l Leaf) bool {
-	if h.Info == nil {
-		return false
-	}
-	r, ok := h.Info.Revision(l.Rev)
-	return ok && r.Leaf && r.Deleted == l.Deleted
-}
-
-// older says that a copy has a leaf which another has as an inner revision. Where it lacks nothing it still has that for a
-// conflict.
-func (h *Held) older(leaves []Leaf) bool {
-	for _, r := range h.Info.Revs {
-		if r.Leaf && !slices.Contains(leaves, Leaf{r.Rev, r.Deleted}) {
-			return true
+// leaves are the leaf revisions of a copy.
+func (h *Held) leaves() map[Leaf]bool {
+	out := map[Leaf]bool{}
+	if h.Info != nil {
+		for _, r := range h.Info.Revs {
+			if r.Leaf {
+				out[Leaf{r.Rev, r.Deleted}] = true
+			}
 		}
 	}
-	return false
+	return out
 }
 
 // allLeaves returns the leaf revisions of all copies together, in the order of their names, without those that are inner

@@ -77,8 +77,8 @@ func (c *comparison) purge(r *row) error {
 }
 
 // purgedOn says that a copy lacks a leaf since it was purged there, which no copy that has the leaf knows of: one that does
-// got it again later.
-func (c *comparison) purgedOn(i int, doc string, l Leaf, copies []Held) bool {
+// got it again later. has are the leaves of the copies.
+func (c *comparison) purgedOn(i int, doc string, l Leaf, has []map[Leaf]bool) bool {
 	if len(c.purged.known) == 0 {
 		return false
 	}
@@ -86,8 +86,8 @@ func (c *comparison) purgedOn(i int, doc string, l Leaf, copies []Held) bool {
 	if knows&(1<<i) == 0 {
 		return false
 	}
-	for j := range copies {
-		if knows&(1<<j) != 0 && copies[j].has(l) {
+	for j := range has {
+		if knows&(1<<j) != 0 && has[j][l] {
 			return false
 		}
 	}
