@@ -95,7 +95,7 @@ var allowed = map[string][]string{
 	// CouchDB's HTTP API over it.
 	"internal/serve/chttpd": {"couchfile", "internal/ejson", "internal/mango", "internal/manifest", "internal/mrargs", "internal/node", "internal/sequence", "internal/serve", "internal/shard", "internal/viewindex"},
 	// What serve reads, written into a living server: it stands on that engine, and makes nothing of its own of backups.
-	"internal/takeout": {"couchfile", "internal/durable", "internal/ejson", "internal/localhost", "internal/mango", "internal/serve", "internal/shard", "internal/viewindex"},
+	"internal/takeout": {"couchfile", "internal/diverge", "internal/durable", "internal/ejson", "internal/localhost", "internal/mango", "internal/serve", "internal/shard", "internal/viewindex"},
 	// Asks that API of all of a state's databases: for tests of backups where no CouchDB is.
 	"internal/serve/tryout": {"internal/manifest", "internal/repo", "internal/serve", "internal/serve/chttpd"},
 	"internal/restore":      {"couchfile", "couchfile/couchwriter", "couchfile/erlterm", "internal/cluster", "internal/couchgen", "internal/durable", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/shard", "internal/storage", "internal/topology", "internal/words"},
@@ -141,7 +141,7 @@ var allowed = map[string][]string{
 	// The groups of the help: a group never imports another.
 	"internal/cli/backups": {"internal/userfile", "internal/calendar", "internal/cli/core", "internal/cli/open", "internal/backup", "internal/manifest", "internal/newest", "internal/state",
 		"internal/node", "internal/repo", "internal/restore", "internal/retention", "internal/storage"},
-	"internal/cli/restores": {"couchfile", "internal/userfile", "internal/cli/core", "internal/cli/open", "internal/durable", "internal/ejson", "internal/mango", "internal/manifest", "internal/node", "internal/repo", "internal/restore",
+	"internal/cli/restores": {"internal/cluster", "internal/diverge", "internal/topology", "couchfile", "internal/userfile", "internal/cli/core", "internal/cli/open", "internal/durable", "internal/ejson", "internal/mango", "internal/manifest", "internal/node", "internal/repo", "internal/restore",
 		"internal/serve", "internal/takeout"},
 	"internal/cli/look": {"internal/cli/core", "internal/cli/open", "couchfile", "internal/backup", "internal/calendar", "internal/cluster", "internal/config", "internal/diverge", "internal/ejson",
 		"internal/httpd", "internal/localhost", "internal/mango", "internal/manifest", "internal/mrargs", "internal/newest", "internal/node", "internal/repo", "internal/restore", "internal/serve", "internal/serve/chttpd", "internal/shard", "internal/storage/drivers",

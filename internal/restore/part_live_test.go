@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,11 +15,13 @@ import (
 
 	"github.com/slipcover/slipcover/internal/backup"
 	"github.com/slipcover/slipcover/internal/cluster"
+	"github.com/slipcover/slipcover/internal/diverge"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/node"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/restore"
 	"github.com/slipcover/slipcover/internal/storage/mem"
+	"github.com/slipcover/slipcover/internal/takeout"
 	"github.com/slipcover/slipcover/internal/testenv"
 	"github.com/slipcover/slipcover/internal/topology"
 )
@@ -175,12 +178,7 @@ func backupNodes(t *testing.T, r *repo.Repo, c *testenv.CouchCluster) (backups [
 // restoreNodes restores each node's part of a plan, and starts the cluster that they make.
 func restoreNodes(t *testing.T, r *repo.Repo, recs []*manifest.Record, plan *topology.Plan) *testenv.CouchCluster {
 	t.Helper()
-	members := make([]cluster.Member, len(recs))
-	for i, rec := range recs {
-		m, err := r.Manifest(t.Context(), rec)
-		must(t, err)
-		members[i] = cluster.Member{Record: rec, Manifest: m}
-	}
+	members := membersOf(t, r, recs)
 	text, err := plan.YAML()
 	must(t, err)
 	if plan, err = topology.Parse(bytes.NewReader(text)); err != nil {
@@ -200,6 +198,17 @@ func restoreNodes(t *testing.T, r *repo.Repo, recs []*manifest.Record, plan *top
 		nodes = append(nodes, testenv.NodeOptions{NodeName: n.Name, DataDir: dir})
 	}
 	return testenv.StartCluster(t, nodes)
+}
+
+func membersOf(t *testing.T, r *repo.Repo, recs []*manifest.Record) []cluster.Member {
+	t.Helper()
+	members := make([]cluster.Member, len(recs))
+	for i, rec := range recs {
+		m, err := r.Manifest(t.Context(), rec)
+		must(t, err)
+		members[i] = cluster.Member{Record: rec, Manifest: m}
+	}
+	return members
 }
 
 func names(n, from int) (out []string) {
@@ -248,5 +257,103 @@ func TestClusterElsewhere(t *testing.T) {
 				sameAnswers(t, n, want)
 			}
 		})
+	}
+}
+
+// What only one node had comes back with the others' where one copy of each range is restored.
+func TestClusterUnion(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("starts two clusters")
+	}
+	c := testenv.Cluster(t, 3, testenv.ClusterOptions{Q: 2})
+	old := []string{c.Nodes[0].NodeName, c.Nodes[1].NodeName, c.Nodes[2].NodeName}
+	first := &c.Nodes[0].Client
+	must(t, first.Put("/db", nil, nil))
+	revs := map[string]string{}
+	put := func(to *testenv.Client, id string, doc map[string]any) {
+		t.Helper()
+		var got struct{ Rev string }
+		if revs[id] != "" {
+			doc["_rev"] = revs[id]
+		}
+		must(t, to.Put(testenv.DBPath("db", id), doc, &got))
+		revs[id] = got.Rev
+	}
+	for i := range 30 {
+		put(first, fmt.Sprint("d", i), map[string]any{"n": i})
+	}
+	want := map[string]any{}
+	c.Stop()
+	for i, node := range c.Nodes { // each is alone for a while
+		node.Start()
+		for k := range 10 {
+			id := fmt.Sprintf("only%d-%d", i, k)
+			doc := map[string]any{"of": float64(i)}
+			if k%3 == 0 {
+				doc["_attachments"] = map[string]any{"a": map[string]any{"content_type": "text/plain", "data": base64.StdEncoding.EncodeToString([]byte(id))}}
+			}
+			put(&node.Client, id, doc)
+			want[id] = doc["of"]
+		}
+		id := fmt.Sprint("d", i)
+		put(&node.Client, id, map[string]any{"changed": true})
+		must(t, node.Delete(testenv.DBPath("db", fmt.Sprint("d", 10+i))+"?rev="+revs[fmt.Sprint("d", 10+i)]))
+		node.Stop()
+	}
+	r := openRepo(t, mem.New())
+	backups, recs := backupNodes(t, r, c)
+	plan := topology.New("test", backups, old, names(1, 20))
+	one := restoreNodes(t, r, recs, plan).Nodes[0]
+
+	cl, err := cluster.Open(t.Context(), r, membersOf(t, r, recs))
+	must(t, err)
+	placed, err := plan.Place(cl.Databases)
+	must(t, err)
+	copies := cl.Copies(r)
+	defer copies.Close()
+	srv, _, err := takeout.Open(t.Context(), one.URL, one.Admin, one.Password)
+	must(t, err)
+	total := &takeout.United{}
+	for _, l := range placed.Left {
+		if l.Name.DB != "db" {
+			continue
+		}
+		opened := func(list []topology.Copy) (out []diverge.Copy) {
+			for _, k := range list {
+				db, done, err := copies.Open(t.Context(), k.Backup, l.Name)
+				must(t, err)
+				t.Cleanup(done)
+				out = append(out, diverge.Copy{Node: old[k.Backup], DB: db})
+			}
+			return out
+		}
+		o := takeout.UnionOptions{Server: srv, DB: "db", Used: opened(l.Used), Others: opened(l.Unused)}
+		got, err := takeout.Union(t.Context(), o)
+		must(t, err)
+		total.Add(got)
+	}
+	if len(total.Refused) > 0 || total.Gone > 0 || total.Revisions < 20 {
+		t.Errorf("united: %+v", total)
+	}
+	for id, of := range want {
+		var doc map[string]any
+		if err := one.Get(testenv.DBPath("db", id)+"?attachments=true", &doc); err != nil || doc["of"] != of || doc["_rev"] != revs[id] {
+			t.Errorf("%s: %v, %v", id, doc, err)
+		}
+		if atts, ok := doc["_attachments"].(map[string]any); ok {
+			if data := atts["a"].(map[string]any)["data"]; data != base64.StdEncoding.EncodeToString([]byte(id)) {
+				t.Errorf("%s: its attachment is %v", id, data)
+			}
+		}
+	}
+	for i := range 3 {
+		var doc map[string]any
+		if err := one.Get(testenv.DBPath("db", fmt.Sprint("d", i)), &doc); err != nil || doc["changed"] != true {
+			t.Errorf("d%d: %v, %v", i, doc, err)
+		}
+		if err := one.Get(testenv.DBPath("db", fmt.Sprint("d", 10+i)), nil); testenv.Status(err) != http.StatusNotFound {
+			t.Errorf("d%d was deleted on one node: %v", 10+i, err)
+		}
 	}
 }

@@ -278,26 +278,30 @@ type pushPage struct {
 // add adds the leaves of a document. Those with attachments are written at once.
 func (g *pushPage) add(ctx context.Context, info *couchfile.DocInfo) error {
 	for _, rev := range info.Leaves() {
-		if !rev.Stored {
-			continue
+		if err := g.leaf(ctx, info, rev); err != nil {
+			return err
 		}
-		atts, err := g.db.Attachments(info.ID, rev)
-		if err != nil {
-			return fmt.Errorf("document %q: %w", info.ID, err)
-		}
-		d := &doc{id: info.ID, db: g.db, info: info, rev: rev, atts: atts, res: DocResult{ID: info.ID, From: rev.String()}}
-		if len(atts) > 0 {
-			if err := g.alone(ctx, d); err != nil {
-				return err
-			}
-			continue
-		}
-		if d.body, err = g.db.RevisionJSON(info, rev, couchfile.DocOptions{Revs: true}); err != nil {
-			return fmt.Errorf("document %q: %w", info.ID, err)
-		}
-		g.docs, g.size = append(g.docs, d), g.size+len(d.body)
 	}
 	g.p.Progress.Docs.Add(1)
+	return nil
+}
+
+func (g *pushPage) leaf(ctx context.Context, info *couchfile.DocInfo, rev couchfile.Revision) error {
+	if !rev.Stored {
+		return nil
+	}
+	atts, err := g.db.Attachments(info.ID, rev)
+	if err != nil {
+		return fmt.Errorf("document %q: %w", info.ID, err)
+	}
+	d := &doc{id: info.ID, db: g.db, info: info, rev: rev, atts: atts, res: DocResult{ID: info.ID, From: rev.String()}}
+	if len(atts) > 0 {
+		return g.alone(ctx, d)
+	}
+	if d.body, err = g.db.RevisionJSON(info, rev, couchfile.DocOptions{Revs: true}); err != nil {
+		return fmt.Errorf("document %q: %w", info.ID, err)
+	}
+	g.docs, g.size = append(g.docs, d), g.size+len(d.body)
 	return nil
 }
 

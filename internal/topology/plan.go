@@ -167,9 +167,20 @@ type Placement struct {
 	Maps  []Map  // sorted by database
 	// Missing are ranges that no backup has: their databases answer with errors.
 	Missing []shard.Name
-	// Unlike counts ranges of which a copy is left out that doesn't count as many documents
-	// as one that is restored: it may have some that no other has.
-	Unlike int
+	// Left are ranges of which copies are left out, which may have documents that no other has.
+	Left []Left
+}
+
+// Left is a range of which some copies are restored and others are not.
+type Left struct {
+	Name         shard.Name
+	Used, Unused []Copy
+}
+
+// Unlike says that one that is left out doesn't count as many documents as one that is
+// restored. If they count alike they still may not be.
+func (l *Left) Unlike() bool {
+	return slices.ContainsFunc(l.Unused, func(c Copy) bool { return c.Docs != l.Used[0].Docs || c.Deleted != l.Used[0].Deleted })
 }
 
 // Place works a plan out: which node gets which copy of which range of the databases.
@@ -203,10 +214,8 @@ func (p *Plan) place(out *Placement, db *Database) error {
 		if len(copies) == 0 {
 			out.Missing = append(out.Missing, name)
 		}
-		if n < len(copies) && slices.ContainsFunc(copies[n:], func(c Copy) bool {
-			return c.Docs != copies[0].Docs || c.Deleted != copies[0].Deleted
-		}) {
-			out.Unlike++
+		if n < len(copies) {
+			out.Left = append(out.Left, Left{Name: name, Used: copies[:n], Unused: copies[n:]})
 		}
 		for k, c := range p.deal(holders, copies) {
 			part := &out.Parts[holders[k]]

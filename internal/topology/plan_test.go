@@ -176,8 +176,8 @@ func TestPlaceBest(t *testing.T) {
 			if !slices.Equal(slices.Sorted(maps.Keys(used)), want) {
 				t.Errorf("n %d on %d nodes: backups %v are used, want %v", n, now, used, want)
 			}
-			if unlike := got.Unlike > 0; unlike != (n < 3) {
-				t.Errorf("n %d: %d ranges are told as unlike", n, got.Unlike)
+			if len(got.Left) > 0 != (n < 3) || n < 3 && (!got.Left[0].Unlike() || len(got.Left[0].Used) != n || len(got.Left[0].Unused) != 3-n) {
+				t.Errorf("n %d: left are %v", n, got.Left)
 			}
 		}
 	}

@@ -195,15 +195,16 @@ type planJSON struct {
 	Cluster   string         `json:"cluster"`
 	Nodes     []planNodeJSON `json:"nodes"`
 	Databases int            `json:"databases"`
-	Missing   []string       `json:"missing"` // shards that no backup has
-	Lacking   []string       `json:"lacking"` // nodes of the cluster without a backup
-	Unlike    int            `json:"unlike_ranges"`
+	Missing   []string       `json:"missing"`       // shards that no backup has
+	Lacking   []string       `json:"lacking"`       // nodes of the cluster without a backup
+	Left      int            `json:"left_ranges"`   // of which not all copies come back
+	Unlike    int            `json:"unlike_ranges"` // of these: those that don't count the same documents
 	Problems  []string       `json:"problems"`
 }
 
 func planJSONOf(found *clusterBackups, c *cluster.Cluster, p *topology.Plan, placed *topology.Placement, all bool) planJSON {
 	text, _ := p.YAML() // it was made before
-	out := planJSON{Plan: string(text), Cluster: p.Cluster, Databases: len(placed.Maps), Unlike: placed.Unlike,
+	out := planJSON{Plan: string(text), Cluster: p.Cluster, Databases: len(placed.Maps), Left: len(placed.Left), Unlike: unlike(placed),
 		Missing: []string{}, Lacking: core.NonNil(found.lacking), Problems: core.NonNil(c.Problems), Nodes: []planNodeJSON{}}
 	for _, m := range placed.Missing {
 		out.Missing = append(out.Missing, m.Path())
@@ -251,7 +252,20 @@ func tellPlan(w io.Writer, found *clusterBackups, c *cluster.Cluster, p *topolog
 	for _, m := range placed.Missing {
 		fmt.Fprintf(w, "problem: no backup holds %s: the documents in that range will answer with errors\n", core.Clean(m.Path()))
 	}
-	if placed.Unlike > 0 {
-		fmt.Fprintf(w, "warning: copies of %s that are left out don't count as many documents as those that are restored: \"slipcover cluster compare %s\" tells whether they have some that no other has\n", core.Count(placed.Unlike, "range"), core.Clean(p.Cluster))
+	if n := len(placed.Left); n > 0 {
+		differ := "they count the same documents"
+		if k := unlike(placed); k > 0 {
+			differ = fmt.Sprintf("in %d of them they count other documents than those that do", k)
+		}
+		fmt.Fprintf(w, "warning: not all copies of %s come back; %s. Once the new nodes run, \"slipcover restore-union --plan FILE --to-server URL\" brings in what only the others have\n", core.Count(n, "range"), differ)
 	}
+}
+
+func unlike(p *topology.Placement) (n int) {
+	for i := range p.Left {
+		if p.Left[i].Unlike() {
+			n++
+		}
+	}
+	return n
 }
