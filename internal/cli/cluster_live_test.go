@@ -15,7 +15,8 @@ import (
 )
 
 // A cluster is backed up node by node while it is written to, and comes back on fewer nodes: all that it
-// acknowledged before the first backup began is there, and all nodes list the same.
+// acknowledged before the first backup began is there, and all nodes list the same. A moment of what was shipped comes back
+// on one node alone.
 func TestClusterByCommands(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes two clusters")
@@ -31,7 +32,7 @@ func TestClusterByCommands(t *testing.T) {
 	must(c.Nodes[0].Put("/d", nil, nil))
 	must(c.Nodes[0].Put("/gone", nil, nil))
 	dir := t.TempDir()
-	repo, state, plan := filepath.Join(dir, "repo"), filepath.Join(dir, "state"), filepath.Join(dir, "plan.yml")
+	repo, state := filepath.Join(dir, "repo"), filepath.Join(dir, "state")
 	run := func(args ...string) string {
 		t.Helper()
 		env, stdout, stderr := clitest.Env(t)
@@ -77,8 +78,12 @@ func TestClusterByCommands(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	before := count()
+	of := func(i int) []string {
+		n := c.Nodes[i]
+		return []string{"--instance", fmt.Sprintf("db%d", i+1), "--couch-url", strings.Replace(n.URL, "://", "://"+n.Admin+"@", 1)}
+	}
 	for i, n := range c.Nodes {
-		run("backup", "create", "--cluster", "prod", "--instance", fmt.Sprintf("db%d", i+1), "--couch-url", strings.Replace(n.URL, "://", "://"+n.Admin+"@", 1))
+		run(append([]string{"backup", "create", "--cluster", "prod"}, of(i)...)...)
 		if i == 0 { // the others no longer know it when they are backed up
 			must(n.Delete("/gone"))
 		}
@@ -87,28 +92,38 @@ func TestClusterByCommands(t *testing.T) {
 		t.Error("nothing was written while the nodes were backed up: this proves less")
 	}
 	stop()
+	c.InStep("d")
+	ship := func() time.Time {
+		for i := range c.Nodes {
+			run(append([]string{"ship", "--once"}, of(i)...)...)
+		}
+		return time.Now()
+	}
+	at := ship()
+	time.Sleep(time.Second)
+	must(c.Nodes[1].Put("/d/later", map[string]any{}, nil))
+	ship()
 	c.Stop()
 
 	if text := run("cluster", "list"); !strings.Contains(text, "prod") {
 		t.Errorf("clusters: %s", text)
 	}
-	run("cluster", "plan", "prod", "--nodes", "db1@127.0.0.41,db2@127.0.0.42", "--n", "2", "--out", plan)
-	var nodes []testenv.NodeOptions
-	for _, name := range []string{"db1@127.0.0.41", "db2@127.0.0.42"} {
-		to := filepath.Join(dir, name)
-		run("restore", "--plan", plan, "--as-node", name, "--to", to)
-		nodes = append(nodes, testenv.NodeOptions{NodeName: name, DataDir: to})
+	restore := func(plan string, names []string, more ...string) *testenv.CouchCluster {
+		plan = filepath.Join(dir, plan)
+		run(append([]string{"cluster", "plan", "prod", "--nodes", strings.Join(names, ","), "--out", plan + ".yml"}, more...)...)
+		var nodes []testenv.NodeOptions
+		for _, name := range names {
+			to := filepath.Join(plan, name)
+			run("restore", "--plan", plan+".yml", "--as-node", name, "--to", to)
+			nodes = append(nodes, testenv.NodeOptions{NodeName: name, DataDir: to})
+		}
+		return testenv.StartCluster(t, nodes)
 	}
-	other := testenv.StartCluster(t, nodes)
+	other := restore("two", []string{"db1@127.0.0.41", "db2@127.0.0.42"}, "--n", "2")
 	other.InStep("d")
 	var first []string
 	for i, n := range other.Nodes {
-		var all struct{ Rows []struct{ ID string } }
-		must(n.Get("/d/_all_docs", &all))
-		var ids []string
-		for _, row := range all.Rows {
-			ids = append(ids, row.ID)
-		}
+		ids := idsOf(t, n)
 		missing := 0
 		for _, id := range acknowledged[:before] {
 			if _, ok := slices.BinarySearch(ids, id); !ok {
@@ -128,5 +143,26 @@ func TestClusterByCommands(t *testing.T) {
 	for _, n := range other.Nodes {
 		must(n.Put(testenv.DBPath("d", "new through "+n.NodeName), map[string]any{}, nil))
 	}
-	t.Logf("%d documents acknowledged before, %d in all, %d restored", before, len(acknowledged), len(first))
+	other.Stop()
+	t.Logf("%d documents acknowledged before the backups, %d in all, %d restored", before, len(acknowledged), len(first))
+
+	alone := restore("one", []string{"alone@127.0.0.43"}, "--at", at.UTC().Format(time.RFC3339Nano))
+	slices.Sort(acknowledged)
+	if ids := idsOf(t, alone.Nodes[0]); !slices.Equal(ids, acknowledged) {
+		t.Errorf("one node, as of a moment: got %d documents, want all %d that were there and not the later one", len(ids), len(acknowledged))
+	}
+}
+
+// idsOf lists the documents of the database d, sorted.
+func idsOf(t *testing.T, n *testenv.Couch) (ids []string) {
+	t.Helper()
+	var all struct{ Rows []struct{ ID string } }
+	if err := n.Get("/d/_all_docs", &all); err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range all.Rows {
+		ids = append(ids, row.ID)
+	}
+	slices.Sort(ids) // CouchDB's order is another one
+	return ids
 }
