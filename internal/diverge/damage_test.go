@@ -12,6 +12,7 @@ import (
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/internal/couchgen"
 	"github.com/slipcover/slipcover/internal/diverge"
+	"github.com/slipcover/slipcover/internal/testenv"
 )
 
 // rich writes n documents, local documents and purges; missing is left out.
@@ -154,5 +155,64 @@ func TestContext(t *testing.T) {
 	}})
 	if !errors.Is(err, context.Canceled) || seen > 2900 {
 		t.Errorf("got %v after %d", err, seen)
+	}
+}
+
+// Whatever byte of a copy is another one, a comparison comes to its end, and what it counts adds up.
+func TestFlips(t *testing.T) {
+	sound := rich(t, 1, 60, "")
+	step := max(1, len(sound)/testenv.Computed(1500, 200))
+	differ := 0
+	for at := int(testenv.Seed(t) % uint64(step)); at < len(sound); at += step {
+		b := bytes.Clone(sound)
+		b[at] ^= 1 << (at % 8)
+		db, err := couchfile.Open(bytes.NewReader(b), int64(len(b)))
+		if err != nil {
+			continue
+		}
+		r, each := compareCopies(t, append(copies(t, sound), diverge.Copy{Node: "b", DB: db}))
+		if r.Copies[0].Damaged > 0 {
+			t.Fatalf("flip at %d: %+v", at, r.Copies[0])
+		}
+		for _, d := range each {
+			if !d.Local {
+				checkDifference(t, d)
+			}
+		}
+		if !r.Agrees() {
+			differ++
+		}
+	}
+	if differ == 0 {
+		t.Error("no flip was noticed")
+	}
+}
+
+// A local document that can't be taken apart is told as what can't be read, alone.
+func TestDamagedLocal(t *testing.T) {
+	write := func(seed uint64) []byte {
+		return file(t, seed, couchgen.Options{Compression: couchgen.None}, func(g *couchgen.Generator) {
+			for _, id := range []string{"_local/a", "_local/b", "_local/c"} {
+				for range 300 {
+					if err := g.PutLocal(id, nil); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		})
+	}
+	bad := write(2)
+	rev := []byte{98, 0, 0, 1, 44} // 300
+	at := bytes.LastIndex(bad, append([]byte("_local/b\x68\x02"), rev...))
+	if at < 0 {
+		t.Fatal("the record is not there")
+	}
+	bad[at+len("_local/b\x68\x02")+1] = 0x80 // which makes it negative
+	r, each := compare(t, write(1), bad)
+	if len(each) != 0 || r.Local != (diverge.Local{Documents: 3, Equal: 2, Unread: 1}) {
+		t.Errorf("told %d differences, %+v", len(each), r.Local)
+	}
+	if d := r.Copies[1].Damage; len(d) != 1 || d[0].Part != diverge.PartLocal || d[0].After != "_local/a" || d[0].Last != "_local/b" {
+		t.Errorf("damage: %+v", d)
 	}
 }

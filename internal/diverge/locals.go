@@ -22,10 +22,14 @@ func (c *comparison) locals(ctx context.Context) error {
 	trees := make([]*couchfile.Tree, len(c.copies))
 	picks := make([]pick, len(c.copies))
 	for i := range c.copies {
-		trees[i] = c.copies[i].DB.LocalTree()
+		db := c.copies[i].DB
+		trees[i] = db.LocalTree()
 		picks[i] = func(dst []byte, e couchfile.Entry) (key, sum []byte, ok bool, err error) {
-			key, _, ok = erlterm.Binary(e.Key)
-			return key, append(dst, e.Value...), ok && !isCheckpoint(string(key)), nil
+			if key, _, ok = erlterm.Binary(e.Key); ok && isCheckpoint(string(key)) {
+				return key, dst, false, nil
+			}
+			_, err = db.EntryLocal(e)
+			return key, append(dst, e.Value...), true, err
 		}
 	}
 	return c.merge(ctx, trees, picks, c.lost(PartLocal), c.local)
