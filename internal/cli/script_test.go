@@ -24,6 +24,7 @@ import (
 	"github.com/slipcover/slipcover/internal/cli"
 	"github.com/slipcover/slipcover/internal/cli/clitest"
 	"github.com/slipcover/slipcover/internal/couchgen"
+	"github.com/slipcover/slipcover/internal/restore"
 	"github.com/slipcover/slipcover/internal/testenv"
 )
 
@@ -75,6 +76,7 @@ func runScripts(t *testing.T, dir string, more func(*testscript.Env)) {
 			"nodedir":   nodeDir,
 			"growshard": growShard,
 			"setjson":   setJSON,
+			"marker":    marker,
 			"recipient": recipient,
 			"normal":    normal,
 			"locked":    locked,
@@ -136,6 +138,13 @@ func growShard(ts *testscript.TestScript, _ bool, args []string) {
 	n, err := strconv.ParseUint(args[1], 10, 64)
 	ts.Check(err)
 	ts.Check(couchgen.GrowShard(ts.MkAbs(args[0]), n))
+}
+
+// marker marks a directory as a kill in the middle of a restore leaves it: marker DIR BACKUP INSTANCE.
+func marker(ts *testscript.TestScript, _ bool, args []string) {
+	b, err := json.Marshal(map[string]string{"backup": args[1], "instance": args[2]})
+	ts.Check(err)
+	ts.Check(os.WriteFile(filepath.Join(ts.MkAbs(args[0]), restore.MarkerName), b, 0o644))
 }
 
 // setJSON sets a variable to a value in the JSON of stdout: setjson NAME a.b.0.c.

@@ -25,6 +25,7 @@ type restoreOptions struct {
 	indexTo    string
 	configTo   string
 	delta      bool
+	ifEmpty    bool
 	databases  []string
 	as         string
 	keepSuffix bool
@@ -47,6 +48,8 @@ it. A restore that was killed goes on when you run it again; until it is done, n
   slipcover restore latest --to /opt/couchdb/data
   slipcover restore latest --to /tmp/orders --db orders        one database, to be moved into a running node
   slipcover restore latest --to /opt/couchdb/data --delta      write only what differs from what is there
+  slipcover restore latest --to /opt/couchdb/data --if-empty   before each start of a container: only on a fresh volume
+  slipcover restore latest --to /opt/couchdb/data --if-empty   only into a fresh volume, as before each start of a container
   slipcover restore --at "yesterday 18:00" --to /tmp/then      the state at a moment, out of what was shipped
   slipcover restore --before-change orders/o-17 --to /tmp/was --db orders
                                                                before a document was changed or deleted
@@ -106,6 +109,7 @@ func openSource(ctx context.Context, env *core.Env, s *core.Settings, instance, 
 func (o *restoreOptions) bind(f *pflag.FlagSet) {
 	f.StringVar(&o.to, "to", "", "the `DIR` to restore to; made if it isn't there, and must be empty")
 	f.BoolVar(&o.delta, "delta", false, "turn what is in the directory into the backup: keep files that are right, replace others")
+	f.BoolVar(&o.ifEmpty, "if-empty", false, "do nothing, and succeed, if a CouchDB's data is there; go on with a restore that was killed, also if \"latest\" is another backup by now")
 	f.StringArrayVar(&o.databases, "db", nil, "only databases whose name fits this `GLOB` (* is any text); may be repeated")
 	f.StringVar(&o.as, "as", "", "with --db for one database: its new `NAME`")
 	f.BoolVar(&o.keepSuffix, "keep-suffix", false,
@@ -132,6 +136,10 @@ func runRestore(ctx context.Context, env *core.Env, s *core.Settings, o *restore
 	}
 	history, err := o.history.chosen()
 	if err != nil {
+		return err
+	}
+	ref, done, err := o.checkEmpty(env, ref)
+	if err != nil || done {
 		return err
 	}
 	from, part, err := o.open(ctx, env, s, ref)
