@@ -3,10 +3,10 @@ package restore_test
 import (
 	"errors"
 	"fmt"
-	"net/url"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/slipcover/slipcover/internal/cluster"
 	"github.com/slipcover/slipcover/internal/restore"
@@ -55,7 +55,7 @@ func TestSingleNodeBecomesCluster(t *testing.T) {
 		}
 		for _, name := range shards {
 			var info struct{ UUID string }
-			must(t, n.Get("/_node/_local/"+url.PathEscape(name), &info))
+			must(t, n.Get("/_node/_local"+testenv.DBPath(name), &info))
 			if at := uuids[info.UUID]; at != "" {
 				t.Errorf("%s of %s has the uuid of %s: between copies of one uuid CouchDB loses track of what it has passed on", name, n.NodeName, at)
 			}
@@ -110,6 +110,19 @@ func TestCopiesThatDiffer(t *testing.T) {
 	other := restoreNodes(t, r, recs, topology.New("test", backups, old, names(3, 30)))
 	other.InStep("a") // nobody asks for it: nodes that see each other tell what they have
 	for _, n := range other.Nodes {
+		shards, err := n.NodeShards("a")
+		must(t, err)
+		for _, name := range shards {
+			var got string
+			for end := time.Now().Add(patience); !strings.Contains(got, "jan") && time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+				var b []byte
+				must(t, n.Get("/_node/_local"+testenv.DBPath(name, "_security"), &b))
+				got = string(b)
+			}
+			if !strings.Contains(got, "jan") {
+				t.Errorf("%s: %s has %s, want what most copies have", n.NodeName, name, got)
+			}
+		}
 		got := revisionsOf(t, &n.Client, "a")
 		if len(got) != 100 {
 			t.Errorf("%s: got %d documents, want 50 of all nodes, 30 of two and 20 of one", n.NodeName, len(got))
