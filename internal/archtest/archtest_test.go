@@ -91,7 +91,7 @@ var allowed = map[string][]string{
 	// Engines: an engine never imports another.
 	"internal/backup": {"couchfile", "internal/capture", "internal/durable", "internal/manifest", "internal/newest", "internal/node", "internal/repo", "internal/shard", "internal/state"},
 	"internal/ship":   {"couchfile", "internal/capture", "internal/durable", "internal/follow", "internal/manifest", "internal/node", "internal/repo", "internal/state"},
-	"internal/serve":  {"couchfile", "internal/ejson", "internal/mango", "internal/manifest", "internal/repo", "internal/shard"},
+	"internal/serve":  {"couchfile", "internal/cluster", "internal/ejson", "internal/mango", "internal/manifest", "internal/repo", "internal/shard"},
 	// CouchDB's HTTP API over it.
 	"internal/serve/chttpd": {"couchfile", "internal/ejson", "internal/mango", "internal/manifest", "internal/mrargs", "internal/node", "internal/sequence", "internal/serve", "internal/shard", "internal/viewindex"},
 	// What serve reads, written into a living server: it stands on that engine, and makes nothing of its own of backups.

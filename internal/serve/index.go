@@ -15,7 +15,7 @@ func (d *Database) Index(ctx context.Context, s *Shard, signature string) (v *co
 		return nil, 0, nil
 	}
 	path := "." + strings.TrimSuffix(s.File.Path, ".couch") + "_design/mrview/" + signature + ".view"
-	f := d.indexes[path]
+	f := d.node.indexes[path]
 	if f == nil || f.Header == nil {
 		return nil, 0, nil
 	}
@@ -24,7 +24,7 @@ func (d *Database) Index(ctx context.Context, s *Shard, signature string) (v *co
 	if v := s.indexes[path]; v != nil {
 		return v, f.Size, nil
 	}
-	r := d.reader.ReaderAt(ctx, f)
+	r := d.node.reader(f).ReaderAt(ctx, f)
 	raw, err := couchfile.ReadHeader(r, f.Size, f.Header.Offset)
 	if err == nil {
 		v, err = couchfile.OpenViewAt(r, f.Size, raw)

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 
 	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/internal/cluster"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/shard"
@@ -33,8 +34,11 @@ const mapFile = "_dbs.couch"
 // Node is a CouchDB node as a backup or a moment has it.
 type Node struct {
 	Manifest *manifest.Manifest
+	// Members are the manifests that it is made of: of a cluster, those of all its nodes.
+	Members []*manifest.Manifest
 
-	reader  *repo.Reader
+	readers []*repo.Reader // of the backups that it is made of; one of a node's
+	of      map[*manifest.File]*repo.Reader
 	dbs     map[string]*Database
 	shards  *Database                 // the shard map, nil if it isn't there
 	indexes map[string]*manifest.File // of views, by their paths
@@ -46,9 +50,8 @@ type Database struct {
 	Shards []*Shard // by range
 	// Map says which nodes have which ranges. Of a database that no shard map names it has
 	// neither a suffix nor nodes.
-	Map     shard.Map
-	reader  *repo.Reader
-	indexes map[string]*manifest.File // the node's
+	Map  shard.Map
+	node *Node
 
 	parted atomic.Pointer[bool] // whether it is partitioned, once that is known
 }
@@ -68,7 +71,7 @@ type Shard struct {
 // OpenNode opens what a manifest has. The databases are those of the shard map; where that isn't there, those that files are
 // named by. Close must be called.
 func OpenNode(ctx context.Context, r *repo.Repo, m *manifest.Manifest) (*Node, error) {
-	n := &Node{Manifest: m, reader: r.NewSharing(m), dbs: map[string]*Database{}, indexes: map[string]*manifest.File{}}
+	n := newNode(m, r.NewSharing(m))
 	files := map[string]*manifest.File{}
 	for _, f := range m.Files {
 		if f.Root == manifest.DataRoot && (f.Kind == manifest.Shard || f.Kind == manifest.System) {
@@ -85,6 +88,65 @@ func OpenNode(ctx context.Context, r *repo.Repo, m *manifest.Manifest) (*Node, e
 	return n, nil
 }
 
+// OpenCluster opens what the backups of a cluster's nodes have as one node: of each range the copy that saw most documents,
+// with its indexes. Configuration, and what else is a node's own, is that of the first. Close must be called.
+func OpenCluster(r *repo.Repo, c *cluster.Cluster) *Node {
+	readers := make([]*repo.Reader, len(c.Members))
+	for i, m := range c.Members {
+		readers[i] = r.NewSharing(m.Manifest)
+	}
+	n := newNode(c.Members[0].Manifest, readers...)
+	n.of, n.Members = map[*manifest.File]*repo.Reader{}, nil
+	for _, m := range c.Members {
+		n.Members = append(n.Members, m.Manifest)
+	}
+	indexes := make([]map[string][]*manifest.File, len(c.Members)) // by the paths of their shards
+	files := make([]map[string]*manifest.File, len(c.Members))
+	for i, m := range c.Members {
+		files[i], indexes[i] = m.Manifest.Databases(), map[string][]*manifest.File{}
+		for _, f := range m.Manifest.Files {
+			if owner, _, ok := shard.CutView(f.Path); ok && f.Kind == manifest.View {
+				path := strings.TrimPrefix(owner, ".") + ".couch"
+				indexes[i][path] = append(indexes[i][path], f)
+			}
+		}
+	}
+	for i := range c.Databases {
+		d := &c.Databases[i]
+		for _, rg := range d.Ranges {
+			path := shard.Name{Range: rg.Range, DB: d.Map.DB, Suffix: d.Map.Suffix}.Path()
+			best, ok := rg.Best()
+			if !ok {
+				n.add(d.Map.DB, rg.Range, nil)
+				continue
+			}
+			f := files[best.Backup][path]
+			n.of[f] = readers[best.Backup]
+			n.add(d.Map.DB, rg.Range, f)
+			for _, v := range indexes[best.Backup][path] {
+				n.indexes[v.Path], n.of[v] = v, readers[best.Backup]
+			}
+		}
+		if db := n.dbs[d.Map.DB]; db != nil {
+			db.Map = d.Map
+		}
+	}
+	n.sort()
+	return n
+}
+
+func newNode(m *manifest.Manifest, readers ...*repo.Reader) *Node {
+	return &Node{Manifest: m, Members: []*manifest.Manifest{m}, readers: readers, dbs: map[string]*Database{}, indexes: map[string]*manifest.File{}}
+}
+
+// reader returns what reads a file.
+func (n *Node) reader(f *manifest.File) *repo.Reader {
+	if rd := n.of[f]; rd != nil {
+		return rd
+	}
+	return n.readers[0]
+}
+
 // Close closes all that was opened.
 func (n *Node) Close() {
 	for _, d := range n.dbs {
@@ -93,7 +155,9 @@ func (n *Node) Close() {
 	if n.shards != nil {
 		n.shards.close()
 	}
-	n.reader.Close()
+	for _, rd := range n.readers {
+		rd.Close()
+	}
 }
 
 func (d *Database) close() {
@@ -120,7 +184,7 @@ func (n *Node) find(ctx context.Context, files map[string]*manifest.File) error 
 		n.sort()
 		return nil
 	}
-	n.shards = &Database{Name: repo.DatabaseName(mapFile), reader: n.reader, Shards: []*Shard{{Range: shard.Full, File: f}}}
+	n.shards = &Database{Name: repo.DatabaseName(mapFile), node: n, Shards: []*Shard{{Range: shard.Full, File: f}}}
 	db, err := n.shards.Open(ctx, n.shards.Shards[0])
 	if err != nil {
 		return fmt.Errorf("read the shard map: %w", err)
@@ -146,7 +210,7 @@ func (n *Node) find(ctx context.Context, files map[string]*manifest.File) error 
 func (n *Node) add(db string, rg shard.Range, f *manifest.File) {
 	d := n.dbs[db]
 	if d == nil {
-		d = &Database{Name: db, reader: n.reader, indexes: n.indexes}
+		d = &Database{Name: db, node: n}
 		n.dbs[db] = d
 	}
 	d.Shards = append(d.Shards, &Shard{Range: rg, File: f})
@@ -191,7 +255,7 @@ func (n *Node) WriteIndex(ctx context.Context, path string, w io.Writer) error {
 // write writes the bytes of a file. What it wrote is proven when it returns nil.
 func (n *Node) write(ctx context.Context, f *manifest.File, w io.Writer) error {
 	sum, size := sha256.New(), int64(0)
-	err := n.reader.Stream(ctx, f, func(p []byte) error {
+	err := n.reader(f).Stream(ctx, f, func(p []byte) error {
 		_, _ = sum.Write(p) // it never fails
 		size += int64(len(p))
 		_, err := w.Write(p)
@@ -225,7 +289,7 @@ func (d *Database) Open(ctx context.Context, s *Shard) (*couchfile.DB, error) {
 	if s.db != nil {
 		return s.db, nil
 	}
-	file, err := d.reader.Database(ctx, s.File)
+	file, err := d.node.reader(s.File).Database(ctx, s.File)
 	if err != nil {
 		return nil, err
 	}

@@ -27,6 +27,7 @@ type PushOptions struct {
 	Server   *Server
 	DB       string // its name there
 	From     *serve.Database
+	Q        int       // how many ranges it gets; 0 is as many as it has
 	State    string    // names the state, so that only a push of the same one goes on
 	Progress *Progress // may be nil
 }
@@ -58,7 +59,7 @@ type push struct {
 }
 
 // Push makes a database on a server and writes all documents of a state into it over HTTP, as a replication does: every leaf
-// with its history, conflicts and deletions too, and their attachments. It has as many ranges and is as partitioned as it was,
+// with its history, conflicts and deletions too, and their attachments. It has as many ranges as it had, or Q, and is as partitioned as it was,
 // and who may read it is set before the first document. Design documents come last, so that their validation refuses none.
 // Where it was stopped another call goes on. It returns ErrTaken if there is a database of the name that isn't such a beginning.
 func Push(ctx context.Context, o PushOptions) (*Pushed, error) {
@@ -88,13 +89,20 @@ func Push(ctx context.Context, o PushOptions) (*Pushed, error) {
 	return p.out, o.Server.call(ctx, http.MethodDelete, docPath(o.DB, checkpointID)+"?rev="+p.at.Rev, nil, nil)
 }
 
+func (p *push) ranges() int {
+	if p.Q > 0 {
+		return p.Q
+	}
+	return len(p.From.Shards)
+}
+
 // begin makes the database, or finds out how far another call came.
 func (p *push) begin(ctx context.Context) error {
 	parted, err := p.From.Partitioned(ctx)
 	if err != nil {
 		return err
 	}
-	path := dbPath(p.DB) + "?q=" + strconv.Itoa(len(p.From.Shards))
+	path := dbPath(p.DB) + "?q=" + strconv.Itoa(p.ranges())
 	if parted {
 		path += "&partitioned=true"
 	}
@@ -144,7 +152,7 @@ func (p *push) goOn(ctx context.Context) error {
 	if err := p.Server.call(ctx, http.MethodGet, dbPath(p.DB), nil, &info); err != nil {
 		return err
 	}
-	if info.Docs+info.Deleted > 0 || !strings.HasPrefix(info.Seq, "0-") || info.Cluster.Q != len(p.From.Shards) {
+	if info.Docs+info.Deleted > 0 || !strings.HasPrefix(info.Seq, "0-") || info.Cluster.Q != p.ranges() {
 		return taken
 	}
 	return nil

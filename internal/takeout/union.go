@@ -14,7 +14,8 @@ type UnionOptions struct {
 	DB     string // its name there
 	// Used are the copies of a shard that the server's database was made of, Others those that it was not.
 	Used, Others []diverge.Copy
-	DryRun       bool      // writes nothing
+	DryRun       bool             // writes nothing
+	Gone         func(error) bool // as in diverge.Options
 	Progress     *Progress // may be nil
 }
 
@@ -23,13 +24,13 @@ type United struct {
 	Documents int         `json:"documents"` // that the used copies lack, or lack revisions of
 	Revisions int         `json:"revisions"` // that were written, or would be
 	Refused   []DocResult `json:"refused"`   // by the server's validation
-	// Purged counts documents that stay away, since a used copy knows that they were purged.
+	// Purged counts documents with revisions that stay away, since a used copy knows that they were purged.
 	Purged int `json:"purged"`
 	// Local counts local documents of which the others have another revision; they stay as they are.
 	Local int `json:"local_documents"`
 	// Gone counts revisions whose body no copy has any more.
 	Gone int `json:"body_gone"`
-	// Unread counts documents that can't be read in all copies: what only these have isn't known.
+	// Unread counts documents that can't be read in some copy: what only that has isn't known.
 	Unread uint64 `json:"unread"`
 }
 
@@ -54,7 +55,7 @@ func Union(ctx context.Context, o UnionOptions) (*United, error) {
 	page := &pushPage{p: &push{PushOptions: PushOptions{Server: o.Server, DB: o.DB, Progress: o.Progress}, out: pushed}}
 	out := &United{}
 	copies := slices.Concat(o.Used, o.Others)
-	rep, err := diverge.Compare(ctx, copies, diverge.Options{First: -1, Each: func(d diverge.Difference) error {
+	rep, err := diverge.Compare(ctx, copies, diverge.Options{First: -1, Gone: o.Gone, Each: func(d diverge.Difference) error {
 		if d.Local {
 			out.Local++
 			return nil
@@ -66,8 +67,13 @@ func Union(ctx context.Context, o UnionOptions) (*United, error) {
 		if len(missing) == 0 { // the copies bring it to each other
 			return nil
 		}
-		if slices.ContainsFunc(d.Copies[:len(o.Used)], func(h diverge.Held) bool { return h.State == diverge.Purged || len(h.Purged) > 0 }) {
+		kept := slices.DeleteFunc(slices.Clone(missing), func(l diverge.Leaf) bool {
+			return slices.ContainsFunc(d.Copies[:len(o.Used)], func(h diverge.Held) bool { return slices.Contains(h.Purged, l) })
+		})
+		if len(kept) < len(missing) {
 			out.Purged++
+		}
+		if missing = kept; len(missing) == 0 {
 			return nil
 		}
 		out.Documents++
@@ -102,7 +108,9 @@ func Union(ctx context.Context, o UnionOptions) (*United, error) {
 	if !o.DryRun {
 		out.Revisions = pushed.Revisions
 	}
-	out.Unread = rep.Unread
+	for _, c := range rep.Copies {
+		out.Unread += c.Unread
+	}
 	return out, nil
 }
 

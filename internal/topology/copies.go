@@ -28,6 +28,14 @@ type Range struct {
 	Copies []Copy
 }
 
+// Best is the copy that saw most documents, ok if there is one.
+func (r *Range) Best() (best Copy, ok bool) {
+	if len(r.Copies) == 0 {
+		return Copy{}, false
+	}
+	return slices.MinFunc(r.Copies, better), true
+}
+
 // Database is a database of a cluster, out of the backups of its nodes.
 type Database struct {
 	Map    shard.Map // the newest that a backup has

@@ -107,19 +107,10 @@ func runClusterList(ctx context.Context, env *core.Env, s *core.Settings) error 
 	return err
 }
 
-// newestOf returns the newest of some records, the oldest first, of each instance.
-func newestOf(recs []*manifest.Record) map[string]*manifest.Record {
-	out := map[string]*manifest.Record{}
-	for _, rec := range recs {
-		out[rec.Instance] = rec
-	}
-	return out
-}
-
 // clustersOf tells of the clusters that all records, the oldest first, make.
 func clustersOf(recs []*manifest.Record, now time.Time) *clusterListResult {
-	last := newestOf(recs)
-	good := newestOf(slices.DeleteFunc(slices.Clone(recs), func(rec *manifest.Record) bool { return rec.Status != manifest.Completed }))
+	last := open.NewestOf(recs)
+	good := open.NewestOf(slices.DeleteFunc(slices.Clone(recs), func(rec *manifest.Record) bool { return rec.Status != manifest.Completed }))
 	var list []*manifest.Record
 	for _, rec := range last {
 		list = append(list, rec)

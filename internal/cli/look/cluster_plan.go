@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -17,45 +15,8 @@ import (
 	"github.com/slipcover/slipcover/internal/cli/core"
 	"github.com/slipcover/slipcover/internal/cli/open"
 	"github.com/slipcover/slipcover/internal/cluster"
-	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/topology"
 )
-
-// clusterBackups are the newest good backups of a cluster's nodes.
-type clusterBackups struct {
-	of      *topology.Cluster
-	backups []topology.Backup // in the order of the nodes' names
-	records []*manifest.Record
-	lacking []string // nodes without one
-}
-
-// findCluster finds a cluster by its name in an open repository.
-func findCluster(ctx context.Context, r *open.Repository, name string) (*clusterBackups, error) {
-	recs, _, err := r.List(ctx, "")
-	if err != nil {
-		return nil, err
-	}
-	c, err := topology.Find(topology.Clusters(slices.Collect(maps.Values(newestOf(recs)))), name)
-	if err != nil {
-		return nil, err
-	}
-	good := newestOf(slices.DeleteFunc(recs, func(rec *manifest.Record) bool { return rec.Status != manifest.Completed }))
-	out := &clusterBackups{of: c}
-	for _, node := range c.Nodes {
-		i := slices.IndexFunc(c.Instances[node], func(rec *manifest.Record) bool { return good[rec.Instance] != nil })
-		if i < 0 {
-			out.lacking = append(out.lacking, node)
-			continue
-		}
-		rec := good[c.Instances[node][i].Instance]
-		out.backups = append(out.backups, topology.Backup{Node: node, Instance: rec.Instance, ID: rec.ID})
-		out.records = append(out.records, rec)
-	}
-	if len(out.backups) == 0 {
-		return nil, core.Say(core.ErrMissing, "no node of the cluster %s has a backup that isn't damaged", c.Name)
-	}
-	return out, nil
-}
 
 type clusterPlanOptions struct {
 	open.Options
@@ -112,15 +73,15 @@ func runClusterPlan(ctx context.Context, env *core.Env, s *core.Settings, o *clu
 	if err := r.Unlock(ctx); err != nil {
 		return err
 	}
-	found, err := findCluster(ctx, r, name)
+	found, err := open.FindCluster(ctx, r, name)
 	if err != nil {
 		return err
 	}
 	nodes := o.nodes
 	if len(nodes) == 0 {
-		nodes = found.of.Nodes
+		nodes = found.Of.Nodes
 	}
-	p := topology.New(found.of.Name, found.backups, found.of.Nodes, nodes)
+	p := topology.New(found.Of.Name, found.Backups, found.Of.Nodes, nodes)
 	p.N, p.At = o.n, at.UTC().Truncate(time.Millisecond)
 	if at.IsZero() {
 		p.At = time.Time{}
@@ -202,10 +163,10 @@ type planJSON struct {
 	Problems  []string       `json:"problems"`
 }
 
-func planJSONOf(found *clusterBackups, c *cluster.Cluster, p *topology.Plan, placed *topology.Placement, all bool) planJSON {
+func planJSONOf(found *open.ClusterBackups, c *cluster.Cluster, p *topology.Plan, placed *topology.Placement, all bool) planJSON {
 	text, _ := p.YAML() // it was made before
 	out := planJSON{Plan: string(text), Cluster: p.Cluster, Databases: len(placed.Maps), Left: len(placed.Left), Unlike: unlike(placed),
-		Missing: []string{}, Lacking: core.NonNil(found.lacking), Problems: core.NonNil(c.Problems), Nodes: []planNodeJSON{}}
+		Missing: []string{}, Lacking: core.NonNil(found.Lacking), Problems: core.NonNil(c.Problems), Nodes: []planNodeJSON{}}
 	for _, m := range placed.Missing {
 		out.Missing = append(out.Missing, m.Path())
 	}
@@ -229,7 +190,7 @@ func from(p *topology.Plan, t topology.Take) string {
 }
 
 // tellPlan says what the plan means, for people.
-func tellPlan(w io.Writer, found *clusterBackups, c *cluster.Cluster, p *topology.Plan, placed *topology.Placement, all bool) {
+func tellPlan(w io.Writer, found *open.ClusterBackups, c *cluster.Cluster, p *topology.Plan, placed *topology.Placement, all bool) {
 	fmt.Fprintf(w, "cluster %s: %s on %s\n", core.Clean(p.Cluster), core.Count(len(placed.Maps), "database"), core.Count(len(p.Nodes), "node"))
 	for _, part := range placed.Parts {
 		as := ""
@@ -243,7 +204,7 @@ func tellPlan(w io.Writer, found *clusterBackups, c *cluster.Cluster, p *topolog
 			}
 		}
 	}
-	for _, node := range found.lacking {
+	for _, node := range found.Lacking {
 		fmt.Fprintf(w, "warning: %s has no backup that isn't damaged: what only it held is not restored\n", node)
 	}
 	for _, s := range c.Problems {

@@ -79,11 +79,11 @@ func runClusterShow(ctx context.Context, env *core.Env, s *core.Settings, o *clu
 	if err := r.Unlock(ctx); err != nil {
 		return err
 	}
-	found, err := findCluster(ctx, r, name)
+	found, err := open.FindCluster(ctx, r, name)
 	if err != nil {
 		return err
 	}
-	c, err := open.Cluster(ctx, r, &topology.Plan{Backups: found.backups})
+	c, err := open.Cluster(ctx, r, &topology.Plan{Backups: found.Backups})
 	if err != nil {
 		return err
 	}
@@ -102,7 +102,7 @@ func runClusterShow(ctx context.Context, env *core.Env, s *core.Settings, o *clu
 	return err
 }
 
-func showOf(found *clusterBackups, c *cluster.Cluster, globs []string) (*clusterShowResult, error) {
+func showOf(found *open.ClusterBackups, c *cluster.Cluster, globs []string) (*clusterShowResult, error) {
 	wanted := func(string) bool { return true }
 	if len(globs) > 0 {
 		var err error
@@ -110,8 +110,8 @@ func showOf(found *clusterBackups, c *cluster.Cluster, globs []string) (*cluster
 			return nil, err
 		}
 	}
-	out := &clusterShowResult{Cluster: found.of.Name, Nodes: []shownNodeJSON{}, Databases: []clusterDatabaseJSON{}, Complete: true, Problems: core.NonNil(c.Problems)}
-	held := make([]int, len(found.backups))
+	out := &clusterShowResult{Cluster: found.Of.Name, Nodes: []shownNodeJSON{}, Databases: []clusterDatabaseJSON{}, Complete: true, Problems: core.NonNil(c.Problems)}
+	held := make([]int, len(found.Backups))
 	for i := range c.Databases {
 		d := &c.Databases[i]
 		if !wanted(d.Map.DB) {
@@ -136,10 +136,10 @@ func showOf(found *clusterBackups, c *cluster.Cluster, globs []string) (*cluster
 		out.Complete = out.Complete && len(line.Missing) == 0
 		out.Databases = append(out.Databases, line)
 	}
-	for _, node := range found.of.Nodes {
+	for _, node := range found.Of.Nodes {
 		n := shownNodeJSON{Name: node}
-		if i := slices.IndexFunc(found.backups, func(b topology.Backup) bool { return b.Node == node }); i >= 0 {
-			rec := found.records[i]
+		if i := slices.IndexFunc(found.Backups, func(b topology.Backup) bool { return b.Node == node }); i >= 0 {
+			rec := found.Records[i]
 			n.Instance, n.Backup, n.Started, n.Shards = rec.Instance, rec.ID, rec.Started, held[i]
 		}
 		out.Nodes = append(out.Nodes, n)

@@ -79,7 +79,7 @@ func runClusterCompare(ctx context.Context, env *core.Env, s *core.Settings, o *
 	if err := r.Unlock(ctx); err != nil {
 		return err
 	}
-	found, err := findCluster(ctx, r, name)
+	found, err := open.FindCluster(ctx, r, name)
 	if err != nil {
 		return err
 	}
@@ -93,7 +93,7 @@ func runClusterCompare(ctx context.Context, env *core.Env, s *core.Settings, o *
 	}
 	run := newCompareRun(env, r.Repo, c, nodes, wanted)
 	defer run.close()
-	if err := run.run(ctx, found.of.Name); err != nil {
+	if err := run.run(ctx, found.Of.Name); err != nil {
 		return err
 	}
 	if run.unread > 0 {
@@ -103,12 +103,12 @@ func runClusterCompare(ctx context.Context, env *core.Env, s *core.Settings, o *
 }
 
 // members returns what of each node is compared: its newest good backup, or the newest moment up to a time, zero being no bound.
-func (o *compareOptions) members(ctx context.Context, r *open.Repository, c *clusterBackups, at time.Time) ([]cluster.Member, []compareNodeJSON, error) {
+func (o *compareOptions) members(ctx context.Context, r *open.Repository, c *open.ClusterBackups, at time.Time) ([]cluster.Member, []compareNodeJSON, error) {
 	var members []cluster.Member
 	var nodes []compareNodeJSON
-	for i, rec := range c.records {
+	for i, rec := range c.Records {
 		m := cluster.Member{Record: rec}
-		n := compareNodeJSON{Node: c.backups[i].Node, Instance: rec.Instance, Backup: rec.ID, From: rec.Started, Until: rec.Finished}
+		n := compareNodeJSON{Node: c.Backups[i].Node, Instance: rec.Instance, Backup: rec.ID, From: rec.Started, Until: rec.Finished}
 		var err error
 		if o.when.At == "" {
 			m.Manifest, err = r.Manifest(ctx, rec)

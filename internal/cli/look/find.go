@@ -41,6 +41,7 @@ All documents are looked at, in the order of their ids, but for those that a con
 	f := c.Flags()
 	o.Options.Flags(f, "whose documents they are (default: the only one)")
 	o.When.Flags(f)
+	o.ClusterFlag(f)
 	f.StringVar(&o.Backup, "backup", "", "in this backup: its `ID`, name, or \"latest\"")
 	f.StringSliceVar(&o.fields, "fields", nil, "print these `FIELDS` of each document instead of all, such as _id,customer.name")
 	f.Int64Var(&o.limit, "limit", 0, "print at most so many `DOCUMENTS`")

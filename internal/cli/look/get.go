@@ -34,6 +34,7 @@ replay (docs/compaction.md) is computed first.`,
 	f := c.Flags()
 	o.Options.Flags(f, "whose document it is (default: the only one)")
 	o.When.Flags(f)
+	o.ClusterFlag(f)
 	f.StringVar(&o.Backup, "backup", "", "out of this backup: its `ID`, name, or \"latest\"")
 	f.StringVar(&o.rev, "rev", "", "this revision instead of the winner")
 	f.StringVar(&o.attachment, "attachment", "", "write the bytes of the attachment of this `NAME` to standard output")

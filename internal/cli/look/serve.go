@@ -58,6 +58,7 @@ administrators and users of the backup log in with their own passwords, and see 
 	f := c.Flags()
 	o.Options.Flags(f, "of which backups or moments (default: the only one)")
 	o.When.Flags(f)
+	o.ClusterFlag(f)
 	f.StringArrayVar(&o.databases, "db", nil, "show databases whose name fits this `GLOB` (* is any text); may be repeated")
 	f.StringVar(&o.listen, "listen", "127.0.0.1:5985", "`ADDRESS` to listen on; other machines reach it only with --cert and --key")
 	f.StringVar(&o.auth, "auth", "slipcover", "who may read: \"slipcover\", a user with a password that is shown; \"backup\", the users of the backup; \"none\", everybody on this machine")

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/spf13/pflag"
+
 	"github.com/slipcover/slipcover/internal/cli/core"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/serve"
@@ -14,9 +16,16 @@ import (
 type Chosen struct {
 	Options
 	When
-	Backup string
-	Told   string    // which one that is, in words, once it is open
-	Taken  time.Time // of when it is, once it is open
+	Backup  string
+	Cluster string    // all nodes of that cluster, of commands that ask for it
+	Told    string    // which one that is, in words, once it is open
+	Taken   time.Time // of when it is, once it is open
+}
+
+// ClusterFlag adds the flag that chooses a cluster, for commands that open it by Node.
+func (o *Chosen) ClusterFlag(f *pflag.FlagSet) {
+	f.StringVar(&o.Cluster, "cluster", "", "out of the newest backups of all nodes of the cluster `NAME`, or --at a time; of each range the fullest copy")
+	core.OwnFlags(f, "cluster")
 }
 
 // Open opens it.
@@ -50,6 +59,13 @@ func (o *Chosen) Open(ctx context.Context, env *core.Env, s *core.Settings) (*Re
 
 // Node opens it as a node; done closes that, and the repository.
 func (o *Chosen) Node(ctx context.Context, env *core.Env, s *core.Settings) (n *serve.Node, done func(), err error) {
+	if o.Cluster != "" {
+		if o.Backup != "" || o.Instance != "" {
+			return nil, nil, core.Usage("--cluster is for the backups of all its nodes: leave out which backup or instance")
+		}
+		n, o.Told, o.Taken, done, err = ClusterNode(ctx, env, s, o.Cluster, &o.When)
+		return n, done, err
+	}
 	r, m, err := o.Open(ctx, env, s)
 	if err != nil {
 		return nil, nil, err

@@ -3,10 +3,15 @@ package open
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
+	"time"
 
 	"github.com/slipcover/slipcover/internal/cli/core"
 	"github.com/slipcover/slipcover/internal/cluster"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/serve"
 	"github.com/slipcover/slipcover/internal/topology"
 )
 
@@ -44,4 +49,99 @@ func Cluster(ctx context.Context, r *Repository, p *topology.Plan) (*cluster.Clu
 		}
 	}
 	return cluster.Open(ctx, r.Repo, members)
+}
+
+// ClusterBackups are the newest good backups of a cluster's nodes.
+type ClusterBackups struct {
+	Of      *topology.Cluster
+	Backups []topology.Backup  // in the order of the nodes' names
+	Records []*manifest.Record // as they are
+	Lacking []string           // nodes without one
+}
+
+// NewestOf returns the newest of some records, the oldest first, of each instance.
+func NewestOf(recs []*manifest.Record) map[string]*manifest.Record {
+	out := map[string]*manifest.Record{}
+	for _, rec := range recs {
+		out[rec.Instance] = rec
+	}
+	return out
+}
+
+// FindCluster finds a cluster by its name, the only one for "", in a repository that is open.
+func FindCluster(ctx context.Context, r *Repository, name string) (*ClusterBackups, error) {
+	recs, _, err := r.List(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	c, err := topology.Find(topology.Clusters(slices.Collect(maps.Values(NewestOf(recs)))), name)
+	if err != nil {
+		return nil, err
+	}
+	good := NewestOf(slices.DeleteFunc(recs, func(rec *manifest.Record) bool { return rec.Status != manifest.Completed }))
+	out := &ClusterBackups{Of: c}
+	for _, node := range c.Nodes {
+		i := slices.IndexFunc(c.Instances[node], func(rec *manifest.Record) bool { return good[rec.Instance] != nil })
+		if i < 0 {
+			out.Lacking = append(out.Lacking, node)
+			continue
+		}
+		rec := good[c.Instances[node][i].Instance]
+		out.Backups = append(out.Backups, topology.Backup{Node: node, Instance: rec.Instance, ID: rec.ID})
+		out.Records = append(out.Records, rec)
+	}
+	if len(out.Backups) == 0 {
+		return nil, core.Say(core.ErrMissing, "no node of the cluster %s has a backup that isn't damaged", c.Name)
+	}
+	return out, nil
+}
+
+// ClusterNode opens a cluster as one node: the newest backups of its nodes, or a moment of each; done closes that, and the
+// repository. The second text names the state.
+func ClusterNode(ctx context.Context, env *core.Env, s *core.Settings, name string, w *When) (n *serve.Node, told string, at time.Time, done func(), err error) {
+	if w.Database() != "" || w.BeforeChange != "" {
+		return nil, "", at, nil, core.Usage("--cluster goes with --at, and not with --at-seq or --before-change, which are of one node's files")
+	}
+	zone, err := Zone(w.Zone)
+	if err != nil {
+		return nil, "", at, nil, err
+	}
+	p := &topology.Plan{}
+	if p.At, err = w.Time(env.Now()); err != nil {
+		return nil, "", at, nil, err
+	}
+	r, err := Repo(ctx, env, s, true)
+	if err != nil {
+		return nil, "", at, nil, err
+	}
+	fail := func(err error) (*serve.Node, string, time.Time, func(), error) {
+		r.Close()
+		return nil, "", at, nil, err
+	}
+	if err := r.Unlock(ctx); err != nil {
+		return fail(err)
+	}
+	found, err := FindCluster(ctx, r, name)
+	if err != nil {
+		return fail(err)
+	}
+	p.Backups = found.Backups
+	c, err := Cluster(ctx, r, p)
+	if err != nil {
+		return fail(err)
+	}
+	n = serve.OpenCluster(r.Repo, c)
+	at, told = p.At, MomentText(p.At, zone)
+	if at.IsZero() {
+		for _, rec := range found.Records {
+			if rec.Finished.After(at) {
+				at = rec.Finished
+			}
+		}
+		told = fmt.Sprintf("the newest backups of %d of the %d nodes", len(found.Backups), len(found.Of.Nodes))
+	}
+	return n, told + " of the cluster " + found.Of.Name, at, func() {
+		n.Close()
+		r.Close()
+	}, nil
 }

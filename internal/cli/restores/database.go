@@ -34,6 +34,8 @@ type databaseOptions struct {
 	as      string
 	replace bool
 	byHTTP  bool
+	cluster string
+	q       int
 	history history
 }
 
@@ -49,6 +51,9 @@ Where the server is the CouchDB of this machine, alone, and its data directory c
 own, with their indexes, and the shard map is written through it: all is there at once, and no index is built. Else the documents are written
 over HTTP with their histories, conflicts, deletions and attachments, as a replication does, and the server builds indexes.
 Either goes on where it was stopped when it is run again.
+
+--cluster takes the database out of the backups of all nodes of a cluster, into any CouchDB or cluster. Over HTTP it may also
+get another number of ranges (--q).
 
 --replace puts it in the place of a database of that name, by files alone: the old one answers until the new one is there, and
 its files stay and are named. CouchDB renames no database, so over HTTP restore under another name, and drop the old one first
@@ -66,6 +71,9 @@ if it must be that one.`,
 	f.StringVar(&o.as, "as", "", "the `NAME` that it gets (default: its own)")
 	f.BoolVar(&o.replace, "replace", false, "put it in the place of a database of that name, whose files stay")
 	f.BoolVar(&o.byHTTP, "by-http", false, "write documents over HTTP where files could be put too")
+	f.StringVar(&o.cluster, "cluster", "", "out of the newest backups of all nodes of the cluster `NAME`, or --at a time, over HTTP")
+	f.IntVar(&o.q, "q", 0, "over HTTP: how many ranges the database gets (default: as many as it had)")
+	core.OwnFlags(f, "cluster")
 	o.history.flags(f, "a new one")
 	f.String("parallel", "", "write `N` files at once (default: the number of CPUs, at most 4)")
 	core.ProgressFlag(f)
@@ -89,14 +97,15 @@ type databaseJSON struct {
 // databaseRun is one restore-db.
 type databaseRun struct {
 	*databaseOptions
-	env  *core.Env
-	s    *core.Settings
-	from *source
-	m    *manifest.Manifest
-	name string // in the backup
-	db   *serve.Database
-	srv  *takeout.Server
-	out  *databaseJSON
+	env   *core.Env
+	s     *core.Settings
+	from  *source
+	m     *manifest.Manifest
+	state string // names what it is taken out of
+	name  string // in the backup
+	db    *serve.Database
+	srv   *takeout.Server
+	out   *databaseJSON
 }
 
 func runRestoreDB(ctx context.Context, env *core.Env, s *core.Settings, o *databaseOptions, name string) error {
@@ -111,22 +120,12 @@ func runRestoreDB(ctx context.Context, env *core.Env, s *core.Settings, o *datab
 		return err
 	}
 	began := time.Now()
-	from, err := openSource(ctx, env, s, o.Instance, o.backup, &o.When)
+	r := &databaseRun{databaseOptions: o, env: env, s: s, name: name, out: &databaseJSON{Notes: []string{}}}
+	n, done, err := r.open(ctx)
 	if err != nil {
 		return err
 	}
-	defer from.repo.Close()
-	r := &databaseRun{databaseOptions: o, env: env, s: s, from: from, m: from.made, name: name, out: &databaseJSON{Notes: []string{}}}
-	if r.m == nil {
-		if r.m, err = from.repo.Manifest(ctx, from.rec); err != nil {
-			return err
-		}
-	}
-	n, err := serve.OpenNode(ctx, from.repo.Repo, r.m)
-	if err != nil {
-		return err
-	}
-	defer n.Close()
+	defer done()
 	if r.db, err = open.Database(n, name); err != nil {
 		return err
 	}
@@ -142,10 +141,7 @@ func runRestoreDB(ctx context.Context, env *core.Env, s *core.Settings, o *datab
 	if db != "" {
 		return core.Usage("--to-server takes the URL of a server, and --as the name of the database")
 	}
-	r.out.Server, r.out.Database, r.out.State = r.srv.URL, name, "backup "+from.rec.ID.Short()
-	if from.moment != nil {
-		r.out.State = open.MomentText(from.moment.At, from.zone)
-	}
+	r.out.Server, r.out.Database = r.srv.URL, name
 	if o.as != "" {
 		r.out.Database = o.as
 	}
@@ -165,6 +161,48 @@ func runRestoreDB(ctx context.Context, env *core.Env, s *core.Settings, o *datab
 		err = core.Say(core.ErrProblem, "the server refused %s, such as %s: %s", core.Count(len(r.out.HTTP.Refused), "revision"), core.Clean(d.ID), core.Clean(d.Reason))
 	}
 	return err
+}
+
+// open opens what the database is taken out of.
+func (r *databaseRun) open(ctx context.Context) (n *serve.Node, done func(), err error) {
+	o := r.databaseOptions
+	if o.cluster != "" {
+		if o.backup != "" || o.Instance != "" || o.replace || o.history.keep {
+			return nil, nil, core.Usage("--cluster is for the backups of all its nodes, and goes over HTTP: leave out --backup, --instance, --replace and --keep-history")
+		}
+		n, r.out.State, _, done, err = open.ClusterNode(ctx, r.env, r.s, o.cluster, &o.When)
+		if err == nil {
+			ids := make([]string, 0, len(n.Members))
+			for _, m := range n.Members {
+				ids = append(ids, string(m.ID)+" "+m.Finished.String())
+			}
+			r.state = strings.Join(ids, " ")
+		}
+		return n, done, err
+	}
+	from, err := openSource(ctx, r.env, r.s, o.Instance, o.backup, &o.When)
+	if err != nil {
+		return nil, nil, err
+	}
+	r.from, r.m = from, from.made
+	if r.m == nil {
+		r.m, err = from.repo.Manifest(ctx, from.rec)
+	}
+	if err == nil {
+		n, err = serve.OpenNode(ctx, from.repo.Repo, r.m)
+	}
+	if err != nil {
+		from.repo.Close()
+		return nil, nil, err
+	}
+	r.state, r.out.State = r.m.Instance+" "+string(r.m.ID), "backup "+from.rec.ID.Short()
+	if from.moment != nil {
+		r.out.State = open.MomentText(from.moment.At, from.zone)
+	}
+	return n, func() {
+		n.Close()
+		from.repo.Close()
+	}, nil
 }
 
 // run restores by files if that can be, and else over HTTP.
@@ -194,8 +232,8 @@ func (r *databaseRun) run(ctx context.Context, history restore.History) error {
 	p := &takeout.Progress{}
 	stop := core.StartProgress(r.env, r.s.Progress, "restoring", core.TakeoutReading(p))
 	defer stop()
-	state := sha256.Sum256([]byte(r.m.Instance + " " + string(r.m.ID) + " " + r.name))
-	r.out.HTTP, err = takeout.Push(ctx, takeout.PushOptions{Server: r.srv, DB: r.out.Database, From: r.db, State: hex.EncodeToString(state[:16]), Progress: p})
+	state := sha256.Sum256([]byte(r.state + " " + r.name))
+	r.out.HTTP, err = takeout.Push(ctx, takeout.PushOptions{Server: r.srv, DB: r.out.Database, From: r.db, Q: r.q, State: hex.EncodeToString(state[:16]), Progress: p})
 	r.out.History = restore.MadeAnew()
 	if err == nil && r.out.HTTP.LeftOut > 0 {
 		r.out.Notes = append(r.out.Notes, core.Count(r.out.HTTP.LeftOut, "local document")+" did not come along: these belong to a server, as checkpoints do")
@@ -211,8 +249,11 @@ type localNode struct {
 
 // ownNode returns the server's node if files can be put there, and else why not.
 func (r *databaseRun) ownNode(ctx context.Context) (n *localNode, why string, err error) {
-	if r.byHTTP {
+	switch {
+	case r.byHTTP || r.q > 0:
 		return nil, "as asked", nil
+	case r.cluster != "":
+		return nil, "out of a cluster's backups", nil
 	}
 	at, err := node.Locate(ctx, node.Options{URL: r.srv.URL, User: r.srv.User(), Password: r.srv.Password(), Getenv: func(string) string { return "" }})
 	if err != nil {

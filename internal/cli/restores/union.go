@@ -14,6 +14,7 @@ import (
 	"github.com/slipcover/slipcover/internal/cli/open"
 	"github.com/slipcover/slipcover/internal/cluster"
 	"github.com/slipcover/slipcover/internal/diverge"
+	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/restore"
 	"github.com/slipcover/slipcover/internal/takeout"
 	"github.com/slipcover/slipcover/internal/topology"
@@ -108,7 +109,7 @@ func runRestoreUnion(ctx context.Context, env *core.Env, s *core.Settings, o *un
 	defer copies.Close()
 	for i := range placed.Left {
 		if l := &placed.Left[i]; wanted(l.Name.DB) {
-			if err := out.unite(ctx, c, copies, l, takeout.UnionOptions{Server: srv, DB: l.Name.DB, DryRun: o.dryRun, Progress: p}); err != nil {
+			if err := out.unite(ctx, c, copies, l, takeout.UnionOptions{Server: srv, DB: l.Name.DB, DryRun: o.dryRun, Gone: repo.Damaged, Progress: p}); err != nil {
 				return fmt.Errorf("%s: %w", l.Name.Path(), err)
 			}
 		}
