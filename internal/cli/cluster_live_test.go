@@ -80,7 +80,7 @@ func TestClusterByCommands(t *testing.T) {
 	before := count()
 	of := func(i int) []string {
 		n := c.Nodes[i]
-		return []string{"--instance", fmt.Sprintf("db%d", i+1), "--couch-url", strings.Replace(n.URL, "://", "://"+n.Admin+"@", 1)}
+		return []string{"--instance", fmt.Sprintf("db%d", i+1), "--couch-url", address(n)}
 	}
 	for i, n := range c.Nodes {
 		run(append([]string{"backup", "create", "--cluster", "prod"}, of(i)...)...)
@@ -150,6 +150,9 @@ func TestClusterByCommands(t *testing.T) {
 	for _, n := range other.Nodes {
 		must(n.Put(testenv.DBPath("d", "new through "+n.NodeName), map[string]any{}, nil))
 	}
+	if text := run("restore-union", "--plan", filepath.Join(dir, "two.yml"), "--to-server", address(other.Nodes[1])); !strings.Contains(text, " ranges compared in ") {
+		t.Errorf("what the third copies have: %s", text)
+	}
 	other.Stop()
 	t.Logf("%d documents acknowledged before the backups, %d in all, %d restored", before, len(acknowledged), len(first))
 
@@ -158,7 +161,20 @@ func TestClusterByCommands(t *testing.T) {
 	if ids := idsOf(t, alone.Nodes[0]); !slices.Equal(ids, acknowledged) {
 		t.Errorf("one node, as of a moment: got %d documents, want all %d that were there and not the later one", len(ids), len(acknowledged))
 	}
+	// The database again, of all nodes' backups, with other ranges.
+	run("restore-db", "d", "--cluster", "prod", "--at", at.UTC().Format(time.RFC3339Nano), "--as", "d2", "--q", "8", "--to-server", address(alone.Nodes[0]))
+	var copied struct {
+		Docs    int `json:"doc_count"`
+		Cluster struct{ Q int }
+	}
+	must(alone.Nodes[0].Get("/d2", &copied))
+	if copied.Docs != len(acknowledged) || copied.Cluster.Q != 8 {
+		t.Errorf("with other ranges: got %+v, want %d documents", copied, len(acknowledged))
+	}
 }
+
+// address is a node's URL with its administrator.
+func address(n *testenv.Couch) string { return strings.Replace(n.URL, "://", "://"+n.Admin+"@", 1) }
 
 // idsOf lists the documents of the database d, sorted.
 func idsOf(t *testing.T, n *testenv.Couch) (ids []string) {
