@@ -33,14 +33,18 @@ func TestClusterByCommands(t *testing.T) {
 	must(c.Nodes[0].Put("/gone", nil, nil))
 	dir := t.TempDir()
 	repo, state := filepath.Join(dir, "repo"), filepath.Join(dir, "state")
-	run := func(args ...string) string {
+	exits := func(want int, args ...string) string {
 		t.Helper()
 		env, stdout, stderr := clitest.Env(t)
 		env.Environ = append(testenv.Environ(), "COUCHDB_PASSWORD="+c.Nodes[0].Password, "SLIPCOVER_CONFIG=/dev/null", "SLIPCOVER_STATE_DIR="+state)
-		if code := cli.Run(t.Context(), env, append(args, "--repo", repo)); code != 0 {
-			t.Fatalf("%q: exit code %d\n%s%s", args, code, stdout, stderr)
+		if code := cli.Run(t.Context(), env, append(args, "--repo", repo)); code != want {
+			t.Fatalf("%q: exit code %d, want %d\n%s%s", args, code, want, stdout, stderr)
 		}
 		return stdout.String() + stderr.String()
+	}
+	run := func(args ...string) string {
+		t.Helper()
+		return exits(0, args...)
 	}
 	run("init", "--no-encryption")
 
@@ -122,9 +126,19 @@ func TestClusterByCommands(t *testing.T) {
 		for _, name := range names {
 			to := filepath.Join(plan, name)
 			run("restore", "--plan", plan+".yml", "--as-node", name, "--to", to)
-			nodes = append(nodes, testenv.NodeOptions{NodeName: name, DataDir: to})
+			nodes = append(nodes, testenv.NodeOptions{NodeName: name, DataDir: to, Config: map[string]map[string]string{"couchdb": {"maintenance_mode": "true"}}})
 		}
-		return testenv.StartCluster(t, nodes)
+		c := testenv.StartCluster(t, nodes)
+		if text := run("restore-check", "--plan", plan+".yml", "--to-server", address(c.Nodes[0])); !strings.Contains(text, fmt.Sprintf("%d node", len(names))) || !strings.Contains(text, " in maintenance mode: --open takes them out") {
+			t.Errorf("checked: %s", text)
+		}
+		if err := c.Nodes[0].Get("/d", nil); err == nil {
+			t.Error("it serves before it was opened")
+		}
+		if text := run("restore-check", "--plan", plan+".yml", "--to-server", address(c.Nodes[0]), "--open"); strings.Count(text, " is out of maintenance mode\n") != len(names) {
+			t.Errorf("opened: %s", text)
+		}
+		return c
 	}
 	other := restore("two", []string{"db1@127.0.0.41", "db2@127.0.0.42"}, "--n", "2")
 	other.InStep("d")
@@ -152,6 +166,14 @@ func TestClusterByCommands(t *testing.T) {
 	}
 	if text := run("restore-union", "--plan", filepath.Join(dir, "two.yml"), "--to-server", address(other.Nodes[1])); !strings.Contains(text, " ranges compared in ") {
 		t.Errorf("what the third copies have: %s", text)
+	}
+	must(other.Nodes[0].Delete("/gone"))
+	if text := exits(4, "restore-check", "--plan", filepath.Join(dir, "two.yml"), "--to-server", address(other.Nodes[1])); !strings.Contains(text, "problem: database gone: "+other.Nodes[0].NodeName+" has no shard map of it\n") {
+		t.Errorf("checked without a database: %s", text)
+	}
+	run("cluster", "plan", "prod", "--nodes", other.Nodes[1].NodeName, "--out", filepath.Join(dir, "fewer.yml"))
+	if text := exits(4, "restore-check", "--wait", "0", "--plan", filepath.Join(dir, "fewer.yml"), "--to-server", address(other.Nodes[1])); !strings.Contains(text, "problem: "+other.Nodes[0].NodeName+" is none of the plan's nodes") {
+		t.Errorf("checked with a node that is none of the plan's: %s", text)
 	}
 	other.Stop()
 	t.Logf("%d documents acknowledged before the backups, %d in all, %d restored", before, len(acknowledged), len(first))

@@ -115,7 +115,7 @@ func (p *planner) partOf(part *Part, readers map[*manifest.File]*repo.Reader) *p
 	for _, t := range part.Takes {
 		if t.Backup < 0 {
 			p.guard(t.Name.Path())
-			p.res.problem("database %q: no backup of the cluster holds its shard %s: the folder of that name keeps CouchDB from creating it empty, and its documents in that range answer with errors", t.Name.DB, t.Name.Path())
+			p.res.problem("database %q: no backup of the cluster holds its shard %s: the folder of that name keeps CouchDB from creating it empty, and lists of the database and its documents in that range answer with errors", t.Name.DB, t.Name.Path())
 		}
 	}
 	p.done()

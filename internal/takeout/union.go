@@ -16,7 +16,7 @@ type UnionOptions struct {
 	Used, Others []diverge.Copy
 	DryRun       bool             // writes nothing
 	Gone         func(error) bool // as in diverge.Options
-	Progress     *Progress // may be nil
+	Progress     *Progress        // may be nil
 }
 
 // United is what Union did.

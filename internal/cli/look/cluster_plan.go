@@ -32,9 +32,9 @@ func newClusterPlan(env *core.Env, g *core.Global) *cobra.Command {
 	o := &clusterPlanOptions{}
 	c := &cobra.Command{
 		Use:   "plan [NAME] --nodes NODE,NODE,…",
-		Short: "Plan how a cluster comes back on other nodes, more or fewer",
+		Short: "Plan how a cluster, or one node, comes back on other nodes, more or fewer",
 		Long: `Print the plan by which the newest backups of a cluster's nodes come back: on nodes of other names, more or fewer, with
-another number of copies. Each new node then restores its part by itself:
+another number of copies. NAME may also be the instance of a node that is alone. Each new node then restores its part by itself:
 
   slipcover cluster plan --nodes couchdb@db4.example,couchdb@db5.example,couchdb@db6.example --out plan.yml
   slipcover restore --plan plan.yml --as-node couchdb@db4.example --to /opt/couchdb/data        on db4, and so on
@@ -42,7 +42,7 @@ another number of copies. Each new node then restores its part by itself:
 With as many nodes as there were, each takes the place of one. Else the ranges of all databases are dealt out by size. The
 plan is a text to be read and changed: which backups are restored, and under "as" whose place a node takes. What each node
 gets is printed to standard error; --verbose tells it of every file.`,
-		Args: core.Arguments(0, 1, "at most the NAME of one cluster"),
+		Args: core.Arguments(0, 1, "at most the NAME of one cluster, or of an instance"),
 		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, args []string) error {
 			return runClusterPlan(ctx, env, s, o, strings.Join(args, ""))
 		}),
@@ -211,7 +211,7 @@ func tellPlan(w io.Writer, found *open.ClusterBackups, c *cluster.Cluster, p *to
 		fmt.Fprintf(w, "problem: %s\n", core.Clean(s))
 	}
 	for _, m := range placed.Missing {
-		fmt.Fprintf(w, "problem: no backup holds %s: the documents in that range will answer with errors\n", core.Clean(m.Path()))
+		fmt.Fprintf(w, "problem: no backup holds %s: lists of the database and the documents in that range will answer with errors\n", core.Clean(m.Path()))
 	}
 	if n := len(placed.Left); n > 0 {
 		differ := "they count the same documents"

@@ -2,6 +2,7 @@ package open
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -68,13 +69,22 @@ func NewestOf(recs []*manifest.Record) map[string]*manifest.Record {
 	return out
 }
 
-// FindCluster finds a cluster by its name, the only one for "", in a repository that is open.
+// FindCluster finds a cluster by its name, the only one for "", in a repository that is open. An instance that is alone is
+// one of a single node, by its own name.
 func FindCluster(ctx context.Context, r *Repository, name string) (*ClusterBackups, error) {
 	recs, _, err := r.List(ctx, "")
 	if err != nil {
 		return nil, err
 	}
-	c, err := topology.Find(topology.Clusters(slices.Collect(maps.Values(NewestOf(recs)))), name)
+	newest := NewestOf(recs)
+	c, err := topology.Find(topology.Clusters(slices.Collect(maps.Values(newest))), name)
+	if errors.Is(err, topology.ErrNoCluster) && name == "" && len(newest) == 1 {
+		name = recs[0].Instance
+	}
+	if alone := newest[name]; errors.Is(err, topology.ErrNoCluster) && alone != nil {
+		node := alone.NodeName
+		c, err = &topology.Cluster{Name: name, Nodes: []string{node}, Instances: map[string][]*manifest.Record{node: {alone}}}, nil
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -10,5 +10,5 @@ import (
 
 // Commands are the commands of the group "Getting back", in the order of its help.
 func Commands(env *core.Env, g *core.Global) []*cobra.Command {
-	return []*cobra.Command{newRestore(env, g), newCreate(env, g), newRestoreDoc(env, g), newRestoreDB(env, g), newRestoreIndex(env, g), newRestoreUnion(env, g)}
+	return []*cobra.Command{newRestore(env, g), newCreate(env, g), newRestoreDoc(env, g), newRestoreDB(env, g), newRestoreIndex(env, g), newRestoreUnion(env, g), newRestoreCheck(env, g)}
 }

@@ -77,26 +77,11 @@ func runRestoreUnion(ctx context.Context, env *core.Env, s *core.Settings, o *un
 		}
 	}
 	began := time.Now()
-	plan, err := open.Plan(o.plan)
+	c, placed, r, done, err := openPlan(ctx, env, s, o.plan)
 	if err != nil {
 		return err
 	}
-	r, err := open.Repo(ctx, env, s, true)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	if err := r.Unlock(ctx); err != nil {
-		return err
-	}
-	c, err := open.Cluster(ctx, r, plan)
-	if err != nil {
-		return err
-	}
-	placed, err := plan.Place(c.Databases)
-	if err != nil {
-		return core.Usage("%s: %v", o.plan, err)
-	}
+	defer done()
 	srv, _, err := o.target.open(ctx, env, s)
 	if err != nil {
 		return err
@@ -125,6 +110,30 @@ func runRestoreUnion(ctx context.Context, env *core.Env, s *core.Settings, o *un
 		return core.Say(core.ErrProblem, "not all could be brought in: %s", core.Count(n, "problem"))
 	}
 	return err
+}
+
+// openPlan reads a plan and the backups that it names, and works it out.
+func openPlan(ctx context.Context, env *core.Env, s *core.Settings, path string) (c *cluster.Cluster, placed *topology.Placement, r *open.Repository, done func(), err error) {
+	plan, err := open.Plan(path)
+	if err != nil {
+		return nil, nil, nil, nil, err
+	}
+	if r, err = open.Repo(ctx, env, s, true); err != nil {
+		return nil, nil, nil, nil, err
+	}
+	if err = r.Unlock(ctx); err == nil {
+		c, err = open.Cluster(ctx, r, plan)
+	}
+	if err == nil {
+		if placed, err = plan.Place(c.Databases); err != nil {
+			err = core.Usage("%s: %v", path, err)
+		}
+	}
+	if err != nil {
+		r.Close()
+		return nil, nil, nil, nil, err
+	}
+	return c, placed, r, r.Close, nil
 }
 
 // unite brings in what is missing of one range.
