@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -356,4 +357,75 @@ func TestClusterUnion(t *testing.T) {
 			t.Errorf("d%d was deleted on one node: %v", 10+i, err)
 		}
 	}
+}
+
+// A node that was lost comes back out of its last backup into the running cluster: what was written, deleted, purged and
+// dropped since reaches it, and nothing of before comes back with it.
+func TestLostNodeRejoins(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("starts a cluster")
+	}
+	c := testenv.Cluster(t, 3, testenv.ClusterOptions{Q: 2})
+	first, lost := &c.Nodes[0].Client, c.Nodes[2]
+	for _, db := range []string{"db", "old"} {
+		must(t, first.Put("/"+db, nil, nil))
+	}
+	put := func(from, to int, doc map[string]any) {
+		t.Helper()
+		for i := from; i < to; i++ {
+			must(t, first.Put(testenv.DBPath("db", fmt.Sprint("d", i)), doc, nil))
+		}
+	}
+	rev := func(i int) string {
+		t.Helper()
+		var doc struct {
+			Rev string `json:"_rev"`
+		}
+		must(t, first.Get(testenv.DBPath("db", fmt.Sprint("d", i)), &doc))
+		return doc.Rev
+	}
+	put(0, 100, map[string]any{"before": true})
+	c.InStep("db", "old")
+	n, err := node.Locate(t.Context(), node.Options{DataDir: lost.DataDir})
+	must(t, err)
+	r := openRepo(t, mem.New())
+	rec := takeNode(t, r, n, t.TempDir())
+
+	put(100, 150, map[string]any{"after": true})
+	for i := range 10 {
+		must(t, first.Delete(testenv.DBPath("db", fmt.Sprint("d", i))+"?rev="+rev(i)))
+	}
+	purged := map[string][]string{}
+	for i := 10; i < 20; i++ {
+		purged[fmt.Sprint("d", i)] = []string{rev(i)}
+	}
+	must(t, first.Post("/db/_purge", purged, nil))
+	must(t, first.Delete("/old"))
+	must(t, first.Put("/later", nil, nil))
+	must(t, first.Put("/later/doc", map[string]any{}, nil))
+	c.InStep("db", "later")
+	lost.Kill()
+	must(t, os.RemoveAll(lost.DataDir))
+	put(150, 160, map[string]any{"away": true})
+
+	res := files(t, restore.Options{Repo: r, Record: rec, To: lost.DataDir, History: restore.HistoryNew})
+	if !res.OK() || !res.History.New {
+		t.Errorf("restored: %+v", res)
+	}
+	lost.Start()
+	c.Joined()
+	c.InStep("db", "later", "_users")
+	c.Nodes[0].Stop() // so that it is asked itself, with one other
+	for i := range 160 {
+		var doc map[string]any
+		err := lost.Get(testenv.DBPath("db", fmt.Sprint("d", i)), &doc)
+		if gone := i < 20; gone != (testenv.Status(err) == http.StatusNotFound) || !gone && err != nil {
+			t.Errorf("d%d: %v, %v", i, doc, err)
+		}
+	}
+	if err := lost.Get("/old", nil); testenv.Status(err) != http.StatusNotFound {
+		t.Errorf("a database that was dropped is back: %v", err)
+	}
+	must(t, lost.Get("/later/doc", nil))
 }

@@ -33,6 +33,7 @@ type restoreOptions struct {
 	nodeName   string
 	plan       string
 	asNode     string
+	rejoin     bool
 	verbose    bool
 	history    history
 }
@@ -49,10 +50,10 @@ it. A restore that was killed goes on when you run it again; until it is done, n
   slipcover restore latest --to /tmp/orders --db orders        one database, to be moved into a running node
   slipcover restore latest --to /opt/couchdb/data --delta      write only what differs from what is there
   slipcover restore latest --to /opt/couchdb/data --if-empty   before each start of a container: only on a fresh volume
-  slipcover restore latest --to /opt/couchdb/data --if-empty   only into a fresh volume, as before each start of a container
   slipcover restore --at "yesterday 18:00" --to /tmp/then      the state at a moment, out of what was shipped
   slipcover restore --before-change orders/o-17 --to /tmp/was --db orders
                                                                before a document was changed or deleted
+  slipcover restore latest --rejoin --to /opt/couchdb/data     a node that was lost, while the others of its cluster run
   slipcover restore --plan plan.yml --as-node couchdb@db4.example --to /opt/couchdb/data
                                                                one node's part of a cluster that comes back on other nodes,
                                                                as "slipcover cluster plan" wrote it
@@ -117,6 +118,7 @@ func (o *restoreOptions) bind(f *pflag.FlagSet) {
 	f.StringVar(&o.nodeName, "node-name", "", "Erlang `NAME` of the CouchDB that gets the files: shard maps are rewritten for it (default: the one that they know)")
 	f.StringVar(&o.plan, "plan", "", "`FILE` with the plan of a cluster: its backups come back on the nodes that it names")
 	f.StringVar(&o.asNode, "as-node", "", "with --plan: the `NAME` of the node whose part is restored here")
+	f.BoolVar(&o.rejoin, "rejoin", false, "the backup is of a node that was lost, of a cluster whose other nodes run: they bring it what was written since")
 	f.StringVar(&o.indexTo, "index-to", "", "`DIR` for view indexes (default: the one of --to)")
 	f.BoolVar(&o.noIndexes, "no-indexes", false, "leave view indexes out; CouchDB builds them anew")
 	f.StringVar(&o.configTo, "config-to", "", "`DIR` for ini files and vm.args (default: they are not restored)")
@@ -147,6 +149,11 @@ func runRestore(ctx context.Context, env *core.Env, s *core.Settings, o *restore
 		return err
 	}
 	defer from.repo.Close()
+	if o.rejoin {
+		if history, err = o.rejoining(from); err != nil {
+			return err
+		}
+	}
 	if err := from.only(o.databases); err != nil {
 		return err
 	}
@@ -161,6 +168,9 @@ func runRestore(ctx context.Context, env *core.Env, s *core.Settings, o *restore
 	stop()
 	if err != nil {
 		return core.WhenStopped(ctx, err, marked)
+	}
+	if o.rejoin {
+		res.Notes = append(res.Notes, "start it as "+res.NodeName+" with the cookie of the others: they bring it what was written, deleted and purged since, and lists may lack that until then")
 	}
 	env.Done("the backup was restored to %s", o.to)
 	if env.JSON {
@@ -191,6 +201,23 @@ func (o *restoreOptions) open(ctx context.Context, env *core.Env, s *core.Settin
 }
 
 func needsTo() error { return core.Usage("restore needs --to DIR, where the files go") }
+
+// rejoining returns the history of a node that comes back into its cluster. Sequences that the lost node gave for what was
+// written after the backup would be given again for other changes, so it begins a new one; the other nodes compare their copies
+// with its from the start, and send what is missing.
+//
+// Source: CouchDB 3.5, src/mem3/src/mem3_rep.erl, make_local_id and calculate_start_seq.
+func (o *restoreOptions) rejoining(from *source) (restore.History, error) {
+	switch {
+	case o.plan != "" || len(o.databases) > 0 || o.nodeName != "":
+		return 0, core.Usage("--rejoin brings a node back as it was called: leave out --plan, --db and --node-name")
+	case o.history.keep:
+		return 0, core.Usage("--rejoin begins a new history, since the cluster went on: leave out --keep-history")
+	case len(from.rec.Nodes) < 2:
+		return 0, core.Usage("--rejoin is for a node of a cluster, and this backup is of one that is alone, or of before backups recorded the cluster: restore it without")
+	}
+	return restore.HistoryNew, nil
+}
 
 // toRestore opens a backup to be restored, if the settings restore those of its strategy.
 func toRestore(ctx context.Context, env *core.Env, s *core.Settings, instance, ref string) (*open.Repository, *manifest.Record, error) {
