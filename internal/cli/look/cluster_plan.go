@@ -65,18 +65,11 @@ func runClusterPlan(ctx context.Context, env *core.Env, s *core.Settings, o *clu
 	if err != nil {
 		return err
 	}
-	r, err := open.Repo(ctx, env, s, true)
+	r, found, err := open.NamedCluster(ctx, env, s, name)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	if err := r.Unlock(ctx); err != nil {
-		return err
-	}
-	found, err := open.FindCluster(ctx, r, name)
-	if err != nil {
-		return err
-	}
 	nodes := o.nodes
 	if len(nodes) == 0 {
 		nodes = found.Of.Nodes

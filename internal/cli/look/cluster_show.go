@@ -71,18 +71,11 @@ type clusterDatabaseJSON struct {
 }
 
 func runClusterShow(ctx context.Context, env *core.Env, s *core.Settings, o *clusterShowOptions, name string) error {
-	r, err := open.Repo(ctx, env, s, true)
+	r, found, err := open.NamedCluster(ctx, env, s, name)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	if err := r.Unlock(ctx); err != nil {
-		return err
-	}
-	found, err := open.FindCluster(ctx, r, name)
-	if err != nil {
-		return err
-	}
 	c, err := open.Cluster(ctx, r, &topology.Plan{Backups: found.Backups})
 	if err != nil {
 		return err

@@ -71,18 +71,11 @@ func runClusterCompare(ctx context.Context, env *core.Env, s *core.Settings, o *
 	if err != nil {
 		return err
 	}
-	r, err := open.Repo(ctx, env, s, true)
+	r, found, err := open.NamedCluster(ctx, env, s, name)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	if err := r.Unlock(ctx); err != nil {
-		return err
-	}
-	found, err := open.FindCluster(ctx, r, name)
-	if err != nil {
-		return err
-	}
 	members, nodes, err := o.members(ctx, r, found, at)
 	if err != nil {
 		return err

@@ -106,6 +106,24 @@ func FindCluster(ctx context.Context, r *Repository, name string) (*ClusterBacku
 	return out, nil
 }
 
+// NamedCluster opens the repository for reading, and finds a cluster in it as FindCluster does.
+func NamedCluster(ctx context.Context, env *core.Env, s *core.Settings, name string) (*Repository, *ClusterBackups, error) {
+	r, err := Repo(ctx, env, s, true)
+	if err != nil {
+		return nil, nil, err
+	}
+	err = r.Unlock(ctx)
+	var found *ClusterBackups
+	if err == nil {
+		found, err = FindCluster(ctx, r, name)
+	}
+	if err != nil {
+		r.Close()
+		return nil, nil, err
+	}
+	return r, found, nil
+}
+
 // ClusterNode opens a cluster as one node: the newest backups of its nodes, or a moment of each; done closes that, and the
 // repository. The second text names the state.
 func ClusterNode(ctx context.Context, env *core.Env, s *core.Settings, name string, w *When) (n *serve.Node, told string, at time.Time, done func(), err error) {
@@ -120,25 +138,15 @@ func ClusterNode(ctx context.Context, env *core.Env, s *core.Settings, name stri
 	if p.At, err = w.Time(env.Now()); err != nil {
 		return nil, "", at, nil, err
 	}
-	r, err := Repo(ctx, env, s, true)
+	r, found, err := NamedCluster(ctx, env, s, name)
 	if err != nil {
 		return nil, "", at, nil, err
-	}
-	fail := func(err error) (*serve.Node, string, time.Time, func(), error) {
-		r.Close()
-		return nil, "", at, nil, err
-	}
-	if err := r.Unlock(ctx); err != nil {
-		return fail(err)
-	}
-	found, err := FindCluster(ctx, r, name)
-	if err != nil {
-		return fail(err)
 	}
 	p.Backups = found.Backups
 	c, err := Cluster(ctx, r, p)
 	if err != nil {
-		return fail(err)
+		r.Close()
+		return nil, "", at, nil, err
 	}
 	n = serve.OpenCluster(r.Repo, c)
 	at, told = p.At, MomentText(p.At, zone)
