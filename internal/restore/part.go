@@ -143,6 +143,7 @@ func (r *run) tellPart() {
 		start += "; it is alone now"
 	}
 	r.res.note("%s", start)
+	r.res.note("let the nodes start with maintenance_mode = true in [couchdb]: `slipcover restore-check` tells whether each has what it should, and opens them")
 	r.res.note("give the restored cluster a cookie that the original never had: nodes that reach each other by one cookie join")
 }
 
