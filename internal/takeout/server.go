@@ -68,8 +68,13 @@ func (f *failure) Unwrap() error {
 	return nil
 }
 
-// again reports whether another try may do.
-func (f *failure) again() bool { return f.Status >= 500 || f.Status == http.StatusTooManyRequests }
+// again reports whether another try may do. A cluster's node may answer the first request for a database of its own with a
+// conflict, as it makes another one then.
+//
+// Source: CouchDB 3.5, src/chttpd/src/chttpd_node.erl, which has couch_auth_cache make the node's _users; tried on three nodes.
+func (f *failure) again() bool {
+	return f.Status >= 500 || f.Status == http.StatusTooManyRequests || f.Status == http.StatusConflict && strings.HasPrefix(f.what, http.MethodGet+" ")
+}
 
 // statusOf is the status of a failure, else 0.
 func statusOf(err error) int {
