@@ -64,8 +64,15 @@ func Open(ctx context.Context, r *repo.Repo, members []Member) (*Cluster, error)
 	}
 	for _, name := range slices.Sorted(maps.Keys(found)) {
 		db := found[name]
+		if !shard.ValidDB(name) {
+			c.Problems = append(c.Problems, fmt.Sprintf("the shard map of %q is of no database, since CouchDB gives none such a name: it is left out", name))
+			continue
+		}
 		for _, rg := range db.Map.Ranges("") {
 			db.Ranges = append(db.Ranges, topology.Range{Range: rg, Copies: copies(files, shard.Name{Range: rg, DB: name, Suffix: db.Map.Suffix})})
+		}
+		for _, gap := range db.Gaps() {
+			c.Problems = append(c.Problems, fmt.Sprintf("the shard map of database %q has no shard for the range %s: CouchDB answers no request for documents in it", name, gap))
 		}
 		c.Databases = append(c.Databases, *db)
 	}
@@ -147,14 +154,13 @@ func (c *Cluster) Nodes() []string {
 	return slices.Sorted(maps.Keys(names))
 }
 
-// Base returns the index of the first backup whose _dbs.couch and _nodes.couch can be
-// read, ok if there is one.
-func (c *Cluster) Base() (i int, ok bool) {
+// Bases returns the indexes of the backups whose _dbs.couch and _nodes.couch can be read.
+func (c *Cluster) Bases() (out []int) {
 	for i, m := range c.Members {
 		f := m.Manifest.Databases()[nodesPath]
 		if c.readable[i] && f != nil && f.Header != nil {
-			return i, true
+			out = append(out, i)
 		}
 	}
-	return 0, false
+	return out
 }

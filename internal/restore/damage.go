@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -67,6 +68,62 @@ func (w *writer) lose(ctx context.Context, it item, path string, cause error) er
 	}
 	r.res.lose(it.path, cause, "%s", text)
 	return nil
+}
+
+// another takes the copy of a cluster's file that another node's backup has, in the place
+// of one that the repository can't give back. The error is cause if there is none.
+func (w *writer) another(ctx context.Context, it item, path string, sync bool, before func(*os.File) error, cause error) (took bool, err error) {
+	r, p := w.run, w.run.opts.Progress
+	if before == nil && !r.begins(it) {
+		return false, cause // it may be another node's too, and of one uuid
+	}
+	for _, f := range r.plan.others[it.f] {
+		other := item{f, it.root, it.path}
+		r.resized(other, f.Size) // unless it is changed
+		kept := false
+		if before == nil {
+			if kept, err = w.keep(ctx, other, path, sync, nil); err != nil {
+				return false, err
+			}
+		}
+		if !kept {
+			err = w.write(ctx, other, path, sync, before)
+			if unreadable(err) {
+				continue
+			}
+			if err != nil {
+				return false, err
+			}
+		} else {
+			p.FilesKept.Add(1)
+			p.BytesKept.Add(f.Size)
+		}
+		p.FilesDone.Add(1)
+		p.Bytes.Add(f.Size - it.f.Size)
+		r.mu.Lock()
+		r.instead[it.path] = true
+		r.mu.Unlock()
+		if before != nil { // the plan decides what it holds
+			r.res.warn("%s can't be read back: %v: that in %s was taken", it.path, cause, r.backupOf(f))
+			return true, nil
+		}
+		r.res.problem("%s can't be read back: %v: the copy in %s was taken, and what only the former had is not restored", it.path, cause, r.backupOf(f))
+		return true, nil
+	}
+	r.mu.Lock()
+	delete(r.rewritten, it.path)
+	r.mu.Unlock()
+	return false, cause
+}
+
+// backupOf names the backup that a file of a part is in.
+func (r *run) backupOf(f *manifest.File) string {
+	for _, b := range r.opts.Part.Backups {
+		if b.Manifest.Databases()[f.Path] == f {
+			return fmt.Sprintf("the backup %s of %s", b.Manifest.ID.Short(), b.Manifest.NodeName)
+		}
+	}
+	return "another backup"
 }
 
 // refill fills a file whose bytes did not all come, or not right, with all that the
@@ -220,10 +277,10 @@ func (r *run) drop(it item, reason string) {
 // comes into a database's place, an index that is ahead of it would be served with wrong
 // rows. It says what to do about all that was lost.
 func (r *run) afterLosses() error {
-	if len(r.lost) == 0 {
+	if len(r.lost)+len(r.instead) == 0 {
 		return nil
 	}
-	gone := map[string]bool{}
+	gone := maps.Clone(r.instead)
 	for _, it := range r.plan.items {
 		if r.lost[it.f] {
 			gone[it.path] = true

@@ -171,6 +171,7 @@ type run struct {
 	lost        map[*manifest.File]bool // that the repository can't give back
 	rewritten   map[string]int64        // sizes of files that are longer or others than in the backup, by path
 	lostIndexes int
+	instead     map[string]bool // paths of databases that came out of another node's backup than planned
 }
 
 // Files restores a backup, or chosen databases of it, to files. After an error or
@@ -208,7 +209,7 @@ func Files(ctx context.Context, opts Options) (*Result, error) {
 			return nil, err
 		}
 	}
-	r := &run{opts: opts, m: m, lost: map[*manifest.File]bool{}, rewritten: map[string]int64{}, res: &Result{Backup: m.ID, To: opts.To}}
+	r := &run{opts: opts, m: m, lost: map[*manifest.File]bool{}, rewritten: map[string]int64{}, instead: map[string]bool{}, res: &Result{Backup: m.ID, To: opts.To}}
 	if err := r.prepare(ctx); err != nil {
 		return nil, err
 	}

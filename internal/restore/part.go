@@ -23,7 +23,9 @@ type Part struct {
 	Backups []cluster.Member // as the takes number them
 	// Base is the backup whose _dbs.couch and _nodes.couch are continued, the same on all
 	// nodes, so that these have the same revisions.
-	Base  int
+	Base int
+	// Bases are those that can be: Base, and others that come in where it can't be read.
+	Bases []int
 	Takes []topology.Take
 	Maps  []topology.Map // of all databases, sorted
 	// Shared is how many files go to more than one node of the plan. Each copy must have a
@@ -34,13 +36,15 @@ type Part struct {
 	// Source: CouchDB 3.5.0, src/mem3/src/mem3_rep.erl, make_local_id and
 	// calculate_start_seq.
 	Shared int
+	// Problems say what can't be read of the shard maps, or is wrong with them.
+	Problems []string
 }
 
 // PartOf works a plan out for the node of that name. It returns topology.ErrPlan if the
 // plan can't be carried out with what the backups hold.
 func PartOf(c *cluster.Cluster, plan *topology.Plan, name string) (*Part, error) {
-	base, ok := c.Base()
-	if !ok {
+	bases := c.Bases()
+	if len(bases) == 0 {
 		return nil, fmt.Errorf("%w: none of its backups has a %s and a %s that can be read whole; name others: %s", topology.ErrPlan, dbsPath, nodesPath, strings.Join(c.Problems, "; "))
 	}
 	placed, err := plan.Place(c.Databases)
@@ -51,7 +55,7 @@ func PartOf(c *cluster.Cluster, plan *topology.Plan, name string) (*Part, error)
 	if err != nil {
 		return nil, err
 	}
-	return &Part{Node: mine.Node, Nodes: plan.Nodes, Backups: c.Members, Base: base, Takes: mine.Takes, Maps: placed.Maps, Shared: placed.Shared()}, nil
+	return &Part{Node: mine.Node, Nodes: plan.Nodes, Backups: c.Members, Base: bases[0], Bases: bases, Takes: mine.Takes, Maps: placed.Maps, Shared: placed.Shared(), Problems: c.Problems}, nil
 }
 
 func (p *Part) base() cluster.Member { return p.Backups[p.Base] }
@@ -120,13 +124,48 @@ func (p *planner) partOf(part *Part, readers map[*manifest.File]*repo.Reader) *p
 	}
 	p.done()
 	p.plan.items = items
+	p.othersOf(part, readers)
 	return &p.plan
+}
+
+// othersOf finds the copies that come in for files of the plan which can't be read.
+func (p *planner) othersOf(part *Part, readers map[*manifest.File]*repo.Reader) {
+	p.plan.others = map[*manifest.File][]*manifest.File{}
+	spare := make([]*repo.Reader, len(part.Backups))
+	databases := make([]map[string]*manifest.File, len(part.Backups))
+	for i, b := range part.Backups {
+		databases[i] = b.Manifest.Databases()
+	}
+	add := func(path string, backup, other int) {
+		f, o := databases[backup][path], databases[other][path]
+		if f == nil || o == nil || o.Header == nil {
+			return
+		}
+		if readers[o] == nil {
+			if spare[other] == nil {
+				spare[other] = p.opts.Repo.NewReader(part.Backups[other].Manifest, nil)
+				spare[other].Scratch = p.opts.To
+			}
+			readers[o] = spare[other]
+		}
+		p.plan.others[f] = append(p.plan.others[f], o)
+	}
+	for _, t := range part.Takes {
+		for _, c := range t.Others {
+			add(t.Name.Path(), t.Backup, c.Backup)
+		}
+	}
+	for _, i := range part.Bases[1:] { // each has the same documents for all nodes
+		add(nodesPath, part.Base, i)
+		add(dbsPath, part.Base, i)
+	}
 }
 
 // tellPart says what the node is and what is to be done before it starts.
 func (r *run) tellPart() {
 	p := r.opts.Part
 	r.res.NodeName = p.Node.Name
+	r.res.Warnings = append(r.res.Warnings, p.Problems...)
 	for _, m := range p.Maps {
 		r.res.Databases = append(r.res.Databases, m.DB)
 	}
@@ -204,11 +243,15 @@ func nodesOf(nodes []topology.Node) (change func(id string, doc []byte) (newDoc,
 
 // rewritePart writes the cluster's maps or nodes into a _dbs.couch or _nodes.couch.
 func (r *run) rewritePart(ctx context.Context, f *os.File, it item) error {
+	info, err := f.Stat() // it may be another backup's
+	if err != nil {
+		return err
+	}
 	change, rest := mapsOf(r.opts.Part.Maps)
 	if it.path == nodesPath {
 		change, rest = nodesOf(r.opts.Part.Nodes)
 	}
-	size, err := rewrite(ctx, f, it.f.Size, it.path, r.opts.Part.Node.Name, change, rest)
+	size, err := rewrite(ctx, f, info.Size(), it.path, r.opts.Part.Node.Name, change, rest)
 	if err != nil {
 		return err
 	}

@@ -31,7 +31,10 @@ type plan struct {
 	// empty database; a folder takes each of them.
 	guards []string
 	maps   []mapFile // with chosen databases: what to write below shard-maps/
-	old    bool      // they are those of a CouchDB 2
+	// others are copies of a cluster's files in the backups of other nodes, the best first,
+	// for when a file of the plan can't be read.
+	others map[*manifest.File][]*manifest.File
+	old    bool // they are those of a CouchDB 2
 }
 
 // mapFile is the shard map of a chosen database.

@@ -55,6 +55,12 @@ func (w *writer) restore(ctx context.Context, it item, sync bool, before func(*o
 	}
 	err := w.write(ctx, it, path, sync, before)
 	if unreadable(err) {
+		var took bool
+		if took, err = w.another(ctx, it, path, sync, before, err); took && err == nil {
+			return nil
+		}
+	}
+	if unreadable(err) {
 		if err = w.lose(ctx, it, path, err); err == nil {
 			return nil
 		}

@@ -44,6 +44,23 @@ type Database struct {
 	Ranges []Range   // those of the map, sorted
 }
 
+// Gaps are ranges that no shard is for: CouchDB takes such a map, and requests for their documents hang.
+//
+// Source: CouchDB 3.5.0, src/mem3/src/mem3_bdu.erl, validate.
+func (d *Database) Gaps() (out []shard.Range) {
+	next := uint64(0) // the first hash that nothing is known of
+	for _, r := range d.Ranges {
+		if uint64(r.Begin) > next {
+			out = append(out, shard.Range{Begin: uint32(next), End: r.Begin - 1})
+		}
+		next = max(next, uint64(r.End)+1)
+	}
+	if next <= uint64(shard.Full.End) {
+		out = append(out, shard.Range{Begin: uint32(next), End: shard.Full.End})
+	}
+	return out
+}
+
 // copies is how many nodes hold a range by the map.
 func (d *Database) copies() map[shard.Range][]string {
 	out := map[shard.Range][]string{}

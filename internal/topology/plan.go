@@ -14,6 +14,7 @@ import (
 
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/shard"
+	"github.com/slipcover/slipcover/internal/words"
 )
 
 // ErrPlan says that a plan can't be carried out as it stands.
@@ -96,6 +97,7 @@ func (p *Plan) Check() error {
 		}
 		was[b.Node] = true
 	}
+	lower := map[string]string{}
 	names, places, as := map[string]bool{}, map[string]bool{}, 0
 	for _, n := range p.Nodes {
 		switch {
@@ -106,7 +108,10 @@ func (p *Plan) Check() error {
 		case n.As != "" && places[n.As]:
 			return bad("two nodes take the place of %s", n.As)
 		}
-		names[n.Name] = true
+		if other, ok := lower[strings.ToLower(n.Name)]; ok {
+			return bad("the nodes %s and %s differ by upper and lower case alone: for a host that is one name", other, n.Name)
+		}
+		names[n.Name], lower[strings.ToLower(n.Name)] = true, n.Name
 		if n.As != "" {
 			places[n.As] = true
 			as++
@@ -116,6 +121,43 @@ func (p *Plan) Check() error {
 		return bad("some nodes say whose place they take (as) and others don't: all do or none, for then the ranges are dealt out anew")
 	}
 	return nil
+}
+
+// Fits reports the first thing that the plan says and its backups contradict. Records are those of its backups, in their
+// order, and known the nodes that their shard maps name.
+func (p *Plan) Fits(records []*manifest.Record, known []string) error {
+	known = slices.Clone(known)
+	for i, rec := range records {
+		b := p.Backups[i]
+		if rec.NodeName != "" && rec.NodeName != b.Node {
+			return fmt.Errorf("%w: the backup %s of the instance %s is one of the node %s, and not of %s", ErrPlan, rec.ID.Short(), rec.Instance, rec.NodeName, b.Node)
+		}
+		for j, other := range records[:i] {
+			if strangers(rec, other) {
+				return fmt.Errorf("%w: the backups of %s and %s are of different clusters: their databases can't be told apart", ErrPlan, p.Backups[j].Node, b.Node)
+			}
+		}
+		known = append(append(known, b.Node), rec.Nodes...)
+	}
+	for _, n := range p.Nodes {
+		if n.As != "" && !slices.Contains(known, n.As) {
+			hint := ""
+			if near := words.Nearest(n.As, known); near != "" {
+				hint = "; did you mean " + near + "?"
+			}
+			return fmt.Errorf("%w: %s takes the place of %s, which is no node of the cluster%s", ErrPlan, n.Name, n.As, hint)
+		}
+	}
+	return nil
+}
+
+// strangers reports whether two backups say that they are of different clusters. One of a node that was removed meanwhile, or
+// added, is in the list of the other.
+func strangers(a, b *manifest.Record) bool {
+	if a.Cluster != "" && b.Cluster != "" {
+		return a.Cluster != b.Cluster
+	}
+	return len(a.Nodes) > 0 && len(b.Nodes) > 0 && !slices.Contains(a.Nodes, b.NodeName) && !slices.Contains(b.Nodes, a.NodeName)
 }
 
 // New plans the restore of the backups on nodes of some names. Where there are as many as
@@ -145,6 +187,7 @@ type Take struct {
 	Name   shard.Name
 	Backup int // out of which of the plan's backups; -1: none has it
 	Copy   Copy
+	Others []Copy // the best first, for when that one can't be read
 }
 
 // Part is what one node gets.
@@ -220,7 +263,8 @@ func (p *Plan) place(out *Placement, db *Database) error {
 		for k, c := range p.deal(holders, copies) {
 			part := &out.Parts[holders[k]]
 			m.ByNode[part.Node.Name] = append(m.ByNode[part.Node.Name], r.Range)
-			part.Takes = append(part.Takes, Take{Name: name, Backup: c.Backup, Copy: c})
+			others := slices.DeleteFunc(slices.Clone(copies), func(o Copy) bool { return o.Backup == c.Backup })
+			part.Takes = append(part.Takes, Take{Name: name, Backup: c.Backup, Copy: c, Others: others})
 			part.Bytes += c.Size
 		}
 	}

@@ -269,3 +269,68 @@ func FuzzPlan(f *testing.F) {
 		checkPlacement(t, "fuzz", got, 2, want, 1)
 	})
 }
+
+// A plan that was changed by hand is held against its backups.
+func TestPlanFits(t *testing.T) {
+	t.Parallel()
+	both := []string{"couchdb@a", "couchdb@b"}
+	backups := backupsOf(t, both...)
+	records := func() (out []*manifest.Record) {
+		for _, b := range backups {
+			out = append(out, &manifest.Record{Summary: manifest.Summary{ID: b.ID, Instance: b.Instance, NodeName: b.Node, Nodes: both}})
+		}
+		return out
+	}
+	for _, tt := range []struct {
+		name string
+		edit func(*Plan, []*manifest.Record)
+		want string
+	}{
+		{"as it was made", func(*Plan, []*manifest.Record) {}, ""},
+		{"the backup of another node", func(_ *Plan, r []*manifest.Record) { r[1].NodeName = "couchdb@c" }, "is one of the node couchdb@c"},
+		{"a backup that doesn't know its node", func(_ *Plan, r []*manifest.Record) { r[1].NodeName = "" }, ""},
+		{"another cluster by its name", func(_ *Plan, r []*manifest.Record) { r[0].Cluster, r[1].Cluster = "x", "y" }, "different clusters"},
+		{"another cluster by its nodes", func(_ *Plan, r []*manifest.Record) {
+			r[0].Nodes, r[1].Nodes = []string{"couchdb@a", "couchdb@c"}, []string{"couchdb@b", "couchdb@d"}
+		}, "different clusters"},
+		{"a node that was removed", func(_ *Plan, r []*manifest.Record) { r[0].Nodes = []string{"couchdb@a", "couchdb@c"} }, ""},
+		{"the place of nobody", func(p *Plan, _ []*manifest.Record) { p.Nodes[0].As = "couchdb@A" }, "which is no node of the cluster"},
+		{"the place of one whose backup was taken out", func(p *Plan, _ []*manifest.Record) { p.Backups = p.Backups[:1] }, ""},
+		{"two names of one host", func(p *Plan, _ []*manifest.Record) { p.Nodes[0].Name = "couchdb@D" }, "upper and lower case"},
+	} {
+		p, list := New("c", slices.Clone(backups), both, []string{"couchdb@c", "couchdb@d"}), records()
+		tt.edit(p, list)
+		err := p.Check()
+		if err == nil {
+			err = p.Fits(list[:len(p.Backups)], nil)
+		}
+		if (err == nil) != (tt.want == "") || err != nil && (!errors.Is(err, ErrPlan) || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%s: got %v, want %q", tt.name, err, tt.want)
+		}
+	}
+}
+
+// A map whose ranges leave hashes out, and one of a database that is being split, whose ranges overlap.
+func TestGaps(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"00000000-ffffffff":                                     "[]",
+		"00000000-7fffffff 80000000-ffffffff":                   "[]",
+		"00000000-7fffffff 00000000-ffffffff 80000000-ffffffff": "[]",
+		"00000000-7fffffff":                                     "[80000000-ffffffff]",
+		"10000000-7fffffff 20000000-2fffffff 90000000-ffffffff": "[00000000-0fffffff 80000000-8fffffff]",
+		"": "[00000000-ffffffff]",
+	} {
+		d := Database{}
+		for _, s := range strings.Fields(text) {
+			r, err := shard.ParseRange(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			d.Ranges = append(d.Ranges, Range{Range: r})
+		}
+		if got := fmt.Sprint(d.Gaps()); got != want {
+			t.Errorf("%q: got %s, want %s", text, got, want)
+		}
+	}
+}

@@ -126,6 +126,9 @@ func showOf(found *open.ClusterBackups, c *cluster.Cluster, globs []string) (*cl
 				line.Missing = append(line.Missing, rg.String())
 			}
 		}
+		for _, gap := range d.Gaps() {
+			line.Missing = append(line.Missing, gap.String())
+		}
 		out.Complete = out.Complete && len(line.Missing) == 0
 		out.Databases = append(out.Databases, line)
 	}

@@ -49,7 +49,18 @@ func Cluster(ctx context.Context, r *Repository, p *topology.Plan) (*cluster.Clu
 			return nil, fmt.Errorf("the plan's backup of %s: %w", b.Node, err)
 		}
 	}
-	return cluster.Open(ctx, r.Repo, members)
+	c, err := cluster.Open(ctx, r.Repo, members)
+	if err != nil {
+		return nil, err
+	}
+	records := make([]*manifest.Record, len(members))
+	for i, m := range members {
+		records[i] = m.Record
+	}
+	if err := p.Fits(records, c.Nodes()); err != nil {
+		return nil, core.Usage("%v", err)
+	}
+	return c, nil
 }
 
 // ClusterBackups are the newest good backups of a cluster's nodes.
@@ -88,9 +99,11 @@ func FindCluster(ctx context.Context, r *Repository, name string) (*ClusterBacku
 	if err != nil {
 		return nil, err
 	}
-	good := NewestOf(slices.DeleteFunc(recs, func(rec *manifest.Record) bool { return rec.Status != manifest.Completed }))
+	recs = slices.DeleteFunc(recs, func(rec *manifest.Record) bool { return rec.Status != manifest.Completed })
 	out := &ClusterBackups{Of: c}
 	for _, node := range c.Nodes {
+		// Those of before the instance was this node's are another node's.
+		good := NewestOf(slices.DeleteFunc(slices.Clone(recs), func(rec *manifest.Record) bool { return rec.NodeName != node }))
 		i := slices.IndexFunc(c.Instances[node], func(rec *manifest.Record) bool { return good[rec.Instance] != nil })
 		if i < 0 {
 			out.Lacking = append(out.Lacking, node)
