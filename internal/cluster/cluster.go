@@ -85,7 +85,7 @@ func copies(files []map[string]*manifest.File, name shard.Name) (out []topology.
 	path := name.Path()
 	for i := range files {
 		if f := files[i][path]; f != nil && f.Header != nil {
-			out = append(out, topology.Copy{Backup: i, Docs: f.Header.Docs, Deleted: f.Header.DeletedDocs, Seq: f.Header.UpdateSeq, Size: f.Size})
+			out = append(out, topology.Copy{Backup: i, Docs: f.Header.Docs, Deleted: f.Header.DeletedDocs, Purges: f.Header.PurgeSeq, Seq: f.Header.UpdateSeq, Size: f.Size})
 		}
 	}
 	return out

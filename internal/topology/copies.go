@@ -12,14 +12,16 @@ type Copy struct {
 	Backup  int    // index of the backup, as in Plan.Backups
 	Docs    uint64 // that are not deleted
 	Deleted uint64
+	Purges  uint64 // purge_seq: how often documents were purged in it
 	Seq     uint64 // update_seq, of this copy alone: no other one counts alike
 	Size    int64  // bytes of the file
 }
 
-// better orders copies, the one first that has seen more documents. Sequences of copies
-// count different things and only decide between those that are alike.
+// better orders copies, the one first that has seen more documents: one that was purged was seen too, and of two copies that
+// saw alike the one that knows the purge doesn't bring it back. Sequences of copies count different things and only decide
+// between those that are alike.
 func better(a, b Copy) int {
-	return cmp.Or(cmp.Compare(b.Docs+b.Deleted, a.Docs+a.Deleted), cmp.Compare(b.Seq, a.Seq), cmp.Compare(a.Backup, b.Backup))
+	return cmp.Or(cmp.Compare(b.Docs+b.Deleted+b.Purges, a.Docs+a.Deleted+a.Purges), cmp.Compare(b.Purges, a.Purges), cmp.Compare(b.Seq, a.Seq), cmp.Compare(a.Backup, b.Backup))
 }
 
 // Range is a range of a database with the copies that can be restored.

@@ -334,3 +334,17 @@ func TestGaps(t *testing.T) {
 		}
 	}
 }
+
+// Where one copy comes back, it is the one that knows what was purged, not the one that still has it; unless that saw more.
+func TestBestKnowsPurges(t *testing.T) {
+	t.Parallel()
+	still, purged, more := Copy{Backup: 0, Docs: 10, Seq: 20}, Copy{Backup: 1, Docs: 9, Purges: 1, Seq: 12}, Copy{Backup: 2, Docs: 11, Seq: 11}
+	r := Range{Copies: []Copy{still, purged}}
+	if got, _ := r.Best(); got != purged {
+		t.Errorf("got %+v, want the one that knows the purge", got)
+	}
+	r.Copies = append(r.Copies, more)
+	if got, _ := r.Best(); got != more {
+		t.Errorf("got %+v, want the one that saw most", got)
+	}
+}
