@@ -47,14 +47,13 @@ func TestClusterKilled(t *testing.T) {
 }
 
 type killed struct {
-	t         *testing.T
-	dir       string
-	cluster   *testenv.CouchCluster
-	mu        sync.Mutex
-	seen      map[string]float64 // what was acknowledged, by database and id
-	kills     int                // that came before the end
-	refusals  int                // of other plans
-	mostWrote int
+	t        *testing.T
+	dir      string
+	cluster  *testenv.CouchCluster
+	mu       sync.Mutex
+	seen     map[string]float64 // what was acknowledged, by database and id
+	kills    int                // that came before the end
+	refusals int                // of other plans
 }
 
 func (k *killed) must(err error) {
@@ -81,7 +80,7 @@ func (k *killed) run(args ...string) string {
 	return string(out)
 }
 
-// address returns names of nodes on addresses that no other test has.
+// names returns names of nodes on addresses that no other test has.
 func (k *killed) names(what string, n, round, from int) (out []string) {
 	for i := range n {
 		out = append(out, fmt.Sprintf("%s%d@127.9.%d.%d", what, i, round%250, from+i))
