@@ -146,12 +146,16 @@ func (u *unionJSON) unite(ctx context.Context, c *cluster.Cluster, copies *clust
 	}()
 	opened := func(list []topology.Copy) (out []diverge.Copy, err error) {
 		for _, one := range list {
+			m := c.Members[one.Backup].Manifest
 			db, end, err := copies.Open(ctx, one.Backup, l.Name)
-			if err != nil {
+			if ctx.Err() != nil {
 				return nil, err
 			}
+			if err != nil { // the other ranges, and copies, may be whole
+				u.Problems = append(u.Problems, fmt.Sprintf("the copy of %s can't be read, and what only it has is not known: %v", m.NodeName, err))
+				continue
+			}
 			done = append(done, end)
-			m := c.Members[one.Backup].Manifest
 			out = append(out, diverge.Copy{Node: m.NodeName, Moment: m.Started, DB: db})
 		}
 		return out, nil
@@ -160,7 +164,7 @@ func (u *unionJSON) unite(ctx context.Context, c *cluster.Cluster, copies *clust
 	if o.Used, err = opened(l.Used); err == nil {
 		o.Others, err = opened(l.Unused)
 	}
-	if err != nil {
+	if err != nil || len(o.Used) == 0 || len(o.Others) == 0 {
 		return err
 	}
 	u.Ranges++
