@@ -79,7 +79,7 @@ func (r *run) checkKin(st *state.State, l *node.Listing) error {
 		return nil
 	}
 	return fmt.Errorf(`%w: what is in %s (%s, %s) has %d of %d shards in common with backup %s of %s (%s, %s). `+
-		`If its disk is not mounted, mount it; if this is another CouchDB, name another instance; if it has really replaced the one before, run this once with --take-over`,
+		`If its disk is not mounted, mount it; if this is another CouchDB, give this one a name of its own with the setting instance; if it has really replaced the one before, run this once with --take-over`,
 		ErrOtherNode, r.opts.Node.DataDir, databases(countListed(l)), mapText(r.identity), common, shards, st.Summary.ID.Short(), r.opts.Instance, databases(st.Summary.DatabaseCount), mapText(was))
 }
 
@@ -188,10 +188,10 @@ func (r *run) checkWriter(ctx context.Context, st *state.State, nodeName string,
 		return nil
 	case st != nil:
 		return fmt.Errorf(`%w: %s was backed up from here last as %s, and since then from elsewhere: %s. Two nodes must not write under one name: `+
-			`give each its own instance, or end the other one's backups and run this once with --take-over`, ErrOtherNode, r.opts.Instance, mine.Short(), writerText(rec))
+			`give each a name of its own with the setting instance, or end the other one's backups and run this once with --take-over`, ErrOtherNode, r.opts.Instance, mine.Short(), writerText(rec))
 	}
 	return fmt.Errorf(`%w: the newest backup of %s is of another CouchDB, or nothing shows that it is of this one: %s; this is node %s, %s. `+
-		`If this is another CouchDB, name another instance; if it replaces that one, run this once with --take-over`,
+		`If this is another CouchDB, give this one a name of its own with the setting instance; if it replaces that one, run this once with --take-over`,
 		ErrOtherNode, r.opts.Instance, writerText(rec), orUnknown(nodeName), mapText(r.identity))
 }
 

@@ -107,7 +107,7 @@ func TestTwoNodesUnderOneName(t *testing.T) {
 	e.data = other
 	e.refused("2 of 55 shards in common")
 	e.state = t.TempDir()
-	e.refused("name another instance")
+	e.refused("with the setting instance")
 
 	// The same node goes on with another state directory, as after it was lost; then the
 	// one before must not.
@@ -124,7 +124,7 @@ func TestTwoNodesUnderOneName(t *testing.T) {
 
 	// A node of another name is another one, also with a copy of the files.
 	e.state = t.TempDir()
-	e.refused("name another instance", func(o *backup.Options) { o.Node.NodeName = "couchdb@elsewhere" })
+	e.refused("with the setting instance", func(o *backup.Options) { o.Node.NodeName = "couchdb@elsewhere" })
 }
 
 // TestNoShardMap holds that shards without a map that names them are damage, whether
