@@ -91,7 +91,7 @@ type podContainer struct {
 // name, as Kubernetes would run those of the pod above.
 func kustomized(t *testing.T, dir string) map[string]container {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), testenv.Tool(t, "kubectl"), "kustomize", dir).CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), testenv.Kustomize(t), "build", dir).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -137,11 +136,7 @@ func buildProgram(dir, pkg string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	name := path.Base(pkg)
-	if pkg == "." {
-		name = dir
-	}
-	binary := filepath.Join(cache, fmt.Sprintf("%s-%x", name, sum.Sum(nil)))
+	binary := filepath.Join(cache, fmt.Sprintf("%s-%x", dir, sum.Sum(nil)))
 	if _, err := os.Stat(binary); err == nil {
 		return binary, nil
 	}
@@ -150,14 +145,24 @@ func buildProgram(dir, pkg string) (string, error) {
 		return "", err
 	}
 	defer os.RemoveAll(temp)
-	built := filepath.Join(temp, name)
+	built := filepath.Join(temp, dir)
 	cmd := exec.Command("go", "build", "-o", built, pkg)
 	cmd.Dir = module
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%s can't be built: %w: %s", name, err, lastLine(out))
+		return "", fmt.Errorf("%s can't be built: %w: %s", dir, err, lastLine(out))
 	}
 	return binary, os.Rename(built, binary)
+}
+
+// Kustomize returns the path of kustomize, in the version of internal/devtools/kustomize/go.mod, which is built at the first use.
+func Kustomize(t TB) string {
+	t.Helper()
+	binary, err := buildProgram("kustomize", "sigs.k8s.io/kustomize/kustomize/v5")
+	if err != nil {
+		Missing(t, "kustomize", err.Error())
+	}
+	return binary
 }
 
 // Kivik returns the path of the program internal/devtools/kivik, which reads databases with the Go client of that name, and
