@@ -13,7 +13,17 @@ if [ -s "${STORAGE_ENV:=/run/secrets/storage.env}" ]; then
 fi
 [ $# = 0 ] || exec slipcover "$@"
 
-trap 'kill "$!" 2> /dev/null; wait "$!"; exit 0' TERM INT
+# A signal is lost on a process that has begun and isn't its program yet: so it is sent again if that goes on. What ends
+# within five seconds gets one, after which a backup ends in good order.
+stop() {
+  for n in 0 1 2 3 4 5; do
+    kill -0 "$!" 2> /dev/null || exit 0
+    [ "$n" != 0 ] && [ "$n" != 5 ] || kill "$!" 2> /dev/null
+    sleep 1
+  done
+  exit 0
+}
+trap stop TERM INT
 run() { "$@" & wait "$!"; }
 tell() { echo "sidecar: $*" >&2; }
 

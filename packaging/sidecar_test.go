@@ -1,3 +1,5 @@
+//go:build unix
+
 package packaging_test
 
 import (
@@ -263,6 +265,7 @@ func (l *lockedBuffer) String() string {
 type site struct {
 	t         *testing.T
 	dir       string
+	bin       string // programs that are found first
 	recipient string
 }
 
@@ -309,7 +312,7 @@ func (s *site) command(ctx context.Context, c container, data string) *exec.Cmd 
 	}
 	maps.Copy(env, map[string]string{
 		"STORAGE_ENV": s.path("storage.env"), "SLIPCOVER_RECIPIENTS": s.recipient, "SLIPCOVER_STATE_DIR": s.path("state-" + data), "RETRY_AFTER": "1", "SLIPCOVER_CONFIG": os.DevNull,
-		"HOME": s.dir, "PATH": os.Getenv("PATH"),
+		"HOME": s.dir, "PATH": s.bin + string(filepath.ListSeparator) + os.Getenv("PATH"),
 	})
 	delete(env, "SLIPCOVER_CONFIG_DIR") // the image's own
 	if _, ok := env["SLIPCOVER_IDENTITY_FILE"]; ok {
@@ -317,6 +320,7 @@ func (s *site) command(ctx context.Context, c container, data string) *exec.Cmd 
 		env["SLIPCOVER_OWNER"] = fmt.Sprintf("%d:%d", os.Getuid(), os.Getgid())
 	}
 	cmd := exec.CommandContext(ctx, "sh", append([]string{"sidecar.sh"}, args...)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that all of it can be ended
 	for name, value := range env {
 		cmd.Env = append(cmd.Env, name+"="+value)
 	}
@@ -361,15 +365,21 @@ func (s *site) backUp(c container, data string) {
 		default:
 		}
 		if time.Now().After(deadline) {
-			_ = cmd.Process.Kill()
+			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 			s.t.Fatalf("the sidecar made no backup:\n%s", out.String())
 		}
 	}
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		s.t.Fatal(err)
 	}
-	if err := <-ended; err != nil {
-		s.t.Errorf("the sidecar ended with %v\n%s", err, out.String())
+	select {
+	case err := <-ended:
+		if err != nil {
+			s.t.Errorf("the sidecar ended with %v\n%s", err, out.String())
+		}
+	case <-time.After(30 * time.Second): // which is how long Kubernetes waits
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		s.t.Fatalf("the sidecar didn't end:\n%s", out.String())
 	}
 }
 
@@ -597,6 +607,27 @@ func TestSidecarTriesAgain(t *testing.T) {
 		}
 	})
 	s.backUp(c, "data")
+}
+
+// TestSidecarEnds holds that a sidecar ends also if what it waits for has lost the signal, as a
+// process does that is not its program yet.
+func TestSidecarEnds(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.copyFixture("data")
+	real, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(s.path("bin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	deaf := "#!/bin/sh\n[ \"$1\" = 86400 ] || exec " + real + " \"$@\"\ntrap 'trap - TERM' TERM\nwhile :; do " + real + " 0.1; done\n"
+	if err := os.WriteFile(s.path("bin/sleep"), []byte(deaf), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s.bin = s.path("bin")
+	s.backUp(composed(t, "compose/one-node.yml")["slipcover"], "data")
 }
 
 // No variable of these files is one that the program doesn't know.
