@@ -141,7 +141,7 @@ var allowed = map[string][]string{
 	// The groups of the help: a group never imports another.
 	"internal/cli/backups": {"internal/userfile", "internal/calendar", "internal/cli/core", "internal/cli/open", "internal/backup", "internal/manifest", "internal/newest", "internal/state",
 		"internal/node", "internal/repo", "internal/restore", "internal/retention", "internal/storage"},
-	"internal/cli/restores": {"internal/cluster", "internal/diverge", "internal/topology", "couchfile", "internal/userfile", "internal/cli/core", "internal/cli/open", "internal/durable", "internal/ejson", "internal/mango", "internal/manifest", "internal/node", "internal/repo", "internal/restore",
+	"internal/cli/restores": {"internal/cluster", "internal/diverge", "internal/shard", "internal/topology", "couchfile", "internal/userfile", "internal/cli/core", "internal/cli/open", "internal/durable", "internal/ejson", "internal/mango", "internal/manifest", "internal/node", "internal/repo", "internal/restore",
 		"internal/serve", "internal/takeout"},
 	"internal/cli/look": {"internal/cli/core", "internal/cli/open", "couchfile", "internal/backup", "internal/calendar", "internal/cluster", "internal/config", "internal/diverge", "internal/ejson",
 		"internal/httpd", "internal/localhost", "internal/mango", "internal/manifest", "internal/mrargs", "internal/newest", "internal/node", "internal/repo", "internal/restore", "internal/serve", "internal/serve/chttpd", "internal/shard", "internal/storage/drivers",
