@@ -143,6 +143,15 @@ func newer(rev couchfile.Rev, than string) bool {
 	return err != nil || cmp.Or(cmp.Compare(rev.Pos, old.Pos), cmp.Compare(rev.ID, old.ID)) > 0
 }
 
+// Names returns the names of the databases, sorted.
+func (c *Cluster) Names() []string {
+	out := make([]string, len(c.Databases))
+	for i := range c.Databases {
+		out[i] = c.Databases[i].Map.DB
+	}
+	return out
+}
+
 // Nodes returns the names of the nodes that the shard maps know, sorted.
 func (c *Cluster) Nodes() []string {
 	names := map[string]bool{}

@@ -80,13 +80,6 @@ exec "$BINDIR/erlexec" -boot "$ROOTDIR/releases/2.3.1/couchdb" -args_file "$ROOT
 	return filepath.Join(root, "bin", "couchdb"), trap
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // TestCreateWithOldStartScript starts an instance with a release whose own start script would
 // take the original's configuration, and with it the original's data.
 func TestCreateWithOldStartScript(t *testing.T) {

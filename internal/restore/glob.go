@@ -58,6 +58,23 @@ func Globs(patterns []string) (func(name string) bool, error) {
 	return func(name string) bool { return slices.ContainsFunc(list, func(g glob) bool { return g.match(name) }) }, nil
 }
 
+// Choose is Globs for patterns that each must fit one of the names, else it is ErrNoSuchDB. No patterns fit every name.
+func Choose(names, patterns []string) (func(name string) bool, error) {
+	if len(patterns) == 0 {
+		return func(string) bool { return true }, nil
+	}
+	for _, p := range patterns {
+		g, err := parseGlob(p)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.ContainsFunc(names, g.match) {
+			return nil, noSuchDB(g, names)
+		}
+	}
+	return Globs(patterns)
+}
+
 // globClass returns the regular expression of the class that s begins with, as shells
 // read it, and its length in s, 0 if it has no end. "!" or "^" at its beginning negates
 // it, and a "]" there is one of its characters.

@@ -188,3 +188,10 @@ func contains(t testing.TB, list []string, part string) {
 		t.Errorf("%q is not in:\n%s", part, strings.Join(list, "\n"))
 	}
 }
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -337,39 +337,24 @@ func (p *planner) chosenFile(f *manifest.File, to map[string]string) {
 
 // choose returns the maps whose database matches one of the patterns. A pattern
 // that matches none is ErrNoSuchDB.
-func choose(maps []dbMap, patterns []string) ([]dbMap, error) {
-	names := make([]string, len(maps))
-	for i, m := range maps {
+func choose(list []dbMap, patterns []string) ([]dbMap, error) {
+	names := make([]string, len(list))
+	for i, m := range list {
 		names[i] = m.DB
 	}
-	picked := make([]bool, len(maps))
-	for _, s := range patterns {
-		g, err := parseGlob(s)
-		if err != nil {
-			return nil, err
-		}
-		found := false
-		for i, name := range names {
-			if g.match(name) {
-				picked[i], found = true, true
-			}
-		}
-		if !found {
-			return nil, noSuchDB(g, names)
-		}
+	chosen, err := Choose(names, patterns)
+	if err != nil {
+		return nil, err
 	}
-	var out []dbMap
-	for i, m := range maps {
-		if picked[i] {
-			out = append(out, m)
-		}
-	}
-	return out, nil
+	return slices.DeleteFunc(slices.Clone(list), func(m dbMap) bool { return !chosen(m.DB) }), nil
 }
 
 func noSuchDB(g glob, names []string) error {
 	if like := near(g, names); len(like) > 0 {
 		return fmt.Errorf("%w %q: it has %s", ErrNoSuchDB, g.text, strings.Join(like, ", "))
+	}
+	if len(names) == 1 {
+		return fmt.Errorf("%w %q: it has %s alone", ErrNoSuchDB, g.text, names[0])
 	}
 	return fmt.Errorf("%w %q: it has %d others", ErrNoSuchDB, g.text, len(names))
 }

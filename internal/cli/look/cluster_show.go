@@ -96,12 +96,9 @@ func runClusterShow(ctx context.Context, env *core.Env, s *core.Settings, o *clu
 }
 
 func showOf(found *open.ClusterBackups, c *cluster.Cluster, globs []string) (*clusterShowResult, error) {
-	wanted := func(string) bool { return true }
-	if len(globs) > 0 {
-		var err error
-		if wanted, err = restore.Globs(globs); err != nil {
-			return nil, err
-		}
+	wanted, err := restore.Choose(c.Names(), globs)
+	if err != nil {
+		return nil, err
 	}
 	out := &clusterShowResult{Cluster: found.Of.Name, Nodes: []shownNodeJSON{}, Databases: []clusterDatabaseJSON{}, Complete: true, Problems: core.NonNil(c.Problems)}
 	held := make([]int, len(found.Backups))

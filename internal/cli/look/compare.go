@@ -60,13 +60,6 @@ Differences are no error; exit code 4 says that something of a copy couldn't be 
 }
 
 func runClusterCompare(ctx context.Context, env *core.Env, s *core.Settings, o *compareOptions, name string) error {
-	wanted := func(string) bool { return true }
-	var err error
-	if len(o.databases) > 0 {
-		if wanted, err = restore.Globs(o.databases); err != nil {
-			return core.Usage("--db: %v", err)
-		}
-	}
 	at, err := o.when.Time(env.Now())
 	if err != nil {
 		return err
@@ -81,6 +74,10 @@ func runClusterCompare(ctx context.Context, env *core.Env, s *core.Settings, o *
 		return err
 	}
 	c, err := cluster.Open(ctx, r.Repo, members)
+	if err != nil {
+		return err
+	}
+	wanted, err := restore.Choose(c.Names(), o.databases)
 	if err != nil {
 		return err
 	}

@@ -69,19 +69,16 @@ func runRestoreUnion(ctx context.Context, env *core.Env, s *core.Settings, o *un
 	if o.plan == "" || o.target.url == "" {
 		return core.Usage("restore-union needs --plan with the plan that was restored, and --to-server with the URL of one of its nodes")
 	}
-	wanted := func(string) bool { return true }
-	if len(o.databases) > 0 {
-		var err error
-		if wanted, err = restore.Globs(o.databases); err != nil {
-			return err
-		}
-	}
 	began := time.Now()
 	c, placed, r, done, err := openPlan(ctx, env, s, o.plan)
 	if err != nil {
 		return err
 	}
 	defer done()
+	wanted, err := restore.Choose(c.Names(), o.databases)
+	if err != nil {
+		return err
+	}
 	srv, _, err := o.target.open(ctx, env, s)
 	if err != nil {
 		return err
