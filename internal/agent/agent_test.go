@@ -359,6 +359,9 @@ func (s *server) start(w *world, dataDir string, change ...func(*agent.Options))
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
+	s.mu.Lock()
+	before := s.session
+	s.mu.Unlock()
 	go func() { done <- agent.Run(ctx, o) }()
 	r.stop = sync.OnceFunc(func() {
 		cancel()
@@ -372,9 +375,6 @@ func (s *server) start(w *world, dataDir string, change ...func(*agent.Options))
 			s.t.Logf("log of the agent:\n%s", r.said())
 		}
 	})
-	s.mu.Lock()
-	before := s.session
-	s.mu.Unlock()
 	s.until("the first hello", func() bool { return s.session != before })
 	return r
 }
