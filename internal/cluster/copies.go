@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/internal/manifest"
@@ -21,7 +20,7 @@ type Copies struct {
 func (c *Cluster) Copies(r *repo.Repo) *Copies {
 	out := &Copies{}
 	for _, m := range c.Members {
-		out.readers = append(out.readers, r.NewReader(m.Manifest, nil))
+		out.readers = append(out.readers, r.NewSharing(m.Manifest))
 		out.files = append(out.files, m.Manifest.Databases())
 	}
 	return out
@@ -34,19 +33,24 @@ func (k *Copies) Close() {
 	}
 }
 
+// File returns a shard's file in the backup of one member, nil if it has none.
+func (k *Copies) File(member int, name shard.Name) *manifest.File {
+	return k.files[member][name.Path()]
+}
+
 // Open opens the copy of a shard in the backup of one member; done closes it.
 func (k *Copies) Open(ctx context.Context, member int, name shard.Name) (db *couchfile.DB, done func(), err error) {
-	f := k.files[member][name.Path()]
+	f := k.File(member, name)
 	if f == nil || f.Header == nil {
-		return nil, nil, fmt.Errorf("%s: %w", name.Path(), errors.New("the backup holds none that can be read"))
+		return nil, nil, errors.New("the backup holds none that can be read")
 	}
 	file, err := k.readers[member].Database(ctx, f)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", name.Path(), err)
+		return nil, nil, err
 	}
 	if db, err = couchfile.OpenOffset(couchfile.WithContext(ctx, file), file.Size, file.Header); err != nil {
 		file.Close()
-		return nil, nil, fmt.Errorf("%s: %w", name.Path(), err)
+		return nil, nil, err
 	}
 	return db, file.Close, nil
 }

@@ -81,8 +81,8 @@ func runClusterCompare(ctx context.Context, env *core.Env, s *core.Settings, o *
 	if err != nil {
 		return err
 	}
-	run := newCompareRun(env, r.Repo, c, nodes, wanted)
-	defer run.close()
+	run := &compareRun{env: env, cluster: c, copies: c.Copies(r.Repo), nodes: nodes, wanted: wanted}
+	defer run.copies.Close()
 	if err := run.run(ctx, found.Of.Name); err != nil {
 		return err
 	}
@@ -162,7 +162,7 @@ type compareRun struct {
 	env     *core.Env
 	cluster *cluster.Cluster
 	nodes   []compareNodeJSON // of the members
-	readers []*repo.Reader    // of the members
+	copies  *cluster.Copies   // of the members
 	wanted  func(string) bool // databases
 
 	databases, ranges, agree int
@@ -170,21 +170,6 @@ type compareRun struct {
 	incomplete               int // ranges of which not all copies were compared
 	unread                   int // ranges of which something could not be read
 	documents, different     uint64
-}
-
-// newCompareRun opens the members of a cluster. Its close must be called.
-func newCompareRun(env *core.Env, r *repo.Repo, c *cluster.Cluster, nodes []compareNodeJSON, wanted func(string) bool) *compareRun {
-	run := &compareRun{env: env, cluster: c, nodes: nodes, wanted: wanted}
-	for _, m := range c.Members {
-		run.readers = append(run.readers, r.NewSharing(m.Manifest))
-	}
-	return run
-}
-
-func (c *compareRun) close() {
-	for _, r := range c.readers {
-		r.Close()
-	}
 }
 
 // run compares all ranges, and prints what is to be told as it is found: there may be many.
@@ -239,7 +224,7 @@ func (c *compareRun) compare(ctx context.Context, db *topology.Database, rg shar
 	left := func(node, why string, args ...any) {
 		d.NotCompared = append(d.NotCompared, notComparedJSON{node, fmt.Sprintf(why, args...)})
 	}
-	path := shard.Name{Range: rg, DB: db.Map.DB, Suffix: db.Map.Suffix}.Path()
+	name := shard.Name{Range: rg, DB: db.Map.DB, Suffix: db.Map.Suffix}
 	var copies []diverge.Copy
 	var holders []string
 	for node, ranges := range db.Map.ByNode {
@@ -254,7 +239,7 @@ func (c *compareRun) compare(ctx context.Context, db *topology.Database, rg shar
 			left(node, "it has no backup, or only damaged ones")
 			continue
 		}
-		f := c.cluster.Members[i].Manifest.Databases()[path]
+		f := c.copies.File(i, name)
 		if f == nil {
 			left(node, "its backup has no copy")
 			continue
@@ -264,14 +249,11 @@ func (c *compareRun) compare(ctx context.Context, db *topology.Database, rg shar
 			left(node, "its copy has no valid header, by the backup")
 			continue
 		}
-		file, err := c.readers[i].Database(ctx, f)
+		opened, done, err := c.copies.Open(ctx, i, name)
 		if err == nil {
-			defer file.Close()
-			var opened *couchfile.DB
-			if opened, err = couchfile.OpenOffset(couchfile.WithContext(ctx, file), file.Size, file.Header); err == nil {
-				copies = append(copies, diverge.Copy{Node: node, Moment: c.nodes[i].From, DB: opened})
-				continue
-			}
+			defer done()
+			copies = append(copies, diverge.Copy{Node: node, Moment: c.nodes[i].From, DB: opened})
+			continue
 		}
 		if !unopenable(err) {
 			return nil, err

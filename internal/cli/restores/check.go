@@ -9,17 +9,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/slipcover/slipcover/internal/cli/core"
-	"github.com/slipcover/slipcover/internal/cli/open"
 	"github.com/slipcover/slipcover/internal/shard"
 	"github.com/slipcover/slipcover/internal/takeout"
 )
 
 type restoreCheckOptions struct {
-	open.Options
-	plan   string
-	target target
-	open   bool
-	wait   time.Duration
+	planned
+	open bool
+	wait time.Duration
 }
 
 func newRestoreCheck(env *core.Env, g *core.Global) *cobra.Command {
@@ -39,10 +36,7 @@ right, and --open takes the nodes out of that mode and brings their copies toget
 		}),
 	}
 	f := c.Flags()
-	o.Options.Flags(f, "")
-	_ = f.MarkHidden("instance") // a plan has several
-	f.StringVar(&o.plan, "plan", "", "`FILE` with the plan that was restored")
-	o.target.flags(f, "to-server", "a node of the restored cluster: `URL`, with a user and no password")
+	o.flags(f)
 	f.BoolVar(&o.open, "open", false, "take the nodes out of maintenance mode if all is right")
 	f.DurationVar(&o.wait, "wait", 2*time.Minute, "wait for this `TIME` until the nodes see each other")
 	return c
@@ -55,9 +49,6 @@ type restoreCheckJSON struct {
 }
 
 func runRestoreCheck(ctx context.Context, env *core.Env, s *core.Settings, o *restoreCheckOptions) error {
-	if o.plan == "" || o.target.url == "" {
-		return core.Usage("restore-check needs --plan with the plan that was restored, and --to-server with the URL of one of its nodes")
-	}
 	began := time.Now()
 	nodes, maps, err := o.expected(ctx, env, s)
 	if err != nil {
@@ -100,11 +91,11 @@ func runRestoreCheck(ctx context.Context, env *core.Env, s *core.Settings, o *re
 
 // expected is what the nodes must have by the plan.
 func (o *restoreCheckOptions) expected(ctx context.Context, env *core.Env, s *core.Settings) (nodes []takeout.RestoredNode, maps []shard.Map, err error) {
-	_, placed, _, done, err := openPlan(ctx, env, s, o.plan)
+	_, placed, r, err := o.openPlan(ctx, env, s, "restore-check")
 	if err != nil {
 		return nil, nil, err
 	}
-	defer done()
+	defer r.Close()
 	for _, part := range placed.Parts {
 		n := takeout.RestoredNode{Name: part.Node.Name}
 		for _, t := range part.Takes {

@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/slipcover/slipcover/internal/cli/core"
-	"github.com/slipcover/slipcover/internal/cli/open"
 	"github.com/slipcover/slipcover/internal/cluster"
 	"github.com/slipcover/slipcover/internal/diverge"
 	"github.com/slipcover/slipcover/internal/repo"
@@ -21,9 +20,7 @@ import (
 )
 
 type unionOptions struct {
-	open.Options
-	plan      string
-	target    target
+	planned
 	databases []string
 	dryRun    bool
 }
@@ -45,10 +42,7 @@ Run it once all nodes of the plan answer, and again if it was stopped. --dry-run
 		}),
 	}
 	f := c.Flags()
-	o.Options.Flags(f, "")
-	_ = f.MarkHidden("instance") // a plan has several
-	f.StringVar(&o.plan, "plan", "", "`FILE` with the plan that was restored")
-	o.target.flags(f, "to-server", "a node of the restored cluster: `URL`, with a user and no password")
+	o.flags(f)
 	f.StringArrayVar(&o.databases, "db", nil, "only databases whose name fits this `GLOB` (* is any text); may be repeated")
 	f.BoolVar(&o.dryRun, "dry-run", false, "write nothing, and tell what would be written")
 	core.ProgressFlag(f)
@@ -66,15 +60,12 @@ type unionJSON struct {
 }
 
 func runRestoreUnion(ctx context.Context, env *core.Env, s *core.Settings, o *unionOptions) error {
-	if o.plan == "" || o.target.url == "" {
-		return core.Usage("restore-union needs --plan with the plan that was restored, and --to-server with the URL of one of its nodes")
-	}
 	began := time.Now()
-	c, placed, r, done, err := openPlan(ctx, env, s, o.plan)
+	c, placed, r, err := o.openPlan(ctx, env, s, "restore-union")
 	if err != nil {
 		return err
 	}
-	defer done()
+	defer r.Close()
 	wanted, err := restore.Choose(c.Names(), o.databases)
 	if err != nil {
 		return err
@@ -109,30 +100,6 @@ func runRestoreUnion(ctx context.Context, env *core.Env, s *core.Settings, o *un
 	return err
 }
 
-// openPlan reads a plan and the backups that it names, and works it out.
-func openPlan(ctx context.Context, env *core.Env, s *core.Settings, path string) (c *cluster.Cluster, placed *topology.Placement, r *open.Repository, done func(), err error) {
-	plan, err := open.Plan(path)
-	if err != nil {
-		return nil, nil, nil, nil, err
-	}
-	if r, err = open.Repo(ctx, env, s, true); err != nil {
-		return nil, nil, nil, nil, err
-	}
-	if err = r.Unlock(ctx); err == nil {
-		c, err = open.Cluster(ctx, r, plan)
-	}
-	if err == nil {
-		if placed, err = plan.Place(c.Databases); err != nil {
-			err = core.Usage("%s: %v", path, err)
-		}
-	}
-	if err != nil {
-		r.Close()
-		return nil, nil, nil, nil, err
-	}
-	return c, placed, r, r.Close, nil
-}
-
 // unite brings in what is missing of one range.
 func (u *unionJSON) unite(ctx context.Context, c *cluster.Cluster, copies *cluster.Copies, l *topology.Left, o takeout.UnionOptions) error {
 	var done []func()
@@ -149,7 +116,7 @@ func (u *unionJSON) unite(ctx context.Context, c *cluster.Cluster, copies *clust
 				return nil, err
 			}
 			if err != nil { // the other ranges, and copies, may be whole
-				u.Problems = append(u.Problems, fmt.Sprintf("the copy of %s can't be read, and what only it has is not known: %v", m.NodeName, err))
+				u.Problems = append(u.Problems, fmt.Sprintf("the copy of %s can't be read, and what only it has is not known: %s: %v", m.NodeName, l.Name.Path(), err))
 				continue
 			}
 			done = append(done, end)
