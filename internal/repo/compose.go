@@ -365,7 +365,8 @@ func (c *composer) finish(state map[fileName]*manifest.File, tick int64) *manife
 		if f.Kind != manifest.View {
 			continue
 		}
-		if db := state[fileName{manifest.DataRoot, databaseOf(f.Path)}]; db != nil && db.Header != nil && shards[db.Path] != db.Header.UUID {
+		owner, _ := shard.ViewOwner(f.Path)
+		if db := state[fileName{manifest.DataRoot, owner}]; db != nil && db.Header != nil && shards[db.Path] != db.Header.UUID {
 			delete(state, nm) // of a database that was there before under the same name
 			m.LeftOut = append(m.LeftOut, manifest.LeftOut{Root: nm.root, Path: nm.path, Reason: "its database was made anew between the backup and the moment"})
 		}
@@ -395,15 +396,6 @@ func count(m *manifest.Manifest) {
 	for _, f := range m.Files {
 		m.SizeBytes += f.Size
 	}
-}
-
-// databaseOf returns the path of the database file that an index belongs to, "" if its path tells none.
-func databaseOf(view string) string {
-	base, _, ok := shard.CutView(view)
-	if !ok || len(base) == 0 || base[0] != '.' {
-		return ""
-	}
-	return base[1:] + ".couch"
 }
 
 // momentID returns what names a moment of a chain: not a backup's id, but as steady.

@@ -15,6 +15,7 @@ import (
 	"github.com/slipcover/slipcover/internal/durable"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/shard"
 )
 
 // asideEnding is added to the name of a file that was in the target, where the
@@ -290,7 +291,7 @@ func (r *run) afterLosses() error {
 		if it.f.Kind != manifest.View || r.lost[it.f] {
 			continue
 		}
-		if db, ok := ownerPath(it.path); ok && gone[db] {
+		if db, ok := shard.ViewOwner(it.path); ok && gone[db] {
 			if err := removeFile(r.targets.path(it)); err != nil {
 				return err
 			}

@@ -101,7 +101,7 @@ func (p *planner) partOf(part *Part, readers map[*manifest.File]*repo.Reader) *p
 			}
 		}
 		for _, f := range p.m.Files {
-			if path, ok := ownerPath(f.Path); ok && f.Kind == manifest.View && taken[path] {
+			if path, ok := shard.ViewOwner(f.Path); ok && f.Kind == manifest.View && taken[path] {
 				p.view(f, f.Path)
 			}
 			if f.Root == manifest.EtcRoot && i == part.config() && p.opts.ConfigTo != "" {

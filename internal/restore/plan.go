@@ -78,22 +78,13 @@ func groups(items []item) [][]item {
 	return out
 }
 
-// ownerPath returns the path of the database file that an index belongs to.
-func ownerPath(view string) (string, bool) {
-	base, _, ok := shard.CutView(view)
-	if !ok || !strings.HasPrefix(base, ".") {
-		return "", false
-	}
-	return base[1:] + ".couch", true
-}
-
 // unusable says why an index must not be restored, or "": CouchDB serves an index
 // that is ahead of its shard as it stands, with wrong rows.
 //
 // Source: CouchDB 3.5.0, src/couch_index/src/couch_index.erl,
 // handle_call({get_state, ...}): it compares "requested =< index" only.
 func unusable(f *manifest.File, databases map[string]*manifest.File) string {
-	path, ok := ownerPath(f.Path)
+	path, ok := shard.ViewOwner(f.Path)
 	if !ok {
 		return "its path names no database"
 	}
@@ -327,7 +318,7 @@ func (p *planner) chosenFile(f *manifest.File, to map[string]string) {
 			p.database(f, base+".couch")
 		}
 	case manifest.View:
-		path, _ := ownerPath(f.Path)
+		path, _ := shard.ViewOwner(f.Path)
 		if base, ok := to[strings.TrimSuffix(path, ".couch")]; ok {
 			_, signature, _ := shard.CutView(f.Path)
 			p.view(f, "."+base+"_design/mrview/"+signature+".view")

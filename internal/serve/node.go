@@ -105,8 +105,7 @@ func OpenCluster(r *repo.Repo, c *cluster.Cluster) *Node {
 	for i, m := range c.Members {
 		files[i], indexes[i] = m.Manifest.Databases(), map[string][]*manifest.File{}
 		for _, f := range m.Manifest.Files {
-			if owner, _, ok := shard.CutView(f.Path); ok && f.Kind == manifest.View {
-				path := strings.TrimPrefix(owner, ".") + ".couch"
+			if path, ok := shard.ViewOwner(f.Path); ok && f.Kind == manifest.View {
 				indexes[i][path] = append(indexes[i][path], f)
 			}
 		}

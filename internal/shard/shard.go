@@ -201,6 +201,16 @@ func CutView(p string) (owner, signature string, ok bool) {
 	return owner, signature, ok && owner != ""
 }
 
+// ViewOwner returns the path of the database file, below the data directory, that a view
+// index belongs to, by the index's path below the index directory.
+func ViewOwner(view string) (path string, ok bool) {
+	owner, _, ok := CutView(view)
+	if !ok || !strings.HasPrefix(owner, ".") {
+		return "", false
+	}
+	return owner[1:] + ".couch", true
+}
+
 func parseBase(s string) (Name, error) {
 	r, name, ok := strings.Cut(s, "/")
 	if !ok {
