@@ -307,13 +307,9 @@ func (c *creation) ini() string {
 // it can run beside the original on one machine. Source: Erlang/OTP, kernel
 // reference manual, net_kernel and erl; tried with OTP 25.
 func (c *creation) vmArgs() string {
-	flag := "-name"
-	if _, host, _ := strings.Cut(c.state.NodeName, "@"); !strings.Contains(host, ".") {
-		flag = "-sname"
-	}
 	return strings.Join([]string{
 		"# The node keeps the name that its shards know it by.",
-		flag + " " + c.state.NodeName,
+		nameFlag(c.state.NodeName) + " " + c.state.NodeName,
 		"# It meets no other node: a cookie of its own, no port for others, no epmd.",
 		"-setcookie " + rand.Text(),
 		"-dist_listen false",
@@ -330,6 +326,14 @@ func (c *creation) vmArgs() string {
 		"+Bd -noinput",
 		"",
 	}, "\n")
+}
+
+// nameFlag is the argument that gives a node its name: hosts of short names have no dot.
+func nameFlag(name string) string {
+	if _, host, _ := strings.Cut(name, "@"); !strings.Contains(host, ".") {
+		return "-sname"
+	}
+	return "-name"
 }
 
 // script starts CouchDB with the instance's own configuration, and as it does itself.

@@ -364,6 +364,9 @@ func (r *run) write(ctx context.Context) error {
 	if err := r.afterLosses(); err != nil {
 		return err
 	}
+	if err := r.writeIdentity(ctx); err != nil {
+		return err
+	}
 	if err := r.placeGuards(r.plan.guards); err != nil {
 		return err
 	}

@@ -223,3 +223,22 @@ func TestStoredState(t *testing.T) {
 		t.Errorf("what rests on nothing: %v", got)
 	}
 }
+
+func TestRenamedArgs(t *testing.T) {
+	t.Parallel()
+	const now = "# By Slipcover: the node's name in the restored cluster, and that cluster's own cookie.\n"
+	for old, want := range map[string]string{
+		"":                               "",
+		"+K true\n-name a@b -smp auto":   "+K true\n-smp auto\n",
+		"-setcookie\n  monster\n+Bd\n":   "+Bd\n",
+		"# -name x@y\n-sname a@b # me\n": "# -name x@y\n# me\n",
+		"-kernel x '\"a  b\"'":           "-kernel x '\"a  b\"'\n",
+	} {
+		if got := string(renamedArgs([]byte(old), "c@d.example", "C")); got != want+now+"-name c@d.example\n-setcookie C\n" {
+			t.Errorf("%q became\n%s", old, got)
+		}
+	}
+	if got := string(renamedArgs(nil, "c@d", "C")); got != now+"-sname c@d\n-setcookie C\n" {
+		t.Errorf("a short name: %s", got)
+	}
+}

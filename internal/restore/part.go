@@ -18,6 +18,7 @@ import (
 
 // Part is what one node of a cluster gets out of the backups of another cluster's nodes.
 type Part struct {
+	ID      string // tells the plan from others: of it the cluster's uuid, secret and cookie are made
 	Node    topology.Node
 	Nodes   []topology.Node  // of the new cluster, this one too
 	Backups []cluster.Member // as the takes number them
@@ -55,7 +56,7 @@ func PartOf(c *cluster.Cluster, plan *topology.Plan, name string) (*Part, error)
 	if err != nil {
 		return nil, err
 	}
-	return &Part{Node: mine.Node, Nodes: plan.Nodes, Backups: c.Members, Base: bases[0], Bases: bases, Takes: mine.Takes, Maps: placed.Maps, Shared: placed.Shared(), Problems: c.Problems}, nil
+	return &Part{ID: plan.Identity(), Node: mine.Node, Nodes: plan.Nodes, Backups: c.Members, Base: bases[0], Bases: bases, Takes: mine.Takes, Maps: placed.Maps, Shared: placed.Shared(), Problems: c.Problems}, nil
 }
 
 func (p *Part) base() cluster.Member { return p.Backups[p.Base] }
@@ -72,7 +73,7 @@ func (p *Part) config() int {
 // hash names what the node gets: a restore goes on only with what is the same.
 func (p *Part) hash() string {
 	sum := sha256.New()
-	fmt.Fprintln(sum, p.Node.Name)
+	fmt.Fprintln(sum, p.ID, p.Node.Name)
 	for _, n := range p.Nodes {
 		fmt.Fprintln(sum, n.Name)
 	}
@@ -175,15 +176,22 @@ func (r *run) tellPart() {
 			others = append(others, n.Name)
 		}
 	}
-	start := fmt.Sprintf("start CouchDB on it with -name %s in vm.args", p.Node.Name)
-	if len(others) > 0 {
+	start := fmt.Sprintf("start CouchDB on it with %s %s in vm.args", nameFlag(p.Node.Name), p.Node.Name)
+	switch {
+	case len(others) > 0 && r.opts.ConfigTo != "":
+		start += fmt.Sprintf(", once it and %s are restored by this plan", strings.Join(others, ", "))
+	case len(others) > 0:
 		start += fmt.Sprintf(", and with one Erlang cookie, chttpd_auth/secret and couchdb/uuid for it and %s, once all of them are restored by this plan", strings.Join(others, ", "))
-	} else {
+	default:
 		start += "; it is alone now"
 	}
 	r.res.note("%s", start)
+	if r.opts.ConfigTo != "" {
+		r.res.note("`slipcover restore-check` tells whether each node has what it should, and opens them")
+		return // what else there is to do is told once it is written
+	}
 	r.res.note("let the nodes start with maintenance_mode = true in [couchdb]: `slipcover restore-check` tells whether each has what it should, and opens them")
-	r.res.note("give the restored cluster a cookie that the original never had: nodes that reach each other by one cookie join")
+	r.res.note("give the restored cluster a cookie that the original never had: nodes that reach each other by one cookie join. --config-to DIR writes one, with uuid and secret, that all nodes of the plan get alike")
 }
 
 // mapsOf returns what becomes of the documents of _dbs.couch: those of the plan follow the

@@ -58,8 +58,10 @@ type Couch struct {
 	address string // on which it listens
 	port    int
 	cookie  string
-	epmd    int // the port at which nodes find one another; another free one at each start if 0
-	process *process
+
+	prepared string // the configuration that it has, as of NodeOptions
+	epmd     int    // the port at which nodes find one another; another free one at each start if 0
+	process  *process
 }
 
 // CouchDBBinary returns the path of bin/couchdb, or why there is none.
@@ -270,6 +272,10 @@ func (c *Couch) ConfigFile() string { return filepath.Join(c.dir, "test.ini") }
 
 func (c *Couch) iniFiles() string {
 	defaults := filepath.Join(filepath.Dir(filepath.Dir(c.binary)), "etc", "default.ini")
+	if c.prepared != "" {
+		before, _ := filepath.Glob(filepath.Join(c.prepared, "*.ini"))
+		return strings.Join(append(append([]string{defaults}, before...), c.ConfigFile(), filepath.Join(c.prepared, "local.d")), " ")
+	}
 	return defaults + " " + c.ConfigFile()
 }
 
@@ -289,6 +295,16 @@ func (c *Couch) configure(epmd int) error {
 		fmt.Sprintf("-erl_epmd_port %d", epmd), // it listens there itself
 		"+Bd -noinput",
 		"+sbwt none", // idle schedulers don't spin: tests share the machine
+	}
+	if c.prepared != "" {
+		text, err := os.ReadFile(filepath.Join(c.prepared, "vm.args"))
+		if err != nil {
+			return err
+		}
+		old := slices.DeleteFunc(strings.Split(string(text), "\n"), func(line string) bool {
+			return strings.HasPrefix(line, "-erl_epmd_port ") || strings.HasPrefix(line, "-kernel inet_dist_use_interface ")
+		})
+		args = append(old, args[2], fmt.Sprintf("-erl_epmd_port %d", epmd))
 	}
 	if err := os.WriteFile(filepath.Join(c.dir, "vm.args"), []byte(strings.Join(args, "\n")+"\n"), 0o600); err != nil {
 		return err
@@ -333,7 +349,13 @@ func (c *Couch) ini() []byte {
 			ini["smoosh."+ch] = map[string]string{"concurrency": "0"}
 		}
 	}
+	if c.prepared != "" {
+		delete(ini, "admins")
+	}
 	for section, settings := range c.opts.Config {
+		if c.prepared != "" && section == "admins" {
+			continue
+		}
 		if ini[section] == nil {
 			ini[section] = map[string]string{}
 		}

@@ -29,9 +29,13 @@ type ClusterOptions struct {
 
 // NodeOptions say how a node of a cluster starts.
 type NodeOptions struct {
-	NodeName string                       // as in ClusterOptions
-	DataDir  string                       // a prepared data directory, which the node changes; empty = a new one
-	Config   map[string]map[string]string // more ini settings: section, key, value
+	NodeName string // as in ClusterOptions
+	DataDir  string // a prepared data directory, which the node changes; empty = a new one
+	// ConfigDir is a prepared configuration, as a restore writes it: what its ini files and its vm.args say of
+	// identities, administrators and the node's name and cookie counts, and addresses, ports and directories are the
+	// test's. "" makes one with the uuid, secret, administrator and cookie of the cluster.
+	ConfigDir string
+	Config    map[string]map[string]string // more ini settings: section, key, value
 }
 
 // CouchCluster is a CouchDB cluster that belongs to the test. Its nodes have one
@@ -133,7 +137,7 @@ func newCluster(t TB, nodes []NodeOptions) *CouchCluster {
 			DataDir: node.DataDir, NodeName: node.NodeName, Admin: admin, Password: password,
 			Config: merge(config, node.Config),
 		})
-		couch.address, couch.cookie = addresses[i], cookie
+		couch.address, couch.cookie, couch.prepared = addresses[i], cookie, node.ConfigDir
 		c.Nodes = append(c.Nodes, couch)
 	}
 	t.Cleanup(c.Stop) // at once, before each for itself

@@ -3,9 +3,11 @@ package topology
 import (
 	"bytes"
 	"cmp"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -24,7 +26,10 @@ var ErrPlan = errors.New("the plan can't be carried out")
 // of the new nodes alone, so it names all that decides who gets what: two nodes with one
 // plan agree without talking to each other.
 type Plan struct {
-	Cluster string   `yaml:"cluster"`
+	Cluster string `yaml:"cluster"`
+	// ID tells this restore from others of the same backups: of it, and of what only readers of the backups have, the
+	// nodes make the uuid, secret and cookie that they share. It is no secret by itself.
+	ID      string   `yaml:"id,omitempty"`
 	Backups []Backup `yaml:"backups"`
 	// At is the moment that is restored, of what was shipped after the backups; zero is the
 	// backups themselves.
@@ -50,6 +55,19 @@ type Node struct {
 	As string `yaml:"as,omitempty"`
 	// DataDir is where its files go, if its restore isn't told another place.
 	DataDir string `yaml:"data_dir,omitempty"`
+}
+
+// idForm are plans' ids; those of before plans had one are empty.
+var idForm = regexp.MustCompile(`^[A-Za-z0-9]{0,64}$`)
+
+// Identity tells what the plan makes from what others make: its id and the names of its nodes, and not who gets what.
+func (p *Plan) Identity() string {
+	names := make([]string, len(p.Nodes))
+	for i, n := range p.Nodes {
+		names[i] = n.Name
+	}
+	slices.Sort(names)
+	return strings.Join(append([]string{p.ID, p.Cluster}, names...), "\n")
 }
 
 // Parse reads a plan and checks it. Keys that it doesn't know are refused.
@@ -78,6 +96,8 @@ func (p *Plan) Check() error {
 		return bad("it names no backups")
 	case len(p.Nodes) == 0:
 		return bad("it names no nodes")
+	case !idForm.MatchString(p.ID):
+		return bad("its id is %q, and must be 1 to 64 letters and digits", p.ID)
 	case p.N < 0:
 		return bad("n is %d", p.N)
 	case p.N > len(p.Nodes):
@@ -164,7 +184,7 @@ func strangers(a, b *manifest.Record) bool {
 // the cluster had, each takes the place of one, in the order of their names; names that
 // stay keep theirs.
 func New(cluster string, backups []Backup, old, names []string) *Plan {
-	p := &Plan{Cluster: cluster, Backups: backups}
+	p := &Plan{Cluster: cluster, ID: rand.Text(), Backups: backups}
 	left := slices.Sorted(slices.Values(old))
 	same := len(names) == len(left)
 	left = slices.DeleteFunc(left, func(s string) bool { return slices.Contains(names, s) })

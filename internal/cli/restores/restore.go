@@ -121,7 +121,7 @@ func (o *restoreOptions) bind(f *pflag.FlagSet) {
 	f.BoolVar(&o.rejoin, "rejoin", false, "the backup is of a node that was lost, of a cluster whose other nodes run: they bring it what was written since")
 	f.StringVar(&o.indexTo, "index-to", "", "`DIR` for view indexes (default: the one of --to)")
 	f.BoolVar(&o.noIndexes, "no-indexes", false, "leave view indexes out; CouchDB builds them anew")
-	f.StringVar(&o.configTo, "config-to", "", "`DIR` for ini files and vm.args (default: they are not restored)")
+	f.StringVar(&o.configTo, "config-to", "", "`DIR` for ini files and vm.args (default: they are not restored); with --plan made right for the restored cluster")
 	o.history.flags(f, "chosen databases, moments and backups that aren't the newest get one, the newest keeps it")
 	f.BoolVar(&o.verbose, "verbose", false, "list every file that was dropped, removed or left alone")
 	f.String("owner", "", "`USER:GROUP` to own the files, or '' to leave them as they are (default: couchdb:couchdb)")
