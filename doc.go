@@ -9,6 +9,7 @@
 //	                   settings, output and exit codes
 //	internal/trove     OpenStack Trove's REST API over server
 //	internal/admin     our own REST API, for what Trove's lacks
+//	internal/contents  what was in backups and moments, as answers for APIs and pages
 //	internal/opened    backups that a server has open to be read
 //	internal/api       what both do alike with a request
 //	internal/httpd     listener, TLS, and what stands around handlers

@@ -113,6 +113,9 @@ func (c Caller) LogValue() slog.Value {
 // May says whether the caller may do what needs role r.
 func (c *Caller) May(r Role) bool { return r > 0 && c.Role >= r }
 
+// MayRead says whether the caller may read documents out of backups, which is a right of its own.
+func (c *Caller) MayRead() bool { return c.May(Operator) }
+
 // For returns the caller of a request whose URL names a project, or ErrForbidden if
 // the token is for another one. That goes for administrators too, as in Trove: what
 // concerns other projects has URLs of its own.

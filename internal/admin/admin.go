@@ -12,6 +12,7 @@ import (
 
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/api"
+	"github.com/slipcover/slipcover/internal/contents"
 	"github.com/slipcover/slipcover/internal/httpd"
 	"github.com/slipcover/slipcover/internal/opened"
 	"github.com/slipcover/slipcover/internal/server"
@@ -57,12 +58,15 @@ type service struct {
 	routes  httpd.Routes[*call]
 	origins *http.CrossOriginProtection
 	joins   joins
+
+	contents *contents.Reader
 }
 
 // call is one request of a caller who is known.
 type call struct {
 	*service
 	r   *http.Request
+	w   http.ResponseWriter
 	who *access.Caller // in the project that the request is about
 	// all says that an administrator named no project.
 	all bool
@@ -113,7 +117,8 @@ var routes = []route{
 // New returns the API.
 func New(o Options) http.Handler {
 	o.URL = strings.TrimSuffix(o.URL, "/")
-	a := &service{Options: o, routes: httpd.Routes[*call]{Refuse: refuse}, origins: http.NewCrossOriginProtection()}
+	a := &service{Options: o, routes: httpd.Routes[*call]{Refuse: refuse}, origins: http.NewCrossOriginProtection(),
+		contents: contents.New(o.Serves, o.Server)}
 	for _, r := range routes {
 		method, p, _ := strings.Cut(r.pattern, " ")
 		a.routes.Handle(method+" "+prefix+p, r.serve)
@@ -188,8 +193,8 @@ func (c *call) chooseProject() error {
 
 // serve is what all routes have in common.
 func (to route) serve(w http.ResponseWriter, r *http.Request, c *call) {
-	c.r, c.log.Action, c.log.Target = r, to.action, r.PathValue("id")
-	if !c.who.May(to.needs) {
+	c.r, c.w, c.log.Action, c.log.Target = r, w, to.action, r.PathValue("id")
+	if !to.allows(c.who) {
 		refuse(w, http.StatusForbidden, "The role "+c.who.Role.String()+" does not allow this: it needs "+to.needs.String()+".")
 		return
 	}
@@ -198,6 +203,9 @@ func (to route) serve(w http.ResponseWriter, r *http.Request, c *call) {
 }
 
 func (a *service) answer(w http.ResponseWriter, r *http.Request, status int, body any, err error) {
+	if _, done := body.(sent); done && err == nil {
+		return
+	}
 	if err == nil {
 		err = httpd.SendJSON(w, status, body)
 	}

@@ -122,11 +122,14 @@ var allowed = map[string][]string{
 	// Backups that a server has open, each answered as a CouchDB: who may ask, and for how long; reading is package serve's.
 	"internal/opened": {"internal/access", "internal/config", "internal/httpd", "internal/job", "internal/manifest", "internal/repo", "internal/serve", "internal/serve/chttpd", "internal/server"},
 
+	// What was in them, for callers and the dashboard: lists, documents and what differs, as answers.
+	"internal/contents": {"couchfile", "internal/access", "internal/ejson", "internal/job", "internal/mango", "internal/manifest", "internal/opened", "internal/repo", "internal/serve", "internal/server"},
+
 	// Trove's REST API: requests and documents translated, nothing kept.
 	"internal/trove": {"internal/access", "internal/api", "internal/httpd", "internal/job", "internal/server", "internal/words"},
 
 	// Our own REST API over the same: an agent's join, schedules, lengths of time and names checked.
-	"internal/admin": {"internal/access", "internal/api", "internal/calendar", "internal/httpd", "internal/job", "internal/manifest", "internal/opened", "internal/server"},
+	"internal/admin": {"internal/access", "internal/api", "internal/calendar", "internal/contents", "internal/httpd", "internal/job", "internal/manifest", "internal/opened", "internal/server"},
 
 	// Runs jobs on a node with the engines; the bus brings them.
 	"internal/agent": {"internal/backup", "internal/bus", "internal/durable", "internal/job", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/restore", "internal/serve/tryout", "internal/ship",

@@ -37,6 +37,8 @@ type Request struct {
 	// Action and Target are for the audit log; by default the pattern of the route and
 	// the path of the URL.
 	Action, Target string
+	// Looked has it in the audit log though it changes nothing: somebody looked at what not everybody may see.
+	Looked bool
 }
 
 type requestKey struct{}
@@ -146,7 +148,9 @@ func (a *API) panicked(w *answer, r *http.Request, p any) {
 func (a *API) audit(ctx context.Context, r *http.Request, q *Request, status int) {
 	switch r.Method {
 	case http.MethodGet, http.MethodHead, http.MethodOptions:
-		return
+		if !q.Looked {
+			return
+		}
 	}
 	if a.Audit == nil || q.User == "" && q.UserID == "" {
 		return

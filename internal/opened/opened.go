@@ -74,7 +74,8 @@ type Set struct {
 	mu      sync.Mutex
 	all     map[string]*Opened // guarded by mu, like what follows
 	opening map[string]int     // by project
-	ending  bool               // no more are opened
+	readers map[readerKey]*reader
+	ending  bool // no more are opened
 }
 
 // Opened is a backup that is open.
@@ -107,7 +108,7 @@ type Opened struct {
 
 // New returns a set without any.
 func New(o Options) (*Set, error) {
-	s := &Set{o: o, changed: make(chan struct{}, 1), all: map[string]*Opened{}, opening: map[string]int{},
+	s := &Set{o: o, changed: make(chan struct{}, 1), all: map[string]*Opened{}, opening: map[string]int{}, readers: map[readerKey]*reader{},
 		count: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "slipcover_serves_ended_total", Help: "Backups that were open and are not any more, by why."}, []string{"why"})}
 	for _, why := range []string{whyClosed, whyIdle, whyTime, whyToken, whyBackup, whyServer} {
 		s.count.WithLabelValues(why)
@@ -496,6 +497,7 @@ func (s *Set) Run(ctx context.Context) error {
 		select {
 		case <-tick.C:
 			s.look(ctx, time.Now())
+			s.lookViews(time.Now(), false)
 		case <-ctx.Done():
 			s.mu.Lock()
 			s.ending = true
@@ -503,6 +505,7 @@ func (s *Set) Run(ctx context.Context) error {
 			for _, o := range s.List(nil, true) {
 				s.end(ctx, o, whyServer)
 			}
+			s.lookViews(time.Now(), true)
 			return nil
 		}
 	}

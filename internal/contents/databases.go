@@ -1,0 +1,284 @@
+package contents
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/internal/access"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/opened"
+	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/serve"
+)
+
+// Databases is a page of the databases of a state.
+type Databases struct {
+	State
+	Databases []Database `json:"databases"` // by name
+	Total     int        `json:"total"`     // that begin so
+	More      bool       `json:"more"`
+	// Before is when the backup before this state was begun, with which sizes are compared; missing without one.
+	Before time.Time `json:"before,omitzero"`
+}
+
+// Database is one of a state.
+type Database struct {
+	Name      string `json:"name"`
+	Documents uint64 `json:"documents"` // without deleted ones
+	Deleted   uint64 `json:"deleted"`
+	FileBytes int64  `json:"file_bytes"`
+	// ActiveBytes and ExternalBytes are what CouchDB calls so: live data in the files, and documents as JSON with their attachments.
+	ActiveBytes   int64 `json:"active_bytes"`
+	ExternalBytes int64 `json:"external_bytes"`
+	// GrewBytes is by how much its files grew since the backup before; missing if that had no such database.
+	GrewBytes   *int64 `json:"grew_bytes,omitempty"`
+	Shards      int    `json:"shards"`
+	Missing     int    `json:"missing_shards"` // that the node didn't have: counts are of the others
+	Partitioned bool   `json:"partitioned"`
+	// Problem says why counts are missing.
+	Problem string `json:"problem,omitempty"`
+}
+
+// DatabasesQuery says which databases.
+type DatabasesQuery struct {
+	Prefix string
+	Page
+}
+
+// Databases lists the databases of a state.
+func (r *Reader) Databases(ctx context.Context, who *access.Caller, instance string, at opened.State, q DatabasesQuery) (*Databases, error) {
+	q.fill()
+	v, err := r.view(ctx, who, instance, at)
+	if err != nil {
+		return nil, err
+	}
+	defer v.Close()
+	var names []string
+	for _, n := range v.Node.Databases() {
+		if strings.HasPrefix(n, q.Prefix) {
+			names = append(names, n)
+		}
+	}
+	out := &Databases{State: stateOf(v), Databases: []Database{}, Total: len(names)}
+	names, out.More = cut(names, q.Page)
+	before, err := r.before(ctx, v, out)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range names {
+		d, err := v.Node.Database(n)
+		if err != nil {
+			return nil, fault(ctx, err)
+		}
+		x, err := describe(ctx, v, d)
+		if err != nil {
+			return nil, err
+		}
+		if was, ok := before[n]; ok {
+			grew := x.FileBytes - was
+			x.GrewBytes = &grew
+		}
+		out.Databases = append(out.Databases, *x)
+	}
+	return out, nil
+}
+
+// before returns the sizes of databases' files in the backup before, by name.
+func (r *Reader) before(ctx context.Context, v *opened.View, out *Databases) (map[string]int64, error) {
+	rec, m, err := v.Before(ctx)
+	if err != nil {
+		return nil, fault(ctx, err)
+	}
+	if rec == nil {
+		return nil, nil
+	}
+	out.Before = rec.Started.UTC()
+	sizes, err := v.Note("sizes before", func() (any, error) { return sizesOf(m), nil })
+	if err != nil {
+		return nil, err
+	}
+	return sizes.(map[string]int64), nil //nolint:forcetypeassert // put there above
+}
+
+func sizesOf(m *manifest.Manifest) map[string]int64 {
+	out := map[string]int64{}
+	for path, f := range m.Databases() {
+		out[repo.DatabaseName(path)] += f.Size
+	}
+	return out
+}
+
+// describe says what a database has, as far as its shards are there and whole.
+func describe(ctx context.Context, v *opened.View, d *serve.Database) (*Database, error) {
+	x, err := v.Note("database "+d.Name, func() (any, error) {
+		out := Database{Name: d.Name, Shards: len(d.Shards)}
+		for _, s := range d.Shards {
+			if err := ctx.Err(); err != nil {
+				return nil, fault(ctx, err)
+			}
+			if s.File == nil {
+				out.Missing++
+				continue
+			}
+			out.FileBytes += s.File.Size
+			db, err := d.Open(v.Life, s) //nolint:contextcheck // shards stay open for others
+			if err == nil {
+				err = out.add(db)
+			}
+			if err != nil {
+				if v.Life.Err() != nil {
+					return nil, fault(v.Life, err) //nolint:contextcheck // which ended
+				}
+				out.Problem = "a part of it can't be read: " + firstLine(err)
+			}
+		}
+		return out, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := x.(Database) //nolint:forcetypeassert // put there above
+	return &out, nil
+}
+
+func firstLine(err error) string {
+	text, _, _ := strings.Cut(err.Error(), "\n")
+	return text[:min(len(text), 300)]
+}
+
+func (x *Database) add(db *couchfile.DB) error {
+	i, err := db.Info()
+	if err != nil {
+		return err
+	}
+	x.Documents += i.DocCount
+	x.Deleted += i.DeletedCount
+	x.ActiveBytes += max(0, i.ActiveSize)
+	x.ExternalBytes += max(0, i.ExternalSize)
+	parted, err := db.Partitioned()
+	x.Partitioned = x.Partitioned || parted
+	return err
+}
+
+// DatabaseDetails is what there is beside the documents of a database.
+type DatabaseDetails struct {
+	State
+	Database
+	Security  json.RawMessage `json:"security"`
+	Designs   int             `json:"design_documents"`
+	Locals    int             `json:"local_documents"`
+	Conflicts int             `json:"conflicts"` // documents with some; counted as far as Counted says
+	Counted   bool            `json:"conflicts_counted"`
+}
+
+// countTime is for how long conflicts are counted.
+const countTime = 4 * time.Second
+
+// Database says what there is of a database. Conflicts are counted if that is quick.
+func (r *Reader) Database(ctx context.Context, who *access.Caller, instance string, at opened.State, db string) (*DatabaseDetails, error) {
+	v, d, err := r.database(ctx, who, instance, at, db)
+	if err != nil {
+		return nil, err
+	}
+	defer v.Close()
+	x, err := describe(ctx, v, d)
+	if err != nil {
+		return nil, err
+	}
+	out := &DatabaseDetails{State: stateOf(v), Database: *x, Security: json.RawMessage("{}")}
+	if err := out.beside(v, d); err != nil {
+		return nil, fault(ctx, err)
+	}
+	counted, err := v.Note("conflicts "+db, func() (any, error) {
+		ctx, done, err := r.walk(ctx)
+		if err != nil {
+			return [2]int{}, nil
+		}
+		defer done()
+		ctx, cancel := context.WithTimeout(ctx, countTime)
+		defer cancel()
+		n, whole, err := countConflicts(ctx, v, d)
+		if !whole {
+			return [2]int{n}, err
+		}
+		return [2]int{n, 1}, err
+	})
+	if err != nil {
+		return nil, fault(ctx, err)
+	}
+	n := counted.([2]int) //nolint:forcetypeassert // put there above
+	out.Conflicts, out.Counted = n[0], n[1] == 1
+	return out, nil
+}
+
+// beside fills what is no ordinary document.
+func (x *DatabaseDetails) beside(v *opened.View, d *serve.Database) error {
+	found := false
+	for _, s := range d.Shards {
+		db, err := d.Open(v.Life, s)
+		if errors.Is(err, serve.ErrNoShard) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if sec, err := db.Security(); err != nil {
+			return err
+		} else if len(sec) > 0 && !found { // it is the same in each shard
+			x.Security, found = sec, true
+		}
+		for info, err := range db.Docs(couchfile.DocsOptions{Start: designPrefix}) {
+			if err != nil {
+				return err
+			}
+			if !strings.HasPrefix(info.ID, designPrefix) {
+				break
+			}
+			x.Designs++
+		}
+		for _, err := range db.LocalDocs("") {
+			if err != nil {
+				return err
+			}
+			if x.Locals++; x.Locals >= 100_000 {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+const (
+	designPrefix = "_design/"
+	localPrefix  = "_local/"
+)
+
+// countConflicts counts documents with conflicts, as far as it gets until ctx ends.
+func countConflicts(ctx context.Context, v *opened.View, d *serve.Database) (n int, whole bool, err error) {
+	seen := 0
+	for _, s := range d.Shards {
+		db, err := d.Open(v.Life, s)
+		if errors.Is(err, serve.ErrNoShard) {
+			continue
+		}
+		if err != nil {
+			return n, false, err
+		}
+		for info, err := range db.Docs(couchfile.DocsOptions{}) {
+			if err != nil {
+				return n, false, err
+			}
+			if len(info.Conflicts(false)) > 0 {
+				n++
+			}
+			if seen++; seen%500 == 0 && ctx.Err() != nil {
+				return n, false, nil
+			}
+		}
+	}
+	return n, true, nil
+}

@@ -1,0 +1,511 @@
+package opened
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/slipcover/slipcover/internal/access"
+	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/serve"
+	"github.com/slipcover/slipcover/internal/server"
+)
+
+const (
+	// viewIdle is how long what was looked at in the server's process stays open when nobody looks.
+	viewIdle = 5 * time.Minute
+	// viewFresh is for how long the newest moment counts as the newest.
+	viewFresh = 20 * time.Second
+	// viewLate is how long after a time what was shipped then may still arrive.
+	viewLate = 10 * time.Minute
+)
+
+// State names a backup of an instance by its id in the catalog or in its repository, or by "latest"; or the newest moment up to
+// a time. The zero value is the newest moment.
+type State struct {
+	Backup string
+	At     time.Time
+}
+
+// View is the repository of an instance's backups, and a state of it, read in the server's own process. Nothing has a URL of its
+// own. Close must be called.
+type View struct {
+	Repo    *repo.Repo
+	Name    string        // of the instance in the repository
+	Backups []*job.Backup // that can be read there, the newest first
+	// What follows is of a state, unless only the repository was asked for.
+	Node   *serve.Node
+	Taken  time.Time   // of when it is
+	Moment bool        // it was shipped, and is no backup
+	Backup *job.Backup // that it is, nil of a moment
+	Base   *manifest.Record
+	// Life is for how long shards that are opened stay open: not only for the request.
+	Life context.Context //nolint:containedctx // the node's, which outlives requests
+
+	set    *Set
+	reader *reader
+	state  *viewed
+}
+
+// readerKey says whose reader of what one is. In a caller's own Swift account it is the token's.
+type readerKey struct {
+	project, url, id, storage, name string
+	token                           [sha256.Size]byte
+}
+
+// reader is a repository that is open. What can change is guarded by the set's mu.
+type reader struct {
+	key   readerKey
+	ready chan struct{} // closed when repo or err is there
+	err   error
+	repo  *repo.Repo
+	close func()
+
+	used   time.Time
+	under  int // views
+	gone   bool
+	states map[string]*viewed
+}
+
+// viewed is a state that is open. What can change is guarded by the set's mu.
+type viewed struct {
+	ready  chan struct{}
+	err    error
+	node   *serve.Node
+	taken  time.Time
+	moment bool
+	base   *manifest.Record
+	backup string          // id in the catalog, "" of a moment
+	life   context.Context //nolint:containedctx // the node's
+	cancel context.CancelFunc
+
+	before struct { // the backup before it
+		once sync.Once
+		rec  *manifest.Record
+		m    *manifest.Manifest
+		err  error
+	}
+	notes sync.Map
+
+	stale time.Time // zero: never
+	used  time.Time
+	under int
+	gone  bool
+}
+
+// View opens a state of an instance to be read by the caller, or finds it open. The instance may be gone: its backups count.
+func (s *Set) View(ctx context.Context, who *access.Caller, instance string, q State) (*View, error) {
+	return s.view(ctx, who, instance, &q)
+}
+
+// Repository is View without a state.
+func (s *Set) Repository(ctx context.Context, who *access.Caller, instance string) (*View, error) {
+	return s.view(ctx, who, instance, nil)
+}
+
+func (s *Set) view(ctx context.Context, who *access.Caller, instance string, q *State) (*View, error) {
+	list, err := s.readables(ctx, who, instance)
+	if err != nil {
+		return nil, err
+	}
+	if s.o.Most == 0 {
+		return nil, refuse(server.Unsupported, "Contents can't be shown: this server opens no backups, as its setting serves is 0.")
+	}
+	b := list[0]
+	if q != nil && q.Backup != "" && q.Backup != "latest" {
+		i := slices.IndexFunc(list, func(b *job.Backup) bool { return b.ID == q.Backup || b.RepoID == q.Backup })
+		if i < 0 {
+			return nil, refuse(server.NotFound, "Backup "+q.Backup+" is none of this instance that can be read.")
+		}
+		b = list[i]
+	}
+	r, err := s.readerOf(ctx, who, b)
+	if err != nil {
+		return nil, err
+	}
+	v := &View{Repo: r.repo, Name: b.RepoName, set: s, reader: r, Life: ctx}
+	for _, x := range list {
+		if x.Repository.URL == b.Repository.URL && x.Repository.Storage == b.Repository.Storage && x.RepoName == b.RepoName {
+			v.Backups = append(v.Backups, x)
+		}
+	}
+	if q == nil {
+		return v, nil
+	}
+	if err := v.open(ctx, b, *q); err != nil {
+		v.Close()
+		return nil, err
+	}
+	return v, nil
+}
+
+// readables are the backups of an instance that the caller may read, the newest first; there is one.
+func (s *Set) readables(ctx context.Context, who *access.Caller, instance string) ([]*job.Backup, error) {
+	all, _ := s.o.Server.Backups(who, server.BackupFilter{Instance: instance, Limit: math.MaxInt32})
+	var list []*job.Backup
+	var first error
+	for _, b := range all {
+		if b.Instance != instance || !b.Status.Usable() {
+			continue
+		}
+		ok, err := s.o.Server.Readable(ctx, who, b.ID)
+		if err != nil {
+			first = cmp.Or(first, err)
+			continue
+		}
+		list = append(list, ok)
+	}
+	if len(list) == 0 {
+		if _, err := s.o.Server.Instance(ctx, who, instance); err != nil {
+			return nil, err
+		}
+		return nil, cmp.Or(first, refuse(server.Conflict, "There is no backup of this instance yet, so nothing can be looked at."))
+	}
+	slices.SortStableFunc(list, func(a, b *job.Backup) int { return startOf(b).Compare(startOf(a)) })
+	return list, nil
+}
+
+func startOf(b *job.Backup) time.Time {
+	if b.Started != nil {
+		return *b.Started
+	}
+	return b.Created
+}
+
+// readerOf opens the repository that a backup is in, or finds it open, and counts a view.
+func (s *Set) readerOf(ctx context.Context, who *access.Caller, b *job.Backup) (*reader, error) {
+	key := readerKey{project: b.Project, url: b.Repository.URL, id: b.Repository.ID, storage: b.Repository.Storage, name: b.RepoName}
+	if b.Repository.Storage != "" {
+		key.token = sha256.Sum256([]byte(who.Token.Reveal()))
+	}
+	s.mu.Lock()
+	if s.ending {
+		s.mu.Unlock()
+		return nil, refuse(server.Unavailable, "This server is ending: ask again in a moment.")
+	}
+	r := s.readers[key]
+	mine := r == nil
+	if mine {
+		r = &reader{key: key, ready: make(chan struct{}), states: map[string]*viewed{}}
+		s.readers[key] = r
+	}
+	r.under++
+	r.used = time.Now()
+	s.mu.Unlock()
+	if mine {
+		r.err = s.openReader(ctx, who, b, r)
+		close(r.ready)
+	}
+	select {
+	case <-r.ready:
+	case <-ctx.Done():
+		s.leaveReader(r)
+		return nil, told(ctx, ctx.Err())
+	}
+	if r.err != nil {
+		s.mu.Lock()
+		if s.readers[key] == r {
+			delete(s.readers, key)
+		}
+		r.gone = true
+		s.mu.Unlock()
+		s.leaveReader(r)
+		return nil, r.err
+	}
+	return r, nil
+}
+
+// openReader opens a repository and proves that what is in it under the instance's name is the project's own.
+func (s *Set) openReader(asked context.Context, who *access.Caller, b *job.Backup, r *reader) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(asked), openTime)
+	defer cancel()
+	err := func() (err error) {
+		if r.repo, r.close, err = s.o.Repo(ctx, who, b); err != nil {
+			return err
+		}
+		if b.Repository.ID != "" && r.repo.Config().ID != b.Repository.ID {
+			return refuse(server.Conflict, "The repository that this server reaches there is another one than that of the backup.")
+		}
+		if err := r.repo.Unlock(ctx); err != nil {
+			return err
+		}
+		if b.Repository.Storage != "" { // who has a Swift account has what is in it
+			return nil
+		}
+		list, _, err := r.repo.List(ctx, b.RepoName)
+		if err != nil {
+			return err
+		}
+		for _, rec := range list {
+			if of := rec.Labels[job.LabelProject]; of != "" && of != b.Project {
+				return refuse(server.Forbidden, "What is stored there is another project's.")
+			}
+		}
+		return nil
+	}()
+	if err != nil {
+		return told(ctx, err)
+	}
+	return nil
+}
+
+func (s *Set) leaveReader(r *reader) {
+	s.mu.Lock()
+	r.under--
+	r.used = time.Now()
+	free := r.gone && r.under == 0
+	s.mu.Unlock()
+	if free && r.close != nil {
+		r.close()
+	}
+}
+
+// open opens the state that is meant.
+func (v *View) open(ctx context.Context, b *job.Backup, q State) error {
+	s, r := v.set, v.reader
+	now := time.Now()
+	if q.At.After(now.Add(time.Minute)) {
+		return refuse(server.Invalid, "That time is in the future.")
+	}
+	key := "moment " + q.At.UTC().Format(time.RFC3339Nano)
+	if q.Backup != "" {
+		key = "backup " + b.RepoID
+	}
+	s.mu.Lock()
+	x := r.states[key]
+	if x != nil && !x.stale.IsZero() && now.After(x.stale) {
+		s.dropState(r, key, x)
+		x = nil
+	}
+	mine := x == nil
+	if mine {
+		if !s.roomForState() {
+			s.mu.Unlock()
+			return refuse(server.Busy, "Too many backups are being looked at here just now: try again in a moment.")
+		}
+		x = &viewed{ready: make(chan struct{})}
+		if q.Backup == "" && (q.At.IsZero() || now.Sub(q.At) < viewLate) {
+			x.stale = now.Add(viewFresh)
+		}
+		if q.Backup != "" {
+			x.backup = b.ID
+		}
+		r.states[key] = x
+	}
+	x.under++
+	x.used = now
+	s.mu.Unlock()
+	v.state = x
+	if mine {
+		x.err = v.openState(ctx, b, q)
+		close(x.ready)
+	}
+	select {
+	case <-x.ready:
+	case <-ctx.Done():
+		return told(ctx, ctx.Err())
+	}
+	if x.err != nil {
+		s.mu.Lock()
+		if r.states[key] == x {
+			delete(r.states, key)
+		}
+		x.gone = true
+		s.mu.Unlock()
+		return x.err
+	}
+	v.Node, v.Taken, v.Moment, v.Base, v.Life = x.node, x.taken, x.moment, x.base, x.life
+	if i := slices.IndexFunc(v.Backups, func(b *job.Backup) bool { return b.ID == x.backup }); i >= 0 {
+		v.Backup = v.Backups[i]
+	}
+	return nil
+}
+
+func (v *View) openState(asked context.Context, b *job.Backup, q State) error {
+	x := v.state
+	ctx, cancel := context.WithCancel(context.WithoutCancel(asked))
+	x.life, x.cancel = ctx, cancel
+	late := time.AfterFunc(openTime, cancel)
+	defer late.Stop()
+	err := func() error {
+		if q.Backup != "" {
+			rec, err := v.Repo.Record(ctx, v.Name, manifest.BackupID(b.RepoID))
+			if err != nil {
+				return err
+			}
+			m, err := v.Repo.Manifest(ctx, rec)
+			if err != nil {
+				return err
+			}
+			x.base, x.taken = rec, rec.Started.UTC()
+			x.node, err = serve.OpenNode(ctx, v.Repo, m)
+			return err
+		}
+		m, moment, err := v.Repo.At(ctx, v.Name, q.At)
+		if err != nil {
+			return err
+		}
+		x.base, x.taken, x.moment = moment.Base, moment.At.UTC(), moment.Chain != ""
+		x.node, err = serve.OpenNode(ctx, v.Repo, m)
+		return err
+	}()
+	if err == nil && ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		defer cancel()
+		return told(ctx, err)
+	}
+	return nil
+}
+
+// Close ends the look. What was opened stays so for a while.
+func (v *View) Close() {
+	if x := v.state; x != nil {
+		v.set.mu.Lock()
+		x.under--
+		x.used = time.Now()
+		free := x.gone && x.under == 0
+		v.set.mu.Unlock()
+		if free {
+			x.release()
+		}
+		v.state = nil
+	}
+	if v.reader != nil {
+		v.set.leaveReader(v.reader)
+		v.reader = nil
+	}
+}
+
+// Before returns the backup before the state, and what it has; nil if there is none.
+func (v *View) Before(ctx context.Context) (*manifest.Record, *manifest.Manifest, error) {
+	b := &v.state.before
+	b.once.Do(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), openTime)
+		defer cancel()
+		list, _, err := v.Repo.List(ctx, v.Name)
+		if err != nil {
+			b.err = err
+			return
+		}
+		for _, rec := range list {
+			older := rec.Started.Before(v.Base.Started)
+			if v.Moment { // which goes on from its base
+				older = rec.ID == v.Base.ID || older
+			}
+			if older && (b.rec == nil || rec.Started.After(b.rec.Started)) {
+				b.rec = rec
+			}
+		}
+		if b.rec != nil {
+			b.m, b.err = v.Repo.Manifest(ctx, b.rec)
+		}
+	})
+	return b.rec, b.m, b.err
+}
+
+// Note keeps something that was computed of the state for as long as it is open: make is called if there is nothing under the key.
+func (v *View) Note(key string, make func() (any, error)) (any, error) {
+	if x, ok := v.state.notes.Load(key); ok {
+		return x, nil
+	}
+	x, err := make()
+	if err == nil {
+		v.state.notes.Store(key, x)
+	}
+	return x, err
+}
+
+func (x *viewed) release() {
+	if x.cancel != nil {
+		x.cancel()
+	}
+	if x.node != nil {
+		x.node.Close()
+	}
+}
+
+// Views is how many states are open for the server's own looks.
+func (s *Set) Views() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.readers {
+		n += len(r.states)
+	}
+	return n
+}
+
+// dropState takes a state out of what is open. The set's mu is held.
+func (s *Set) dropState(r *reader, key string, x *viewed) {
+	if r.states[key] == x {
+		delete(r.states, key)
+	}
+	x.gone = true
+	if x.under == 0 {
+		go x.release()
+	}
+}
+
+// roomForState makes room for another state, by closing the one that nobody has looked at for the longest. The set's mu is held.
+func (s *Set) roomForState() bool {
+	n := 0
+	var oldest *viewed
+	var of *reader
+	var at string
+	for _, r := range s.readers {
+		for key, x := range r.states {
+			n++
+			if x.under == 0 && (oldest == nil || x.used.Before(oldest.used)) {
+				oldest, of, at = x, r, key
+			}
+		}
+	}
+	if n < max(s.o.Most, 2) { // two are needed to compare
+		return true
+	}
+	if oldest == nil {
+		return false
+	}
+	s.dropState(of, at, oldest)
+	return true
+}
+
+// lookViews closes what nobody looks at any more, or may; all of it if all.
+func (s *Set) lookViews(now time.Time, all bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for key, r := range s.readers {
+		for at, x := range r.states {
+			if all || x.under == 0 && now.Sub(x.used) >= viewIdle || x.backup != "" && !s.o.Server.IsReadable(&job.Backup{ID: x.backup, Project: key.project}) {
+				s.dropState(r, at, x)
+			}
+		}
+		if all || r.under == 0 && len(r.states) == 0 && now.Sub(r.used) >= viewIdle {
+			delete(s.readers, key)
+			r.gone = true
+			if r.under == 0 && r.close != nil {
+				go r.close()
+			}
+		}
+	}
+}
+
+// Told says what went wrong with reading, in a sentence for whoever asked; see CannotRead.
+func Told(ctx context.Context, err error) error { return told(ctx, err) }
+
+// ErrElsewhere is the cause where the server's settings don't have the repository of a backup.
+var ErrElsewhere = errors.New("the server doesn't have the repository")
+
+// CannotRead reports whether an error says that this server can read nothing of the instance, as it lacks the key or the
+// repository, whatever is asked for.
+func CannotRead(err error) bool {
+	return errors.Is(err, repo.ErrNoKey) || errors.Is(err, repo.ErrWrongKey) || errors.Is(err, repo.ErrKeyGone) || errors.Is(err, ErrElsewhere)
+}
