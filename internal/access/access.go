@@ -84,6 +84,8 @@ type Caller struct {
 	// None until For.
 	Project, ProjectName string
 	Role                 Role
+	// Contents says that a viewer may read what is in backups too; see MayRead.
+	Contents bool
 	// Token is the Keystone token, with which the caller's Swift is used; else empty.
 	Token config.Secret
 	// SwiftURL is the endpoint of the caller's account, as https://HOST/v1/AUTH_x; empty
@@ -113,8 +115,9 @@ func (c Caller) LogValue() slog.Value {
 // May says whether the caller may do what needs role r.
 func (c *Caller) May(r Role) bool { return r > 0 && c.Role >= r }
 
-// MayRead says whether the caller may read documents out of backups, which is a right of its own.
-func (c *Caller) MayRead() bool { return c.May(Operator) }
+// MayRead says whether the caller may read documents out of backups: who may restore them
+// anyway, and viewers who were allowed to.
+func (c *Caller) MayRead() bool { return c.May(Operator) || c.May(Viewer) && c.Contents }
 
 // For returns the caller of a request whose URL names a project, or ErrForbidden if
 // the token is for another one. That goes for administrators too, as in Trove: what

@@ -47,6 +47,7 @@ type Token struct {
 	ID        string    `json:"id"`
 	Name      string    `json:"name"` // who or what uses it
 	Role      Role      `json:"role"`
+	Contents  bool      `json:"contents,omitempty"` // see Caller
 	Project   string    `json:"project"`
 	Created   time.Time `json:"created"`
 	CreatedBy string    `json:"created_by,omitempty"`
@@ -116,7 +117,7 @@ func (t *Tokens) Check(ctx context.Context, token string) (*Caller, error) {
 		_, _ = put(ctx, t.table, kindCaller, r.Record.ID, r, revision)
 	}
 	k := r.Record
-	return &Caller{UserID: k.ID, User: k.Name, Project: k.Project, ProjectName: k.Project, Role: k.Role, Expires: k.Expires, TokenID: k.ID}, nil
+	return &Caller{UserID: k.ID, User: k.Name, Project: k.Project, ProjectName: k.Project, Role: k.Role, Contents: k.Contents, Expires: k.Expires, TokenID: k.ID}, nil
 }
 
 // Create makes a token with the Name, Role, Project, CreatedBy and Expires of k. Its

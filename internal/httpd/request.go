@@ -24,6 +24,7 @@ const (
 
 	maxBody   = 1 << 20 // bytes of a request's body
 	maxTarget = 1024    // bytes of a path that the audit log takes
+	maxTried  = 255     // and of Request.Tried
 )
 
 // Request is what is known of a request beside its text. A handler that finds out who
@@ -34,6 +35,9 @@ type Request struct {
 
 	// Who asks. Role is a word.
 	User, UserID, Project, Role string
+	// Tried is who somebody who isn't known says to be, where that was refused: for the audit
+	// log. The request counts as one of nobody.
+	Tried string
 	// Action and Target are for the audit log; by default the pattern of the route and
 	// the path of the URL.
 	Action, Target string
@@ -80,7 +84,7 @@ type API struct {
 //
 // Each request is logged when it ends, by its route and never by its URL, whose query
 // may hold secrets. One that may change something, which is any but GET, HEAD and
-// OPTIONS, is in the audit log before its answer begins, if it is known who asks.
+// OPTIONS, is in the audit log before its answer begins, if it is known who asks or says to.
 func (a API) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { a.serve(w, r, next) })
 }
@@ -152,7 +156,7 @@ func (a *API) audit(ctx context.Context, r *http.Request, q *Request, status int
 			return
 		}
 	}
-	if a.Audit == nil || q.User == "" && q.UserID == "" {
+	if a.Audit == nil || q.User == "" && q.UserID == "" && q.Tried == "" {
 		return
 	}
 	outcome := "ok"
@@ -160,7 +164,7 @@ func (a *API) audit(ctx context.Context, r *http.Request, q *Request, status int
 		outcome = "failed"
 	}
 	path := r.URL.Path
-	a.Audit.Write(ctx, AuditRecord{RequestID: q.ID, User: q.User, UserID: q.UserID, Project: q.Project, Role: q.Role, Address: q.Address,
+	a.Audit.Write(ctx, AuditRecord{RequestID: q.ID, User: cmp.Or(q.User, q.Tried[:min(len(q.Tried), maxTried)]), UserID: q.UserID, Project: q.Project, Role: q.Role, Address: q.Address,
 		Action: cmp.Or(q.Action, r.Pattern, r.Method), Target: cmp.Or(q.Target, path[:min(len(path), maxTarget)]), Outcome: outcome, Status: status})
 }
 

@@ -23,6 +23,7 @@ import (
 // time.
 type liveAgents struct {
 	watch func() time.Duration // see Config.Watch
+	ring  func()               // is called after each change
 
 	mu       sync.Mutex
 	hellos   map[string]heard        // by agent
@@ -35,7 +36,7 @@ type heard struct {
 }
 
 func newLiveAgents(watch func() time.Duration) *liveAgents {
-	return &liveAgents{watch: watch, hellos: map[string]heard{}, progress: map[string]job.Progress{}}
+	return &liveAgents{watch: watch, ring: func() {}, hellos: map[string]heard{}, progress: map[string]job.Progress{}}
 }
 
 // hear takes in a hello, unless a newer one of its session was heard.
@@ -45,6 +46,7 @@ func (l *liveAgents) hear(agent string, h job.Hello) {
 	if !saidBefore(&h, l.hellos[agent].hello) {
 		l.hellos[agent] = heard{h, l.watch()}
 	}
+	l.ring()
 }
 
 // saidBefore reports whether a hello is an older one than another of the same session.
@@ -56,6 +58,7 @@ func (l *liveAgents) set(id string, p job.Progress) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.progress[id] = p
+	l.ring()
 }
 
 // jobChanged forgets a job that has ended, whichever server ended it.

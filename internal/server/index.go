@@ -19,10 +19,12 @@ type backupIndex struct {
 	// may be of another node, and is as old as it is), and proofs the newest proof.
 	last   map[string]*job.Backup
 	proofs map[string]*job.Backup
+	// stored is what the backups of each instance added to repositories, in bytes.
+	stored map[string]int64
 }
 
 func newBackupIndex() *backupIndex {
-	return &backupIndex{statuses: map[job.BackupStatus]int{}, last: map[string]*job.Backup{}, proofs: map[string]*job.Backup{}}
+	return &backupIndex{statuses: map[job.BackupStatus]int{}, last: map[string]*job.Backup{}, proofs: map[string]*job.Backup{}, stored: map[string]int64{}}
 }
 
 // before is the order of lists.
@@ -43,11 +45,17 @@ func (x *backupIndex) changed(_ string, old, now *job.Backup) {
 			x.order = slices.Delete(x.order, i, i+1)
 		}
 		x.statuses[old.Status]--
+		if x.stored[old.Instance] -= old.Stored; x.stored[old.Instance] == 0 {
+			delete(x.stored, old.Instance)
+		}
 	}
 	if now != nil {
 		i, _ := slices.BinarySearchFunc(x.order, now, before)
 		x.order = slices.Insert(x.order, i, now)
 		x.statuses[now.Status]++
+		if now.Stored != 0 {
+			x.stored[now.Instance] += now.Stored
+		}
 		if now.Status.Usable() {
 			if l := x.last[now.Instance]; now.Status == job.BackupCompleted && (l == nil || l.ID == now.ID || newest.After(orderOf(now), orderOf(l))) {
 				x.last[now.Instance] = now

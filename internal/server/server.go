@@ -90,6 +90,8 @@ type Server struct {
 	index *backupIndex
 	live  *liveAgents
 	met   *metrics
+	// changes rings whenever what this server knows does.
+	changes signal
 
 	specs      specs
 	seed       maphash.Seed
@@ -136,6 +138,10 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s.backups.share = shareStrings
+	for _, t := range s.tables() {
+		t.tell(s.changes.ring)
+	}
+	s.live.ring = s.changes.ring
 	if cfg.Metrics != nil {
 		if err := cfg.Metrics.Register(s.met); err != nil {
 			return nil, err
@@ -249,6 +255,7 @@ type anyShelf interface {
 	title() string
 	isReady() <-chan struct{}
 	follow(context.Context) error
+	tell(ring func()) // of each change; before follow
 	count() (counted, bool)
 	lost() int
 }

@@ -22,6 +22,7 @@ type shelf[T any] struct {
 	// changed is told of each change, under the lock: old or now is nil for what comes
 	// or goes.
 	changed func(id string, old, now *T)
+	ring    func()               // is called after each change, under the lock
 	watch   func() time.Duration // see Config.Watch
 	// share lets a new document use strings that there are already: its key, and what
 	// others have too.
@@ -61,7 +62,7 @@ func openShelf[T any](ctx context.Context, b *bus.Bus, name string, log *slog.Lo
 	if changed == nil {
 		s.changed = func(string, *T, *T) {}
 	}
-	s.share = func(string, *T) {}
+	s.share, s.ring = func(string, *T) {}, func() {}
 	return s, nil
 }
 
@@ -201,6 +202,7 @@ func (s *shelf[T]) remove(ctx context.Context, id string) error {
 		s.gone[id] = old.rev
 		delete(s.docs, id)
 		s.changed(id, old.doc, nil)
+		s.ring()
 	}
 	return nil
 }
@@ -222,6 +224,7 @@ func (s *shelf[T]) place(id string, doc *T, rev uint64) {
 	delete(s.gone, id)
 	s.docs[id] = kept[T]{rev, doc, s.watch()}
 	s.changed(id, old.doc, doc)
+	s.ring()
 }
 
 // follow keeps the copy in step with the table until ctx ends.
@@ -261,12 +264,14 @@ func (s *shelf[T]) learn(c bus.Change) {
 		if old := s.docs[c.Key]; old.doc != nil && old.rev < c.Rev {
 			delete(s.docs, c.Key)
 			s.changed(c.Key, old.doc, nil)
+			s.ring()
 		}
 	}
 }
 
 func (s *shelf[T]) title() string            { return s.name }
 func (s *shelf[T]) isReady() <-chan struct{} { return s.ready }
+func (s *shelf[T]) tell(ring func())         { s.ring = ring }
 
 // count returns how many documents there are, and up to which revision; false at a moment
 // at which the watch has not told all that was done here.

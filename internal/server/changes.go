@@ -1,0 +1,56 @@
+package server
+
+import (
+	"sync"
+
+	"github.com/slipcover/slipcover/internal/job"
+)
+
+// signal lets any number of goroutines wait for the next change of something. Its zero
+// value can be used.
+type signal struct {
+	mu   sync.Mutex
+	next chan struct{} // nil while nobody waits; guarded by mu
+}
+
+// wait returns a channel that is closed at the next ring.
+func (g *signal) wait() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.next == nil {
+		g.next = make(chan struct{})
+	}
+	return g.next
+}
+
+func (g *signal) ring() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.next != nil {
+		close(g.next)
+		g.next = nil
+	}
+}
+
+// Changed returns a channel that is closed at the next change of what this server knows:
+// of the catalog, of a job's progress, or at an agent's hello. Ask for it before you look,
+// so that nothing is missed in between. With many agents that is many times a second.
+func (s *Server) Changed() <-chan struct{} { return s.changes.wait() }
+
+// ProjectOf returns the project of an instance, backup, job or schedule with that id, as
+// far as the copy in memory has it; "" if there is none.
+func (s *Server) ProjectOf(id string) string {
+	if i := s.instances.have(id); i != nil {
+		return i.Project
+	}
+	if b := s.backups.have(id); b != nil && b.Status != job.BackupDeleting {
+		return b.Project
+	}
+	if j := s.jobs.have(id); j != nil {
+		return j.Project
+	}
+	if c := s.schedules.have(id); c != nil {
+		return c.Project
+	}
+	return ""
+}
