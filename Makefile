@@ -6,6 +6,7 @@
 # make fuzz   each fuzz target for FUZZTIME
 # make packages  a deb and an rpm for this architecture, in build/
 # make release   all that a release consists of, in build/release; release-check makes it twice
+# make web    what browsers load of the dashboard, from its sources (needs Node); web-check compares
 # make bench  side by side with tar, restic and Kopia
 
 GO        ?= go
@@ -22,7 +23,7 @@ TAGS      := -tags=disable_grpc_modules
 TOOL      := $(GO) tool -modfile=internal/devtools/go.mod
 export CGO_ENABLED ?= 0
 
-.PHONY: build demo test soak race lint fuzz bench packages release release-check clean
+.PHONY: build demo test soak race lint fuzz bench packages release release-check web web-check clean
 
 build:
 	$(GO) build $(TAGS) -trimpath -ldflags '-s -w -X github.com/slipcover/slipcover/internal/cli/core.version=$(VERSION)' -o bin/slipcover ./cmd/slipcover
@@ -91,6 +92,14 @@ release-check: release
 	@again=$$(mktemp -d) && trap 'rm -rf "$$again"' EXIT && git ls-files -z | tar -cf - --null -T - | tar -xf - -C "$$again" && cd "$$again" && \
 	  umask 077 && find . -exec touch {} + && TZ=Asia/Kathmandu $(CURDIR)/build/tools/release -nfpm $(CURDIR)/build/tools/nfpm $(RELEASEFLAGS) out && \
 	  diff -r out $(CURDIR)/build/release && echo 'release-check: the same bytes'
+
+# What is built is committed: Go needs no Node. web-check says whether it is what the sources give.
+web:
+	cd internal/web && npm ci --no-audit --no-fund && npm run check && npm run build
+
+web-check:
+	@new=$$(mktemp -d) && trap 'rm -rf "$$new"' EXIT && cp internal/web/static/icon.svg "$$new" && cd internal/web && npm ci --no-audit --no-fund && npm run check && \
+	  node build.mjs "$$new" && diff -r "$$new" static && echo 'web-check: the same bytes'
 
 clean:
 	rm -rf bin build

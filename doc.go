@@ -7,6 +7,7 @@
 //	internal/cli       the command line: a package for each group of its help, backups, restores, look and
 //	                   service, a file per command; below them open, which opens repositories, and core with
 //	                   settings, output and exit codes
+//	internal/web       the dashboard, pages over what both APIs use
 //	internal/trove     OpenStack Trove's REST API over server
 //	internal/admin     our own REST API, for what Trove's lacks
 //	internal/contents  what was in backups and moments, as answers for APIs and pages

@@ -39,6 +39,7 @@ import (
 	"github.com/slipcover/slipcover/internal/sdnotify"
 	"github.com/slipcover/slipcover/internal/server"
 	"github.com/slipcover/slipcover/internal/trove"
+	"github.com/slipcover/slipcover/internal/web"
 )
 
 type serverOptions struct {
@@ -103,6 +104,7 @@ type service struct {
 	tokens *access.Tokens
 	server *server.Server
 	opened *opened.Set
+	web    *web.Site
 	http   *httpd.Server
 	audit  *httpd.Audit
 }
@@ -289,7 +291,7 @@ func (v *service) build(ctx context.Context) error {
 	if v.opened, err = v.openedSet(checker); err != nil {
 		return err
 	}
-	handler, err := v.handler(checker)
+	handler, err := v.handler(ctx, checker)
 	if err != nil {
 		return err
 	}
@@ -364,7 +366,7 @@ func (v *service) firstToken(ctx context.Context) error {
 }
 
 // handler is all that is served over HTTP.
-func (v *service) handler(checker access.Checker) (http.Handler, error) {
+func (v *service) handler(ctx context.Context, checker access.Checker) (http.Handler, error) {
 	s := v.settings
 	metrics, err := httpd.NewMetrics(v.registry)
 	if err != nil {
@@ -394,6 +396,12 @@ func (v *service) handler(checker access.Checker) (http.Handler, error) {
 	admins := api.Handler(admin.New(o))
 	serves := httpd.API{Name: "serve", Log: v.log, Metrics: metrics, Proxies: proxies, MostBody: 16 << 20, // as CouchDB's own API; who asks without the
 		Broken: admin.Broken, TooMany: admin.TooMany}.Handler(v.opened) // password is bounded there, and what is read is no line of the audit log
+	if v.web, err = v.dashboard(ctx, &o); err != nil {
+		return nil, err
+	}
+	api.Name, api.Broken, api.TooMany = "web", v.web.Broken, v.web.TooMany
+	api.Known = v.web.Known
+	pages := api.Handler(v.web)
 	probes := map[string]http.Handler{
 		"/healthz": httpd.Healthz(),
 		"/readyz": httpd.Readyz(v.log, s.MetricsToken.Reveal(),
@@ -410,6 +418,8 @@ func (v *service) handler(checker access.Checker) (http.Handler, error) {
 			serves.ServeHTTP(w, r)
 		case strings.HasPrefix(r.URL.Path, "/slipcover/"):
 			admins.ServeHTTP(w, r)
+		case v.web.Owns(r):
+			pages.ServeHTTP(w, r)
 		default:
 			troves.ServeHTTP(w, r)
 		}
@@ -422,6 +432,16 @@ func (v *service) handler(checker access.Checker) (http.Handler, error) {
 		return httpd.OwnHost(all, names...), nil
 	}
 	return all, nil
+}
+
+// dashboard is what browsers are shown, over the same as our own API.
+func (v *service) dashboard(ctx context.Context, o *admin.Options) (*web.Site, error) {
+	sessions, err := v.bus.Table(ctx, "sessions")
+	if err != nil {
+		return nil, err
+	}
+	return web.New(web.Options{Server: v.server, Checker: o.Checker, Tokens: v.tokens, Sessions: sessions, Log: v.log, Auth: o.Auth, URL: o.URL,
+		NATSURL: o.NATSURL, Fingerprint: o.Fingerprint, Serves: v.opened, Callers: o.Callers, Version: core.ToolVersion()})
 }
 
 // natsURL is where agents of other machines reach the bus, without the service's own
@@ -485,6 +505,7 @@ func (v *service) run(ctx context.Context, o *serverOptions) error {
 	})
 	front.Go(func() error { v.reopenAudit(outer); return nil })
 	front.Go(func() error { return v.opened.Run(outer) })
+	front.Go(func() error { return v.web.Run(outer) })
 	err := front.Wait()
 	v.log.InfoContext(inner, "ending")
 	stop()

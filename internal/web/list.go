@@ -1,0 +1,82 @@
+package web
+
+import (
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// perPage is how many rows a list shows.
+const perPage = 50
+
+// pager is the foot of a list: "1 to 50 of 1,234", and the way to the others.
+type pager struct {
+	From, To, Of int
+	Query        string // what is searched for
+	prev, next   int
+	path         string
+	values       url.Values
+	by           string // name of the parameter that has the page
+}
+
+// paged returns a page of what there is, as the query of the request asks: q is searched
+// for in what text returns, ignoring case, and page counts from 1. A page that isn't there
+// is the last one.
+func paged[T any](c *call, all []T, text func(T) string) ([]T, pager) {
+	return pagedBy(c, all, "q", "page", perPage, text)
+}
+
+// pagedBy is paged for a page with several lists: their parameters have names of their own.
+func pagedBy[T any](c *call, all []T, q, by string, each int, text func(T) string) ([]T, pager) {
+	values := c.r.URL.Query()
+	p := pager{Query: strings.TrimSpace(values.Get(q)), path: c.r.URL.Path, values: values, by: by}
+	if words := strings.Fields(strings.ToLower(p.Query)); len(words) > 0 && text != nil {
+		var found []T
+		for _, one := range all {
+			in := strings.ToLower(text(one))
+			fits := true
+			for _, w := range words {
+				fits = fits && strings.Contains(in, w)
+			}
+			if fits {
+				found = append(found, one)
+			}
+		}
+		all = found
+	}
+	n, err := strconv.Atoi(values.Get(by))
+	if err != nil || n < 1 {
+		n = 1
+	}
+	pages := max(1, (len(all)+each-1)/each)
+	n = min(n, pages)
+	p.Of = len(all)
+	from := (n - 1) * each
+	to := min(from+each, len(all))
+	p.From, p.To = min(from+1, to), to
+	if n > 1 {
+		p.prev = n - 1
+	}
+	if n < pages {
+		p.next = n + 1
+	}
+	return all[from:to], p
+}
+
+// Prev is the path of the page before; "" if there is none.
+func (p pager) Prev() string { return p.link(p.prev) }
+
+// Next is the path of the page after; "" if there is none.
+func (p pager) Next() string { return p.link(p.next) }
+
+func (p pager) link(n int) string {
+	if n == 0 {
+		return ""
+	}
+	v := url.Values{}
+	for key, value := range p.values {
+		v[key] = value
+	}
+	v.Set(p.by, strconv.Itoa(n))
+	return p.path + "?" + v.Encode()
+}
