@@ -2,6 +2,7 @@ package cli_test
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -128,8 +129,12 @@ func fillSize(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // nodeDir makes a small data directory of a node and says which nodes its cluster has: nodedir DIR NODE [NODES…].
+// With DIR:N it is that of another CouchDB for each N.
 func nodeDir(ts *testscript.TestScript, _ bool, args []string) {
-	_, err := couchgen.DataDir(ts.MkAbs(args[0]), couchgen.DirOptions{NodeName: args[1], Nodes: args[2:], DocsPerDB: 4, Q: 1})
+	dir, number, _ := strings.Cut(args[0], ":")
+	seed, err := strconv.ParseUint(cmp.Or(number, "0"), 10, 64)
+	ts.Check(err)
+	_, err = couchgen.DataDir(ts.MkAbs(dir), couchgen.DirOptions{NodeName: args[1], Nodes: args[2:], DocsPerDB: 4, Q: 1, Seed: seed})
 	ts.Check(err)
 }
 

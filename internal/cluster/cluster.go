@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/internal/manifest"
@@ -30,6 +31,9 @@ const (
 type Member struct {
 	Record   *manifest.Record
 	Manifest *manifest.Manifest
+	// Seen is up to when it is known to have been the node's state: all that was written before is in it. It may be zero
+	// where nobody asks for it.
+	Seen time.Time
 }
 
 // Cluster is what the backups of a cluster's nodes hold together.
@@ -39,17 +43,29 @@ type Cluster struct {
 	// Problems say what can't be read of the maps; the databases may be in another backup's.
 	Problems []string
 
-	readable []bool // members whose maps could all be read
+	// Mixed says why the members are of different clusters, "" if nothing tells so: two have different databases of one
+	// name, of which neither follows the other.
+	Mixed string
+
+	readable []bool            // members whose maps could all be read
+	first    map[string]origin // by database
+}
+
+// origin is the map of a database as the first member has it that has one.
+type origin struct {
+	member int
+	suffix string
+	pos    uint64
 }
 
 // Open reads the shard maps of all members and finds the copies of their ranges. Where
 // backups have different maps of a database the newest revision counts. A database that
 // one of them has is there, also if another one knows that it was deleted.
 func Open(ctx context.Context, r *repo.Repo, members []Member) (*Cluster, error) {
-	c := &Cluster{Members: members}
+	c := &Cluster{Members: members, first: map[string]origin{}}
 	found := map[string]*topology.Database{}
-	for _, m := range members {
-		ok, err := c.readMaps(ctx, r, m.Manifest, found)
+	for i := range members {
+		ok, err := c.readMaps(ctx, r, i, found)
 		if err != nil {
 			return nil, err
 		}
@@ -91,8 +107,9 @@ func copies(files []map[string]*manifest.File, name shard.Name) (out []topology.
 	return out
 }
 
-// readMaps adds the maps of one backup; ok says that all of them could be read.
-func (c *Cluster) readMaps(ctx context.Context, r *repo.Repo, m *manifest.Manifest, found map[string]*topology.Database) (ok bool, err error) {
+// readMaps adds the maps of one member's backup; ok says that all of them could be read.
+func (c *Cluster) readMaps(ctx context.Context, r *repo.Repo, member int, found map[string]*topology.Database) (ok bool, err error) {
+	m := c.Members[member].Manifest
 	before := len(c.Problems)
 	problem := func(format string, args ...any) {
 		c.Problems = append(c.Problems, fmt.Sprintf("backup %s of %s: ", m.ID.Short(), m.NodeName)+fmt.Sprintf(format, args...))
@@ -106,7 +123,7 @@ func (c *Cluster) readMaps(ctx context.Context, r *repo.Repo, m *manifest.Manife
 	defer rd.Close()
 	db, err := couchfile.Open(couchfile.WithContext(ctx, rd.ReaderAt(ctx, f)), f.Size)
 	if err == nil {
-		err = addMaps(ctx, db, found, problem)
+		err = c.addMaps(ctx, db, member, found, problem)
 	}
 	if repo.Damaged(err) || errors.Is(err, couchfile.ErrCorrupt) {
 		problem("its shard maps can't be read: %v", err)
@@ -115,7 +132,7 @@ func (c *Cluster) readMaps(ctx context.Context, r *repo.Repo, m *manifest.Manife
 	return len(c.Problems) == before, err
 }
 
-func addMaps(ctx context.Context, db *couchfile.DB, found map[string]*topology.Database, problem func(string, ...any)) error {
+func (c *Cluster) addMaps(ctx context.Context, db *couchfile.DB, member int, found map[string]*topology.Database, problem func(string, ...any)) error {
 	for d, err := range shard.Docs(db) {
 		if err != nil {
 			return err
@@ -131,11 +148,26 @@ func addMaps(ctx context.Context, db *couchfile.DB, found map[string]*topology.D
 			continue
 		}
 		rev := d.Info.Winner().Rev
+		c.hold(d.Map, rev.Pos, member)
 		if old := found[d.Map.DB]; old == nil || newer(rev, old.Rev) {
 			found[d.Map.DB] = &topology.Database{Map: d.Map, Doc: d.JSON, Rev: rev.String()}
 		}
 	}
 	return nil
+}
+
+// hold holds a member's map against those of the members before it. A map that came of the other one's has a later revision,
+// as that of a database that was deleted and made again; two of as many changes and other files were made apart.
+func (c *Cluster) hold(m shard.Map, pos uint64, member int) {
+	first, ok := c.first[m.DB]
+	if !ok {
+		c.first[m.DB] = origin{member, m.Suffix, pos}
+		return
+	}
+	if c.Mixed == "" && first.pos == pos && first.suffix != m.Suffix {
+		a, b := c.Members[first.member].Manifest, c.Members[member].Manifest
+		c.Mixed = fmt.Sprintf("the backups of %s (%s) and %s (%s) are of different clusters: each has a database %q of its own", a.NodeName, a.Instance, b.NodeName, b.Instance, m.DB)
+	}
 }
 
 func newer(rev couchfile.Rev, than string) bool {

@@ -44,6 +44,9 @@ type Part struct {
 // PartOf works a plan out for the node of that name. It returns topology.ErrPlan if the
 // plan can't be carried out with what the backups hold.
 func PartOf(c *cluster.Cluster, plan *topology.Plan, name string) (*Part, error) {
+	if c.Mixed != "" {
+		return nil, fmt.Errorf("%w: %s", topology.ErrPlan, c.Mixed)
+	}
 	bases := c.Bases()
 	if len(bases) == 0 {
 		return nil, fmt.Errorf("%w: none of its backups has a %s and a %s that can be read whole; name others: %s", topology.ErrPlan, dbsPath, nodesPath, strings.Join(c.Problems, "; "))

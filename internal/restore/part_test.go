@@ -2,6 +2,7 @@ package restore_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -200,5 +201,21 @@ func TestPartTellsOfMaps(t *testing.T) {
 	must(t, err)
 	if len(entries) != 1 {
 		t.Errorf("beside the data directory: %v", entries)
+	}
+}
+
+// Backups of two clusters whose nodes have the same names come not into one plan: each has its own database of one name.
+func TestPartOfTwoClusters(t *testing.T) {
+	t.Parallel()
+	nodes := threeCopies()
+	other := shard.Map{DB: "db", Suffix: ".1700000001", ByNode: nodes[0].maps[0].ByNode}
+	nodes[1].maps = []shard.Map{other}
+	r := openRepo(t, mem.New())
+	backups, recs := backupMade(t, r, nodes)
+	plan := topology.New("test", backups, nil, []string{"couchdb@x"})
+	c, err := cluster.Open(t.Context(), r, membersOf(t, r, recs))
+	must(t, err)
+	if _, err := restore.PartOf(c, plan, "couchdb@x"); !errors.Is(err, topology.ErrPlan) || !strings.Contains(err.Error(), `couchdb@a (db1) and couchdb@b (db2) are of different clusters: each has a database "db" of its own`) {
+		t.Errorf("got %v, want ErrPlan", err)
 	}
 }

@@ -40,6 +40,26 @@ func (c *Cluster) Removed() []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(c.Instances)), func(node string) bool { return node == "" || slices.Contains(c.Nodes, node) })
 }
 
+// Twins returns sentences about nodes of which several instances are that are not one CouchDB, sorted by node: two clusters
+// whose nodes have the same names, or a node that was made anew. Names don't tell which, and copies of two clusters taken
+// for those of one are mixed into it.
+func (c *Cluster) Twins() (out []string) {
+	for _, node := range slices.Sorted(maps.Keys(c.Instances)) {
+		list := c.Instances[node]
+		names := []string{list[0].Instance}
+		alike := true
+		for _, rec := range list[1:] {
+			names = append(names, rec.Instance)
+			alike = alike && rec.Identity.MapUUID != "" && rec.Identity.MapUUID == list[0].Identity.MapUUID
+		}
+		if !alike && slices.Contains(c.Nodes, node) {
+			slices.Sort(names)
+			out = append(out, fmt.Sprintf("%s are backups of different CouchDBs that are called %s", strings.Join(names, " and "), node))
+		}
+	}
+	return out
+}
+
 // Clusters makes out which instances are nodes of one cluster, of the newest backup of each, and returns the clusters
 // by name. Instances of no cluster are left out: nodes that are alone, unless their configuration names a cluster, and
 // all whose newest backup is of a version that didn't record the cluster.

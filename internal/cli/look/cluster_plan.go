@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,17 +16,19 @@ import (
 	"github.com/slipcover/slipcover/internal/cli/core"
 	"github.com/slipcover/slipcover/internal/cli/open"
 	"github.com/slipcover/slipcover/internal/cluster"
+	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/topology"
 )
 
 type clusterPlanOptions struct {
 	open.Options
-	nodes []string
-	n     int
-	at    string
-	zone  string
-	out   string
-	all   bool
+	nodes     []string
+	n         int
+	when      open.When // its At and Zone
+	instances []string
+	out       string
+	all       bool
 }
 
 func newClusterPlan(env *core.Env, g *core.Global) *cobra.Command {
@@ -52,24 +55,29 @@ gets is printed to standard error; --verbose tells it of every file.`,
 	f := c.Flags()
 	f.StringSliceVar(&o.nodes, "nodes", nil, "Erlang `NAMES` of the nodes, such as couchdb@db1.example (default: those that there were)")
 	f.IntVar(&o.n, "n", 0, "how many nodes get a copy of each range (default: as many as had one)")
-	f.StringVar(&o.at, "at", "", "the state at that `TIME`, out of what was shipped, instead of the newest backups")
-	f.StringVar(&o.zone, "zone", "", "time `ZONE` of --at, such as Europe/Berlin, where it names none (default: this machine's)")
+	o.when.ClusterFlags(f)
+	f.StringSliceVar(&o.instances, "instances", nil, "only the backups of these `INSTANCES`, where several CouchDBs have the name of one node")
 	f.StringVar(&o.out, "out", "", "write the plan to `FILE` instead of standard output; it must not be there")
 	f.BoolVar(&o.all, "verbose", false, "tell of every file which node gets it, out of whose backup")
 	return c
 }
 
 func runClusterPlan(ctx context.Context, env *core.Env, s *core.Settings, o *clusterPlanOptions, name string) error {
-	when := open.When{At: o.at, Zone: o.zone}
-	at, err := when.Time(env.Now())
+	at, err := o.when.Time(env.Now())
 	if err != nil {
 		return err
+	}
+	if at.IsZero() && o.when.At != "" { // now
+		at = env.Now()
 	}
 	r, found, err := open.NamedCluster(ctx, env, s, name)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
+	if err := o.choose(ctx, r, found); err != nil {
+		return err
+	}
 	nodes := o.nodes
 	if len(nodes) == 0 {
 		nodes = found.Of.Nodes
@@ -82,9 +90,12 @@ func runClusterPlan(ctx context.Context, env *core.Env, s *core.Settings, o *clu
 	if err := p.Check(); err != nil {
 		return core.Usage("%v", err)
 	}
-	c, err := open.Cluster(ctx, r, p)
+	c, err := planned(ctx, r, found, p)
 	if err != nil {
 		return err
+	}
+	if c.Mixed != "" {
+		return core.Usage("%s: name each cluster by the setting cluster, or say whose backups count with --instances", c.Mixed)
 	}
 	placed, err := p.Place(c.Databases)
 	if err != nil {
@@ -100,12 +111,45 @@ func runClusterPlan(ctx context.Context, env *core.Env, s *core.Settings, o *clu
 	if env.JSON {
 		err = core.PrintJSON(env.Stdout, planJSONOf(found, c, p, placed, o.all))
 	} else {
-		tellPlan(env.Stderr, found, c, p, placed, o.all)
+		tellPlan(env.Stderr, env.Now(), found, c, p, placed, o.all)
 	}
 	if err == nil && len(placed.Missing) > 0 {
 		return core.Say(core.ErrProblem, "%s in no backup of the plan: their databases will answer with errors for what they hold", core.Count(len(placed.Missing), "range"))
 	}
 	return err
+}
+
+// choose refuses nodes that have several instances, unless those that count are named: names alone can't tell two
+// clusters apart, and copies of both would become one.
+func (o *clusterPlanOptions) choose(ctx context.Context, r *open.Repository, found *open.ClusterBackups) error {
+	if len(o.instances) > 0 {
+		recs, _, err := r.List(ctx, "")
+		if err != nil {
+			return err
+		}
+		return found.Only(recs, o.instances)
+	}
+	if twins := found.Of.Twins(); len(twins) > 0 {
+		return core.Usage("%s: if these are two clusters a plan would mix them. Name each by the setting cluster and back them up, or say whose backups count: --instances INSTANCE,INSTANCE,…", strings.Join(twins, "; "))
+	}
+	return nil
+}
+
+// planned reads the backups of a plan. A node that has no state so old is left out of it, unless none has one.
+func planned(ctx context.Context, r *open.Repository, found *open.ClusterBackups, p *topology.Plan) (*cluster.Cluster, error) {
+	for {
+		c, err := open.Cluster(ctx, r, p)
+		var of *open.NodeError
+		if !errors.Is(err, repo.ErrNoMoment) || !errors.As(err, &of) {
+			return c, err
+		}
+		if len(p.Backups) == 1 {
+			return nil, core.Say(core.ErrMissing, "no node of the cluster has a state of %s or before: %v", core.When(p.At), of.Err)
+		}
+		p.Backups = slices.DeleteFunc(p.Backups, func(b topology.Backup) bool { return b.Node == of.Backup.Node })
+		found.Lacking = append(found.Lacking, of.Backup.Node)
+		slices.Sort(found.Lacking)
+	}
 }
 
 func writePlan(env *core.Env, path string, text []byte) error {
@@ -144,21 +188,50 @@ type planTakeJSON struct {
 	From  string `json:"from"` // node whose backup has it; "" is none
 }
 
+// planStateJSON is what comes back of a node that there was.
+type planStateJSON struct {
+	Node     string            `json:"node"`
+	Instance string            `json:"instance"`
+	Backup   manifest.BackupID `json:"backup"`
+	// Seen is up to when it is known to have been the node's state: all that was written before is in it.
+	Seen   time.Time `json:"seen"`
+	Behind float64   `json:"behind_seconds"` // the newest of the nodes
+}
+
+// farBehind is from when on a node's state is told of as older than those of the others.
+const farBehind = time.Hour
+
+func planStates(c *cluster.Cluster, p *topology.Plan) []planStateJSON {
+	var last time.Time
+	for _, m := range c.Members {
+		if m.Seen.After(last) {
+			last = m.Seen
+		}
+	}
+	out := make([]planStateJSON, len(c.Members))
+	for i, m := range c.Members {
+		b := p.Backups[i]
+		out[i] = planStateJSON{b.Node, b.Instance, b.ID, m.Seen.UTC(), core.Seconds(last.Sub(m.Seen))}
+	}
+	return out
+}
+
 type planJSON struct {
-	Plan      string         `json:"plan"`
-	Cluster   string         `json:"cluster"`
-	Nodes     []planNodeJSON `json:"nodes"`
-	Databases int            `json:"databases"`
-	Missing   []string       `json:"missing"`       // shards that no backup has
-	Lacking   []string       `json:"lacking"`       // nodes of the cluster without a backup
-	Left      int            `json:"left_ranges"`   // of which not all copies come back
-	Unlike    int            `json:"unlike_ranges"` // of these: those that don't count the same documents
-	Problems  []string       `json:"problems"`
+	Plan      string          `json:"plan"`
+	Cluster   string          `json:"cluster"`
+	Nodes     []planNodeJSON  `json:"nodes"`
+	Databases int             `json:"databases"`
+	States    []planStateJSON `json:"states"`        // of the old nodes
+	Missing   []string        `json:"missing"`       // shards that no backup has
+	Lacking   []string        `json:"lacking"`       // nodes of the cluster without a backup
+	Left      int             `json:"left_ranges"`   // of which not all copies come back
+	Unlike    int             `json:"unlike_ranges"` // of these: those that don't count the same documents
+	Problems  []string        `json:"problems"`
 }
 
 func planJSONOf(found *open.ClusterBackups, c *cluster.Cluster, p *topology.Plan, placed *topology.Placement, all bool) planJSON {
 	text, _ := p.YAML() // it was made before
-	out := planJSON{Plan: string(text), Cluster: p.Cluster, Databases: len(placed.Maps), Left: len(placed.Left), Unlike: unlike(placed),
+	out := planJSON{Plan: string(text), States: planStates(c, p), Cluster: p.Cluster, Databases: len(placed.Maps), Left: len(placed.Left), Unlike: unlike(placed),
 		Missing: []string{}, Lacking: core.NonNil(found.Lacking), Problems: core.NonNil(c.Problems), Nodes: []planNodeJSON{}}
 	for _, m := range placed.Missing {
 		out.Missing = append(out.Missing, m.Path())
@@ -183,8 +256,19 @@ func from(p *topology.Plan, t topology.Take) string {
 }
 
 // tellPlan says what the plan means, for people.
-func tellPlan(w io.Writer, found *open.ClusterBackups, c *cluster.Cluster, p *topology.Plan, placed *topology.Placement, all bool) {
+func tellPlan(w io.Writer, now time.Time, found *open.ClusterBackups, c *cluster.Cluster, p *topology.Plan, placed *topology.Placement, all bool) {
 	fmt.Fprintf(w, "cluster %s: %s on %s\n", core.Clean(p.Cluster), core.Count(len(placed.Maps), "database"), core.Count(len(p.Nodes), "node"))
+	for _, s := range planStates(c, p) {
+		behind := time.Duration(s.Behind * float64(time.Second))
+		seen := age(now.Sub(s.Seen)) + " ago"
+		if !p.At.IsZero() {
+			seen = age(max(0, p.At.Sub(s.Seen))) + " before that time"
+		}
+		fmt.Fprintf(w, "%s (%s) as of %s, %s\n", s.Node, s.Instance, core.When(s.Seen), seen)
+		if behind > farBehind {
+			fmt.Fprintf(w, "warning: that is %s older than the newest of the nodes' states: what was written since is not in its copies\n", age(behind))
+		}
+	}
 	for _, part := range placed.Parts {
 		as := ""
 		if part.Node.As != "" {
@@ -198,7 +282,11 @@ func tellPlan(w io.Writer, found *open.ClusterBackups, c *cluster.Cluster, p *to
 		}
 	}
 	for _, node := range found.Lacking {
-		fmt.Fprintf(w, "warning: %s has no backup that isn't damaged: what only it held is not restored\n", node)
+		of := ""
+		if !p.At.IsZero() {
+			of = "of then "
+		}
+		fmt.Fprintf(w, "warning: %s has no backup %sthat isn't damaged: what only it held is not restored\n", node, of)
 	}
 	for _, s := range c.Problems {
 		fmt.Fprintf(w, "problem: %s\n", core.Clean(s))

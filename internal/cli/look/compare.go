@@ -54,8 +54,7 @@ Differences are no error; exit code 4 says that something of a copy couldn't be 
 	_ = c.Flags().MarkHidden("instance") // a cluster has several
 	f := c.Flags()
 	f.StringArrayVar(&o.databases, "db", nil, "only databases whose name fits this `GLOB` (* is any text); may be repeated")
-	f.StringVar(&o.when.At, "at", "", "the newest moment of each node up to this `TIME`, of what was shipped: such as now, or \"yesterday 18:00\"")
-	f.StringVar(&o.when.Zone, "zone", "", "time `ZONE` of --at, such as Europe/Berlin (default: this machine's)")
+	o.when.ClusterFlags(f)
 	return c
 }
 

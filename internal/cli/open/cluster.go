@@ -7,11 +7,13 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/slipcover/slipcover/internal/cli/core"
 	"github.com/slipcover/slipcover/internal/cluster"
 	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/serve"
 	"github.com/slipcover/slipcover/internal/topology"
 )
@@ -30,6 +32,18 @@ func Plan(path string) (*topology.Plan, error) {
 	return p, nil
 }
 
+// NodeError says of which node of a cluster a backup can't be had.
+type NodeError struct {
+	Backup topology.Backup
+	Err    error
+}
+
+func (e *NodeError) Error() string {
+	return fmt.Sprintf("the plan's backup of %s (instance %s): %v", e.Backup.Node, e.Backup.Instance, e.Err)
+}
+
+func (e *NodeError) Unwrap() error { return e.Err }
+
 // Cluster reads the backups that a plan names, or the moment of each that it asks for, out of a repository that is open
 // for reading.
 func Cluster(ctx context.Context, r *Repository, p *topology.Plan) (*cluster.Cluster, error) {
@@ -38,15 +52,19 @@ func Cluster(ctx context.Context, r *Repository, p *topology.Plan) (*cluster.Clu
 		m := &members[i]
 		var err error
 		if m.Record, err = r.Find(ctx, b.Instance, string(b.ID)); err != nil {
-			return nil, fmt.Errorf("the plan's backup of %s: %w", b.Node, err)
+			return nil, &NodeError{b, err}
 		}
 		if p.At.IsZero() {
 			m.Manifest, err = r.Manifest(ctx, m.Record)
+			m.Seen = m.Record.Started
 		} else {
-			m.Manifest, _, err = r.At(ctx, b.Instance, p.At)
+			var moment *repo.Moment
+			if m.Manifest, moment, err = r.At(ctx, b.Instance, p.At); err == nil {
+				m.Seen = moment.Until
+			}
 		}
 		if err != nil {
-			return nil, fmt.Errorf("the plan's backup of %s: %w", b.Node, err)
+			return nil, &NodeError{b, err}
 		}
 	}
 	c, err := cluster.Open(ctx, r.Repo, members)
@@ -78,6 +96,42 @@ func NewestOf(recs []*manifest.Record) map[string]*manifest.Record {
 		out[rec.Instance] = rec
 	}
 	return out
+}
+
+// Only leaves the backups of some instances, where nodes have several: those that aren't named don't count.
+func (c *ClusterBackups) Only(recs []*manifest.Record, instances []string) error {
+	var backups []topology.Backup
+	var records []*manifest.Record
+	good := NewestOf(slices.DeleteFunc(slices.Clone(recs), func(rec *manifest.Record) bool { return rec.Status != manifest.Completed }))
+	c.Lacking = nil
+	left := slices.Clone(instances)
+	for _, node := range c.Of.Nodes {
+		var mine []string
+		for _, rec := range c.Of.Instances[node] {
+			if slices.Contains(instances, rec.Instance) {
+				mine = append(mine, rec.Instance)
+				left = slices.DeleteFunc(left, func(s string) bool { return s == rec.Instance })
+			}
+		}
+		switch {
+		case len(mine) > 1:
+			return core.Usage("--instances names %s, which are all of %s: one counts", strings.Join(mine, " and "), node)
+		case len(mine) == 0 || good[mine[0]] == nil || good[mine[0]].NodeName != node:
+			c.Lacking = append(c.Lacking, node)
+			continue
+		}
+		rec := good[mine[0]]
+		backups = append(backups, topology.Backup{Node: node, Instance: rec.Instance, ID: rec.ID})
+		records = append(records, rec)
+	}
+	switch {
+	case len(left) > 0:
+		return core.Usage("--instances: %s is no instance of a node of the cluster %s", left[0], c.Of.Name)
+	case len(backups) == 0:
+		return core.Say(core.ErrMissing, "none of these instances has a backup that isn't damaged")
+	}
+	c.Backups, c.Records = backups, records
+	return nil
 }
 
 // FindCluster finds a cluster by its name, the only one for "", in a repository that is open. An instance that is alone is
@@ -160,6 +214,10 @@ func ClusterNode(ctx context.Context, env *core.Env, s *core.Settings, name stri
 	if err != nil {
 		r.Close()
 		return nil, "", at, nil, err
+	}
+	if c.Mixed != "" {
+		r.Close()
+		return nil, "", at, nil, core.Usage("%s: name each cluster by the setting cluster and back them up", c.Mixed)
 	}
 	n = serve.OpenCluster(r.Repo, c)
 	at, told = p.At, MomentText(p.At, zone)

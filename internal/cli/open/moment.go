@@ -30,6 +30,12 @@ func (w *When) Flags(f *pflag.FlagSet) {
 	f.StringVar(&w.Zone, "zone", "", "time `ZONE` of --at, such as Europe/Berlin, where it names none (default: this machine's)")
 }
 
+// ClusterFlags adds those of a moment of each node of a cluster.
+func (w *When) ClusterFlags(f *pflag.FlagSet) {
+	f.StringVar(&w.At, "at", "", "the newest moment of each node up to this `TIME`, out of what was shipped, in the place of its newest backup: such as now, or \"yesterday 18:00\"")
+	f.StringVar(&w.Zone, "zone", "", "time `ZONE` of --at, such as Europe/Berlin, where it names none (default: this machine's)")
+}
+
 // Given reports whether a moment is named.
 func (w *When) Given() bool { return w.At != "" || len(w.AtSeq) > 0 || w.BeforeChange != "" }
 
