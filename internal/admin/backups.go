@@ -101,9 +101,11 @@ type jobView struct {
 	Attempt  int          `json:"attempt"`
 	Fault    string       `json:"fault,omitempty"`
 	Progress progressView `json:"progress"`
-	Created  time.Time    `json:"created"`
-	Updated  time.Time    `json:"updated"`
-	Ended    *time.Time   `json:"ended,omitempty"`
+	// Documents is what became of documents that were put back.
+	Documents *job.DocumentsDone `json:"documents,omitempty"`
+	Created   time.Time          `json:"created"`
+	Updated   time.Time          `json:"updated"`
+	Ended     *time.Time         `json:"ended,omitempty"`
 }
 
 func (c *call) viewJob(j *job.Job) jobView {
@@ -115,8 +117,12 @@ func (c *call) viewJob(j *job.Job) jobView {
 			}
 		}
 	}
+	done := j.Documents
+	if !c.who.MayRead() { // ids of documents are no more than those may know
+		done = nil
+	}
 	return jobView{ID: j.ID, Kind: string(j.Kind), State: string(j.State), Project: j.Project, Agent: j.Agent, Instance: j.Instance, Backup: j.Backup,
-		Name: j.Spec.Name, Attempt: j.Attempt, Fault: j.Fault, Progress: viewProgress(at), Created: j.Created, Updated: j.Updated, Ended: j.Ended}
+		Name: j.Spec.Name, Attempt: j.Attempt, Fault: j.Fault, Progress: viewProgress(at), Documents: done, Created: j.Created, Updated: j.Updated, Ended: j.Ended}
 }
 
 func (c *call) listJobs() (int, any, error) {

@@ -5,12 +5,15 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/api"
 	"github.com/slipcover/slipcover/internal/contents"
+	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/opened"
+	"github.com/slipcover/slipcover/internal/server"
 )
 
 // What was in backups and moments. Who may look at instances need not be one who may read documents: these need MayRead, and
@@ -25,6 +28,7 @@ var contentsRoutes = []route{
 	{"GET /instances/{id}/history", access.Operator, "document.read", reading("document.read", (*call).history)},
 	{"GET /instances/{id}/diff", access.Operator, "document.read", reading("document.read", (*call).diff)},
 	{"GET /instances/{id}/changes", access.Operator, "documents.list", reading("documents.list", (*call).changes)},
+	{"POST /instances/{id}/restore-doc", access.Operator, "document.restore", (*call).restoreDocuments},
 }
 
 // readers are the routes that whoever MayRead may use, too.
@@ -33,7 +37,7 @@ var readers = map[string]bool{}
 func init() {
 	routes = append(routes, contentsRoutes...)
 	for _, r := range contentsRoutes {
-		if r.needs == access.Operator {
+		if r.needs == access.Operator && strings.HasPrefix(r.pattern, "GET ") {
 			readers[r.pattern] = true
 		}
 	}
@@ -264,4 +268,47 @@ func (c *call) changes() (int, any, error) {
 		return 0, nil, q.err
 	}
 	return answered(c.reader().Changes(c.r.Context(), c.who, id, x))
+}
+
+// restoreDocument is what restore-doc takes.
+type restoreDocument struct {
+	DB           string    `json:"db"`
+	Target       string    `json:"target"`
+	Doc          string    `json:"doc"`
+	Rev          string    `json:"rev"`
+	Backup       string    `json:"backup"`
+	At           time.Time `json:"at,omitzero"`
+	UntilBackup  string    `json:"until_backup"`
+	Until        time.Time `json:"until,omitzero"`
+	DeletedSince bool      `json:"deleted_since"`
+	On           *string   `json:"on"`
+	Replace      bool      `json:"replace"`
+	DryRun       bool      `json:"dry_run"`
+	User         string    `json:"user"`
+	Password     string    `json:"password"`
+}
+
+func (c *call) restoreDocuments() (int, any, error) {
+	id, err := api.ID(c.r)
+	if err != nil {
+		return 0, nil, err
+	}
+	var n restoreDocument
+	if err := c.read(&n); err != nil {
+		return 0, nil, err
+	}
+	c.log.Target = contents.Target(id, n.DB, n.Doc)
+	if n.Backup != "" && !n.At.IsZero() || n.UntilBackup != "" && !n.Until.IsZero() {
+		return 0, nil, api.Invalid("Name a backup or a time, not both.")
+	}
+	d := server.NewDocuments{FromBackup: n.Backup, UntilBackup: n.UntilBackup, User: n.User, Password: n.Password,
+		Documents: job.Documents{DB: n.DB, Target: n.Target, From: job.StateRef{At: n.At}, Doc: n.Doc, Rev: n.Rev, DryRun: n.DryRun, On: n.On, Replace: n.Replace}}
+	if n.DeletedSince && n.UntilBackup == "" {
+		d.Until = &job.StateRef{At: n.Until}
+	}
+	j, err := c.Server.RestoreDocuments(c.r.Context(), c.who, id, d)
+	if err != nil {
+		return 0, nil, err
+	}
+	return http.StatusAccepted, map[string]any{"job": j}, nil
 }

@@ -73,8 +73,11 @@ type Options struct {
 	// if there is none.
 	Locate func(context.Context) (*node.Node, error)
 	// CouchURL is where that node answers; "" is what its ini files say. Nothing is asked
-	// that needs the user.
-	CouchURL string
+	// that needs the user, but for documents that are put back: CouchUser and CouchPassword.
+	CouchURL                 string
+	CouchUser, CouchPassword string
+	// AcceptWrites lets a server have documents put back into that node.
+	AcceptWrites bool
 	// RestartCommand is a command line for sh that restarts that node; "" if it can't be.
 	RestartCommand string
 
@@ -113,6 +116,8 @@ type Options struct {
 
 func (o *Options) fill() {
 	if u, err := url.Parse(o.CouchURL); err == nil && u.User != nil {
+		password, _ := u.User.Password()
+		o.CouchUser, o.CouchPassword = cmp.Or(o.CouchUser, u.User.Username()), cmp.Or(o.CouchPassword, password)
 		u.User = nil // checking a password takes CouchDB a while
 		o.CouchURL = u.String()
 	}

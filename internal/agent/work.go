@@ -36,7 +36,9 @@ func (w *work) newest() *bus.Delivery {
 }
 
 // mine are what no text of the job may show.
-func (w *work) mine() []string { return []string{w.secrets.Token, w.secrets.Password, w.hidden} }
+func (w *work) mine() []string {
+	return []string{w.secrets.Token, w.secrets.Password, w.secrets.CouchPassword, w.hidden}
+}
 
 // track makes f what reports of progress say.
 func (w *work) track(f func() job.Progress) { w.progress.Store(&f) }
@@ -236,6 +238,7 @@ func (a *agent) do(ctx context.Context, w *work) (*job.Report, error) {
 		job.KindDeleteBackup:   a.deleteBackup,
 		job.KindProve:          a.prove,
 		job.KindAdopt:          a.adopt,
+		job.KindDocuments:      a.restoreDocuments,
 	}
 	run := kinds[w.job.Kind]
 	if run == nil {
@@ -280,7 +283,7 @@ func needs(j *job.Job, parallel int) []need {
 	switch j.Kind {
 	case job.KindBackup, job.KindDeleteBackup:
 		writes = true
-	case job.KindCreate, job.KindProve:
+	case job.KindCreate, job.KindProve, job.KindDocuments:
 		place, reads = "restore", true
 	case job.KindAdopt:
 		reads = true
@@ -294,7 +297,7 @@ func needs(j *job.Job, parallel int) []need {
 	} else if j.Spec.RepoID != "" && writes {
 		list = append(list, need{stored, everybody, everybody})
 	}
-	if j.Instance != "" && j.Kind != job.KindDeleteBackup && j.Kind != job.KindProve && j.Kind != job.KindAdopt {
+	if j.Instance != "" && j.Kind != job.KindDeleteBackup && j.Kind != job.KindProve && j.Kind != job.KindAdopt && j.Kind != job.KindDocuments {
 		list = append(list, instanceNeed(j.Instance))
 	}
 	return list

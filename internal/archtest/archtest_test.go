@@ -135,8 +135,8 @@ var allowed = map[string][]string{
 	"internal/web": {"internal/access", "internal/api", "internal/bus", "internal/calendar", "internal/httpd", "internal/job", "internal/manifest", "internal/opened", "internal/schedule", "internal/server"},
 
 	// Runs jobs on a node with the engines; the bus brings them.
-	"internal/agent": {"internal/backup", "internal/bus", "internal/durable", "internal/job", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/restore", "internal/serve/tryout", "internal/ship",
-		"internal/storage"},
+	"internal/agent": {"internal/backup", "internal/bus", "internal/durable", "internal/job", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/restore", "internal/serve", "internal/serve/tryout", "internal/ship",
+		"internal/storage", "internal/takeout"},
 
 	// What commands have in common, and the settings' repositories opened: no command.
 	"internal/cli/core": {"internal/userfile", "couchfile", "internal/backup", "internal/config", "internal/serve", "internal/ship", "internal/manifest", "internal/node", "internal/repo",

@@ -125,7 +125,7 @@ func describe(ctx context.Context, v *opened.View, d *serve.Database) (*Database
 				continue
 			}
 			out.FileBytes += s.File.Size
-			db, err := d.Open(v.Life, s) //nolint:contextcheck // shards stay open for others
+			db, err := open(v, d, s)
 			if err == nil {
 				err = out.add(db)
 			}
@@ -219,7 +219,7 @@ func (r *Reader) Database(ctx context.Context, who *access.Caller, instance stri
 func (x *DatabaseDetails) beside(v *opened.View, d *serve.Database) error {
 	found := false
 	for _, s := range d.Shards {
-		db, err := d.Open(v.Life, s)
+		db, err := open(v, d, s)
 		if errors.Is(err, serve.ErrNoShard) {
 			continue
 		}
@@ -261,7 +261,7 @@ const (
 func countConflicts(ctx context.Context, v *opened.View, d *serve.Database) (n int, whole bool, err error) {
 	seen := 0
 	for _, s := range d.Shards {
-		db, err := d.Open(v.Life, s)
+		db, err := open(v, d, s)
 		if errors.Is(err, serve.ErrNoShard) {
 			continue
 		}

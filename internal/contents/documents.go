@@ -117,7 +117,7 @@ func (r *Reader) Documents(ctx context.Context, who *access.Caller, instance str
 func (x *Documents) fill(ctx context.Context, v *opened.View, d *serve.Database, q *DocumentsQuery, sel *mango.Selector) error {
 	var dbs []*couchfile.DB
 	for _, s := range d.Shards {
-		db, err := d.Open(v.Life, s)
+		db, err := open(v, d, s)
 		if errors.Is(err, serve.ErrNoShard) {
 			continue // Database says so
 		}
@@ -231,7 +231,7 @@ func (x *Documents) locals(ctx context.Context, v *opened.View, d *serve.Databas
 	}
 	var all []DocumentRow
 	for _, s := range d.Shards {
-		db, err := d.Open(v.Life, s)
+		db, err := open(v, d, s)
 		if errors.Is(err, serve.ErrNoShard) {
 			continue
 		}
@@ -358,6 +358,11 @@ func document(v *opened.View, d *serve.Database, id, rev string) (*Document, err
 
 func viewAttachment(a *couchfile.Attachment) Attachment {
 	return Attachment{a.Name, a.ContentType, a.Length, a.Digest(), a.RevPos}
+}
+
+// open opens a shard for as long as its state stays open: others look into it, too.
+func open(v *opened.View, d *serve.Database, s *serve.Shard) (*couchfile.DB, error) {
+	return d.Open(v.Life, s)
 }
 
 // find opens the shard that a document is in.

@@ -248,6 +248,8 @@ type Job struct {
 	Spec    Spec     `json:"spec"`
 	Fault   string   `json:"fault,omitempty"`
 	At      Progress `json:"progress"`
+	// Documents is what a KindDocuments did.
+	Documents *DocumentsDone `json:"documents,omitempty"`
 
 	Created time.Time  `json:"created"`
 	Updated time.Time  `json:"updated"` // last claim or report
@@ -270,7 +272,8 @@ type Spec struct {
 	// KeepMoments is for how long moments of the instance are kept, where something is deleted; 0 is as the agent's
 	// settings say.
 	KeepMoments time.Duration     `json:"keep_moments,omitempty"`
-	Labels      map[string]string `json:"labels,omitempty"` // of the backup's record
+	Labels      map[string]string `json:"labels,omitempty"`    // of the backup's record
+	Documents   *Documents        `json:"documents,omitempty"` // of KindDocuments
 	// Sealed is a Secrets as JSON, encrypted to the agent's age recipient.
 	Sealed []byte `json:"sealed,omitempty"`
 }
@@ -279,6 +282,9 @@ type Spec struct {
 type Secrets struct {
 	Token    string `json:"token,omitempty"`    // of Keystone, for Repository.Storage
 	Password string `json:"password,omitempty"` // of the admin of an instance to make
+	// CouchUser and CouchPassword are whom to write into CouchDB as, where the caller said so.
+	CouchUser     string `json:"couch_user,omitempty"`
+	CouchPassword string `json:"couch_password,omitempty"`
 }
 
 // Labels in the records of backups that the service made, by which its catalog can be

@@ -22,10 +22,13 @@ type Hello struct {
 	// Repository is the one of the agent's configuration; zero if it has none.
 	Repository Repository `json:"repository"`
 	// NoRepository says, of an agent that joins, that its configuration names none.
-	NoRepository bool  `json:"no_repository,omitempty"`
-	CanRead      bool  `json:"can_read"`   // it has a key that reads
-	CanCreate    bool  `json:"can_create"` // it makes new instances
-	FreeBytes    int64 `json:"free_bytes"` // where it makes them
+	NoRepository bool `json:"no_repository,omitempty"`
+	CanRead      bool `json:"can_read"` // it has a key that reads
+	// Writes says that servers may have documents written into the node's CouchDB, and WritesAs that it has a user for that.
+	Writes    bool  `json:"writes,omitempty"`
+	WritesAs  bool  `json:"writes_as,omitempty"`
+	CanCreate bool  `json:"can_create"` // it makes new instances
+	FreeBytes int64 `json:"free_bytes"` // where it makes them
 	// Instances is how the CouchDBs are that it has, by the instances' ids; the node
 	// that was there before has the id "" until HelloReply tells it.
 	Instances []Seen   `json:"instances"`
@@ -98,6 +101,8 @@ type Report struct {
 	Proof          *Proof      `json:"proof,omitempty"`      // of a restore test
 	URL            string      `json:"url,omitempty"`        // of a new instance
 	CouchDBVersion string      `json:"couchdb_version,omitempty"`
+
+	Documents *DocumentsDone `json:"documents,omitempty"` // of a KindDocuments
 }
 
 // ReportReply answers Report.

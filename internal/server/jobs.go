@@ -360,7 +360,7 @@ func (s *Server) end(ctx context.Context, j *job.Job, r job.Report) error {
 		}
 		now := s.now()
 		j.State, j.Fault, j.At, j.Updated, j.Ended = r.State, r.Fault, r.At, now, &now
-		j.Spec.Sealed = nil
+		j.Spec.Sealed, j.Documents = nil, r.Documents
 		ended = j
 		return nil
 	})

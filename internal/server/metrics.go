@@ -65,7 +65,7 @@ func newMetrics(s *Server) *metrics {
 	return m
 }
 
-var kinds = []job.Kind{job.KindBackup, job.KindCreate, job.KindRestart, job.KindDeleteInstance, job.KindDeleteBackup, job.KindProve, job.KindAdopt}
+var kinds = []job.Kind{job.KindBackup, job.KindCreate, job.KindRestart, job.KindDeleteInstance, job.KindDeleteBackup, job.KindProve, job.KindAdopt, job.KindDocuments}
 
 func (m *metrics) ended(j *job.Job) {
 	m.outcomes.WithLabelValues(string(j.Kind), string(j.State)).Inc()

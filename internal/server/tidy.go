@@ -59,6 +59,7 @@ func tidyReport(r *job.Report) {
 			tidy(maxSentence, &v.Notes[i])
 		}
 	}
+	tidyDocuments(r.Documents)
 	if p := r.Proof; p != nil {
 		tidy(maxSentence, &p.Problem)
 		p.Databases, p.Took = max(p.Databases, 0), max(p.Took, 0)
@@ -103,5 +104,33 @@ func tidy(most int, texts ...*string) {
 			}
 			return r
 		}, t)
+	}
+}
+
+const (
+	maxDocuments = 100 // that a report names
+	maxPaths     = 200 // of one
+	maxDocID     = 4096
+)
+
+func tidyDocuments(d *job.DocumentsDone) {
+	if d == nil {
+		return
+	}
+	tidy(maxSentence, &d.State)
+	d.Purged, d.More = max(d.Purged, 0), max(d.More, 0)
+	d.Documents = d.Documents[:min(len(d.Documents), maxDocuments)]
+	if len(d.Counts) > maxDocuments {
+		d.Counts = nil
+	}
+	for i := range d.Documents {
+		x := &d.Documents[i]
+		tidy(maxDocID, &x.ID)
+		tidy(maxName, &x.Outcome, &x.From, &x.Was, &x.Rev)
+		tidy(maxSentence, &x.Reason)
+		x.Paths = x.Paths[:min(len(x.Paths), maxPaths)]
+		for k := range x.Paths {
+			tidy(maxSentence, &x.Paths[k])
+		}
 	}
 }

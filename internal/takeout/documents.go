@@ -68,6 +68,9 @@ type DocOptions struct {
 	Rev    string          // of each document, in place of the one that wins in the state
 	// Exact writes the revisions as they were, with their histories, as a replication does. They win or not.
 	Exact bool
+	// On is the revision that must win at the target, "" if it must have nothing; nil is whatever there is. What others wrote
+	// since it was looked at is not overwritten.
+	On *string
 	// Replace replaces documents that are there with another content. Deleted ones come back without it.
 	Replace bool
 	DryRun  bool // writes nothing
@@ -460,6 +463,8 @@ func (r *docRun) decide(d *doc) (err error) {
 		d.res.Changes = slices.DeleteFunc(d.res.Changes, func(c serve.Change) bool { return c.Path == "/_id" }) // of what is not there
 	}
 	switch {
+	case r.On != nil && *r.On != d.live.rev:
+		d.res.Outcome, d.res.Reason = Conflict, "it is at "+cmp.Or(d.live.rev, "no revision")+" now, and was at "+cmp.Or(*r.On, "none")+" when it was looked at: nothing was written"
 	case d.live.rev != "" && !d.live.deleted && !r.Replace && !r.Exact:
 		d.res.Outcome, d.res.Reason = Left, "it is there with another content"
 	case r.DryRun:

@@ -285,7 +285,7 @@ func agentSetup(ctx context.Context, env *core.Env, s *core.Settings, log *slog.
 	o := agent.Options{
 		Version: "slipcover " + core.ToolVersion(), Host: host, Address: ownAddress(ctx, s), StateDir: s.StateDir,
 		InstancesDir: s.InstancesDir, BindAddress: s.BindAddress, Owner: s.Owner, CouchDBBin: s.CouchDBBin,
-		CouchURL: s.CouchURL, RestartCommand: s.RestartCommand,
+		CouchURL: s.CouchURL, CouchUser: s.CouchUser, CouchPassword: s.CouchPassword.Reveal(), AcceptWrites: s.AcceptWrites, RestartCommand: s.RestartCommand,
 		Locate:   func(ctx context.Context) (*node.Node, error) { return locateOwn(ctx, env, s) },
 		OpenRepo: r.open, OpenCopies: r.openCopies, RepositoryURL: core.Mask(at),
 		Accept: slices.Concat(s.AcceptStorages, s.Repositories), JoinRecipients: to.recipients, CanRead: len(s.Identities) > 0 || s.Passphrase != "",
