@@ -104,6 +104,9 @@ type Decision struct {
 	Backup
 	Keep    bool
 	Reasons []string // all that keep it, or why it goes; never empty
+	// Missed says of one that goes why each rule leaves it, as "2026-11-15 22:00 stands for its week (2026-W46)" or "14 newer
+	// days are kept".
+	Missed []string
 
 	at      time.Time // what it counts for
 	doubted bool      // Time doesn't fit, so at is that of another
@@ -114,16 +117,17 @@ type rule struct {
 	key    string
 	n      int
 	bucket func(time.Time) string // names a bucket; nil if each backup is its own
+	what   string                 // a bucket is
 }
 
 func (p Policy) rules() []rule {
 	return []rule{
-		{"keep_last", p.KeepLast, nil},
-		{"keep_hourly", p.KeepHourly, layout("2006-01-02 15:00Z07:00")}, // the zone tells the hours apart that a change of the clock repeats
-		{"keep_daily", p.KeepDaily, layout("2006-01-02")},
-		{"keep_weekly", p.KeepWeekly, week},
-		{"keep_monthly", p.KeepMonthly, layout("2006-01")},
-		{"keep_yearly", p.KeepYearly, layout("2006")},
+		{"keep_last", p.KeepLast, nil, "backup"},
+		{"keep_hourly", p.KeepHourly, layout("2006-01-02 15:00Z07:00"), "hour"}, // the zone tells the hours apart that a change of the clock repeats
+		{"keep_daily", p.KeepDaily, layout("2006-01-02"), "day"},
+		{"keep_weekly", p.KeepWeekly, week, "week"},
+		{"keep_monthly", p.KeepMonthly, layout("2006-01"), "month"},
+		{"keep_yearly", p.KeepYearly, layout("2006"), "year"},
 	}
 }
 
@@ -186,10 +190,16 @@ func (p Policy) decide(list []Decision, now time.Time) {
 	if location == nil {
 		location = time.UTC
 	}
+	stands := map[string]map[string]int{} // by rule and bucket that counts, the index of what stands for it
 	for _, r := range p.rules() {
-		r.apply(past, location)
+		stands[r.key] = r.apply(past, location)
 	}
 	keepWithin(past, p.KeepWithin, location)
+	for i := range past {
+		if !past[i].Keep {
+			past[i].Missed = p.missed(past, i, stands, location)
+		}
+	}
 	for i, d := range list {
 		if !d.Keep {
 			list[i].Reasons = []string{"no rule keeps it"}
@@ -312,13 +322,15 @@ func keepMinimum(past []Decision, n int) {
 	}
 }
 
-func (r rule) apply(past []Decision, location *time.Location) {
+// apply keeps what the rule keeps, and returns by bucket that counts the index of the first that stands for it.
+func (r rule) apply(past []Decision, location *time.Location) map[string]int {
 	if r.bucket == nil {
 		for i := range past[:min(r.n, len(past))] {
 			past[i].keep("the %s of %s: %d", ordinal(i+1), r.key, r.n)
 		}
-		return
+		return nil
 	}
+	stands := map[string]int{}
 	var names []string         // of buckets, the newest first
 	best := map[string][]int{} // by bucket, the indices of the backups that stand for it
 	of := map[string]int{}     // the same, one by one, by bucket and bucket of a doubted stamp
@@ -341,10 +353,43 @@ func (r rule) apply(past []Decision, location *time.Location) {
 		}
 	}
 	for i, name := range names[:min(r.n, len(names))] {
+		stands[name] = best[name][0]
 		for _, b := range best[name] {
 			past[b].keep("the %s of %s: %d (%s)", ordinal(i+1), r.key, r.n, name)
 		}
 	}
+	return stands
+}
+
+// missed says why each rule leaves the backup of an index.
+func (p Policy) missed(past []Decision, i int, stands map[string]map[string]int, location *time.Location) []string {
+	var out []string
+	for _, r := range p.rules() {
+		switch {
+		case r.n == 0:
+		case r.bucket == nil:
+			out = append(out, newer(r.n, r.what))
+		default:
+			name := r.bucket(past[i].at.In(location))
+			if other, counts := stands[r.key][name]; counts {
+				out = append(out, fmt.Sprintf("%s stands for its %s (%s)", past[other].Time.In(location).Format("2006-01-02 15:04"), r.what, name))
+			} else {
+				out = append(out, newer(len(stands[r.key]), r.what))
+			}
+		}
+	}
+	if !p.KeepWithin.IsZero() {
+		out = append(out, fmt.Sprintf("it is older than %s before the newest", p.KeepWithin))
+	}
+	return out
+}
+
+// newer says how many later ones are kept.
+func newer(n int, what string) string {
+	if n == 1 {
+		return "1 newer " + what + " is kept"
+	}
+	return fmt.Sprintf("%d newer %ss are kept", n, what)
 }
 
 func keepWithin(past []Decision, within calendar.Span, location *time.Location) {

@@ -627,47 +627,21 @@ func (s *Server) retain(ctx context.Context, c *job.Schedule) error {
 	if c.Keep.IsZero() {
 		return nil
 	}
-	policy, err := policyOf(c.Keep)
-	if err != nil {
-		return err
-	}
-	if loc, err := time.LoadLocation(c.TimeZone); err == nil {
-		policy.Location = loc
-	}
 	who, err := s.actor(ctx, c)
 	if err != nil {
 		return err
 	}
-	all, _ := s.Backups(who, BackupFilter{Instance: c.Instance, Schedule: c.ID, Limit: 1 << 30})
-	var list []retention.Backup
-	made := slices.Clone(all)
-	newest.Sort(made, orderOf)
-	for i, b := range made {
-		if b.Status.Usable() {
-			list = append(list, retention.Backup{ID: b.ID, Time: b.Created, Order: i + 1, Full: b.Type == "full", Damaged: b.Damage > 0, Verified: b.Proof != nil && b.Proof.OK,
-				Node: b.Node, Databases: b.Databases})
-		}
-	}
-	decisions, err := retention.Decide(policy, list, s.now())
+	decisions, err := s.decide(c, c.Keep, nil, s.now())
 	if err != nil {
 		return err
 	}
-	for _, b := range all {
-		if b.Status == job.BackupDeleteFailed {
-			decisions = append(decisions, retention.Decision{Backup: retention.Backup{ID: b.ID}, Reasons: []string{"its deletion failed"}})
-		}
-	}
 	var errs []error
 	for _, d := range decisions {
-		if d.Keep {
+		if d.Stays || len(s.family(d.Backup)) > 1 {
 			continue
 		}
-		b := s.backups.have(d.ID)
-		if b == nil || len(s.family(b)) > 1 {
-			continue
-		}
-		s.log.InfoContext(ctx, "backup goes by retention", "backup", d.ID, "schedule", c.Name, "why", strings.Join(d.Reasons, ", "))
-		if err := s.DeleteBackup(ctx, who, d.ID); err != nil && !isKind(err, NotFound) {
+		s.log.InfoContext(ctx, "backup goes by retention", "backup", d.Backup.ID, "schedule", c.Name, "why", strings.Join(d.Reasons, ", "))
+		if err := s.DeleteBackup(ctx, who, d.Backup.ID); err != nil && !isKind(err, NotFound) {
 			errs = append(errs, err)
 		}
 	}

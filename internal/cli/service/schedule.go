@@ -27,6 +27,7 @@ A schedule is named by its id, or by its name if no other of the project has it.
 	}
 	core.AsGroup(c)
 	c.AddCommand(newScheduleCreate(env, g), newScheduleList(env, g), newScheduleShow(env, g), newScheduleUpdate(env, g),
+		newScheduleRetention(env, g),
 		newScheduleDelete(env, g), newScheduleRun(env, g))
 	return c
 }

@@ -1,0 +1,183 @@
+package server
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/slipcover/slipcover/internal/access"
+	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/newest"
+	"github.com/slipcover/slipcover/internal/retention"
+	"github.com/slipcover/slipcover/internal/schedule"
+)
+
+// Retention is what the retention of a schedule will keep and delete when it is applied next, as far as is known now.
+type Retention struct {
+	Schedule *job.Schedule
+	Keep     job.Keep // the rules: the schedule's, or those proposed
+	// At is when it is applied next: after the backup that the schedule makes then, which is counted as one that is undamaged.
+	// Zero if the schedule is paused: then it is what would go without another backup.
+	At      time.Time
+	Backups []Retained // the newest first
+}
+
+// Retained is what retention will do with a backup, and why.
+type Retained struct {
+	Backup  *job.Backup
+	Stays   bool
+	Reasons []string // that keep it, or why it goes
+	Missed  []string // of one that goes: why each rule leaves it
+}
+
+// Frees says how many backups go, and how many bytes they added to the repository: what is freed is about as much, since what
+// later backups share stays.
+func (r *Retention) Frees() (backups int, bytes int64) {
+	for _, b := range r.Backups {
+		if !b.Stays {
+			backups++
+			bytes += b.Backup.Stored
+		}
+	}
+	return backups, bytes
+}
+
+// ScheduleRetention returns what the retention of a schedule will do next, or with a keep what it would do with those rules.
+// Nothing is deleted.
+func (s *Server) ScheduleRetention(ctx context.Context, who *access.Caller, id string, keep *job.Keep) (*Retention, error) {
+	c, err := s.Schedule(ctx, who, id)
+	if err != nil {
+		return nil, err
+	}
+	return s.retention(c, keep)
+}
+
+func (s *Server) retention(c *job.Schedule, keep *job.Keep) (*Retention, error) {
+	r := &Retention{Schedule: c, Keep: c.Keep}
+	if keep != nil {
+		r.Keep = *keep
+		if _, err := policyOf(r.Keep); err != nil {
+			return nil, &Error{Invalid, "The retention can't be used: " + err.Error() + ".", err}
+		}
+	}
+	now := s.now()
+	var next *job.Backup
+	if c.Enabled && !c.Next.IsZero() {
+		r.At = c.Next
+		if spec, err := schedule.Parse(c.Cron, c.TimeZone); err == nil {
+			r.At = planOf(c, spec).Begin(c.Next)
+		}
+		if r.At.Before(now) {
+			r.At = now
+		}
+		next = &job.Backup{ID: newID(), Project: c.Project, Instance: c.Instance, Schedule: c.ID, Status: job.BackupCompleted, Created: r.At}
+		now = r.At
+	}
+	var err error
+	r.Backups, err = s.decide(c, r.Keep, next, now)
+	return r, err
+}
+
+// InstanceRetention returns what the retention of an instance's schedules will do next, the oldest schedule first, and the
+// backups that no schedule's retention is about: made by hand, taken in, or of a schedule that is gone.
+func (s *Server) InstanceRetention(ctx context.Context, who *access.Caller, id string) ([]*Retention, []Retained, error) {
+	if _, err := s.Instance(ctx, who, id); err != nil {
+		return nil, nil, err
+	}
+	var list []*Retention
+	of := map[string]bool{}
+	for _, c := range s.Schedules(who, id) {
+		r, err := s.retention(c, nil)
+		if err != nil {
+			return nil, nil, err
+		}
+		list = append(list, r)
+		of[c.ID] = true
+	}
+	all, _ := s.Backups(who, BackupFilter{Instance: id, Limit: 1 << 30})
+	var rest []Retained
+	newest.Sort(all, orderOf)
+	for _, b := range slices.Backward(all) {
+		if of[b.Schedule] || !b.Status.Usable() {
+			continue
+		}
+		why := "made by hand: it stays until somebody deletes it"
+		switch {
+		case b.Schedule != "":
+			why = "its schedule is gone: it stays until somebody deletes it"
+		case b.Status == job.BackupRestored:
+			why = "taken in from where it was stored: it stays until somebody deletes it"
+		}
+		rest = append(rest, Retained{Backup: b, Stays: true, Reasons: []string{why}})
+	}
+	return list, rest, nil
+}
+
+// decide says which backups of a schedule its retention keeps by the given rules, the newest first, and which go: also those
+// of which a deletion failed. next, if it isn't nil, is a backup that isn't made yet and counts like the others. What others
+// were made of by parent_id stays with them.
+func (s *Server) decide(c *job.Schedule, keep job.Keep, next *job.Backup, now time.Time) ([]Retained, error) {
+	policy, err := policyOf(keep)
+	if err != nil {
+		return nil, err
+	}
+	if loc, err := time.LoadLocation(c.TimeZone); err == nil {
+		policy.Location = loc
+	}
+	all, _ := s.Backups(&access.Caller{Project: c.Project}, BackupFilter{Instance: c.Instance, Schedule: c.ID, Limit: 1 << 30})
+	made := slices.Clone(all)
+	newest.Sort(made, orderOf)
+	made = slices.DeleteFunc(made, func(b *job.Backup) bool { return !b.Status.Usable() })
+	if next != nil {
+		if n := len(made); n > 0 {
+			next.Node, next.Databases = made[n-1].Node, made[n-1].Databases
+		}
+		made = append(made, next)
+	}
+	byID := map[string]*job.Backup{}
+	var list []retention.Backup
+	for i, b := range made {
+		byID[b.ID] = b
+		list = append(list, retention.Backup{ID: b.ID, Time: b.Created, Order: i + 1, Full: b.Type == "full", Damaged: b.Damage > 0, Verified: b.Proof != nil && b.Proof.OK,
+			Node: b.Node, Databases: b.Databases})
+	}
+	decisions, err := retention.Decide(policy, list, now)
+	if err != nil {
+		return nil, err
+	}
+	parents := s.parents(c.Project)
+	var out []Retained
+	for _, d := range decisions {
+		b := byID[d.ID]
+		if b == next {
+			continue
+		}
+		r := Retained{Backup: b, Stays: d.Keep, Reasons: d.Reasons, Missed: d.Missed}
+		if !r.Stays && parents[b.ID] {
+			r = Retained{Backup: b, Stays: true, Reasons: []string{"others were built on it"}}
+		}
+		out = append(out, r)
+	}
+	if keep.IsZero() {
+		return out, nil
+	}
+	for _, b := range all {
+		if b.Status == job.BackupDeleteFailed && !parents[b.ID] {
+			out = append(out, Retained{Backup: b, Reasons: []string{"its deletion failed"}})
+		}
+	}
+	return out, nil
+}
+
+// parents has the ids of a project's backups that others were made of by parent_id.
+func (s *Server) parents(project string) map[string]bool {
+	s.backups.mu.RLock()
+	defer s.backups.mu.RUnlock()
+	out := map[string]bool{}
+	for _, b := range s.index.order {
+		if b.Parent != "" && b.Parent != b.ID && b.Project == project {
+			out[b.Parent] = true
+		}
+	}
+	return out
+}
