@@ -195,6 +195,30 @@ func (c *Cluster) Nodes() []string {
 	return slices.Sorted(maps.Keys(names))
 }
 
+// Zones returns the zones of the cluster's nodes, by their names, as the newest backup has them whose _nodes.couch can be
+// read.
+func (c *Cluster) Zones(ctx context.Context, r *repo.Repo) (map[string]string, error) {
+	order := c.Bases()
+	slices.SortStableFunc(order, func(a, b int) int {
+		return c.Members[b].Manifest.Started.Compare(c.Members[a].Manifest.Started)
+	})
+	for _, i := range order {
+		m := c.Members[i].Manifest
+		f := m.Databases()[nodesPath]
+		rd := r.NewReader(m, []*manifest.File{f})
+		db, err := couchfile.Open(couchfile.WithContext(ctx, rd.ReaderAt(ctx, f)), f.Size)
+		var zones map[string]string
+		if err == nil {
+			zones, err = shard.ReadZones(db)
+		}
+		rd.Close()
+		if err == nil || !repo.Damaged(err) && !errors.Is(err, couchfile.ErrCorrupt) {
+			return zones, err
+		}
+	}
+	return nil, nil
+}
+
 // Bases returns the indexes of the backups whose _dbs.couch and _nodes.couch can be read.
 func (c *Cluster) Bases() (out []int) {
 	for i, m := range c.Members {

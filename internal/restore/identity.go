@@ -18,6 +18,7 @@ import (
 	"github.com/slipcover/slipcover/internal/durable"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/node"
+	"github.com/slipcover/slipcover/internal/topology"
 )
 
 // identity is what all nodes of a restored cluster have alike, and the original never had: nodes that have another
@@ -142,8 +143,14 @@ func (r *run) identityIni(id identity, in inherited) string {
 	if isCouchDB2(p.base().Record.CouchDBVersion) {
 		fmt.Fprintf(&b, "\n[couch_httpd_auth]\nsecret = %s\n", id.secret)
 	}
+	if in.seeds || p.Placement != "" {
+		b.WriteString("\n[cluster]\n")
+	}
 	if in.seeds {
-		fmt.Fprintf(&b, "\n[cluster]\n; Those of before are nodes of the original.\nseedlist = %s\n", strings.Join(names, ","))
+		fmt.Fprintf(&b, "; Those of before are nodes of the original.\nseedlist = %s\n", strings.Join(names, ","))
+	}
+	if p.Placement != "" {
+		fmt.Fprintf(&b, "placement = %s\n", p.Placement)
 	}
 	return b.String()
 }
@@ -207,6 +214,9 @@ func (r *run) putConfig(path, text string) error {
 // tellIdentity says what was written and what is left to do.
 func (r *run) tellIdentity(in inherited, args string) {
 	p, dir := r.opts.Part, r.targets.dirOf(manifest.EtcRoot)
+	if in.placement != "" && p.Placement == "" && slices.ContainsFunc(p.Nodes, func(n topology.Node) bool { return n.Zone == "" }) {
+		r.res.note("by the ini files new databases are placed by zones (cluster/placement = %s), and by the plan not all nodes have a zone: where one has none CouchDB makes no database", in.placement)
+	}
 	what := "couchdb/uuid and chttpd_auth/secret of the restored cluster, and maintenance_mode = true for the first start"
 	if in.seeds {
 		what += ", and its seedlist"

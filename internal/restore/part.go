@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
@@ -18,10 +19,12 @@ import (
 
 // Part is what one node of a cluster gets out of the backups of another cluster's nodes.
 type Part struct {
-	ID      string // tells the plan from others: of it the cluster's uuid, secret and cookie are made
-	Node    topology.Node
-	Nodes   []topology.Node  // of the new cluster, this one too
-	Backups []cluster.Member // as the takes number them
+	ID string // tells the plan from others: of it the cluster's uuid, secret and cookie are made
+	// Placement is by how many copies in which zones new databases are made, "" if the plan doesn't say.
+	Placement string
+	Node      topology.Node
+	Nodes     []topology.Node  // of the new cluster, this one too
+	Backups   []cluster.Member // as the takes number them
 	// Base is the backup whose _dbs.couch and _nodes.couch are continued, the same on all
 	// nodes, so that these have the same revisions.
 	Base int
@@ -59,7 +62,7 @@ func PartOf(c *cluster.Cluster, plan *topology.Plan, name string) (*Part, error)
 	if err != nil {
 		return nil, err
 	}
-	return &Part{ID: plan.Identity(), Node: mine.Node, Nodes: plan.Nodes, Backups: c.Members, Base: bases[0], Bases: bases, Takes: mine.Takes, Maps: placed.Maps, Shared: placed.Shared(), Problems: c.Problems}, nil
+	return &Part{ID: plan.Identity(), Placement: plan.Placement, Node: mine.Node, Nodes: plan.Nodes, Backups: c.Members, Base: bases[0], Bases: bases, Takes: mine.Takes, Maps: placed.Maps, Shared: placed.Shared(), Problems: c.Problems}, nil
 }
 
 func (p *Part) base() cluster.Member { return p.Backups[p.Base] }
@@ -78,7 +81,7 @@ func (p *Part) hash() string {
 	sum := sha256.New()
 	fmt.Fprintln(sum, p.ID, p.Node.Name)
 	for _, n := range p.Nodes {
-		fmt.Fprintln(sum, n.Name)
+		fmt.Fprintln(sum, n.Name, n.Zone)
 	}
 	for _, b := range p.Backups {
 		fmt.Fprintln(sum, b.Manifest.ID, b.Manifest.Finished)
@@ -229,11 +232,26 @@ func mapsOf(list []topology.Map) (change func(id string, doc []byte) (newDoc, er
 // had whose place it takes, such as its zone.
 func nodesOf(nodes []topology.Node) (change func(id string, doc []byte) (newDoc, error), rest func() []newDoc) {
 	done := map[string]bool{}
+	zoned := func(n topology.Node, doc []byte) ([]byte, error) {
+		if n.Zone == "" {
+			return doc, nil
+		}
+		var d map[string]json.RawMessage
+		err := json.Unmarshal(doc, &d)
+		if err == nil {
+			d["zone"], err = json.Marshal(n.Zone)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(d)
+	}
 	change = func(id string, doc []byte) (newDoc, error) {
 		for _, n := range nodes {
 			if n.As == id || n.As == "" && n.Name == id {
 				done[n.Name] = true
-				return newDoc{id: n.Name, body: doc}, nil
+				body, err := zoned(n, doc)
+				return newDoc{id: n.Name, body: body}, err
 			}
 		}
 		if strings.Contains(id, "@") {
@@ -244,7 +262,8 @@ func nodesOf(nodes []topology.Node) (change func(id string, doc []byte) (newDoc,
 	rest = func() (out []newDoc) {
 		for _, n := range nodes {
 			if !done[n.Name] {
-				out = append(out, newDoc{id: n.Name, body: []byte("{}")})
+				body, _ := zoned(n, []byte("{}")) // a text always becomes JSON
+				out = append(out, newDoc{id: n.Name, body: body})
 			}
 		}
 		return out

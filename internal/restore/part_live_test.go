@@ -251,14 +251,48 @@ func TestClusterElsewhere(t *testing.T) {
 			}
 			plan := topology.New("test", backups, old, tt.nodes)
 			plan.N = tt.n
+			if tt.name == "five nodes" {
+				for i := range plan.Nodes {
+					plan.Nodes[i].Zone = []string{"z1", "z2"}[i%2]
+				}
+				plan.Placement = "z1:2,z2:1"
+			}
 			began := time.Now()
 			other := restoreNodes(t, r, recs, plan)
 			t.Logf("up after %v", time.Since(began).Round(time.Millisecond))
 			for _, n := range other.Nodes {
 				sameAnswers(t, n, want)
 			}
+			if plan.Placement != "" {
+				placedAlike(t, &other.Nodes[1].Client, plan)
+			}
 		})
 	}
+}
+
+// placedAlike holds a restored database against one that CouchDB places itself, by the zones that it was told.
+func placedAlike(t *testing.T, c *testenv.Client, plan *topology.Plan) {
+	t.Helper()
+	must(t, c.Put("/new?q=4&placement="+plan.Placement, nil, nil))
+	for _, db := range []string{"new", "three"} {
+		var got struct{ Shards map[string][]string }
+		must(t, c.Get("/"+db+"/_shards", &got))
+		if len(got.Shards) != 4 {
+			t.Errorf("%s has the ranges %v", db, got.Shards)
+		}
+		for r, nodes := range got.Shards {
+			in := map[string]int{}
+			for _, n := range plan.Nodes {
+				if slices.Contains(nodes, n.Name) {
+					in[n.Zone]++
+				}
+			}
+			if in["z1"] != 2 || in["z2"] != 1 {
+				t.Errorf("%s: the range %s is on %v: %v", db, r, nodes, in)
+			}
+		}
+	}
+	must(t, c.Delete("/new"))
 }
 
 // What only one node had comes back with the others' where one copy of each range is restored.

@@ -36,8 +36,10 @@ type Plan struct {
 	At time.Time `yaml:"at,omitempty"`
 	// N is how many nodes get a copy of each range; 0 is as many as have one by the backup,
 	// or all nodes where there are fewer.
-	N     int    `yaml:"n,omitempty"`
-	Nodes []Node `yaml:"nodes"`
+	N int `yaml:"n,omitempty"`
+	// Placement is in the place of N how many nodes of each zone get a copy of each range, in CouchDB's words: z1:2,z2:1.
+	Placement string `yaml:"placement,omitempty"`
+	Nodes     []Node `yaml:"nodes"`
 }
 
 // Backup is what is restored of one node of the cluster.
@@ -53,6 +55,8 @@ type Node struct {
 	// As is the node of the backup whose place it takes; all nodes have one, or none: then
 	// the ranges are dealt out anew.
 	As string `yaml:"as,omitempty"`
+	// Zone is the attribute of that name that its document in _nodes gets; "" leaves the one of the node whose place it takes.
+	Zone string `yaml:"zone,omitempty"`
 	// DataDir is where its files go, if its restore isn't told another place.
 	DataDir string `yaml:"data_dir,omitempty"`
 }
@@ -136,6 +140,9 @@ func (p *Plan) Check() error {
 			places[n.As] = true
 			as++
 		}
+	}
+	if err := p.checkPlacement(); err != nil {
+		return bad("%v", err)
 	}
 	if as != 0 && as != len(p.Nodes) {
 		return bad("some nodes say whose place they take (as) and others don't: all do or none, for then the ranges are dealt out anew")
@@ -271,7 +278,8 @@ func (p *Plan) place(out *Placement, db *Database) error {
 		if n == 0 {
 			n = min(len(p.Nodes), max(1, len(had[r.Range])))
 		}
-		holders := p.holders(had[r.Range], out.Parts)[:n]
+		holders := p.placed(p.holders(had[r.Range], out.Parts), n)
+		n = len(holders)
 		copies := slices.SortedFunc(slices.Values(r.Copies), better)
 		name := shard.Name{Range: r.Range, DB: m.DB, Suffix: m.Suffix}
 		if len(copies) == 0 {

@@ -254,6 +254,7 @@ func FuzzPlan(f *testing.F) {
 		if err != nil {
 			return
 		}
+		p.Placement = "" // TestPlaceByZones
 		old := nodes(len(p.Backups), "old")
 		for i, b := range p.Backups {
 			old[i] = b.Node

@@ -26,6 +26,7 @@ type clusterPlanOptions struct {
 	nodes     []string
 	n         int
 	when      open.When // its At and Zone
+	placement string
 	instances []string
 	out       string
 	all       bool
@@ -53,9 +54,10 @@ gets is printed to standard error; --verbose tells it of every file.`,
 	o.Flags(c.Flags(), "")
 	_ = c.Flags().MarkHidden("instance") // a cluster has several
 	f := c.Flags()
-	f.StringSliceVar(&o.nodes, "nodes", nil, "Erlang `NAMES` of the nodes, such as couchdb@db1.example (default: those that there were)")
+	f.StringSliceVar(&o.nodes, "nodes", nil, "Erlang `NAMES` of the nodes, such as couchdb@db1.example, or couchdb@db1.example:ZONE (default: those that there were)")
 	f.IntVar(&o.n, "n", 0, "how many nodes get a copy of each range (default: as many as had one)")
 	o.when.ClusterFlags(f)
+	f.StringVar(&o.placement, "placement", "", "how many nodes of which zone get a copy of each range: `ZONE:N,ZONE:N`, in the place of --n (default: as the backups have it)")
 	f.StringSliceVar(&o.instances, "instances", nil, "only the backups of these `INSTANCES`, where several CouchDBs have the name of one node")
 	f.StringVar(&o.out, "out", "", "write the plan to `FILE` instead of standard output; it must not be there")
 	f.BoolVar(&o.all, "verbose", false, "tell of every file which node gets it, out of whose backup")
@@ -78,11 +80,18 @@ func runClusterPlan(ctx context.Context, env *core.Env, s *core.Settings, o *clu
 	if err := o.choose(ctx, r, found); err != nil {
 		return err
 	}
-	nodes := o.nodes
-	if len(nodes) == 0 {
-		nodes = found.Of.Nodes
+	nodes, zones := found.Of.Nodes, map[string]string{}
+	if len(o.nodes) > 0 {
+		nodes = nil
+	}
+	for _, text := range o.nodes {
+		name, zone, _ := strings.Cut(text, ":")
+		nodes, zones[name] = append(nodes, name), zone
 	}
 	p := topology.New(found.Of.Name, found.Backups, found.Of.Nodes, nodes)
+	for i := range p.Nodes {
+		p.Nodes[i].Zone = zones[p.Nodes[i].Name]
+	}
 	p.N, p.At = o.n, at.UTC().Truncate(time.Millisecond)
 	if at.IsZero() {
 		p.At = time.Time{}
@@ -97,6 +106,12 @@ func runClusterPlan(ctx context.Context, env *core.Env, s *core.Settings, o *clu
 	if c.Mixed != "" {
 		return core.Usage("%s: name each cluster by the setting cluster, or say whose backups count with --instances", c.Mixed)
 	}
+	had, err := c.Zones(ctx, r.Repo)
+	if err != nil {
+		return err
+	}
+	p.Placement = o.placement
+	p.Zoned(had, c.Databases)
 	placed, err := p.Place(c.Databases)
 	if err != nil {
 		return core.Usage("%v", err)
@@ -177,6 +192,7 @@ func writePlan(env *core.Env, path string, text []byte) error {
 type planNodeJSON struct {
 	Name    string         `json:"name"`
 	As      string         `json:"as,omitempty"`
+	Zone    string         `json:"zone,omitempty"`
 	DataDir string         `json:"data_dir,omitempty"`
 	Files   int            `json:"files"`
 	Bytes   int64          `json:"bytes"`
@@ -237,7 +253,7 @@ func planJSONOf(found *open.ClusterBackups, c *cluster.Cluster, p *topology.Plan
 		out.Missing = append(out.Missing, m.Path())
 	}
 	for _, part := range placed.Parts {
-		n := planNodeJSON{Name: part.Node.Name, As: part.Node.As, DataDir: part.Node.DataDir, Files: len(part.Takes), Bytes: part.Bytes}
+		n := planNodeJSON{Name: part.Node.Name, As: part.Node.As, Zone: part.Node.Zone, DataDir: part.Node.DataDir, Files: len(part.Takes), Bytes: part.Bytes}
 		for _, t := range part.Takes {
 			if all {
 				n.Takes = append(n.Takes, planTakeJSON{t.Name.Path(), from(p, t)})
@@ -273,6 +289,9 @@ func tellPlan(w io.Writer, now time.Time, found *open.ClusterBackups, c *cluster
 		as := ""
 		if part.Node.As != "" {
 			as = " in the place of " + part.Node.As
+		}
+		if part.Node.Zone != "" {
+			as += " in the zone " + part.Node.Zone
 		}
 		fmt.Fprintf(w, "%s%s: %s, %s\n", part.Node.Name, as, core.Count(len(part.Takes), "file"), core.Size(part.Bytes))
 		for _, t := range part.Takes {
