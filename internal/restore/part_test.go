@@ -29,6 +29,7 @@ type madeNode struct {
 	name string
 	maps []shard.Map
 	docs map[string]int // how many documents its shards have, by path
+	puts []couchgen.Doc // more of each; one whose id is purge:ID is that purge
 }
 
 // made makes a couch file with as many documents as asked, or those of put.
@@ -44,10 +45,19 @@ func made(t *testing.T, path string, o couchgen.Options, docs int, put ...couchg
 		put = append(put, couchgen.Doc{ID: fmt.Sprint("d", i), Body: map[string]any{"text": strings.Repeat(fmt.Sprint(o.NodeName, i), 50)}})
 	}
 	for _, d := range put {
+		if strings.HasPrefix(d.ID, "purge:") {
+			continue
+		}
 		_, err := g.Put(d)
 		must(t, err)
 	}
 	must(t, g.Commit())
+	for _, d := range put {
+		if id, ok := strings.CutPrefix(d.ID, "purge:"); ok {
+			must(t, g.Purge(id))
+			must(t, g.Commit())
+		}
+	}
 }
 
 // backupMade makes the nodes of a cluster and backs them up.
@@ -68,7 +78,7 @@ func backupMade(t *testing.T, r *repo.Repo, nodes []madeNode) (backups []topolog
 		made(t, filepath.Join(dir, "_dbs.couch"), o, 0, maps...)
 		made(t, filepath.Join(dir, "_nodes.couch"), o, 0, names...)
 		for path, docs := range n.docs {
-			made(t, filepath.Join(dir, path), couchgen.Options{NodeName: n.name, Seed: uint64(i + 1)}, docs)
+			made(t, filepath.Join(dir, path), couchgen.Options{NodeName: n.name, Seed: uint64(i + 1)}, docs, n.puts...)
 		}
 		found, err := node.Locate(t.Context(), node.Options{DataDir: dir, NodeName: n.name})
 		must(t, err)
@@ -101,9 +111,9 @@ func threeCopies() []madeNode {
 	}
 	var out []madeNode
 	for i, n := range names {
-		out = append(out, madeNode{n, []shard.Map{m}, map[string]int{madePath: 300 - i}})
+		out = append(out, madeNode{name: n, maps: []shard.Map{m}, docs: map[string]int{madePath: 300 - i}})
 	}
-	return append(out, madeNode{"couchdb@d", []shard.Map{m}, nil}) // it holds none
+	return append(out, madeNode{name: "couchdb@d", maps: []shard.Map{m}}) // it holds none
 }
 
 func partOf(t *testing.T, r *repo.Repo, recs []*manifest.Record, plan *topology.Plan, name string) *restore.Part {
@@ -217,5 +227,35 @@ func TestPartOfTwoClusters(t *testing.T) {
 	must(t, err)
 	if _, err := restore.PartOf(c, plan, "couchdb@x"); !errors.Is(err, topology.ErrPlan) || !strings.Contains(err.Error(), `couchdb@a (db1) and couchdb@b (db2) are of different clusters: each has a database "db" of its own`) {
 		t.Errorf("got %v, want ErrPlan", err)
+	}
+}
+
+// A purge that only a left-out copy knows brings the document back, and is named; one that a restored copy knows does not.
+func TestPurgedBack(t *testing.T) {
+	t.Parallel()
+	nodes := threeCopies()[:3]
+	for i := range nodes {
+		for _, id := range []string{"gone", "known"} {
+			nodes[i].puts = append(nodes[i].puts, couchgen.Doc{ID: id, Body: map[string]any{"same": true}})
+		}
+	}
+	nodes[0].puts = append(nodes[0].puts, couchgen.Doc{ID: "purge:known"})
+	nodes[2].puts = append(nodes[2].puts, couchgen.Doc{ID: "purge:gone"}, couchgen.Doc{ID: "purge:known"})
+	r := openRepo(t, mem.New())
+	backups, recs := backupMade(t, r, nodes)
+	c, err := cluster.Open(t.Context(), r, membersOf(t, r, recs))
+	must(t, err)
+	copies := c.Copies(r)
+	defer copies.Close()
+	for n, want := range map[int][]cluster.PurgedDoc{1: {{Database: "db", ID: "gone", Node: "couchdb@c"}}, 3: {}} {
+		plan := topology.New("test", backups, nil, []string{"couchdb@x", "couchdb@y", "couchdb@z"})
+		plan.N = n
+		placed, err := plan.Place(c.Databases)
+		must(t, err)
+		got, err := c.PurgedBack(t.Context(), copies, placed.Left)
+		must(t, err)
+		if !slices.Equal(got.Docs, want) || got.Count != len(want) || len(got.Unread) > 0 {
+			t.Errorf("n %d: got %+v, want %v", n, got, want)
+		}
 	}
 }

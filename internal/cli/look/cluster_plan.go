@@ -116,6 +116,12 @@ func runClusterPlan(ctx context.Context, env *core.Env, s *core.Settings, o *clu
 	if err != nil {
 		return core.Usage("%v", err)
 	}
+	copies := c.Copies(r.Repo)
+	purged, err := c.PurgedBack(ctx, copies, placed.Left)
+	copies.Close()
+	if err != nil {
+		return err
+	}
 	text, err := p.YAML()
 	if err != nil {
 		return err
@@ -124,9 +130,10 @@ func runClusterPlan(ctx context.Context, env *core.Env, s *core.Settings, o *clu
 		return err
 	}
 	if env.JSON {
-		err = core.PrintJSON(env.Stdout, planJSONOf(found, c, p, placed, o.all))
+		err = core.PrintJSON(env.Stdout, planJSONOf(found, c, p, placed, purged, o.all))
 	} else {
 		tellPlan(env.Stderr, env.Now(), found, c, p, placed, o.all)
+		tellPurged(env.Stderr, purged)
 	}
 	if err == nil && len(placed.Missing) > 0 {
 		return core.Say(core.ErrProblem, "%s in no backup of the plan: their databases will answer with errors for what they hold", core.Count(len(placed.Missing), "range"))
@@ -233,21 +240,22 @@ func planStates(c *cluster.Cluster, p *topology.Plan) []planStateJSON {
 }
 
 type planJSON struct {
-	Plan      string          `json:"plan"`
-	Cluster   string          `json:"cluster"`
-	Nodes     []planNodeJSON  `json:"nodes"`
-	Databases int             `json:"databases"`
-	States    []planStateJSON `json:"states"`        // of the old nodes
-	Missing   []string        `json:"missing"`       // shards that no backup has
-	Lacking   []string        `json:"lacking"`       // nodes of the cluster without a backup
-	Left      int             `json:"left_ranges"`   // of which not all copies come back
-	Unlike    int             `json:"unlike_ranges"` // of these: those that don't count the same documents
-	Problems  []string        `json:"problems"`
+	Plan      string              `json:"plan"`
+	Cluster   string              `json:"cluster"`
+	Nodes     []planNodeJSON      `json:"nodes"`
+	Databases int                 `json:"databases"`
+	States    []planStateJSON     `json:"states"`        // of the old nodes
+	ComesBack *cluster.PurgedBack `json:"comes_back"`    // purged on nodes whose copies are left out
+	Missing   []string            `json:"missing"`       // shards that no backup has
+	Lacking   []string            `json:"lacking"`       // nodes of the cluster without a backup
+	Left      int                 `json:"left_ranges"`   // of which not all copies come back
+	Unlike    int                 `json:"unlike_ranges"` // of these: those that don't count the same documents
+	Problems  []string            `json:"problems"`
 }
 
-func planJSONOf(found *open.ClusterBackups, c *cluster.Cluster, p *topology.Plan, placed *topology.Placement, all bool) planJSON {
+func planJSONOf(found *open.ClusterBackups, c *cluster.Cluster, p *topology.Plan, placed *topology.Placement, purged *cluster.PurgedBack, all bool) planJSON {
 	text, _ := p.YAML() // it was made before
-	out := planJSON{Plan: string(text), States: planStates(c, p), Cluster: p.Cluster, Databases: len(placed.Maps), Left: len(placed.Left), Unlike: unlike(placed),
+	out := planJSON{Plan: string(text), ComesBack: purged, States: planStates(c, p), Cluster: p.Cluster, Databases: len(placed.Maps), Left: len(placed.Left), Unlike: unlike(placed),
 		Missing: []string{}, Lacking: core.NonNil(found.Lacking), Problems: core.NonNil(c.Problems), Nodes: []planNodeJSON{}}
 	for _, m := range placed.Missing {
 		out.Missing = append(out.Missing, m.Path())
@@ -319,6 +327,25 @@ func tellPlan(w io.Writer, now time.Time, found *open.ClusterBackups, c *cluster
 			differ = fmt.Sprintf("in %d of them they count other documents than those that do", k)
 		}
 		fmt.Fprintf(w, "warning: not all copies of %s come back; %s. Once the new nodes run, \"slipcover restore-union --plan FILE --to-server URL\" brings in what only the others have\n", core.Count(n, "range"), differ)
+	}
+}
+
+// tellPurged names what comes back although it was purged.
+func tellPurged(w io.Writer, p *cluster.PurgedBack) {
+	const most = 10
+	if p.Count > 0 {
+		var names []string
+		for _, d := range p.Docs[:min(most, len(p.Docs))] {
+			names = append(names, fmt.Sprintf("%s/%s (purged on %s)", core.Clean(d.Database), core.Clean(d.ID), d.Node))
+		}
+		more := ""
+		if p.Count > len(names) {
+			more = fmt.Sprintf(" and %d more", p.Count-len(names))
+		}
+		fmt.Fprintf(w, "warning: purged on nodes whose copies are left out, and there again by this plan: %s: %s%s; purge again what must not be seen\n", core.Count(p.Count, "document"), strings.Join(names, ", "), more)
+	}
+	for _, path := range p.Unread {
+		fmt.Fprintf(w, "warning: a copy of %s can't be read, so what was purged in it alone is not known\n", core.Clean(path))
 	}
 }
 
