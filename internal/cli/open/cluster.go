@@ -63,6 +63,9 @@ func Cluster(ctx context.Context, r *Repository, p *topology.Plan) (*cluster.Clu
 				m.Seen = moment.Until
 			}
 		}
+		if errors.Is(err, repo.ErrWrongKey) {
+			err = fmt.Errorf("%w, or not this instance's backups: a plan needs a key that reads those of all its instances", err)
+		}
 		if err != nil {
 			return nil, &NodeError{b, err}
 		}
