@@ -78,7 +78,7 @@ func (c *call) faultOf(err error) fault {
 // toLogin sends a browser to the log-in, from where it comes back.
 func (c *call) toLogin(ended bool) {
 	q := url.Values{}
-	if c.r.Method == http.MethodGet && local(c.r.URL.RequestURI()) && c.r.URL.Path != "/" {
+	if c.r.Method == http.MethodGet && local(c.r.URL.RequestURI()) && c.r.URL.RequestURI() != "/" {
 		q.Set("to", c.r.URL.RequestURI())
 	} else if ref, err := url.Parse(c.r.Referer()); err == nil && ref.Host == c.r.Host && local(ref.RequestURI()) {
 		q.Set("to", ref.RequestURI()) // what was in the form is lost, the page isn't

@@ -31,11 +31,12 @@ function open(path: string): EventSource {
   });
   stream.addEventListener("open", () => {
     clearTimeout(late);
+    late = 0;
     connected(true, at);
   });
   stream.addEventListener("error", () => {
-    clearTimeout(late);
-    late = setTimeout(() => connected(false, at), stream.readyState === EventSource.CLOSED ? 0 : patience);
+    if (stream.readyState === EventSource.CLOSED) connected(false, at);
+    else late ||= setTimeout(() => connected(false, at), patience); // each attempt to open it again is an error too
   });
   return stream;
 }
