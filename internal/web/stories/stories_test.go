@@ -1,0 +1,256 @@
+// Package stories_test uses the dashboard in a browser as people do, story by story: testdata has one for each, and what
+// they have in common in lib.js.
+package stories_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/slipcover/slipcover/internal/cli"
+	"github.com/slipcover/slipcover/internal/cli/clitest"
+	"github.com/slipcover/slipcover/internal/testenv"
+)
+
+func TestMain(m *testing.M) { clitest.Main(m, cli.Run, nil) }
+
+// The versions of what tells browsers what to do, and of what looks for what keeps people out of a page.
+const (
+	playwrightVersion = "1.61.0" // the newest that drives Debian's Firefox
+	axeVersion        = "4.14.1"
+)
+
+// beside is how many stories run beside one another, each with its server and browser.
+const beside = 2
+
+// longest is for how long a story may go on.
+const longest = 4 * time.Minute
+
+var pictures = flag.Bool("pictures", false, "write the pictures of docs/dashboard anew")
+
+// needs are what a story has beside a server.
+type needs struct {
+	// agent is the agent of shop as a process of its own, which can be stopped; without it the server is its agent.
+	agent bool
+	// empty is a server of which nothing is known yet: no repository, no instance, no agent.
+	empty bool
+	// firefox tells it in Firefox too.
+	firefox bool
+	env     []string // more settings of the server
+}
+
+// stories are all of them, by the names of their files.
+var stories = []told{
+	{"sign-in", needs{firefox: true}},
+	{"overview", needs{firefox: true}},
+	{"empty", needs{empty: true}},
+	{"without-script", needs{}},
+	{"keyboard", needs{}},
+	{"sessions", needs{}},
+	{"server-restart", needs{}},
+	{"agent-silent", needs{agent: true}},
+}
+
+// told is a story and what it needs.
+type told struct {
+	name string
+	needs
+}
+
+func TestStories(t *testing.T) {
+	if testing.Short() {
+		t.Skip("browsers")
+	}
+	node, playwright := testenv.NodeModule(t, "playwright-core", playwrightVersion)
+	_, axe := testenv.NodeModule(t, "axe-core", axeVersion)
+	browsers := map[string]string{"chromium": testenv.Tool(t, "chromium"), "firefox": testenv.Tool(t, "firefox-esr")}
+	h := newHistory(t)
+	turn := make(chan struct{}, beside)
+	for _, s := range stories {
+		for _, browser := range []string{"chromium", "firefox"} {
+			if browser == "firefox" && !s.firefox {
+				continue
+			}
+			t.Run(s.name+"/"+browser, func(t *testing.T) {
+				t.Parallel()
+				turn <- struct{}{}
+				defer func() { <-turn }()
+				began := time.Now()
+				w := newWorld(t, h, s.needs)
+				started := time.Since(began)
+				w.tell(s.name, node, []string{"NODE_PATH=" + playwright + string(filepath.ListSeparator) + axe, "BROWSER=" + browser, "BROWSER_PATH=" + browsers[browser]})
+				t.Logf("the server took %.1f s to start, the story %.1f s", started.Seconds(), (time.Since(began) - started).Seconds())
+			})
+		}
+	}
+}
+
+// TestAllAreTold: no story lies in testdata that isn't told.
+func TestAllAreTold(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.js")
+	must(t, err)
+	for _, f := range files {
+		name := strings.TrimSuffix(filepath.Base(f), ".js")
+		if name != "lib" && !slices.ContainsFunc(stories, func(s told) bool { return s.name == name }) {
+			t.Errorf("nobody tells %s", f)
+		}
+	}
+}
+
+// world is what a story has for itself.
+type world struct {
+	t             testing.TB
+	h             *history
+	url           string
+	state         string // of the server
+	repo          string
+	server, agent *process // no agent if the server is it
+}
+
+// newWorld starts a server with a fresh state, whose catalog is made from a copy of the history's repository.
+func newWorld(t testing.TB, h *history, n needs) *world {
+	t.Helper()
+	dir := t.TempDir()
+	w := &world{t: t, h: h, state: filepath.Join(dir, "state"), repo: filepath.Join(dir, "repo")}
+	at := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	w.url = "http://" + at
+	env := append([]string{"SLIPCOVER_STATE_DIR=" + w.state, "SLIPCOVER_RATE_LIMIT=0", fmt.Sprintf("SLIPCOVER_NATS_LISTEN=127.0.0.1:%d", freePort(t)),
+		"SLIPCOVER_PUBLIC_URL=" + w.url, "SLIPCOVER_OWNER="}, n.env...)
+	args := []string{"server", "--listen", at}
+	node := []string{"SLIPCOVER_REPOSITORY=" + w.repo, "SLIPCOVER_IDENTITY_FILE=" + h.identity, "SLIPCOVER_RECIPIENTS=" + h.public}
+	couch := []string{"SLIPCOVER_INSTANCE=shop", "SLIPCOVER_DATA_DIR=" + h.couch.DataDir, "SLIPCOVER_COUCH_URL=" + h.couch.URL, "SLIPCOVER_COUCH_USER=" + h.couch.Admin,
+		"SLIPCOVER_COUCH_PASSWORD=" + h.couch.Password, "SLIPCOVER_SHIP=true"}
+	nodeState := w.state
+	if n.agent {
+		nodeState = filepath.Join(dir, "agent")
+	}
+	if !n.empty {
+		must(t, os.CopyFS(w.repo, os.DirFS(h.repo)))
+		must(t, os.CopyFS(nodeState, os.DirFS(h.state)))
+		env = append(env, node...)
+		slipcover(t, env, "server", "rebuild")
+		if !n.agent {
+			env = append(env, couch...)
+			args = append(args, "--with-agent")
+		}
+	}
+	w.server = newProcess(t, env, args...)
+	w.server.start()
+	t.Cleanup(func() { w.end(w.server) })
+	must(t, w.server.ready(w.url))
+	if n.agent {
+		token := strings.Fields(slipcover(t, append(env, "SLIPCOVER_SERVER_URL="+w.url), "token", "join", "--name", "shop"))
+		w.agent = newProcess(t, slices.Concat([]string{"SLIPCOVER_STATE_DIR=" + nodeState}, node, couch), token[1:]...)
+		w.agent.start()
+		t.Cleanup(func() { w.end(w.agent) })
+	}
+	return w
+}
+
+func (w *world) end(p *process) {
+	p.stop()
+	if w.t.Failed() {
+		p.show()
+	}
+}
+
+// tell runs a story, does what it asks for, and fails if it does.
+func (w *world) tell(name, node string, env []string) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), longest)
+	defer cancel()
+	token, err := os.ReadFile(filepath.Join(w.state, "admin-token"))
+	must(w.t, err)
+	shots := w.t.TempDir()
+	cmd := exec.CommandContext(ctx, node, filepath.Join("testdata", name+".js"))
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) } // it ends its browser
+	cmd.WaitDelay = 10 * time.Second
+	cmd.Env = append(testenv.Environ(), env...)
+	cmd.Env = append(cmd.Env, "URL="+w.url, "TOKEN="+strings.TrimSpace(string(token)), "COUCH="+w.h.couch.URL, "COUCH_USER="+w.h.couch.Admin, "COUCH_PASSWORD="+w.h.couch.Password,
+		"DELETED="+w.h.deleted.Format(time.RFC3339), "HOSTILE="+hostile, "SHOTS="+shots, "HOME="+w.t.TempDir())
+	var said strings.Builder
+	cmd.Stderr = &said
+	in, err := cmd.StdinPipe()
+	must(w.t, err)
+	out, err := cmd.StdoutPipe()
+	must(w.t, err)
+	must(w.t, cmd.Start())
+	w.serve(out, in)
+	if err := cmd.Wait(); err != nil {
+		w.t.Errorf("%s: %v\n%s", name, err, said.String())
+		return
+	}
+	if *pictures {
+		w.keep(shots)
+	}
+}
+
+// serve answers what a story asks for, a line of JSON each; its other lines go into the log of the test.
+func (w *world) serve(from io.Reader, to io.Writer) {
+	for s := bufio.NewScanner(from); s.Scan(); {
+		ask, ok := strings.CutPrefix(s.Text(), "ask ")
+		if !ok {
+			w.t.Log(s.Text())
+			continue
+		}
+		answer := map[string]any{}
+		if v, err := w.do(ask); err != nil {
+			answer["error"] = err.Error()
+		} else {
+			answer["value"] = v
+		}
+		b, err := json.Marshal(answer)
+		if err == nil {
+			_, err = to.Write(append(b, '\n'))
+		}
+		if err != nil {
+			w.t.Errorf("%s: %v", ask, err)
+			return
+		}
+	}
+}
+
+// do does one thing that a story can't do in a browser.
+func (w *world) do(what string) (any, error) {
+	what, rest, _ := strings.Cut(what, " ")
+	p := w.agent
+	if what == "restart" || what == "stop" || what == "start" {
+		p = w.server
+	}
+	switch what {
+	case "stop", "end-agent":
+		p.stop()
+	case "start":
+		p.start()
+		return nil, p.ready(w.url)
+	case "restart":
+		p.stop()
+		p.start()
+		return nil, p.ready(w.url)
+	case "start-agent":
+		p.start()
+	case "halt-agent":
+		return nil, p.cmd.Process.Signal(syscall.SIGSTOP)
+	case "resume-agent":
+		return nil, p.cmd.Process.Signal(syscall.SIGCONT)
+	case "slipcover": // as on the server's machine
+		return slipcover(w.t, append(slices.Clone(w.server.env), "SLIPCOVER_SERVER_URL="+w.url), strings.Fields(rest)...), nil
+	case "audit":
+		b, err := os.ReadFile(filepath.Join(w.state, "audit.jsonl"))
+		return string(b), err
+	default:
+		return nil, fmt.Errorf("a story asks for %q", what)
+	}
+	return nil, nil
+}
