@@ -132,7 +132,9 @@ var allowed = map[string][]string{
 	"internal/admin": {"internal/access", "internal/api", "internal/calendar", "internal/contents", "internal/httpd", "internal/job", "internal/manifest", "internal/opened", "internal/server"},
 
 	// The dashboard: pages over what both APIs use, so that it can do nothing which they can't; sessions in a table of the bus.
-	"internal/web": {"internal/access", "internal/api", "internal/bus", "internal/calendar", "internal/httpd", "internal/job", "internal/manifest", "internal/opened", "internal/schedule", "internal/server"},
+	"internal/web": {"internal/access", "internal/api", "internal/bus", "internal/calendar", "internal/contents", "internal/httpd", "internal/job", "internal/manifest", "internal/opened", "internal/schedule", "internal/server",
+		"internal/web/timeline"},
+	"internal/web/timeline": {},
 
 	// Runs jobs on a node with the engines; the bus brings them.
 	"internal/agent": {"internal/backup", "internal/bus", "internal/durable", "internal/job", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/restore", "internal/serve", "internal/serve/tryout", "internal/ship",

@@ -14,6 +14,7 @@ import (
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/api"
 	"github.com/slipcover/slipcover/internal/bus"
+	"github.com/slipcover/slipcover/internal/contents"
 	"github.com/slipcover/slipcover/internal/httpd"
 	"github.com/slipcover/slipcover/internal/opened"
 	"github.com/slipcover/slipcover/internal/server"
@@ -60,6 +61,8 @@ type Site struct {
 	attempts *httpd.Limiter // log-ins that fail, of an address
 	ending   chan struct{}  // closed when streams are to end
 
+	reader *contents.Reader
+
 	mu   sync.Mutex
 	sets map[string]*set // templates by time zone; guarded by mu
 }
@@ -75,6 +78,7 @@ func New(o Options) (*Site, error) {
 	o.URL = strings.TrimSuffix(o.URL, "/")
 	s := &Site{o: o, sessions: &sessions{o.Sessions, o.Now}, origins: http.NewCrossOriginProtection(), attempts: httpd.NewLimiter(mostAttempts),
 		ending: make(chan struct{}), pages: map[string]access.Role{}, sets: map[string]*set{}}
+	s.reader = contents.New(o.Serves, o.Server)
 	s.routes.Refuse = func(w http.ResponseWriter, status int, message string) {
 		w.(*unanswered).c.fail(&api.Refusal{Status: status, Message: message})
 	}
@@ -165,7 +169,7 @@ type route struct {
 
 // allRoutes are all pages, of each file those that it has.
 func allRoutes() []route {
-	return slices.Concat(loginRoutes, overviewRoutes)
+	return slices.Concat(loginRoutes, overviewRoutes, instanceRoutes)
 }
 
 // ServeHTTP answers.

@@ -689,3 +689,16 @@ func number(n int) string {
 	}
 	return text
 }
+
+// X2 is where a line ends.
+func (m Mark) X2() string {
+	if m.B == 0 {
+		return m.X
+	}
+	x, _ := strconv.ParseFloat(strings.TrimSuffix(m.X, "%"), 64)
+	w, _ := strconv.ParseFloat(strings.TrimSuffix(m.Width, "%"), 64)
+	return percent(x + w)
+}
+
+// Y2 is where it ends in height.
+func (m Mark) Y2() string { return cmp.Or(m.Y, "100%") }

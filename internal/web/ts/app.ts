@@ -6,10 +6,11 @@ import { keys } from "./keys";
 import { live } from "./live";
 import { begin } from "./page";
 import { theme } from "./theme";
+import { timeLines } from "./timeline";
 import { zone } from "./zone";
 
 document.documentElement.classList.add("scripted");
-begin([theme, copies, confirms]);
+begin([theme, copies, confirms, timeLines]);
 keys();
 zone();
 live();
