@@ -9,7 +9,6 @@ import (
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/api"
 	"github.com/slipcover/slipcover/internal/job"
-	"github.com/slipcover/slipcover/internal/server"
 )
 
 // scheduleFields are what a schedule can be told.
@@ -201,8 +200,7 @@ func (c *call) runSchedule() (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	b, err := c.Server.CreateBackup(c.r.Context(), c.who, server.NewBackup{Name: s.Name + " " + time.Now().UTC().Format("2006-01-02 15:04"), Instance: s.Instance,
-		Description: "asked for by " + c.who.User})
+	b, err := c.Server.RunSchedule(c.r.Context(), c.who, s.ID)
 	if err != nil {
 		return 0, nil, err
 	}

@@ -229,6 +229,15 @@ const (
 // Ended says that nothing more will happen.
 func (s State) Ended() bool { return s == Done || s == Failed }
 
+// Cancelled begins the fault of a job that somebody ended; behind it is who.
+const Cancelled = "cancelled by "
+
+// IsCancelled reports whether a fault is that of a job that somebody ended.
+func IsCancelled(fault string) bool { return strings.HasPrefix(fault, Cancelled) }
+
+// WasCancelled reports whether somebody ended the job.
+func (j *Job) WasCancelled() bool { return j.State == Failed && IsCancelled(j.Fault) }
+
 // MaxAttempts is how many of an agent's processes may begin a job.
 const MaxAttempts = 10
 
@@ -241,6 +250,7 @@ type Job struct {
 	Instance string `json:"instance,omitempty"`
 	Backup   string `json:"backup,omitempty"`
 	Schedule string `json:"schedule,omitempty"` // id of the one that asked for it
+	By       string `json:"by,omitempty"`       // name of who did, if it was no schedule
 	State    State  `json:"state"`
 	// Session is the agent's process that has it, and Attempt counts those that had.
 	Session string   `json:"session,omitempty"`

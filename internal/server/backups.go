@@ -116,7 +116,7 @@ func (s *Server) CreateBackup(ctx context.Context, who *access.Caller, n NewBack
 	if spec.Sealed, err = seal(agent, secrets); err != nil {
 		return nil, err
 	}
-	j := &job.Job{ID: newID(), Kind: job.KindBackup, Agent: i.Agent, Project: i.Project, Instance: i.ID, Backup: b.ID, Schedule: n.schedule, Spec: spec}
+	j := &job.Job{ID: newID(), Kind: job.KindBackup, Agent: i.Agent, Project: i.Project, Instance: i.ID, Backup: b.ID, Schedule: n.schedule, By: by(who, n.schedule), Spec: spec}
 	b.Job = j.ID
 	if err := s.hold(ctx, j, nil); err != nil {
 		return nil, err
@@ -244,7 +244,7 @@ func (s *Server) DeleteBackup(ctx context.Context, who *access.Caller, id string
 		if err := s.reach(ctx, who, &m.Repository, &secrets); err != nil {
 			return err
 		}
-		if err := s.deleteOne(ctx, m, secrets); err != nil {
+		if err := s.deleteOne(ctx, who, m, secrets); err != nil {
 			return err
 		}
 	}
@@ -311,7 +311,7 @@ func (s *Server) family(b *job.Backup) []*job.Backup {
 }
 
 // deleteOne marks a backup as deleted and gives an agent the job to remove its objects.
-func (s *Server) deleteOne(ctx context.Context, b *job.Backup, secrets job.Secrets) error {
+func (s *Server) deleteOne(ctx context.Context, who *access.Caller, b *job.Backup, secrets job.Secrets) error {
 	b, err := s.lately(ctx, b, b.RepoID == "")
 	if isKind(err, NotFound) {
 		return nil
@@ -330,7 +330,7 @@ func (s *Server) deleteOne(ctx context.Context, b *job.Backup, secrets job.Secre
 	if agent == nil {
 		return refuse(Busy, "Backup %s can't be deleted now: no agent has its repository.", b.ID)
 	}
-	j := &job.Job{ID: newID(), Kind: job.KindDeleteBackup, Agent: agent.ID, Project: b.Project, Backup: b.ID,
+	j := &job.Job{ID: newID(), Kind: job.KindDeleteBackup, Agent: agent.ID, Project: b.Project, Backup: b.ID, By: who.User,
 		Spec: job.Spec{RepoName: b.RepoName, RepoID: b.RepoID, Repository: b.Repository}}
 	if b.RepoID == "" {
 		j.Spec.Keep = s.takenIn(b.RepoName)
@@ -429,7 +429,7 @@ func (s *Server) AdoptBackup(ctx context.Context, who *access.Caller, a Adoption
 		return nil, refuse(NotFound, "No agent of project %s that is online has that repository.", who.Project)
 	}
 	b.Instance = s.ownNode(agent)
-	j := &job.Job{ID: newID(), Kind: job.KindAdopt, Agent: agent.ID, Project: who.Project, Backup: b.ID,
+	j := &job.Job{ID: newID(), Kind: job.KindAdopt, Agent: agent.ID, Project: who.Project, Backup: b.ID, By: who.User,
 		Spec: job.Spec{RepoName: repoName, RepoID: repoID, Repository: b.Repository}}
 	b.Job = j.ID
 	var err error

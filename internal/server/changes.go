@@ -3,6 +3,7 @@ package server
 import (
 	"sync"
 
+	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/job"
 )
 
@@ -53,4 +54,17 @@ func (s *Server) ProjectOf(id string) string {
 		return c.Project
 	}
 	return ""
+}
+
+// EachBackup calls fn with the backups of the caller's project, or all, the newest Updated
+// first, until it returns false. The catalog stands still meanwhile: be quick, and ask the
+// server nothing.
+func (s *Server) EachBackup(who *access.Caller, all bool, fn func(*job.Backup) bool) {
+	s.backups.mu.RLock()
+	defer s.backups.mu.RUnlock()
+	for _, b := range s.index.order {
+		if b.Status != job.BackupDeleting && (all || mine(who, b.Project)) && !fn(b) {
+			return
+		}
+	}
 }

@@ -19,12 +19,14 @@ type backupIndex struct {
 	// may be of another node, and is as old as it is), and proofs the newest proof.
 	last   map[string]*job.Backup
 	proofs map[string]*job.Backup
-	// stored is what the backups of each instance added to repositories, in bytes.
+	// stored is what the backups of each instance added to repositories, in bytes, and counts
+	// how many there are.
 	stored map[string]int64
+	counts map[string]int
 }
 
 func newBackupIndex() *backupIndex {
-	return &backupIndex{statuses: map[job.BackupStatus]int{}, last: map[string]*job.Backup{}, proofs: map[string]*job.Backup{}, stored: map[string]int64{}}
+	return &backupIndex{statuses: map[job.BackupStatus]int{}, last: map[string]*job.Backup{}, proofs: map[string]*job.Backup{}, stored: map[string]int64{}, counts: map[string]int{}}
 }
 
 // before is the order of lists.
@@ -48,11 +50,15 @@ func (x *backupIndex) changed(_ string, old, now *job.Backup) {
 		if x.stored[old.Instance] -= old.Stored; x.stored[old.Instance] == 0 {
 			delete(x.stored, old.Instance)
 		}
+		if x.counts[old.Instance]--; x.counts[old.Instance] == 0 {
+			delete(x.counts, old.Instance)
+		}
 	}
 	if now != nil {
 		i, _ := slices.BinarySearchFunc(x.order, now, before)
 		x.order = slices.Insert(x.order, i, now)
 		x.statuses[now.Status]++
+		x.counts[now.Instance]++
 		if now.Stored != 0 {
 			x.stored[now.Instance] += now.Stored
 		}

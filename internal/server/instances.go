@@ -100,7 +100,7 @@ func (s *Server) CreateInstance(ctx context.Context, who *access.Caller, n NewIn
 	i := &job.Instance{ID: id, Name: n.Name, Project: who.Project, Agent: agent.ID, RepoName: repoName(n.Name, id), Made: true,
 		Status: job.InstanceBuild, Flavor: n.Flavor, VolumeGB: n.VolumeGB, CouchDBVersion: s.cfg.Version, RestoredFrom: n.Backup,
 		Address: agent.Hello.Address, Created: now, Updated: now}
-	j := &job.Job{ID: newID(), Kind: job.KindCreate, Agent: agent.ID, Project: who.Project, Instance: id, Backup: n.Backup, Spec: spec}
+	j := &job.Job{ID: newID(), Kind: job.KindCreate, Agent: agent.ID, Project: who.Project, Instance: id, Backup: n.Backup, By: who.User, Spec: spec}
 	i.Task, i.Job = j.Kind, j.ID
 	if err := s.instances.create(ctx, id, i); err != nil {
 		return nil, err
@@ -177,7 +177,7 @@ func (s *Server) Restart(ctx context.Context, who *access.Caller, id string) err
 	if l := s.Live(i); !l.CanRestart {
 		return refuse(Busy, "Instance %s can't be restarted: its agent has no setting restart_command.", id)
 	}
-	return s.begin(ctx, &job.Job{ID: newID(), Kind: job.KindRestart, Agent: i.Agent, Project: i.Project, Instance: id, Spec: job.Spec{Name: i.Name}}, nil)
+	return s.begin(ctx, &job.Job{ID: newID(), Kind: job.KindRestart, Agent: i.Agent, Project: i.Project, Instance: id, By: who.User, Spec: job.Spec{Name: i.Name}}, nil)
 }
 
 // DeleteInstance lets an instance go: one that Slipcover made is removed, one that was
@@ -203,7 +203,7 @@ func (s *Server) DeleteInstance(ctx context.Context, who *access.Caller, id stri
 	if !i.Made || agent == nil {
 		return errors.Join(s.instances.remove(ctx, id), s.dropSchedules(ctx, who, id))
 	}
-	j := &job.Job{ID: newID(), Kind: job.KindDeleteInstance, Agent: i.Agent, Project: i.Project, Instance: id, Spec: job.Spec{Name: i.Name}}
+	j := &job.Job{ID: newID(), Kind: job.KindDeleteInstance, Agent: i.Agent, Project: i.Project, Instance: id, By: who.User, Spec: job.Spec{Name: i.Name}}
 	if err := s.begin(ctx, j, func(i *job.Instance) { i.Status = job.InstanceShutdown }); err != nil {
 		return err
 	}

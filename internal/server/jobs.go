@@ -23,12 +23,23 @@ const (
 	// acceptFor is how long a server has from holding an instance to storing the job; an
 	// instance that is held by no job for longer was left by one that died.
 	acceptFor = time.Minute
-	// keepEnded is how long an ended job stays, for people to look at.
-	keepEnded = time.Hour
+	// keepEnded is how long an ended job stays, for people to look at, and mostEnded how many
+	// do; listEnded is how long it is among those that are listed.
+	keepEnded = 7 * 24 * time.Hour
+	mostEnded = 2000
+	listEnded = time.Hour
 	// saveProgress is how often the progress of a running job is stored, for other
 	// servers and as its sign of life.
 	saveProgress = 15 * time.Second
 )
+
+// by is who asked for a job, if no schedule did.
+func by(who *access.Caller, schedule string) string {
+	if schedule != "" {
+		return ""
+	}
+	return who.User
+}
 
 // begin starts a job that occupies its instance.
 func (s *Server) begin(ctx context.Context, j *job.Job, also func(*job.Instance)) error {
@@ -161,13 +172,14 @@ func seal(a *job.Agent, secrets job.Secrets) ([]byte, error) {
 
 // Jobs returns the jobs of a project that have not ended, and those that ended within
 // the last hour, the newest first.
-func (s *Server) Jobs(who *access.Caller) []*job.Job { return s.JobsOf(who, false) }
+func (s *Server) Jobs(who *access.Caller) []*job.Job { return s.JobsSince(who, false, listEnded) }
 
-// JobsOf is Jobs of the caller's project, or of all.
-func (s *Server) JobsOf(who *access.Caller, all bool) []*job.Job {
+// JobsSince is Jobs of the caller's project, or of all, with those that ended within some
+// time: the last 2,000 of all projects are there for a week.
+func (s *Server) JobsSince(who *access.Caller, all bool, ended time.Duration) []*job.Job {
 	var out []*job.Job
-	s.jobs.all(func(_ string, j *job.Job) bool {
-		if all || mine(who, j.Project) {
+	s.jobs.each(func(_ string, j *job.Job, ago time.Duration) bool {
+		if (all || mine(who, j.Project)) && (!j.State.Ended() || ago <= ended) {
 			shown := *j
 			shown.At = s.live.progressOf(j)
 			out = append(out, &shown)
@@ -341,6 +353,7 @@ func (s *Server) end(ctx context.Context, j *job.Job, r job.Report) error {
 			i.Status = job.InstanceError
 		}
 		switch {
+		case !ok && job.IsCancelled(r.Fault): // nothing is wrong
 		case !ok:
 			i.Fault = &job.Fault{Message: r.Fault, Created: s.now()}
 		case j.Kind == job.KindBackup && r.Result != nil: // all is well again
@@ -503,7 +516,7 @@ func (s *Server) prove(ctx context.Context, who *access.Caller, id, schedule str
 	if hello, online := s.hello(agent); !online || !hello.CanRead {
 		return "", refuse(Busy, "Backup %s can't be tested by agent %s: it must be online and have the setting identity_file.", b.ID, agent.Name)
 	}
-	j := &job.Job{ID: newID(), Kind: job.KindProve, Agent: agent.ID, Project: b.Project, Backup: b.ID, Schedule: schedule,
+	j := &job.Job{ID: newID(), Kind: job.KindProve, Agent: agent.ID, Project: b.Project, Backup: b.ID, Schedule: schedule, By: by(who, schedule),
 		Spec: job.Spec{RepoName: b.RepoName, RepoID: b.RepoID, Repository: b.Repository, Name: b.Name, Moment: s.rests(who, b)}}
 	if j.Spec.Sealed, err = seal(agent, secrets); err != nil {
 		return "", err

@@ -58,8 +58,8 @@ func newMetrics(s *Server) *metrics {
 	}
 	m.ahead = prometheus.NewCounter(prometheus.CounterOpts{Name: "slipcover_schedules_set_right_total", Help: "Schedules that a server whose clock was ahead had put off, and that were set right."})
 	for _, k := range kinds { // from 0 on, so that the first failure counts
-		for _, outcome := range []job.State{job.Done, job.Failed} {
-			m.outcomes.WithLabelValues(string(k), string(outcome))
+		for _, outcome := range []string{string(job.Done), string(job.Failed), outcomeCancelled} {
+			m.outcomes.WithLabelValues(string(k), outcome)
 		}
 	}
 	return m
@@ -67,8 +67,16 @@ func newMetrics(s *Server) *metrics {
 
 var kinds = []job.Kind{job.KindBackup, job.KindCreate, job.KindRestart, job.KindDeleteInstance, job.KindDeleteBackup, job.KindProve, job.KindAdopt, job.KindDocuments}
 
+// outcomeCancelled is that of jobs that somebody ended: they are failed, and nobody needs to
+// be told.
+const outcomeCancelled = "cancelled"
+
 func (m *metrics) ended(j *job.Job) {
-	m.outcomes.WithLabelValues(string(j.Kind), string(j.State)).Inc()
+	outcome := string(j.State)
+	if j.WasCancelled() {
+		outcome = outcomeCancelled
+	}
+	m.outcomes.WithLabelValues(string(j.Kind), outcome).Inc()
 	m.took.WithLabelValues(string(j.Kind)).Observe(max(0, j.Ended.Sub(j.Created).Seconds())) // the clock may have been set
 }
 

@@ -647,3 +647,16 @@ func (s *Server) retain(ctx context.Context, c *job.Schedule) error {
 	}
 	return errors.Join(errs...)
 }
+
+// SchedulesOf returns the schedules of the caller's project, or all, oldest first.
+func (s *Server) SchedulesOf(who *access.Caller, all bool) []*job.Schedule {
+	var out []*job.Schedule
+	s.schedules.all(func(_ string, c *job.Schedule) bool {
+		if all || mine(who, c.Project) {
+			out = append(out, c)
+		}
+		return true
+	})
+	slices.SortFunc(out, func(a, b *job.Schedule) int { return strings.Compare(a.ID, b.ID) })
+	return out
+}

@@ -42,6 +42,7 @@ type Standing struct {
 	Next     time.Time
 	Schedule *job.Schedule
 	Stored   int64 // what its backups added to repositories, in bytes
+	Backups  int   // how many there are, with those that failed
 	// Limit is how old the newest good backup may be.
 	Limit time.Duration
 
@@ -71,7 +72,8 @@ func (s *Server) Standings(who *access.Caller, all bool) []*Standing {
 	}
 	s.backups.mu.RLock()
 	for _, st := range out {
-		st.Last, st.Proven, st.Stored = s.index.last[st.ID], s.index.proofs[st.ID], s.index.stored[st.ID]
+		st.Last, st.Proven = s.index.last[st.ID], s.index.proofs[st.ID]
+		st.Stored, st.Backups = s.index.stored[st.ID], s.index.counts[st.ID]
 	}
 	s.backups.mu.RUnlock()
 	for _, st := range out {
@@ -135,4 +137,14 @@ func (st *Standing) judge(now time.Time) {
 	if st.Fault != nil {
 		st.Failed = st.Fault.Message
 	}
+}
+
+// Family returns a backup's children, which are deleted with it, their children and so on,
+// and last the backup itself.
+func (s *Server) Family(b *job.Backup) []*job.Backup { return s.family(b) }
+
+// Newest returns the newest good backup of an instance of the caller's project; nil if there
+// is none.
+func (s *Server) Newest(who *access.Caller, instance string) *job.Backup {
+	return s.newest(who, instance)
 }

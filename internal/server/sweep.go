@@ -3,6 +3,8 @@ package server
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/slipcover/slipcover/internal/access"
@@ -24,12 +26,14 @@ func (s *Server) Sweep(ctx context.Context) error {
 // that is still in there: it was taken out if two processes ran as one agent, and the
 // one whose claim didn't count was served it.
 func (s *Server) sweepJobs(ctx context.Context) error {
-	var lost, old, quiet []*job.Job
+	var lost, old, ended, quiet []*job.Job
 	s.jobs.each(func(_ string, j *job.Job, ago time.Duration) bool {
 		switch {
 		case j.State.Ended():
 			if ago > keepEnded {
 				old = append(old, j)
+			} else {
+				ended = append(ended, j)
 			}
 		case s.lost(j, ago):
 			lost = append(lost, j)
@@ -38,6 +42,10 @@ func (s *Server) sweepJobs(ctx context.Context) error {
 		}
 		return true
 	})
+	if len(ended) > mostEnded {
+		slices.SortFunc(ended, func(a, b *job.Job) int { return strings.Compare(a.ID, b.ID) })
+		old = append(old, ended[:len(ended)-mostEnded]...)
+	}
 	var errs []error
 	for _, j := range lost {
 		errs = append(errs, s.giveUp(ctx, j.ID, "its agent has not been heard of since "+j.Updated.Format(time.RFC3339)))

@@ -8,6 +8,7 @@ import (
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/api"
 	"github.com/slipcover/slipcover/internal/httpd"
+	"github.com/slipcover/slipcover/internal/server"
 )
 
 // fault is what an error page says.
@@ -98,7 +99,10 @@ func (c *call) toLogin(ended bool) {
 	c.send(&answer{status: http.StatusSeeOther, to: to})
 }
 
-func errorsIsUnavailable(err error) bool { return errors.Is(err, access.ErrUnavailable) }
+// isUnavailable says that nobody knows now.
+func isUnavailable(err error) bool {
+	return errors.Is(err, access.ErrUnavailable) || errors.Is(err, server.ErrUnavailable)
+}
 
 // TooMany answers that an address has asked too often.
 func (s *Site) TooMany(w http.ResponseWriter, _ *http.Request, a httpd.Allowance) {
@@ -112,4 +116,17 @@ func (s *Site) Broken(w http.ResponseWriter, r *http.Request) {
 	status, message := api.Broken(httpd.Of(r.Context()).ID)
 	w.Header().Set("Content-Security-Policy", policy)
 	http.Error(w, message, status)
+}
+
+// asRefusal returns the status of a refusal of package server or api; false of what is none.
+func asRefusal(err error) (int, bool) {
+	var own *api.Refusal
+	var theirs *server.Error
+	switch {
+	case errors.As(err, &own):
+		return own.Status, true
+	case errors.As(err, &theirs) && theirs.Kind.Status() != 0:
+		return theirs.Kind.Status(), true
+	}
+	return 0, false
 }

@@ -21,6 +21,7 @@ func (s *Site) functions(zone *time.Location) template.FuncMap {
 		"num":    Number,
 		"dur":    Duration,
 		"path":   pathOf,
+		"crumb":  crumbs,
 		"static": s.static.url,
 		"plural": plural,
 		"upper":  upperFirst,
@@ -229,4 +230,19 @@ func upperFirst(text string) string {
 		return text
 	}
 	return strings.ToUpper(text[:1]) + text[1:]
+}
+
+// crumb is one step of the way to a page.
+type crumb struct{ To, Name string }
+
+// crumbs are pairs of a path and a name, and last the name of the page itself.
+func crumbs(parts ...string) []crumb {
+	var out []crumb
+	for ; len(parts) > 1; parts = parts[2:] {
+		out = append(out, crumb{parts[0], parts[1]})
+	}
+	for _, name := range parts {
+		out = append(out, crumb{"", name})
+	}
+	return out
 }

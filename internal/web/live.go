@@ -105,10 +105,10 @@ func (c *call) still() bool {
 		return false
 	}
 	if _, err := c.sessions.find(ctx, cookie.Value); err != nil {
-		return errorsIsUnavailable(err)
+		return isUnavailable(err)
 	}
 	who, err := c.o.Checker.Check(ctx, c.session.token)
-	return err == nil && who.May(max(c.route.needs, access.Viewer)) || errorsIsUnavailable(err)
+	return err == nil && who.May(max(c.route.needs, access.Viewer)) || isUnavailable(err)
 }
 
 // fragments are what is sent: the parts of the page, the menu, and the title.

@@ -3,8 +3,6 @@ package web
 import (
 	"slices"
 	"strings"
-
-	"github.com/slipcover/slipcover/internal/job"
 )
 
 // nav is what the menu shows beside its entries.
@@ -24,7 +22,7 @@ type entry struct {
 
 // mainEntries and setupEntries are the menu, of which those are shown that have a page.
 var (
-	mainEntries  = []entry{{"jobs", "jobs", "Jobs", ""}, {"space", "space", "Space", ""}, {"schedules", "clock", "Schedules", ""}}
+	mainEntries  = []entry{{"jobs", "jobs", "Jobs", ""}, {"backups", "restore", "Backups", ""}, {"space", "space", "Space", ""}, {"schedules", "clock", "Schedules", ""}}
 	setupEntries = []entry{{"repositories", "repo", "Repositories", ""}, {"agents", "agent", "Agents", ""}, {"tokens", "key", "Tokens", ""}, {"audit", "audit", "Audit log", ""}}
 )
 
@@ -93,9 +91,4 @@ func (c *call) nav() *nav {
 	}
 	n.Main, n.SetUp = c.entries(mainEntries, beside), c.entries(setupEntries, beside)
 	return n
-}
-
-// jobs are those that the caller may see, the newest first.
-func (c *call) jobs() []*job.Job {
-	return c.o.Server.JobsOf(c.who, c.all())
 }

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/slipcover/slipcover/internal/access"
-	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/server"
 )
 
@@ -78,10 +77,12 @@ type overviewPage struct {
 	More     int // troubles that aren't shown
 	Rows     []*state
 	Pager    pager
+	Minis    map[string]*mini
+	Projects bool // of several projects
+	Backups  int
 	Running  []jobRow
 	Lately   []jobRow
 	Next     []*state
-	HasToken bool
 }
 
 // mostTrouble is how many troubles the overview shows.
@@ -107,6 +108,11 @@ func (c *call) overview() (*answer, error) {
 	p.Rows, p.Pager = paged(c, worst, func(i *state) string {
 		return i.Name + " " + i.ID + " " + i.Pill.Text + " " + i.Why + " " + i.AgentName
 	})
+	p.Minis = c.minis(p.Rows)
+	for _, i := range all {
+		p.Projects = p.Projects || i.Project != all[0].Project
+		p.Backups += i.Backups
+	}
 	p.Running, p.Lately = c.lately()
 	for _, i := range all {
 		if !i.Next.IsZero() {
@@ -142,35 +148,10 @@ func sum(all []*state) totals {
 	return t
 }
 
-// jobRow is a job in words.
-type jobRow struct {
-	*job.Job
-	What string // "Backup of shop-1"
-	Pill pill
-	Note string
-}
-
-// lately are the jobs that have not ended, and the last that have.
+// lately are the jobs that have not ended, and the last that have: a few of each.
 func (c *call) lately() (running, ended []jobRow) {
-	names := c.names()
-	for _, j := range c.jobs() {
-		row := jobRow{Job: j, What: whatJob(j, names[j.Instance]), Pill: jobPill(j)}
-		switch {
-		case !j.State.Ended() && len(running) < 5:
-			running = append(running, row)
-		case j.State.Ended():
-			ended = append(ended, row)
-		}
-	}
-	slices.SortStableFunc(ended, func(a, b jobRow) int { return endedAt(b.Job).Compare(endedAt(a.Job)) })
-	return running, ended[:min(len(ended), 5)]
-}
-
-func endedAt(j *job.Job) time.Time {
-	if j.Ended == nil {
-		return time.Time{}
-	}
-	return *j.Ended
+	running, ended = c.jobRows()
+	return running[:min(len(running), 5)], ended[:min(len(ended), 5)]
 }
 
 // names are those of the instances that the caller sees, by id.
@@ -184,5 +165,5 @@ func (c *call) names() map[string]string {
 
 // first is the overview while there is no instance.
 func (c *call) first() (*answer, error) {
-	return c.livePage("Nothing is backed up yet", "first", "first.live", nil), nil
+	return c.livePage("Nothing is backed up yet", "first", "first.live", c.joinForm()), nil
 }

@@ -80,6 +80,7 @@ type view struct {
 	Host    string
 	Version string
 	Main    template.HTML // the page's template, executed
+	Stream  string        // where the events of a live page are; "" is Path
 	Live    bool          // parts of it are sent again when something changes
 }
 

@@ -169,7 +169,16 @@ type route struct {
 
 // allRoutes are all pages, of each file those that it has.
 func allRoutes() []route {
-	return slices.Concat(loginRoutes, overviewRoutes, instanceRoutes)
+	return slices.Concat(
+		loginRoutes,
+		overviewRoutes,
+		instanceRoutes,
+		jobRoutes,
+		backupRoutes,
+		agentRoutes,
+		tokenRoutes,
+		scheduleRoutes,
+	)
 }
 
 // ServeHTTP answers.

@@ -2,6 +2,7 @@ package web
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/slipcover/slipcover/internal/job"
@@ -196,10 +197,87 @@ func jobPill(j *job.Job) pill {
 		return pill{"queued", "Waits for its agent"}
 	case j.State == job.Running:
 		return pill{"run", "Running"}
+	case j.WasCancelled():
+		return pill{"cancel", "Cancelled"}
 	case j.State == job.Failed:
 		return pill{"bad", "Failed"}
 	case j.Kind == job.KindProve:
 		return pill{"proven", "Proven"}
 	}
 	return pill{"ok", "Done"}
+}
+
+// jobNote is what came of a job, or why nothing did.
+func (c *call) jobNote(j *job.Job) string {
+	switch {
+	case !j.State.Ended():
+		return ""
+	case j.WasCancelled():
+		return j.Fault
+	case j.State == job.Failed:
+		return j.Fault
+	case j.Kind == job.KindBackup:
+		return Bytes(j.At.Stored) + " new, " + plural(int(j.At.Files), "file", "files")
+	}
+	return ""
+}
+
+// cancelLeaves is what is there after a job was cancelled.
+func cancelLeaves(j *job.Job) string {
+	switch j.Kind {
+	case job.KindBackup:
+		return "what is stored by then. It is no backup, and the next one takes it up instead of storing it again."
+	case job.KindProve:
+		return "nothing: what was restored for the test is removed, and the backup is as good or bad as before."
+	case job.KindCreate:
+		return "the new instance, as one that failed. Delete it to free its space; the backup is as it was."
+	}
+	return "all that was there before."
+}
+
+// backupPill is the state of a backup.
+func backupPill(b *job.Backup) pill {
+	switch {
+	case b.Status == job.BackupNew:
+		return pill{"queued", "Waits for its agent"}
+	case b.Status == job.BackupBuilding:
+		return pill{"run", "Being made"}
+	case b.Status == job.BackupFailed && job.IsCancelled(b.Fault):
+		return pill{"cancel", "Cancelled"}
+	case b.Status == job.BackupFailed:
+		return pill{"bad", "Failed"}
+	case b.Status == job.BackupDeleteFailed:
+		return pill{"bad", "Not deleted"}
+	case b.Status == job.BackupDeleting:
+		return pill{"queued", "Being deleted"}
+	case b.Proof != nil && !b.Proof.OK:
+		return pill{"bad", "Not sound"}
+	case b.Damage > 0:
+		return pill{"damaged", "Done, " + plural(b.Damage, "note", "notes")}
+	case b.Uncopied > 0:
+		return pill{"warn", "Copy missing"}
+	case b.Proof != nil:
+		return pill{"proven", "Proven"}
+	}
+	return pill{"ok", "Done"}
+}
+
+// firingPill is what came of a schedule's last firing.
+func firingPill(s *job.Schedule) (pill, string) {
+	at := s.Last.Outcome
+	switch {
+	case !s.Enabled:
+		return pill{"paused", "Paused"}, ""
+	case at == "":
+		return pill{"queued", "Not yet"}, "it has not fired"
+	case at == "started", at == "starting":
+		return pill{"ok", "Begun"}, ""
+	case strings.HasPrefix(at, "waiting"):
+		return pill{"queued", "Waits for its agent"}, ""
+	case strings.HasPrefix(at, "skipped"):
+		return pill{"warn", "Skipped"}, "the instance was busy"
+	case strings.HasPrefix(at, "missed"):
+		return pill{"bad", "Missed"}, "it could not begin in time"
+	}
+	return pill{"bad", "Refused"}, at
 }

@@ -54,7 +54,13 @@ function put(html: string): void {
   t.innerHTML = html;
   const title = t.content.querySelector("title")?.textContent;
   if (title) document.title = title;
-  for (const next of t.content.querySelectorAll<HTMLElement>("[data-live][id]")) {
+  const all = [...t.content.querySelectorAll<HTMLElement>("[data-live][id]")];
+  const own = all.filter((e) => e.id !== "menu");
+  if (own.length > 0 && !own.some((e) => document.getElementById(e.id))) {
+    location.reload(); // it has become another page, as when the first node is here
+    return;
+  }
+  for (const next of all) {
     const old = document.getElementById(next.id);
     if (!old || old.isEqualNode(next)) continue;
     const focus = old.contains(document.activeElement) ? document.activeElement : null;

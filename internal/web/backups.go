@@ -1,0 +1,326 @@
+package web
+
+import (
+	"cmp"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/slipcover/slipcover/internal/access"
+	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/server"
+	"github.com/slipcover/slipcover/internal/words"
+)
+
+// Horizon's three actions have its names: Create backup, Restore to a new instance, Delete
+// backup.
+var backupRoutes = []route{
+	{"GET /backups", access.Viewer, "", (*call).backupsPage},
+	{"GET /backups/new", access.Operator, "", (*call).newBackup},
+	{"POST /backups/new", access.Operator, "backup.create", (*call).createBackup},
+	{"GET /backups/{id}", access.Viewer, "", (*call).backupPage},
+	{"POST /backups/{id}/prove", access.Operator, "backup.prove", (*call).proveBackup},
+	{"GET /backups/{id}/restore", access.Operator, "", (*call).askRestore},
+	{"POST /backups/{id}/restore", access.Operator, "instance.create", (*call).restoreBackup},
+	{"GET /backups/{id}/delete", access.Operator, "", (*call).askDelete},
+	{"POST /backups/{id}/delete", access.Operator, "backup.delete", (*call).deleteBackup},
+}
+
+// listedBackup is a backup in words.
+type listedBackup struct {
+	*job.Backup
+	Pill     pill
+	Instance string // its name
+	Home     string // path of the instance; "" if it is gone
+	At       time.Time
+	Took     time.Duration
+	Progress
+}
+
+func (c *call) listBackup(b *job.Backup, names map[string]string) listedBackup {
+	row := listedBackup{Backup: b, Pill: backupPill(b), Instance: cmp.Or(names[b.Instance], b.RepoName), At: b.Updated}
+	if names[b.Instance] != "" {
+		row.Home = pathOf("instances", b.Instance)
+	}
+	if b.Finished != nil {
+		row.At = *b.Finished
+		if b.Started != nil {
+			row.Took = b.Finished.Sub(*b.Started)
+		}
+	}
+	return row
+}
+
+type backupsPage struct {
+	Rows  []listedBackup
+	Pager pager
+	Names map[string]string
+}
+
+func (c *call) backupsPage() (*answer, error) {
+	var all []*job.Backup
+	c.o.Server.EachBackup(c.who, c.all(), func(b *job.Backup) bool {
+		all = append(all, b)
+		return true
+	})
+	names := c.names()
+	var p backupsPage
+	page, pager := paged(c, all, func(b *job.Backup) string {
+		return b.Name + " " + names[b.Instance] + " " + b.RepoName + " " + b.ID + " " + backupPill(b).Text
+	})
+	for _, b := range page {
+		p.Rows = append(p.Rows, c.listBackup(b, names))
+	}
+	p.Pager = pager
+	return c.livePage("Backups", "backups", "backups.live", p), nil
+}
+
+// findBackup returns a backup that the caller sees, and the caller in its project.
+func (c *call) findBackup() (*job.Backup, *access.Caller, error) {
+	id := c.r.PathValue("id")
+	who, err := c.as(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	b, err := c.o.Server.Backup(c.r.Context(), who, id)
+	return b, who, err
+}
+
+type backupPage struct {
+	listedBackup
+	Schedule string
+	Parent   string // name of the backup that it was made on
+	Job      *jobRow
+	Proving  *jobRow // a restore test that runs
+	Restores []*job.Instance
+}
+
+func (c *call) backupPage() (*answer, error) {
+	b, _, err := c.findBackup()
+	if err != nil {
+		return nil, err
+	}
+	names := c.names()
+	p := backupPage{listedBackup: c.listBackup(b, names)}
+	for _, s := range c.schedules() {
+		if s.ID == b.Schedule {
+			p.Schedule = s.Name
+		}
+	}
+	for _, j := range c.jobs() {
+		if j.Backup != b.ID || j.State.Ended() {
+			continue
+		}
+		row := c.jobRow(j, names, nil)
+		switch j.Kind {
+		case job.KindProve:
+			p.Proving = &row
+		default:
+			p.Job = &row
+		}
+	}
+	for _, i := range c.o.Server.Instances(c.who, c.all()) {
+		if i.RestoredFrom == b.ID {
+			p.Restores = append(p.Restores, i)
+		}
+	}
+	return c.livePage("Backup "+b.Name, "backup", "backup.live", p), nil
+}
+
+// newBackupForm is what Create backup asks.
+type newBackupForm struct {
+	Instance, Name, Description string
+	Instances                   []*state
+	Problem                     string
+}
+
+func (c *call) backupForm() newBackupForm {
+	f := newBackupForm{Instance: c.r.FormValue("instance"), Name: strings.TrimSpace(c.r.FormValue("name")), Description: strings.TrimSpace(c.r.FormValue("description"))}
+	f.Instances = c.states()
+	return f
+}
+
+func (c *call) newBackup() (*answer, error) {
+	return c.page("Create backup", "backup-new", c.backupForm()), nil
+}
+
+func (c *call) createBackup() (*answer, error) {
+	f := c.backupForm()
+	f.Name = cmp.Or(f.Name, "by hand, "+c.now().In(c.set.zone).Format("2006-01-02 15:04"))
+	who, err := c.as(f.Instance)
+	if err != nil {
+		f.Problem = "Choose an instance."
+		return c.again("Create backup", "backup-new", f), nil
+	}
+	if !words.IsName(f.Name, 255) {
+		f.Problem = "The name must have 1 to 255 characters in one line."
+		return c.again("Create backup", "backup-new", f), nil
+	}
+	b, err := c.o.Server.CreateBackup(c.r.Context(), who, server.NewBackup{Name: f.Name, Description: f.Description, Instance: f.Instance})
+	if problem, ok := theirs(err); ok {
+		f.Problem = problem
+		return c.again("Create backup", "backup-new", f), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	c.log.Target = b.ID
+	return c.see(pathOf("backups", b.ID), "The backup was begun."), nil
+}
+
+func (c *call) proveBackup() (*answer, error) {
+	b, who, err := c.findBackup()
+	if err != nil {
+		return nil, err
+	}
+	id, err := c.o.Server.Prove(c.r.Context(), who, b.ID)
+	if problem, ok := theirs(err); ok {
+		return c.see(pathOf("backups", b.ID), problem), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c.see(pathOf("jobs", id), "The restore test was begun."), nil
+}
+
+// restoreForm is what Restore to a new instance asks.
+type restoreForm struct {
+	listedBackup
+	Name, Agent, Volume string
+	Needs               int // GB
+	Agents              []server.AgentInfo
+	Problem             string
+}
+
+func (c *call) restoreForm(b *job.Backup) restoreForm {
+	f := restoreForm{listedBackup: c.listBackup(b, c.names()), Name: strings.TrimSpace(c.r.FormValue("name")), Agent: c.r.FormValue("agent"),
+		Volume: strings.TrimSpace(c.r.FormValue("volume")), Needs: int((max(b.Size, 1)-1)>>30) + 1}
+	for _, a := range c.o.Server.Agents() {
+		if a.Online && a.Hello.CanCreate && (a.Project == b.Project || a.Project == "") {
+			f.Agents = append(f.Agents, a)
+		}
+	}
+	return f
+}
+
+func (c *call) askRestore() (*answer, error) {
+	b, _, err := c.findBackup()
+	if err != nil {
+		return nil, err
+	}
+	f := c.restoreForm(b)
+	if f.Name == "" {
+		f.Name = f.Instance + "-copy"
+	}
+	return c.page("Restore to a new instance", "backup-restore", f), nil
+}
+
+func (c *call) restoreBackup() (*answer, error) {
+	b, who, err := c.findBackup()
+	if err != nil {
+		return nil, err
+	}
+	f := c.restoreForm(b)
+	volume := 0
+	if f.Volume != "" {
+		if volume, err = strconv.Atoi(f.Volume); err != nil || volume < 1 || volume > 1<<20 {
+			f.Problem = "The volume is a whole number of GB, or empty for what the backup needs."
+			return c.again("Restore to a new instance", "backup-restore", f), nil
+		}
+	}
+	if !words.IsName(f.Name, 255) {
+		f.Problem = "The new instance needs a name of 1 to 255 characters in one line."
+		return c.again("Restore to a new instance", "backup-restore", f), nil
+	}
+	i, err := c.o.Server.CreateInstance(c.r.Context(), who, server.NewInstance{Name: f.Name, Flavor: "1", VolumeGB: volume, Backup: b.ID, Agent: f.Agent})
+	if problem, ok := theirs(err); ok {
+		f.Problem = problem
+		return c.again("Restore to a new instance", "backup-restore", f), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	c.log.Target = i.ID
+	return c.see(pathOf("jobs", i.Job), "The new instance "+i.Name+" is being made."), nil
+}
+
+// deletePage shows what deleting a backup does.
+type deletePage struct {
+	listedBackup
+	Confirm  confirm
+	Children []*job.Backup // that go with it
+}
+
+// confirm is a typed confirmation.
+type confirm struct {
+	Action, Back, Head, Word, Do, Wrong string
+	Calm                                bool
+	Points                              []point
+}
+
+// point is one consequence: its outcome first.
+type point struct{ Level, Icon, Head, Text string }
+
+func (c *call) deletion(b *job.Backup, who *access.Caller) deletePage {
+	p := deletePage{listedBackup: c.listBackup(b, c.names())}
+	stored := int64(0)
+	for _, m := range c.o.Server.Family(b) {
+		stored += m.Stored
+		if m.ID != b.ID {
+			p.Children = append(p.Children, m)
+		}
+	}
+	k := &p.Confirm
+	k.Action, k.Back = pathOf("backups", b.ID, "delete"), pathOf("backups", b.ID)
+	k.Word, k.Do, k.Head = b.Name, "Delete backup", "The backup "+b.Name+" of "+p.Instance+" is deleted, and can't be had back."
+	if n := len(p.Children); n > 0 {
+		k.Points = append(k.Points, point{"bad", "bad", plural(n, "backup goes", "backups go") + " with it:", "made with it as their parent, as Trove has it, though each would restore alone."})
+	}
+	if st := c.o.Server.Newest(who, b.Instance); st != nil && st.ID == b.ID {
+		k.Points = append(k.Points, point{"warn", "warn", "It is the newest good backup of " + p.Instance + ".", "What is shipped rests on it until the next one."})
+	}
+	k.Points = append(k.Points, point{"info", "info", "It frees at most " + Bytes(stored) + ":", "objects that other backups need stay."})
+	k.Points = append(k.Points, point{"info", "info", "A pin or Object Lock keeps it:", "then it stays as good as it is, and the job says so."})
+	return p
+}
+
+func (c *call) askDelete() (*answer, error) {
+	b, who, err := c.findBackup()
+	if err != nil {
+		return nil, err
+	}
+	return c.page("Delete backup", "backup-delete", c.deletion(b, who)), nil
+}
+
+func (c *call) deleteBackup() (*answer, error) {
+	b, who, err := c.findBackup()
+	if err != nil {
+		return nil, err
+	}
+	if strings.TrimSpace(c.r.FormValue("word")) != strings.TrimSpace(b.Name) {
+		p := c.deletion(b, who)
+		p.Confirm.Wrong = "That is not the name of the backup. Nothing was deleted."
+		return c.again("Delete backup", "backup-delete", p), nil
+	}
+	err = c.o.Server.DeleteBackup(c.r.Context(), who, b.ID)
+	if problem, ok := theirs(err); ok {
+		p := c.deletion(b, who)
+		p.Confirm.Wrong = problem
+		return c.again("Delete backup", "backup-delete", p), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c.see("/backups", "The backup "+b.Name+" is being deleted."), nil
+}
+
+// theirs is what is wrong with a request, in a sentence, if whoever asked can do something
+// about it on the same page.
+func theirs(err error) (string, bool) {
+	own, ok := asRefusal(err)
+	if !ok || own == http.StatusNotFound || own == http.StatusServiceUnavailable || own == http.StatusInternalServerError {
+		return "", false
+	}
+	return err.Error(), true
+}
