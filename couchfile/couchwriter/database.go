@@ -214,6 +214,15 @@ func idEntry(e couchfile.Entry) (id couchfile.Entry, seq uint64, err error) {
 // calculate_start_seq.
 func (d *Database) SetUUID(uuid string) { d.head[AtUUID] = erlterm.PutBinary(nil, uuid) }
 
+// SetSecurity appends a security object as it is stored in some database, the payload of a chunk, and has the next header
+// point to it.
+//
+// Source: CouchDB 3.5, src/couch/src/couch_bt_engine.erl, set_security.
+func (d *Database) SetSecurity(stored []byte) {
+	off, _ := d.f.Chunk(stored)
+	d.head[AtSecurity] = erlterm.PutInt(nil, off)
+}
+
 // Header is what the server writes as the header of the commit, 131 first, if
 // nothing but the trees changed: security, limits and the like are those of
 // the header before.

@@ -67,6 +67,9 @@ type Options struct {
 	// Part is what a node of another cluster gets of the backups of several nodes, in the
 	// place of Record and Moment; nil restores the node that the backup is of.
 	Part *Part
+	// Whole is called when all is written and on the disk, before the marker goes that says that it isn't;
+	// nil calls nothing. Its error ends the restore as it is then.
+	Whole func() error
 
 	Owner    string    // USER, USER:GROUP or :GROUP for all that is written; "" doesn't change it
 	Parallel int       // files at once; 0 is the number of CPUs, at least 2, at most 4
@@ -196,6 +199,30 @@ type run struct {
 // each file is synced before its rename, and each folder in place of syncfs.
 func Files(ctx context.Context, opts Options) (*Result, error) {
 	started := time.Now()
+	r, err := newRun(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.prepare(ctx); err != nil {
+		return nil, err
+	}
+	defer r.targets.close()
+	defer r.batch.close()
+	defer r.closeReaders()
+	if err := r.write(ctx); err != nil {
+		return nil, err
+	}
+	p := r.opts.Progress
+	r.res.Files, r.res.Bytes, r.res.KeptFiles, r.res.KeptBytes = p.FilesDone.Load(), p.BytesDone.Load(), p.FilesKept.Load(), p.BytesKept.Load()
+	r.res.Took = time.Since(started)
+	for _, list := range []*[]string{&r.res.Databases, &r.res.Damaged, &r.res.Removed, &r.res.Aside, &r.res.LeftAlone, &r.res.Problems, &r.res.Warnings, &r.res.Notes, &r.res.Commands} {
+		*list = nonNil(*list)
+	}
+	r.res.Dropped, r.res.Lost = nonNil(r.res.Dropped), nonNil(r.res.Lost)
+	return r.res, nil
+}
+
+func newRun(ctx context.Context, opts Options) (*run, error) {
 	if err := opts.check(); err != nil {
 		return nil, err
 	}
@@ -209,24 +236,33 @@ func Files(ctx context.Context, opts Options) (*Result, error) {
 			return nil, err
 		}
 	}
-	r := &run{opts: opts, m: m, lost: map[*manifest.File]bool{}, rewritten: map[string]int64{}, instead: map[string]bool{}, res: &Result{Backup: m.ID, To: opts.To}}
-	if err := r.prepare(ctx); err != nil {
+	return &run{opts: opts, m: m, lost: map[*manifest.File]bool{}, rewritten: map[string]int64{}, instead: map[string]bool{}, res: &Result{Backup: m.ID, To: opts.To}}, nil
+}
+
+// Needs is what a restore would write, in bytes, and what an unfinished one of the same has written of it already.
+type Needs struct {
+	Bytes, There int64
+}
+
+// Check decides what Files would, and returns the error that it would return before it writes anything. It changes nothing.
+func Check(ctx context.Context, opts Options) (*Needs, error) {
+	r, err := newRun(ctx, opts)
+	if err != nil {
 		return nil, err
 	}
-	defer r.targets.close()
-	defer r.batch.close()
 	defer r.closeReaders()
-	if err := r.write(ctx); err != nil {
+	if _, err := r.decide(ctx); err != nil {
 		return nil, err
 	}
-	p := opts.Progress
-	r.res.Files, r.res.Bytes, r.res.KeptFiles, r.res.KeptBytes = p.FilesDone.Load(), p.BytesDone.Load(), p.FilesKept.Load(), p.BytesKept.Load()
-	r.res.Took = time.Since(started)
-	for _, list := range []*[]string{&r.res.Databases, &r.res.Damaged, &r.res.Removed, &r.res.Aside, &r.res.LeftAlone, &r.res.Problems, &r.res.Warnings, &r.res.Notes, &r.res.Commands} {
-		*list = nonNil(*list)
+	n := &Needs{Bytes: r.plan.bytes()}
+	for _, list := range [][]item{r.plan.items, r.plan.last} {
+		for _, it := range list {
+			if info, err := os.Lstat(r.targets.path(it)); err == nil && info.Mode().IsRegular() {
+				n.There += min(info.Size(), it.f.Size)
+			}
+		}
 	}
-	r.res.Dropped, r.res.Lost = nonNil(r.res.Dropped), nonNil(r.res.Lost)
-	return r.res, nil
+	return n, nil
 }
 
 // nonNil makes JSON say [] and not null.
@@ -277,10 +313,23 @@ func (o *Options) check() (err error) {
 
 // prepare decides everything and then puts the markers in place.
 func (r *run) prepare(ctx context.Context) error {
+	mark, err := r.decide(ctx)
+	if err != nil {
+		return err
+	}
+	if err := r.targets.mark(mark, r.owner); err != nil {
+		r.targets.close()
+		return err
+	}
+	return nil
+}
+
+// decide decides everything and writes nothing.
+func (r *run) decide(ctx context.Context) (*marker, error) {
 	var warning string
 	var err error
 	if r.owner, warning, err = parseOwner(r.opts.Owner); err != nil {
-		return err
+		return nil, err
 	}
 	if warning != "" {
 		r.res.Warnings = append(r.res.Warnings, warning)
@@ -289,7 +338,7 @@ func (r *run) prepare(ctx context.Context) error {
 	mark := markOf(&r.opts, r.m)
 	why := r.decideHistory(&mark, r.findLater(ctx))
 	if r.reuse, err = r.targets.look(ctx, &mark, r.opts.Delta); err != nil {
-		return err
+		return nil, err
 	}
 	r.res.Continued = mark.continued
 	r.newHistory = mark.NewHistory
@@ -297,6 +346,8 @@ func (r *run) prepare(ctx context.Context) error {
 	p := newPlanner(&r.opts, r.m, r.res)
 	r.readers = map[*manifest.File]*repo.Reader{}
 	switch {
+	case r.opts.Part != nil && r.opts.Part.DB != nil:
+		r.plan = p.partOfDB(r.opts.Part, r.readers)
 	case r.opts.Part != nil:
 		r.plan = p.partOf(r.opts.Part, r.readers)
 		r.tellPart()
@@ -308,24 +359,20 @@ func (r *run) prepare(ctx context.Context) error {
 		r.rename, err = p.renaming(ctx)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := r.targets.noLinks(r.plan); err != nil {
-		return err
+		return nil, err
 	}
 	if err := r.tellIndexDir(ctx); err != nil {
-		return err
+		return nil, err
 	}
 	if r.opts.Part == nil {
 		r.plan.read(r.opts.Repo, r.m, r.opts.To, r.readers)
 	}
 	r.opts.Progress.Files.Store(int64(len(r.plan.items) + len(r.plan.last)))
 	r.opts.Progress.Bytes.Store(r.plan.bytes())
-	if err := r.targets.mark(&mark, r.owner); err != nil {
-		r.targets.close()
-		return err
-	}
-	return nil
+	return &mark, nil
 }
 
 // openReaders returns all readers.
@@ -343,7 +390,9 @@ func (r *run) closeReaders() {
 	}
 }
 
-func (r *run) whole() bool { return len(r.opts.Databases) == 0 }
+func (r *run) whole() bool {
+	return len(r.opts.Databases) == 0 && (r.opts.Part == nil || r.opts.Part.DB == nil)
+}
 
 // write does all that comes between setting the markers and removing them.
 func (r *run) write(ctx context.Context) error {
@@ -387,6 +436,11 @@ func (r *run) write(ctx context.Context) error {
 	r.tellDamage()
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	if r.opts.Whole != nil {
+		if err := r.opts.Whole(); err != nil {
+			return err
+		}
 	}
 	return r.targets.unmark()
 }

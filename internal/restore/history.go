@@ -266,19 +266,27 @@ func (r *run) historyOf(ctx context.Context, f io.ReaderAt, it item) (*newHistor
 	gone, err := checkpoints(ctx, f, it.f.Size)
 	var h *newHistory
 	if err == nil {
-		h, err = makeHistory(f, it.f.Size, r.uuidOf(it), gone)
+		h, err = makeHistory(f, it.f.Size, r.uuidOf(it), gone, r.security())
 	}
 	if !unfit(err) {
 		return h, err
 	}
 	problem := fmt.Sprintf("%s has a new history, but its checkpoints can't be read and stay: %v", it.path, err)
-	if h, err = makeHistory(f, it.f.Size, r.uuidOf(it), nil); unfit(err) {
+	if h, err = makeHistory(f, it.f.Size, r.uuidOf(it), nil, r.security()); unfit(err) {
 		return &newHistory{problem: fmt.Sprintf("%s keeps its history: %v", it.path, err)}, nil
 	}
 	if err == nil {
 		h.problem = problem
 	}
 	return h, err
+}
+
+// security is the stored security object that all shards get; nil leaves each its own.
+func (r *run) security() []byte {
+	if r.opts.Part == nil || r.opts.Part.DB == nil {
+		return nil
+	}
+	return r.opts.Part.DB.security
 }
 
 // unfit reports whether an error says that a file is damaged or no database of a version
@@ -294,8 +302,9 @@ func unfit(err error) bool {
 }
 
 // makeHistory makes what is appended to a database of size bytes: the tree of local
-// documents without those that are gone, and its header with another uuid.
-func makeHistory(f io.ReaderAt, size int64, uuid string, gone []erlterm.Term) (*newHistory, error) {
+// documents without those that are gone, and its header with another uuid, and with another security object if
+// one is given as it is stored.
+func makeHistory(f io.ReaderAt, size int64, uuid string, gone []erlterm.Term, security []byte) (*newHistory, error) {
 	raw, err := couchfile.FindHeader(f, size)
 	if err != nil {
 		return nil, err
@@ -307,6 +316,9 @@ func makeHistory(f io.ReaderAt, size int64, uuid string, gone []erlterm.Term) (*
 		return nil, err
 	}
 	db.SetUUID(uuid)
+	if security != nil {
+		db.SetSecurity(security)
+	}
 	if err := db.Update(couchwriter.Update{LocalsGone: gone}); err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"os/user"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // owner is who files are given to; -1 leaves a part as it is.
@@ -120,4 +121,17 @@ func (o owner) path(path string) error {
 		return nil
 	}
 	return os.Lchown(path, o.uid, o.gid)
+}
+
+// OwnerOf returns whose a file is, as Options.Owner has it; ok if this process can make such files.
+func OwnerOf(path string) (owner string, ok bool) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", false
+	}
+	st, is := info.Sys().(*syscall.Stat_t)
+	if !is {
+		return "", false
+	}
+	return fmt.Sprintf("%d:%d", st.Uid, st.Gid), os.Geteuid() == 0 || os.Geteuid() == int(st.Uid)
 }

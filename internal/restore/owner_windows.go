@@ -16,3 +16,6 @@ func runsAsRoot(string, bool) string { return "" }
 
 func (owner) file(*os.File) error { return nil }
 func (owner) path(string) error   { return nil }
+
+// OwnerOf says that files belong to whoever makes them.
+func OwnerOf(string) (owner string, ok bool) { return "", true }

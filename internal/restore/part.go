@@ -42,6 +42,8 @@ type Part struct {
 	Shared int
 	// Problems say what can't be read of the shard maps, or is wrong with them.
 	Problems []string
+	// DB is set for a part of one database, which is put into a running cluster: see PartOfDB.
+	DB *PartDB
 }
 
 // PartOf works a plan out for the node of that name. It returns topology.ErrPlan if the
@@ -76,6 +78,9 @@ func (p *Part) config() int {
 	return i
 }
 
+// Key names what the node gets, with the backups and the other nodes.
+func (p *Part) Key() string { return p.hash() }
+
 // hash names what the node gets: a restore goes on only with what is the same.
 func (p *Part) hash() string {
 	sum := sha256.New()
@@ -91,6 +96,9 @@ func (p *Part) hash() string {
 	}
 	for _, m := range p.Maps {
 		_, _ = sum.Write(m.Doc)
+	}
+	if p.DB != nil {
+		fmt.Fprintln(sum, p.DB.was, p.DB.Name, p.DB.Suffix)
 	}
 	return hex.EncodeToString(sum.Sum(nil))
 }

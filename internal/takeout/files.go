@@ -57,6 +57,11 @@ func (s *Server) OwnData(ctx context.Context, data string) (own bool, reason str
 	if len(members.All) > 1 || len(members.Cluster) > 1 {
 		return false, "the server is one of a cluster's", nil
 	}
+	return s.sameData(ctx, data)
+}
+
+// sameData reports whether a data directory is that of the server, and if not, why not.
+func (s *Server) sameData(ctx context.Context, data string) (own bool, reason string, err error) {
 	var info struct{ UUID string }
 	if err := s.call(ctx, http.MethodGet, "/_node/_local/_dbs", nil, &info); err != nil {
 		return false, "", err
@@ -145,10 +150,10 @@ func Place(ctx context.Context, p Placement) (*Placed, error) {
 	case old != nil && !p.Replace:
 		return nil, fmt.Errorf("%w: %q; --as restores under another name, --replace in its place", ErrTaken, p.DB)
 	}
-	if err := p.link(p.Staged, "shards", p.Data); err != nil {
+	if err := link(p.Staged, "shards", p.Data); err != nil {
 		return nil, err
 	}
-	if err := p.link(p.Indexes, ".shards", p.Index); err != nil {
+	if err := link(p.Indexes, ".shards", p.Index); err != nil {
 		return nil, err
 	}
 	if old != nil {
@@ -193,8 +198,9 @@ func (p *Placement) back(ctx context.Context, old, put *mapDoc) error {
 	return errors.New("the database is the one that it was before")
 }
 
-// link gives the files below a folder their names below another one, on the disk.
-func (p *Placement) link(staged, folder, to string) error {
+// link gives the files below a folder their names below another one, on the disk. Folders that it makes belong to
+// whom the files' own do.
+func link(staged, folder, to string) error {
 	var dirs []string
 	err := filepath.WalkDir(filepath.Join(staged, folder), func(path string, e fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) { // there are no indexes
@@ -209,7 +215,11 @@ func (p *Placement) link(staged, folder, to string) error {
 		}
 		full := filepath.Join(to, rel)
 		if e.IsDir() {
-			if err := durable.Mkdir(full, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
+			err := durable.Mkdir(full, 0o750)
+			if err == nil {
+				err = giveLike(full, path)
+			}
+			if err != nil && !errors.Is(err, fs.ErrExist) {
 				return err
 			}
 			dirs = append(dirs, full)

@@ -1,0 +1,3 @@
+package takeout
+
+func giveLike(string, string) error { return nil }
