@@ -112,6 +112,9 @@ var routes = []route{
 	{"POST /backups/{id}/serve", access.Operator, "serve.open", (*call).openServe},
 	{"GET /serves", access.Viewer, "", (*call).listServes},
 	{"DELETE /serves/{id}", access.Operator, "serve.close", (*call).closeServe},
+	{"POST /restores", access.Operator, "restore.start", (*call).startRestore},
+	{"GET /restores", access.Viewer, "", (*call).listRestores},
+	{"GET /restores/{id}", access.Viewer, "", (*call).showRestore},
 	{"GET /jobs", access.Viewer, "", (*call).listJobs},
 	{"GET /jobs/{id}", access.Viewer, "", (*call).showJob},
 }

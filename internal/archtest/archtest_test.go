@@ -114,7 +114,7 @@ var allowed = map[string][]string{
 	"internal/sdnotify": {},
 
 	// The catalog and who does what: no HTTP, no engines, no NATS of its own.
-	"internal/server": {"internal/access", "internal/bus", "internal/calendar", "internal/durable", "internal/job", "internal/localhost", "internal/manifest", "internal/newest", "internal/retention", "internal/schedule", "internal/words"},
+	"internal/server": {"internal/access", "internal/bus", "internal/calendar", "internal/durable", "internal/job", "internal/localhost", "internal/manifest", "internal/newest", "internal/retention", "internal/schedule", "internal/shard", "internal/topology", "internal/words"},
 
 	// What both REST APIs do alike with a request.
 	"internal/api": {"internal/access", "internal/httpd", "internal/server"},
@@ -137,8 +137,8 @@ var allowed = map[string][]string{
 	"internal/web/timeline": {},
 
 	// Runs jobs on a node with the engines; the bus brings them.
-	"internal/agent": {"internal/backup", "internal/bus", "internal/durable", "internal/job", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/restore", "internal/serve", "internal/serve/tryout", "internal/ship",
-		"internal/storage", "internal/takeout"},
+	"internal/agent": {"internal/backup", "internal/bus", "internal/cluster", "internal/durable", "internal/job", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/restore", "internal/serve", "internal/serve/tryout", "internal/ship",
+		"internal/storage", "internal/takeout", "internal/topology"},
 
 	// What commands have in common, and the settings' repositories opened: no command.
 	"internal/cli/core": {"internal/userfile", "couchfile", "internal/backup", "internal/config", "internal/serve", "internal/ship", "internal/manifest", "internal/node", "internal/repo",

@@ -12,6 +12,7 @@
 //	schedules  Schedule   when to back up, how long to keep, what to prove
 //	strategies Strategy   which container a project's or instance's backups go to
 //	quotas     Quota      what a project may have
+//	restores   Restore    a plan that several agents carry out together
 //	tokens     (package access)
 //
 // # How work is done

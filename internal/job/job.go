@@ -284,6 +284,8 @@ type Spec struct {
 	KeepMoments time.Duration     `json:"keep_moments,omitempty"`
 	Labels      map[string]string `json:"labels,omitempty"`    // of the backup's record
 	Documents   *Documents        `json:"documents,omitempty"` // of KindDocuments
+	// Part is the step of a restore, of KindRestore.
+	Part *Part `json:"part,omitempty"`
 	// Sealed is a Secrets as JSON, encrypted to the agent's age recipient.
 	Sealed []byte `json:"sealed,omitempty"`
 }

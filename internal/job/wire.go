@@ -95,6 +95,10 @@ type Report struct {
 	// Kept says of a deletion that failed that it has removed nothing: the backup is
 	// pinned, or its storage protects it.
 	Kept bool `json:"kept,omitempty"`
+	// Unwritten says of StepMap that failed that no shard map was written, nor will be.
+	Unwritten bool `json:"unwritten,omitempty"`
+	// Problems are what a restore couldn't restore as it was backed up.
+	Problems []string `json:"problems,omitempty"`
 
 	Result         *Result     `json:"result,omitempty"`     // of a backup
 	Repository     *Repository `json:"repository,omitempty"` // where it was made

@@ -335,6 +335,8 @@ func (s *Server) end(ctx context.Context, j *job.Job, r job.Report) error {
 		err = s.endDelete(ctx, j, r)
 	case job.KindProve:
 		err = s.endProve(ctx, j, r)
+	case job.KindRestore:
+		err = s.endStep(ctx, j, r)
 	case job.KindDeleteInstance:
 		if ok {
 			err = s.instances.remove(ctx, j.Instance)
@@ -384,6 +386,7 @@ func (s *Server) end(ctx context.Context, j *job.Job, r job.Report) error {
 		s.met.ended(ended)
 		s.log.InfoContext(ctx, "job ended", "job", j.ID, "kind", j.Kind, "state", r.State, "fault", r.Fault, "took", ended.Ended.Sub(ended.Created))
 		s.afterwards(ctx, ended)
+		s.afterStep(ctx, ended)
 	}
 	return err
 }

@@ -86,6 +86,7 @@ type Server struct {
 	schedules  *shelf[job.Schedule]
 	strategies *shelf[job.Strategy]
 	quotas     *shelf[job.Quota]
+	restores   *shelf[job.Restore]
 
 	index *backupIndex
 	live  *liveAgents
@@ -126,7 +127,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, log: cfg.Log, index: newBackupIndex(), live: newLiveAgents(cfg.Watch), seed: maphash.MakeSeed()}
 	s.met = newMetrics(s)
-	var errs [7]error
+	var errs [8]error
 	s.instances, errs[0] = openShelf[job.Instance](ctx, cfg.Bus, "instances", cfg.Log, cfg.Watch, nil)
 	s.backups, errs[1] = openShelf(ctx, cfg.Bus, "backups", cfg.Log, cfg.Watch, s.index.changed)
 	s.jobs, errs[2] = openShelf(ctx, cfg.Bus, "jobs", cfg.Log, cfg.Watch, s.live.jobChanged)
@@ -134,6 +135,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s.schedules, errs[4] = openShelf[job.Schedule](ctx, cfg.Bus, "schedules", cfg.Log, cfg.Watch, nil)
 	s.strategies, errs[5] = openShelf[job.Strategy](ctx, cfg.Bus, "strategies", cfg.Log, cfg.Watch, nil)
 	s.quotas, errs[6] = openShelf[job.Quota](ctx, cfg.Bus, "quotas", cfg.Log, cfg.Watch, nil)
+	s.restores, errs[7] = openShelf[job.Restore](ctx, cfg.Bus, "restores", cfg.Log, cfg.Watch, nil)
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
@@ -261,7 +263,7 @@ type anyShelf interface {
 }
 
 func (s *Server) tables() []anyShelf {
-	return []anyShelf{s.instances, s.backups, s.jobs, s.agents, s.schedules, s.strategies, s.quotas}
+	return []anyShelf{s.instances, s.backups, s.jobs, s.agents, s.schedules, s.strategies, s.quotas, s.restores}
 }
 
 // now is without the reading of the monotonic clock, which the table doesn't keep: with

@@ -60,6 +60,10 @@ func tidyReport(r *job.Report) {
 		}
 	}
 	tidyDocuments(r.Documents)
+	r.Problems = r.Problems[:min(len(r.Problems), maxOfAPart)]
+	for i := range r.Problems {
+		tidy(maxSentence, &r.Problems[i])
+	}
 	if p := r.Proof; p != nil {
 		tidy(maxSentence, &p.Problem)
 		p.Databases, p.Took = max(p.Databases, 0), max(p.Took, 0)
