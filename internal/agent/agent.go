@@ -72,8 +72,12 @@ type Options struct {
 	// Locate finds the node that was there before the agent; nil or node.ErrNotFound
 	// if there is none.
 	Locate func(context.Context) (*node.Node, error)
+	// Target finds where the files of that node are to be, if it is made by a restore; nil if restores are never accepted.
+	Target func(context.Context) (*node.Node, error)
+	// AcceptRestores lets a server have clusters and databases restored onto this node.
+	AcceptRestores bool
 	// CouchURL is where that node answers; "" is what its ini files say. Nothing is asked
-	// that needs the user, but for documents that are put back: CouchUser and CouchPassword.
+	// that needs the user, but for documents that are put back and databases that are restored into its cluster: CouchUser and CouchPassword.
 	CouchURL                 string
 	CouchUser, CouchPassword string
 	// AcceptWrites lets a server have documents put back into that node.

@@ -239,6 +239,7 @@ func (a *agent) do(ctx context.Context, w *work) (*job.Report, error) {
 		job.KindProve:          a.prove,
 		job.KindAdopt:          a.adopt,
 		job.KindDocuments:      a.restoreDocuments,
+		job.KindRestore:        a.carry,
 	}
 	run := kinds[w.job.Kind]
 	if run == nil {
@@ -287,6 +288,8 @@ func needs(j *job.Job, parallel int) []need {
 		place, reads = "restore", true
 	case job.KindAdopt:
 		reads = true
+	case job.KindRestore: // its steps, one after the other
+		return []need{{"restore", 1, parallel}, {"part", 1, 1}}
 	}
 	list := []need{{place, 1, parallel}}
 	if writes {

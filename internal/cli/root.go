@@ -130,8 +130,8 @@ func newRoot(env *core.Env) *cobra.Command {
 	}
 	add("make", backups.Commands(env, g)...)
 	add("make", service.NewShip(env, g))
-	add("get", restores.Commands(env, g)...)
-	add("look", look.Commands(env, g)...)
+	add("get", restores.Commands(env, g, service.Together)...)
+	add("look", look.Commands(env, g, service.NewClusterRestore(env, g))...)
 	add("service", service.Commands(env, g)...)
 	add("trove", backups.TroveCommands(env, g)...)
 	root.AddCommand(newConfig(env, g), newVersion(env), newCompletion(env), newExitCodes())

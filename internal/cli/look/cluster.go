@@ -19,13 +19,14 @@ import (
 	"github.com/slipcover/slipcover/internal/topology"
 )
 
-func newCluster(env *core.Env, g *core.Global) *cobra.Command {
+func newCluster(env *core.Env, g *core.Global, more ...*cobra.Command) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "cluster",
 		Short: "See CouchDB clusters as what they are, out of the backups of their nodes",
 	}
 	core.AsGroup(c)
 	c.AddCommand(newClusterList(env, g), newClusterShow(env, g), newClusterCompare(env, g), newClusterPlan(env, g))
+	c.AddCommand(more...)
 	return c
 }
 

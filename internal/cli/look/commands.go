@@ -8,7 +8,7 @@ import (
 	"github.com/slipcover/slipcover/internal/cli/core"
 )
 
-// Commands are the commands of the group "Looking", in the order of its help.
-func Commands(env *core.Env, g *core.Global) []*cobra.Command {
-	return []*cobra.Command{newPoints(env, g), newCluster(env, g), newServe(env, g), newGet(env, g), newDiff(env, g), newChanges(env, g), newFind(env, g), newHistory(env, g), newCheck(env, g), newInspect(env), newProbe(env, g), newDemo(env)}
+// Commands are the commands of the group "Looking", in the order of its help; clusters are further ones below cluster.
+func Commands(env *core.Env, g *core.Global, clusters ...*cobra.Command) []*cobra.Command {
+	return []*cobra.Command{newPoints(env, g), newCluster(env, g, clusters...), newServe(env, g), newGet(env, g), newDiff(env, g), newChanges(env, g), newFind(env, g), newHistory(env, g), newCheck(env, g), newInspect(env), newProbe(env, g), newDemo(env)}
 }

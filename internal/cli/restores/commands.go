@@ -8,7 +8,7 @@ import (
 	"github.com/slipcover/slipcover/internal/cli/core"
 )
 
-// Commands are the commands of the group "Getting back", in the order of its help.
-func Commands(env *core.Env, g *core.Global) []*cobra.Command {
-	return []*cobra.Command{newRestore(env, g), newCreate(env, g), newRestoreDoc(env, g), newRestoreDB(env, g), newRestoreIndex(env, g), newRestoreUnion(env, g), newRestoreCheck(env, g)}
+// Commands are the commands of the group "Getting back", in the order of its help; ask is how one asks a server.
+func Commands(env *core.Env, g *core.Global, ask core.AskTogether) []*cobra.Command {
+	return []*cobra.Command{newRestore(env, g), newCreate(env, g), newRestoreDoc(env, g), newRestoreDB(env, g, ask), newRestoreIndex(env, g), newRestoreUnion(env, g), newRestoreCheck(env, g)}
 }

@@ -37,12 +37,16 @@ type databaseOptions struct {
 	cluster string
 	q       int
 	history history
+	agents  []string // NODE=AGENT, of the cluster that it goes to
+	n       int
+	noWait  bool
+	ask     core.AskTogether
 }
 
-func newRestoreDB(env *core.Env, g *core.Global) *cobra.Command {
-	o := &databaseOptions{}
+func newRestoreDB(env *core.Env, g *core.Global, ask core.AskTogether) *cobra.Command {
+	o := &databaseOptions{ask: ask}
 	c := &cobra.Command{
-		Use:   "restore-db DB --to-server URL",
+		Use:   "restore-db DB --to-server URL | --to-cluster NODE=AGENT,…",
 		Short: "Put a database of a backup or moment back into a running CouchDB",
 		Long: `Make a database of a running CouchDB out of a backup (--backup) or a moment, the newest one without either: one that was
 dropped, or another one beside what is there (--as).
@@ -54,6 +58,9 @@ Either goes on where it was stopped when it is run again.
 
 --cluster takes the database out of the backups of all nodes of a cluster, into any CouchDB or cluster. Over HTTP it may also
 get another number of ranges (--q).
+
+--to-cluster puts the files into a running cluster, with the agents of a server on its nodes, which must accept it
+(accept_restores): all files on all nodes first, and then the shard map, once. So it is there as a whole or not at all.
 
 --replace puts it in the place of a database of that name, by files alone: the old one answers until the new one is there, and
 its files stay and are named. CouchDB renames no database, so over HTTP restore under another name, and drop the old one first
@@ -72,8 +79,12 @@ if it must be that one.`,
 	f.BoolVar(&o.replace, "replace", false, "put it in the place of a database of that name, whose files stay")
 	f.BoolVar(&o.byHTTP, "by-http", false, "write documents over HTTP where files could be put too")
 	f.StringVar(&o.cluster, "cluster", "", "out of the newest backups of all nodes of the cluster `NAME`, or --at a time, over HTTP")
+	f.StringSliceVar(&o.agents, "to-cluster", nil, "by files into a running cluster: `NODE=AGENT` for each of its nodes that gets a part")
+	f.IntVar(&o.n, "n", 0, "with --to-cluster: how many nodes get a copy of each range (default: as many as had one)")
+	f.BoolVar(&o.noWait, "no-wait", false, "with --to-cluster: don't wait for the end")
 	f.IntVar(&o.q, "q", 0, "over HTTP: how many ranges the database gets (default: as many as it had)")
 	core.OwnFlags(f, "cluster")
+	core.ServerFlags(f)
 	o.history.flags(f, "a new one")
 	f.String("parallel", "", "write `N` files at once (default: the number of CPUs, at most 4)")
 	core.ProgressFlag(f)
@@ -109,6 +120,12 @@ type databaseRun struct {
 }
 
 func runRestoreDB(ctx context.Context, env *core.Env, s *core.Settings, o *databaseOptions, name string) error {
+	if len(o.agents) > 0 {
+		return o.toCluster(ctx, env, s, name)
+	}
+	if o.n > 0 || o.noWait {
+		return core.Usage("--n and --no-wait go with --to-cluster")
+	}
 	if o.target.url == "" {
 		return core.Usage("restore-db needs --to-server with the URL of the server, such as http://admin@127.0.0.1:5984")
 	}
@@ -266,7 +283,7 @@ func (r *databaseRun) ownNode(ctx context.Context) (n *localNode, why string, er
 	if err != nil || !own {
 		return nil, why, err
 	}
-	owner, ok := ownerOf(filepath.Join(at.DataDir, "_dbs.couch"))
+	owner, ok := restore.OwnerOf(filepath.Join(at.DataDir, "_dbs.couch"))
 	if !ok {
 		return nil, "only root and CouchDB's own user can give it files", nil
 	}

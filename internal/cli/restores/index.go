@@ -13,6 +13,7 @@ import (
 	"github.com/slipcover/slipcover/internal/cli/core"
 	"github.com/slipcover/slipcover/internal/cli/open"
 	"github.com/slipcover/slipcover/internal/node"
+	"github.com/slipcover/slipcover/internal/restore"
 	"github.com/slipcover/slipcover/internal/takeout"
 )
 
@@ -70,7 +71,7 @@ func runRestoreIndex(ctx context.Context, env *core.Env, s *core.Settings, o *in
 		return err
 	}
 	ddoc = "_design/" + strings.TrimPrefix(ddoc, "_design/")
-	owner, ok := ownerOf(filepath.Join(at.DataDir, "_dbs.couch"))
+	owner, ok := restore.OwnerOf(filepath.Join(at.DataDir, "_dbs.couch"))
 	if !ok {
 		return fmt.Errorf("%s is of %s: only root and CouchDB's own user can give it files: %w", at.DataDir, owner, fs.ErrPermission)
 	}

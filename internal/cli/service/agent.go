@@ -286,6 +286,10 @@ func agentSetup(ctx context.Context, env *core.Env, s *core.Settings, log *slog.
 		Version: "slipcover " + core.ToolVersion(), Host: host, Address: ownAddress(ctx, s), StateDir: s.StateDir,
 		InstancesDir: s.InstancesDir, BindAddress: s.BindAddress, Owner: s.Owner, CouchDBBin: s.CouchDBBin,
 		CouchURL: s.CouchURL, CouchUser: s.CouchUser, CouchPassword: s.CouchPassword.Reveal(), AcceptWrites: s.AcceptWrites, RestartCommand: s.RestartCommand,
+		AcceptRestores: s.AcceptRestores,
+		Target: func(ctx context.Context) (*node.Node, error) {
+			return node.Target(ctx, node.Options{DataDir: s.DataDir, ConfigDir: s.ConfigDir, NodeName: s.NodeName, Getenv: env.Getenv})
+		},
 		Locate:   func(ctx context.Context) (*node.Node, error) { return locateOwn(ctx, env, s) },
 		OpenRepo: r.open, OpenCopies: r.openCopies, RepositoryURL: core.Mask(at),
 		Accept: slices.Concat(s.AcceptStorages, s.Repositories), JoinRecipients: to.recipients, CanRead: len(s.Identities) > 0 || s.Passphrase != "",
@@ -532,6 +536,11 @@ func locateOwn(ctx context.Context, env *core.Env, s *core.Settings) (*node.Node
 func canWork(ctx context.Context, env *core.Env, s *core.Settings) error {
 	n, err := locateOwn(ctx, env, s)
 	switch {
+	case s.AcceptRestores && (err != nil || errors.Is(readable(n.DataDir), node.ErrNoData)):
+		// It may get all that it will have by a restore.
+		if _, terr := node.Target(ctx, node.Options{DataDir: s.DataDir, ConfigDir: s.ConfigDir, NodeName: s.NodeName, Getenv: env.Getenv}); terr != nil {
+			return fmt.Errorf("nothing could be restored onto this node: %w", terr)
+		}
 	case err == nil:
 		if err = readable(n.DataDir); errors.Is(err, fs.ErrPermission) {
 			return fmt.Errorf("this agent could back up nothing: %w: run it as root or as CouchDB's user", err)

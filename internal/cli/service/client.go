@@ -123,11 +123,7 @@ func serviceCommand(env *core.Env, g *core.Global, run func(ctx context.Context,
 	}
 }
 
-func serviceFlags(f *pflag.FlagSet) {
-	f.String("server-url", "", "`URL` of the server (default: http://127.0.0.1:8779)")
-	f.String("ca-file", "", "PEM `FILE` with the authority that signed the server's certificate")
-	f.String("token-file", "", "`FILE` with the token to ask with (default: admin-token in state_dir, if the server is on this machine)")
-}
+func serviceFlags(f *pflag.FlagSet) { core.ServerFlags(f) }
 
 func projectFlag(f *pflag.FlagSet, project *string, what string) {
 	f.StringVar(project, "project", "", "`ID` of the project "+what+" (default: that of the token)")
