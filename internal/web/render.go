@@ -40,7 +40,7 @@ func (s *Site) set(zone *time.Location) (*set, error) {
 		clear(s.sets)
 	}
 	n := &set{zone: zone}
-	t, err := template.New("").Funcs(s.functions(zone)).ParseFS(templates, "templates/*.html")
+	t, err := template.New("").Funcs(s.functions(zone)).Funcs(contentFunctions).ParseFS(templates, "templates/*.html")
 	if err != nil {
 		return nil, fmt.Errorf("read the templates: %w", err)
 	}

@@ -178,6 +178,10 @@ func allRoutes() []route {
 		agentRoutes,
 		tokenRoutes,
 		scheduleRoutes,
+		momentRoutes,
+		documentRoutes,
+		changesRoutes,
+		putBackRoutes,
 	)
 }
 
@@ -295,7 +299,9 @@ func (to route) serve(w http.ResponseWriter, r *http.Request, c *call) {
 		c.fail(err)
 		return
 	}
-	c.send(a)
+	if a != nil { // else it was sent already
+		c.send(a)
+	}
 }
 
 // unanswered stands in for the writer where httpd.Routes finds no route: its words are
