@@ -107,6 +107,7 @@ var routes = []route{
 	{"DELETE /schedules/{id}", access.Operator, "schedule.delete", (*call).deleteSchedule},
 	{"POST /schedules/{id}/run", access.Operator, "schedule.run", (*call).runSchedule},
 
+	{"GET /space", access.Viewer, "", (*call).showSpace},
 	{"GET /backups/{id}", access.Viewer, "", (*call).showBackup},
 	{"POST /backups/{id}/prove", access.Operator, "backup.prove", (*call).prove},
 	{"POST /backups/{id}/serve", access.Operator, "serve.open", (*call).openServe},

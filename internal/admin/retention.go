@@ -79,7 +79,7 @@ func ProposedKeep(q url.Values) (*job.Keep, error) {
 		if text := q.Get(r.key); text != "" {
 			n, err := strconv.Atoi(text)
 			if err != nil {
-				return nil, api.Invalid(r.key + " must be a number.")
+				return nil, api.Invalid("%s must be a number.", r.key)
 			}
 			*r.to = n
 		}

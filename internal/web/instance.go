@@ -57,11 +57,11 @@ type instanceData struct {
 // lineData is the time line with its panel.
 type lineData struct {
 	*timeline.Picture
-	Facts    string // as JSON: [from, to, kind, words]
-	Spans    []spanLink
-	Earlier  string
-	Later    string
-	Note     string // why only a part is known
+	Facts   string // as JSON: [from, to, kind, words]
+	Spans   []spanLink
+	Earlier string
+	Later   string
+	Note    string // why only a part is known
 	Databases
 	Open, Restore, Changed string // addresses of the three actions, of the chosen moment
 	OpenAt, ChangedAt      string // the same, up to the moment itself

@@ -173,6 +173,7 @@ func allRoutes() []route {
 		loginRoutes,
 		overviewRoutes,
 		instanceRoutes,
+		spaceRoutes,
 		jobRoutes,
 		backupRoutes,
 		agentRoutes,
