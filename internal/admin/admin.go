@@ -118,6 +118,7 @@ var routes = []route{
 	{"GET /restores/{id}", access.Viewer, "", (*call).showRestore},
 	{"GET /jobs", access.Viewer, "", (*call).listJobs},
 	{"GET /jobs/{id}", access.Viewer, "", (*call).showJob},
+	{"DELETE /jobs/{id}", access.Operator, "job.cancel", (*call).cancelJob},
 }
 
 // New returns the API.
@@ -223,16 +224,17 @@ func (a *service) answer(w http.ResponseWriter, r *http.Request, status int, bod
 // who am I
 
 type whoAmI struct {
-	User    string    `json:"user"`
-	UserID  string    `json:"user_id"`
-	Project string    `json:"project"`
-	Role    string    `json:"role"`
-	Expires time.Time `json:"expires,omitzero"` // of the token
-	TokenID string    `json:"token_id,omitempty"`
-	Auth    string    `json:"auth"`
+	User     string    `json:"user"`
+	UserID   string    `json:"user_id"`
+	Project  string    `json:"project"`
+	Role     string    `json:"role"`
+	Contents bool      `json:"contents,omitempty"` // may read what is in backups
+	Expires  time.Time `json:"expires,omitzero"`   // of the token
+	TokenID  string    `json:"token_id,omitempty"`
+	Auth     string    `json:"auth"`
 }
 
 func (c *call) whoAmI() (int, any, error) {
 	w := c.who
-	return http.StatusOK, whoAmI{w.User, w.UserID, w.Project, w.Role.String(), w.Expires, w.TokenID, c.Auth}, nil
+	return http.StatusOK, whoAmI{w.User, w.UserID, w.Project, w.Role.String(), w.MayRead(), w.Expires, w.TokenID, c.Auth}, nil
 }

@@ -98,6 +98,8 @@ type jobView struct {
 	Instance string       `json:"instance,omitempty"`
 	Backup   string       `json:"backup,omitempty"`
 	Name     string       `json:"name,omitempty"`
+	Schedule string       `json:"schedule,omitempty"`
+	By       string       `json:"by,omitempty"`
 	Attempt  int          `json:"attempt"`
 	Fault    string       `json:"fault,omitempty"`
 	Progress progressView `json:"progress"`
@@ -122,12 +124,20 @@ func (c *call) viewJob(j *job.Job) jobView {
 		done = nil
 	}
 	return jobView{ID: j.ID, Kind: string(j.Kind), State: string(j.State), Project: j.Project, Agent: j.Agent, Instance: j.Instance, Backup: j.Backup,
-		Name: j.Spec.Name, Attempt: j.Attempt, Fault: j.Fault, Progress: viewProgress(at), Documents: done, Created: j.Created, Updated: j.Updated, Ended: j.Ended}
+		Name: j.Spec.Name, Schedule: j.Schedule, By: j.By, Attempt: j.Attempt, Fault: j.Fault, Progress: viewProgress(at), Documents: done, Created: j.Created, Updated: j.Updated, Ended: j.Ended}
 }
 
 func (c *call) listJobs() (int, any, error) {
 	list := []jobView{}
-	for _, j := range c.Server.Jobs(c.who) {
+	jobs := c.Server.Jobs(c.who)
+	if text := c.r.URL.Query().Get("since"); text != "" {
+		var since length
+		if err := since.UnmarshalText([]byte(text)); err != nil {
+			return 0, nil, err
+		}
+		jobs = c.Server.JobsSince(c.who, false, time.Duration(since))
+	}
+	for _, j := range jobs {
 		list = append(list, c.viewJob(j))
 	}
 	return http.StatusOK, map[string]any{"jobs": list}, nil
@@ -138,10 +148,21 @@ func (c *call) showJob() (int, any, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	for _, j := range c.Server.Jobs(c.who) {
+	for _, j := range c.Server.JobsSince(c.who, false, allJobs) {
 		if j.ID == id {
 			return http.StatusOK, map[string]any{"job": c.viewJob(j)}, nil
 		}
 	}
 	return 0, nil, api.NoResource(id)
+}
+
+// allJobs is longer than any job stays that has ended.
+const allJobs = 365 * 24 * time.Hour
+
+func (c *call) cancelJob() (int, any, error) {
+	id, err := api.ID(c.r)
+	if err != nil {
+		return 0, nil, err
+	}
+	return http.StatusNoContent, nil, c.Server.CancelJob(c.r.Context(), c.who, id)
 }

@@ -15,6 +15,7 @@ var errKeystone = api.Refuse(http.StatusNotImplemented, "Tokens are Keystone's h
 type newToken struct {
 	Name      string `json:"name"`
 	Role      string `json:"role"`
+	Contents  bool   `json:"contents"`
 	Project   string `json:"project"`
 	ExpiresIn length `json:"expires_in"`
 }
@@ -56,7 +57,7 @@ func (c *call) createToken() (int, any, error) {
 	if err != nil {
 		return 0, nil, api.Invalid("The token needs a role: viewer, operator or admin.")
 	}
-	k := access.Token{Name: n.Name, Role: role, Project: n.Project, CreatedBy: c.who.User}
+	k := access.Token{Name: n.Name, Role: role, Contents: n.Contents, Project: n.Project, CreatedBy: c.who.User}
 	if k.Project == "" {
 		k.Project = c.who.Project
 	}

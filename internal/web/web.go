@@ -31,6 +31,8 @@ type Options struct {
 	Log      *slog.Logger
 	// Auth is the setting: token, keystone or none.
 	Auth string
+	// Keystone logs users in where Auth is keystone.
+	Keystone *access.Keystone
 	// URL is where clients reach the server; empty if that isn't known here.
 	URL string
 	// NATSURL is where agents reach the bus; empty: none of other machines can join.

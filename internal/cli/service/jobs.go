@@ -18,16 +18,45 @@ import (
 )
 
 func newJobs(env *core.Env, g *core.Global) *cobra.Command {
-	project := ""
+	project, since := "", ""
 	c := &cobra.Command{
 		Use:   "jobs",
-		Short: "List what a server's agents are doing, and did in the last hour",
-		Args:  core.Arguments(0, 0, ""),
+		Short: "List what a server's agents are doing, and did lately",
+		Long: `List what a server's agents are doing, and did in the last hour, or since --since ago. The last 2,000 jobs that have ended
+are kept for a week.`,
+		Args: core.Arguments(0, 0, ""),
 		RunE: serviceCommand(env, g, func(ctx context.Context, c *serviceClient, _ *core.Settings, _ []string) error {
-			return show(ctx, env, c, inProject("jobs", project), func(l *jobListJSON) error { return l.print(env) })
+			q := url.Values{}
+			if since != "" {
+				q.Set("since", since)
+			}
+			if project != "" {
+				q.Set("project", project)
+			}
+			return show(ctx, env, c, "jobs?"+q.Encode(), func(l *jobListJSON) error { return l.print(env) })
 		}),
 	}
 	projectFlag(c.Flags(), &project, "whose jobs to list")
+	c.Flags().StringVar(&since, "since", "", "how far back to list those that have ended, such as 12h or 7d (default: 1h)")
+	serviceFlags(c.Flags())
+	c.AddCommand(newCancelJob(env, g))
+	return c
+}
+
+func newCancelJob(env *core.Env, g *core.Global) *cobra.Command {
+	project := ""
+	c := &cobra.Command{
+		Use:   "cancel ID",
+		Short: "End a job that has not ended",
+		Long: `End a job that has not ended: a backup, a restore test, an instance in the making, or a backup that is read in. Its agent
+stops within seconds. What a backup has stored by then is taken up by the next one; of a restore test nothing stays; an
+instance in the making is one that failed. Deletions and restarts can't be ended halfway.`,
+		Args: core.Arguments(1, 1, "one job's ID"),
+		RunE: serviceCommand(env, g, func(ctx context.Context, c *serviceClient, _ *core.Settings, args []string) error {
+			return c.remove(ctx, env, inProject("jobs/"+url.PathEscape(args[0]), project), args[0], "cancelled", "job "+core.Clean(args[0])+" is cancelled")
+		}),
+	}
+	projectFlag(c.Flags(), &project, "whose job it is")
 	serviceFlags(c.Flags())
 	return c
 }

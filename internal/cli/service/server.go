@@ -396,7 +396,7 @@ func (v *service) handler(ctx context.Context, checker access.Checker) (http.Han
 	admins := api.Handler(admin.New(o))
 	serves := httpd.API{Name: "serve", Log: v.log, Metrics: metrics, Proxies: proxies, MostBody: 16 << 20, // as CouchDB's own API; who asks without the
 		Broken: admin.Broken, TooMany: admin.TooMany}.Handler(v.opened) // password is bounded there, and what is read is no line of the audit log
-	if v.web, err = v.dashboard(ctx, &o); err != nil {
+	if v.web, err = v.dashboard(ctx, checker, &o); err != nil {
 		return nil, err
 	}
 	api.Name, api.Broken, api.TooMany = "web", v.web.Broken, v.web.TooMany
@@ -435,12 +435,13 @@ func (v *service) handler(ctx context.Context, checker access.Checker) (http.Han
 }
 
 // dashboard is what browsers are shown, over the same as our own API.
-func (v *service) dashboard(ctx context.Context, o *admin.Options) (*web.Site, error) {
+func (v *service) dashboard(ctx context.Context, checker access.Checker, o *admin.Options) (*web.Site, error) {
 	sessions, err := v.bus.Table(ctx, "sessions")
 	if err != nil {
 		return nil, err
 	}
-	return web.New(web.Options{Server: v.server, Checker: o.Checker, Tokens: v.tokens, Sessions: sessions, Log: v.log, Auth: o.Auth, URL: o.URL,
+	keystone, _ := checker.(*access.Keystone)
+	return web.New(web.Options{Keystone: keystone, Server: v.server, Checker: o.Checker, Tokens: v.tokens, Sessions: sessions, Log: v.log, Auth: o.Auth, URL: o.URL,
 		NATSURL: o.NATSURL, Fingerprint: o.Fingerprint, Serves: v.opened, Callers: o.Callers, Version: core.ToolVersion()})
 }
 

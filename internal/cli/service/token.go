@@ -25,7 +25,10 @@ tokens with which agents join. Only an administrator makes tokens for callers; w
 	return c
 }
 
-type tokenCreateOptions struct{ name, role, project, expires string }
+type tokenCreateOptions struct {
+	name, role, project, expires string
+	contents                     bool
+}
 
 func newTokenCreate(env *core.Env, g *core.Global) *cobra.Command {
 	o := &tokenCreateOptions{}
@@ -33,7 +36,8 @@ func newTokenCreate(env *core.Env, g *core.Global) *cobra.Command {
 		Use:   "create --name NAME --role ROLE",
 		Short: "Make a token for a caller, and print it once",
 		Long: `Make a token for a caller and print it. It is shown this once only: the server keeps just its hash. A viewer can look, an
-operator can also make, change and delete, and an admin can do so in all projects, and manage tokens, agents and quotas.`,
+operator can also make, change and delete, and an admin can do so in all projects, and manage tokens, agents and quotas.
+With --contents a viewer may also read documents out of backups, which operators and admins may anyway.`,
 		Args: core.Arguments(0, 0, ""),
 		RunE: serviceCommand(env, g, func(ctx context.Context, c *serviceClient, _ *core.Settings, _ []string) error {
 			return runTokenCreate(ctx, env, c, o)
@@ -42,6 +46,7 @@ operator can also make, change and delete, and an admin can do so in all project
 	f := c.Flags()
 	f.StringVar(&o.name, "name", "", "`NAME` of who or what uses it")
 	f.StringVar(&o.role, "role", "", "viewer, operator or admin")
+	f.BoolVar(&o.contents, "contents", false, "a viewer with it may read documents out of backups")
 	projectFlag(f, &o.project, "that it is for")
 	f.StringVar(&o.expires, "expires", "", "how long it is good for, such as 12h, 90d or 1y (default: until it is revoked)")
 	serviceFlags(f)
@@ -65,9 +70,16 @@ func runTokenCreate(ctx context.Context, env *core.Env, c *serviceClient, o *tok
 	if o.name == "" || o.role == "" {
 		return core.Usage("token create needs --name and --role: viewer, operator or admin")
 	}
-	in := map[string]string{"name": o.name, "role": o.role}
-	addText(in, "project", o.project)
-	addText(in, "expires_in", o.expires)
+	text := map[string]string{"name": o.name, "role": o.role}
+	addText(text, "project", o.project)
+	addText(text, "expires_in", o.expires)
+	in := map[string]any{}
+	for key, value := range text {
+		in[key] = value
+	}
+	if o.contents {
+		in["contents"] = true
+	}
 	return request(ctx, env, c, http.MethodPost, "tokens", in, func(m *madeToken) string {
 		return unseen(m.Token.ID, "slipcover token revoke ")
 	}, func(m *madeToken) error { return m.print(env) })
