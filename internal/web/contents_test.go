@@ -156,7 +156,7 @@ func TestLooking(t *testing.T) {
 	a := b.get(s.path("moment")).sees(200, "db1", "Databases", "timeline", "conflicted", "Choose a database", "backup before")
 	a = b.get(a.link("db=timeline")).sees(200, "documents", "Security object", "Search by a Mango selector")
 	doc := a.link("/document?", "db=timeline")
-	a = b.get(doc).sees(200, "Versions", "newest first", "Your look at it is in the audit log", "can't be put back from here", "slipcover restore-doc")
+	b.get(doc).sees(200, "Versions", "newest first", "Your look at it is in the audit log", "can't be put back from here", "slipcover restore-doc")
 	if !strings.Contains(s.Audited(), `"document.read"`) {
 		t.Error("the audit log doesn't have it")
 	}

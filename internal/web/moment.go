@@ -107,18 +107,7 @@ func name(s contents.State) string {
 	return s.State.UTC().Format(time.RFC3339Nano)
 }
 
-// nameOf is name of a state that isn't open.
-func nameOf(s opened.State) string {
-	switch {
-	case s.Backup != "":
-		return s.Backup
-	case s.At.IsZero():
-		return "now"
-	}
-	return s.At.UTC().Format(time.RFC3339Nano)
-}
-
-// typed is a time as one writes it into a field.
+// asTyped is a time as one writes it into a field.
 func (c *call) asTyped(s contents.State) string {
 	return s.State.In(c.set.zone).Format("2006-01-02 15:04:05")
 }
