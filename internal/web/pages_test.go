@@ -76,6 +76,9 @@ func TestPages(t *testing.T) {
 		"/schedules/" + s.ID:                  {evil, "Next five firings", "the newest backup is proven"},
 		"/schedules/" + s.ID + "/delete":      {evil},
 		"/schedules/firings?cron=61+*+*+*+*":  {"must be five fields"},
+		"/find?q=" + url.QueryEscape(evil):    {evil, "Schedules", "Backups"},
+		"/find?q=db1":                         {"Instances", "nightly"},
+		"/find":                               {"Type a name or an id above."},
 	} {
 		a := admin.get(path)
 		a.has(http.StatusOK, words...)

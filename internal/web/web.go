@@ -181,6 +181,7 @@ func allRoutes() []route {
 		agentRoutes,
 		tokenRoutes,
 		scheduleRoutes,
+		findRoutes,
 		momentRoutes,
 		documentRoutes,
 		changesRoutes,
