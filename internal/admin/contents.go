@@ -27,6 +27,7 @@ var contentsRoutes = []route{
 	{"GET /instances/{id}/attachment", access.Operator, "document.read", reading("document.read", (*call).attachment)},
 	{"GET /instances/{id}/history", access.Operator, "document.read", reading("document.read", (*call).history)},
 	{"GET /instances/{id}/diff", access.Operator, "document.read", reading("document.read", (*call).diff)},
+	{"GET /instances/{id}/damage", access.Operator, "documents.list", reading("documents.list", (*call).damage)},
 	{"GET /instances/{id}/changes", access.Operator, "documents.list", reading("documents.list", (*call).changes)},
 	{"POST /instances/{id}/restore-doc", access.Operator, "document.restore", (*call).restoreDocuments},
 }
@@ -181,6 +182,15 @@ func (c *call) moments() (int, any, error) {
 		return 0, nil, q.err
 	}
 	return answered(c.reader().Moments(c.r.Context(), c.who, id, m))
+}
+
+func (c *call) damage() (int, any, error) {
+	q := c.query()
+	id := c.instance(q)
+	if q.err != nil {
+		return 0, nil, q.err
+	}
+	return answered(c.reader().DamageOf(c.r.Context(), c.who, id))
 }
 
 func (c *call) databases() (int, any, error) {

@@ -50,7 +50,8 @@ type instanceData struct {
 	Good      *job.Backup // the newest that is undamaged
 	GoodAt    time.Time
 	FirstBad  time.Time // since when each backup has damage; zero if the newest has none
-	DamageTo  string
+	Damage    []damageRow
+	More      int // findings that aren't shown
 	Schedules []*job.Schedule
 }
 
@@ -148,6 +149,7 @@ func (c *call) instancePage() (*answer, error) {
 		d.Prove = pathOf("backups", d.Newest.ID, "prove")
 	}
 	c.fillLine(d, who, list, goes)
+	c.fillDamage(d, who)
 	return c.page(d.Name, "instance", d), nil
 }
 
@@ -512,4 +514,42 @@ func sentenceOf(err error) string {
 		return e.Message
 	}
 	return "it can't be read now."
+}
+
+// damageRow is a finding with where to look.
+type damageRow struct {
+	contents.Finding
+	To, WholeTo string
+}
+
+// mostDamage is how many findings the page shows.
+const mostDamage = 20
+
+// fillDamage says what the newest backup found damaged, if it can be read here and the caller may read it.
+func (c *call) fillDamage(d *instanceData, who *access.Caller) {
+	if d.Damaged == 0 || !c.who.MayRead() {
+		return
+	}
+	c.log.Looked, c.log.Action, c.log.Target = true, "documents.list", contents.Target(d.ID, "", "")
+	found, err := c.reader.DamageOf(c.r.Context(), who, d.ID)
+	if err != nil {
+		return // the note above says that there is damage
+	}
+	for _, f := range found.Findings {
+		if !f.Now {
+			continue
+		}
+		if len(d.Damage) == mostDamage {
+			d.More++
+			continue
+		}
+		row := damageRow{Finding: f}
+		if f.Document != "" && c.has("/instances/{id}/document") {
+			row.To = pathOf("instances", d.ID, "document") + "?" + url.Values{"db": {f.Database}, "doc": {f.Document}}.Encode()
+		}
+		if f.Whole != nil && c.has("/backups/{id}") {
+			row.WholeTo = pathOf("backups", f.Whole.Backup)
+		}
+		d.Damage = append(d.Damage, row)
+	}
 }
