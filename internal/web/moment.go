@@ -303,7 +303,7 @@ func (c *call) fillDocuments(d *momentData, at opened.State, after string) error
 	}
 	d.DocsHave = true
 	for _, x := range list.Documents {
-		row := documentRow{DocumentRow: x, Rest: x.ID, To: d.to("document", "db", d.DB, "doc", x.ID, "s", d.S)}
+		row := documentRow{DocumentRow: x, Rest: x.ID, To: d.to("document", "db", d.DB, "doc", x.ID, "s", d.S, "b", x.Rev)}
 		if rest, ok := strings.CutPrefix(x.ID, d.Query); ok && rest != "" {
 			row.Pre, row.Rest = d.Query, rest
 		}
