@@ -128,6 +128,9 @@ func (c *call) joinPage() (*answer, error) {
 	if f.Name != "" {
 		f.Joined = c.joined(f.Name)
 	}
+	if f.Joined == nil && !streams(c.r) { // there is nothing to wait for
+		return c.page("Join a node", "join", f), nil
+	}
 	return c.livePage("Join a node", "join", "join.live", f), nil
 }
 

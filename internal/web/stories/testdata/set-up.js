@@ -1,0 +1,56 @@
+// Schedules, agents and tokens: a schedule is made, its firings seen while it is typed, a wrong one said; a node joins by the command that
+// is shown; a token is made, shown once, and revoked. All of it is in the audit log.
+require('./lib')(async s => {
+  const {page} = s;
+  s.may(/status: 422 /);
+  s.may(/console: .*422/);
+  await s.signIn();
+  await s.open('/schedules');
+  await s.look();
+  await page.getByRole('link', {name: 'New schedule'}).click();
+  await page.getByLabel('Back up', {exact: true}).selectOption({label: 'shop'});
+  await page.getByLabel('Name', {exact: true}).fill('at night');
+  await page.getByLabel('At (cron)', {exact: true}).fill('wrong');
+  await page.getByLabel('At (cron)', {exact: true}).fill('30 2 * * *');
+  await page.getByLabel('Time zone').fill('Europe/Berlin');
+  await s.eventually('the next five firings', async () => await page.locator('#firings li').count() >= 5);
+  await s.look();
+  await s.shot('schedule');
+  await s.submit(page.getByRole('button', {name: 'Make the schedule'}));
+  await page.waitForURL(u => !u.pathname.endsWith('/new'));
+  await s.open('/schedules');
+  await page.getByRole('link', {name: 'at night'}).click();
+  await s.submit(page.getByRole('button', {name: 'Pause'}));
+  await s.says(/It is paused/);
+  await s.look();
+
+  await s.open('/agents');
+  await s.says(/shop/);
+  await s.look();
+  await page.getByRole('link', {name: 'Join a node…'}).click();
+  await page.getByLabel('Its name here').fill('blog');
+  await s.submit(page.getByRole('button', {name: 'Make the command'}));
+  s.check(/slipcover agent .*--join /.test(await page.locator('#cmd').innerText()), 'the command is ' + await page.locator('#cmd').innerText());
+  await s.look();
+
+  await s.open('/tokens');
+  await page.getByLabel('Name of who or what uses it').fill('monitoring');
+  await s.submit(page.getByRole('button', {name: 'Make the token'}));
+  const secret = (await page.locator('#secret').innerText()).trim();
+  s.check(secret.startsWith('slc_'), 'the token is ' + secret);
+  await s.look();
+  await s.open('/tokens');
+  s.check(!(await s.text()).includes(secret), 'the token is shown again');
+  const row = page.getByRole('row', {name: /monitoring/});
+  await row.getByRole('link', {name: 'Revoke…'}).click();
+  const word = page.getByLabel(/to go on/);
+  await word.fill(await word.getAttribute('data-word'));
+  await s.submit(page.locator('form.confirm button[type=submit]'));
+  await page.waitForURL(u => u.pathname === '/tokens');
+  s.equal(await page.getByRole('row', {name: /monitoring/}).count(), 0, 'the token that was revoked');
+  await s.open('/repositories');
+  await s.look();
+
+  const audit = (await s.ask('audit')).split('\n').filter(l => l).map(l => JSON.parse(l).action);
+  for (const a of ['session.create', 'schedule.create', 'schedule.update', 'join_token.create', 'token.create', 'token.revoke']) s.check(audit.includes(a), a + ' is not in the audit log: ' + audit);
+});
