@@ -52,14 +52,23 @@ type needs struct {
 
 // stories are all of them, by the names of their files.
 var stories = []told{
-	{"sign-in", needs{firefox: true}},
+	{"agent-silent", needs{agent: true}}, // the longest
+	{"bring-back", needs{firefox: true}},
 	{"overview", needs{firefox: true}},
+	{"window", needs{firefox: true}},
+	{"moment", needs{}},
+	{"changes", needs{}},
+	{"jobs", needs{}},
+	{"damage", needs{}},
+	{"space", needs{}},
+	{"set-up", needs{}},
 	{"empty", needs{empty: true}},
-	{"without-script", needs{}},
-	{"keyboard", needs{}},
+	{"sign-in", needs{firefox: true}},
 	{"sessions", needs{}},
 	{"server-restart", needs{}},
-	{"agent-silent", needs{agent: true}},
+	{"scripts", needs{}},
+	{"without-script", needs{}},
+	{"keyboard", needs{}},
 }
 
 // told is a story and what it needs.
@@ -130,7 +139,7 @@ func newWorld(t testing.TB, h *history, n needs) *world {
 	args := []string{"server", "--listen", at}
 	node := []string{"SLIPCOVER_REPOSITORY=" + w.repo, "SLIPCOVER_IDENTITY_FILE=" + h.identity, "SLIPCOVER_RECIPIENTS=" + h.public}
 	couch := []string{"SLIPCOVER_INSTANCE=shop", "SLIPCOVER_DATA_DIR=" + h.couch.DataDir, "SLIPCOVER_COUCH_URL=" + h.couch.URL, "SLIPCOVER_COUCH_USER=" + h.couch.Admin,
-		"SLIPCOVER_COUCH_PASSWORD=" + h.couch.Password, "SLIPCOVER_SHIP=true"}
+		"SLIPCOVER_COUCH_PASSWORD=" + h.couch.Password, "SLIPCOVER_SHIP=true", "SLIPCOVER_ACCEPT_WRITES=true"}
 	nodeState := w.state
 	if n.agent {
 		nodeState = filepath.Join(dir, "agent")
@@ -178,7 +187,7 @@ func (w *world) tell(name, node string, env []string) {
 	cmd.WaitDelay = 10 * time.Second
 	cmd.Env = append(testenv.Environ(), env...)
 	cmd.Env = append(cmd.Env, "URL="+w.url, "TOKEN="+strings.TrimSpace(string(token)), "COUCH="+w.h.couch.URL, "COUCH_USER="+w.h.couch.Admin, "COUCH_PASSWORD="+w.h.couch.Password,
-		"DELETED="+w.h.deleted.Format(time.RFC3339), "HOSTILE="+hostile, "SHOTS="+shots, "HOME="+w.t.TempDir())
+		"HOSTILE="+hostile, "SHOTS="+shots, "HOME="+w.t.TempDir())
 	var said strings.Builder
 	cmd.Stderr = &said
 	in, err := cmd.StdinPipe()

@@ -37,7 +37,6 @@ class Story {
     this.base = base;
     this.isChromium = isChromium;
     this.patience = patience;
-    this.deleted = new Date(env.DELETED);
   }
 
   // may says what may go wrong: a pattern of what is noted then.
@@ -90,6 +89,12 @@ class Story {
     await page.getByLabel('Token').fill(token);
     await page.getByRole('button', {name: 'Sign in'}).click();
     await page.waitForURL(u => !u.pathname.startsWith('/login'));
+  }
+
+  // submit clicks a button of a form, and waits until what was sent is answered and the page after it is there.
+  async submit(button, page = this.page) {
+    await Promise.all([page.waitForResponse(r => r.request().method() === 'POST'), button.click()]);
+    await page.waitForLoadState();
   }
 
   // says waits until a page shows words: a string or a pattern.
