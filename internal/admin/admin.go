@@ -108,6 +108,12 @@ var routes = []route{
 	{"POST /schedules/{id}/run", access.Operator, "schedule.run", (*call).runSchedule},
 
 	{"GET /space", access.Viewer, "", (*call).showSpace},
+	{"GET /clusters", access.Viewer, "", (*call).listClusters},
+	{"POST /clusters/{id}/backup", access.Operator, "cluster.backup", (*call).backUpCluster},
+	{"GET /sets", access.Viewer, "", (*call).listSets},
+	{"GET /sets/{id}", access.Viewer, "", (*call).showSet},
+	{"DELETE /sets/{id}", access.Operator, "set.delete", (*call).deleteSet},
+
 	{"GET /backups/{id}", access.Viewer, "", (*call).showBackup},
 	{"POST /backups/{id}/prove", access.Operator, "backup.prove", (*call).prove},
 	{"POST /backups/{id}/serve", access.Operator, "serve.open", (*call).openServe},

@@ -16,6 +16,7 @@ type backupView struct {
 	Instance       string         `json:"instance"`
 	Parent         string         `json:"parent,omitempty"`
 	Schedule       string         `json:"schedule,omitempty"`
+	Set            string         `json:"set,omitempty"`
 	Status         string         `json:"status"`
 	Fault          string         `json:"fault,omitempty"`
 	Job            string         `json:"job,omitempty"`
@@ -52,7 +53,7 @@ func viewProgress(p job.Progress) progressView {
 }
 
 func (c *call) viewBackup(b *job.Backup) backupView {
-	v := backupView{ID: b.ID, Name: b.Name, Description: b.Description, Project: b.Project, Instance: b.Instance, Parent: b.Parent, Schedule: b.Schedule,
+	v := backupView{ID: b.ID, Name: b.Name, Description: b.Description, Project: b.Project, Instance: b.Instance, Parent: b.Parent, Schedule: b.Schedule, Set: b.Set,
 		Status: string(b.Status), Fault: b.Fault, Job: b.Job, Type: b.Type, CouchDBVersion: b.CouchDBVersion, SizeBytes: b.Size, StoredBytes: b.Stored,
 		Databases: b.Databases, Damage: b.Damage, Checksum: b.Checksum, Location: b.Location(), Repository: viewRepository(b.Repository),
 		RepoName: b.RepoName, RepoID: b.RepoID, Notes: nonNil(b.Notes), Proof: b.Proof, Started: b.Started, Finished: b.Finished,

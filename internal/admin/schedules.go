@@ -9,6 +9,7 @@ import (
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/api"
 	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/server"
 )
 
 // scheduleFields are what a schedule can be told.
@@ -27,13 +28,15 @@ type scheduleFields struct {
 
 type newSchedule struct {
 	Instance string `json:"instance"` // id or name
+	Cluster  string `json:"cluster"`  // name, instead of an instance
 	scheduleFields
 }
 
 type scheduleView struct {
 	ID           string `json:"id"`
 	Project      string `json:"project"`
-	Instance     string `json:"instance"`
+	Instance     string `json:"instance,omitempty"`
+	Cluster      string `json:"cluster,omitempty"`
 	InstanceName string `json:"instance_name,omitempty"`
 	scheduleFields
 	Next      time.Time  `json:"next,omitzero"`
@@ -48,6 +51,7 @@ type scheduleView struct {
 type firingView struct {
 	Due     time.Time `json:"due,omitzero"`
 	Backup  string    `json:"backup,omitempty"`
+	Set     string    `json:"set,omitempty"`
 	Outcome string    `json:"outcome,omitempty"`
 }
 
@@ -73,7 +77,10 @@ func (c *call) instanceNames() map[string]string {
 
 func (c *call) viewSchedule(s *job.Schedule, names map[string]string) scheduleView {
 	v := scheduleView{ID: s.ID, Project: s.Project, Instance: s.Instance, InstanceName: names[s.Instance], scheduleFields: fieldsOf(s),
-		Last: firingView{s.Last.Due, s.Last.Backup, s.Last.Outcome}, Missed: s.Missed, Skipped: s.Skipped, Created: s.Created, Updated: s.Updated}
+		Cluster: s.Cluster, Last: firingView{Due: s.Last.Due, Backup: s.Last.Backup, Outcome: s.Last.Outcome}, Missed: s.Missed, Skipped: s.Skipped, Created: s.Created, Updated: s.Updated}
+	if s.Cluster != "" {
+		v.Last.Backup, v.Last.Set = "", s.Last.Backup
+	}
 	v.TimeZone = cmp.Or(v.TimeZone, "UTC")
 	if s.Enabled {
 		v.Next, v.ProveNext = s.Next, s.ProveNext
@@ -109,14 +116,19 @@ func (c *call) createSchedule() (int, any, error) {
 	if err := c.read(&n); err != nil {
 		return 0, nil, err
 	}
-	if n.Instance == "" {
-		return 0, nil, api.Invalid("instance is missing: the id or the name of the instance to back up.")
+	s := &job.Schedule{Cluster: n.Cluster}
+	var err error
+	switch {
+	case n.Instance == "" && n.Cluster == "":
+		return 0, nil, api.Invalid("instance is missing: the id or the name of the instance to back up; or cluster, the name of a cluster.")
+	case n.Instance != "" && n.Cluster != "":
+		return 0, nil, api.Invalid("A schedule is of an instance or of a cluster: name one of the two.")
+	case n.Instance != "":
+		s.Instance, err = c.findInstance(n.Instance)
 	}
-	instance, err := c.findInstance(n.Instance)
 	if err != nil {
 		return 0, nil, err
 	}
-	s := &job.Schedule{Instance: instance}
 	n.set(s)
 	if s, err = c.Server.CreateSchedule(c.r.Context(), c.who, s); err != nil {
 		return 0, nil, err
@@ -193,12 +205,21 @@ func (c *call) deleteSchedule() (int, any, error) {
 	return http.StatusNoContent, nil, c.Server.DeleteSchedule(c.r.Context(), c.who, id)
 }
 
-// runSchedule backs its instance up now. The backup isn't one of the schedule's: it has
+// runSchedule backs its instance or cluster up now. The backup, or the set, isn't one of the schedule's: it has
 // its name, but retention leaves it alone.
 func (c *call) runSchedule() (int, any, error) {
 	s, err := c.schedule()
 	if err != nil {
 		return 0, nil, err
+	}
+	if s.Cluster != "" {
+		name := []rune(s.Name)
+		i, err := c.Server.CreateSet(c.r.Context(), c.who, server.NewSet{Name: string(name[:min(len(name), 180)]) + " " + time.Now().UTC().Format("2006-01-02 15:04"), Cluster: s.Cluster,
+			Description: "asked for by " + c.who.User})
+		if err != nil {
+			return 0, nil, err
+		}
+		return http.StatusAccepted, map[string]any{"set": c.viewSet(i)}, nil
 	}
 	b, err := c.Server.RunSchedule(c.r.Context(), c.who, s.ID)
 	if err != nil {

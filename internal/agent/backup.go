@@ -160,7 +160,7 @@ func (a *agent) runEngine(ctx context.Context, w *work, r *repo.Repo, n *node.No
 	o.Repo, o.Node, o.Instance, o.StateDir, o.Tool = r, n, spec.RepoName, a.o.StateDir, a.o.Version
 	o.ID, o.Parent, o.Description = id, spec.Parent, spec.Description
 	o.Name = cmp.Or(spec.Name, spec.RepoName+"-"+time.Now().UTC().Format("20060102-150405"))
-	o.Labels = maps.Clone(spec.Labels)
+	o.Labels, o.Cluster = maps.Clone(spec.Labels), a.clusterOf(w.job.Instance)
 	o.Copies = nil
 	for _, c := range copies {
 		if c.Err == nil {

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/slipcover/slipcover/internal/backup"
 	"github.com/slipcover/slipcover/internal/bus"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/localhost"
@@ -155,7 +156,7 @@ func (a *agent) seeOwn(ctx context.Context) *job.Seen {
 		return nil
 	}
 	s := &job.Seen{Instance: a.lastReply().Node, UsedBytes: m.bytes, Databases: m.databases, Version: m.version, CanRestart: a.o.RestartCommand != ""}
-	s.Ship = a.shipping.seen(s.Instance)
+	s.Ship, s.Member = a.shipping.seen(s.Instance), m.tell()
 	if url := cmp.Or(a.o.CouchURL, m.url); url != "" {
 		a.askServer(ctx, s, url)
 	}
@@ -165,7 +166,7 @@ func (a *agent) seeOwn(ctx context.Context) *job.Seen {
 func (a *agent) seeMade(ctx context.Context, i instance) *job.Seen {
 	s := &job.Seen{Instance: i.ID, CanRestart: true, Ship: a.shipping.seen(i.ID)}
 	if m := a.facts.measured(i.ID); m != nil {
-		s.UsedBytes, s.Databases, s.Version = m.bytes, m.databases, m.version
+		s.UsedBytes, s.Databases, s.Version, s.Member = m.bytes, m.databases, m.version, m.tell()
 	}
 	if i.URL != "" {
 		a.askServer(ctx, s, i.URL)
@@ -265,12 +266,32 @@ func (a *agent) measure(ctx context.Context, id string, locate func(context.Cont
 		a.log.DebugContext(ctx, "no CouchDB found", "instance", id, "err", faultOf(err))
 		return
 	}
-	if a.facts.measured(id) == nil { // the walk may take long
-		a.facts.set(id, measure{version: n.Version, url: urlOf(n)})
+	member, at := a.memberOf(ctx, id, n), time.Now()
+	if known := a.facts.measured(id); known == nil { // the walk may take long
+		a.facts.set(id, measure{version: n.Version, url: urlOf(n), member: member, memberAt: at})
+	} else {
+		known.member, known.memberAt = member, at
+		a.facts.set(id, *known)
 	}
 	if m, err := measureNode(ctx, n); err == nil {
+		m.member, m.memberAt = member, at
 		a.facts.set(id, m)
 	}
+}
+
+// memberOf says which node of which cluster a CouchDB is, as its backups say it.
+func (a *agent) memberOf(ctx context.Context, instance string, n *node.Node) *job.Member {
+	id, name, nodes := backup.Member(ctx, n)
+	return &job.Member{Node: name, Nodes: nodes, ServerUUID: id.ServerUUID, MapUUID: id.MapUUID, Cluster: a.clusterOf(instance)}
+}
+
+// clusterOf is what the configuration calls the cluster of an instance: of the node that was there before, and of nothing that
+// this agent made.
+func (a *agent) clusterOf(instance string) string {
+	if _, made := a.made.get(instance); made {
+		return ""
+	}
+	return a.o.Backup.Cluster
 }
 
 // measure is what the files of a CouchDB say.
@@ -279,6 +300,18 @@ type measure struct {
 	databases int
 	version   string // may be empty
 	url       string // where it listens on this machine; empty if the files don't say it
+	member    *job.Member
+	memberAt  time.Time // when member was read
+}
+
+// tell returns the member as a hello says it; nil if it isn't known.
+func (m *measure) tell() *job.Member {
+	if m.member == nil {
+		return nil
+	}
+	said := *m.member
+	said.AgeSeconds = max(0, time.Since(m.memberAt).Seconds())
+	return &said
 }
 
 // facts are what is not found out anew for each hello.

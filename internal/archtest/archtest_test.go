@@ -113,7 +113,8 @@ var allowed = map[string][]string{
 	// What systemd is told of a service, by whoever runs one.
 	"internal/sdnotify": {},
 
-	// The catalog and who does what: no HTTP, no engines, no NATS of its own.
+	// The catalog and who does what: no HTTP, no engines, no NATS of its own. Which instances are one cluster package topology
+	// says, as of backups, so that a cluster has one name in the service and in repositories.
 	"internal/server": {"internal/access", "internal/bus", "internal/calendar", "internal/durable", "internal/job", "internal/localhost", "internal/manifest", "internal/newest", "internal/retention", "internal/schedule", "internal/shard", "internal/topology", "internal/words"},
 
 	// What both REST APIs do alike with a request.
@@ -143,7 +144,7 @@ var allowed = map[string][]string{
 	// What commands have in common, and the settings' repositories opened: no command.
 	"internal/cli/core": {"internal/userfile", "couchfile", "internal/backup", "internal/config", "internal/serve", "internal/ship", "internal/manifest", "internal/node", "internal/repo",
 		"internal/restore", "internal/storage", "internal/storage/limit", "internal/storage/meter", "internal/takeout", "internal/topology"},
-	"internal/cli/open": {"internal/userfile", "internal/calendar", "internal/cluster", "internal/topology", "internal/cli/core", "internal/durable", "internal/manifest", "internal/repo", "internal/sequence", "internal/serve", "internal/shard", "internal/storage",
+	"internal/cli/open": {"internal/userfile", "internal/calendar", "internal/cluster", "internal/topology", "internal/cli/core", "internal/durable", "internal/job", "internal/manifest", "internal/repo", "internal/sequence", "internal/serve", "internal/shard", "internal/storage",
 		"internal/storage/cache", "internal/storage/drivers", "internal/storage/retry"},
 
 	// The groups of the help: a group never imports another.

@@ -2,6 +2,9 @@ package backup
 
 import (
 	"context"
+	"io"
+	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/slipcover/slipcover/couchfile"
@@ -9,6 +12,7 @@ import (
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/node"
 	"github.com/slipcover/slipcover/internal/shard"
+	"github.com/slipcover/slipcover/internal/state"
 )
 
 // clusterNodes returns the nodes of the cluster that the node is of, as its _nodes.couch says that was just
@@ -25,7 +29,28 @@ func (r *run) clusterNodes(ctx context.Context, l *node.Listing) []string {
 		return nil
 	}
 	defer src.Close()
-	db, err := couchfile.Open(couchfile.WithContext(ctx, src), src.Size())
+	return readNodes(ctx, src, src.Size())
+}
+
+// Member says who a node is, what it is called, and which nodes its cluster has, as a backup of it would: what can't be
+// read is not known, and a node that is alone has none.
+func Member(ctx context.Context, n *node.Node) (id manifest.Identity, name string, nodes []string) {
+	id, name = state.Identify(n)
+	f, err := os.Open(filepath.Join(n.DataDir, shard.NodesFile))
+	if err != nil {
+		return id, name, nil
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return id, name, nil
+	}
+	return id, name, readNodes(ctx, f, info.Size())
+}
+
+// readNodes returns the nodes that a _nodes.couch has; none of a node that is alone.
+func readNodes(ctx context.Context, src io.ReaderAt, size int64) []string {
+	db, err := couchfile.Open(couchfile.WithContext(ctx, src), size)
 	if err != nil {
 		return nil
 	}

@@ -66,7 +66,7 @@ func (k *killed) must(err error) {
 // command runs a command as a process of its own.
 func (k *killed) command(args ...string) *exec.Cmd {
 	c := exec.Command("slipcover", append(args, "--repo", filepath.Join(k.dir, "repo"))...)
-	c.Env = append(testenv.Environ(), "COUCHDB_PASSWORD="+k.cluster.Nodes[0].Password, "SLIPCOVER_CONFIG=/dev/null",
+	c.Env = append(testenv.Environ(), "COUCHDB_PASSWORD="+k.cluster.Nodes[0].Password, "SLIPCOVER_CONFIG=/dev/null", "SLIPCOVER_CLUSTER=prod",
 		"SLIPCOVER_STATE_DIR="+filepath.Join(k.dir, "state"), "PATH="+os.Getenv("PATH"))
 	return c
 }
@@ -111,7 +111,7 @@ func (k *killed) round(round, from, to, n int) {
 	for i, node := range k.cluster.Nodes {
 		all.Go(func() {
 			time.Sleep(time.Duration(rand.IntN(1500)) * time.Millisecond)
-			out, err := k.command("backup", "create", "--cluster", "prod", "--instance", fmt.Sprint("db", i), "--couch-url", address(node)).CombinedOutput()
+			out, err := k.command("backup", "create", "--instance", fmt.Sprint("db", i), "--couch-url", address(node)).CombinedOutput()
 			if err != nil {
 				t.Errorf("backup: %v\n%s", err, out)
 			}

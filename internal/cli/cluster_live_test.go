@@ -36,7 +36,7 @@ func TestClusterByCommands(t *testing.T) {
 	exits := func(want int, args ...string) string {
 		t.Helper()
 		env, stdout, stderr := clitest.Env(t)
-		env.Environ = append(testenv.Environ(), "COUCHDB_PASSWORD="+c.Nodes[0].Password, "SLIPCOVER_CONFIG=/dev/null", "SLIPCOVER_STATE_DIR="+state)
+		env.Environ = append(testenv.Environ(), "COUCHDB_PASSWORD="+c.Nodes[0].Password, "SLIPCOVER_CONFIG=/dev/null", "SLIPCOVER_STATE_DIR="+state, "SLIPCOVER_CLUSTER=prod")
 		if code := cli.Run(t.Context(), env, append(args, "--repo", repo)); code != want {
 			t.Fatalf("%q: exit code %d, want %d\n%s%s", args, code, want, stdout, stderr)
 		}
@@ -87,7 +87,7 @@ func TestClusterByCommands(t *testing.T) {
 		return []string{"--instance", fmt.Sprintf("db%d", i+1), "--couch-url", address(n)}
 	}
 	for i, n := range c.Nodes {
-		run(append([]string{"backup", "create", "--cluster", "prod"}, of(i)...)...)
+		run(append([]string{"backup", "create"}, of(i)...)...)
 		if i == 0 { // the others no longer know it when they are backed up
 			must(n.Delete("/gone"))
 		}

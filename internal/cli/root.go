@@ -128,7 +128,7 @@ func newRoot(env *core.Env) *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	add("make", backups.Commands(env, g)...)
+	add("make", backups.Commands(env, g, service.NewClusterBackup(env, g))...)
 	add("make", service.NewShip(env, g))
 	add("get", restores.Commands(env, g, service.Together)...)
 	add("look", look.Commands(env, g, service.NewClusterRestore(env, g))...)

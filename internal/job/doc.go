@@ -10,6 +10,7 @@
 //	jobs       Job        work for an agent
 //	agents     Agent      a process on a node
 //	schedules  Schedule   when to back up, how long to keep, what to prove
+//	sets       Set        backups of all nodes of a cluster, begun at one moment
 //	strategies Strategy   which container a project's or instance's backups go to
 //	quotas     Quota      what a project may have
 //	restores   Restore    a plan that several agents carry out together

@@ -106,6 +106,7 @@ type Backup struct {
 	// deletes this one, as in Trove, though each restores alone.
 	Parent   string       `json:"parent,omitempty"`
 	Schedule string       `json:"schedule,omitempty"` // id of the one that asked for it
+	Set      string       `json:"set,omitempty"`      // id of the set that it is of
 	Status   BackupStatus `json:"status"`
 	Fault    string       `json:"fault,omitempty"` // why it failed
 	// MayBeStored says that its job was given up when an agent had begun it: it may have been
@@ -308,6 +309,8 @@ const (
 	LabelInstanceName = "instance-name"
 	LabelParent       = "parent"
 	LabelSchedule     = "schedule"
+	LabelSet          = "set"     // id of the set
+	LabelCluster      = "cluster" // name of the set's cluster in the service
 )
 
 // Progress is how far a job's work is, in files and bytes.

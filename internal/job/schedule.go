@@ -2,14 +2,16 @@ package job
 
 import "time"
 
-// Schedule says when an instance is backed up, how long its backups stay, and when one
+// Schedule says when an instance, or a cluster, is backed up, how long its backups stay, and when one
 // is proven.
 type Schedule struct {
 	ID       string `json:"id"`
 	Name     string `json:"name"`
 	Project  string `json:"project"`
-	Instance string `json:"instance"`
-	Enabled  bool   `json:"enabled"`
+	Instance string `json:"instance"` // id; "" where Cluster is what is backed up
+	// Cluster is the name of the cluster whose nodes are backed up, at one moment; "" of a schedule of one instance.
+	Cluster string `json:"cluster,omitempty"`
+	Enabled bool   `json:"enabled"`
 
 	Cron     string        `json:"cron"`             // five fields, or @daily and the like
 	TimeZone string        `json:"time_zone"`        // of the time zone database; "" is UTC
@@ -46,7 +48,7 @@ type Schedule struct {
 // Firing is what came of one time.
 type Firing struct {
 	Due     time.Time `json:"due"`
-	Backup  string    `json:"backup,omitempty"`
+	Backup  string    `json:"backup,omitempty"`  // id; of a cluster's schedule that of the set
 	Outcome string    `json:"outcome,omitempty"` // "", started, skipped, missed, or why it was refused
 }
 

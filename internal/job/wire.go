@@ -43,8 +43,20 @@ type Seen struct {
 	UsedBytes  int64  `json:"used_bytes"`
 	Databases  int    `json:"databases"`
 	CanRestart bool   `json:"can_restart"`
+	// Member is which node of which cluster it is; nil if the agent doesn't know, or is of a version that doesn't say.
+	Member *Member `json:"member,omitempty"`
 	// Ship is how its shipping is doing; nil if it isn't shipped.
 	Ship *Shipping `json:"ship,omitempty"`
+}
+
+// Member is which node of which cluster a CouchDB is, as the records of its backups say it: see manifest.Summary.
+type Member struct {
+	Node       string   `json:"node,omitempty"`    // Erlang's name
+	Nodes      []string `json:"nodes,omitempty"`   // of the cluster, this one among them, sorted; none of a node that is alone
+	Cluster    string   `json:"cluster,omitempty"` // as the configuration calls it
+	ServerUUID string   `json:"server_uuid,omitempty"`
+	MapUUID    string   `json:"map_uuid,omitempty"`
+	AgeSeconds float64  `json:"age_seconds,omitempty"` // since it was read, when this is said
 }
 
 // HelloReply answers Hello.

@@ -468,10 +468,10 @@ func (s *Server) noteVersion(ctx context.Context, own *job.Instance, h job.Hello
 	return err
 }
 
-// sameInstances compares what is worth storing at once: whether CouchDBs are up, and shipped.
+// sameInstances compares what is worth storing at once: whether CouchDBs are up, and shipped, and of which cluster they are.
 func sameInstances(a, b []job.Seen) bool {
 	return slices.EqualFunc(a, b, func(a, b job.Seen) bool {
-		return a.Instance == b.Instance && a.Up == b.Up && a.Version == b.Version && a.CanRestart == b.CanRestart && sameShipping(a.Ship, b.Ship)
+		return a.Instance == b.Instance && a.Up == b.Up && a.Version == b.Version && a.CanRestart == b.CanRestart && sameShipping(a.Ship, b.Ship) && sameMember(a.Member, b.Member)
 	})
 }
 

@@ -74,6 +74,14 @@ type NewBackup struct {
 	Container   string // of the caller's Swift account; "" is the strategy's or the usual one
 
 	id, schedule string // of a schedule's firing
+	set          *job.Set
+}
+
+// prepared is a backup that may begin: nothing of it is stored.
+type prepared struct {
+	backup   *job.Backup
+	job      *job.Job
+	instance *job.Instance
 }
 
 // CreateBackup begins a backup. The checks come in the order of Trove's.
@@ -83,6 +91,30 @@ func (s *Server) CreateBackup(ctx context.Context, who *access.Caller, n NewBack
 	if err := s.room(who.Project, "backups", 1); err != nil {
 		return nil, err
 	}
+	p, err := s.prepare(ctx, who, n)
+	if err != nil {
+		return nil, err
+	}
+	b, j := p.backup, p.job
+	if err := s.hold(ctx, j, nil); err != nil {
+		return nil, err
+	}
+	if err := s.backups.create(ctx, b.ID, b); err != nil {
+		s.letGo(ctx, j, nil)
+		return nil, err
+	}
+	if err := s.enqueue(ctx, j); errors.Is(err, errOpen) {
+		return nil, err
+	} else if err != nil {
+		s.letGo(ctx, j, nil)
+		return nil, errors.Join(err, s.backups.remove(ctx, b.ID))
+	}
+	s.log.InfoContext(ctx, "backup accepted", "backup", b.ID, "instance", p.instance.Name, "job", j.ID)
+	return b, nil
+}
+
+// prepare looks whether a backup may begin, and makes what is to be stored of it.
+func (s *Server) prepare(ctx context.Context, who *access.Caller, n NewBackup) (*prepared, error) {
 	i, err := s.actable(ctx, who, n.Instance)
 	if err != nil {
 		return nil, err
@@ -106,6 +138,10 @@ func (s *Server) CreateBackup(ctx context.Context, who *access.Caller, n NewBack
 		return nil, err
 	}
 	spec.Repository, spec.Labels = b.Repository, labels(b, i)
+	if n.set != nil {
+		b.Set = n.set.ID
+		spec.Labels[job.LabelSet], spec.Labels[job.LabelCluster] = n.set.ID, n.set.Cluster
+	}
 	agent, err := s.agents.get(ctx, i.Agent)
 	if errors.Is(err, bus.ErrNotFound) { // it was removed just now
 		return nil, s.busy(i)
@@ -118,21 +154,7 @@ func (s *Server) CreateBackup(ctx context.Context, who *access.Caller, n NewBack
 	}
 	j := &job.Job{ID: newID(), Kind: job.KindBackup, Agent: i.Agent, Project: i.Project, Instance: i.ID, Backup: b.ID, Schedule: n.schedule, By: by(who, n.schedule), Spec: spec}
 	b.Job = j.ID
-	if err := s.hold(ctx, j, nil); err != nil {
-		return nil, err
-	}
-	if err := s.backups.create(ctx, b.ID, b); err != nil {
-		s.letGo(ctx, j, nil)
-		return nil, err
-	}
-	if err := s.enqueue(ctx, j); errors.Is(err, errOpen) {
-		return nil, err
-	} else if err != nil {
-		s.letGo(ctx, j, nil)
-		return nil, errors.Join(err, s.backups.remove(ctx, b.ID))
-	}
-	s.log.InfoContext(ctx, "backup accepted", "backup", b.ID, "instance", i.Name, "job", j.ID)
-	return b, nil
+	return &prepared{b, j, i}, nil
 }
 
 // labels are what the backup's record says of the catalog.
@@ -226,20 +248,40 @@ func (s *Server) DeleteBackup(ctx context.Context, who *access.Caller, id string
 	if err != nil {
 		return err
 	}
-	family := s.family(b)
-	for n, m := range family {
-		if m, err = s.lately(ctx, m, m.Status.Running()); err != nil && !isKind(err, NotFound) {
-			return err
-		} else if err == nil && m.Status.Running() {
-			return refuse(Busy, "Backup %s is running and can't be deleted.", m.ID)
-		} else if err == nil {
-			family[n] = m
+	if err := s.mayGoAlone(b); err != nil {
+		return err
+	}
+	family, err := s.deletable(ctx, s.family(b))
+	if err != nil {
+		return err
+	}
+	return s.deleteAll(ctx, who, family)
+}
+
+// deletable returns backups as they are lately. It refuses if one of them is at work, or is being restored.
+func (s *Server) deletable(ctx context.Context, list []*job.Backup) ([]*job.Backup, error) {
+	out := make([]*job.Backup, len(list))
+	for n, b := range list {
+		m, err := s.lately(ctx, b, b.Status.Running())
+		switch {
+		case isKind(err, NotFound):
+			m = b
+		case err != nil:
+			return nil, err
+		case m.Status.Running():
+			return nil, refuse(Busy, "Backup %s is running and can't be deleted.", m.ID)
 		}
 		if s.restoring(m.ID) {
-			return refuse(Busy, "Backup %s is being restored and can't be deleted.", m.ID)
+			return nil, refuse(Busy, "Backup %s is being restored and can't be deleted.", m.ID)
 		}
+		out[n] = m
 	}
-	for _, m := range family {
+	return out, nil
+}
+
+// deleteAll begins to delete backups that deletable let through.
+func (s *Server) deleteAll(ctx context.Context, who *access.Caller, list []*job.Backup) error {
+	for _, m := range list {
 		var secrets job.Secrets
 		if err := s.reach(ctx, who, &m.Repository, &secrets); err != nil {
 			return err

@@ -38,7 +38,7 @@ func (g *signal) ring() {
 // so that nothing is missed in between. With many agents that is many times a second.
 func (s *Server) Changed() <-chan struct{} { return s.changes.wait() }
 
-// ProjectOf returns the project of an instance, backup, job or schedule with that id, as
+// ProjectOf returns the project of an instance, backup, job, schedule or set with that id, as
 // far as the copy in memory has it; "" if there is none.
 func (s *Server) ProjectOf(id string) string {
 	if i := s.instances.have(id); i != nil {
@@ -52,6 +52,9 @@ func (s *Server) ProjectOf(id string) string {
 	}
 	if c := s.schedules.have(id); c != nil {
 		return c.Project
+	}
+	if t := s.sets.have(id); t != nil {
+		return t.Project
 	}
 	return ""
 }

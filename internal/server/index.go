@@ -23,10 +23,12 @@ type backupIndex struct {
 	// how many there are.
 	stored map[string]int64
 	counts map[string]int
+	sets   map[string][]*job.Backup // by the id of the set that they are of
 }
 
 func newBackupIndex() *backupIndex {
-	return &backupIndex{statuses: map[job.BackupStatus]int{}, last: map[string]*job.Backup{}, proofs: map[string]*job.Backup{}, stored: map[string]int64{}, counts: map[string]int{}}
+	return &backupIndex{statuses: map[job.BackupStatus]int{}, last: map[string]*job.Backup{}, proofs: map[string]*job.Backup{}, stored: map[string]int64{}, counts: map[string]int{},
+		sets: map[string][]*job.Backup{}}
 }
 
 // before is the order of lists.
@@ -42,6 +44,7 @@ func orderOf(b *job.Backup) newest.Backup {
 
 // changed keeps the index in step with the shelf.
 func (x *backupIndex) changed(_ string, old, now *job.Backup) {
+	x.changedSet(old, now)
 	if old != nil {
 		if i, ok := slices.BinarySearchFunc(x.order, old, before); ok {
 			x.order = slices.Delete(x.order, i, i+1)
@@ -74,6 +77,19 @@ func (x *backupIndex) changed(_ string, old, now *job.Backup) {
 	}
 	x.forget(old, x.last, func(b *job.Backup) bool { return b.Status == job.BackupCompleted })
 	x.forget(old, x.proofs, func(b *job.Backup) bool { return b.Status.Usable() && b.Proof != nil })
+}
+
+// changedSet keeps sets in step.
+func (x *backupIndex) changedSet(old, now *job.Backup) {
+	if old != nil && old.Set != "" {
+		rest := slices.DeleteFunc(slices.Clone(x.sets[old.Set]), func(b *job.Backup) bool { return b.ID == old.ID })
+		if x.sets[old.Set] = rest; len(rest) == 0 {
+			delete(x.sets, old.Set)
+		}
+	}
+	if now != nil && now.Set != "" {
+		x.sets[now.Set] = append(slices.Clip(x.sets[now.Set]), now)
+	}
 }
 
 // forget puts the next best in the place of a backup that is gone.
@@ -117,7 +133,7 @@ func shareStrings(id string, b *job.Backup) {
 		b.RepoID = id
 	}
 	b.ID = id
-	for _, s := range []*string{&b.Project, &b.Instance, &b.Schedule, &b.RepoName, &b.CouchDBVersion, &b.Description, &b.Type,
+	for _, s := range []*string{&b.Project, &b.Instance, &b.Schedule, &b.Set, &b.RepoName, &b.CouchDBVersion, &b.Description, &b.Type,
 		&b.Repository.URL, &b.Repository.ID, &b.Repository.Storage, (*string)(&b.Status)} {
 		*s = unique.Make(*s).Value()
 	}

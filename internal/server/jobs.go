@@ -111,16 +111,28 @@ func (s *Server) free(ctx context.Context, j *job.Job, also func(*job.Instance))
 // its agent. After errOpen it isn't known whether it will: what was written for it is
 // left to the sweep then, which looks again.
 func (s *Server) enqueue(ctx context.Context, j *job.Job) error {
+	if err := s.storeJob(ctx, j); err != nil {
+		return err
+	}
+	s.queue(ctx, j)
+	return nil
+}
+
+// storeJob is the first half of enqueue, and queue the second.
+func (s *Server) storeJob(ctx context.Context, j *job.Job) error {
 	j.State, j.Created, j.Updated = job.Queued, s.now(), s.now()
 	if err := s.jobs.create(ctx, j.ID, j); err != nil {
 		if err = s.settle(ctx, j, err); err != nil {
 			return &Error{Unavailable, "The job can't be stored now; try again later.", err}
 		}
 	}
+	return nil
+}
+
+func (s *Server) queue(ctx context.Context, j *job.Job) {
 	if err := s.cfg.Bus.Enqueue(ctx, j.Agent, j.ID); err != nil {
 		s.log.WarnContext(ctx, "a job could not be put into the queue; the sweep will", "job", j.ID, "err", err)
 	}
-	return nil
 }
 
 // errOpen says that a job may have been stored, or not.

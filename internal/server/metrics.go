@@ -46,6 +46,9 @@ var (
 	descShipOldest  = desc("ship_oldest_timestamp_seconds", "Since when any moment of an instance can be had back.", instanceLabels...)
 	descShipNewest  = desc("ship_newest_timestamp_seconds", "Up to when.", instanceLabels...)
 	descShipChain   = desc("ship_chain_start_timestamp_seconds", "Since when it is shipped without a gap.", instanceLabels...)
+	clusterLabels   = []string{"cluster", "project"}
+	descSetWhole    = desc("set_last_whole_timestamp_seconds", "When the newest set of a cluster that is whole was begun; 0 if there is none.", clusterLabels...)
+	descSetMissing  = desc("set_last_missing_nodes", "How many nodes of the cluster have no backup in its newest set that has ended.", clusterLabels...)
 	descNext        = desc("schedule_next_timestamp_seconds", "When a schedule fires next.", "schedule", "instance", "project")
 	descMissed      = desc("schedule_missed_total", "Firings of a schedule that could not begin in their window.", "schedule", "instance", "project")
 )
@@ -84,7 +87,7 @@ func (m *metrics) ended(j *job.Job) {
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descInstances, descBackups, descAgents, descAgentSeen, descJobs, descQueueOldest, descConnected, descDamaged, descLast,
 		descLastSize, descLastStored, descLastTook, descUncopied, descProved, descProvedOK, descNext, descMissed,
-		descShipping, descShipFails, descShipLag, descShipBytes, descShipOldest, descShipNewest, descShipChain} {
+		descShipping, descShipFails, descShipLag, descShipBytes, descShipOldest, descShipNewest, descShipChain, descSetWhole, descSetMissing} {
 		ch <- d
 	}
 	m.outcomes.Describe(ch)
@@ -103,6 +106,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(descConnected, number(m.s.cfg.Bus.Connected() == nil))
 	gauge(descDamaged, number(m.s.damaged() != nil))
 	m.collectInstances(gauge)
+	m.collectSets(gauge)
 	m.collectAgents(gauge)
 	m.collectJobs(gauge)
 	m.collectSchedules(gauge, func(v float64, labels ...string) {
@@ -116,7 +120,7 @@ func (m *metrics) collectSchedules(gauge gaugeFunc, missed func(v float64, label
 	type key struct{ schedule, instance, project string }
 	nexts, misses := map[key]time.Time{}, map[key]int{}
 	m.s.schedules.all(func(_ string, c *job.Schedule) bool {
-		k := key{c.Name, c.Instance, c.Project}
+		k := key{c.Name, target(c), c.Project}
 		if i := m.s.instances.have(c.Instance); i != nil {
 			k.instance = i.Name
 		}
@@ -131,6 +135,38 @@ func (m *metrics) collectSchedules(gauge gaugeFunc, missed func(v float64, label
 	}
 	for k, n := range misses {
 		missed(float64(n), k.schedule, k.instance, k.project)
+	}
+}
+
+// collectSets tells of clusters that have sets. One that is at work or goes says nothing of the cluster.
+func (m *metrics) collectSets(gauge gaugeFunc) {
+	type key struct{ cluster, project string }
+	last, whole := map[key]*SetInfo{}, map[key]*SetInfo{}
+	var all []*job.Set
+	m.s.sets.all(func(_ string, t *job.Set) bool {
+		all = append(all, t)
+		return true
+	})
+	for _, t := range all {
+		k := key{t.Cluster, t.Project}
+		if n, w := last[k], whole[k]; n != nil && w != nil && !after(t, n.Set) && !after(t, w.Set) {
+			continue
+		}
+		i := m.s.infoOf(t)
+		if n := last[k]; (i.State == SetWhole || i.State == SetPartial) && (n == nil || after(t, n.Set)) {
+			last[k] = i
+		}
+		if w := whole[k]; i.State == SetWhole && (w == nil || after(t, w.Set)) {
+			whole[k] = i
+		}
+	}
+	for k, i := range last {
+		gauge(descSetMissing, float64(len(i.Members)-i.Usable()), k.cluster, k.project)
+		at := time.Unix(0, 0)
+		if w := whole[k]; w != nil {
+			at = w.Created
+		}
+		gauge(descSetWhole, seconds(at), k.cluster, k.project)
 	}
 }
 

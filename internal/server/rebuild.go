@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"slices"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 
@@ -25,6 +27,7 @@ type Rebuilt struct {
 	Backups   int `json:"backups"`   // that were added
 	Known     int `json:"known"`     // that were there
 	Instances int `json:"instances"` // that were added, without an agent until it joins
+	Sets      int `json:"sets"`      // that were added
 }
 
 // Rebuild puts backups that repositories have into the catalog, under the ids that they
@@ -47,7 +50,8 @@ func Rebuild(ctx context.Context, b *bus.Bus, project string, found []Found) (r 
 	}()
 	g.Go(func() error { return s.backups.follow(inner) })
 	g.Go(func() error { return s.instances.follow(inner) })
-	for _, ready := range []chan struct{}{s.backups.ready, s.instances.ready} {
+	g.Go(func() error { return s.sets.follow(inner) })
+	for _, ready := range []chan struct{}{s.backups.ready, s.instances.ready, s.sets.ready} {
 		select {
 		case <-ready:
 		case <-inner.Done():
@@ -58,6 +62,7 @@ func Rebuild(ctx context.Context, b *bus.Bus, project string, found []Found) (r 
 		known[b.RepoID] = true
 		return true
 	})
+	sets := map[string]*job.Set{}
 	for _, f := range found {
 		if known[string(f.Record.ID)] {
 			r.Known++
@@ -68,6 +73,9 @@ func Rebuild(ctx context.Context, b *bus.Bus, project string, found []Found) (r 
 			return r, err
 		}
 		doc.Instance = instance.ID
+		if doc.Set != "" {
+			sets[doc.Set] = f.addTo(sets[doc.Set], doc, instance)
+		}
 		switch err := s.backups.create(ctx, doc.ID, doc); {
 		case errors.Is(err, bus.ErrExists):
 			r.Known++
@@ -77,7 +85,67 @@ func Rebuild(ctx context.Context, b *bus.Bus, project string, found []Found) (r 
 			r.Backups++
 		}
 	}
+	for id, t := range sets {
+		if err := s.rebuildSet(ctx, id, t, &r); err != nil {
+			return r, err
+		}
+	}
 	return r, nil
+}
+
+// addTo adds a stored backup to its set, which is nil if it is the first of it that was found, with what it knows of the
+// cluster's other nodes.
+func (f *Found) addTo(t *job.Set, b *job.Backup, i *job.Instance) *job.Set {
+	if t == nil {
+		t = &job.Set{ID: b.Set, Name: strings.TrimSuffix(b.Name, " "+i.Name), Project: b.Project, Cluster: cmp.Or(f.Record.Labels[job.LabelCluster], f.Record.Cluster),
+			Schedule: b.Schedule, Created: b.Created, Updated: b.Updated, Order: b.Order}
+	}
+	if b.Created.Before(t.Created) {
+		t.Created = b.Created
+	}
+	t.Order = min(t.Order, b.Order)
+	member := func(node string) *job.SetMember {
+		n := slices.IndexFunc(t.Members, func(m job.SetMember) bool { return m.Node == node })
+		if n < 0 {
+			n = len(t.Members)
+			t.Members = append(t.Members, job.SetMember{Node: node, Begun: true, Why: "it is not in the repository"})
+		}
+		return &t.Members[n]
+	}
+	for _, node := range f.Record.Nodes {
+		member(node)
+	}
+	*member(f.Record.NodeName) = job.SetMember{Node: f.Record.NodeName, Instance: i.ID, InstanceName: i.Name, Begun: true}
+	return t
+}
+
+// rebuildSet stores a set, or adds the members to it of which a backup is in another repository.
+func (s *Server) rebuildSet(ctx context.Context, id string, t *job.Set, r *Rebuilt) error {
+	byNode := func(a, b job.SetMember) int { return strings.Compare(a.Node, b.Node) }
+	slices.SortFunc(t.Members, byNode)
+	err := s.sets.create(ctx, id, t)
+	if !errors.Is(err, bus.ErrExists) {
+		r.Sets++
+		return err
+	}
+	_, err = s.sets.update(ctx, id, func(old *job.Set) error {
+		members := slices.Clone(old.Members)
+		for _, m := range t.Members {
+			n := slices.IndexFunc(members, func(o job.SetMember) bool { return o.Node == m.Node })
+			switch {
+			case n < 0:
+				members = append(members, m)
+			case members[n].Instance == "":
+				members[n] = m
+			}
+		}
+		if slices.SortFunc(members, byNode); slices.Equal(members, old.Members) {
+			return errSame
+		}
+		old.Members = members
+		return nil
+	})
+	return err
 }
 
 // rebuildInstance stores an instance unless there is one of that id or of that name in
@@ -105,7 +173,7 @@ func (f *Found) documents(project string) (*job.Backup, *job.Instance) {
 	i := &job.Instance{ID: cmp.Or(l[job.LabelInstance], newID()), Name: cmp.Or(l[job.LabelInstanceName], rec.Instance), Project: project,
 		RepoName: rec.Instance, Status: job.InstanceActive, Flavor: defaultFlavor, CouchDBVersion: rec.CouchDBVersion, Created: rec.Started, Updated: rec.Finished}
 	b := &job.Backup{ID: cmp.Or(l[job.LabelBackup], string(rec.ID)), Name: rec.Name, Description: rec.Description, Project: project,
-		Parent: l[job.LabelParent], Schedule: l[job.LabelSchedule], Status: job.BackupCompleted, CouchDBVersion: rec.CouchDBVersion,
+		Parent: l[job.LabelParent], Schedule: l[job.LabelSchedule], Set: l[job.LabelSet], Status: job.BackupCompleted, CouchDBVersion: rec.CouchDBVersion,
 		Repository: f.Repository, RepoName: rec.Instance, Proof: f.Verified, Created: rec.Started, Updated: rec.Finished,
 		Result: job.Result{RepoID: string(rec.ID), Type: string(rec.Type), Size: rec.SizeBytes, Stored: rec.StoredBytes, Databases: rec.DatabaseCount,
 			Order: rec.Order, Node: rec.Node(), Damage: rec.DamageCount, Checksum: rec.ManifestSHA256, LocationRef: f.LocationRef, Started: &rec.Started, Finished: &rec.Finished}}

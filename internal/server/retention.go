@@ -73,6 +73,11 @@ func (s *Server) retention(c *job.Schedule, keep *job.Keep) (*Retention, error) 
 		next = &job.Backup{ID: newID(), Project: c.Project, Instance: c.Instance, Schedule: c.ID, Status: job.BackupCompleted, Created: r.At}
 		now = r.At
 	}
+	if c.Cluster != "" {
+		sets, err := s.decideSets(c, r.Keep, r.At, now)
+		r.Backups = retainedOf(sets)
+		return r, err
+	}
 	var err error
 	r.Backups, err = s.decide(c, r.Keep, next, now)
 	return r, err
@@ -103,6 +108,8 @@ func (s *Server) InstanceRetention(ctx context.Context, who *access.Caller, id s
 		}
 		why := "made by hand: it stays until somebody deletes it"
 		switch {
+		case b.Set != "" && s.schedules.have(b.Schedule) != nil:
+			why = "of a set of its cluster: it stays as long as the cluster's schedule keeps the set"
 		case b.Schedule != "":
 			why = "its schedule is gone: it stays until somebody deletes it"
 		case b.Status == job.BackupRestored:

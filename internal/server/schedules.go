@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,7 +25,7 @@ import (
 
 // Bounds of what a schedule may be told.
 const (
-	maxSchedules    = 50 // of an instance
+	maxSchedules    = 50 // of an instance, or of a cluster
 	maxScheduleName = 200
 	maxCron         = 500 // bytes; a line that names each minute, hour and day has some 400
 	maxZone         = 64  // bytes; the longest of the database has 32
@@ -73,24 +74,33 @@ func (s *Server) CreateSchedule(ctx context.Context, who *access.Caller, c *job.
 	if err := s.checkHeartbeat(ctx, n.Heartbeat); err != nil {
 		return nil, err
 	}
-	if err := s.roomForSchedule(who, n.Instance); err != nil {
+	if err := s.roomForSchedule(who, &n); err != nil {
 		return nil, err
 	}
 	if n.Trust, err = s.giveTrust(ctx, who); err != nil {
 		return nil, err
 	}
 	ctx = whole(ctx)
-	defer s.alone(n.Instance)()
-	if err := s.roomForSchedule(who, n.Instance); err != nil { // others were quicker
+	defer s.alone(target(&n))()
+	if err := s.roomForSchedule(who, &n); err != nil { // others were quicker
 		s.endTrust(ctx, who, &n)
 		return nil, err
 	}
 	return &n, s.schedules.create(ctx, n.ID, &n)
 }
 
-func (s *Server) roomForSchedule(who *access.Caller, instance string) error {
-	if len(s.Schedules(who, instance)) < maxSchedules {
+func (s *Server) roomForSchedule(who *access.Caller, of *job.Schedule) error {
+	n := 0
+	for _, c := range s.Schedules(who, "") {
+		if c.Instance == of.Instance && c.Cluster == of.Cluster {
+			n++
+		}
+	}
+	if n < maxSchedules {
 		return nil
+	}
+	if of.Cluster != "" {
+		return refuse(OverQuota, "The cluster has %d schedules, which is the most: change or delete one.", maxSchedules)
 	}
 	return refuse(OverQuota, "The instance has %d schedules, which is the most: change or delete one.", maxSchedules)
 }
@@ -135,7 +145,7 @@ func (s *Server) changeSchedule(ctx context.Context, who *access.Caller, c *job.
 	if err := change(c); err != nil {
 		return err
 	}
-	c.ID, c.Project, c.Instance, c.Trust, c.Created, c.Updated = was.ID, was.Project, was.Instance, was.Trust, was.Created, s.now()
+	c.ID, c.Project, c.Instance, c.Cluster, c.Trust, c.Created, c.Updated = was.ID, was.Project, was.Instance, was.Cluster, was.Trust, was.Created, s.now()
 	if c.Last.Outcome == waiting && !c.Enabled { // else it began when the schedule is enabled again
 		c.Last.Outcome, c.Last.Backup = missed, ""
 		c.Missed++
@@ -184,8 +194,15 @@ func (s *Server) dropSchedules(ctx context.Context, who *access.Caller, instance
 // checkSchedule checks a schedule, as far as it isn't as it was, and sets when it fires
 // next.
 func (s *Server) checkSchedule(ctx context.Context, who *access.Caller, c, was *job.Schedule) error {
-	if _, err := s.Instance(ctx, who, c.Instance); err != nil {
-		return err
+	switch {
+	case c.Cluster == "":
+		if _, err := s.Instance(ctx, who, c.Instance); err != nil {
+			return err
+		}
+	case was.Cluster == "": // it is made; later the cluster may not be known for a while
+		if _, err := s.cluster(who.Project, c.Cluster); err != nil {
+			return err
+		}
 	}
 	if err := s.checkFields(c, was); err != nil {
 		return err
@@ -319,7 +336,7 @@ func (s *Server) setRight(ctx context.Context, c *job.Schedule) error {
 		return err
 	}
 	s.met.ahead.Inc()
-	s.log.ErrorContext(ctx, "a server's clock was ahead: a schedule would have been silent until then, and is set right", "schedule", c.Name, "instance", c.Instance,
+	s.log.ErrorContext(ctx, "a server's clock was ahead: a schedule would have been silent until then, and is set right", "schedule", c.Name, "instance", target(c),
 		"was", read.Next, "next", next.Next, "prove_was", read.ProveNext, "prove_next", next.ProveNext)
 	return nil
 }
@@ -355,8 +372,7 @@ func (s *Server) fire(ctx context.Context, c *job.Schedule) error {
 	if err != nil {
 		return fmt.Errorf("schedule %s: %w", c.ID, err)
 	}
-	i := s.instances.have(c.Instance)
-	busy := i != nil && i.Task != ""
+	busy := s.allBusy(c)
 	read := *c
 	d := planOf(c, spec).Decide(s.now(), c.Next, busy)
 	if !d.Fire && !d.Skipped && d.Missed == 0 && d.Next.Equal(c.Next) {
@@ -395,7 +411,7 @@ func (s *Server) fire(ctx context.Context, c *job.Schedule) error {
 		s.heartbeat(ctx, next, false)
 	}
 	if d.Missed > 0 || d.Skipped || late {
-		s.log.WarnContext(ctx, "a schedule could not begin a backup", "schedule", c.Name, "instance", c.Instance, "missed", d.Missed, "skipped", d.Skipped)
+		s.log.WarnContext(ctx, "a schedule could not begin a backup", "schedule", c.Name, "instance", target(c), "missed", d.Missed, "skipped", d.Skipped)
 	}
 	if !d.Fire {
 		return nil
@@ -411,7 +427,8 @@ func planOf(c *job.Schedule, spec schedule.Spec) schedule.Plan {
 
 // pending reports whether a schedule's last firing is stored, and its backup not begun.
 func (s *Server) pending(c *job.Schedule) bool {
-	return (c.Last.Outcome == firing || c.Last.Outcome == waiting) && s.backups.have(c.Last.Backup) == nil
+	begun := s.backups.have(c.Last.Backup) != nil || c.Cluster != "" && s.sets.have(c.Last.Backup) != nil
+	return (c.Last.Outcome == firing || c.Last.Outcome == waiting) && !begun
 }
 
 // over reports whether the last firing may begin no more. With CatchUp, or without a
@@ -429,8 +446,7 @@ func over(c *job.Schedule, now time.Time) bool {
 // of the server's that was long enough for all of them to be forgotten. The server that
 // stores that it does so does it.
 func (s *Server) resume(ctx context.Context, c *job.Schedule) error {
-	i := s.instances.have(c.Instance)
-	if c.Last.Outcome == waiting && i != nil && !s.Live(i).Online && !over(c, s.now()) {
+	if c.Last.Outcome == waiting && s.allAway(c) && !over(c, s.now()) {
 		return nil
 	}
 	read := *c
@@ -475,10 +491,10 @@ func (s *Server) start(ctx context.Context, c *job.Schedule) error {
 		outcome = firing
 	case errors.Is(err, errOffline):
 		outcome = waiting
-		s.log.WarnContext(ctx, "a scheduled backup waits for its agent, which is not online", "schedule", c.Name, "instance", c.Instance)
+		s.log.WarnContext(ctx, "a scheduled backup waits for its agent, which is not online", "schedule", c.Name, "instance", target(c))
 	case errors.As(err, &refusal):
 		outcome = refusal.Message
-		s.log.WarnContext(ctx, "a scheduled backup was refused", "schedule", c.Name, "instance", c.Instance, "err", err)
+		s.log.WarnContext(ctx, "a scheduled backup was refused", "schedule", c.Name, "instance", target(c), "err", err)
 		s.heartbeat(ctx, c, false)
 	case err != nil:
 		return err
@@ -508,9 +524,9 @@ func (s *Server) start(ctx context.Context, c *job.Schedule) error {
 	return stored
 }
 
-// backUp begins the backup of a firing, unless it has begun.
+// backUp begins the backup, or the set, of a firing, unless it has begun.
 func (s *Server) backUp(ctx context.Context, c *job.Schedule) error {
-	if s.backups.have(c.Last.Backup) != nil {
+	if s.backups.have(c.Last.Backup) != nil || s.sets.have(c.Last.Backup) != nil {
 		return nil
 	}
 	if over(c, s.now()) { // it was tried until now
@@ -520,25 +536,72 @@ func (s *Server) backUp(ctx context.Context, c *job.Schedule) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.CreateBackup(ctx, who, NewBackup{Name: fmt.Sprintf("%s %s", c.Name, c.Last.Due.UTC().Format("2006-01-02 15:04")),
-		Instance: c.Instance, id: c.Last.Backup, schedule: c.ID})
+	name := fmt.Sprintf("%s %s", c.Name, c.Last.Due.UTC().Format("2006-01-02 15:04"))
+	if c.Cluster != "" {
+		_, err = s.CreateSet(ctx, who, NewSet{Name: name, Cluster: c.Cluster, id: c.Last.Backup, schedule: c.ID})
+	} else {
+		_, err = s.CreateBackup(ctx, who, NewBackup{Name: name, Instance: c.Instance, id: c.Last.Backup, schedule: c.ID})
+	}
 	if errors.Is(err, bus.ErrExists) {
 		return nil
 	}
 	return err
 }
 
-// fireProof begins a restore test of the instance's newest backup.
+// toProve returns the newest backup of a schedule's instance, or those of the newest set of its cluster that is whole.
+func (s *Server) toProve(who *access.Caller, c *job.Schedule) []*job.Backup {
+	if c.Cluster != "" {
+		_, whole := s.newestSets(c.Project)
+		if i := whole[c.Cluster]; i != nil && !slices.ContainsFunc(i.Backups, func(b *job.Backup) bool { return !reaches(who, &b.Repository) }) {
+			return i.Backups
+		}
+		return nil
+	}
+	if b := s.newest(who, c.Instance); b != nil {
+		return []*job.Backup{b}
+	}
+	return nil
+}
+
+// allBusy reports whether what a schedule backs up is busy: of a cluster all instances, since the others can begin.
+func (s *Server) allBusy(c *job.Schedule) bool {
+	return s.allAre(c, func(i *job.Instance) bool { return i.Task != "" })
+}
+
+// allAway reports whether the agents of what a schedule backs up are known and not online.
+func (s *Server) allAway(c *job.Schedule) bool {
+	return s.allAre(c, func(i *job.Instance) bool { return !s.Live(i).Online })
+}
+
+// allAre reports whether something holds for all instances that a schedule backs up, of which there is at least one.
+func (s *Server) allAre(c *job.Schedule, is func(*job.Instance) bool) bool {
+	if c.Cluster == "" {
+		i := s.instances.have(c.Instance)
+		return i != nil && is(i)
+	}
+	all, some := true, false
+	if of, err := s.cluster(c.Project, c.Cluster); err == nil {
+		for _, n := range of.Nodes {
+			if n.Instance != nil {
+				all, some = all && is(n.Instance), true
+			}
+		}
+	}
+	return all && some
+}
+
+// fireProof begins a restore test of the instance's newest backup, or of each of the cluster's newest whole set.
 func (s *Server) fireProof(ctx context.Context, c *job.Schedule) error {
 	spec, err := schedule.Parse(c.ProveCron, c.TimeZone)
 	if err != nil {
 		return fmt.Errorf("schedule %s: %w", c.ID, err)
 	}
 	who, refused := s.actor(ctx, c)
-	var b *job.Backup
+	var list []*job.Backup
 	if refused == nil {
-		if b = s.newest(who, c.Instance); b != nil {
-			refused = s.away(b)
+		list = s.toProve(who, c)
+		for _, b := range list {
+			refused = cmp.Or(refused, s.away(b))
 		}
 	}
 	later := isKind(refused, Unavailable)
@@ -559,16 +622,21 @@ func (s *Server) fireProof(ctx context.Context, c *job.Schedule) error {
 	if err != nil || later {
 		return errors.Join(err, refused)
 	}
-	if refused == nil && b != nil {
-		if s.proving(func(j *job.Job) bool { return j.Schedule == c.ID || j.Backup == b.ID }) {
-			s.log.WarnContext(ctx, "a scheduled restore test was left out: the one before it has not ended", "schedule", c.Name, "instance", c.Instance)
+	if refused == nil && len(list) > 0 {
+		if s.proving(func(j *job.Job) bool {
+			return j.Schedule == c.ID || slices.ContainsFunc(list, func(b *job.Backup) bool { return j.Backup == b.ID })
+		}) {
+			s.log.WarnContext(ctx, "a scheduled restore test was left out: the one before it has not ended", "schedule", c.Name, "instance", target(c))
 			return nil
 		}
-		_, refused = s.prove(ctx, who, b.ID, c.ID)
+		for _, b := range list {
+			_, err := s.prove(ctx, who, b.ID, c.ID)
+			refused = cmp.Or(refused, err)
+		}
 	}
 	var refusal *Error
 	if errors.As(refused, &refusal) {
-		s.log.WarnContext(ctx, "a scheduled restore test was refused", "schedule", c.Name, "instance", c.Instance, "err", refused)
+		s.log.WarnContext(ctx, "a scheduled restore test was refused", "schedule", c.Name, "instance", target(c), "err", refused)
 		s.heartbeat(ctx, c, false)
 		return nil
 	}
@@ -611,6 +679,10 @@ func (s *Server) afterwards(ctx context.Context, j *job.Job) {
 	if b == nil || c == nil {
 		return
 	}
+	if t := s.sets.have(b.Set); t != nil && c.Cluster != "" {
+		s.afterSet(ctx, c, t, j)
+		return
+	}
 	ok := b.Status.Usable() && (j.Kind != job.KindProve || j.State == job.Done && b.Proof != nil && b.Proof.OK)
 	s.heartbeat(ctx, c, ok)
 	if j.Kind == job.KindBackup && ok {
@@ -630,6 +702,9 @@ func (s *Server) retain(ctx context.Context, c *job.Schedule) error {
 	who, err := s.actor(ctx, c)
 	if err != nil {
 		return err
+	}
+	if c.Cluster != "" {
+		return s.retainSets(ctx, c, who)
 	}
 	decisions, err := s.decide(c, c.Keep, nil, s.now())
 	if err != nil {

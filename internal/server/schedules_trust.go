@@ -81,7 +81,7 @@ func (s *Server) endTrust(ctx context.Context, who *access.Caller, c *job.Schedu
 		return
 	}
 	ctx = whole(ctx)
-	if s.paying(c.Instance) {
+	if s.paying(c) {
 		s.log.WarnContext(ctx, "the trust of a schedule stays in Keystone, since a job of the instance is at work", "schedule", c.Name, "trust", c.Trust)
 		return
 	}
@@ -92,14 +92,17 @@ func (s *Server) endTrust(ctx context.Context, who *access.Caller, c *job.Schedu
 	})
 }
 
-// paying reports whether a job of an instance's backups has a token of Keystone's.
-func (s *Server) paying(instance string) (yes bool) {
+// paying reports whether a job of the backups of a schedule's instance, or of its own, has a token of Keystone's.
+func (s *Server) paying(c *job.Schedule) (yes bool) {
 	s.jobs.all(func(_ string, j *job.Job) bool {
 		if j.State.Ended() || j.Spec.Repository.Storage == "" {
 			return true
 		}
 		b := s.backups.have(j.Backup)
-		yes = j.Instance == instance || b != nil && b.Instance == instance
+		of := func(instance, schedule string) bool {
+			return schedule == c.ID || c.Instance != "" && instance == c.Instance
+		}
+		yes = of(j.Instance, j.Schedule) || b != nil && of(b.Instance, b.Schedule)
 		return !yes
 	})
 	return yes

@@ -84,6 +84,7 @@ type Server struct {
 	jobs       *shelf[job.Job]
 	agents     *shelf[job.Agent]
 	schedules  *shelf[job.Schedule]
+	sets       *shelf[job.Set]
 	strategies *shelf[job.Strategy]
 	quotas     *shelf[job.Quota]
 	restores   *shelf[job.Restore]
@@ -127,7 +128,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, log: cfg.Log, index: newBackupIndex(), live: newLiveAgents(cfg.Watch), seed: maphash.MakeSeed()}
 	s.met = newMetrics(s)
-	var errs [8]error
+	var errs [9]error
 	s.instances, errs[0] = openShelf[job.Instance](ctx, cfg.Bus, "instances", cfg.Log, cfg.Watch, nil)
 	s.backups, errs[1] = openShelf(ctx, cfg.Bus, "backups", cfg.Log, cfg.Watch, s.index.changed)
 	s.jobs, errs[2] = openShelf(ctx, cfg.Bus, "jobs", cfg.Log, cfg.Watch, s.live.jobChanged)
@@ -136,6 +137,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s.strategies, errs[5] = openShelf[job.Strategy](ctx, cfg.Bus, "strategies", cfg.Log, cfg.Watch, nil)
 	s.quotas, errs[6] = openShelf[job.Quota](ctx, cfg.Bus, "quotas", cfg.Log, cfg.Watch, nil)
 	s.restores, errs[7] = openShelf[job.Restore](ctx, cfg.Bus, "restores", cfg.Log, cfg.Watch, nil)
+	s.sets, errs[8] = openShelf[job.Set](ctx, cfg.Bus, "sets", cfg.Log, cfg.Watch, nil)
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
@@ -263,7 +265,7 @@ type anyShelf interface {
 }
 
 func (s *Server) tables() []anyShelf {
-	return []anyShelf{s.instances, s.backups, s.jobs, s.agents, s.schedules, s.strategies, s.quotas, s.restores}
+	return []anyShelf{s.instances, s.backups, s.jobs, s.agents, s.schedules, s.sets, s.strategies, s.quotas, s.restores}
 }
 
 // now is without the reading of the monotonic clock, which the table doesn't keep: with

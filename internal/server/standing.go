@@ -59,12 +59,22 @@ type Standing struct {
 func (s *Server) Standings(who *access.Caller, all bool) []*Standing {
 	list := s.Instances(who, all)
 	schedules := map[string][]*job.Schedule{}
+	var ofClusters []*job.Schedule
 	s.schedules.all(func(_ string, c *job.Schedule) bool {
-		if c.Enabled {
+		if c.Enabled && c.Cluster != "" {
+			ofClusters = append(ofClusters, c)
+		} else if c.Enabled {
 			schedules[c.Instance] = append(schedules[c.Instance], c)
 		}
 		return true
 	})
+	for _, c := range ofClusters {
+		if of, err := s.cluster(c.Project, c.Cluster); err == nil {
+			for _, id := range of.instances() {
+				schedules[id] = append(schedules[id], c)
+			}
+		}
+	}
 	out := make([]*Standing, len(list))
 	now := s.now()
 	for n, i := range list {

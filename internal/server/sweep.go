@@ -18,7 +18,7 @@ import (
 func (s *Server) Sweep(ctx context.Context) error {
 	s.sweeping.Lock()
 	defer s.sweeping.Unlock()
-	return errors.Join(s.sweepJobs(ctx), s.sweepHolds(ctx), s.sweepBackups(ctx), s.sweepSchedules(ctx), s.sweepRestores(ctx))
+	return errors.Join(s.sweepJobs(ctx), s.sweepHolds(ctx), s.sweepBackups(ctx), s.sweepSchedules(ctx), s.sweepRestores(ctx), s.sweepSets(ctx))
 }
 
 // sweepJobs fails jobs whose agent is lost, forgets those that ended long ago, and puts
@@ -162,7 +162,7 @@ func (s *Server) sweepBackups(ctx context.Context) error {
 func (s *Server) sweepSchedules(ctx context.Context) error {
 	gone := map[string]bool{}
 	s.schedules.all(func(_ string, c *job.Schedule) bool {
-		if s.instances.have(c.Instance) == nil {
+		if c.Instance != "" && s.instances.have(c.Instance) == nil {
 			gone[c.Instance] = true
 		}
 		return true

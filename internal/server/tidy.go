@@ -9,6 +9,7 @@ import (
 	"filippo.io/age"
 
 	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/manifest"
 )
 
 // What an agent says is stored, shown and counted, so it is brought into bounds first:
@@ -34,11 +35,27 @@ func tidyHello(h *job.Hello) {
 		tidy(maxName, &seen.Instance)
 		tidyVersion(&seen.Version)
 		tidyShipping(seen.Ship)
+		tidyMember(seen.Member)
 		seen.UsedBytes, seen.Databases = max(seen.UsedBytes, 0), max(seen.Databases, 0)
 	}
 	for i := range h.Running {
 		tidy(maxName, &h.Running[i])
 	}
+}
+
+// tidyMember leaves nothing of what a record of a backup couldn't say.
+func tidyMember(m *job.Member) {
+	if m == nil {
+		return
+	}
+	tidy(maxName, &m.Node, &m.ServerUUID, &m.MapUUID)
+	if manifest.CheckCluster(m.Cluster, m.Nodes) != nil {
+		m.Cluster, m.Nodes = "", nil
+	}
+	for i := range m.Nodes {
+		tidy(maxName, &m.Nodes[i])
+	}
+	m.AgeSeconds = min(max(m.AgeSeconds, 0), maxLag)
 }
 
 func tidyReport(r *job.Report) {

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -31,8 +32,10 @@ type backupCreateOptions struct {
 	verbose     bool
 }
 
-func newBackupCreate(env *core.Env, g *core.Global) *cobra.Command {
+func newBackupCreate(env *core.Env, g *core.Global, of ClusterBackup) *cobra.Command {
 	o := &backupCreateOptions{}
+	cluster := ""
+	var with []string // flags that go with --cluster alone
 	c := &cobra.Command{
 		Use:   "create",
 		Short: "Back up a CouchDB node: what is new since its last backup",
@@ -46,12 +49,47 @@ that one, pass --take-over once.
 Writing needs no secret. Damage in the source is backed up as it is and reported: exit code 3.
 
 The backup is then copied to the setting "repositories". If the first repository can't be reached, it is made in the next
-one that can. If it is missing somewhere, the output says where, and the exit code why: 10 if that storage can't be reached.`,
+one that can. If it is missing somewhere, the output says where, and the exit code why: 10 if that storage can't be reached.
+
+With --cluster a server has all nodes of a CouchDB cluster backed up by their agents, at one moment, as one set: see "slipcover
+sets". Exit code 4 if a node could not be backed up. What is backed up how is then said by the settings of the agents. The name
+of the cluster that this node is of is the setting "cluster".`,
 		Args: core.Arguments(0, 0, ""),
-		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd, env, g) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cmd.Flags().Changed("cluster") {
+				return o.askServer(cmd, of, cluster, with)
+			}
+			for _, name := range with {
+				if cmd.Flags().Changed(name) {
+					return core.Usage("--%s goes with --cluster, which asks a server", name)
+				}
+			}
+			return o.run(cmd, env, g)
+		},
 	}
-	o.flags(c.Flags())
+	f := c.Flags()
+	o.flags(f)
+	f.StringVar(&cluster, "cluster", "", "have a server back up all nodes of the CouchDB cluster `NAME` at one moment, and not this node from here")
+	with = of.Flags(f)
+	core.OwnFlags(f, append([]string{"cluster"}, with...)...)
 	return c
+}
+
+// askServer has a server back up a cluster.
+func (o *backupCreateOptions) askServer(cmd *cobra.Command, of ClusterBackup, cluster string, with []string) error {
+	if cluster == "" {
+		return core.Usage("--cluster needs the name of a cluster: \"slipcover sets clusters\" lists those of a server")
+	}
+	var wrong error
+	cmd.Flags().Visit(func(flag *pflag.Flag) {
+		if !slices.Contains(append(with, "cluster", "name", "description", "config", "json", "progress"), flag.Name) {
+			wrong = core.Usage("--%s is of a backup from here, and --cluster asks a server: what is backed up how the settings of its agents say", flag.Name)
+		}
+	})
+	if wrong != nil {
+		return wrong
+	}
+	return of.Run(cmd, cluster, o.name, o.description)
 }
 
 func (o *backupCreateOptions) flags(f *pflag.FlagSet) {
@@ -70,7 +108,6 @@ func (o *backupCreateOptions) flagsButName(f *pflag.FlagSet) {
 	f.BoolVar(&o.verbose, "verbose", false, "list every file that was left out and every finding")
 	o.Options.Flags(f, "to back up (default: that of its backups before; at first the name of this machine)")
 	core.NodeFlags(f)
-	core.ClusterFlag(f)
 	core.ProgressFlag(f)
 }
 

@@ -37,7 +37,7 @@ var (
 	ExitError       = exit{1, "error", "any other error, also output that can't be written"}
 	exitUsage       = exit{2, "usage", "wrong use: an unknown command or flag, a bad value, a bad configuration"}
 	exitDamaged     = exit{3, "source_damaged", "the source is damaged; the backup is complete and holds it as it is (with --strict none was made)"}
-	exitProblem     = exit{4, "problem", "check or verify found a problem: something stored or read isn't what it should be"}
+	exitProblem     = exit{4, "problem", "check or verify found a problem: something stored or read isn't what it should be; or a set of a cluster lacks a node"}
 	exitLocked      = exit{5, "locked", "another process is working on the instance"}
 	exitNotFound    = exit{6, "not_found", "no such repository, backup, instance, database, document or file"}
 	exitKey         = exit{7, "key", "the key to read with is missing, destroyed or the wrong one; or the repository's recipients are not those that this node accepts"}

@@ -86,7 +86,8 @@ var needed = [][2]string{
 
 func neededFault(c *config.Config, flags *pflag.FlagSet) error {
 	for _, n := range needed {
-		if err := c.Faults[n[0]]; err != nil && flags.Lookup(n[1]) != nil {
+		if flag := flags.Lookup(n[1]); flag != nil && flag.Annotations[ownFlag] == nil && c.Faults[n[0]] != nil {
+			err := c.Faults[n[0]]
 			return Say(ErrUsage, "%s", err)
 		}
 	}

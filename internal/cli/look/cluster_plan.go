@@ -28,6 +28,7 @@ type clusterPlanOptions struct {
 	when      open.When // its At and Zone
 	placement string
 	instances []string
+	set       string
 	out       string
 	all       bool
 }
@@ -59,6 +60,7 @@ gets is printed to standard error; --verbose tells it of every file.`,
 	o.when.ClusterFlags(f)
 	f.StringVar(&o.placement, "placement", "", "how many nodes of which zone get a copy of each range: `ZONE:N,ZONE:N`, in the place of --n (default: as the backups have it)")
 	f.StringSliceVar(&o.instances, "instances", nil, "only the backups of these `INSTANCES`, where several CouchDBs have the name of one node")
+	f.StringVar(&o.set, "set", "", "the backups of the set `ID`, which a server had made at one moment, instead of the newest ones")
 	f.StringVar(&o.out, "out", "", "write the plan to `FILE` instead of standard output; it must not be there")
 	f.BoolVar(&o.all, "verbose", false, "tell of every file which node gets it, out of whose backup")
 	return c
@@ -72,7 +74,7 @@ func runClusterPlan(ctx context.Context, env *core.Env, s *core.Settings, o *clu
 	if at.IsZero() && o.when.At != "" { // now
 		at = env.Now()
 	}
-	r, found, err := open.NamedCluster(ctx, env, s, name)
+	r, found, err := o.find(ctx, env, s, name)
 	if err != nil {
 		return err
 	}
@@ -172,6 +174,22 @@ func planned(ctx context.Context, r *open.Repository, found *open.ClusterBackups
 		found.Lacking = append(found.Lacking, of.Backup.Node)
 		slices.Sort(found.Lacking)
 	}
+}
+
+// find opens the repository and finds the backups to plan with.
+func (o *clusterPlanOptions) find(ctx context.Context, env *core.Env, s *core.Settings, name string) (*open.Repository, *open.ClusterBackups, error) {
+	if o.set == "" {
+		return open.NamedCluster(ctx, env, s, name)
+	}
+	if o.when.At != "" || len(o.instances) > 0 {
+		return nil, nil, core.Usage("--set says which backups are planned with, and goes neither with --at nor with --instances")
+	}
+	r, found, err := open.OneSet(ctx, env, s, o.set)
+	if err == nil && name != "" && name != found.Of.Name {
+		r.Close()
+		return nil, nil, core.Usage("the set %s is of the cluster %s, and not of %s", o.set, found.Of.Name, name)
+	}
+	return r, found, err
 }
 
 func writePlan(env *core.Env, path string, text []byte) error {

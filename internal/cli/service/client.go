@@ -105,7 +105,9 @@ func serviceCommand(env *core.Env, g *core.Global, run func(ctx context.Context,
 		only := &cobra.Command{}
 		for _, name := range []string{"server-url", "ca-file", "token-file", "progress"} {
 			if flag := cmd.Flags().Lookup(name); flag != nil {
-				only.Flags().AddFlag(flag)
+				its := *flag
+				its.Annotations = nil // those of commands that speak to a server now and then, see core.OwnFlags
+				only.Flags().AddFlag(&its)
 			}
 		}
 		s, err := g.Load(env, only)

@@ -98,26 +98,35 @@ func (s *scheduleFlags) given(f *pflag.FlagSet) map[string]any {
 }
 
 func newScheduleCreate(env *core.Env, g *core.Global) *cobra.Command {
-	o, instance, project := &scheduleFlags{}, "", ""
+	o, instance, cluster, project := &scheduleFlags{}, "", "", ""
 	c := &cobra.Command{
-		Use:   "create --instance NAME --name NAME --cron FIELDS",
-		Short: "Back up an instance at given times",
-		Long: `Back up an instance at given times. Without any of the flags --keep-... all of the schedule's backups are kept. With them,
+		Use:   "create {--instance NAME | --cluster NAME} --name NAME --cron FIELDS",
+		Short: "Back up an instance, or all nodes of a cluster at one moment, at given times",
+		Long: `Back up an instance at given times, or with --cluster all nodes of a CouchDB cluster at one moment, as one set: retention
+keeps or deletes sets as wholes, restore tests are of each backup of the newest set that is whole, and the heartbeat tells of
+success when a set is whole.
+
+Without any of the flags --keep-... all of the schedule's backups are kept. With them,
 backups that no rule keeps are deleted after each backup, but never the newest, and never one that others were built on.`,
 		Args: core.Arguments(0, 0, ""),
 	}
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		return serviceCommand(env, g, func(ctx context.Context, c *serviceClient, _ *core.Settings, _ []string) error {
 			in := o.given(cmd.Flags())
-			if instance == "" || in["name"] == nil || in["cron"] == nil {
-				return core.Usage("schedule create needs --instance, --name and --cron")
+			if (instance == "") == (cluster == "") || in["name"] == nil || in["cron"] == nil {
+				return core.Usage("schedule create needs --instance or --cluster, --name and --cron")
 			}
-			in["instance"] = instance
+			if cluster != "" {
+				in["cluster"] = cluster
+			} else {
+				in["instance"] = instance
+			}
 			return c.changeSchedule(ctx, env, http.MethodPost, inProject("schedules", project), in, "was made")
 		})(cmd, args)
 	}
 	f := c.Flags()
 	f.StringVar(&instance, "instance", "", "`NAME` or id of the instance to back up")
+	f.StringVar(&cluster, "cluster", "", "`NAME` of the cluster to back up; \"slipcover sets clusters\" lists them")
 	o.flags(f)
 	projectFlag(f, &project, "whose instance it is")
 	serviceFlags(f)
@@ -187,6 +196,7 @@ type scheduleJSON struct {
 	Name         string    `json:"name"`
 	Project      string    `json:"project"`
 	Instance     string    `json:"instance"`
+	Cluster      string    `json:"cluster"`
 	InstanceName string    `json:"instance_name"`
 	Enabled      bool      `json:"enabled"`
 	Cron         string    `json:"cron"`
@@ -202,6 +212,7 @@ type scheduleJSON struct {
 	Last         struct {
 		Due     time.Time `json:"due"`
 		Backup  string    `json:"backup"`
+		Set     string    `json:"set"`
 		Outcome string    `json:"outcome"`
 	} `json:"last"`
 	Missed  int `json:"missed"`
@@ -214,6 +225,14 @@ type scheduleListJSON struct {
 
 type oneScheduleJSON struct {
 	Schedule scheduleJSON `json:"schedule"`
+}
+
+// of says what it backs up.
+func (s *scheduleJSON) of() string {
+	if s.Cluster != "" {
+		return "cluster " + s.Cluster
+	}
+	return cmp.Or(s.InstanceName, s.Instance)
 }
 
 // next says when it fires.
@@ -245,8 +264,13 @@ func (s *scheduleJSON) keep() string {
 func (s *scheduleJSON) print(w io.Writer) error {
 	last := ""
 	if !s.Last.Due.IsZero() {
-		last = strings.TrimSuffix(fmt.Sprintf("%s, %s, backup %s", core.When(s.Last.Due), s.Last.Outcome,
-			s.Last.Backup), ", backup ")
+		last = core.When(s.Last.Due) + ", " + s.Last.Outcome
+		if s.Last.Backup != "" {
+			last += ", backup " + s.Last.Backup
+		}
+		if s.Last.Set != "" {
+			last += ", set " + s.Last.Set
+		}
 	}
 	unlessZero := func(text string) string { return strings.TrimPrefix(text+"", "0s") }
 	yes := ""
@@ -258,7 +282,7 @@ func (s *scheduleJSON) print(w io.Writer) error {
 		prove += ", next at " + core.When(s.ProveNext)
 	}
 	return core.Facts(w, []core.Fact{
-		{"schedule", s.ID}, {"name", s.Name}, {"project", s.Project}, {"instance", cmp.Or(s.InstanceName, s.Instance)},
+		{"schedule", s.ID}, {"name", s.Name}, {"project", s.Project}, {"instance", cmp.Or(s.InstanceName, s.Instance)}, {"cluster", s.Cluster},
 		{"cron", s.Cron}, {"time zone", s.TimeZone},
 		{"jitter", unlessZero(s.Jitter)}, {"window", unlessZero(s.Window)}, {"catch up", yes}, {"keeps", s.keep()},
 		{"restore tests", prove},
@@ -285,10 +309,10 @@ func newScheduleList(env *core.Env, g *core.Global) *cobra.Command {
 			return show(ctx, env, c, inProject("schedules", project), func(l *scheduleListJSON) error {
 				var rows [][]string
 				for _, s := range l.Schedules {
-					rows = append(rows, []string{s.ID, s.Name, cmp.Or(s.InstanceName, s.Instance), s.Cron, s.TimeZone,
+					rows = append(rows, []string{s.ID, s.Name, s.of(), s.Cron, s.TimeZone,
 						s.keep(), s.next(), s.Last.Outcome})
 				}
-				return core.Table(env.Stdout, []string{"ID", "NAME", "INSTANCE", "CRON", "ZONE", "KEEPS", "NEXT (UTC)",
+				return core.Table(env.Stdout, []string{"ID", "NAME", "OF", "CRON", "ZONE", "KEEPS", "NEXT (UTC)",
 					"LAST"}, rows)
 			})
 		}),
@@ -337,11 +361,15 @@ func newScheduleDelete(env *core.Env, g *core.Global) *cobra.Command {
 }
 
 func newScheduleRun(env *core.Env, g *core.Global) *cobra.Command {
-	return newScheduleAction(env, g, "run", "Back the schedule's instance up now; retention leaves that backup alone", func(ctx context.Context, c *serviceClient, id, project string) error {
+	return newScheduleAction(env, g, "run", "Back the schedule's instance or cluster up now; retention leaves that backup, or set, alone", func(ctx context.Context, c *serviceClient, id, project string) error {
 		type begun struct {
 			Backup struct{ ID, Name string }
+			Set    struct{ ID, Name string }
 		}
 		say := func(b *begun) string {
+			if b.Set.ID != "" {
+				return fmt.Sprintf("set %s, %s, has begun", b.Set.ID, core.Clean(b.Set.Name))
+			}
 			return fmt.Sprintf("backup %s, %s, has begun", b.Backup.ID, core.Clean(b.Backup.Name))
 		}
 		return request(ctx, env, c, http.MethodPost, inProject("schedules/"+id+"/run", project), nil, say, func(b *begun) error {

@@ -115,7 +115,8 @@ func New(t TB, o bus.Options, cfg server.Config) *World {
 		t.Fatalf("tokens: %v", err)
 	}
 	w.Tokens = access.NewTokens(table)
-	cfg.Bus, cfg.Log, cfg.Every, cfg.Offline = w.Bus, w.Log, time.Second, time.Hour // no agent is, however long a test pauses
+	cfg.Bus, cfg.Log, cfg.Every = w.Bus, w.Log, time.Second
+	cfg.Offline = cmp.Or(cfg.Offline, time.Hour) // no agent is, however long a test pauses
 	cfg.Quota = cmp.Or(cfg.Quota, job.Quota{Instances: 5, Backups: 50, Volumes: 20})
 	if w.Server, err = server.New(t.Context(), cfg); err != nil {
 		t.Fatalf("server: %v", err)
