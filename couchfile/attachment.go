@@ -395,7 +395,7 @@ func appendAttachments(b *budget, dst []byte, atts []Attachment, opts DocOptions
 
 func appendData(b *budget, dst []byte, a *Attachment, opts DocOptions) ([]byte, error) {
 	switch {
-	case !opts.Attachments || a.RevPos <= opts.StubsUpTo:
+	case !opts.Attachments || opts.StubsUpTo != nil && a.RevPos <= *opts.StubsUpTo:
 		dst = strconv.AppendInt(append(dst, `,"length":`...), a.Length, 10)
 		dst = append(dst, `,"stub":true`...)
 	case opts.Follows:

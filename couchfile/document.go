@@ -20,7 +20,10 @@ type DocOptions struct {
 	AttEncodingInfo  bool   // add encoding and encoded_length to attachments
 	Attachments      bool   // inline attachments, decoded, in base64
 	Follows          bool   // with Attachments: say that their bytes follow in place of them
-	StubsUpTo        uint64 // with Attachments: those that came with a revision up to this position stay stubs
+	// StubsUpTo, with Attachments: those that came with a revision up to this position stay
+	// stubs; nil: none do. What was written without a position, as it can be with
+	// new_edits=false, has 0.
+	StubsUpTo *uint64
 }
 
 // Doc returns a document as the server's JSON. It returns ErrNotFound for an

@@ -47,6 +47,9 @@ func TestPush(t *testing.T) {
 			docs = append(docs, map[string]any{"_id": fmt.Sprintf("m%04d", i), "n": i, "text": strings.Repeat("x", 500)})
 		}
 		must(t, c.Post("/shop/_bulk_docs", map[string]any{"docs": docs}, nil))
+		// Attachments that were written without a position in the history have 0.
+		must(t, c.Post("/shop/_bulk_docs", map[string]any{"new_edits": false, "docs": []any{map[string]any{"_id": "apart", "_rev": "1-" + strings.Repeat("a", 32),
+			"_attachments": map[string]any{"a.txt": map[string]any{"content_type": "text/plain", "data": "aGVsbG8="}}}}}, nil))
 		must(t, c.Put("/shop/gone", map[string]any{}, nil))
 		must(t, c.Delete("/shop/gone?rev="+(&world{Couch: c}).rev(t, "shop", "gone")))
 		must(t, c.Put("/shop/_design/no", map[string]any{"validate_doc_update": "function(d){ if (d.n > 5) throw({forbidden: 'no'}) }"}, nil))

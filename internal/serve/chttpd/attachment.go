@@ -213,7 +213,7 @@ func (r *request) copyRange(db *couchfile.DB, att *couchfile.Attachment, s span)
 func followers(atts []couchfile.Attachment, opts couchfile.DocOptions) []couchfile.Attachment {
 	var out []couchfile.Attachment
 	for _, a := range atts {
-		if a.RevPos > opts.StubsUpTo {
+		if opts.StubsUpTo == nil || a.RevPos > *opts.StubsUpTo {
 			out = append(out, a)
 		}
 	}

@@ -255,13 +255,14 @@ func (q docQuery) find(db *couchfile.DB, id string) (*couchfile.DocInfo, couchfi
 // since sets which attachments stay stubs, because the client has an ancestor with them.
 func (q docQuery) since(info *couchfile.DocInfo, rev couchfile.Revision) couchfile.DocOptions {
 	opts := q.opts
-	if len(q.attsSince) == 0 {
+	if q.attsSince == nil {
 		return opts
 	}
+	opts.StubsUpTo = new(uint64) // what has no position stays a stub, whatever the client has
 	for _, r := range slices.Backward(branch(info, rev.Rev)) {
 		if slices.Contains(q.attsSince, r) {
-			opts.StubsUpTo = r.Pos
-			return opts
+			*opts.StubsUpTo = r.Pos
+			break
 		}
 	}
 	return opts

@@ -371,6 +371,8 @@ func fillDB(t testing.TB, live *testenv.Couch, db string, rnd *rand.Rand) {
 			doc := map[string]any{"_id": id, "conflict": k, "_revisions": map[string]any{"start": n + 1, "ids": []string{hex(rnd), hex(rnd)}}}
 			if rnd.IntN(3) == 0 {
 				doc["_deleted"] = true
+			} else if rnd.IntN(2) == 0 { // an attachment without a position in the history
+				doc["_attachments"] = map[string]any{"late.txt": map[string]any{"content_type": "text/plain", "data": []byte("late")}}
 			}
 			must(t, live.Post(testenv.DBPath(db, "_bulk_docs"), map[string]any{"new_edits": false, "docs": []any{doc}}, nil))
 		}
