@@ -3,7 +3,8 @@ require('./lib')(async s => {
   await s.signIn();
   await s.heading(/1 of 2 instances is safe/);
   await s.ask('halt-agent');
-  await s.heading(/None of 2 instances is safe/);
+  // The server takes an agent for silent that it hasn't heard for 90 s.
+  await s.page.getByRole('heading', {name: /None of 2 instances is safe/}).waitFor({timeout: 90000 + s.patience});
   await s.says(/^shop: its agent is silent|^shop: shipping is/);
   await s.look();
   await s.ask('resume-agent');
