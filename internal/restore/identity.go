@@ -155,43 +155,105 @@ func (r *run) identityIni(id identity, in inherited) string {
 	return b.String()
 }
 
-// renamedArgs takes the name and the cookie of a node out of its vm.args and adds others.
-//
-// Source: Erlang/OTP, erts, erl -args_file: words between white space, "#" begins a comment.
+// renamedArgs takes the name and the cookie of a node out of its vm.args and adds others. What comes behind -extra are no
+// flags, so that they stand before it.
 func renamedArgs(text []byte, name, cookie string) []byte {
+	gone := make([]bool, len(text))
+	end := len(text)
+	value := false // words up to the next flag are ones of what goes
+	for _, w := range argWords(text) {
+		if w.text == "-extra" {
+			end = w.from
+			break
+		}
+		if strings.HasPrefix(w.text, "-") || strings.HasPrefix(w.text, "+") {
+			value = w.text == "-name" || w.text == "-sname" || w.text == "-setcookie"
+		}
+		for i := w.from; value && i < w.to; i++ {
+			gone[i] = true
+		}
+	}
 	var b bytes.Buffer
-	value := false // the next word is one of what goes
-	for line := range strings.Lines(string(text)) {
-		words, comment, _ := strings.Cut(line, "#")
-		fields := strings.Fields(words)
-		var kept []string
-		for _, w := range fields {
-			switch {
-			case w == "-name" || w == "-sname" || w == "-setcookie":
-				value = true
-			case value:
-				value = false
-			default:
-				kept = append(kept, w)
+	for at := 0; at < end; {
+		n := bytes.IndexByte(text[at:end], '\n') + 1
+		if n == 0 {
+			n = end - at
+		}
+		var kept []byte
+		for i := at; i < at+n; i++ {
+			if !gone[i] {
+				kept = append(kept, text[i])
 			}
 		}
-		if len(kept) == len(fields) { // as it is, with its quotes
-			b.WriteString(line)
-			continue
+		switch {
+		case len(kept) == n:
+			b.Write(kept)
+		case len(bytes.TrimSpace(kept)) > 0:
+			b.Write(bytes.TrimLeft(kept, " \t"))
 		}
-		if comment != "" {
-			kept = append(kept, "#"+strings.TrimRight(comment, "\r\n"))
-		}
-		if len(kept) > 0 {
-			b.WriteString(strings.Join(kept, " ") + "\n")
-		}
+		at += n
 	}
 	if n := b.Len(); n > 0 && b.Bytes()[n-1] != '\n' {
 		b.WriteByte('\n')
 	}
 	fmt.Fprintf(&b, "# By Slipcover: the node's name in the restored cluster, and that cluster's own cookie.\n%s %s\n-setcookie %s\n", nameFlag(name), name, cookie)
+	b.Write(text[end:])
 	return b.Bytes()
 }
+
+// argWord is a word of a vm.args, and where it stands.
+type argWord struct {
+	from, to int
+	text     string // without its quotes
+}
+
+// argWords takes a vm.args apart: words stand between white space, but for that within quotes of both kinds and behind a
+// backslash that is in none, and "#" begins a comment, also right behind a word.
+//
+// Source: Erlang/OTP 25, erts/etc/common/erlexec.c, read_args_file; tried with erlexec -emu_args_exit.
+func argWords(text []byte) (out []argWord) {
+	for i := 0; i < len(text); {
+		switch c := text[i]; {
+		case c == '#':
+			for i < len(text) && text[i] != '\n' {
+				i++
+			}
+			continue
+		case isArgSpace(c):
+			i++
+			continue
+		}
+		w := argWord{from: i}
+		var word []byte
+		quote := byte(0)
+		for ; i < len(text); i++ {
+			c := text[i]
+			switch {
+			case quote == 0 && c == '\\' && i+1 < len(text):
+				i++
+				word = append(word, text[i])
+			case c == quote:
+				quote = 0
+			case quote == 0 && (c == '"' || c == '\''):
+				quote = c
+			case quote == 0 && (c == '#' || isArgSpace(c)):
+				w.to, w.text = i, string(word)
+			default:
+				word = append(word, c)
+			}
+			if w.to > 0 {
+				break
+			}
+		}
+		if w.to == 0 {
+			w.to, w.text = i, string(word)
+		}
+		out = append(out, w)
+	}
+	return out
+}
+
+func isArgSpace(c byte) bool { return c == ' ' || '\t' <= c && c <= '\r' }
 
 // putConfig writes a file of the configuration that holds secrets.
 func (r *run) putConfig(path, text string) error {

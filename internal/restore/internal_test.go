@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/shard"
+	"github.com/slipcover/slipcover/internal/testenv"
 )
 
 func TestUnusableIndexes(t *testing.T) {
@@ -233,12 +235,61 @@ func TestRenamedArgs(t *testing.T) {
 		"-setcookie\n  monster\n+Bd\n":   "+Bd\n",
 		"# -name x@y\n-sname a@b # me\n": "# -name x@y\n# me\n",
 		"-kernel x '\"a  b\"'":           "-kernel x '\"a  b\"'\n",
+
+		"-name \"a@b\"\n-setcookie 'my cookie' # its\n-setcookie x\\#y -foo 'q#q'\n": "# its\n-foo 'q#q'\n",
+		"-setcookie a#b\n-name\n# of it\na@b\n+K true":                               "#b\n# of it\n+K true\n",
+		"-setcookie -kernel x 1\n":                                                   "-kernel x 1\n",
 	} {
 		if got := string(renamedArgs([]byte(old), "c@d.example", "C")); got != want+now+"-name c@d.example\n-setcookie C\n" {
 			t.Errorf("%q became\n%s", old, got)
 		}
 	}
+	if got := string(renamedArgs([]byte("-name a@b\n-extra x -name y\n"), "c@d.example", "C")); got != now+"-name c@d.example\n-setcookie C\n-extra x -name y\n" {
+		t.Errorf("behind -extra are no flags: %s", got)
+	}
 	if got := string(renamedArgs(nil, "c@d", "C")); got != now+"-sname c@d\n-setcookie C\n" {
 		t.Errorf("a short name: %s", got)
+	}
+}
+
+// A vm.args is taken apart as CouchDB's Erlang does it, which shows the words that it makes of one.
+func TestArgWords(t *testing.T) {
+	t.Parallel()
+	couch, missing := testenv.CouchDBBinary()
+	if missing != "" {
+		testenv.Missing(t, "couchdb", missing)
+	}
+	root := filepath.Dir(filepath.Dir(couch))
+	found, err := filepath.Glob(filepath.Join(root, "erts-*", "bin", "erlexec"))
+	if err != nil || len(found) != 1 {
+		t.Fatalf("%q, %v", found, err)
+	}
+	text := "# -no no\n-name \"a@b c\" # tail\n-setcookie 'my \"c\"#'\n\t-a abc#def\n-b x\\#y\\ z \\\\ \\'\n-c \"a\\\" 'a\\' a\"\"b \"q\"'r's\r\n-d 1"
+	file := filepath.Join(t.TempDir(), "vm.args")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := exec.CommandContext(t.Context(), found[0], "-begin", "-args_file", file, "-emu_args_exit")
+	c.Env = append(os.Environ(), "ROOTDIR="+root, "BINDIR="+filepath.Dir(found[0]), "EMU=beam", "PROGNAME=erl")
+	out, err := c.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	var want, got []string
+	inside := false
+	for _, w := range strings.Split(string(out), "\n") {
+		if inside && w == "--" { // behind a file's words
+			break
+		}
+		if inside {
+			want = append(want, w)
+		}
+		inside = inside || w == "-begin"
+	}
+	for _, w := range argWords([]byte(text)) {
+		got = append(got, w.text)
+	}
+	if len(want) < 15 || !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q\n%s", got, want, out)
 	}
 }
