@@ -224,6 +224,28 @@ func sameRanges(a, b shard.Map) bool {
 	return true
 }
 
+// Remade says why a database is not the one that was restored, "" if nothing says so: it was deleted since, or deleted and
+// made again. suffix is that of its shards.
+//
+// Source: CouchDB 3.5.0, src/mem3/src/mem3.erl, shard_creation_time, which takes the suffix for the instance_start_time; before
+// 3.3 that is always "0".
+func (s *Server) Remade(ctx context.Context, db, suffix string) (string, error) {
+	var info struct {
+		Start string `json:"instance_start_time"`
+	}
+	err := s.call(ctx, http.MethodGet, dbPath(db), nil, &info)
+	switch {
+	case statusOf(err) == http.StatusNotFound:
+		return "the server has no such database any more", nil
+	case err != nil:
+		return "", err
+	}
+	if was := strings.TrimPrefix(suffix, "."); was != "" && info.Start != "" && info.Start != "0" && info.Start != was {
+		return "it was deleted and made again since it was restored", nil
+	}
+	return "", nil
+}
+
 // OpenNodes takes nodes out of maintenance mode, one after the other, and has them bring the copies of each database together:
 // what copies tried of it meanwhile did not reach security objects.
 //

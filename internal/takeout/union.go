@@ -2,6 +2,8 @@ package takeout
 
 import (
 	"context"
+	"errors"
+	"net/http"
 	"slices"
 
 	"github.com/slipcover/slipcover/couchfile"
@@ -21,7 +23,7 @@ type UnionOptions struct {
 
 // United is what Union did.
 type United struct {
-	Documents int         `json:"documents"` // that the used copies lack, or lack revisions of
+	Documents int         `json:"documents"` // that the server lacked, or lacked revisions of
 	Revisions int         `json:"revisions"` // that were written, or would be
 	Refused   []DocResult `json:"refused"`   // by the server's validation
 	// Purged counts documents with revisions that stay away, since a used copy knows that they were purged.
@@ -30,6 +32,8 @@ type United struct {
 	Local int `json:"local_documents"`
 	// Gone counts revisions whose body no copy has any more.
 	Gone int `json:"body_gone"`
+	// Damaged are revisions that no copy gives whole.
+	Damaged []DocResult `json:"damaged"`
 	// Unread counts documents that can't be read in some copy: what only that has isn't known.
 	Unread uint64 `json:"unread"`
 }
@@ -42,68 +46,47 @@ func (u *United) Add(o *United) {
 	u.Purged += o.Purged
 	u.Local += o.Local
 	u.Gone += o.Gone
+	u.Damaged = append(u.Damaged, o.Damaged...)
 	u.Unread += o.Unread
 }
 
+// union is one call of Union.
+type union struct {
+	UnionOptions
+	copies []diverge.Copy // the used ones first
+	page   *pushPage
+	asks   []asked
+	out    *United
+}
+
+// asked is a document that copies disagree about, of which the server is asked what it lacks.
+type asked struct {
+	id     string
+	leaves []diverge.Leaf
+	held   []diverge.Held
+}
+
 // Union writes what only some copies of a shard have into the database that was made of the others, as a replication does:
-// the leaf revisions that are missing, with their histories and attachments. Whatever ends it, another call goes on.
+// the leaf revisions that the server lacks, with their histories and attachments. The server is asked, and not the used
+// copies: another one may have come back in the place of one that was damaged. Whatever ends it, another call goes on and
+// sends nothing again that came through.
 func Union(ctx context.Context, o UnionOptions) (*United, error) {
 	if o.Progress == nil {
 		o.Progress = &Progress{}
 	}
 	pushed := &Pushed{}
-	page := &pushPage{p: &push{PushOptions: PushOptions{Server: o.Server, DB: o.DB, Progress: o.Progress}, out: pushed}}
-	out := &United{}
-	copies := slices.Concat(o.Used, o.Others)
-	rep, err := diverge.Compare(ctx, copies, diverge.Options{First: -1, Gone: o.Gone, Each: func(d diverge.Difference) error {
-		if d.Local {
-			out.Local++
-			return nil
-		}
-		missing := d.Leaves
-		for _, held := range d.Copies[:len(o.Used)] {
-			missing = slices.DeleteFunc(slices.Clone(missing), func(l diverge.Leaf) bool { return !lacks(held, l) })
-		}
-		if len(missing) == 0 { // the copies bring it to each other
-			return nil
-		}
-		kept := slices.DeleteFunc(slices.Clone(missing), func(l diverge.Leaf) bool {
-			return slices.ContainsFunc(d.Copies[:len(o.Used)], func(h diverge.Held) bool { return slices.Contains(h.Purged, l) })
-		})
-		if len(kept) < len(missing) {
-			out.Purged++
-		}
-		if missing = kept; len(missing) == 0 {
-			return nil
-		}
-		out.Documents++
-		o.Progress.Docs.Add(1)
-		for _, leaf := range missing {
-			db, info, rev, ok := find(o.Others, d.Copies[len(o.Used):], leaf)
-			if !ok {
-				out.Gone++
-				continue
-			}
-			if o.DryRun {
-				out.Revisions++
-				continue
-			}
-			page.db = db
-			if err := page.leaf(ctx, info, rev); err != nil {
-				return err
-			}
-		}
-		if len(page.docs) >= pageDocs || page.size >= pageBytes {
-			return page.flush(ctx)
-		}
-		return nil
+	u := &union{UnionOptions: o, copies: slices.Concat(o.Used, o.Others), out: &United{}}
+	u.page = &pushPage{p: &push{PushOptions: PushOptions{Server: o.Server, DB: o.DB, Progress: o.Progress}, out: pushed}}
+	rep, err := diverge.Compare(ctx, u.copies, diverge.Options{First: -1, Gone: o.Gone, Each: func(d diverge.Difference) error {
+		return u.differ(ctx, d)
 	}})
 	if err == nil {
-		err = page.flush(ctx)
+		err = u.bring(ctx)
 	}
 	if err != nil {
 		return nil, err
 	}
+	out := u.out
 	out.Refused = pushed.Refused
 	if !o.DryRun {
 		out.Revisions = pushed.Revisions
@@ -114,22 +97,94 @@ func Union(ctx context.Context, o UnionOptions) (*United, error) {
 	return out, nil
 }
 
-// lacks reports whether a copy lacks a leaf that another has.
-func lacks(h diverge.Held, l diverge.Leaf) bool {
-	return h.Info == nil || slices.Contains(h.Lacks, l)
+// differ notes what copies disagree about.
+func (u *union) differ(ctx context.Context, d diverge.Difference) error {
+	if d.Local {
+		u.out.Local++
+		return nil
+	}
+	kept := slices.DeleteFunc(slices.Clone(d.Leaves), func(l diverge.Leaf) bool {
+		return slices.ContainsFunc(d.Copies[:len(u.Used)], func(h diverge.Held) bool { return slices.Contains(h.Purged, l) })
+	})
+	if len(kept) < len(d.Leaves) {
+		u.out.Purged++
+	}
+	if len(kept) == 0 {
+		return nil
+	}
+	if u.asks = append(u.asks, asked{d.ID, kept, d.Copies}); len(u.asks) < pageDocs {
+		return nil
+	}
+	return u.bring(ctx)
 }
 
-// find returns a leaf out of a copy that has its body.
-func find(copies []diverge.Copy, held []diverge.Held, leaf diverge.Leaf) (*couchfile.DB, *couchfile.DocInfo, couchfile.Revision, bool) {
-	for i, h := range held {
+// bring writes what the server lacks of the documents that were noted.
+func (u *union) bring(ctx context.Context) error {
+	if len(u.asks) == 0 {
+		return nil
+	}
+	ask := map[string][]string{}
+	for _, a := range u.asks {
+		for _, l := range a.leaves {
+			ask[a.id] = append(ask[a.id], l.String())
+		}
+	}
+	var lacks map[string]struct{ Missing []string }
+	if err := u.Server.call(ctx, http.MethodPost, dbPath(u.DB, "_revs_diff"), ask, &lacks); err != nil {
+		return err
+	}
+	for _, a := range u.asks {
+		missing := lacks[a.id].Missing
+		if len(missing) == 0 {
+			continue
+		}
+		u.out.Documents++
+		u.Progress.Docs.Add(1)
+		for _, l := range a.leaves {
+			if !slices.Contains(missing, l.String()) {
+				continue
+			}
+			if err := u.leaf(ctx, a, l); err != nil {
+				return err
+			}
+		}
+		if len(u.page.docs) >= pageDocs || u.page.size >= pageBytes {
+			if err := u.page.flush(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	u.asks = u.asks[:0]
+	return u.page.flush(ctx)
+}
+
+// leaf writes a leaf out of the first copy that has its body whole.
+func (u *union) leaf(ctx context.Context, a asked, leaf diverge.Leaf) error {
+	var bad error
+	for i, h := range a.held {
 		if h.Info == nil {
 			continue
 		}
 		for _, rev := range h.Info.Leaves() {
-			if rev.Rev == leaf.Rev && rev.Deleted == leaf.Deleted && rev.Stored {
-				return copies[i].DB, h.Info, rev, true
+			if rev.Rev != leaf.Rev || rev.Deleted != leaf.Deleted || !rev.Stored {
+				continue
 			}
+			if u.DryRun {
+				u.out.Revisions++
+				return nil
+			}
+			u.page.db = u.copies[i].DB
+			err := u.page.leaf(ctx, h.Info, rev)
+			if err == nil || !errors.Is(err, couchfile.ErrCorrupt) && (u.Gone == nil || !u.Gone(err)) {
+				return err
+			}
+			bad = err
 		}
 	}
-	return nil, nil, couchfile.Revision{}, false
+	if bad == nil {
+		u.out.Gone++
+	} else {
+		u.out.Damaged = append(u.out.Damaged, DocResult{ID: a.id, From: leaf.String(), Reason: bad.Error()})
+	}
+	return nil
 }

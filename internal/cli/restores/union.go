@@ -32,10 +32,12 @@ func newRestoreUnion(env *core.Env, g *core.Global) *cobra.Command {
 		Short: "Bring into a cluster that came back by a plan what only copies have that were left out",
 		Long: `Where fewer copies of a range come back than there were, as on one node, those that were left out may have documents or
 revisions that no other had: writes that had not reached all nodes when the backups were made. This compares the copies out of
-their backups, and writes what is missing into the running cluster, as a replication does: with histories, conflicts, deletions
-and attachments. What a restored copy knows as purged stays away, and local documents stay as they are.
+their backups, asks the running cluster what it lacks of what they disagree about, and writes that into it as a replication does:
+with histories, conflicts, deletions and attachments. What a restored copy knows as purged stays away, and local documents stay
+as they are. A database that was deleted since, or made again, is left alone and named.
 
-Run it once all nodes of the plan answer, and again if it was stopped. --dry-run tells what it would write.`,
+Run it once all nodes of the plan answer, before anything is purged there, and again if it was stopped: what came through isn't
+sent twice. --dry-run tells what it would write.`,
 		Args: core.Arguments(0, 0, ""),
 		RunE: core.WithSettings(env, g, func(ctx context.Context, s *core.Settings, _ []string) error {
 			return runRestoreUnion(ctx, env, s, o)
@@ -80,8 +82,21 @@ func runRestoreUnion(ctx context.Context, env *core.Env, s *core.Settings, o *un
 	out := &unionJSON{Server: srv.URL, DryRun: o.dryRun, Databases: map[string]*takeout.United{}, Problems: []string{}}
 	copies := c.Copies(r.Repo)
 	defer copies.Close()
+	last, other := "", "" // the ranges of a database follow each other
 	for i := range placed.Left {
-		if l := &placed.Left[i]; wanted(l.Name.DB) {
+		l := &placed.Left[i]
+		if !wanted(l.Name.DB) {
+			continue
+		}
+		if l.Name.DB != last {
+			if other, err = srv.Remade(ctx, l.Name.DB, l.Name.Suffix); err != nil {
+				return fmt.Errorf("%s: %w", l.Name.DB, err)
+			}
+			if last = l.Name.DB; other != "" {
+				out.Problems = append(out.Problems, fmt.Sprintf("%s: %s: nothing is brought into it", last, other))
+			}
+		}
+		if other == "" {
 			if err := out.unite(ctx, c, copies, l, takeout.UnionOptions{Server: srv, DB: l.Name.DB, DryRun: o.dryRun, Gone: repo.Damaged, Progress: p}); err != nil {
 				return fmt.Errorf("%s: %w", l.Name.Path(), err)
 			}
@@ -128,7 +143,7 @@ func (u *unionJSON) unite(ctx context.Context, c *cluster.Cluster, copies *clust
 	if o.Used, err = opened(l.Used); err == nil {
 		o.Others, err = opened(l.Unused)
 	}
-	if err != nil || len(o.Used) == 0 || len(o.Others) == 0 {
+	if err != nil || len(o.Used)+len(o.Others) < 2 {
 		return err
 	}
 	u.Ranges++
@@ -139,6 +154,9 @@ func (u *unionJSON) unite(ctx context.Context, c *cluster.Cluster, copies *clust
 	for _, r := range one.Refused {
 		u.Problems = append(u.Problems, fmt.Sprintf("%s: the server refuses %s of document %q: %s", l.Name.DB, r.From, r.ID, r.Reason))
 	}
+	for _, d := range one.Damaged {
+		u.Problems = append(u.Problems, fmt.Sprintf("%s: no copy gives the revision %s of document %q whole: %s", l.Name.DB, d.From, d.ID, d.Reason))
+	}
 	if one.Unread > 0 {
 		u.Problems = append(u.Problems, fmt.Sprintf("%s: %s can't be read in some copy: what only that has is not known", l.Name.Path(), core.Count(int(one.Unread), "document")))
 	}
@@ -147,7 +165,7 @@ func (u *unionJSON) unite(ctx context.Context, c *cluster.Cluster, copies *clust
 	}
 	all := u.Databases[l.Name.DB]
 	if all == nil {
-		all = &takeout.United{Refused: []takeout.DocResult{}}
+		all = &takeout.United{Refused: []takeout.DocResult{}, Damaged: []takeout.DocResult{}}
 		u.Databases[l.Name.DB] = all
 	}
 	all.Add(one)
