@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -81,16 +82,16 @@ func (p *Plan) placed(order []int, n int) (out []int) {
 	return out
 }
 
-// Zoned gives the new nodes the zones of those whose place they take, and returns the placement that the databases' maps
-// have: the same number of copies of every range in each zone. It is "" if they don't agree, or a zone has too few of the
-// new nodes.
+// Zoned gives the new nodes the zones of those whose place they take, or whose name they keep, and the plan the placement that
+// the databases' maps have: the same number of copies of every range in each zone. It stays "" if they don't agree, a zone has
+// too few of the new nodes, or one has no zone, which would get nothing.
 func (p *Plan) Zoned(zones map[string]string, dbs []Database) {
 	for i := range p.Nodes {
-		if n := &p.Nodes[i]; n.Zone == "" && n.As != "" {
-			n.Zone = zones[n.As]
+		if n := &p.Nodes[i]; n.Zone == "" {
+			n.Zone = zones[cmp.Or(n.As, n.Name)]
 		}
 	}
-	if p.Placement != "" || p.N != 0 {
+	if p.Placement != "" || p.N != 0 || slices.ContainsFunc(p.Nodes, func(n Node) bool { return n.Zone == "" }) {
 		return
 	}
 	text := ""

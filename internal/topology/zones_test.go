@@ -58,6 +58,17 @@ func TestZonesTakenOver(t *testing.T) {
 	if p.Placement != "z1:2,z2:1" || p.Nodes[2].Zone != "z2" || p.Nodes[0].Zone != "z1" {
 		t.Errorf("got %q, %+v", p.Placement, p.Nodes)
 	}
+	p = New("c", backupsOf(t, old...), old, append(nodes(1, "new"), old...)) // nobody takes another's place
+	p.Nodes[0].Zone = "z2"
+	p.Zoned(zones, []Database{database("db", 4, 3, old, same(0))})
+	if p.Placement != "z1:2,z2:1" || p.Nodes[1].Zone != "z1" || p.Nodes[3].Zone != "z2" {
+		t.Errorf("names that stay: got %q, %+v", p.Placement, p.Nodes)
+	}
+	p = New("c", backupsOf(t, old...), old, append(nodes(1, "new"), old...))
+	p.Zoned(zones, []Database{database("db", 4, 3, old, same(0))})
+	if p.Placement != "" || p.Nodes[0].Zone != "" {
+		t.Errorf("a node without a zone would get nothing: %q, %+v", p.Placement, p.Nodes)
+	}
 	p = New("c", backupsOf(t, old...), old, nodes(3, "new"))
 	p.Zoned(zones, []Database{database("db", 4, 2, old, same(0))}) // z1:2 of some ranges, z1:1,z2:1 of others
 	if p.Placement != "" || p.Nodes[2].Zone != "z2" {
