@@ -190,8 +190,36 @@ func TestClusterByCommands(t *testing.T) {
 		Cluster struct{ Q int }
 	}
 	must(alone.Nodes[0].Get("/d2", &copied))
+	twins(t, exits, c, dir)
 	if copied.Docs != len(acknowledged) || copied.Cluster.Q != 8 {
 		t.Errorf("with other ranges: got %+v, want %d documents", copied, len(acknowledged))
+	}
+}
+
+// twins restores a node of the cluster under its own name and backs it up as another instance: names can't tell it from the
+// original, and whatever reads all nodes as one cluster asks whose backups count.
+func twins(t *testing.T, exits func(want int, args ...string) string, c *testenv.CouchCluster, dir string) {
+	t.Helper()
+	const usage = 2
+	plan, data := filepath.Join(dir, "twin.yml"), filepath.Join(dir, "twin")
+	exits(0, "cluster", "plan", "prod", "--out", plan)
+	exits(0, "restore", "--plan", plan, "--as-node", c.Nodes[0].NodeName, "--to", data)
+	exits(0, "backup", "create", "--instance", "twin", "--data-dir", data)
+	url := address(c.Nodes[0]) // nothing answers there, and nothing is asked
+	for _, command := range [][]string{
+		{"cluster", "plan", "prod"}, {"cluster", "compare", "prod", "--db", "gone"}, {"get", "d", "0-0", "--cluster", "prod"}, {"find", "d", "{}", "--cluster", "prod"},
+		{"serve", "--cluster", "prod", "--listen", "127.0.0.1:0"}, {"restore-db", "d", "--cluster", "prod", "--to-server", url},
+	} {
+		if text := exits(usage, command...); !strings.Contains(text, "db1 and twin are backups of different CouchDBs that are called "+c.Nodes[0].NodeName) {
+			t.Errorf("%q: %s", command, text)
+		}
+		if command[0] != "serve" && command[0] != "restore-db" {
+			exits(0, append(command, "--instances", "db1,db2,db3")...)
+		}
+	}
+	exits(usage, "get", "d", "0-0", "--instances", "db1")
+	if text := exits(0, "cluster", "show", "prod"); !strings.Contains(text, "problem: db1 and twin are backups") {
+		t.Errorf("shown: %s", text)
 	}
 }
 

@@ -23,11 +23,11 @@ import (
 
 type clusterPlanOptions struct {
 	open.Options
+	open.Twins
 	nodes     []string
 	n         int
 	when      open.When // its At and Zone
 	placement string
-	instances []string
 	set       string
 	out       string
 	all       bool
@@ -59,7 +59,7 @@ gets is printed to standard error; --verbose tells it of every file.`,
 	f.IntVar(&o.n, "n", 0, "how many nodes get a copy of each range (default: as many as had one)")
 	o.when.ClusterFlags(f)
 	f.StringVar(&o.placement, "placement", "", "how many nodes of which zone get a copy of each range: `ZONE:N,ZONE:N`, in the place of --n (default: as the backups have it)")
-	f.StringSliceVar(&o.instances, "instances", nil, "only the backups of these `INSTANCES`, where several CouchDBs have the name of one node")
+	o.TwinsFlag(f)
 	f.StringVar(&o.set, "set", "", "the backups of the set `ID`, which a server had made at one moment, instead of the newest ones")
 	f.StringVar(&o.out, "out", "", "write the plan to `FILE` instead of standard output; it must not be there")
 	f.BoolVar(&o.all, "verbose", false, "tell of every file which node gets it, out of whose backup")
@@ -79,9 +79,6 @@ func runClusterPlan(ctx context.Context, env *core.Env, s *core.Settings, o *clu
 		return err
 	}
 	defer r.Close()
-	if err := o.choose(ctx, r, found); err != nil {
-		return err
-	}
 	nodes, zones := found.Of.Nodes, map[string]string{}
 	if len(o.nodes) > 0 {
 		nodes = nil
@@ -105,8 +102,8 @@ func runClusterPlan(ctx context.Context, env *core.Env, s *core.Settings, o *clu
 	if err != nil {
 		return err
 	}
-	if c.Mixed != "" {
-		return core.Usage("%s: name each cluster by the setting cluster, or say whose backups count with --instances", c.Mixed)
+	if err := open.Unmixed(c); err != nil {
+		return err
 	}
 	had, err := c.Zones(ctx, r.Repo)
 	if err != nil {
@@ -143,22 +140,6 @@ func runClusterPlan(ctx context.Context, env *core.Env, s *core.Settings, o *clu
 	return err
 }
 
-// choose refuses nodes that have several instances, unless those that count are named: names alone can't tell two
-// clusters apart, and copies of both would become one.
-func (o *clusterPlanOptions) choose(ctx context.Context, r *open.Repository, found *open.ClusterBackups) error {
-	if len(o.instances) > 0 {
-		recs, _, err := r.List(ctx, "")
-		if err != nil {
-			return err
-		}
-		return found.Only(recs, o.instances)
-	}
-	if twins := found.Of.Twins(); len(twins) > 0 {
-		return core.Usage("%s: if these are two clusters a plan would mix them. Name each by the setting cluster and back them up, or say whose backups count: --instances INSTANCE,INSTANCE,…", strings.Join(twins, "; "))
-	}
-	return nil
-}
-
 // planned reads the backups of a plan. A node that has no state so old is left out of it, unless none has one.
 func planned(ctx context.Context, r *open.Repository, found *open.ClusterBackups, p *topology.Plan) (*cluster.Cluster, error) {
 	for {
@@ -179,17 +160,25 @@ func planned(ctx context.Context, r *open.Repository, found *open.ClusterBackups
 // find opens the repository and finds the backups to plan with.
 func (o *clusterPlanOptions) find(ctx context.Context, env *core.Env, s *core.Settings, name string) (*open.Repository, *open.ClusterBackups, error) {
 	if o.set == "" {
-		return open.NamedCluster(ctx, env, s, name)
+		return open.OneCluster(ctx, env, s, name, &o.Twins)
 	}
-	if o.when.At != "" || len(o.instances) > 0 {
+	if o.when.At != "" || len(o.Instances) > 0 {
 		return nil, nil, core.Usage("--set says which backups are planned with, and goes neither with --at nor with --instances")
 	}
 	r, found, err := open.OneSet(ctx, env, s, o.set)
-	if err == nil && name != "" && name != found.Of.Name {
-		r.Close()
-		return nil, nil, core.Usage("the set %s is of the cluster %s, and not of %s", o.set, found.Of.Name, name)
+	if err != nil {
+		return nil, nil, err
 	}
-	return r, found, err
+	if name != "" && name != found.Of.Name {
+		err = core.Usage("the set %s is of the cluster %s, and not of %s", o.set, found.Of.Name, name)
+	} else {
+		err = o.Choose(ctx, r, found)
+	}
+	if err != nil {
+		r.Close()
+		return nil, nil, err
+	}
+	return r, found, nil
 }
 
 func writePlan(env *core.Env, path string, text []byte) error {

@@ -100,7 +100,10 @@ func showOf(found *open.ClusterBackups, c *cluster.Cluster, globs []string) (*cl
 	if err != nil {
 		return nil, err
 	}
-	out := &clusterShowResult{Cluster: found.Of.Name, Nodes: []shownNodeJSON{}, Databases: []clusterDatabaseJSON{}, Complete: true, Problems: core.NonNil(c.Problems)}
+	out := &clusterShowResult{Cluster: found.Of.Name, Nodes: []shownNodeJSON{}, Databases: []clusterDatabaseJSON{}, Complete: true, Problems: core.NonNil(slices.Concat(found.Of.Twins(), c.Problems))}
+	if c.Mixed != "" {
+		out.Problems = append(out.Problems, c.Mixed)
+	}
 	held := make([]int, len(found.Backups))
 	for i := range c.Databases {
 		d := &c.Databases[i]

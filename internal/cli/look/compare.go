@@ -26,6 +26,7 @@ import (
 
 type compareOptions struct {
 	open.Options
+	open.Twins
 	when      open.When // its At and Zone
 	databases []string
 }
@@ -55,6 +56,7 @@ Differences are no error; exit code 4 says that something of a copy couldn't be 
 	f := c.Flags()
 	f.StringArrayVar(&o.databases, "db", nil, "only databases whose name fits this `GLOB` (* is any text); may be repeated")
 	o.when.ClusterFlags(f)
+	o.TwinsFlag(f)
 	return c
 }
 
@@ -63,7 +65,7 @@ func runClusterCompare(ctx context.Context, env *core.Env, s *core.Settings, o *
 	if err != nil {
 		return err
 	}
-	r, found, err := open.NamedCluster(ctx, env, s, name)
+	r, found, err := open.OneCluster(ctx, env, s, name, &o.Twins)
 	if err != nil {
 		return err
 	}
@@ -73,6 +75,9 @@ func runClusterCompare(ctx context.Context, env *core.Env, s *core.Settings, o *
 		return err
 	}
 	c, err := cluster.Open(ctx, r.Repo, members)
+	if err == nil {
+		err = open.Unmixed(c)
+	}
 	if err != nil {
 		return err
 	}

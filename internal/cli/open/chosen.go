@@ -17,7 +17,8 @@ type Chosen struct {
 	Options
 	When
 	Backup  string
-	Cluster string    // all nodes of that cluster, of commands that ask for it
+	Cluster string // all nodes of that cluster, of commands that ask for it
+	Twins   Twins
 	Told    string    // which one that is, in words, once it is open
 	Taken   time.Time // of when it is, once it is open
 }
@@ -25,6 +26,7 @@ type Chosen struct {
 // ClusterFlag adds the flag that chooses a cluster, for commands that open it by Node.
 func (o *Chosen) ClusterFlag(f *pflag.FlagSet) {
 	f.StringVar(&o.Cluster, "cluster", "", "out of the newest backups of all nodes of the cluster `NAME`, or --at a time; of each range the fullest copy")
+	o.Twins.TwinsFlag(f)
 	core.OwnFlags(f, "cluster")
 }
 
@@ -63,8 +65,11 @@ func (o *Chosen) Node(ctx context.Context, env *core.Env, s *core.Settings) (n *
 		if o.Backup != "" || o.Instance != "" {
 			return nil, nil, core.Usage("--cluster is for the backups of all its nodes: leave out which backup or instance")
 		}
-		n, o.Told, o.Taken, done, err = ClusterNode(ctx, env, s, o.Cluster, &o.When)
+		n, o.Told, o.Taken, done, err = ClusterNode(ctx, env, s, o.Cluster, &o.Twins, &o.When)
 		return n, done, err
+	}
+	if err := o.Twins.Alone(); err != nil {
+		return nil, nil, err
 	}
 	r, m, err := o.Open(ctx, env, s)
 	if err != nil {

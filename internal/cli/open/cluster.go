@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/pflag"
+
 	"github.com/slipcover/slipcover/internal/cli/core"
 	"github.com/slipcover/slipcover/internal/cluster"
 	"github.com/slipcover/slipcover/internal/manifest"
@@ -99,6 +101,46 @@ func NewestOf(recs []*manifest.Record) map[string]*manifest.Record {
 		out[rec.Instance] = rec
 	}
 	return out
+}
+
+// Twins says whose backups count where several CouchDBs have the name of one node.
+type Twins struct{ Instances []string }
+
+// TwinsFlag adds its flag.
+func (t *Twins) TwinsFlag(f *pflag.FlagSet) {
+	f.StringSliceVar(&t.Instances, "instances", nil, "of a cluster only the backups of these `INSTANCES`, where several CouchDBs have the name of one node")
+}
+
+// Alone refuses the flag where there is no cluster.
+func (t *Twins) Alone() error {
+	if len(t.Instances) > 0 {
+		return core.Usage("--instances goes with --cluster: it says whose backups of its nodes count; --instance names one")
+	}
+	return nil
+}
+
+// Choose refuses nodes that have several instances, unless those that count are named: names alone can't tell two
+// clusters apart, and copies of both would become one.
+func (t *Twins) Choose(ctx context.Context, r *Repository, found *ClusterBackups) error {
+	if len(t.Instances) > 0 {
+		recs, _, err := r.List(ctx, "")
+		if err != nil {
+			return err
+		}
+		return found.Only(recs, t.Instances)
+	}
+	if twins := found.Of.Twins(); len(twins) > 0 {
+		return core.Usage("%s: if these are two clusters they would be mixed. Name each by the setting cluster and back them up, or say whose backups count: --instances INSTANCE,INSTANCE,…", strings.Join(twins, "; "))
+	}
+	return nil
+}
+
+// Unmixed refuses backups that are of different clusters and don't say so.
+func Unmixed(c *cluster.Cluster) error {
+	if c.Mixed == "" {
+		return nil
+	}
+	return core.Usage("%s: name each cluster by the setting cluster and back them up, or say whose backups count with --instances", c.Mixed)
 }
 
 // Only leaves the backups of some instances, where nodes have several: those that aren't named don't count.
@@ -194,9 +236,23 @@ func NamedCluster(ctx context.Context, env *core.Env, s *core.Settings, name str
 	return r, found, nil
 }
 
+// OneCluster is NamedCluster for what reads copies of all nodes as those of one cluster: it refuses nodes that have several
+// CouchDBs' backups, unless t names those that count.
+func OneCluster(ctx context.Context, env *core.Env, s *core.Settings, name string, t *Twins) (*Repository, *ClusterBackups, error) {
+	r, found, err := NamedCluster(ctx, env, s, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := t.Choose(ctx, r, found); err != nil {
+		r.Close()
+		return nil, nil, err
+	}
+	return r, found, nil
+}
+
 // ClusterNode opens a cluster as one node: the newest backups of its nodes, or a moment of each; done closes that, and the
 // repository. The second text names the state.
-func ClusterNode(ctx context.Context, env *core.Env, s *core.Settings, name string, w *When) (n *serve.Node, told string, at time.Time, done func(), err error) {
+func ClusterNode(ctx context.Context, env *core.Env, s *core.Settings, name string, t *Twins, w *When) (n *serve.Node, told string, at time.Time, done func(), err error) {
 	if w.Database() != "" || w.BeforeChange != "" {
 		return nil, "", at, nil, core.Usage("--cluster goes with --at, and not with --at-seq or --before-change, which are of one node's files")
 	}
@@ -208,19 +264,18 @@ func ClusterNode(ctx context.Context, env *core.Env, s *core.Settings, name stri
 	if p.At, err = w.Time(env.Now()); err != nil {
 		return nil, "", at, nil, err
 	}
-	r, found, err := NamedCluster(ctx, env, s, name)
+	r, found, err := OneCluster(ctx, env, s, name, t)
 	if err != nil {
 		return nil, "", at, nil, err
 	}
 	p.Backups = found.Backups
 	c, err := Cluster(ctx, r, p)
+	if err == nil {
+		err = Unmixed(c)
+	}
 	if err != nil {
 		r.Close()
 		return nil, "", at, nil, err
-	}
-	if c.Mixed != "" {
-		r.Close()
-		return nil, "", at, nil, core.Usage("%s: name each cluster by the setting cluster and back them up", c.Mixed)
 	}
 	n = serve.OpenCluster(r.Repo, c)
 	at, told = p.At, MomentText(p.At, zone)

@@ -35,6 +35,7 @@ type databaseOptions struct {
 	replace bool
 	byHTTP  bool
 	cluster string
+	twins   open.Twins
 	q       int
 	history history
 	agents  []string // NODE=AGENT, of the cluster that it goes to
@@ -82,6 +83,7 @@ if it must be that one.`,
 	f.StringSliceVar(&o.agents, "to-cluster", nil, "by files into a running cluster: `NODE=AGENT` for each of its nodes that gets a part")
 	f.IntVar(&o.n, "n", 0, "with --to-cluster: how many nodes get a copy of each range (default: as many as had one)")
 	f.BoolVar(&o.noWait, "no-wait", false, "with --to-cluster: don't wait for the end")
+	o.twins.TwinsFlag(f)
 	f.IntVar(&o.q, "q", 0, "over HTTP: how many ranges the database gets (default: as many as it had)")
 	core.OwnFlags(f, "cluster")
 	core.ServerFlags(f)
@@ -187,7 +189,7 @@ func (r *databaseRun) open(ctx context.Context) (n *serve.Node, done func(), err
 		if o.backup != "" || o.Instance != "" || o.replace || o.history.keep {
 			return nil, nil, core.Usage("--cluster is for the backups of all its nodes, and goes over HTTP: leave out --backup, --instance, --replace and --keep-history")
 		}
-		n, r.out.State, _, done, err = open.ClusterNode(ctx, r.env, r.s, o.cluster, &o.When)
+		n, r.out.State, _, done, err = open.ClusterNode(ctx, r.env, r.s, o.cluster, &o.twins, &o.When)
 		if err == nil {
 			ids := make([]string, 0, len(n.Members))
 			for _, m := range n.Members {
@@ -196,6 +198,9 @@ func (r *databaseRun) open(ctx context.Context) (n *serve.Node, done func(), err
 			r.state = strings.Join(ids, " ")
 		}
 		return n, done, err
+	}
+	if err := o.twins.Alone(); err != nil {
+		return nil, nil, err
 	}
 	from, err := openSource(ctx, r.env, r.s, o.Instance, o.backup, &o.When)
 	if err != nil {

@@ -41,6 +41,9 @@ func (o *planned) openPlan(ctx context.Context, env *core.Env, s *core.Settings,
 		c, err = open.Cluster(ctx, r, plan)
 	}
 	if err == nil {
+		err = open.Unmixed(c)
+	}
+	if err == nil {
 		if placed, err = plan.Place(c.Databases); err != nil {
 			err = core.Usage("%s: %v", o.plan, err)
 		}

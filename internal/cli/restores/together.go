@@ -36,6 +36,9 @@ func (o *databaseOptions) toCluster(ctx context.Context, env *core.Env, s *core.
 	}
 	defer r.Close()
 	found, err := open.FindCluster(ctx, r, o.cluster)
+	if err == nil {
+		err = o.twins.Choose(ctx, r, found)
+	}
 	if err != nil {
 		return err
 	}
