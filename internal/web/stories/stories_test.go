@@ -1,3 +1,5 @@
+//go:build unix
+
 // Package stories_test uses the dashboard in a browser as people do, story by story: testdata has one for each, and what
 // they have in common in lib.js.
 package stories_test
