@@ -46,6 +46,8 @@ type Options struct {
 	// Callers limits the requests of each caller; nil doesn't. Limits of addresses are
 	// the business of who stands before.
 	Callers *httpd.Limiter
+	// Audit is the audit log, to be read by administrators; nil: there is none.
+	Audit *httpd.Audit
 }
 
 const prefix = "/slipcover/v1"
@@ -107,6 +109,7 @@ var routes = []route{
 	{"DELETE /schedules/{id}", access.Operator, "schedule.delete", (*call).deleteSchedule},
 	{"POST /schedules/{id}/run", access.Operator, "schedule.run", (*call).runSchedule},
 
+	{"GET /audit", access.Admin, "audit.read", (*call).showAudit},
 	{"GET /space", access.Viewer, "", (*call).showSpace},
 	{"GET /clusters", access.Viewer, "", (*call).listClusters},
 	{"POST /clusters/{id}/backup", access.Operator, "cluster.backup", (*call).backUpCluster},

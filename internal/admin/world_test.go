@@ -30,7 +30,7 @@ const (
 func newWorld(t testing.TB, options ...func(*admin.Options)) *world {
 	t.Helper()
 	w := &world{World: servertest.New(t, bus.Options{Listen: "127.0.0.1:0"}, server.Config{}), t: t}
-	o := admin.Options{Server: w.Server, Checker: w.Tokens, Tokens: w.Tokens, Log: w.Log, Auth: "token", NATSURL: w.Bus.ClientURL()}
+	o := admin.Options{Server: w.Server, Checker: w.Tokens, Tokens: w.Tokens, Log: w.Log, Auth: "token", NATSURL: w.Bus.ClientURL(), Audit: w.Audit}
 	serves, err := opened.New(opened.Options{Server: w.Server, Checker: w.Tokens, Log: w.Log}) // which opens none
 	if err != nil {
 		t.Fatal(err)

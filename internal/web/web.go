@@ -44,6 +44,8 @@ type Options struct {
 	Serves *opened.Set
 	// Callers limits the requests of each caller; nil doesn't.
 	Callers *httpd.Limiter
+	// Audit is the audit log, to be read by administrators; nil: there is none.
+	Audit *httpd.Audit
 	// Version is that of the program, for the foot.
 	Version string
 
@@ -181,6 +183,7 @@ func allRoutes() []route {
 		agentRoutes,
 		tokenRoutes,
 		scheduleRoutes,
+		auditRoutes,
 		findRoutes,
 		momentRoutes,
 		documentRoutes,

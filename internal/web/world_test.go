@@ -45,7 +45,7 @@ func newWorldOf(t testing.TB, cfg server.Config, options ...func(*web.Options)) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := web.Options{Server: w.Server, Checker: w.Tokens, Tokens: w.Tokens, Sessions: sessions, Log: w.Log, Auth: "token", NATSURL: w.Bus.ClientURL(), Version: "test"}
+	o := web.Options{Server: w.Server, Checker: w.Tokens, Tokens: w.Tokens, Sessions: sessions, Log: w.Log, Auth: "token", NATSURL: w.Bus.ClientURL(), Audit: w.Audit, Version: "test"}
 	for _, set := range options {
 		set(&o)
 	}

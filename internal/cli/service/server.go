@@ -387,7 +387,7 @@ func (v *service) handler(ctx context.Context, checker access.Checker) (http.Han
 	troves := api.Handler(trove.New(trove.Options{Server: v.server, Checker: door, Log: v.log, Keystone: keystone,
 		URL: s.PublicURL, Region: s.Region, Callers: callers}))
 	o := admin.Options{Server: v.server, Checker: door, Tokens: v.tokens, Log: v.log, Callers: callers,
-		URL: s.PublicURL, NATSURL: v.natsURL(), CA: v.natsCA(), Auth: s.Auth, Serves: v.opened,
+		URL: s.PublicURL, NATSURL: v.natsURL(), CA: v.natsCA(), Auth: s.Auth, Serves: v.opened, Audit: v.audit,
 		Recipients: func() []string { return handedOut(s) }}
 	if v.ca != nil {
 		o.Fingerprint = v.ca.Fingerprint()
@@ -442,7 +442,7 @@ func (v *service) dashboard(ctx context.Context, checker access.Checker, o *admi
 	}
 	keystone, _ := checker.(*access.Keystone)
 	return web.New(web.Options{Keystone: keystone, Server: v.server, Checker: o.Checker, Tokens: v.tokens, Sessions: sessions, Log: v.log, Auth: o.Auth, URL: o.URL,
-		NATSURL: o.NATSURL, Fingerprint: o.Fingerprint, Serves: v.opened, Callers: o.Callers, Version: core.ToolVersion()})
+		NATSURL: o.NATSURL, Fingerprint: o.Fingerprint, Serves: v.opened, Callers: o.Callers, Audit: o.Audit, Version: core.ToolVersion()})
 }
 
 // natsURL is where agents of other machines reach the bus, without the service's own

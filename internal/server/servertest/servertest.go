@@ -83,9 +83,9 @@ type World struct {
 	Tokens *access.Tokens
 	Log    *slog.Logger     // of warnings, shown when the test fails
 	HTTP   *httptest.Server // nil before Serve
+	Audit  *httpd.Audit
 
 	t      TB
-	audit  string // file
 	logged buffer
 }
 
@@ -110,6 +110,11 @@ func New(t TB, o bus.Options, cfg server.Config) *World {
 			t.Logf("log:\n%s", log)
 		}
 	})
+	var err error
+	if w.Audit, err = httpd.OpenAudit(filepath.Join(t.TempDir(), "audit.log"), w.Log, prometheus.NewRegistry()); err != nil {
+		t.Fatalf("audit log: %v", err)
+	}
+	t.Cleanup(func() { _ = w.Audit.Close() })
 	table, err := w.Bus.Table(t.Context(), "tokens")
 	if err != nil {
 		t.Fatalf("tokens: %v", err)
@@ -131,13 +136,7 @@ func New(t TB, o bus.Options, cfg server.Config) *World {
 // Serve serves an API, whose log and audit log are the world's.
 func (w *World) Serve(api httpd.API, routes http.Handler) {
 	w.t.Helper()
-	w.audit = filepath.Join(w.t.TempDir(), "audit.log")
-	audit, err := httpd.OpenAudit(w.audit, w.Log, prometheus.NewRegistry())
-	if err != nil {
-		w.t.Fatalf("audit log: %v", err)
-	}
-	w.t.Cleanup(func() { _ = audit.Close() })
-	api.Log, api.Audit = w.Log, audit
+	api.Log, api.Audit = w.Log, w.Audit
 	w.HTTP = httptest.NewServer(api.Handler(routes))
 	w.t.Cleanup(w.HTTP.Close)
 }
@@ -152,7 +151,7 @@ func (w *World) Logged() string {
 // Audited returns the lines of the audit log.
 func (w *World) Audited() string {
 	w.t.Helper()
-	text, err := os.ReadFile(w.audit)
+	text, err := os.ReadFile(w.Audit.Path())
 	if err != nil {
 		w.t.Fatalf("audit log: %v", err)
 	}
