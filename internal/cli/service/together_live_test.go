@@ -117,7 +117,11 @@ func (w *together) backUp() {
 	w.t.Helper()
 	w.run("init", "--no-encryption")
 	for i, n := range w.cluster.Nodes {
-		w.run("backup", "create", "--cluster", "prod", "--instance", fmt.Sprint("db", i), "--couch-url", strings.Replace(n.URL, "://", "://"+n.Admin+"@", 1))
+		c := w.command("backup", "create", "--instance", fmt.Sprint("db", i), "--couch-url", strings.Replace(n.URL, "://", "://"+n.Admin+"@", 1))
+		c.Env = append(c.Env, "SLIPCOVER_CLUSTER=prod")
+		if out, err := c.CombinedOutput(); err != nil {
+			w.t.Fatalf("%v\n%s", err, out)
+		}
 	}
 }
 
