@@ -133,8 +133,8 @@ var allowed = map[string][]string{
 	"internal/admin": {"internal/access", "internal/api", "internal/calendar", "internal/contents", "internal/httpd", "internal/job", "internal/manifest", "internal/opened", "internal/server"},
 
 	// The dashboard: pages over what both APIs use, so that it can do nothing which they can't; sessions in a table of the bus.
-	"internal/web": {"internal/access", "internal/api", "internal/bus", "internal/calendar", "internal/config", "internal/contents", "internal/httpd", "internal/job", "internal/manifest", "internal/opened", "internal/schedule", "internal/serve", "internal/server", "internal/words",
-		"internal/web/timeline"},
+	"internal/web": {"internal/access", "internal/api", "internal/bus", "internal/calendar", "internal/config", "internal/contents", "internal/httpd", "internal/job", "internal/manifest", "internal/opened", "internal/schedule", "internal/serve", "internal/server", "internal/shard", "internal/topology",
+		"internal/words", "internal/web/timeline"},
 	"internal/web/timeline": {},
 
 	// Runs jobs on a node with the engines; the bus brings them.

@@ -38,6 +38,7 @@ type instanceData struct {
 	BackUp    string // addresses of what can be done; "" if it can't be here
 	Prove     string
 	Restore   string
+	RestoreAt string // the same, up to the moment itself
 	Line      *lineData
 	Firings   []firing
 	Jobs      []jobRow
@@ -66,6 +67,8 @@ type lineData struct {
 	Databases
 	Open, Restore, Changed string // addresses of the three actions, of the chosen moment
 	OpenAt, ChangedAt      string // the same, up to the moment itself
+	RestoreAt              string
+	Keep                   []pair // what else the page's address says
 }
 
 // Databases says which of them have lanes.
@@ -144,8 +147,9 @@ func (c *call) instancePage() (*answer, error) {
 	if c.has("/backups/new") {
 		d.BackUp = "/backups/new?instance=" + url.QueryEscape(id)
 	}
-	if d.Newest != nil && c.has("/backups/{id}/restore") {
-		d.Restore = pathOf("backups", d.Newest.ID, "restore")
+	if d.Newest != nil && c.has("/restore") {
+		d.Restore = restoreOf(id, "")
+		d.RestoreAt = d.Restore + "&s="
 		d.Prove = pathOf("backups", d.Newest.ID, "prove")
 	}
 	c.fillLine(d, who, list, goes)
@@ -285,8 +289,8 @@ func (c *call) backupRow(d *instanceData, b *job.Backup, kept string, goes bool)
 	if c.has("/instances/{id}/moment") {
 		r.Open = pathOf("instances", d.ID, "moment") + "?s=" + url.QueryEscape(b.ID)
 	}
-	if c.has("/backups/{id}/restore") {
-		r.Again = pathOf("backups", b.ID, "restore")
+	if c.has("/restore") {
+		r.Again = restoreOf(d.ID, b.ID)
 	}
 	return r
 }
@@ -335,7 +339,9 @@ func (c *call) fillLine(d *instanceData, who *access.Caller, list []*job.Backup,
 		l.ChangedAt = home + "/changes?from="
 		l.Changed = l.ChangedAt + url.QueryEscape(at.Format(time.RFC3339))
 	}
-	l.Restore = d.Restore
+	if l.RestoreAt = d.RestoreAt; l.RestoreAt != "" {
+		l.Restore = l.RestoreAt + url.QueryEscape(at.Format(time.RFC3339))
+	}
 	d.Shipped = len(in.Shipped) > 0
 	if d.Shipped {
 		d.Window = in.Shipped[len(in.Shipped)-1].To.Sub(in.Shipped[0].From)
@@ -355,9 +361,9 @@ func unixOf(text string) time.Time {
 func (l *lineData) choose(in *timeline.Input, q url.Values, oldest, now time.Time) []spanLink {
 	link := func(from, to time.Time) string {
 		v := url.Values{"from": {strconv.FormatInt(from.Unix(), 10)}, "to": {strconv.FormatInt(to.Unix(), 10)}}
-		for _, keep := range []string{"at", "db"} {
-			if q.Has(keep) {
-				v.Set(keep, q.Get(keep))
+		for name, value := range q { // the moment, the lanes, and what a page chose before
+			if name != "from" && name != "to" && name != "q" && name != "page" && name != "dbpage" {
+				v[name] = value
 			}
 		}
 		return "?" + v.Encode() + "#win"

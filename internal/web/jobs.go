@@ -89,6 +89,8 @@ func (c *call) jobRow(j *job.Job, names, schedules map[string]string) jobRow {
 		row.By = cmp.Or(j.By, "the server")
 	}
 	switch {
+	case j.Kind == job.KindRestore && j.Spec.Part != nil:
+		row.About = pathOf("restores", j.Spec.Part.Restore)
 	case j.Kind == job.KindCreate && j.Instance != "" && names[j.Instance] != "":
 		row.About = pathOf("instances", j.Instance)
 	case j.Backup != "" && j.Kind != job.KindDeleteBackup:
@@ -171,7 +173,7 @@ func (c *call) jobsPage() (*answer, error) {
 				p.Done++
 			}
 		}
-		if p.Filter == "" || p.Filter == "bad" && bad || p.Filter == string(j.Kind) || p.Filter == "restore" && j.Kind == job.KindCreate {
+		if p.Filter == "" || p.Filter == "bad" && bad || p.Filter == string(j.Kind) || p.Filter == "restore" && (j.Kind == job.KindCreate || j.Kind == job.KindDocuments) {
 			list = append(list, j)
 		}
 	}

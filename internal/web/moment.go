@@ -143,6 +143,7 @@ type momentData struct {
 	Less    string // a minute before
 	Plus    string
 	Changed string // what changed since the backup before
+	Restore string
 
 	Prefix    string
 	Databases []databaseRow
@@ -205,6 +206,11 @@ func (c *call) momentPage() (*answer, error) {
 		return c.page(title, "moment", d), nil
 	}
 	c.fillBeside(d)
+	if c.has("/restore") {
+		if d.Restore = restoreOf(d.ID, d.S); d.DB != "" {
+			d.Restore += "&what=db&database=" + url.QueryEscape(d.DB)
+		}
+	}
 	if d.DB != "" && d.MayRead {
 		if err := c.looked(x, d.DB, ""); err != nil {
 			return nil, err

@@ -78,6 +78,8 @@ func TestPages(t *testing.T) {
 		"/schedules/firings?cron=61+*+*+*+*":  {"must be five fields"},
 		"/find?q=" + url.QueryEscape(evil):    {evil, "Schedules", "Backups"},
 		"/find?q=db1":                         {"Instances", "nightly"},
+		"/restore":                            {"Restore: what", "db1"},
+		"/restore?what=all&of=" + p.Instance:  {"Restore: when", "nightly"},
 		"/find":                               {"Type a name or an id above."},
 	} {
 		a := admin.get(path)

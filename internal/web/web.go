@@ -189,6 +189,7 @@ func allRoutes() []route {
 		documentRoutes,
 		changesRoutes,
 		putBackRoutes,
+		restoreRoutes,
 	)
 }
 

@@ -189,6 +189,11 @@ func whatJob(j *job.Job, instance string) string {
 			return "Preview: documents put back into " + j.Spec.Name
 		}
 		return "Documents put back into " + j.Spec.Name
+	case job.KindRestore:
+		if p := j.Spec.Part; p != nil {
+			return "Restore of " + j.Spec.Name + " on " + p.Node + ": " + stepWords(p.Step)
+		}
+		return "Restore of " + j.Spec.Name
 	case job.KindAdopt:
 		return "Read in a backup of " + j.Spec.RepoName
 	}

@@ -1,0 +1,282 @@
+package web_test
+
+import (
+	"fmt"
+	"html"
+	"net/url"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/slipcover/slipcover/internal/access"
+	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/server"
+	"github.com/slipcover/slipcover/internal/server/servertest"
+)
+
+// is says a hello in which the player is a node of a cluster whose CouchDB runs, or doesn't.
+func (p *player) is(up bool, node string, nodes ...string) {
+	p.w.t.Helper()
+	member := &job.Member{Node: node, Nodes: nodes, MapUUID: node}
+	if err := servertest.Ask(p.w.t.Context(), p.link, job.VerbHello, job.Hello{Session: agentIs, Version: "slipcover test", Host: "h", Recipient: p.Recipient(),
+		Repository: job.Repository{URL: "file:///backups", ID: "r1"}, CanRead: true, CanCreate: true, FreeBytes: 1 << 40,
+		Instances: []job.Seen{{Up: up, Version: "3.5.0", Member: member}}}, nil); err != nil {
+		p.w.t.Fatal(err)
+	}
+}
+
+// field is the value of a hidden field.
+func (a *shown) field(name string) string {
+	a.t.Helper()
+	m := regexp.MustCompile(`<input type="hidden" name="` + name + `" value="([^"]*)"`).FindStringSubmatch(a.body)
+	if m == nil {
+		a.t.Fatalf("there is no field %s: %s", name, a.body)
+	}
+	return html.UnescapeString(m[1])
+}
+
+func restorePath(pairs ...string) string {
+	v := url.Values{}
+	for n := 0; n < len(pairs); n += 2 {
+		v.Add(pairs[n], pairs[n+1])
+	}
+	return "/restore?" + v.Encode()
+}
+
+// A node comes back as a new instance: each step by its address, what is closed with why and the command, and nothing begins
+// before the name is typed.
+func TestRestoreToANewInstance(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b := w.as(access.Operator)
+	b.get("/restore").has(200, "There is nothing to restore yet")
+	p := w.play(`db1"><b>`)
+	b.get(restorePath("of", p.Instance, "what", "all", "s", "latest")).has(200, "Nothing of", "is stored yet")
+	backup := p.backup(func(r *job.Report) { r.Result.Damage = 2 })
+
+	a := b.get("/restore")
+	a.has(200, "Restore: what", "One database", "Documents")
+	a.hasNot(`db1"><b>`, "ZgotmplZ", "<no value>")
+	b.get(restorePath("of", p.Instance, "what", "db", "database", "")).has(200, "Name the database.")
+	b.get(restorePath("of", p.Instance, "what", "db", "database", "UP")).has(200, "CouchDB gives no database such a name.")
+	b.get(restorePath("of", "0189aaaa-0000-7000-8000-000000000000")).has(404)
+	docs := b.get(restorePath("of", p.Instance, "what", "docs", "database", "orders", "s", backup))
+	if to := docs.header.Get("Location"); docs.status != 303 || to != "/instances/"+p.Instance+"/moment?db=orders&s="+backup {
+		t.Errorf("documents lead to %d %s", docs.status, to)
+	}
+
+	a = b.get(restorePath("of", p.Instance, "what", "all"))
+	a.has(200, "Restore: when", "Recovery window", "Restore it…", "nightly")
+	a.hasNot(`db1"><b>`, "ZgotmplZ", "<no value>", "style=")
+	if !strings.Contains(a.body, "s="+backup) || a.field("what") != "all" {
+		t.Error("a backup can't be chosen with the choices before")
+	}
+	b.get(restorePath("of", p.Instance, "what", "all", "s", "tomorrow-ish")).has(200, "Restore: when", "is neither a backup nor a time")
+	b.get(restorePath("of", p.Instance, "what", "all", "s", time.Now().Add(-100*24*time.Hour).UTC().Format(time.RFC3339))).has(200, "Nothing is stored of that moment")
+
+	place := restorePath("of", p.Instance, "what", "all", "s", backup)
+	a = b.get(place)
+	a.has(200, "Restore: where", "As a new instance", "Agents write nothing over a node’s files", "slipcover restore --instance", "--to /opt/couchdb/data --delta", "Choose where to")
+	a.hasNot("<form class=\"confirm")
+	b.get(place+"&where=place").has(200, "That is closed")
+
+	plan := place + "&where=new&name=" + url.QueryEscape(evil)
+	a = b.get(plan)
+	a.has(200, "Restore: the plan", "Nothing has been done yet", "2 findings", "Its replications stay off", "stays as it is", "Type the new instance’s name, "+evil, "free")
+	a.hasNot("<script>alert", "<img src", "ZgotmplZ")
+	b.get(plan+"&volume=1").has(200, "The backup needs 2 GB, and the volume has 1.")
+	if n := len(w.Server.Instances(caller(), false)); n != 1 {
+		t.Fatalf("there are %d instances after looking", n)
+	}
+	b.post(plan, "word", "yes").has(422, "That is not the new instance’s name. Nothing was begun.")
+	b.post(plan+"&volume=1", "word", evil).has(422, "Nothing was begun.")
+	b.post("/restore", "word", evil).has(422, "Choose first what is restored")
+	w.as(access.Viewer).get(plan).has(403)
+	w.as(access.Viewer).post(plan, "word", evil).has(403)
+	stranger := w.open()
+	stranger.signIn(w.Token("other", access.Operator))
+	stranger.get(plan).has(404)
+	stranger.post(plan, "word", evil).has(404)
+	b.follow(b.post(plan, "word", evil)).has(200, "is being made", "Restore to the new instance "+evil, "If you cancel")
+	if !strings.Contains(w.Audited(), `"action":"instance.create","target":"`) || !strings.Contains(w.Audited(), `"outcome":"ok"`) {
+		t.Errorf("audit log: %s", w.Audited())
+	}
+
+}
+
+// A moment between backups is had by commands where the service has no way, and the page says which.
+func TestRestoreAMoment(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b := w.as(access.Operator)
+	p := w.play("db1")
+	p.history(3, 0)
+	if _, err := w.Server.SetShipping(t.Context(), caller(), p.Instance, true, "7d"); err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now().UTC()
+	if err := p.greet(t.Context(), &job.Shipping{Shipped: now, Chain: now.Add(-30 * time.Hour), Window: now.Add(-30 * time.Hour)}); err != nil {
+		t.Fatal(err)
+	}
+	exact := now.Add(-25 * time.Hour).Truncate(time.Second).Format(time.RFC3339)
+	b.get(restorePath("of", p.Instance, "what", "all", "s", exact)).has(200, "The service makes new instances of backups", "slipcover create db1-copy --instance", "--at "+exact, "Take the backup before it", "give it the setting node_name")
+	b.get(restorePath("of", p.Instance, "what", "all", "where", "new", "s", now.Add(-40*time.Hour).Format(time.RFC3339))).has(200, "It is not to the second.", "Nothing was shipped of")
+	a := b.get("/instances/" + p.Instance)
+	if !strings.Contains(a.body, `href="/restore?of=`+p.Instance+`"`) || !strings.Contains(html.UnescapeString(a.body), `data-at="/restore?of=`+p.Instance+`&s="`) {
+		t.Errorf("the instance page doesn't lead to the wizard: %s", a.body)
+	}
+}
+
+// together lets the players take a step of a restore, and holds which one it is.
+func together(t *testing.T, players ...*player) {
+	t.Helper()
+	for _, p := range players {
+		p.free <- job.Report{State: job.Done, Result: &job.Result{Notes: []string{evil}}}
+	}
+}
+
+// A database of a cluster comes into it again beside what is there, by the agents of all nodes.
+func TestRestoreADatabaseBeside(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b := w.as(access.Operator)
+	names := []string{"couchdb@a", "couchdb@b"}
+	var players []*player
+	for n, node := range names {
+		p := w.play(fmt.Sprintf("db%d", n+1))
+		p.is(true, node, names...)
+		p.backup()
+		players = append(players, p)
+	}
+	clusters := w.Server.Clusters(caller(), false)
+	if len(clusters) != 1 {
+		t.Fatalf("there are %d clusters", len(clusters))
+	}
+	key := "cluster/" + project + "/" + clusters[0].Name
+	b.get("/restore").has(200, "the cluster "+clusters[0].Name+", 2 nodes")
+	b.get(restorePath("of", players[0].Instance, "what", "db", "database", "orders", "s", "latest")).has(200, "is one node of a cluster, and has not every range", "Take it out of the cluster")
+	b.get(restorePath("of", key, "what", "docs", "database", "orders")).has(200, "choose one of the cluster’s instances", "Restore: what")
+	b.get(restorePath("of", key, "what", "db", "database", "orders")).has(200, "Restore: when", "the newest good backup of each node")
+	place := restorePath("of", key, "what", "db", "database", "orders", "s", "newest")
+	b.get(place).has(200, "Agents never put a database over one that is there", "slipcover restore-db orders --to-server http://admin@HOST:5984 --replace --cluster")
+	b.get(place+"&where=beside&as=_users").has(200, "is a system database")
+	b.get(place+"&where=beside&as=UP").has(200, "CouchDB gives no database such a name")
+	plan := place + "&where=beside&as=orders-then"
+	a := b.get(plan)
+	a.has(200, "Restore: the plan", "The database orders of "+clusters[0].Name, "on couchdb@a, couchdb@b", "Type the new database’s name, orders-then", "there as a whole or not at all", "accept_restores")
+	text := a.field("plan")
+	b.post(plan, "plan", text, "word", "orders").has(422, "That is not the new database’s name. Nothing was begun.")
+	if again := b.post(plan, "plan", text, "word", "orders"); again.field("plan") != text {
+		t.Error("another plan is shown than was read")
+	}
+	b.post(plan, "plan", "x: 1", "word", "orders-then").has(422, "Nothing was begun.")
+	if n := len(w.Server.Restores(caller())); n > 0 {
+		t.Fatalf("%d restores were begun", n)
+	}
+	begun := b.post(plan, "plan", strings.ReplaceAll(text, "\n", "\r\n"), "word", "orders-then")
+	to := begun.header.Get("Location")
+	b.follow(begun).has(200, "The restore was begun.", "Restore of orders as orders-then", "Looking whether it can be done", "Nothing is written yet", "couchdb@a", "db1")
+	r := w.Server.Restores(caller())[0]
+	if r.DB != "orders" || r.As != "orders-then" || strings.Contains(r.Plan, "\r") || r.Plan != text {
+		t.Errorf("it is %+v", r)
+	}
+	if !strings.Contains(w.Audited(), `"action":"restore.start","target":"`+r.ID+`","outcome":"ok"`) {
+		t.Errorf("audit log: %s", w.Audited())
+	}
+	b.get("/jobs").has(200, "Restore of orders-then on couchdb@a: looking whether it can be done")
+	servertest.Eventually(t, "a step says how far it is", func() bool { return strings.Contains(b.get(to).body, "40 %") })
+	together(t, players...)
+	servertest.Eventually(t, "the files are made", func() bool { return strings.Contains(b.get(to).text(), "Copying files, 40 %") })
+	b.get(to).has(200, "It can’t be cancelled halfway: the database is there as a whole or not at all")
+	together(t, players[0])
+	players[1].free <- job.Report{State: job.Failed, Fault: evil}
+	together(t, players...) // they take it away
+	servertest.Eventually(t, "it fails", func() bool { return strings.Contains(b.get(to).body, "Begin it again") })
+	a = b.get(to)
+	a.has(200, "Failed", "Nothing of the database is left in the cluster", evil)
+	a.hasNot("<script>alert", "<img src")
+	w.as(access.Viewer).get(to).hasNot("Begin it again")
+	w.as(access.Viewer).post(to + "/again").has(403)
+	b.follow(b.post(to+"/again")).has(200, "It was begun again.", "attempt 2")
+	stranger := w.open()
+	stranger.signIn(w.Token("other", access.Operator))
+	stranger.get(to).has(404)
+	stranger.post(to + "/again").has(404)
+	stranger.get(place).has(404)
+}
+
+// A cluster comes back onto other nodes, by a plan that is made here or by one of the reader's own.
+func TestRestoreACluster(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b := w.as(access.Operator)
+	names := []string{"couchdb@a", "couchdb@b"}
+	var players []*player
+	for n, node := range names {
+		p := w.play(fmt.Sprintf("db%d", n+1))
+		p.is(true, node, names...)
+		p.backup()
+		players = append(players, p)
+	}
+	cluster := w.Server.Clusters(caller(), false)[0].Name
+	set, err := w.Server.CreateSet(t.Context(), caller(), server.NewSet{Cluster: cluster, Name: evil})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := "cluster/" + project + "/" + cluster
+	ofSet := restorePath("of", key, "what", "all", "s", set.ID)
+	b.get(ofSet).has(200, "Restore: when", "No node of "+cluster+" can be had back so")
+	end := time.Now().UTC()
+	players[0].free <- job.Report{State: job.Done, Result: &job.Result{RepoID: set.Backups[0].ID, Size: 1 << 30, Started: &end, Finished: &end}, Repository: &job.Repository{URL: "file:///backups", ID: "r1"}}
+	players[1].free <- job.Report{State: job.Failed, Fault: evil}
+	servertest.Eventually(t, "the set is made", func() bool { return w.Server.Sets(caller(), server.SetFilter{})[0].State == server.SetPartial })
+	a := b.get(restorePath("of", key, "what", "all"))
+	a.has(200, "Partial", "couchdb@b: it failed: "+evil, "the newest good backup of each node")
+	a.hasNot("<script>alert", "<img src", "ZgotmplZ")
+	b.get(ofSet).has(200, "Restore: where")
+
+	place := restorePath("of", key, "what", "all", "s", "newest")
+	b.get(place).has(200, "No agent can take it", "db1: CouchDB runs there", "A new instance is one node", "A cluster that runs is not written over")
+	for _, name := range []string{"new1", "new2"} {
+		w.play(name).idle()
+	}
+	onto := func(agents ...string) string {
+		return place + "&where=onto&nodename=couchdb%40c&nodeagent=" + agents[0] + "&nodename=&nodeagent=" + agents[1]
+	}
+	b.get(place+"&where=onto").has(200, "db1 (CouchDB runs there)", "Choose the agent that restores couchdb@a.")
+	b.get(onto("new1", "new1")).has(200, "The agent new1 can be one node only.")
+	b.get(onto("new1", "db2")).has(200, "Refused: db2 can’t take it: CouchDB runs there.")
+	b.get(onto("new1", "<b>")).has(200, "There is no agent <b>.")
+	a = b.get(ofSet + strings.TrimPrefix(onto("new1", "new2"), place))
+	a.has(200, "Not every node comes back.", "Couchdb@b: it failed")
+	a.hasNot("<script>alert")
+	good := onto("new1", "new2")
+	a = b.get(good)
+	a.has(200, "The data directories of couchdb@c, couchdb@b", "Every replication and phone starts over.", "accept_restores", "Type the name of what is restored, "+cluster)
+	begun := b.post(good, "plan", a.field("plan"), "word", cluster)
+	b.follow(begun).has(200, "Restore of "+cluster, "Onto 2 nodes", "new1", "new2", "name: couchdb@c", "as: couchdb@a")
+	if r := w.Server.Restores(caller())[0]; r.DB != "" || r.Nodes[0].AgentName != "new1" || r.Nodes[1].AgentName != "new2" {
+		t.Errorf("it is %+v", r)
+	}
+	b.get("/restore").has(200, "Restores by several agents", "Restore of "+cluster)
+
+	// By a plan of the reader's own: shown first, then begun.
+	paste := place + "&where=plan"
+	b.get(paste).has(200, "slipcover cluster plan --out plan.yml", "Agents, one a line")
+	b.post(paste, "plan", "x: 1", "agents", "").has(422, "The plan can't be carried out")
+	own := strings.ReplaceAll(a.field("plan"), "couchdb@c", "couchdb@d")
+	b.post(paste, "plan", own, "agents", "couchdb@d").has(422, "Write each agent as NODE=AGENT")
+	b.post(paste, "plan", own, "agents", "couchdb@d=new1\ncouchdb@b=new2").has(422, "couchdb@d, by the agent new1, in the place of couchdb@a", "Type "+cluster+" to confirm")
+	b.post(paste, "plan", own, "agents", "couchdb@d=new1", "word", cluster).has(422, "The plan's node couchdb@b has no agent")
+	b.follow(b.post(paste, "plan", own, "agents", "couchdb@d=new1\ncouchdb@b=new2", "word", cluster)).has(200, "The restore was begun.", "name: couchdb@d")
+}
+
+// idle says a hello of a machine on which no CouchDB runs.
+func (p *player) idle() {
+	p.w.t.Helper()
+	if err := servertest.Ask(p.w.t.Context(), p.link, job.VerbHello, job.Hello{Session: agentIs, Version: "slipcover test", Host: "h", Recipient: p.Recipient(),
+		Repository: job.Repository{URL: "file:///backups", ID: "r1"}, CanRead: true, Instances: []job.Seen{{}}}, nil); err != nil {
+		p.w.t.Fatal(err)
+	}
+}
