@@ -56,6 +56,8 @@ type Instance struct {
 	// kept, as a calendar.Span: "" is as the agent's settings say.
 	Ship        bool   `json:"ship,omitempty"`
 	KeepMoments string `json:"keep_moments,omitempty"`
+	// ShipSince is when it was asked for that it is shipped.
+	ShipSince time.Time `json:"ship_since,omitzero"`
 
 	Created time.Time `json:"created"`
 	Updated time.Time `json:"updated"`

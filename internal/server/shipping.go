@@ -69,6 +69,9 @@ func (s *Server) SetShipping(ctx context.Context, who *access.Caller, id string,
 		if i.Ship == on && i.KeepMoments == keep {
 			return errSame
 		}
+		if on && !i.Ship {
+			i.ShipSince = s.now()
+		}
 		i.Ship, i.KeepMoments, i.Updated = on, keep, s.now()
 		return nil
 	})

@@ -139,7 +139,8 @@ func (st *Standing) judge(now time.Time) {
 	st.Late = now.Sub(since) > st.Limit
 	if p := st.Ship; p != nil {
 		lag := time.Duration(p.LagSeconds * float64(time.Second))
-		st.Behind = st.Instance.Ship && (!p.Reported || p.Error != "" || lag > BehindAfter)
+		missing := !p.Reported && now.Sub(st.ShipSince) > BehindAfter // its agent hears of it with its next hello
+		st.Behind = st.Instance.Ship && (missing || p.Error != "" || lag > BehindAfter)
 	}
 	if p := st.Proven; p != nil {
 		st.Unproven = !p.Proof.OK || now.Sub(p.Proof.At) > ProofFor

@@ -44,4 +44,16 @@ func TestStandings(t *testing.T) {
 	if st := one(); st.Limit != 7*24*time.Hour+2*time.Hour || st.Late || st.Schedule == nil || st.Next.IsZero() {
 		t.Errorf("with a weekly schedule: %+v", st)
 	}
+	ships := func(what string, behind bool) {
+		t.Helper()
+		if st := one(); st.Behind != behind {
+			t.Errorf("%s: behind is %v: %+v", what, st.Behind, st.Ship)
+		}
+	}
+	if _, err := s.SetShipping(t.Context(), who("p"), db.node, true, ""); err != nil {
+		t.Fatal(err)
+	}
+	ships("the agent has not heard of it yet", false)
+	s.pass(server.BehindAfter + time.Second)
+	ships("the agent says nothing of it", true)
 }

@@ -132,6 +132,9 @@ func (c *call) fillVersions(d *documentData, a, b string) error {
 	}
 	if b == "" && len(list) > 0 {
 		b = list[0].Rev
+		if i := slices.IndexFunc(list, func(v contents.Version) bool { return !v.Deleted }); i >= 0 && d.Deleted {
+			b = list[i].Rev // what was deleted is what is looked for
+		}
 	}
 	if a == "" {
 		if i := slices.IndexFunc(list, func(v contents.Version) bool { return v.Rev == b }); i >= 0 && has(list[i].Parent) {

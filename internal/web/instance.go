@@ -387,11 +387,17 @@ func (l *lineData) choose(in *timeline.Input, q url.Values, oldest, now time.Tim
 		}
 	}
 	var out []spanLink
-	current := in.To.Sub(in.From)
-	for _, w := range widths {
+	current, closest := in.To.Sub(in.From), -1
+	off := func(n int) float64 { return math.Abs(float64(current-widths[n].width)) / float64(widths[n].width) }
+	for n, w := range widths {
 		to := end(w.width)
-		out = append(out, spanLink{Text: w.text, To: link(to.Add(-w.width), to), Seconds: int64(w.width.Seconds()),
-			Current: math.Abs(float64(current-w.width)) < float64(w.width)/5})
+		out = append(out, spanLink{Text: w.text, To: link(to.Add(-w.width), to), Seconds: int64(w.width.Seconds())})
+		if off(n) < 0.2 && (closest < 0 || off(n) < off(closest)) {
+			closest = n
+		}
+	}
+	if closest >= 0 {
+		out[closest].Current = true
 	}
 	half := current / 2
 	if in.From.After(oldest) {

@@ -246,9 +246,13 @@ func (d *spaceData) strip(c *call) {
 		}
 		d.Strip = append(d.Strip, m)
 	}
+	form := "2 Jan"
+	if width < 4*24*time.Hour {
+		form = "2 Jan, 15:04"
+	}
 	for n := range 4 {
 		t := first.Add(width * time.Duration(n) / 4)
-		d.Ticks = append(d.Ticks, gridLine{X: x(t), Text: t.In(c.set.zone).Format("2 Jan")})
+		d.Ticks = append(d.Ticks, gridLine{X: x(t), Text: t.In(c.set.zone).Format(form)})
 	}
 }
 

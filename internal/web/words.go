@@ -21,7 +21,7 @@ func verdict(t totals) string {
 	case t.Need == 0:
 		return fmt.Sprintf("All %s instances are safe.", Number(t.Count))
 	case safe == 0 && t.Count == 1:
-		return "The instance needs you."
+		return "The instance is not safe."
 	case safe == 0:
 		return fmt.Sprintf("None of %s instances is safe.", Number(t.Count))
 	}

@@ -564,6 +564,13 @@ func (v *service) ready(ctx context.Context, o *serverOptions) error {
 		go keepSmall(ctx, v.opened)
 	}
 	v.log.InfoContext(ctx, "serving", "url", v.http.URL(), "auth", v.settings.Auth, "agents", v.natsURL())
+	if v.settings.Auth == "token" {
+		where := []any{"url", v.http.URL()}
+		if _, err := os.Stat(adminTokenFile(v.settings)); err == nil {
+			where = append(where, "token_file", adminTokenFile(v.settings))
+		}
+		v.log.InfoContext(ctx, "the dashboard is there too, for browsers: sign in with a token", where...)
+	}
 	var opts agent.Options
 	if o.withAgent {
 		var err error
