@@ -54,6 +54,7 @@ type instanceData struct {
 	Damage    []damageRow
 	More      int // findings that aren't shown
 	Schedules []*job.Schedule
+	Sets      []*setRow // of the cluster that it is a node of: the newest
 }
 
 // lineData is the time line with its panel.
@@ -154,6 +155,11 @@ func (c *call) instancePage() (*answer, error) {
 	}
 	c.fillLine(d, who, list, goes)
 	c.fillDamage(d, who)
+	for _, i := range c.o.Server.Sets(who, server.SetFilter{}) {
+		if len(d.Sets) < 5 && slices.ContainsFunc(i.Members, func(m job.SetMember) bool { return m.Instance == id }) {
+			d.Sets = append(d.Sets, c.setRow(i))
+		}
+	}
 	return c.page(d.Name, "instance", d), nil
 }
 

@@ -76,6 +76,7 @@ type overviewPage struct {
 	Trouble  []trouble
 	More     int // troubles that aren't shown
 	Rows     []*state
+	Heads    map[string]*clusterRow // by the instance before which it stands
 	Pager    pager
 	Minis    map[string]*mini
 	Projects bool // of several projects
@@ -105,9 +106,15 @@ func (c *call) overview() (*answer, error) {
 		p.More = len(p.Trouble) - mostTrouble
 		p.Trouble = p.Trouble[:mostTrouble]
 	}
+	worst, of := c.grouped(worst)
 	p.Rows, p.Pager = paged(c, worst, func(i *state) string {
-		return i.Name + " " + i.ID + " " + i.Pill.Text + " " + i.Why + " " + i.AgentName
+		text := i.Name + " " + i.ID + " " + i.Pill.Text + " " + i.Why + " " + i.AgentName
+		if k := of[i.ID]; k != nil {
+			text += " " + k.Name
+		}
+		return text
 	})
+	p.Heads = headsOf(p.Rows, of)
 	p.Minis = c.minis(p.Rows)
 	for _, i := range all {
 		p.Projects = p.Projects || i.Project != all[0].Project

@@ -276,7 +276,7 @@ func (w *wizard) rows(c *call, into string) []pair {
 func (w *wizard) common(c *call) (out []point) {
 	k := w.State
 	for _, why := range k.Lacking {
-		out = append(out, point{"warn", "warn", "Not every node comes back.", upperFirst(why) + ". What only it held is not restored."})
+		out = append(out, point{"warn", "warn", "Not every node comes back.", why + ". What only it held is not restored."})
 	}
 	if k.Note != "" {
 		out = append(out, point{"warn", "warn", "It is not to the second.", k.Note})

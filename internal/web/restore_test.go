@@ -220,6 +220,14 @@ func TestRestoreACluster(t *testing.T) {
 		players = append(players, p)
 	}
 	cluster := w.Server.Clusters(caller(), false)[0].Name
+	lone := w.play("lone")
+	b.get("/").has(200, cluster+" cluster of 2. No backup of all nodes at one moment yet. Back up the cluster now", "Single nodes")
+	w.as(access.Viewer).get("/").hasNot("Back up the cluster now")
+	w.as(access.Viewer).post("/clusters/" + project + "/" + cluster + "/backup").has(403)
+	b.post("/clusters/other/" + cluster + "/backup").has(404)
+	b.post("/clusters/" + project + "/nothing/backup").has(404)
+	b.get("/?q="+cluster+"+couchdb").has(200, "Nothing is found for")
+	b.get("/?q=lone").hasNot("Single nodes", "Back up the cluster now")
 	set, err := w.Server.CreateSet(t.Context(), caller(), server.NewSet{Cluster: cluster, Name: evil})
 	if err != nil {
 		t.Fatal(err)
@@ -235,11 +243,36 @@ func TestRestoreACluster(t *testing.T) {
 	a.has(200, "Partial", "couchdb@b: it failed: "+evil, "the newest good backup of each node")
 	a.hasNot("<script>alert", "<img src", "ZgotmplZ")
 	b.get(ofSet).has(200, "Restore: where")
+	a = b.get("/sets/" + set.ID)
+	a.has(200, evil, "Partial", "Failed it failed: "+evil, "Nodes with a backup 1 of 2", "Restore…", "db1")
+	a.hasNot("<script>alert", "<img src", "ZgotmplZ")
+	stranger := w.open()
+	stranger.signIn(w.Token("other", access.Operator))
+	stranger.get("/sets/" + set.ID).has(404)
+	stranger.post("/clusters/" + project + "/" + cluster + "/backup").has(404)
+	a = b.get("/")
+	a.has(200, "Newest set:", "Partial", "couchdb@b: it failed: "+evil)
+	a.hasNot("<script>alert", "<img src")
+	b.get("/instances/"+players[0].Instance).has(200, "Sets of the cluster "+cluster, "Partial")
+	b.get("/instances/" + lone.Instance).hasNot("Sets of the cluster")
+
+	begun := b.post("/clusters/" + project + "/" + cluster + "/backup")
+	b.follow(begun).has(200, "The backup of all nodes was begun.", "Being made", "0 of 2")
+	if !strings.Contains(w.Audited(), `"action":"cluster.backup","target":"`+cluster+`","outcome":"ok"`) {
+		t.Errorf("audit log: %s", w.Audited())
+	}
+	b.follow(b.post("/clusters/"+project+"/"+cluster+"/backup")).has(200, "can be backed up now")
+	for _, p := range players {
+		p.free <- job.Report{State: job.Failed, Fault: "why"}
+	}
 
 	place := restorePath("of", key, "what", "all", "s", "newest")
 	b.get(place).has(200, "No agent can take it", "db1: CouchDB runs there", "A new instance is one node", "A cluster that runs is not written over")
 	for _, name := range []string{"new1", "new2"} {
 		w.play(name).idle()
+	}
+	if lone.is(true, "couchdb@lone", "couchdb@lone"); len(w.Server.Clusters(caller(), false)) != 1 {
+		t.Error("a node that is alone is a cluster")
 	}
 	onto := func(agents ...string) string {
 		return place + "&where=onto&nodename=couchdb%40c&nodeagent=" + agents[0] + "&nodename=&nodeagent=" + agents[1]
@@ -249,12 +282,12 @@ func TestRestoreACluster(t *testing.T) {
 	b.get(onto("new1", "db2")).has(200, "Refused: db2 can’t take it: CouchDB runs there.")
 	b.get(onto("new1", "<b>")).has(200, "There is no agent <b>.")
 	a = b.get(ofSet + strings.TrimPrefix(onto("new1", "new2"), place))
-	a.has(200, "Not every node comes back.", "Couchdb@b: it failed")
+	a.has(200, "Not every node comes back.", "couchdb@b: it failed")
 	a.hasNot("<script>alert")
 	good := onto("new1", "new2")
 	a = b.get(good)
 	a.has(200, "The data directories of couchdb@c, couchdb@b", "Every replication and phone starts over.", "accept_restores", "Type the name of what is restored, "+cluster)
-	begun := b.post(good, "plan", a.field("plan"), "word", cluster)
+	begun = b.post(good, "plan", a.field("plan"), "word", cluster)
 	b.follow(begun).has(200, "Restore of "+cluster, "Onto 2 nodes", "new1", "new2", "name: couchdb@c", "as: couchdb@a")
 	if r := w.Server.Restores(caller())[0]; r.DB != "" || r.Nodes[0].AgentName != "new1" || r.Nodes[1].AgentName != "new2" {
 		t.Errorf("it is %+v", r)

@@ -190,6 +190,7 @@ func allRoutes() []route {
 		changesRoutes,
 		putBackRoutes,
 		restoreRoutes,
+		setRoutes,
 	)
 }
 
