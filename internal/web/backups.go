@@ -3,7 +3,6 @@ package web
 import (
 	"cmp"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -22,7 +21,6 @@ var backupRoutes = []route{
 	{"GET /backups/{id}", access.Viewer, "", (*call).backupPage},
 	{"POST /backups/{id}/prove", access.Operator, "backup.prove", (*call).proveBackup},
 	{"GET /backups/{id}/restore", access.Operator, "", (*call).askRestore},
-	{"POST /backups/{id}/restore", access.Operator, "instance.create", (*call).restoreBackup},
 	{"GET /backups/{id}/delete", access.Operator, "", (*call).askDelete},
 	{"POST /backups/{id}/delete", access.Operator, "backup.delete", (*call).deleteBackup},
 }
@@ -184,65 +182,13 @@ func (c *call) proveBackup() (*answer, error) {
 	return c.see(pathOf("jobs", id), "The restore test was begun."), nil
 }
 
-// restoreForm is what Restore to a new instance asks.
-type restoreForm struct {
-	listedBackup
-	Name, Agent, Volume string
-	Needs               int // GB
-	Agents              []server.AgentInfo
-	Problem             string
-}
-
-func (c *call) restoreForm(b *job.Backup) restoreForm {
-	f := restoreForm{listedBackup: c.listBackup(b, c.names()), Name: strings.TrimSpace(c.r.FormValue("name")), Agent: c.r.FormValue("agent"),
-		Volume: strings.TrimSpace(c.r.FormValue("volume")), Needs: int((max(b.Size, 1)-1)>>30) + 1}
-	for _, a := range c.o.Server.Agents() {
-		if a.Online && a.Hello.CanCreate && (a.Project == b.Project || a.Project == "") {
-			f.Agents = append(f.Agents, a)
-		}
-	}
-	return f
-}
-
+// askRestore leads to the plan of a new instance.
 func (c *call) askRestore() (*answer, error) {
 	b, _, err := c.findBackup()
 	if err != nil {
 		return nil, err
 	}
-	f := c.restoreForm(b)
-	if f.Name == "" {
-		f.Name = f.Instance + "-copy"
-	}
-	return c.page("Restore to a new instance", "backup-restore", f), nil
-}
-
-func (c *call) restoreBackup() (*answer, error) {
-	b, who, err := c.findBackup()
-	if err != nil {
-		return nil, err
-	}
-	f := c.restoreForm(b)
-	volume := 0
-	if f.Volume != "" {
-		if volume, err = strconv.Atoi(f.Volume); err != nil || volume < 1 || volume > 1<<20 {
-			f.Problem = "The volume is a whole number of GB, or empty for what the backup needs."
-			return c.again("Restore to a new instance", "backup-restore", f), nil
-		}
-	}
-	if !words.IsName(f.Name, 255) {
-		f.Problem = "The new instance needs a name of 1 to 255 characters in one line."
-		return c.again("Restore to a new instance", "backup-restore", f), nil
-	}
-	i, err := c.o.Server.CreateInstance(c.r.Context(), who, server.NewInstance{Name: f.Name, Flavor: "1", VolumeGB: volume, Backup: b.ID, Agent: f.Agent})
-	if problem, ok := theirs(err); ok {
-		f.Problem = problem
-		return c.again("Restore to a new instance", "backup-restore", f), nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	c.log.Target = i.ID
-	return c.see(pathOf("jobs", i.Job), "The new instance "+i.Name+" is being made."), nil
+	return c.see(restoreOf(b.Instance, b.ID)+"&what=all&where=new", ""), nil
 }
 
 // deletePage shows what deleting a backup does.

@@ -63,7 +63,6 @@ func TestPages(t *testing.T) {
 		"/backups/" + first:                   {"nightly", "db1"},
 		"/backups/" + second:                  {evil, "2 findings"},
 		"/backups/" + failed.ID:               {evil},
-		"/backups/" + first + "/restore":      {"Restore to a new instance", "db1 stays as it is"},
 		"/backups/" + failed.ID + "/delete":   {evil, "Delete backup"},
 		"/agents":                             {"db1", "Online"},
 		"/agents/join":                        {"Make the command"},
@@ -110,7 +109,7 @@ func TestPages(t *testing.T) {
 		}
 	}
 	for _, path := range []string{"/tokens", "/backups/new", "/agents/join", "/schedules/new", jobPath + "/cancel", "/backups/" + first + "/delete", "/backups/" + first + "/prove",
-		"/backups/" + first + "/restore", "/schedules/" + s.ID, "/schedules/" + s.ID + "/run", "/schedules/" + s.ID + "/pause", "/schedules/" + s.ID + "/delete", "/agents/" + agent[1] + "/remove"} {
+		"/restore?what=all&where=new&of=" + p.Instance + "&s=" + first, "/schedules/" + s.ID, "/schedules/" + s.ID + "/run", "/schedules/" + s.ID + "/pause", "/schedules/" + s.ID + "/delete", "/agents/" + agent[1] + "/remove"} {
 		viewer.post(path, "word", "nightly", "name", "x").has(http.StatusForbidden)
 	}
 	stranger := w.open()
@@ -150,8 +149,7 @@ func TestActions(t *testing.T) {
 	b.post("/backups/"+old+"/delete", "word", "yes").has(422, "That is not the name of the backup. Nothing was deleted.")
 	b.follow(b.post("/backups/"+old+"/delete", "word", "nightly")).has(200, "The backup nightly is being deleted.")
 	b.get("/backups/" + old).has(404)
-	b.get("/backups/"+made+"/restore").has(200, "Restore to a new instance")
-	b.post("/backups/"+made+"/restore", "name", "copy").has(422, "only a completed one can be restored")
+	b.follow(b.get("/backups/"+made+"/restore")).has(200, "Nothing of db1 is stored yet that could be restored.")
 
 	b.post("/schedules/new", "instance", p.Instance, "name", "n", "cron", "61 * * * *").has(422, "The schedule's cron line can't be used")
 	b.post("/schedules/new", "instance", p.Instance, "name", "n", "cron", "@daily", "jitter", "soon").has(422, "Jitter: write it as")

@@ -356,7 +356,10 @@ func (c *call) restorePage() (*answer, error) {
 		}
 		return &answer{status: http.StatusSeeOther, to: to}, nil
 	}
-	return c.page(w.title(), "restore", w), nil
+	if w.Step < 3 {
+		return c.page(w.title(), "restore", w), nil
+	}
+	return c.livePage(w.title(), "restore", "restore.live", w), nil // what is closed opens by itself
 }
 
 func (w *wizard) title() string {

@@ -72,9 +72,12 @@ func TestRestoreToANewInstance(t *testing.T) {
 	if !strings.Contains(a.body, "s="+backup) || a.field("what") != "all" {
 		t.Error("a backup can't be chosen with the choices before")
 	}
+	b.get(restorePath("of", p.Instance, "what", "all", "s", p.Instance)).has(200, "That is no backup of", "that can be restored.")
 	b.get(restorePath("of", p.Instance, "what", "all", "s", "tomorrow-ish")).has(200, "Restore: when", "is neither a backup nor a time")
 	b.get(restorePath("of", p.Instance, "what", "all", "s", time.Now().Add(-100*24*time.Hour).UTC().Format(time.RFC3339))).has(200, "Nothing is stored of that moment")
 
+	b.follow(b.get("/backups/"+backup+"/restore")).has(200, "Restore: the plan", "stays as it is")
+	w.as(access.Viewer).get("/backups/" + backup + "/restore").has(403)
 	place := restorePath("of", p.Instance, "what", "all", "s", backup)
 	a = b.get(place)
 	a.has(200, "Restore: where", "As a new instance", "Agents write nothing over a node’s files", "slipcover restore --instance", "--to /opt/couchdb/data --delta", "Choose where to")
@@ -268,9 +271,12 @@ func TestRestoreACluster(t *testing.T) {
 
 	place := restorePath("of", key, "what", "all", "s", "newest")
 	b.get(place).has(200, "No agent can take it", "db1: CouchDB runs there", "A new instance is one node", "A cluster that runs is not written over")
+	until := b.stream(place)
+	until("No agent can take it")
 	for _, name := range []string{"new1", "new2"} {
 		w.play(name).idle()
 	}
+	until("as many as there were; all together")
 	if lone.is(true, "couchdb@lone", "couchdb@lone"); len(w.Server.Clusters(caller(), false)) != 1 {
 		t.Error("a node that is alone is a cluster")
 	}

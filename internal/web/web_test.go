@@ -237,9 +237,18 @@ func TestStream(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	b := w.as(access.Viewer)
+	until := b.stream("/")
+	until("Nothing is backed up yet")
+	w.play("db1")
+	until(`/instances/`)
+}
+
+// stream opens the events of a page. What it returns waits until something is sent.
+func (b *browser) stream(path string) (until func(what string)) {
+	t := b.w.t
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), servertest.Patience)
-	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, w.HTTP.URL+"/", nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, b.w.HTTP.URL+path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -248,13 +257,16 @@ func TestStream(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer resp.Body.Close()
+	t.Cleanup(func() {
+		cancel()
+		resp.Body.Close()
+	})
 	if resp.Header.Get("Content-Type") != "text/event-stream" {
 		t.Fatalf("got %d %v", resp.StatusCode, resp.Header)
 	}
 	lines := bufio.NewScanner(resp.Body)
 	lines.Buffer(nil, 1<<20)
-	until := func(what string) {
+	return func(what string) {
 		t.Helper()
 		for lines.Scan() {
 			if strings.Contains(lines.Text(), what) {
@@ -263,7 +275,4 @@ func TestStream(t *testing.T) {
 		}
 		t.Fatalf("the stream ends before %q: %v", what, lines.Err())
 	}
-	until("Nothing is backed up yet")
-	w.play("db1")
-	until(`/instances/`)
 }
