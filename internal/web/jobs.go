@@ -91,6 +91,8 @@ func (c *call) jobRow(j *job.Job, names, schedules map[string]string) jobRow {
 	switch {
 	case j.Kind == job.KindRestore && j.Spec.Part != nil:
 		row.About = pathOf("restores", j.Spec.Part.Restore)
+	case j.Kind == job.KindDocuments && c.has("/instances/{id}/restore-doc"):
+		row.About = pathOf("instances", j.Instance, "restore-doc") + "?job=" + j.ID
 	case j.Kind == job.KindCreate && j.Instance != "" && names[j.Instance] != "":
 		row.About = pathOf("instances", j.Instance)
 	case j.Backup != "" && j.Kind != job.KindDeleteBackup:

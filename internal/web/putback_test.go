@@ -54,6 +54,9 @@ func TestPuttingBack(t *testing.T) {
 	if spec == nil || spec.On == nil || *spec.On != "5-e" || spec.Doc != "o-17" || spec.Rev != "2-b" || spec.From.RepoID == "" {
 		t.Fatalf("the agent is told %+v", spec)
 	}
+	if id := to[strings.Index(to, "job=")+4:]; !strings.Contains(b.get("/jobs/"+id).body, `href="`+to+`"`) {
+		t.Error("the job doesn't lead to what it did")
+	}
 	done(job.DocumentDone{ID: "o-17", Outcome: "written", From: "2-b", Was: "5-e", Rev: "6-f"}, false)
 	servertest.Eventually(t, "it is written", func() bool { return strings.Contains(b.get(to).body, "The document is back") })
 	b.get(to).has(200, "as 6-f")

@@ -831,7 +831,11 @@ func (c *call) restoringPage() (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.livePage(v.What, "restoring", "restoring.live", v), nil
+	title := v.What
+	if v.Known {
+		title = Number(v.Percent) + " %: " + title
+	}
+	return c.livePage(title, "restoring", "restoring.live", v), nil
 }
 
 // restoreAgain sends the same request again: it goes on where it was, or begins anew.

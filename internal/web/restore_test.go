@@ -188,7 +188,7 @@ func TestRestoreADatabaseBeside(t *testing.T) {
 		t.Errorf("audit log: %s", w.Audited())
 	}
 	b.get("/jobs").has(200, "Restore of orders-then on couchdb@a: looking whether it can be done")
-	servertest.Eventually(t, "a step says how far it is", func() bool { return strings.Contains(b.get(to).body, "40 %") })
+	servertest.Eventually(t, "a step says how far it is", func() bool { return strings.Contains(b.get(to).body, "<title>40 %: Restore of orders as orders-then") })
 	together(t, players...)
 	servertest.Eventually(t, "the files are made", func() bool { return strings.Contains(b.get(to).text(), "Copying files, 40 %") })
 	b.get(to).has(200, "It can’t be cancelled halfway: the database is there as a whole or not at all")
