@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -41,6 +42,9 @@ type KeystoneOptions struct {
 	// SwiftRoles are the names of those roles, which have no case, that may be lent to
 	// agents: of the caller's, those that are among them. Empty: DefaultSwiftRoles.
 	SwiftRoles []string
+	// ContentsRoles are the names of those roles, which have no case, with which a viewer may read documents out of backups;
+	// see Caller.MayRead. Empty: viewers may not.
+	ContentsRoles []string
 	// CacheFor is how long an answer is kept, and thereby how long a revoked token may go
 	// on; 0 means 30 s, less than 0 not at all.
 	CacheFor time.Duration
@@ -367,7 +371,7 @@ func (k *Keystone) caller(a *answer, token string) (*Caller, error) {
 	}
 	return &Caller{
 		UserID: a.User.ID, User: a.User.Name, Project: a.Project.ID, ProjectName: a.Project.Name,
-		Role: k.role(a), Token: config.Secret(token), SwiftURL: k.swift(a.Catalog), Expires: a.Expires, Credential: a.Credential != nil,
+		Role: k.role(a), Contents: k.mayRead(a), Token: config.Secret(token), SwiftURL: k.swift(a.Catalog), Expires: a.Expires, Credential: a.Credential != nil,
 	}, nil
 }
 
@@ -377,6 +381,13 @@ func (k *Keystone) role(a *answer) (role Role) {
 		role = max(role, k.o.Roles[strings.ToLower(r.Name)])
 	}
 	return role
+}
+
+// mayRead says that a token has one of ContentsRoles.
+func (k *Keystone) mayRead(a *answer) bool {
+	return slices.ContainsFunc(a.Roles, func(r tokens.Role) bool {
+		return slices.ContainsFunc(k.o.ContentsRoles, func(name string) bool { return strings.EqualFold(name, r.Name) })
+	})
 }
 
 // isLent reports whether a token is one that an agent was lent.

@@ -102,6 +102,15 @@ func TestKeystoneCallers(t *testing.T) {
 			}
 		}
 
+		for _, roles := range [][]string{nil, {"READER"}, {"admin"}} { // without such a role, with one, with another's
+			o.ContentsRoles = roles
+			token, _ := k.Token(t, k.User("backup-only", "demo"))
+			got, err := newKeystone(t, o).Check(t.Context(), token)
+			if err != nil || got.Role != access.Viewer || got.MayRead() != (roles != nil && roles[0] == "READER") {
+				t.Errorf("with %v: %+v, %v", roles, got, err)
+			}
+		}
+
 		vars := k.ApplicationCredential(t, k.User("demo", "demo"), "access-"+strconv.FormatInt(time.Now().UnixNano(), 36))
 		token := credentialToken(t, k, vars)
 		got, err := c.Check(t.Context(), token)

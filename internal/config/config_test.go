@@ -212,6 +212,7 @@ region: R
 token_cache: 5s
 own_swift: false
 swift_container: c
+contents_roles: [r3]
 swift_roles: [r1, r2]
 quota_instances: 1
 quota_backups: 2
@@ -260,7 +261,7 @@ metrics_token: mt
 		RetentionTimeZone: TimeZone{berlin},
 		Listen:            "0.0.0.0:8779", TLSCert: filepath.Join(dir, "tls.crt"), TLSKey: filepath.Join(dir, "tls.key"), InsecureHTTP: true, PublicURL: "https://b:8779",
 		Auth: "keystone", KeystoneURL: "http://k:5000/v3", KeystoneUser: "trove", KeystonePassword: "kp", KeystoneProject: "services", KeystoneDomain: "D", Region: "R",
-		TokenCache: 5 * time.Second, SwiftContainer: "c", SwiftRoles: []string{"r1", "r2"}, QuotaInstances: 1, QuotaBackups: 2, QuotaVolumes: 3, RateLimit: 4, Serves: 5, AuditFile: filepath.Join(dir, "audit"),
+		TokenCache: 5 * time.Second, SwiftContainer: "c", ContentsRoles: []string{"r3"}, SwiftRoles: []string{"r1", "r2"}, QuotaInstances: 1, QuotaBackups: 2, QuotaVolumes: 3, RateLimit: 4, Serves: 5, AuditFile: filepath.Join(dir, "audit"),
 		NATSURL: "nats://n:4222", NATSCreds: filepath.Join(dir, "creds"), NATSAccountSeed: filepath.Join(dir, "seed"), NATSReplicas: 3, NATSListen: "0.0.0.0:4222",
 		ServerURL: "https://b:8779", CAFile: filepath.Join(dir, "ca"), Token: "slc", AcceptStorages: []string{"https://s/v1/"}, AcceptRestores: true, InstancesDir: "/i", BindAddress: "0.0.0.0", CouchDBBin: "/c",
 		RestartCommand: "r", HookBefore: "x", HookAfter: "y", HookTimeout: time.Minute, LogLevel: "debug", LogFormat: "json", MetricsToken: "mt",

@@ -317,8 +317,8 @@ func (v *service) checker(ctx context.Context) (access.Checker, error) {
 		return access.None{}, nil
 	case "keystone":
 		return access.NewKeystone(access.KeystoneOptions{URL: s.KeystoneURL, Region: s.Region, CacheFor: s.TokenCache,
-			SwiftRoles: s.SwiftRoles,
-			Service:    access.ServiceUser{User: s.KeystoneUser, Password: s.KeystonePassword, Project: s.KeystoneProject, UserDomain: s.KeystoneDomain, ProjectDomain: s.KeystoneDomain}})
+			SwiftRoles: s.SwiftRoles, ContentsRoles: s.ContentsRoles,
+			Service: access.ServiceUser{User: s.KeystoneUser, Password: s.KeystonePassword, Project: s.KeystoneProject, UserDomain: s.KeystoneDomain, ProjectDomain: s.KeystoneDomain}})
 	}
 	return v.tokens, bus.AtStart(ctx, func() error { return v.firstToken(ctx) })
 }
