@@ -10,6 +10,7 @@ import (
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/schedule"
+	"github.com/slipcover/slipcover/internal/server"
 )
 
 var scheduleRoutes = []route{
@@ -88,7 +89,56 @@ type firingsOf struct {
 	ProveNext  time.Time
 	ProveWrong string
 	Zone       string
-	Read       bool // there is something to show
+	Read       bool     // there is something to show
+	Keeps      *keepsOf // nil of a schedule that isn't stored yet
+}
+
+// keepsOf is what a schedule's retention would do after its next backup, as it is typed.
+type keepsOf struct {
+	Wrong       string
+	All         bool // no rule deletes
+	Goes, Stays int
+	Frees       int64
+	Stored      int               // how many go by the rules that are stored
+	First       []server.Retained // of those that go
+}
+
+// mostGone is how many of the backups that go are named.
+const mostGone = 5
+
+// keepsOf works out what a form would do to the backups that there are.
+func (c *call) keepsOf(f scheduleForm) *keepsOf {
+	who, err := c.as(f.ID)
+	if err != nil {
+		return nil
+	}
+	was, err := c.o.Server.ScheduleRetention(c.r.Context(), who, f.ID, nil)
+	if err != nil {
+		return nil
+	}
+	var s job.Schedule
+	out := &keepsOf{}
+	if out.Wrong = f.into(&s); out.Wrong != "" {
+		return out
+	}
+	is, err := c.o.Server.ScheduleRetention(c.r.Context(), who, f.ID, &s.Keep)
+	if problem, ok := theirs(err); ok {
+		out.Wrong = problem
+		return out
+	}
+	if err != nil {
+		return nil
+	}
+	out.All = s.Keep.IsZero()
+	out.Stored, _ = was.Frees()
+	out.Goes, out.Frees = is.Frees()
+	out.Stays = len(is.Backups) - out.Goes
+	for _, b := range is.Backups {
+		if !b.Stays && len(out.First) < mostGone {
+			out.First = append(out.First, b)
+		}
+	}
+	return out
 }
 
 func formOf(s *job.Schedule) scheduleForm {
@@ -161,7 +211,7 @@ func (f *scheduleForm) into(s *job.Schedule) (problem string) {
 
 // firingsOf works out what a form would do, five firings ahead.
 func (c *call) firingsOf(f scheduleForm) firingsOf {
-	out := firingsOf{Zone: cmp.Or(f.TimeZone, "UTC"), Jitter: f.Jitter}
+	out := firingsOf{Zone: cmp.Or(f.TimeZone, "UTC"), Jitter: f.Jitter, Keeps: c.keepsOf(f)}
 	if f.Cron == "" {
 		return out
 	}
@@ -189,7 +239,9 @@ func (c *call) firingsOf(f scheduleForm) firingsOf {
 
 // firings shows what the form that is being typed would do.
 func (c *call) firings() (*answer, error) {
-	return c.page("Next five firings", "firings", c.firingsOf(c.typed())), nil
+	f := c.typed()
+	f.ID = c.r.FormValue("schedule")
+	return c.page("Next five firings", "firings", c.firingsOf(f)), nil
 }
 
 func (c *call) newSchedule() (*answer, error) {
