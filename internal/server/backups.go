@@ -30,10 +30,9 @@ type BackupFilter struct {
 func (s *Server) Backups(who *access.Caller, f BackupFilter) ([]*job.Backup, bool) {
 	s.backups.mu.RLock()
 	defer s.backups.mu.RUnlock()
-	return s.index.page(func(b *job.Backup) bool {
+	return s.index.page(f.Instance, func(b *job.Backup) bool {
 		return (f.All && (f.Project == "" || f.Project == b.Project) || !f.All && mine(who, b.Project)) &&
 			b.Status != job.BackupDeleting && !f.None &&
-			(f.Instance == "" || f.Instance == b.Instance) &&
 			(f.Schedule == "" || f.Schedule == b.Schedule) &&
 			(f.Version == "" || f.Version == majorMinor(b.CouchDBVersion))
 	}, f.Offset, f.Limit)

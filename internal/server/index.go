@@ -24,11 +24,17 @@ type backupIndex struct {
 	stored map[string]int64
 	counts map[string]int
 	sets   map[string][]*job.Backup // by the id of the set that they are of
+	// of has those of each instance, in the same order as all, and parents how many were made of one by parent_id.
+	of      map[string][]*job.Backup
+	parents map[parent]int
 }
+
+// parent is a backup that others were made of, and their project.
+type parent struct{ project, id string }
 
 func newBackupIndex() *backupIndex {
 	return &backupIndex{statuses: map[job.BackupStatus]int{}, last: map[string]*job.Backup{}, proofs: map[string]*job.Backup{}, stored: map[string]int64{}, counts: map[string]int{},
-		sets: map[string][]*job.Backup{}}
+		sets: map[string][]*job.Backup{}, of: map[string][]*job.Backup{}, parents: map[parent]int{}}
 }
 
 // before is the order of lists.
@@ -45,7 +51,17 @@ func orderOf(b *job.Backup) newest.Backup {
 // changed keeps the index in step with the shelf.
 func (x *backupIndex) changed(_ string, old, now *job.Backup) {
 	x.changedSet(old, now)
+	x.changedParent(old, -1)
+	x.changedParent(now, 1)
 	if old != nil {
+		if mine := x.of[old.Instance]; len(mine) > 0 {
+			if i, ok := slices.BinarySearchFunc(mine, old, before); ok {
+				mine = slices.Delete(mine, i, i+1)
+			}
+			if x.of[old.Instance] = mine; len(mine) == 0 {
+				delete(x.of, old.Instance)
+			}
+		}
 		if i, ok := slices.BinarySearchFunc(x.order, old, before); ok {
 			x.order = slices.Delete(x.order, i, i+1)
 		}
@@ -60,6 +76,8 @@ func (x *backupIndex) changed(_ string, old, now *job.Backup) {
 	if now != nil {
 		i, _ := slices.BinarySearchFunc(x.order, now, before)
 		x.order = slices.Insert(x.order, i, now)
+		i, _ = slices.BinarySearchFunc(x.of[now.Instance], now, before)
+		x.of[now.Instance] = slices.Insert(x.of[now.Instance], i, now)
 		x.statuses[now.Status]++
 		x.counts[now.Instance]++
 		if now.Stored != 0 {
@@ -92,14 +110,25 @@ func (x *backupIndex) changedSet(old, now *job.Backup) {
 	}
 }
 
+// changedParent counts a backup that comes or goes for the one that it was made of.
+func (x *backupIndex) changedParent(b *job.Backup, by int) {
+	if b == nil || b.Parent == "" || b.Parent == b.ID {
+		return
+	}
+	key := parent{b.Project, b.Parent}
+	if x.parents[key] += by; x.parents[key] == 0 {
+		delete(x.parents, key)
+	}
+}
+
 // forget puts the next best in the place of a backup that is gone.
 func (x *backupIndex) forget(old *job.Backup, from map[string]*job.Backup, good func(*job.Backup) bool) {
 	if old == nil || from[old.Instance] == nil || from[old.Instance].ID != old.ID {
 		return
 	}
 	delete(from, old.Instance)
-	for _, b := range x.order {
-		if b.Instance != old.Instance || !good(b) {
+	for _, b := range x.of[old.Instance] {
+		if !good(b) {
 			continue
 		}
 		if best := from[old.Instance]; best == nil || newest.After(orderOf(b), orderOf(best)) {
@@ -108,9 +137,13 @@ func (x *backupIndex) forget(old *job.Backup, from map[string]*job.Backup, good 
 	}
 }
 
-// page returns the backups that fit from the one of number offset on, at most limit.
-func (x *backupIndex) page(fits func(*job.Backup) bool, offset, limit int) (page []*job.Backup, more bool) {
-	for _, b := range x.order {
+// page returns the backups of an instance, or all, that fit from the one of number offset on, at most limit.
+func (x *backupIndex) page(instance string, fits func(*job.Backup) bool, offset, limit int) (page []*job.Backup, more bool) {
+	list := x.order
+	if instance != "" {
+		list = x.of[instance]
+	}
+	for _, b := range list {
 		if !fits(b) {
 			continue
 		}

@@ -160,7 +160,7 @@ func (s *Server) decide(c *job.Schedule, keep job.Keep, next *job.Backup, now ti
 			continue
 		}
 		r := Retained{Backup: b, Stays: d.Keep, Reasons: d.Reasons, Missed: d.Missed}
-		if !r.Stays && parents[b.ID] {
+		if !r.Stays && parents(b.ID) {
 			r = Retained{Backup: b, Stays: true, Reasons: []string{"others were built on it"}}
 		}
 		out = append(out, r)
@@ -169,22 +169,18 @@ func (s *Server) decide(c *job.Schedule, keep job.Keep, next *job.Backup, now ti
 		return out, nil
 	}
 	for _, b := range all {
-		if b.Status == job.BackupDeleteFailed && !parents[b.ID] {
+		if b.Status == job.BackupDeleteFailed && !parents(b.ID) {
 			out = append(out, Retained{Backup: b, Reasons: []string{"its deletion failed"}})
 		}
 	}
 	return out, nil
 }
 
-// parents has the ids of a project's backups that others were made of by parent_id.
-func (s *Server) parents(project string) map[string]bool {
-	s.backups.mu.RLock()
-	defer s.backups.mu.RUnlock()
-	out := map[string]bool{}
-	for _, b := range s.index.order {
-		if b.Parent != "" && b.Parent != b.ID && b.Project == project {
-			out[b.Parent] = true
-		}
+// parents tells of a project's backups whether others were made of them by parent_id.
+func (s *Server) parents(project string) func(id string) bool {
+	return func(id string) bool {
+		s.backups.mu.RLock()
+		defer s.backups.mu.RUnlock()
+		return s.index.parents[parent{project, id}] > 0
 	}
-	return out
 }

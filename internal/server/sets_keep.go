@@ -118,7 +118,7 @@ func (s *Server) decideSets(c *job.Schedule, keep job.Keep, next, now time.Time)
 			continue
 		}
 		r := retainedSet{set: i, stays: d.Keep, reasons: d.Reasons, missed: d.Missed}
-		if !r.stays && slices.ContainsFunc(i.Backups, func(b *job.Backup) bool { return b != nil && parents[b.ID] }) {
+		if !r.stays && slices.ContainsFunc(i.Backups, func(b *job.Backup) bool { return b != nil && parents(b.ID) }) {
 			r = retainedSet{set: i, stays: true, reasons: []string{"others were built on a backup of it"}}
 		}
 		decided = append(decided, r)

@@ -58,15 +58,15 @@ type backupsPage struct {
 
 func (c *call) backupsPage() (*answer, error) {
 	var all []*job.Backup
+	names, find := c.names(), finderOf(c.r.URL.Query().Get("q"))
 	c.o.Server.EachBackup(c.who, c.all(), func(b *job.Backup) bool {
-		all = append(all, b)
+		if find.none() || find.fits(b.Name, names[b.Instance], b.RepoName, b.ID, backupPill(b).Text) {
+			all = append(all, b)
+		}
 		return true
 	})
-	names := c.names()
 	var p backupsPage
-	page, pager := paged(c, all, func(b *job.Backup) string {
-		return b.Name + " " + names[b.Instance] + " " + b.RepoName + " " + b.ID + " " + backupPill(b).Text
-	})
+	page, pager := paged(c, all, nil)
 	for _, b := range page {
 		p.Rows = append(p.Rows, c.listBackup(b, names))
 	}

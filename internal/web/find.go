@@ -30,22 +30,14 @@ func (c *call) findAll() (*answer, error) {
 	if len(p.Query) > 255 {
 		return nil, &api.Refusal{Status: http.StatusBadRequest, Message: "That is too long to look for."}
 	}
-	words := strings.Fields(strings.ToLower(p.Query))
-	if len(words) == 0 {
+	find := finderOf(p.Query)
+	if find.none() {
 		return c.page("Find", "find", p), nil
 	}
-	fits := func(text string) bool {
-		text = strings.ToLower(text)
-		for _, w := range words {
-			if !strings.Contains(text, w) {
-				return false
-			}
-		}
-		return true
-	}
+	fits := find.fits
 	for _, i := range c.states() {
 		switch {
-		case !fits(i.Name + " " + i.ID + " " + i.AgentName):
+		case !fits(i.Name, i.ID, i.AgentName):
 		case i.ID == p.Query:
 			return c.see(pathOf("instances", i.ID), ""), nil
 		case len(p.Instances) == mostFound:
@@ -57,7 +49,7 @@ func (c *call) findAll() (*answer, error) {
 	var found []*job.Backup
 	names := c.names()
 	c.o.Server.EachBackup(c.who, c.all(), func(b *job.Backup) bool {
-		if !fits(b.Name + " " + b.ID + " " + names[b.Instance]) {
+		if !fits(b.Name, b.ID, names[b.Instance]) {
 			return true
 		}
 		if len(found) == mostFound {
@@ -74,7 +66,7 @@ func (c *call) findAll() (*answer, error) {
 		p.Backups = append(p.Backups, c.listBackup(b, names))
 	}
 	for _, s := range c.schedules() {
-		if fits(s.Name+" "+names[s.Instance]+" "+s.ID) && len(p.Schedules) < mostFound {
+		if fits(s.Name, names[s.Instance], s.ID) && len(p.Schedules) < mostFound {
 			p.Schedules = append(p.Schedules, c.scheduleRow(s, names))
 		}
 	}

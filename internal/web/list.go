@@ -1,9 +1,11 @@
 package web
 
 import (
+	"bytes"
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // perPage is how many rows a list shows.
@@ -61,6 +63,42 @@ func pagedBy[T any](c *call, all []T, q, by string, each int, text func(T) strin
 		p.next = n + 1
 	}
 	return all[from:to], p
+}
+
+// finder finds words in the texts of one thing, ignoring case. It is for lists of very many, since it makes no garbage.
+type finder struct {
+	words []string
+	text  []byte
+}
+
+func finderOf(query string) *finder { return &finder{words: strings.Fields(strings.ToLower(query))} }
+
+// none says that nothing is searched for.
+func (f *finder) none() bool { return len(f.words) == 0 }
+
+// fits reports whether each word is in one of the texts.
+func (f *finder) fits(texts ...string) bool {
+	f.text = f.text[:0]
+	for _, t := range texts {
+		f.text = append(f.text, ' ')
+		for i := range len(t) {
+			b := t[i]
+			if b >= utf8.RuneSelf {
+				f.text = append(f.text, strings.ToLower(t[i:])...)
+				break
+			}
+			if 'A' <= b && b <= 'Z' {
+				b += 'a' - 'A'
+			}
+			f.text = append(f.text, b)
+		}
+	}
+	for _, w := range f.words {
+		if !bytes.Contains(f.text, []byte(w)) {
+			return false
+		}
+	}
+	return true
 }
 
 // Prev is the path of the page before; "" if there is none.

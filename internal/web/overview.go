@@ -50,13 +50,17 @@ func (s *state) weight() int {
 	return w
 }
 
-// states are the instances that the caller sees, by name.
+// states are the instances that the caller sees, by name. They are worked out once for a page, which needs them for the menu too.
 func (c *call) states() []*state {
+	if c.stood != nil {
+		return c.stood
+	}
 	list := c.o.Server.Standings(c.who, c.all())
 	out := make([]*state, len(list))
 	for n, st := range list {
 		out[n] = c.stateOf(st)
 	}
+	c.stood = out
 	return out
 }
 

@@ -158,6 +158,7 @@ type call struct {
 	set     *set           // the templates for the reader's time zone
 	said    string         // what the last action came to, once
 	route   *route
+	stood   []*state // see states
 }
 
 // route is what a method and a path do.

@@ -245,3 +245,12 @@ func (p *player) backup(change ...func(*job.Report)) string {
 	})
 	return b.ID
 }
+
+func mustURL(t testing.TB, text string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
