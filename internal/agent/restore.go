@@ -20,6 +20,7 @@ import (
 	"github.com/slipcover/slipcover/internal/node"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/restore"
+	"github.com/slipcover/slipcover/internal/shard"
 	"github.com/slipcover/slipcover/internal/takeout"
 	"github.com/slipcover/slipcover/internal/topology"
 )
@@ -264,8 +265,12 @@ func (c *carrying) begunPath(restore, suffix string) string {
 }
 
 func (c *carrying) databaseStep(ctx context.Context) (*job.Report, error) {
-	if strings.HasPrefix(c.p.As, "_") || c.p.As == "" {
+	if strings.HasPrefix(c.p.As, "_") || !shard.ValidDB(c.p.As) {
 		return &job.Report{Unwritten: true}, fmt.Errorf("%q is no database that is put into a cluster", c.p.As)
+	}
+	stamp, err := stampOf(c.p.Suffix) // of each step: names of files are made of it
+	if err != nil {
+		return &job.Report{Unwritten: true}, err
 	}
 	if c.p.Step == job.StepUndo {
 		return nil, c.undo()
@@ -278,7 +283,7 @@ func (c *carrying) databaseStep(ctx context.Context) (*job.Report, error) {
 	case job.StepCheck:
 		return nil, c.checkDatabase(ctx, d)
 	case job.StepFiles:
-		return c.placeFiles(ctx, d)
+		return c.placeFiles(ctx, d, stamp)
 	case job.StepMap:
 		return c.putMap(ctx, d)
 	case job.StepAnswer:
@@ -402,11 +407,11 @@ func (c *carrying) options(ctx context.Context, d *placing) (o restore.Options, 
 }
 
 // placeFiles restores the files beside the node's own, and gives them their names.
-func (c *carrying) placeFiles(ctx context.Context, d *placing) (*job.Report, error) {
+func (c *carrying) placeFiles(ctx context.Context, d *placing, stamp int64) (*job.Report, error) {
 	if err := c.notThere(ctx, d); err != nil {
 		return nil, err
 	}
-	if err := c.pastStamp(ctx); err != nil {
+	if err := pastStamp(ctx, stamp); err != nil {
 		return nil, err
 	}
 	o, part, done, err := c.options(ctx, d)
@@ -452,12 +457,16 @@ func notes(r *job.Report) []string {
 	return r.Result.Notes
 }
 
-// pastStamp waits until the second is over that the files are named by: nobody's database has that suffix then.
-func (c *carrying) pastStamp(ctx context.Context) error {
-	var stamp int64
-	if _, err := fmt.Sscanf(c.p.Suffix, ".%d", &stamp); err != nil || c.p.Suffix != fmt.Sprintf(".%010d", stamp) {
-		return fmt.Errorf("%q is no suffix of files", c.p.Suffix)
+// stampOf is the second that a suffix of files stands for, as CouchDB writes it.
+func stampOf(suffix string) (stamp int64, err error) {
+	if _, err := fmt.Sscanf(suffix, ".%d", &stamp); err != nil || stamp <= 0 || suffix != fmt.Sprintf(".%010d", stamp) {
+		return 0, fmt.Errorf("%q is no suffix of files", suffix)
 	}
+	return stamp, nil
+}
+
+// pastStamp waits until the second is over that the files are named by: nobody's database has that suffix then.
+func pastStamp(ctx context.Context, stamp int64) error {
 	over := time.Unix(stamp+1, int64(time.Millisecond))
 	wait := time.Until(over)
 	if wait > stampWait {

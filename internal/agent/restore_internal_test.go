@@ -1,0 +1,39 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/node"
+)
+
+// The names of a restore's files are a server's, and lead nowhere but below the node's data.
+func TestRestoredNamesStayInTheData(t *testing.T) {
+	t.Parallel()
+	located := errors.New("the node was looked for")
+	for _, p := range []job.Part{
+		{DB: "orders", As: "../../../etc/orders", Suffix: ".1750000000"},
+		{DB: "orders", As: "a/../../b", Suffix: ".1750000000"},
+		{DB: "orders", As: "_dbs", Suffix: ".1750000000"},
+		{DB: "orders", As: "", Suffix: ".1750000000"},
+		{DB: "orders", As: "orders", Suffix: "/../../x"},
+		{DB: "orders", As: "orders", Suffix: ""},
+		{DB: "orders", As: "orders", Suffix: ".175"},
+	} {
+		for _, step := range []job.Step{job.StepCheck, job.StepFiles, job.StepMap, job.StepAnswer} {
+			p.Step = step
+			a := &agent{o: Options{Locate: func(context.Context) (*node.Node, error) { return nil, located }}}
+			c := &carrying{agent: a, w: &work{job: &job.Job{}}, p: &p}
+			if r, err := c.databaseStep(t.Context()); err == nil || errors.Is(err, located) || step == job.StepMap && !r.Unwritten {
+				t.Errorf("%+v: %v", p, err)
+			}
+		}
+	}
+	ok := job.Part{DB: "orders", As: "orders/of-2025", Suffix: ".1750000000", Step: job.StepCheck}
+	a := &agent{o: Options{Locate: func(context.Context) (*node.Node, error) { return nil, located }}}
+	if _, err := (&carrying{agent: a, w: &work{job: &job.Job{}}, p: &ok}).databaseStep(t.Context()); !errors.Is(err, located) {
+		t.Errorf("a good name: %v", err)
+	}
+}
