@@ -311,8 +311,9 @@ const (
 	LabelInstanceName = "instance-name"
 	LabelParent       = "parent"
 	LabelSchedule     = "schedule"
-	LabelSet          = "set"     // id of the set
-	LabelCluster      = "cluster" // name of the set's cluster in the service
+	LabelSet          = "set"       // id of the set
+	LabelCluster      = "cluster"   // name of the set's cluster in the service
+	LabelSetNodes     = "set-nodes" // how many nodes the set is of
 )
 
 // Progress is how far a job's work is, in files and bytes.

@@ -3,7 +3,9 @@ package server
 import (
 	"context"
 	"errors"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/bus"
@@ -140,6 +142,7 @@ func (s *Server) prepare(ctx context.Context, who *access.Caller, n NewBackup) (
 	if n.set != nil {
 		b.Set = n.set.ID
 		spec.Labels[job.LabelSet], spec.Labels[job.LabelCluster] = n.set.ID, n.set.Cluster
+		spec.Labels[job.LabelSetNodes] = strconv.Itoa(len(n.set.Members))
 	}
 	agent, err := s.agents.get(ctx, i.Agent)
 	if errors.Is(err, bus.ErrNotFound) { // it was removed just now
@@ -270,7 +273,7 @@ func (s *Server) deletable(ctx context.Context, list []*job.Backup) ([]*job.Back
 		case m.Status.Running():
 			return nil, refuse(Busy, "Backup %s is running and can't be deleted.", m.ID)
 		}
-		if s.restoring(m.ID) {
+		if s.restoring(m) {
 			return nil, refuse(Busy, "Backup %s is being restored and can't be deleted.", m.ID)
 		}
 		out[n] = m
@@ -292,10 +295,18 @@ func (s *Server) deleteAll(ctx context.Context, who *access.Caller, list []*job.
 	return nil
 }
 
-// restoring reports whether an instance is being made from a backup.
-func (s *Server) restoring(id string) (yes bool) {
+// restoring reports whether an instance is being made from a backup, or several agents restore it, or will when they are
+// asked again: one of which it isn't known whether it is done needs the backup to find out.
+func (s *Server) restoring(b *job.Backup) (yes bool) {
 	s.jobs.all(func(_ string, j *job.Job) bool {
-		yes = j.Kind == job.KindCreate && j.Backup == id && !j.State.Ended()
+		yes = j.Kind == job.KindCreate && j.Backup == b.ID && !j.State.Ended()
+		return !yes
+	})
+	if yes || b.RepoID == "" {
+		return yes
+	}
+	s.restores.each(func(_ string, r *job.Restore, ago time.Duration) bool {
+		yes = (r.State == job.Running || r.Undecided && ago < keepRestored) && strings.Contains(r.Plan, b.RepoID)
 		return !yes
 	})
 	return yes

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -85,6 +86,11 @@ func Rebuild(ctx context.Context, b *bus.Bus, project string, found []Found) (r 
 			r.Backups++
 		}
 	}
+	for _, f := range found { // once all members are there that have names
+		if t := sets[f.Record.Labels[job.LabelSet]]; t != nil {
+			f.addUnnamed(t)
+		}
+	}
 	for id, t := range sets {
 		if err := s.rebuildSet(ctx, id, t, &r); err != nil {
 			return r, err
@@ -103,21 +109,41 @@ func (f *Found) addTo(t *job.Set, b *job.Backup, i *job.Instance) *job.Set {
 	if b.Created.Before(t.Created) {
 		t.Created = b.Created
 	}
+	if b.Project != t.Project { // and so of no set of that project
+		return t
+	}
 	t.Order = min(t.Order, b.Order)
 	member := func(node string) *job.SetMember {
 		n := slices.IndexFunc(t.Members, func(m job.SetMember) bool { return m.Node == node })
 		if n < 0 {
 			n = len(t.Members)
-			t.Members = append(t.Members, job.SetMember{Node: node, Begun: true, Why: "it is not in the repository"})
+			t.Members = append(t.Members, job.SetMember{Node: node, Begun: true, Why: notStored})
 		}
 		return &t.Members[n]
 	}
 	for _, node := range f.Record.Nodes {
 		member(node)
 	}
-	*member(f.Record.NodeName) = job.SetMember{Node: f.Record.NodeName, Instance: i.ID, InstanceName: i.Name, Begun: true}
+	own := cmp.Or(f.Record.NodeName, i.Name)
+	*member(own) = job.SetMember{Node: own, Instance: i.ID, InstanceName: i.Name, Begun: true}
 	return t
 }
+
+// unnamed is the node of members of which is known only that there are as many.
+const unnamed = "?"
+
+// addUnnamed adds the members of which no backup was found that tells their names: else a set that lost them was whole.
+func (f *Found) addUnnamed(t *job.Set) {
+	nodes, _ := strconv.Atoi(f.Record.Labels[job.LabelSetNodes]) // 0 of earlier versions
+	for len(t.Members) < min(nodes, maxSetNodes) {
+		t.Members = append(t.Members, job.SetMember{Node: unnamed, Begun: true, Why: notStored})
+	}
+}
+
+const (
+	notStored   = "it is not in the repository"
+	maxSetNodes = 1024 // that a label of a backup is believed, as many as a cluster may have
+)
 
 // rebuildSet stores a set, or adds the members to it of which a backup is in another repository.
 func (s *Server) rebuildSet(ctx context.Context, id string, t *job.Set, r *Rebuilt) error {
@@ -131,8 +157,15 @@ func (s *Server) rebuildSet(ctx context.Context, id string, t *job.Set, r *Rebui
 	_, err = s.sets.update(ctx, id, func(old *job.Set) error {
 		members := slices.Clone(old.Members)
 		for _, m := range t.Members {
-			n := slices.IndexFunc(members, func(o job.SetMember) bool { return o.Node == m.Node })
+			at := func(node string) int {
+				return slices.IndexFunc(members, func(o job.SetMember) bool { return o.Node == node })
+			}
+			n := at(m.Node)
+			if n < 0 {
+				n = at(unnamed)
+			}
 			switch {
+			case m.Node == unnamed: // there were as many before
 			case n < 0:
 				members = append(members, m)
 			case members[n].Instance == "":

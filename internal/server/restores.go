@@ -145,7 +145,7 @@ func (s *Server) agentNamed(project, name string) (found *job.Agent) {
 	return found
 }
 
-// mayRestore refuses backups of instances that aren't known as the project's: several projects may share a repository. An
+// mayRestore refuses backups that are being deleted, and those of instances that aren't known as the project's: several projects may share a repository. An
 // administrator may restore all but other projects'.
 func (s *Server) mayRestore(who *access.Caller, plan *topology.Plan) error {
 	mine, theirs := map[string]bool{}, map[string]bool{}
@@ -157,13 +157,24 @@ func (s *Server) mayRestore(who *access.Caller, plan *topology.Plan) error {
 		}
 	}
 	s.instances.all(func(_ string, i *job.Instance) bool { note(i.RepoName, i.Project); return true })
-	s.backups.all(func(_ string, b *job.Backup) bool { note(b.RepoName, b.Project); return true })
+	going, stays := map[string]bool{}, map[string]bool{} // by their ids in repositories
+	s.backups.all(func(_ string, b *job.Backup) bool {
+		note(b.RepoName, b.Project)
+		if b.Status == job.BackupDeleting {
+			going[b.RepoID] = true
+		} else {
+			stays[b.RepoID] = true
+		}
+		return true
+	})
 	for _, b := range plan.Backups {
 		switch {
 		case theirs[b.Instance]:
 			return refuse(Forbidden, "The instance %s of the plan is another project's.", b.Instance)
 		case !mine[b.Instance] && !who.May(access.Admin):
 			return refuse(Forbidden, "The service knows no instance %s, so only an administrator may have its backups restored.", b.Instance)
+		case going[string(b.ID)] && !stays[string(b.ID)]:
+			return refuse(Conflict, "The backup %s of %s is being deleted: make the plan again.", b.ID, b.Node)
 		}
 	}
 	return nil

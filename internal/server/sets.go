@@ -89,7 +89,7 @@ func gather(set *job.Set, list []*job.Backup) *SetInfo {
 	running := false
 	for n, m := range set.Members {
 		for _, b := range list {
-			if b.Instance == m.Instance {
+			if b.Instance == m.Instance && b.Project == set.Project { // a repository may say anything
 				i.Backups[n], running = b, running || b.Status.Running()
 			}
 		}
