@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -105,6 +106,8 @@ type player struct {
 	w    *world
 	link *bus.Link
 	free chan job.Report
+	// member is what its hellos say of its cluster; nil: nothing.
+	member atomic.Pointer[job.Member]
 }
 
 func (w *world) play(token, name string) *player {
@@ -130,7 +133,7 @@ func (w *world) play(token, name string) *player {
 func (p *player) greet(ctx context.Context) error {
 	return p.ask(ctx, job.VerbHello, job.Hello{Session: session, Version: "slipcover test", Host: "h", Recipient: p.Recipient(),
 		Repository: job.Repository{URL: "file:///backups", ID: "r1"}, CanRead: true,
-		Instances: []job.Seen{{Up: true, Version: "3.5.0", UsedBytes: 1 << 20, Databases: 3}}}, nil)
+		Instances: []job.Seen{{Up: true, Version: "3.5.0", UsedBytes: 1 << 20, Databases: 3, Member: p.member.Load()}}}, nil)
 }
 
 func (p *player) ask(ctx context.Context, verb string, in, out any) error {
