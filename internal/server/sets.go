@@ -503,7 +503,8 @@ func (s *Server) completer(ctx context.Context, t *job.Set) (*access.Caller, err
 		return s.service(t), nil
 	}
 	c := s.schedules.have(t.Schedule)
-	if c == nil || !c.Enabled || c.Window > 0 && !c.CatchUp && !s.now().Before(t.Created.Add(c.Window)) {
+	if c == nil || !c.Enabled || c.Last.Backup != "" && c.Last.Backup != t.ID || // another one began, though it may be gone
+		c.Window > 0 && !c.CatchUp && !s.now().Before(t.Created.Add(c.Window)) {
 		return nil, nil
 	}
 	who, err := s.actor(ctx, c)

@@ -113,3 +113,44 @@ func TestRestoreHoldsItsBackups(t *testing.T) {
 		t.Errorf("a restore of what is being deleted: %v, want Conflict", err)
 	}
 }
+
+// A set is completed only until its schedule begins another one, whether that is still there or not: else its backups were
+// of two times.
+func TestOlderSetIsNotCompleted(t *testing.T) {
+	t.Parallel()
+	s := start(t, openBus(t), server.Config{})
+	c := joinThree(t, s, "p")
+	ctx, me := t.Context(), who("p")
+	sch, err := s.CreateSchedule(ctx, me, &job.Schedule{Name: "h", Cluster: "a", Enabled: true, Cron: "@hourly"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ids []string
+	for n := range 2 {
+		now, err := s.Schedule(ctx, me, sch.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.pass(now.Next.Sub(s.now()) + time.Second)
+		s.pass(5 * time.Minute) // the third was not heard of for long
+		c.hello(0, 1)
+		if err := s.Tick(ctx); err != nil {
+			t.Fatal(err)
+		}
+		c.does(fmt.Sprintf("s%d", n), 0, 1)
+		now, _ = s.Schedule(ctx, me, sch.ID)
+		ids = append(ids, now.Last.Backup)
+	}
+	if err := s.DeleteSet(ctx, me, ids[1]); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []int{0, 1} {
+		c.players[n].do(job.KindDeleteBackup, job.Report{State: job.Done})
+	}
+	c.sweep()
+	c.hello(0, 1, 2)
+	c.sweep()
+	if i := c.set(ids[0]); i.Backups[2] != nil || i.Usable() != 2 {
+		t.Errorf("the older set: %+v", i)
+	}
+}
