@@ -32,6 +32,7 @@ const (
 	maxRestoring = 200                 // nodes of a plan
 	keepRestored = 30 * 24 * time.Hour // that a restore which has ended is listed
 	maxOfAPart   = 50                  // problems and notes of a node
+	aheadOfUs    = time.Minute         // that a suffix may be: as long as an agent waits for it
 	undoneLater  = "its agent is not heard of: what it has put beside its data goes when it is back"
 )
 
@@ -223,6 +224,9 @@ func (s *Server) begins(r *job.Restore, step job.Step) {
 	}
 	if step == job.StepCheck && r.DB != "" { // CouchDB's suffixes are seconds, and no attempt has that of one before
 		last, _ := strconv.ParseInt(strings.TrimPrefix(r.Suffix, "."), 10, 64) // 0 of the first attempt
+		if last > s.now().Add(aheadOfUs).Unix() {                              // of a clock that was ahead: agents refuse it, and all that came after it
+			last = 0
+		}
 		r.Suffix = fmt.Sprintf(".%010d", max(s.now().Unix(), last+1))
 	}
 	for i := range r.Nodes {
