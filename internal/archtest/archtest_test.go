@@ -138,7 +138,7 @@ var allowed = map[string][]string{
 	"internal/web/timeline": {},
 
 	// Runs jobs on a node with the engines; the bus brings them.
-	"internal/agent": {"internal/backup", "internal/bus", "internal/cluster", "internal/durable", "internal/job", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/restore", "internal/serve", "internal/serve/tryout", "internal/ship",
+	"internal/agent": {"internal/backup", "internal/bus", "internal/cluster", "internal/durable", "internal/job", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/restore", "internal/serve", "internal/serve/tryout", "internal/shard", "internal/ship",
 		"internal/storage", "internal/takeout", "internal/topology"},
 
 	// What commands have in common, and the settings' repositories opened: no command.
