@@ -241,7 +241,11 @@ func (p *player) backup(change ...func(*job.Report)) string {
 	p.free <- r
 	servertest.Eventually(p.w.t, "the backup ends", func() bool {
 		now, err := p.w.Server.Backup(ctx, caller(), b.ID)
-		return err == nil && !now.Status.Running()
+		if err != nil || now.Status.Running() {
+			return false
+		}
+		i, err := p.w.Server.Instance(ctx, caller(), p.Instance) // which is let go after that
+		return err == nil && i.Task == ""
 	})
 	return b.ID
 }
