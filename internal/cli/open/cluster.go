@@ -220,6 +220,11 @@ func FindCluster(ctx context.Context, r *Repository, name string) (*ClusterBacku
 
 // NamedCluster opens the repository for reading, and finds a cluster in it as FindCluster does.
 func NamedCluster(ctx context.Context, env *core.Env, s *core.Settings, name string) (*Repository, *ClusterBackups, error) {
+	return opened(ctx, env, s, func(r *Repository) (*ClusterBackups, error) { return FindCluster(ctx, r, name) })
+}
+
+// opened opens the repository for reading, and finds backups in it.
+func opened(ctx context.Context, env *core.Env, s *core.Settings, find func(*Repository) (*ClusterBackups, error)) (*Repository, *ClusterBackups, error) {
 	r, err := Repo(ctx, env, s, true)
 	if err != nil {
 		return nil, nil, err
@@ -227,7 +232,7 @@ func NamedCluster(ctx context.Context, env *core.Env, s *core.Settings, name str
 	err = r.Unlock(ctx)
 	var found *ClusterBackups
 	if err == nil {
-		found, err = FindCluster(ctx, r, name)
+		found, err = find(r)
 	}
 	if err != nil {
 		r.Close()

@@ -46,18 +46,5 @@ func FindSet(ctx context.Context, r *Repository, set string) (*ClusterBackups, e
 
 // OneSet opens the repository for reading, and finds a set in it as FindSet does.
 func OneSet(ctx context.Context, env *core.Env, s *core.Settings, set string) (*Repository, *ClusterBackups, error) {
-	r, err := Repo(ctx, env, s, true)
-	if err != nil {
-		return nil, nil, err
-	}
-	err = r.Unlock(ctx)
-	var found *ClusterBackups
-	if err == nil {
-		found, err = FindSet(ctx, r, set)
-	}
-	if err != nil {
-		r.Close()
-		return nil, nil, err
-	}
-	return r, found, nil
+	return opened(ctx, env, s, func(r *Repository) (*ClusterBackups, error) { return FindSet(ctx, r, set) })
 }
