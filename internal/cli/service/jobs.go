@@ -187,44 +187,60 @@ func (r *proveResult) print(env *core.Env) error {
 		{"took", core.Took(time.Duration(p.Took * float64(time.Second)))}, {"problem", p.Problem}})
 }
 
-// await waits for the end of a job, with its progress shown, and returns why it failed.
-// A server that can't be reached meanwhile is waited for as long as retry_for says. A
+// await waits for the end of a job, with its progress shown, and returns why it failed. A
 // job that is not listed any more has ended.
 func (c *serviceClient) await(
 	ctx context.Context, env *core.Env, s *core.Settings, path, verb string,
 ) (fault string, err error) {
+	err = poll(ctx, env, s, verb, func() (at core.Reading, ended bool, err error) {
+		var now struct{ Job jobJSON }
+		err = c.call(ctx, http.MethodGet, path, nil, &now)
+		if errors.Is(err, core.ErrMissing) {
+			return at, true, nil
+		}
+		fault = now.Job.Fault
+		return now.Job.Progress, now.Job.State.Ended(), err
+	})
+	return fault, err
+}
+
+// poll asks a server until what it does has ended, with the progress shown that ask tells. A
+// server that can't be reached meanwhile is waited for as long as retry_for says.
+func poll(ctx context.Context, env *core.Env, s *core.Settings, verb string, ask func() (at core.Reading, ended bool, err error)) error {
 	var mu sync.Mutex
 	var at core.Reading // guarded by mu
 	stop := core.StartProgress(env, s.Progress, verb, func() core.Reading { mu.Lock(); defer mu.Unlock(); return at })
 	defer stop()
-	lost := time.Time{}
+	lost, wait := time.Time{}, 100*time.Millisecond
 	for {
-		var now struct{ Job jobJSON }
-		err := c.call(ctx, http.MethodGet, path, nil, &now)
+		now, ended, err := ask()
 		switch {
-		case errors.Is(err, core.ErrMissing):
-			return "", nil
 		case errors.Is(err, storage.ErrUnavailable):
 			if lost.IsZero() {
 				lost = time.Now()
 			}
 			if time.Since(lost) >= s.RetryFor {
-				return "", err
+				return err
 			}
-		case err != nil:
-			return "", err
-		case now.Job.State.Ended():
-			return now.Job.Fault, nil
+		case err != nil || ended:
+			return err
 		default:
 			lost = time.Time{}
 			mu.Lock()
-			at = now.Job.Progress
+			at = now
 			mu.Unlock()
 		}
 		select {
 		case <-ctx.Done():
-			return "", ctx.Err()
-		case <-time.After(time.Second):
+			return ctx.Err()
+		case <-time.After(wait):
 		}
+		wait = min(2*wait, time.Second)
 	}
+}
+
+// plus adds up the progress of what is done side by side.
+func plus(a, b core.Reading) core.Reading {
+	return core.Reading{Files: a.Files + b.Files, FilesDone: a.FilesDone + b.FilesDone, Bytes: a.Bytes + b.Bytes, BytesDone: a.BytesDone + b.BytesDone,
+		Stored: a.Stored + b.Stored, Docs: a.Docs + b.Docs}
 }

@@ -3,20 +3,17 @@ package service
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/slipcover/slipcover/internal/cli/core"
-	"github.com/slipcover/slipcover/internal/storage"
 )
 
 func newSets(env *core.Env, g *core.Global) *cobra.Command {
@@ -293,48 +290,18 @@ func (o *ClusterBackup) run(ctx context.Context, c *serviceClient, s *core.Setti
 	return nil
 }
 
-// awaitSet waits until no backup of a set is at work, with their progress shown. A server that can't be reached meanwhile is
-// waited for as long as retry_for says.
+// awaitSet waits until no backup of a set is at work, with their progress shown.
 func (c *serviceClient) awaitSet(ctx context.Context, env *core.Env, s *core.Settings, path string) error {
-	var mu sync.Mutex
-	var at core.Reading // guarded by mu
-	stop := core.StartProgress(env, s.Progress, "backing up", func() core.Reading { mu.Lock(); defer mu.Unlock(); return at })
-	defer stop()
-	lost := time.Time{}
 	done := map[string]core.Reading{} // by node, what it said last
-	for {
+	return poll(ctx, env, s, "backing up", func() (sum core.Reading, ended bool, err error) {
 		var now oneSetJSON
-		err := c.call(ctx, http.MethodGet, path, nil, &now)
-		switch {
-		case errors.Is(err, storage.ErrUnavailable):
-			if lost.IsZero() {
-				lost = time.Now()
+		err = c.call(ctx, http.MethodGet, path, nil, &now)
+		for _, m := range now.Set.Members {
+			if m.Progress != nil {
+				done[m.Node] = *m.Progress
 			}
-			if time.Since(lost) >= s.RetryFor {
-				return err
-			}
-		case err != nil:
-			return err
-		case now.Set.State != "running":
-			return nil
-		default:
-			lost = time.Time{}
-			sum := core.Reading{}
-			for _, m := range now.Set.Members {
-				if m.Progress != nil {
-					done[m.Node] = *m.Progress
-				}
-				p := done[m.Node]
-				sum.Files, sum.FilesDone, sum.Bytes, sum.BytesDone, sum.Stored = sum.Files+p.Files, sum.FilesDone+p.FilesDone, sum.Bytes+p.Bytes, sum.BytesDone+p.BytesDone, sum.Stored+p.Stored
-			}
-			mu.Lock()
-			at = sum
-			mu.Unlock()
+			sum = plus(sum, done[m.Node])
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(time.Second):
-		}
-	}
+		return sum, now.Set.State != "running", err
+	})
 }

@@ -3,20 +3,17 @@ package service
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"os"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/slipcover/slipcover/internal/cli/core"
 	"github.com/slipcover/slipcover/internal/job"
-	"github.com/slipcover/slipcover/internal/storage"
 )
 
 // NewClusterRestore is the command that has agents restore a plan, which stands below cluster.
@@ -175,45 +172,17 @@ func (t *togetherJSON) print(w io.Writer, took time.Duration) error {
 	return err
 }
 
-// awaitTogether reads a restore into out until it has ended. A server that can't be reached meanwhile is waited for as long as
-// retry_for says.
+// awaitTogether reads a restore into out until it has ended.
 func (c *serviceClient) awaitTogether(ctx context.Context, env *core.Env, s *core.Settings, path string, out *togetherJSON) error {
-	var mu sync.Mutex
-	var at core.Reading // guarded by mu
-	stop := core.StartProgress(env, s.Progress, "restoring", func() core.Reading { mu.Lock(); defer mu.Unlock(); return at })
-	defer stop()
-	lost, wait := time.Time{}, 100*time.Millisecond
-	for {
-		now := &togetherJSON{}
-		err := c.call(ctx, http.MethodGet, path, nil, now)
-		switch {
-		case errors.Is(err, storage.ErrUnavailable):
-			if lost.IsZero() {
-				lost = time.Now()
-			}
-			if time.Since(lost) >= s.RetryFor {
-				return err
-			}
-		case err != nil:
-			return err
-		default:
-			lost, *out = time.Time{}, *now
-			if now.Restore.State.Ended() {
-				return nil
-			}
-			mu.Lock()
-			at = core.Reading{}
-			for _, n := range now.Restore.Nodes {
-				at.Files, at.FilesDone = at.Files+n.Progress.Files, at.FilesDone+n.Progress.FilesDone
-				at.Bytes, at.BytesDone = at.Bytes+n.Progress.Bytes, at.BytesDone+n.Progress.BytesDone
-			}
-			mu.Unlock()
+	return poll(ctx, env, s, "restoring", func() (sum core.Reading, ended bool, err error) {
+		now := togetherJSON{}
+		if err := c.call(ctx, http.MethodGet, path, nil, &now); err != nil {
+			return sum, false, err
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(wait):
+		*out = now
+		for _, n := range now.Restore.Nodes {
+			sum = plus(sum, n.Progress)
 		}
-		wait = min(2*wait, time.Second)
-	}
+		return sum, now.Restore.State.Ended(), nil
+	})
 }
