@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -48,40 +47,8 @@ func TestClusterByCommands(t *testing.T) {
 	}
 	run("init", "--no-encryption")
 
-	var mu sync.Mutex
-	var acknowledged []string
-	count := func() int {
-		mu.Lock()
-		defer mu.Unlock()
-		return len(acknowledged)
-	}
-	done := make(chan struct{})
-	var writers sync.WaitGroup
-	for k, n := range c.Nodes {
-		writers.Go(func() {
-			for i := 0; ; i++ {
-				select {
-				case <-done:
-					return
-				default:
-				}
-				id := fmt.Sprintf("%d-%d", k, i)
-				if err := n.Put(testenv.DBPath("d", id), map[string]any{"i": i}, nil); err != nil {
-					t.Errorf("write: %v", err)
-					return
-				}
-				mu.Lock()
-				acknowledged = append(acknowledged, id)
-				mu.Unlock()
-			}
-		})
-	}
-	stop := sync.OnceFunc(func() { close(done); writers.Wait() })
-	defer stop()
-	for end := time.Now().Add(clitest.Patience); count() < 150 && time.Now().Before(end); {
-		time.Sleep(10 * time.Millisecond)
-	}
-	before := count()
+	writing := c.Write("d", 0, 150)
+	before := len(writing.Acknowledged())
 	of := func(i int) []string {
 		n := c.Nodes[i]
 		return []string{"--instance", fmt.Sprintf("db%d", i+1), "--couch-url", address(n)}
@@ -92,10 +59,11 @@ func TestClusterByCommands(t *testing.T) {
 			must(n.Delete("/gone"))
 		}
 	}
-	if during := count() - before; during == 0 {
+	if during := len(writing.Acknowledged()) - before; during == 0 {
 		t.Error("nothing was written while the nodes were backed up: this proves less")
 	}
-	stop()
+	writing.Stop()
+	acknowledged := writing.Acknowledged()
 	c.InStep("d")
 	ship := func() time.Time {
 		for i := range c.Nodes {

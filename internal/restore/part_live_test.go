@@ -21,6 +21,7 @@ import (
 	"github.com/slipcover/slipcover/internal/node"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/restore"
+	"github.com/slipcover/slipcover/internal/shard"
 	"github.com/slipcover/slipcover/internal/storage/mem"
 	"github.com/slipcover/slipcover/internal/takeout"
 	"github.com/slipcover/slipcover/internal/testenv"
@@ -295,6 +296,18 @@ func placedAlike(t *testing.T, c *testenv.Client, plan *topology.Plan) {
 	must(t, c.Delete("/new"))
 }
 
+// openCopies opens copies of a range, whose nodes have these names.
+func openCopies(t *testing.T, c *cluster.Copies, name shard.Name, list []topology.Copy, nodes []string) (out []diverge.Copy) {
+	t.Helper()
+	for _, k := range list {
+		db, done, err := c.Open(t.Context(), k.Backup, name)
+		must(t, err)
+		t.Cleanup(done)
+		out = append(out, diverge.Copy{Node: nodes[k.Backup], DB: db})
+	}
+	return out
+}
+
 // What only one node had comes back with the others' where one copy of each range is restored.
 func TestClusterUnion(t *testing.T) {
 	t.Parallel()
@@ -354,16 +367,7 @@ func TestClusterUnion(t *testing.T) {
 		if l.Name.DB != "db" {
 			continue
 		}
-		opened := func(list []topology.Copy) (out []diverge.Copy) {
-			for _, k := range list {
-				db, done, err := copies.Open(t.Context(), k.Backup, l.Name)
-				must(t, err)
-				t.Cleanup(done)
-				out = append(out, diverge.Copy{Node: old[k.Backup], DB: db})
-			}
-			return out
-		}
-		o := takeout.UnionOptions{Server: srv, DB: "db", Used: opened(l.Used), Others: opened(l.Unused)}
+		o := takeout.UnionOptions{Server: srv, DB: "db", Used: openCopies(t, copies, l.Name, l.Used, old), Others: openCopies(t, copies, l.Name, l.Unused, old)}
 		got, err := takeout.Union(t.Context(), o)
 		must(t, err)
 		total.Add(got)

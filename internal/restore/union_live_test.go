@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/slipcover/slipcover/internal/cluster"
-	"github.com/slipcover/slipcover/internal/diverge"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/restore"
 	"github.com/slipcover/slipcover/internal/storage/mem"
@@ -82,18 +81,9 @@ func TestUnionAfterFallback(t *testing.T) {
 	left := placed.Left[i]
 	copies := cl.Copies(r)
 	defer copies.Close()
-	opened := func(list []topology.Copy) (out []diverge.Copy) {
-		for _, k := range list {
-			db, done, err := copies.Open(t.Context(), k.Backup, left.Name)
-			must(t, err)
-			t.Cleanup(done)
-			out = append(out, diverge.Copy{Node: nodes[k.Backup], DB: db})
-		}
-		return out
-	}
 	srv, _, err := takeout.Open(t.Context(), one.URL, one.Admin, one.Password)
 	must(t, err)
-	o := takeout.UnionOptions{Server: srv, DB: "db", Used: opened(left.Used), Others: opened(left.Unused), Gone: repo.Damaged}
+	o := takeout.UnionOptions{Server: srv, DB: "db", Used: openCopies(t, copies, left.Name, left.Used, nodes), Others: openCopies(t, copies, left.Name, left.Unused, nodes), Gone: repo.Damaged}
 	for _, round := range []struct {
 		dry                           bool
 		documents, revisions, damaged int

@@ -336,3 +336,72 @@ func within(limit time.Duration, try func() error) error {
 		}
 	}
 }
+
+// Writing is what nodes acknowledge of documents that are written all the time.
+type Writing struct {
+	mu    sync.Mutex
+	acked []string // ids; guarded by mu
+	err   error    // of a write; guarded by mu
+
+	t    TB
+	stop func()
+}
+
+// Write makes documents in a database by all nodes at once, 0-0, 0-1 and so on by the first one, with a pause between two of
+// a node, until Stop or the test ends. It returns when the nodes have acknowledged at least so many.
+func (c *CouchCluster) Write(db string, pause time.Duration, atLeast int) *Writing {
+	c.t.Helper()
+	w := &Writing{t: c.t}
+	done := make(chan struct{})
+	var writers sync.WaitGroup
+	for k, n := range c.Nodes {
+		writers.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-done:
+					return
+				case <-time.After(pause):
+				}
+				id := fmt.Sprintf("%d-%d", k, i)
+				err := n.Put(DBPath(db, id), map[string]any{"i": i}, nil)
+				w.mu.Lock()
+				if err == nil {
+					w.acked = append(w.acked, id)
+				} else {
+					w.err = err
+				}
+				w.mu.Unlock()
+				if err != nil {
+					return
+				}
+			}
+		})
+	}
+	w.stop = sync.OnceFunc(func() { close(done); writers.Wait() })
+	c.t.Cleanup(w.Stop)
+	for end := time.Now().Add(writingPatience); len(w.Acknowledged()) < atLeast && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	return w
+}
+
+// writingPatience is for how long Write waits for the first documents.
+const writingPatience = 5 * time.Minute
+
+// Stop ends the writes, and the test if one of them failed.
+func (w *Writing) Stop() {
+	w.t.Helper()
+	w.stop()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err != nil {
+		w.t.Fatalf("write: %v", w.err)
+	}
+}
+
+// Acknowledged are the ids of what was written until now, in the order in which that was heard.
+func (w *Writing) Acknowledged() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.acked)
+}

@@ -139,19 +139,24 @@ func together(t *testing.T, players ...*player) {
 	}
 }
 
+// playCluster joins the agents of a cluster's nodes, each with a backup.
+func (w *world) playCluster(nodes ...string) (players []*player) {
+	w.t.Helper()
+	for n, node := range nodes {
+		p := w.play(fmt.Sprintf("db%d", n+1))
+		p.is(true, node, nodes...)
+		p.backup()
+		players = append(players, p)
+	}
+	return players
+}
+
 // A database of a cluster comes into it again beside what is there, by the agents of all nodes.
 func TestRestoreADatabaseBeside(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	b := w.as(access.Operator)
-	names := []string{"couchdb@a", "couchdb@b"}
-	var players []*player
-	for n, node := range names {
-		p := w.play(fmt.Sprintf("db%d", n+1))
-		p.is(true, node, names...)
-		p.backup()
-		players = append(players, p)
-	}
+	players := w.playCluster("couchdb@a", "couchdb@b")
 	clusters := w.Server.Clusters(caller(), false)
 	if len(clusters) != 1 {
 		t.Fatalf("there are %d clusters", len(clusters))
@@ -214,14 +219,7 @@ func TestRestoreACluster(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	b := w.as(access.Operator)
-	names := []string{"couchdb@a", "couchdb@b"}
-	var players []*player
-	for n, node := range names {
-		p := w.play(fmt.Sprintf("db%d", n+1))
-		p.is(true, node, names...)
-		p.backup()
-		players = append(players, p)
-	}
+	players := w.playCluster("couchdb@a", "couchdb@b")
 	cluster := w.Server.Clusters(caller(), false)[0].Name
 	lone := w.play("lone")
 	b.get("/").has(200, cluster+" cluster of 2. No backup of all nodes at one moment yet. Back up the cluster now", "Single nodes")

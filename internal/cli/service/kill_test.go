@@ -73,7 +73,7 @@ func startFleet(t *testing.T, agents int, rng *rand.Rand) *fleet {
 	env := []string{"SLIPCOVER_NATS_URL=" + f.cluster.URL(), "SLIPCOVER_NATS_REPLICAS=3", "SLIPCOVER_RECIPIENTS=" + aRecipient}
 	for n := range 2 {
 		s := serverOf(filepath.Join(dir, fmt.Sprintf("server%d", n)))
-		s.env = slices.Clone(env)
+		s.Env = slices.Clone(env)
 		f.servers = append(f.servers, startServer(t, s, "--state-dir", s.state))
 	}
 	api := f.servers[0].client(t)
@@ -96,7 +96,7 @@ func startFleet(t *testing.T, agents int, rng *rand.Rand) *fleet {
 			return err == nil && json.Unmarshal(b, &m) == nil && m.Instance != ""
 		})
 		d.instance = m.Instance
-		d.args = slices.DeleteFunc(d.args, func(a string) bool { return a == "--join" || a == token.Secret })
+		d.Args = slices.DeleteFunc(d.Args, func(a string) bool { return a == "--join" || a == token.Secret })
 		f.agents = append(f.agents, d)
 	}
 	return f
@@ -127,12 +127,12 @@ func (f *fleet) round(n int) {
 	case k < 4:
 		f.kills["server"]++
 		s := f.servers[f.rng.IntN(len(f.servers))]
-		s.kill()
-		s.start()
+		s.Kill()
+		s.Start()
 	case k < 8:
 		f.kills["agent"]++
-		victim.kill()
-		victim.start()
+		victim.Kill()
+		victim.Start()
 	default:
 		f.kills["NATS member"]++
 		i := f.rng.IntN(3)
@@ -327,7 +327,7 @@ func agentsOf(f *fleet) (out []*process) {
 func (f *fleet) count(of []*process, line *regexp.Regexp) map[string]int {
 	counts := map[string]int{}
 	for _, p := range of {
-		b, err := os.ReadFile(p.log)
+		b, err := os.ReadFile(p.Log)
 		if err != nil {
 			f.t.Fatal(err)
 		}

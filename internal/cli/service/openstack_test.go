@@ -128,7 +128,7 @@ func (c *cloud) killed(t *testing.T, parent *stored) {
 	c.grow(4)
 	id, _ := c.demo.back(map[string]any{"incremental": 1})
 	c.demo.halfway(id)
-	c.server.kill()
+	c.server.Kill()
 	began := time.Now()
 	c.begin(c.demo)
 	if b := c.demo.done(id, "COMPLETED"); b.Parent != parent.ID {
@@ -487,7 +487,7 @@ func (c *cloud) lose() {
 		if err := os.WriteFile(kept, b, 0o600); err != nil {
 			c.t.Fatal(err)
 		}
-		c.server.env = append(c.server.env, "SLIPCOVER_IDENTITY_FILE="+kept)
+		c.server.Env = append(c.server.Env, "SLIPCOVER_IDENTITY_FILE="+kept)
 	}
 	if err := os.RemoveAll(c.server.state); err != nil {
 		c.t.Fatal(err)
@@ -531,7 +531,7 @@ func TestServiceDies(t *testing.T) {
 			t.Errorf("the backup is %s too early for this test", b.Status)
 		}
 		if how == "SIGKILL" {
-			h.server.kill()
+			h.server.Kill()
 		} else {
 			h.end()
 		}

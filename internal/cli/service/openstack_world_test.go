@@ -93,7 +93,7 @@ func (h *onehost) environ() []string {
 func (h *onehost) serve(env []string, args ...string) {
 	h.t.Helper()
 	h.server = serverOf(filepath.Join(h.t.TempDir(), "state"))
-	h.server.env = append(h.environ(), env...)
+	h.server.Env = append(h.environ(), env...)
 	h.t.Cleanup(h.freeInstances) // after the server has ended
 	startServer(h.t, h.server, append([]string{"--with-agent", "--state-dir", h.server.state, "--instance", "node1", "--data-dir", h.couch.DataDir,
 		"--instances-dir", h.instances}, args...)...)
@@ -113,15 +113,15 @@ func (h *onehost) freeInstances() {
 func (h *onehost) end() {
 	h.t.Helper()
 	began := time.Now()
-	if err := h.server.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	if err := h.server.Cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		h.t.Fatal(err)
 	}
 	select {
-	case <-h.server.gone:
+	case <-h.server.Gone:
 	case <-time.After(clitest.Patience):
 		h.t.Fatalf("the server doesn't end within %v of SIGTERM", clitest.Patience)
 	}
-	if code := h.server.cmd.ProcessState.ExitCode(); code != 0 {
+	if code := h.server.Cmd.ProcessState.ExitCode(); code != 0 {
 		h.t.Errorf("the server ended with code %d", code)
 	}
 	h.t.Logf("the server ended %v after SIGTERM", time.Since(began).Round(time.Millisecond))
@@ -130,7 +130,7 @@ func (h *onehost) end() {
 // begin starts the server again and waits until its agent is heard of.
 func (h *onehost) begin(c *caller) {
 	h.t.Helper()
-	h.server.start()
+	h.server.Start()
 	h.server.waitReady()
 	c.findNode()
 }
@@ -139,7 +139,7 @@ func (h *onehost) begin(c *caller) {
 func (h *onehost) unlimited(c *caller) {
 	h.t.Helper()
 	h.end()
-	h.server.env = slices.DeleteFunc(h.server.env, func(v string) bool { return strings.HasPrefix(v, "SLIPCOVER_LIMIT_UPLOAD") })
+	h.server.Env = slices.DeleteFunc(h.server.Env, func(v string) bool { return strings.HasPrefix(v, "SLIPCOVER_LIMIT_UPLOAD") })
 	h.begin(c)
 }
 
@@ -182,7 +182,7 @@ func (h *onehost) noSecrets() {
 	h.t.Helper()
 	h.hideKeys()
 	texts := map[string][]byte{"refusals": h.refusals.Bytes()}
-	files := []string{h.server.log, filepath.Join(h.server.state, "audit.jsonl")}
+	files := []string{h.server.Log, filepath.Join(h.server.state, "audit.jsonl")}
 	if err := filepath.WalkDir(filepath.Join(h.server.state, "nats", "jetstream"), func(path string, e fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) { // the running NATS removed it just now
 			return nil

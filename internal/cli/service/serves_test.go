@@ -28,7 +28,7 @@ func TestServes(t *testing.T) {
 	cut := time.Now()
 	dir := t.TempDir()
 	p := serverOf(filepath.Join(dir, "state"))
-	p.env = append(p.env, "SLIPCOVER_STATE_DIR="+p.state)
+	p.Env = append(p.Env, "SLIPCOVER_STATE_DIR="+p.state)
 	startServer(t, p, "--with-agent", "--repo", filepath.Join(dir, "repo"), "--instance", "db1", "--data-dir", couch.DataDir)
 	c := p.client(t)
 	var backup struct{ Backup struct{ ID, Status string } }

@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,7 +13,6 @@ import (
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/admin"
 	"github.com/slipcover/slipcover/internal/bus"
-	"github.com/slipcover/slipcover/internal/cli/clitest"
 	"github.com/slipcover/slipcover/internal/httpd"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/server"
@@ -87,38 +85,10 @@ func TestSetOfARealCluster(t *testing.T) {
 	}
 	online(3)
 
-	var mu sync.Mutex
-	var acknowledged []string
-	count := func() int { mu.Lock(); defer mu.Unlock(); return len(acknowledged) }
-	done := make(chan struct{})
-	var writers sync.WaitGroup
-	for k, n := range c.Nodes {
-		writers.Go(func() {
-			for i := 0; ; i++ {
-				select {
-				case <-done:
-					return
-				case <-time.After(5 * time.Millisecond):
-				}
-				id := fmt.Sprintf("%d-%d", k, i)
-				if err := n.Put(testenv.DBPath("d", id), map[string]any{"i": i}, nil); err != nil {
-					t.Errorf("write: %v", err)
-					return
-				}
-				mu.Lock()
-				acknowledged = append(acknowledged, id)
-				mu.Unlock()
-			}
-		})
-	}
-	stop := sync.OnceFunc(func() { close(done); writers.Wait() })
-	defer stop()
-	for end := time.Now().Add(clitest.Patience); count() < 100 && time.Now().Before(end); {
-		time.Sleep(10 * time.Millisecond)
-	}
-	before := count()
+	writing := c.Write("d", 5*time.Millisecond, 100)
+	before := len(writing.Acknowledged())
 	first := set(0, "backup", "create", "--cluster", "prod", "--name", "by hand")
-	if count() == before {
+	if len(writing.Acknowledged()) == before {
 		t.Error("nothing was written meanwhile: this proves less")
 	}
 	if first.State != "whole" || len(first.Members) != 3 || first.Spread > 10 {
@@ -132,10 +102,11 @@ func TestSetOfARealCluster(t *testing.T) {
 	if partial.State != "partial" || partial.Members[2].Lacks != "its agent is not online" || partial.Members[1].Status != "COMPLETED" {
 		t.Errorf("without a node: %+v", partial)
 	}
-	agents[2].args = []string{"agent"} // it has joined
-	agents[2].start()
+	agents[2].Args = []string{"agent"} // it has joined
+	agents[2].Start()
 	servertest.Eventually(t, "the set is completed", func() bool { return set(0, "sets", "show", partial.ID).State == "whole" })
-	stop()
+	writing.Stop()
+	acknowledged := writing.Acknowledged()
 
 	// By a schedule: the older set goes whole, and those by hand stay.
 	exits(0, "schedule", "create", "--cluster", "prod", "--name", "hourly", "--cron", "@hourly", "--keep-last", "1")

@@ -22,7 +22,7 @@ func TestHungAgentIsTold(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	p := serverOf(filepath.Join(dir, "state"))
-	p.env = []string{"SLIPCOVER_STATE_DIR=" + p.state}
+	p.Env = []string{"SLIPCOVER_STATE_DIR=" + p.state}
 	startServer(t, p)
 	agent := p.join(p.url, "", filepath.Join(dir, "agent"))
 	agent.says("a server answers")
@@ -32,12 +32,12 @@ func TestHungAgentIsTold(t *testing.T) {
 	if len(list.Instances) != 1 {
 		t.Fatalf("%+v", list)
 	}
-	if err := agent.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+	if err := agent.Cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = agent.cmd.Process.Signal(syscall.SIGCONT) }()
+	defer func() { _ = agent.Cmd.Process.Signal(syscall.SIGCONT) }()
 	eventually(t, clitest.Patience, "the agent is stopped", func() bool { // each of its threads, when it would run next
-		stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", agent.cmd.Process.Pid))
+		stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", agent.Cmd.Process.Pid))
 		return err == nil && !slices.ContainsFunc(stats, func(name string) bool {
 			b, err := os.ReadFile(name)
 			return err == nil && !bytes.Contains(b, []byte(") T "))
@@ -56,11 +56,11 @@ func TestAgentHangsUp(t *testing.T) {
 	}
 	dir := t.TempDir()
 	p := serverOf(filepath.Join(dir, "state"))
-	p.env = []string{"SLIPCOVER_STATE_DIR=" + p.state}
+	p.Env = []string{"SLIPCOVER_STATE_DIR=" + p.state}
 	startServer(t, p)
 	agent := p.join(p.url, "", filepath.Join(dir, "agent"))
 	agent.says("a server answers")
-	if err := agent.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+	if err := agent.Cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
 	if code, log := agent.ended(); code != 0 {

@@ -26,16 +26,16 @@ import (
 func (p *process) ended() (code int, log string) {
 	p.t.Helper()
 	select {
-	case <-p.gone:
+	case <-p.Gone:
 	case <-time.After(clitest.Patience):
-		p.t.Errorf("%v does not end", p.args)
-		p.kill()
+		p.t.Errorf("%v does not end", p.Args)
+		p.Kill()
 	}
-	b, err := os.ReadFile(p.log)
+	b, err := os.ReadFile(p.Log)
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	return p.cmd.ProcessState.ExitCode(), string(b)
+	return p.Cmd.ProcessState.ExitCode(), string(b)
 }
 
 // TestServerEndsWhenItsAgentCannotStart: what fails inside a server that serves already
@@ -46,9 +46,9 @@ func TestServerEndsWhenItsAgentCannotStart(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := &process{t: t, log: filepath.Join(dir, "log"), env: []string{"SLIPCOVER_STATE_DIR=" + filepath.Join(dir, "state")},
-		args: []string{"server", "--listen", fmt.Sprintf("127.0.0.1:%d", freePort(t)), "--with-agent", "--repo", filepath.Join(file, "repo")}}
-	p.start()
+	p := newProcess(t, []string{"SLIPCOVER_STATE_DIR=" + filepath.Join(dir, "state")},
+		"server", "--listen", fmt.Sprintf("127.0.0.1:%d", clitest.FreePort(t)), "--with-agent", "--repo", filepath.Join(file, "repo"))
+	p.Start()
 	code, log := p.ended()
 	if code <= 0 || !strings.Contains(log, "serving") || !strings.Contains(log, "slipcover: ") || !strings.Contains(log, filepath.Join(file, "repo")) {
 		t.Errorf("it ended with code %d:\n%s", code, log)
@@ -94,7 +94,7 @@ func TestAgentOfNATSCluster(t *testing.T) {
 		t.Run(fmt.Sprintf("tls=%v", secure), func(t *testing.T) {
 			dir := t.TempDir()
 			apiCA, apiCert := authority(t, filepath.Join(dir, "api"))
-			port := freePort(t)
+			port := clitest.FreePort(t)
 			env := []string{"SLIPCOVER_STATE_DIR=" + filepath.Join(dir, "state"), "SLIPCOVER_TLS_CERT=" + apiCert, "SLIPCOVER_TLS_KEY=" + apiCert,
 				fmt.Sprintf("SLIPCOVER_PUBLIC_URL=https://localhost:%d", port)}
 			natsCA, natsCert := authority(t, filepath.Join(dir, "nats"))
@@ -109,12 +109,12 @@ func TestAgentOfNATSCluster(t *testing.T) {
 			if secure {
 				env = append(env, "SLIPCOVER_CA_FILE="+natsCA)
 			}
-			p := &process{t: t, log: filepath.Join(dir, "log"), env: env, args: []string{"server", "--listen", fmt.Sprintf("127.0.0.1:%d", port)}}
-			p.start()
+			p := newProcess(t, env, "server", "--listen", fmt.Sprintf("127.0.0.1:%d", port))
+			p.Start()
 			t.Cleanup(p.stop)
 			agent := p.join(fmt.Sprintf("https://127.0.0.1:%d", port), apiCA, filepath.Join(dir, "agent"))
-			if !slices.Contains(agent.args, fmt.Sprintf("https://localhost:%d", port)) {
-				t.Errorf("public_url is not where the node is sent to: %s", agent.args[:4])
+			if !slices.Contains(agent.Args, fmt.Sprintf("https://localhost:%d", port)) {
+				t.Errorf("public_url is not where the node is sent to: %s", agent.Args[:4])
 			}
 			agent.says("a server answers")
 		})
@@ -131,7 +131,7 @@ func (p *process) join(url, ca, dir string) *process {
 	eventually(p.t, clitest.Patience, "a join token is made", func() bool {
 		p.lives()
 		var code int
-		command, _, code = slipcover(p.t, append(p.env, "SLIPCOVER_SERVER_URL="+url, "SLIPCOVER_CA_FILE="+ca), "token", "join", "--name", "db1")
+		command, _, code = slipcover(p.t, append(p.Env, "SLIPCOVER_SERVER_URL="+url, "SLIPCOVER_CA_FILE="+ca), "token", "join", "--name", "db1")
 		return code == 0
 	})
 	words := strings.Fields(command)
@@ -149,8 +149,8 @@ func (p *process) join(url, ca, dir string) *process {
 // says waits until a process has written something to its log.
 func (p *process) says(what string) {
 	p.t.Helper()
-	eventually(p.t, clitest.Patience, fmt.Sprintf("%v says %q", p.args, what), func() bool {
-		b, err := os.ReadFile(p.log)
+	eventually(p.t, clitest.Patience, fmt.Sprintf("%v says %q", p.Args, what), func() bool {
+		b, err := os.ReadFile(p.Log)
 		if err == nil && strings.Contains(string(b), what) {
 			return true
 		}
@@ -163,8 +163,8 @@ func (p *process) says(what string) {
 func (p *process) lives() {
 	p.t.Helper()
 	select {
-	case <-p.gone:
-		p.t.Fatalf("%v ended with code %d", p.args, p.cmd.ProcessState.ExitCode())
+	case <-p.Gone:
+		p.t.Fatalf("%v ended with code %d", p.Args, p.Cmd.ProcessState.ExitCode())
 	default:
 	}
 }
@@ -188,10 +188,8 @@ func TestServerWithoutItsFiles(t *testing.T) {
 // refused expects a server to end with exit code 2 and a sentence that names a setting.
 func refused(t *testing.T, setting string, env ...string) {
 	t.Helper()
-	dir := t.TempDir()
-	p := &process{t: t, log: filepath.Join(dir, "log"), args: []string{"server"},
-		env: append([]string{"SLIPCOVER_STATE_DIR=" + filepath.Join(dir, "state"), "SLIPCOVER_LISTEN=127.0.0.1:0"}, env...)}
-	p.start()
+	p := newProcess(t, append([]string{"SLIPCOVER_STATE_DIR=" + filepath.Join(t.TempDir(), "state"), "SLIPCOVER_LISTEN=127.0.0.1:0"}, env...), "server")
+	p.Start()
 	code, log := p.ended()
 	if code != 2 || !strings.Contains(log, setting) || strings.Count(log, "\n") != 1 {
 		t.Errorf("with %v it ended with code %d:\n%s", env, code, log)
@@ -200,9 +198,10 @@ func refused(t *testing.T, setting string, env ...string) {
 
 // TestServerWithoutTLS looks at what a server serves that has no certificate.
 func TestServerWithoutTLS(t *testing.T) {
-	dir, at := t.TempDir(), fmt.Sprintf("127.0.0.1:%d", freePort(t))
-	p := &process{t: t, log: filepath.Join(dir, "log"), url: "http://" + at, state: dir, args: []string{"server", "--listen", at}, env: []string{"SLIPCOVER_STATE_DIR=" + dir}}
-	p.start()
+	dir, at := t.TempDir(), fmt.Sprintf("127.0.0.1:%d", clitest.FreePort(t))
+	p := newProcess(t, []string{"SLIPCOVER_STATE_DIR=" + dir}, "server", "--listen", at)
+	p.url, p.state = "http://"+at, dir
+	p.Start()
 	t.Cleanup(p.stop)
 	p.waitReady()
 	token := p.client(t).token

@@ -31,14 +31,21 @@ type together struct {
 	down    atomic.Bool         // a CouchDB is, or was
 }
 
-func startTogether(t *testing.T, net int) *together {
+// startTogether starts a cluster of three nodes that were backed up, and a server that their agents joined: so it knows the
+// instances. It returns the leaves of the database orders in the backups, too.
+func startTogether(t *testing.T, net int) (w *together, orders map[string]string) {
 	t.Helper()
 	if _, missing := testenv.CouchDBBinary(); missing != "" {
 		testenv.Missing(t, "couchdb", missing)
 	}
-	w := &together{t: t, dir: t.TempDir(), agents: map[string]*process{}, names: map[string]string{}}
+	w = &together{t: t, dir: t.TempDir(), agents: map[string]*process{}, names: map[string]string{}}
 	w.cluster = testenv.Cluster(t, 3, testenv.ClusterOptions{NodeNames: nodeNames("old", net, 1)})
-	return w
+	w.fill(1500)
+	w.backUp()
+	orders = leaves(t, w.cluster.Nodes[0], "orders")
+	w.serve()
+	w.joinRunning()
+	return w, orders
 }
 
 func nodeNames(what string, net, from int) (out []string) {
@@ -129,7 +136,7 @@ func (w *together) backUp() {
 func (w *together) serve() {
 	w.t.Helper()
 	p := serverOf(filepath.Join(w.dir, "server"))
-	p.env = append(p.env, "SLIPCOVER_RECIPIENTS="+aRecipient)
+	p.Env = append(p.Env, "SLIPCOVER_RECIPIENTS="+aRecipient)
 	w.server = startServer(w.t, p, "--state-dir", p.state)
 }
 
@@ -143,7 +150,7 @@ func (w *together) join(node, name, data string, env ...string) {
 	p := startAgent(w.t, append([]string{"SLIPCOVER_REPOSITORY=" + w.repo(), "SLIPCOVER_DATA_DIR=" + data, "SLIPCOVER_INSTANCE=" + name, "SLIPCOVER_OWNER=", "SLIPCOVER_ACCEPT_RESTORES=true"}, env...),
 		"--state-dir", state, "--server-url", w.server.url, "--join", token.Secret)
 	w.agents[node], w.names[node] = p, name
-	p.args = slices.DeleteFunc(slices.Clone(p.args), func(a string) bool { return a == "--join" || a == token.Secret })
+	p.Args = slices.DeleteFunc(slices.Clone(p.Args), func(a string) bool { return a == "--join" || a == token.Secret })
 	w.online(name)
 }
 
@@ -281,12 +288,7 @@ func TestDatabaseToCluster(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a cluster")
 	}
-	w := startTogether(t, 1)
-	w.fill(1500)
-	w.backUp()
-	want := leaves(t, w.cluster.Nodes[0], "orders")
-	w.serve()
-	w.joinRunning()
+	w, want := startTogether(t, 1)
 	stop := w.writers()
 
 	w.refused("already", "restore-db", "orders", "--to-cluster", w.pairs())
@@ -341,15 +343,15 @@ func (w *together) obstruct(node string) (clear func()) {
 	w.must(os.WriteFile(filepath.Join(etc, "local.ini"), []byte("[couchdb]\nview_index_dir = "+index+"\n"), 0o600))
 	w.must(os.WriteFile(filepath.Join(index, ".shards"), nil, 0o600))
 	p := w.agents[node]
-	was := slices.Clone(p.env)
-	p.kill()
-	p.env = append(p.env, "SLIPCOVER_CONFIG_DIR="+etc)
-	p.start()
+	was := slices.Clone(p.Env)
+	p.Kill()
+	p.Env = append(p.Env, "SLIPCOVER_CONFIG_DIR="+etc)
+	p.Start()
 	w.online(w.names[node])
 	return func() {
-		p.kill()
-		p.env = was
-		p.start()
+		p.Kill()
+		p.Env = was
+		p.Start()
 		w.online(w.names[node])
 	}
 }
@@ -370,12 +372,12 @@ func (w *together) killed(round int, want map[string]string) {
 	what := round % 3
 	switch what {
 	case 0:
-		w.agents[node.NodeName].kill()
+		w.agents[node.NodeName].Kill()
 		time.Sleep(time.Duration(rand.IntN(1000)) * time.Millisecond)
-		w.agents[node.NodeName].start()
+		w.agents[node.NodeName].Start()
 	case 1:
-		w.server.kill()
-		w.server.start()
+		w.server.Kill()
+		w.server.Start()
 	case 2:
 		w.down.Store(true)
 		node.Kill()
@@ -412,12 +414,7 @@ func TestClusterTogether(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes two clusters")
 	}
-	w := startTogether(t, 2)
-	w.fill(1500)
-	w.backUp()
-	want := leaves(t, w.cluster.Nodes[0], "orders")
-	w.serve()
-	w.joinRunning() // so that the service knows the instances
+	w, want := startTogether(t, 2)
 	running := w.names
 	w.names = map[string]string{}
 	names := nodeNames("new", 2, 10)
@@ -433,9 +430,9 @@ func TestClusterTogether(t *testing.T) {
 		if i == 2 { // it joins by what it accepts then
 			w.join(name, fmt.Sprint("new", i), data)
 			p := w.agents[name]
-			p.kill()
-			p.env = append(p.env, env...)
-			p.start()
+			p.Kill()
+			p.Env = append(p.Env, env...)
+			p.Start()
 			w.online(w.names[name])
 		} else {
 			w.join(name, fmt.Sprint("new", i), data)
@@ -452,9 +449,9 @@ func TestClusterTogether(t *testing.T) {
 		}
 	}
 	p := w.agents[names[2]]
-	p.kill()
-	p.env = append(p.env, "SLIPCOVER_ACCEPT_RESTORES=true")
-	p.start()
+	p.Kill()
+	p.Env = append(p.Env, "SLIPCOVER_ACCEPT_RESTORES=true")
+	p.Start()
 	w.online(w.names[names[2]])
 
 	// Files that aren't ours stop all, too.
@@ -467,15 +464,15 @@ func TestClusterTogether(t *testing.T) {
 	w.run(append(args, "--no-wait")...)
 	victim := w.agents[names[rand.IntN(3)]]
 	time.Sleep(time.Duration(rand.IntN(1500)) * time.Millisecond)
-	victim.kill()
-	victim.start()
+	victim.Kill()
+	victim.Start()
 	w.run(args...)
 	if out := w.run(args...); !strings.Contains(out, "nothing was to be done") {
 		t.Errorf("the second time: %s", out)
 	}
 	for node := range running {
-		w.agents[node].kill()
-		w.agents[node].start()
+		w.agents[node].Kill()
+		w.agents[node].Start()
 	}
 	again := testenv.StartCluster(t, nodes)
 	w.whole(want, again.Nodes, "orders")

@@ -134,9 +134,9 @@ func newWorld(t testing.TB, h *history, n needs) *world {
 	t.Helper()
 	dir := t.TempDir()
 	w := &world{t: t, h: h, state: filepath.Join(dir, "state"), repo: filepath.Join(dir, "repo")}
-	at := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	at := fmt.Sprintf("127.0.0.1:%d", clitest.FreePort(t))
 	w.url = "http://" + at
-	env := append([]string{"SLIPCOVER_STATE_DIR=" + w.state, "SLIPCOVER_RATE_LIMIT=0", fmt.Sprintf("SLIPCOVER_NATS_LISTEN=127.0.0.1:%d", freePort(t)),
+	env := append([]string{"SLIPCOVER_STATE_DIR=" + w.state, "SLIPCOVER_RATE_LIMIT=0", fmt.Sprintf("SLIPCOVER_NATS_LISTEN=127.0.0.1:%d", clitest.FreePort(t)),
 		"SLIPCOVER_PUBLIC_URL=" + w.url, "SLIPCOVER_OWNER="}, n.env...)
 	args := []string{"server", "--listen", at}
 	node := []string{"SLIPCOVER_REPOSITORY=" + w.repo, "SLIPCOVER_IDENTITY_FILE=" + h.identity, "SLIPCOVER_RECIPIENTS=" + h.public}
@@ -156,14 +156,14 @@ func newWorld(t testing.TB, h *history, n needs) *world {
 			args = append(args, "--with-agent")
 		}
 	}
-	w.server = newProcess(t, env, args...)
-	w.server.start()
+	w.server = &process{clitest.NewProcess(t, env, args...)}
+	w.server.Start()
 	t.Cleanup(func() { w.end(w.server) })
 	must(t, w.server.ready(w.url))
 	if n.agent {
 		token := strings.Fields(slipcover(t, append(env, "SLIPCOVER_SERVER_URL="+w.url), "token", "join", "--name", "shop"))
-		w.agent = newProcess(t, slices.Concat([]string{"SLIPCOVER_STATE_DIR=" + nodeState}, node, couch), token[1:]...)
-		w.agent.start()
+		w.agent = &process{clitest.NewProcess(t, slices.Concat([]string{"SLIPCOVER_STATE_DIR=" + nodeState}, node, couch), token[1:]...)}
+		w.agent.Start()
 		t.Cleanup(func() { w.end(w.agent) })
 	}
 	return w
@@ -172,7 +172,7 @@ func newWorld(t testing.TB, h *history, n needs) *world {
 func (w *world) end(p *process) {
 	p.stop()
 	if w.t.Failed() {
-		p.show()
+		p.Show()
 	}
 }
 
@@ -243,20 +243,20 @@ func (w *world) do(what string) (any, error) {
 	case "stop", "end-agent":
 		p.stop()
 	case "start":
-		p.start()
+		p.Start()
 		return nil, p.ready(w.url)
 	case "restart":
 		p.stop()
-		p.start()
+		p.Start()
 		return nil, p.ready(w.url)
 	case "start-agent":
-		p.start()
+		p.Start()
 	case "halt-agent":
-		return nil, p.cmd.Process.Signal(syscall.SIGSTOP)
+		return nil, p.Cmd.Process.Signal(syscall.SIGSTOP)
 	case "resume-agent":
-		return nil, p.cmd.Process.Signal(syscall.SIGCONT)
+		return nil, p.Cmd.Process.Signal(syscall.SIGCONT)
 	case "slipcover": // as on the server's machine
-		return slipcover(w.t, append(slices.Clone(w.server.env), "SLIPCOVER_SERVER_URL="+w.url), strings.Fields(rest)...), nil
+		return slipcover(w.t, append(slices.Clone(w.server.Env), "SLIPCOVER_SERVER_URL="+w.url), strings.Fields(rest)...), nil
 	case "audit":
 		b, err := os.ReadFile(filepath.Join(w.state, "audit.jsonl"))
 		return string(b), err
