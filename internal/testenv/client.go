@@ -104,9 +104,22 @@ func (c *Client) Post(path string, body, into any) error {
 	return c.Do(context.Background(), http.MethodPost, path, body, into)
 }
 
-// Delete sends a DELETE.
+// Delete sends a DELETE. That of a database returns when the node knows it no more: its
+// answer comes before mem3_shards:changes_callback hears of it, and a database made anew
+// meanwhile is refused with 412.
 func (c *Client) Delete(path string) error {
-	return c.Do(context.Background(), http.MethodDelete, path, nil, nil)
+	if err := c.Do(context.Background(), http.MethodDelete, path, nil, nil); err != nil || strings.ContainsAny(path[1:], "/?") {
+		return err
+	}
+	for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		err := c.Get(path, nil)
+		switch {
+		case Status(err) == http.StatusNotFound:
+			return nil
+		case time.Now().After(end):
+			return fmt.Errorf("DELETE %s: the node still knows it after a minute, and answers %v", path, err)
+		}
+	}
 }
 
 // DBPath is the escaped path of a database or, with more parts, of a document or
