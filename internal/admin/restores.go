@@ -17,6 +17,7 @@ type restoreRequest struct {
 	Agents   map[string]string `json:"agents"`
 	Database string            `json:"database"`
 	As       string            `json:"as"`
+	Replace  bool              `json:"replace"`
 }
 
 type restoreView struct {
@@ -25,6 +26,7 @@ type restoreView struct {
 	Cluster  string            `json:"cluster"`
 	Database string            `json:"database,omitempty"`
 	As       string            `json:"as,omitempty"`
+	Replace  bool              `json:"replace,omitempty"`
 	State    string            `json:"state"`
 	Step     string            `json:"step"`
 	Attempt  int               `json:"attempt"`
@@ -47,7 +49,7 @@ type restoreNodeView struct {
 }
 
 func viewRestore(r *job.Restore) restoreView {
-	v := restoreView{ID: r.ID, Project: r.Project, Cluster: r.Cluster, Database: r.DB, As: r.As, State: string(r.State), Step: string(r.Step), Attempt: r.Attempt,
+	v := restoreView{ID: r.ID, Project: r.Project, Cluster: r.Cluster, Database: r.DB, As: r.As, Replace: r.Replace, State: string(r.State), Step: string(r.Step), Attempt: r.Attempt,
 		Fault: r.Fault, Plan: r.Plan, Created: r.Created, Updated: r.Updated, Ended: r.Ended, Nodes: []restoreNodeView{}}
 	for _, n := range r.Nodes {
 		v.Nodes = append(v.Nodes, restoreNodeView{Name: n.Name, Agent: n.AgentName, State: string(n.State), Fault: n.Fault, Progress: viewProgress(n.At),
@@ -65,7 +67,7 @@ func (c *call) startRestore() (int, any, error) {
 	if err := decode(text, &q); err != nil {
 		return 0, nil, err
 	}
-	r, err := c.Server.StartRestore(c.r.Context(), c.who, server.RestoreRequest{Plan: q.Plan, Agents: q.Agents, DB: q.Database, As: q.As})
+	r, err := c.Server.StartRestore(c.r.Context(), c.who, server.RestoreRequest{Plan: q.Plan, Agents: q.Agents, DB: q.Database, As: q.As, Replace: q.Replace})
 	if err != nil {
 		return 0, nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -27,10 +28,14 @@ import (
 
 // What a server may have restored is bounded here, as in accept.go: only if the node's settings say so, only out of the
 // node's own repository, only into the directories that they name, and only where nothing is that could be lost. A cluster's part goes into
-// an empty data directory, and a database under a name and a suffix that the cluster hasn't got.
+// an empty data directory, and a database under a suffix that the cluster hasn't got. Its name is new too, unless it is to replace a
+// database: the files of that one stay.
 
 // errRestores says that the node's settings allow no restores.
 var errRestores = errors.New("it lets no server restore onto it: if it shall, set accept_restores: true in its slipcover.yml and start the agent again")
+
+// errReplaces says that the node's settings let none of its databases be replaced.
+var errReplaces = errors.New("it lets no server replace its databases: if it shall, set accept_writes: true too in its slipcover.yml and start the agent again")
 
 // errWrittenTo says that a restore was whole, and that its directory isn't what it was then.
 var errWrittenTo = errors.New("it holds another CouchDB's files than those that this plan restored there")
@@ -256,6 +261,9 @@ type begun struct {
 	DB      string         `json:"db"`
 	Suffix  string         `json:"suffix"`
 	Files   takeout.Staged `json:"files"`
+	// Old is the shard map document that is replaced, and OldSuffix what that names.
+	Old       json.RawMessage `json:"old,omitempty"`
+	OldSuffix string          `json:"old_suffix,omitempty"`
 }
 
 // begunPath is where it keeps them: a file for each restore and suffix.
@@ -274,6 +282,9 @@ func (c *carrying) databaseStep(ctx context.Context) (*job.Report, error) {
 	}
 	if c.p.Step == job.StepUndo {
 		return nil, c.undo()
+	}
+	if c.p.Replace && !c.o.AcceptWrites {
+		return &job.Report{Unwritten: c.unwritten()}, errReplaces
 	}
 	d, err := c.place(ctx)
 	if err != nil {
@@ -321,6 +332,9 @@ func (c *carrying) place(ctx context.Context) (*placing, error) {
 	if self.Name != c.p.Node {
 		return nil, fmt.Errorf("the CouchDB at %s is %s, and the plan's node is %s", d.server.URL, self.Name, c.p.Node)
 	}
+	if c.p.Replace && len(self.Nodes) > 1 {
+		return nil, fmt.Errorf("it is one of %d nodes, of which some would go on answering out of the old files: restore it under another name", len(self.Nodes))
+	}
 	for _, other := range c.plan.Nodes {
 		if !slices.Contains(self.Nodes, other.Name) {
 			return nil, fmt.Errorf("%s is no node of its cluster", other.Name)
@@ -348,7 +362,7 @@ const placingPrefix = ".slipcover-restore-"
 
 // checkDatabase refuses what can't be done, and removes what an attempt before left here.
 func (c *carrying) checkDatabase(ctx context.Context, d *placing) error {
-	if err := c.notThere(ctx, d); err != nil {
+	if _, _, err := c.old(ctx, d); err != nil {
 		return err
 	}
 	if err := c.tidy(); err != nil {
@@ -366,13 +380,18 @@ func (c *carrying) checkDatabase(ctx context.Context, d *placing) error {
 	return room(d.node.DataDir, needs)
 }
 
-// notThere refuses a database that the cluster has.
-func (c *carrying) notThere(ctx context.Context, d *placing) error {
-	_, has, err := d.server.HasMap(ctx, c.p.As)
-	if err == nil && has {
+// old is the shard map document of the database that is replaced, and the suffix that it names. Without one to be replaced there
+// may be none.
+func (c *carrying) old(ctx context.Context, d *placing) (doc []byte, suffix string, err error) {
+	doc, suffix, err = d.server.MapDocument(ctx, c.p.As)
+	switch {
+	case err != nil:
+	case !c.p.Replace && doc != nil:
 		err = fmt.Errorf("%w: %q; --as restores under another name", takeout.ErrTaken, c.p.As)
+	case c.p.Replace && doc == nil:
+		err = fmt.Errorf("there is no database %q that could be replaced: restore it without", c.p.As)
 	}
-	return err
+	return doc, suffix, err
 }
 
 // tidy removes the files of attempts before that were taken back while this agent was away.
@@ -408,7 +427,8 @@ func (c *carrying) options(ctx context.Context, d *placing) (o restore.Options, 
 
 // placeFiles restores the files beside the node's own, and gives them their names.
 func (c *carrying) placeFiles(ctx context.Context, d *placing, stamp int64) (*job.Report, error) {
-	if err := c.notThere(ctx, d); err != nil {
+	old, oldSuffix, err := c.old(ctx, d)
+	if err != nil {
 		return nil, err
 	}
 	if err := pastStamp(ctx, stamp); err != nil {
@@ -427,7 +447,7 @@ func (c *carrying) placeFiles(ctx context.Context, d *placing, stamp int64) (*jo
 	_, unfinished := os.Lstat(filepath.Join(d.files.Folder, restore.MarkerName))
 	if _, err := os.Lstat(whole); err != nil || unfinished == nil {
 		c.w.trackRestore(o.Progress)
-		b := begun{Restore: c.p.Restore, DB: c.p.As, Suffix: c.p.Suffix, Files: d.files}
+		b := begun{Restore: c.p.Restore, DB: c.p.As, Suffix: c.p.Suffix, Files: d.files, Old: old, OldSuffix: oldSuffix}
 		o.Whole = func() error { return durable.WriteJSON(whole, 0o600, b) }
 		path := c.begunPath(b.Restore, b.Suffix)
 		if err := durable.MkdirAll(filepath.Dir(path), 0o700); err != nil {
@@ -487,8 +507,32 @@ func (c *carrying) putMap(ctx context.Context, d *placing) (*job.Report, error) 
 	defer done()
 	limited, cancel := context.WithTimeout(ctx, mapTime)
 	defer cancel()
-	err = d.server.PutMap(limited, c.p.As, part.DB.Map, !c.unwritten())
-	return &job.Report{Unwritten: err != nil && !errors.Is(err, takeout.ErrUndecided)}, err
+	b := begun{}
+	if c.p.Replace {
+		if _, err := durable.ReadJSON(c.begunPath(c.p.Restore, c.p.Suffix), &b); err != nil {
+			return &job.Report{Unwritten: c.unwritten()}, fmt.Errorf("what this agent kept of the files: %w", err)
+		}
+	}
+	err = d.server.PutMap(limited, c.p.As, part.DB.Map, b.OldSuffix, !c.unwritten())
+	if err != nil || !c.p.Replace {
+		return &job.Report{Unwritten: err != nil && !errors.Is(err, takeout.ErrUndecided)}, err
+	}
+	return c.replaced(ctx, d, part, b)
+}
+
+// replaced waits until the database answers with the files that took the place of others. If it doesn't, those are it again.
+func (c *carrying) replaced(ctx context.Context, d *placing, part *restore.Part, b begun) (*job.Report, error) {
+	err := c.answers(ctx, d, part)
+	if err == nil || ctx.Err() != nil {
+		note := fmt.Sprintf("the files that %s had before stay, and have what was written since: shards/*/%s%s.couch in %s; remove them when nobody needs them", c.p.As, c.p.As, b.OldSuffix, d.node.DataDir)
+		return &job.Report{Result: &job.Result{Notes: []string{note}}}, err
+	}
+	limited, cancel := context.WithTimeout(ctx, mapTime)
+	defer cancel()
+	if berr := d.server.PutMap(limited, c.p.As, b.Old, c.p.Suffix, true); berr != nil {
+		return nil, errors.Join(err, fmt.Errorf("the shard map does not name the files from before again: %w", berr))
+	}
+	return &job.Report{Unwritten: true}, err
 }
 
 // awaitAnswers waits until the node has the map and answers with its shards, and removes the folders: the files have other names.
@@ -498,16 +542,21 @@ func (c *carrying) awaitAnswers(ctx context.Context, d *placing) error {
 		return err
 	}
 	defer done()
+	if err := c.answers(ctx, d, part); err != nil {
+		return err
+	}
+	return c.forget(begun{Restore: c.p.Restore, Suffix: c.p.Suffix, Files: d.files})
+}
+
+// answers waits until the node answers with its shards of the database.
+func (c *carrying) answers(ctx context.Context, d *placing, part *restore.Part) error {
 	var shards []takeout.RestoredShard
 	for _, s := range part.DB.Shards {
 		shards = append(shards, takeout.RestoredShard{Name: s.Name, Docs: s.Docs})
 	}
 	limited, cancel := context.WithTimeout(ctx, answerWait)
 	defer cancel()
-	if err := d.server.Answers(limited, c.p.As, c.p.Suffix, shards); err != nil {
-		return err
-	}
-	return c.forget(begun{Restore: c.p.Restore, Suffix: c.p.Suffix, Files: d.files})
+	return d.server.Answers(limited, c.p.As, c.p.Suffix, shards)
 }
 
 // undo takes back what this node has of a restore that came to nothing, whether its CouchDB runs or not.

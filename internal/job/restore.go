@@ -28,6 +28,8 @@ type Part struct {
 	DB     string `json:"db,omitempty"`
 	As     string `json:"as,omitempty"`
 	Suffix string `json:"suffix,omitempty"`
+	// Replace has the database take the place of the one of that name, of a CouchDB that is alone.
+	Replace bool `json:"replace,omitempty"`
 	// Again says of StepMap that it was begun before, by a job that didn't tell how it ended.
 	Again bool `json:"again,omitempty"`
 }
@@ -41,6 +43,7 @@ type Restore struct {
 	DB      string `json:"db,omitempty"`
 	As      string `json:"as,omitempty"`
 	Suffix  string `json:"suffix,omitempty"`
+	Replace bool   `json:"replace,omitempty"` // a database of that name
 
 	State   State         `json:"state"`   // Running, Done or Failed
 	Attempt int           `json:"attempt"` // counts the requests that began it, or began it again

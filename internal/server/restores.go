@@ -42,6 +42,9 @@ type RestoreRequest struct {
 	Agents map[string]string // by the plan's nodes: names of the agents
 	// DB is a database that comes into a running cluster, whose nodes are the plan's, and As its name there; "" keeps it.
 	DB, As string
+	// Replace has it take the place of the database of its name. The node must be alone: of several, some would answer out of the old
+	// files until they have read the new map.
+	Replace bool
 }
 
 // StartRestore begins a restore, or goes on with the one that was asked for by the same request.
@@ -63,7 +66,7 @@ func (s *Server) StartRestore(ctx context.Context, who *access.Caller, q Restore
 	if err != nil {
 		return nil, err
 	}
-	s.log.InfoContext(ctx, "restore begun", "restore", r.ID, "cluster", r.Cluster, "database", r.DB, "attempt", r.Attempt, "step", r.Step)
+	s.log.InfoContext(ctx, "restore begun", "restore", r.ID, "cluster", r.Cluster, "database", r.DB, "replace", r.Replace, "attempt", r.Attempt, "step", r.Step)
 	return s.advance(ctx, r.ID)
 }
 
@@ -79,7 +82,7 @@ func (s *Server) newRestore(who *access.Caller, q RestoreRequest) (*job.Restore,
 	if len(plan.Nodes) > maxRestoring {
 		return nil, nil, refuse(Invalid, "The plan has more than %d nodes.", maxRestoring)
 	}
-	r := &job.Restore{Project: who.Project, Plan: q.Plan, Cluster: plan.Cluster, DB: q.DB, As: cmp.Or(q.As, q.DB)}
+	r := &job.Restore{Project: who.Project, Plan: q.Plan, Cluster: plan.Cluster, DB: q.DB, As: cmp.Or(q.As, q.DB), Replace: q.Replace}
 	tidy(maxName, &r.Cluster)
 	switch {
 	case q.DB == "" && q.As != "":
@@ -88,6 +91,12 @@ func (s *Server) newRestore(who *access.Caller, q RestoreRequest) (*job.Restore,
 		return nil, nil, refuse(Invalid, "CouchDB gives no database such a name.")
 	case strings.HasPrefix(r.As, "_"):
 		return nil, nil, refuse(Invalid, "%s is a system database: bring it back over HTTP.", r.As)
+	}
+	switch {
+	case q.Replace && q.DB == "":
+		return nil, nil, refuse(Invalid, "One database can be replaced, and not all of a node.")
+	case q.Replace && len(plan.Nodes) > 1:
+		return nil, nil, refuse(Invalid, "A database of a cluster is not replaced: until each node has read the new shard map, some would answer out of the old files and take writes into them. Restore it under another name, or drop the old one first.")
 	}
 	taken := map[string]string{}
 	for _, n := range plan.Nodes {
@@ -129,6 +138,9 @@ func idOf(r *job.Restore) string {
 	text := []string{"restore", r.Project, r.As}
 	if r.DB == "" {
 		text = append(text, r.Plan)
+	}
+	if r.Replace {
+		text = append(text, "replace")
 	}
 	for _, n := range r.Nodes {
 		text = append(text, n.Name, n.AgentName)
@@ -272,7 +284,7 @@ func (s *Server) advance(ctx context.Context, id string) (*job.Restore, error) {
 			}
 			again := r.Step == job.StepMap && r.Undecided
 			j := &job.Job{ID: n.Job, Kind: job.KindRestore, Agent: n.Agent, Project: r.Project, Spec: job.Spec{Name: cmp.Or(r.As, r.Cluster),
-				Part: &job.Part{Restore: r.ID, Step: r.Step, Plan: r.Plan, Node: n.Name, DB: r.DB, As: r.As, Suffix: r.Suffix, Again: again}}}
+				Part: &job.Part{Restore: r.ID, Step: r.Step, Plan: r.Plan, Node: n.Name, DB: r.DB, As: r.As, Suffix: r.Suffix, Replace: r.Replace, Again: again}}}
 			if err := s.enqueue(ctx, j); err != nil {
 				s.log.WarnContext(ctx, "a step of a restore could not be handed out; the sweep will", "restore", r.ID, "node", n.Name, "err", err)
 			}
@@ -324,7 +336,10 @@ func (s *Server) next(r *job.Restore) bool {
 				left = append(left, n.Name)
 			}
 		}
-		if why += ". Nothing of the database is left in the cluster"; len(left) > 0 {
+		if why += ". Nothing of the database is left in the cluster"; r.Replace {
+			why = r.Fault + ". The database is the one that it was before"
+		}
+		if len(left) > 0 {
 			why = fmt.Sprintf("%s. No shard map was written; files are still on %s", r.Fault, strings.Join(left, ", "))
 		}
 		end(job.Failed, why)

@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/slipcover/slipcover/internal/job"
@@ -134,6 +135,45 @@ func TestRestoreUnwritten(t *testing.T) {
 	}
 }
 
+const onePlan = `cluster: one
+backups:
+- node: couchdb@a
+  instance: db1
+  backup: 01890000-0000-7000-8000-000000000001
+nodes:
+- name: couchdb@c
+`
+
+// A database in the place of another one is a restore of its own, and one that isn't answered leaves the one from before.
+func TestRestoreInPlace(t *testing.T) {
+	t.Parallel()
+	s := start(t, openBus(t), server.Config{})
+	one := join(t, s, "db1", "p")
+	q := server.RestoreRequest{Plan: onePlan, Agents: map[string]string{"couchdb@c": "db1"}, DB: "orders"}
+	beside, err := s.StartRestore(t.Context(), who("p"), q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	one.do(job.KindRestore, job.Report{State: job.Failed, Fault: "it is there"})
+	q.Replace = true
+	r, err := s.StartRestore(t.Context(), who("p"), q)
+	if err != nil || r.ID == beside.ID {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	for _, step := range []job.Step{job.StepCheck, job.StepFiles, job.StepMap, job.StepUndo} {
+		report := job.Report{State: job.Done}
+		if step == job.StepMap {
+			report = job.Report{State: job.Failed, Fault: "it does not answer", Unwritten: true}
+		}
+		if p := one.do(job.KindRestore, report).Spec.Part; p.Step != step || !p.Replace {
+			t.Errorf("it is told %+v, want %s in place", p, step)
+		}
+	}
+	if r, err = s.Restore(t.Context(), who("p"), r.ID); err != nil || r.State != job.Failed || !strings.HasSuffix(r.Fault, "it does not answer. The database is the one that it was before") {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
 // What isn't a project's is never restored by it, nor what can't be meant.
 func TestRestoreRefused(t *testing.T) {
 	t.Parallel()
@@ -151,6 +191,8 @@ func TestRestoreRefused(t *testing.T) {
 		"one agent twice":    {server.RestoreRequest{Plan: restorePlan, Agents: map[string]string{"couchdb@c": "db1", "couchdb@d": "db1"}}, server.Invalid},
 		"a node too few":     {server.RestoreRequest{Plan: restorePlan, Agents: map[string]string{"couchdb@c": "db1"}}, server.Invalid},
 		"a system database":  {server.RestoreRequest{Plan: restorePlan, Agents: agents, DB: "orders", As: "_users"}, server.Invalid},
+		"all in place":       {server.RestoreRequest{Plan: onePlan, Agents: map[string]string{"couchdb@c": "db1"}, Replace: true}, server.Invalid},
+		"a cluster's":        {server.RestoreRequest{Plan: restorePlan, Agents: agents, DB: "orders", Replace: true}, server.Invalid},
 		"no plan":            {server.RestoreRequest{Plan: "x: 1", Agents: agents}, server.Invalid},
 	} {
 		if _, err := s.StartRestore(t.Context(), who("p"), c.q); kindOf(err) != c.want {

@@ -62,16 +62,18 @@ func (s *Server) Member(ctx context.Context, data string) (*Member, error) {
 	return &Member{Name: self.Name, Nodes: seen.Cluster, Connected: seen.All}, err
 }
 
-// HasMap reports whether the server has a shard map of a database, and which suffix that names.
-func (s *Server) HasMap(ctx context.Context, db string) (suffix string, has bool, err error) {
+// MapDocument returns the shard map document of a database and the suffix that it names; nil if the server has none.
+func (s *Server) MapDocument(ctx context.Context, db string) (doc []byte, suffix string, err error) {
 	m, err := s.mapOf(ctx, db)
 	if m == nil || err != nil {
-		return "", false, err
+		return nil, "", err
 	}
-	return m.suffix, true, nil
+	doc, err = json.Marshal(m.doc)
+	return doc, m.suffix, err
 }
 
-// MapInFile is HasMap by the file of the shard maps in a data directory, whether its server runs or not.
+// MapInFile reports whether the shard maps in a data directory have one of a database, and which suffix that names, whether its server
+// runs or not.
 func MapInFile(data, db string) (suffix string, has bool, err error) {
 	f, err := os.Open(filepath.Join(data, "_dbs.couch"))
 	if err != nil {
@@ -174,23 +176,24 @@ func unlink(staged, folder, to string) error {
 	return nil
 }
 
-// PutMap writes the shard map of a database through the server, and waits as long as ctx allows where that doesn't answer. When before
-// is set, an earlier call may have written it. Its error is ErrUndecided if the map may be written, or come to be; any other one says that none was.
-func (s *Server) PutMap(ctx context.Context, db string, doc []byte, before bool) error {
+// PutMap writes the shard map of a database through the server, and waits as long as ctx allows where that doesn't answer. It takes the place
+// of one that names the suffix was; without that there may be none. When before is set, an earlier call may have written it. Its error is
+// ErrUndecided if the map may be written, or come to be; any other one says that none was.
+func (s *Server) PutMap(ctx context.Context, db string, doc []byte, was string, before bool) error {
 	want, err := parseMapDoc(doc)
 	if err != nil {
 		return err
 	}
+	delete(want.doc, "_rev")
 	undecided := before
 	for wait := firstWait; ; wait = min(2*wait, 5*time.Second) {
-		err := s.once(ctx, http.MethodPut, mapPath(db), doc, nil)
+		err := s.putMap(ctx, db, want, was)
 		if err == nil {
 			return nil
 		}
-		var dial *net.OpError
-		refused := errors.As(err, &dial) && dial.Op == "dial" // so it was not even asked
-		undecided = undecided || !refused
-		if status := statusOf(err); status/100 == 4 && status != http.StatusTooManyRequests && status != http.StatusRequestTimeout {
+		var refused *notAskedError
+		undecided = undecided || !errors.As(err, &refused)
+		if status := statusOf(err); errors.Is(err, errOther) || status/100 == 4 && status != http.StatusTooManyRequests && status != http.StatusRequestTimeout {
 			now, merr := s.mapOf(ctx, db)
 			switch {
 			case merr != nil:
@@ -198,7 +201,7 @@ func (s *Server) PutMap(ctx context.Context, db string, doc []byte, before bool)
 				return fmt.Errorf("write the shard map: %w", err)
 			case now.suffix == want.suffix:
 				return nil
-			default:
+			case now.suffix != was:
 				return fmt.Errorf("%w: %q, which somebody has made meanwhile", ErrTaken, db)
 			}
 		}
@@ -209,6 +212,41 @@ func (s *Server) PutMap(ctx context.Context, db string, doc []byte, before bool)
 			return err
 		}
 	}
+}
+
+// errOther says that the map isn't there that was to be replaced.
+var errOther = errors.New("the shard map is another one now")
+
+// notAskedError is of a server that was not even asked to write.
+type notAskedError struct{ error }
+
+func (e *notAskedError) Unwrap() error { return e.error }
+
+// putMap tries once.
+func (s *Server) putMap(ctx context.Context, db string, want *mapDoc, was string) error {
+	if was != "" {
+		now, err := s.mapOf(ctx, db)
+		switch {
+		case err != nil:
+			return &notAskedError{err}
+		case now == nil:
+			return fmt.Errorf("%w: the database is gone", errOther)
+		case now.suffix == want.suffix:
+			return nil
+		case now.suffix != was:
+			return errOther
+		}
+		want.doc["_rev"] = now.doc["_rev"]
+	}
+	body, err := json.Marshal(want.doc)
+	if err != nil {
+		return &notAskedError{err}
+	}
+	err = s.once(ctx, http.MethodPut, mapPath(db), body, nil)
+	if dial := (*net.OpError)(nil); errors.As(err, &dial) && dial.Op == "dial" {
+		return &notAskedError{err}
+	}
+	return err
 }
 
 // Answers waits, as long as ctx allows, until the server's node has the shard map of a database with a suffix, and opens its own

@@ -12,6 +12,7 @@ type Together struct {
 	Plan         string            // as topology.Parse reads it
 	Agents       map[string]string // by the plan's nodes
 	Database, As string            // of one database; both are "" for all of a cluster
+	Replace      bool              // the database of that name
 	Project      string
 	NoWait       bool
 }

@@ -61,7 +61,8 @@ Either goes on where it was stopped when it is run again.
 get another number of ranges (--q).
 
 --to-cluster puts the files into a running cluster, with the agents of a server on its nodes, which must accept it
-(accept_restores): all files on all nodes first, and then the shard map, once. So it is there as a whole or not at all.
+(accept_restores): all files on all nodes first, and then the shard map, once. So it is there as a whole or not at all. With
+--replace it takes the place of a database of a CouchDB that is alone.
 
 --replace puts it in the place of a database of that name, by files alone: the old one answers until the new one is there, and
 its files stay and are named. CouchDB renames no database, so over HTTP restore under another name, and drop the old one first

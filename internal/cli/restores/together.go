@@ -17,14 +17,17 @@ func (o *databaseOptions) toCluster(ctx context.Context, env *core.Env, s *core.
 	switch {
 	case o.ask == nil:
 		return core.Usage("this command can't ask a server")
-	case o.target.url != "" || o.byHTTP || o.q > 0 || o.replace || o.history.keep || o.backup != "" || o.Instance != "":
-		return core.Usage("--to-cluster is for files, out of the newest backups of all nodes of a cluster (--cluster) or a moment of each (--at): leave out --to-server, --by-http, --q, --replace, --keep-history, --backup and --instance")
+	case o.target.url != "" || o.byHTTP || o.q > 0 || o.history.keep || o.backup != "" || o.Instance != "":
+		return core.Usage("--to-cluster is for files, out of the newest backups of all nodes of a cluster (--cluster) or a moment of each (--at): leave out --to-server, --by-http, --q, --keep-history, --backup and --instance")
 	case o.Database() != "" || o.BeforeChange != "":
 		return core.Usage("--to-cluster goes with --at, and not with --at-seq or --before-change, which are of one node's files")
 	}
 	agents, err := core.Pairs("--to-cluster", o.agents)
 	if err != nil {
 		return err
+	}
+	if o.replace && len(agents) > 1 {
+		return core.Usage("--replace is for a CouchDB that is alone: of several nodes some would go on answering out of the old files for a while. Restore it under another name (--as), or drop the old one first")
 	}
 	at, err := o.Time(env.Now())
 	if err != nil {
@@ -53,5 +56,5 @@ func (o *databaseOptions) toCluster(ctx context.Context, env *core.Env, s *core.
 	if err != nil {
 		return err
 	}
-	return o.ask(ctx, env, s, core.Together{Plan: string(text), Agents: agents, Database: name, As: o.as, NoWait: o.noWait})
+	return o.ask(ctx, env, s, core.Together{Plan: string(text), Agents: agents, Database: name, As: o.as, Replace: o.replace, NoWait: o.noWait})
 }

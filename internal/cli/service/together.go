@@ -76,6 +76,7 @@ type togetherRequest struct {
 	Agents   map[string]string `json:"agents"`
 	Database string            `json:"database,omitempty"`
 	As       string            `json:"as,omitempty"`
+	Replace  bool              `json:"replace,omitempty"`
 }
 
 type togetherJSON struct {
@@ -84,6 +85,7 @@ type togetherJSON struct {
 		Cluster  string             `json:"cluster"`
 		Database string             `json:"database,omitempty"`
 		As       string             `json:"as,omitempty"`
+		Replace  bool               `json:"replace,omitempty"`
 		State    job.State          `json:"state"`
 		Step     job.Step           `json:"step"`
 		Attempt  int                `json:"attempt"`
@@ -108,7 +110,7 @@ type togetherNodeJSON struct {
 func (c *serviceClient) together(ctx context.Context, env *core.Env, s *core.Settings, t core.Together) error {
 	began := time.Now()
 	out := &togetherJSON{}
-	q := togetherRequest{Plan: t.Plan, Agents: t.Agents, Database: t.Database, As: t.As}
+	q := togetherRequest{Plan: t.Plan, Agents: t.Agents, Database: t.Database, As: t.As, Replace: t.Replace}
 	if err := c.call(ctx, http.MethodPost, inProject("restores", t.Project), q, out); err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ import (
 	"github.com/slipcover/slipcover/internal/testenv"
 )
 
-// together is a cluster of three that was backed up, and agents for it and for the nodes that come after it.
+// together is a cluster that was backed up, and agents for it and for the nodes that come after it.
 type together struct {
 	t       *testing.T
 	dir     string
@@ -31,15 +31,15 @@ type together struct {
 	down    atomic.Bool         // a CouchDB is, or was
 }
 
-// startTogether starts a cluster of three nodes that were backed up, and a server that their agents joined: so it knows the
+// startTogether starts a cluster of some nodes that were backed up, and a server that their agents joined: so it knows the
 // instances. It returns the leaves of the database orders in the backups, too.
-func startTogether(t *testing.T, net int) (w *together, orders map[string]string) {
+func startTogether(t *testing.T, net, nodes int) (w *together, orders map[string]string) {
 	t.Helper()
 	if _, missing := testenv.CouchDBBinary(); missing != "" {
 		testenv.Missing(t, "couchdb", missing)
 	}
 	w = &together{t: t, dir: t.TempDir(), agents: map[string]*process{}, names: map[string]string{}}
-	w.cluster = testenv.Cluster(t, 3, testenv.ClusterOptions{NodeNames: nodeNames("old", net, 1)})
+	w.cluster = testenv.Cluster(t, nodes, testenv.ClusterOptions{NodeNames: nodeNames("old", net, 1)[:nodes]})
 	w.fill(1500)
 	w.backUp()
 	orders = leaves(t, w.cluster.Nodes[0], "orders")
@@ -288,7 +288,7 @@ func TestDatabaseToCluster(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a cluster")
 	}
-	w, want := startTogether(t, 1)
+	w, want := startTogether(t, 1, 3)
 	stop := w.writers()
 
 	w.refused("already", "restore-db", "orders", "--to-cluster", w.pairs())
@@ -311,6 +311,99 @@ func TestDatabaseToCluster(t *testing.T) {
 		w.killed(i, want)
 	}
 	stop()
+}
+
+// A database takes the place of the one of its name on a CouchDB that is alone, while others write to it; agent, server and CouchDB
+// are killed meanwhile. It is the old one or the restored one at each moment, and the old one's files stay.
+func TestDatabaseInPlace(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes a CouchDB")
+	}
+	w, want := startTogether(t, 3, 1)
+	n := w.cluster.Nodes[0]
+	inPlace := []string{"restore-db", "orders", "--to-cluster", w.pairs(), "--replace"}
+	w.refused("set accept_writes: true", inPlace...)
+	agent := w.agents[n.NodeName]
+	agent.Kill()
+	agent.Env = append(agent.Env, "SLIPCOVER_ACCEPT_WRITES=true")
+	agent.Start()
+	w.online(w.names[n.NodeName])
+	w.refused("there is no database", "restore-db", "orders", "--as", "nosuch", "--to-cluster", w.pairs(), "--replace")
+	w.refused("is for a CouchDB that is alone", "restore-db", "orders", "--to-cluster", w.pairs()+",couchdb@other=other", "--replace")
+	for i := range 1 + testenv.Rounds(3) {
+		before, err := n.NodeShards("orders")
+		w.must(err)
+		w.must(n.Put(fmt.Sprint("/orders/later-", i), map[string]any{}, nil))
+		stop := w.readers()
+		done := make(chan string, 1)
+		go func() {
+			out, err := w.command(inPlace...).CombinedOutput()
+			done <- fmt.Sprintf("%v: %s", err, out)
+		}()
+		wait := time.Duration(rand.IntN(1500)) * time.Millisecond
+		if i > 0 {
+			time.Sleep(wait)
+			switch i % 3 {
+			case 0:
+				w.agents[n.NodeName].Kill()
+				w.agents[n.NodeName].Start()
+			case 1:
+				w.server.Kill()
+				w.server.Start()
+			case 2:
+				w.down.Store(true)
+				n.Kill()
+				n.Start()
+			}
+		}
+		first, again := <-done, ""
+		if !strings.HasPrefix(first, "<nil>") {
+			eventually(t, 3*time.Minute, "the same command ends", func() bool {
+				b, err := w.command(inPlace...).CombinedOutput()
+				again = string(b)
+				return err == nil
+			})
+		}
+		stop()
+		w.down.Store(false)
+		t.Logf("round %d after %v: first %q, then %q", i, wait, first, again)
+		w.whole(want, w.cluster.Nodes, "orders")
+		after, err := n.NodeShards("orders")
+		w.must(err)
+		for _, s := range before {
+			if _, err := os.Stat(filepath.Join(n.DataDir, s+".couch")); err != nil || slices.Contains(after, s) {
+				t.Errorf("the old shard %s: %v; now it is %v", s, err, after)
+			}
+		}
+		if left, _ := filepath.Glob(filepath.Join(n.DataDir, ".slipcover-restore-*")); len(left) > 0 {
+			t.Errorf("left: %v", left)
+		}
+		if i == 0 && !strings.Contains(first, "the files that orders had before stay") {
+			t.Errorf("it doesn't say where the old files are: %s", first)
+		}
+	}
+}
+
+// readers read a document of the database orders, which is in each of its states, until they are stopped.
+func (w *together) readers() (stop func()) {
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+			var doc struct{ N *int }
+			if err := w.cluster.Nodes[0].Get("/orders/o-000100", &doc); !w.down.Load() && (err != nil || doc.N == nil || *doc.N != 100) {
+				w.t.Errorf("a reader meanwhile: %v, %v", err, doc)
+				return
+			}
+		}
+	}()
+	return func() { close(done); <-ended }
 }
 
 // writers write to another database until they are stopped.
@@ -414,7 +507,7 @@ func TestClusterTogether(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes two clusters")
 	}
-	w, want := startTogether(t, 2)
+	w, want := startTogether(t, 2, 3)
 	running := w.names
 	w.names = map[string]string{}
 	names := nodeNames("new", 2, 10)
