@@ -34,8 +34,8 @@ import (
 // errRestores says that the node's settings allow no restores.
 var errRestores = errors.New("it lets no server restore onto it: if it shall, set accept_restores: true in its slipcover.yml and start the agent again")
 
-// errReplaces says that the node's settings let none of its databases be replaced.
-var errReplaces = errors.New("it lets no server replace its databases: if it shall, set accept_writes: true too in its slipcover.yml and start the agent again")
+// errReplaces says that the node's settings let nothing that is there be replaced.
+var errReplaces = errors.New("it lets no server put anything in the place of what it has: if it shall, set accept_writes: true too in its slipcover.yml and start the agent again")
 
 // errWrittenTo says that a restore was whole, and that its directory isn't what it was then.
 var errWrittenTo = errors.New("it holds another CouchDB's files than those that this plan restored there")
@@ -130,10 +130,11 @@ func room(dir string, n *restore.Needs) error {
 
 // restoredPart is what the agent keeps of a part that it restored whole.
 type restoredPart struct {
-	Part     string   `json:"part"` // Part.Key
-	Dir      string   `json:"dir"`
-	MapUUID  string   `json:"map_uuid"` // of its _dbs.couch
-	Problems []string `json:"problems,omitempty"`
+	Part     string    `json:"part"` // Part.Key
+	Dir      string    `json:"dir"`
+	MapUUID  string    `json:"map_uuid"`       // of its _dbs.couch
+	Round    time.Time `json:"round,omitzero"` // of a part that took the place of what was there
+	Problems []string  `json:"problems,omitempty"`
 }
 
 func (c *carrying) restoredPath() string { return filepath.Join(c.dir, "restored.json") }
@@ -161,12 +162,25 @@ func (c *carrying) clusterStep(ctx context.Context) (*job.Report, error) {
 	if n.IndexDir != n.DataDir {
 		o.IndexTo = n.IndexDir
 	}
-	needs, err := restore.Check(ctx, o)
+	aside, err := c.toGo(ctx, o)
 	if err != nil {
 		return nil, err
 	}
 	if c.p.Step == job.StepCheck {
+		look := o
+		if len(aside) > 0 {
+			look.To, look.IndexTo = asideOf(o.To, c.p.Round), ""
+		}
+		needs, err := restore.Check(ctx, look)
+		if err != nil {
+			return nil, err
+		}
 		return nil, room(n.DataDir, needs)
+	}
+	for _, dir := range aside {
+		if err := restore.Aside(ctx, dir, asideOf(dir, c.p.Round), o.Owner); err != nil {
+			return nil, err
+		}
 	}
 	c.w.trackRestore(o.Progress)
 	o.Whole = func() error { return c.noteRestored(part, n.DataDir) }
@@ -185,10 +199,46 @@ func (c *carrying) clusterStep(ctx context.Context) (*job.Report, error) {
 			}
 		}
 	}
+	for _, dir := range []string{o.To, o.IndexTo} {
+		if old := asideOf(dir, c.p.Round); c.p.Replace && dir != "" && isThere(old) {
+			report.Result.Notes = append(report.Result.Notes, "what was in "+dir+" before is in "+old+": remove it when nobody needs it")
+		}
+	}
 	report.Result.Notes = append(report.Result.Notes, "start CouchDB on it as "+part.Node.Name+" once all nodes are restored")
 	c.measure(ctx, "", c.o.Locate)
 	c.tellNews(ctx)
 	return report, nil
+}
+
+// toGo are the directories with what this restore takes the place of; none if it replaces nothing, or goes on.
+func (c *carrying) toGo(ctx context.Context, o restore.Options) (dirs []string, err error) {
+	_, err = restore.Check(ctx, o)
+	if !c.p.Replace || !errors.Is(err, restore.ErrNotEmpty) && !errors.Is(err, restore.ErrUnfinished) {
+		return nil, err
+	}
+	if !c.o.AcceptWrites {
+		return nil, errReplaces
+	}
+	for _, dir := range []string{o.To, o.IndexTo} {
+		if list, _ := os.ReadDir(dir); dir == "" || len(list) == 0 || isThere(asideOf(dir, c.p.Round)) {
+			continue // it went before
+		}
+		if err := restore.MayGoAside(ctx, dir); err != nil {
+			return nil, err
+		}
+		dirs = append(dirs, dir)
+	}
+	return dirs, nil
+}
+
+// asideOf is the name that a directory gets when another one takes its place.
+func asideOf(dir string, round time.Time) string {
+	return dir + ".before-" + round.UTC().Format("20060102T150405Z")
+}
+
+func isThere(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 // ownerAt is whom files below a directory are given to: whose it is, or as the settings say.
@@ -205,7 +255,7 @@ func (c *carrying) noteRestored(part *restore.Part, dir string) error {
 	if err != nil {
 		return err
 	}
-	return durable.WriteJSON(c.restoredPath(), 0o600, restoredPart{Part: part.Key(), Dir: dir, MapUUID: uuid})
+	return durable.WriteJSON(c.restoredPath(), 0o600, restoredPart{Part: part.Key(), Dir: dir, MapUUID: uuid, Round: c.p.Round})
 }
 
 func mapUUID(dir string) (string, error) {
@@ -221,7 +271,7 @@ func mapUUID(dir string) (string, error) {
 func (c *carrying) finished(part *restore.Part, dir string) (*job.Report, error) {
 	kept := restoredPart{}
 	_, err := durable.ReadJSON(c.restoredPath(), &kept)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && (kept.Part != part.Key() || kept.Dir != dir) {
+	if errors.Is(err, fs.ErrNotExist) || err == nil && (kept.Part != part.Key() || kept.Dir != dir || !kept.Round.Equal(c.p.Round)) {
 		return nil, nil
 	}
 	if err != nil {

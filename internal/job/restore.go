@@ -28,8 +28,10 @@ type Part struct {
 	DB     string `json:"db,omitempty"`
 	As     string `json:"as,omitempty"`
 	Suffix string `json:"suffix,omitempty"`
-	// Replace has the database take the place of the one of that name, of a CouchDB that is alone.
-	Replace bool `json:"replace,omitempty"`
+	// Replace has what is restored take the place of what is there: a database that of its name, of a CouchDB that is alone, and a node's
+	// files those in its data directory. Round is when that was begun; what was restored in an earlier one is there to be replaced.
+	Replace bool      `json:"replace,omitempty"`
+	Round   time.Time `json:"round,omitzero"`
 	// Again says of StepMap that it was begun before, by a job that didn't tell how it ended.
 	Again bool `json:"again,omitempty"`
 }
@@ -43,7 +45,9 @@ type Restore struct {
 	DB      string `json:"db,omitempty"`
 	As      string `json:"as,omitempty"`
 	Suffix  string `json:"suffix,omitempty"`
-	Replace bool   `json:"replace,omitempty"` // a database of that name
+	// Replace and Round are as in Part.
+	Replace bool      `json:"replace,omitempty"`
+	Round   time.Time `json:"round,omitzero"`
 
 	State   State         `json:"state"`   // Running, Done or Failed
 	Attempt int           `json:"attempt"` // counts the requests that began it, or began it again

@@ -14,6 +14,8 @@ var (
 	// ErrLinked says that a folder of the target is a symbolic link. What is behind it is
 	// outside of the directory, where a restore writes and removes nothing.
 	ErrLinked = errors.New("it is a symbolic link, and a restore writes and removes nothing outside of its directory: restore to a new directory, or replace the link by a mount (mount --bind)")
+	// ErrMounted says that a directory can't get another name.
+	ErrMounted = errors.New("it is a volume of its own, so what is in it can't be kept beside it: move that away by hand, then restore into the empty directory")
 	// ErrTaken says that the directory of a new instance holds something.
 	ErrTaken = errors.New("the directory is not empty: name another directory for the instance")
 	// ErrNoSuchDB says that no database of the backup matches.

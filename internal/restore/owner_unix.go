@@ -5,6 +5,7 @@ package restore
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/user"
 	"strconv"
@@ -134,4 +135,13 @@ func OwnerOf(path string) (owner string, ok bool) {
 		return "", false
 	}
 	return fmt.Sprintf("%d:%d", st.Uid, st.Gid), os.Geteuid() == 0 || os.Geteuid() == int(st.Uid)
+}
+
+// deviceOf is the file system that a path is on.
+func deviceOf(path string) (uint64, error) {
+	st := syscall.Stat_t{}
+	if err := syscall.Stat(path, &st); err != nil {
+		return 0, &fs.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return uint64(st.Dev), nil //nolint:unconvert,gosec // int32 elsewhere
 }

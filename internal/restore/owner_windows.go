@@ -19,3 +19,6 @@ func (owner) path(string) error   { return nil }
 
 // OwnerOf says that files belong to whoever makes them.
 func OwnerOf(string) (owner string, ok bool) { return "", true }
+
+// deviceOf isn't known here: the name is not given, then.
+func deviceOf(string) (uint64, error) { return 0, nil }

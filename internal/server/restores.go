@@ -42,8 +42,8 @@ type RestoreRequest struct {
 	Agents map[string]string // by the plan's nodes: names of the agents
 	// DB is a database that comes into a running cluster, whose nodes are the plan's, and As its name there; "" keeps it.
 	DB, As string
-	// Replace has it take the place of the database of its name. The node must be alone: of several, some would answer out of the old
-	// files until they have read the new map.
+	// Replace has it take the place of the database of its name, or of all that is in the nodes' data directories. A database's node must be
+	// alone: of several, some would answer out of the old files until they have read the new map.
 	Replace bool
 }
 
@@ -92,10 +92,7 @@ func (s *Server) newRestore(who *access.Caller, q RestoreRequest) (*job.Restore,
 	case strings.HasPrefix(r.As, "_"):
 		return nil, nil, refuse(Invalid, "%s is a system database: bring it back over HTTP.", r.As)
 	}
-	switch {
-	case q.Replace && q.DB == "":
-		return nil, nil, refuse(Invalid, "One database can be replaced, and not all of a node.")
-	case q.Replace && len(plan.Nodes) > 1:
+	if q.Replace && q.DB != "" && len(plan.Nodes) > 1 {
 		return nil, nil, refuse(Invalid, "A database of a cluster is not replaced: until each node has read the new shard map, some would answer out of the old files and take writes into them. Restore it under another name, or drop the old one first.")
 	}
 	taken := map[string]string{}
@@ -127,6 +124,9 @@ func (s *Server) newRestore(who *access.Caller, q RestoreRequest) (*job.Restore,
 		if _, online := s.hello(a); !online {
 			return nil, nil, refuse(Busy, "The agent %s is offline.", n.AgentName)
 		}
+	}
+	if r.Replace {
+		r.Round = s.now()
 	}
 	r.ID = idOf(r)
 	return r, plan, nil
@@ -201,6 +201,9 @@ func (s *Server) askAgain(now, asked *job.Restore, plan *topology.Plan) error {
 	}
 	if now.State == job.Running {
 		return errSame
+	}
+	if now.Replace && now.State == job.Done {
+		now.Round = s.now()
 	}
 	now.Attempt++
 	now.State, now.Fault, now.Ended, now.Updated = job.Running, "", nil, s.now()
@@ -284,7 +287,7 @@ func (s *Server) advance(ctx context.Context, id string) (*job.Restore, error) {
 			}
 			again := r.Step == job.StepMap && r.Undecided
 			j := &job.Job{ID: n.Job, Kind: job.KindRestore, Agent: n.Agent, Project: r.Project, Spec: job.Spec{Name: cmp.Or(r.As, r.Cluster),
-				Part: &job.Part{Restore: r.ID, Step: r.Step, Plan: r.Plan, Node: n.Name, DB: r.DB, As: r.As, Suffix: r.Suffix, Replace: r.Replace, Again: again}}}
+				Part: &job.Part{Restore: r.ID, Step: r.Step, Plan: r.Plan, Node: n.Name, DB: r.DB, As: r.As, Suffix: r.Suffix, Replace: r.Replace, Round: r.Round, Again: again}}}
 			if err := s.enqueue(ctx, j); err != nil {
 				s.log.WarnContext(ctx, "a step of a restore could not be handed out; the sweep will", "restore", r.ID, "node", n.Name, "err", err)
 			}

@@ -191,7 +191,6 @@ func TestRestoreRefused(t *testing.T) {
 		"one agent twice":    {server.RestoreRequest{Plan: restorePlan, Agents: map[string]string{"couchdb@c": "db1", "couchdb@d": "db1"}}, server.Invalid},
 		"a node too few":     {server.RestoreRequest{Plan: restorePlan, Agents: map[string]string{"couchdb@c": "db1"}}, server.Invalid},
 		"a system database":  {server.RestoreRequest{Plan: restorePlan, Agents: agents, DB: "orders", As: "_users"}, server.Invalid},
-		"all in place":       {server.RestoreRequest{Plan: onePlan, Agents: map[string]string{"couchdb@c": "db1"}, Replace: true}, server.Invalid},
 		"a cluster's":        {server.RestoreRequest{Plan: restorePlan, Agents: agents, DB: "orders", Replace: true}, server.Invalid},
 		"no plan":            {server.RestoreRequest{Plan: "x: 1", Agents: agents}, server.Invalid},
 	} {

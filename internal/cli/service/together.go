@@ -20,7 +20,7 @@ import (
 func NewClusterRestore(env *core.Env, g *core.Global) *cobra.Command {
 	var plan, project string
 	var pairs []string
-	noWait := false
+	noWait, replace := false, false
 	c := &cobra.Command{
 		Use:   "restore --plan FILE --agents NODE=AGENT,…",
 		Short: "Have the agents of the new nodes restore a plan together",
@@ -32,7 +32,8 @@ that the node's own settings name:
 First all nodes are asked whether they can: CouchDB isn't running, the directory is empty or has this plan's unfinished restore, there
 is room, and a key reads the backups. If one can't, none writes anything, and it is told why. The same command goes on with what was stopped or
 failed; a node that was finished stays as it is. Each agent must have accept_restores: true in its own settings, a key that reads
-(identity_file), and the repository of the plan. Then start CouchDB on the nodes and run "slipcover restore-check".`,
+(identity_file), and the repository of the plan. With --replace, which needs accept_writes: true as well, a data directory with something in it gets
+another name, DIR.before-TIME, and what is restored its own: there must be room for both. Then start CouchDB on the nodes and run "slipcover restore-check".`,
 		Args: core.Arguments(0, 0, ""),
 		RunE: serviceCommand(env, g, func(ctx context.Context, c *serviceClient, s *core.Settings, _ []string) error {
 			if plan == "" || len(pairs) == 0 {
@@ -46,12 +47,13 @@ failed; a node that was finished stays as it is. Each agent must have accept_res
 			if err != nil {
 				return err
 			}
-			return c.together(ctx, env, s, core.Together{Plan: string(text), Agents: agents, Project: project, NoWait: noWait})
+			return c.together(ctx, env, s, core.Together{Plan: string(text), Agents: agents, Project: project, Replace: replace, NoWait: noWait})
 		}),
 	}
 	f := c.Flags()
 	f.StringVar(&plan, "plan", "", "`FILE` with the plan")
 	f.StringSliceVar(&pairs, "agents", nil, "the agent of each node of the plan: `NODE=AGENT`")
+	f.BoolVar(&replace, "replace", false, "in the place of what is in the nodes' data directories, which is kept beside them")
 	f.BoolVar(&noWait, "no-wait", false, "don't wait for the end")
 	projectFlag(f, &project, "whose agents they are")
 	core.ProgressFlag(f)

@@ -383,6 +383,36 @@ func TestDatabaseInPlace(t *testing.T) {
 			t.Errorf("it doesn't say where the old files are: %s", first)
 		}
 	}
+	w.nodeInPlace(want)
+}
+
+// nodeInPlace has all of a node take the place of what is in its data directory, once CouchDB is stopped, twice.
+func (w *together) nodeInPlace(want map[string]string) {
+	n := w.cluster.Nodes[0]
+	plan := filepath.Join(w.dir, "plan.yml")
+	w.run("cluster", "plan", "prod", "--nodes", n.NodeName, "--out", plan)
+	args := []string{"cluster", "restore", "--plan", plan, "--agents", w.pairs()}
+	w.refused("in use", append(args, "--replace")...)
+	for i := range 2 {
+		w.must(n.Put(fmt.Sprint("/mistake-", i), nil, nil))
+		n.Stop()
+		w.refused("not empty", args...)
+		w.run(append(args, "--replace", "--no-wait")...)
+		p := w.agents[n.NodeName]
+		time.Sleep(time.Duration(rand.IntN(800)) * time.Millisecond)
+		p.Kill()
+		p.Start()
+		out := w.run(append(args, "--replace")...)
+		if !strings.Contains(out, "what was in "+n.DataDir+" before is in ") {
+			w.t.Errorf("it doesn't say where the old files are: %s", out)
+		}
+		old, _ := filepath.Glob(n.DataDir + ".before-*")
+		n.Start()
+		w.whole(want, w.cluster.Nodes, "orders")
+		if err := n.Get(fmt.Sprint("/mistake-", i), nil); testenv.Status(err) != http.StatusNotFound || len(old) < i+1 {
+			w.t.Errorf("the database made since: %v; old directories: %v", err, old)
+		}
+	}
 }
 
 // readers read a document of the database orders, which is in each of its states, until they are stopped.
