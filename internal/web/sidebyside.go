@@ -61,15 +61,24 @@ func compare(a, b json.RawMessage, whole bool) sideBySide {
 	}
 	var left, right []int // lines that differ, until the next equal one
 	flush := func() {
-		for k := range max(len(left), len(right)) {
-			r := row{-1, -1}
-			if k < len(left) {
-				r.i = left[k]
+		k := 0
+		for _, i := range left {
+			n := k
+			for n < len(right) && !alike(x[i], y[right[n]]) {
+				n++
 			}
-			if k < len(right) {
-				r.j = right[k]
+			if n == len(right) { // the other side has no such line
+				rows = append(rows, row{i, -1})
+				continue
 			}
-			rows = append(rows, r)
+			for ; k < n; k++ {
+				rows = append(rows, row{-1, right[k]})
+			}
+			rows = append(rows, row{i, right[n]})
+			k++
+		}
+		for _, j := range right[k:] {
+			rows = append(rows, row{-1, j})
 		}
 		left, right = left[:0], right[:0]
 	}
@@ -130,6 +139,30 @@ func compare(a, b json.RawMessage, whole bool) sideBySide {
 		out.A, out.B = append(out.A, del), append(out.B, add)
 	}
 	return out
+}
+
+// alike says that two lines that differ are one that changed: both are of the same field, or of none.
+func alike(a, b string) bool { return field(a) == field(b) }
+
+// field is what a line of an indented document begins with: the name of its field, and how deep it stands.
+func field(line string) string {
+	trimmed := strings.TrimLeft(line, " ")
+	indent := line[:len(line)-len(trimmed)]
+	if !strings.HasPrefix(trimmed, `"`) {
+		return indent
+	}
+	for i := 1; i < len(trimmed); i++ {
+		switch trimmed[i] {
+		case '\\':
+			i++
+		case '"':
+			if strings.HasPrefix(trimmed[i+1:], ": ") {
+				return indent + trimmed[:i+1]
+			}
+			return indent
+		}
+	}
+	return indent
 }
 
 // common pairs equal lines of two texts, as many as can be; -1 stands for a line that the other has not.
