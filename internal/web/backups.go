@@ -3,6 +3,7 @@ package web
 import (
 	"cmp"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -135,7 +136,16 @@ type newBackupForm struct {
 
 func (c *call) backupForm() newBackupForm {
 	f := newBackupForm{Instance: c.r.FormValue("instance"), Name: strings.TrimSpace(c.r.FormValue("name")), Description: strings.TrimSpace(c.r.FormValue("description"))}
-	f.Instances = c.states()
+	f.Instances = slices.Clone(c.states())
+	slices.SortStableFunc(f.Instances, func(a, b *state) int { // those that can be backed up now come first
+		switch {
+		case a.Online == b.Online:
+			return 0
+		case a.Online:
+			return -1
+		}
+		return 1
+	})
 	return f
 }
 

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -164,7 +165,13 @@ func TestLooking(t *testing.T) {
 	a = b.get(a.link("/document?", "a=1-", "b=2-")).sees(200, "What changed from A to B", "differ", "only in A", "only in B")
 	a.source("<mark>")
 	b.get(a.link("view=json")).sees(200, "The document")
-	b.get(s.path("changes")).sees(200, "What changed in db1")
+	b.get(s.path("changes")).sees(200, "What changed in db1", "In which database?", "timeline", "grew since the backup of") // since the backup before, unless it is said
+	b.get(s.path("changes", "p", "time")).sees(200, "1 to 1 of 1", "timeline")
+	b.get(s.path("changes", "db", "timeline")).sees(200, "What changed in timeline", "Documents 26 from", "Diff")
+	b.get(s.path("moment", "s", time.Now().Add(time.Second).UTC().Format(time.RFC3339))).sees(200, "Nothing newer is stored up to", "the time that was asked for")
+	if p := b.get(s.path("moment", "s", "latest")); strings.Contains(p.body, "Nothing newer") {
+		t.Error("a backup that was asked for is taken for an older state than that")
+	}
 	b.get(s.path("changes", "db", "timeline", "from", "yesterday 25:00")).sees(200, "neither a backup nor a time")
 	b.get(s.path("moment", "s", "2001-01-01")).sees(200, "There is no such moment")
 	b.get(s.path("moment", "s", "latest", "db", "timeline", "by", "selector", "selector", `{"_id":{"$gt":""}}`)).sees(200, "shown")

@@ -107,9 +107,15 @@ func name(s contents.State) string {
 	return s.State.UTC().Format(time.RFC3339Nano)
 }
 
-// asTyped is a time as one writes it into a field.
-func (c *call) asTyped(s contents.State) string {
-	return s.State.In(c.set.zone).Format("2006-01-02 15:04:05")
+// asTyped is a state as one writes it into a field: the first second at which it is the newest, which is when a backup had ended.
+func (c *call) asTyped(x *subject, s contents.State) string {
+	at := s.State
+	if s.Backup != "" {
+		if b, err := c.o.Server.Backup(c.r.Context(), x.who, s.Backup); err == nil && b.Finished != nil {
+			at = *b.Finished
+		}
+	}
+	return at.Add(time.Second - 1).Truncate(time.Second).In(c.set.zone).Format("2006-01-02 15:04:05")
 }
 
 // cannot is why nothing can be shown, in a sentence for the page; else the error is one for an error page.
@@ -135,7 +141,8 @@ type momentData struct {
 	State   contents.State
 	S       string // names the state
 	Typed   string
-	Cannot  string // why nothing is shown
+	Asked   time.Time // which time was asked for, if the state is an older one
+	Cannot  string    // why nothing is shown
 	MayRead bool
 	Backups []contents.Backup // beside this state
 	Older   string            // the backup before it, as a link
@@ -205,6 +212,9 @@ func (c *call) momentPage() (*answer, error) {
 	if d.Cannot != "" {
 		return c.page(title, "moment", d), nil
 	}
+	if !at.At.IsZero() && at.At.Truncate(time.Second).After(d.State.State) {
+		d.Asked = at.At
+	}
 	c.fillBeside(d)
 	if c.has("/restore") {
 		if d.Restore = restoreOf(d.ID, d.S); d.DB != "" {
@@ -230,22 +240,11 @@ func (c *call) fillDatabases(d *momentData, at opened.State) error {
 	if err != nil {
 		return err
 	}
-	d.State, d.S, d.Typed = list.State, name(list.State), c.asTyped(list.State)
+	d.State, d.S, d.Typed = list.State, name(list.State), c.asTyped(d.subject, list.State)
 	d.Total, d.Before = list.Total, list.Before
 	for _, x := range list.Databases {
-		row := databaseRow{Database: x, Selected: x.Name == d.DB, To: d.to("moment", "s", d.S, "db", x.Name, "p", d.Prefix, "dbo", c.r.URL.Query().Get("dbo"))}
-		if g := x.GrewBytes; g != nil {
-			switch {
-			case *g > 0:
-				row.Grew = "+ " + Bytes(*g)
-			case *g < 0:
-				row.Grew = "− " + Bytes(-*g)
-			default:
-				row.Grew = "0"
-			}
-		} else if !d.Before.IsZero() {
-			row.Grew = "new"
-		}
+		row := rowOf(x, d.Before, d.to("moment", "s", d.S, "db", x.Name, "p", d.Prefix, "dbo", c.r.URL.Query().Get("dbo")))
+		row.Selected = x.Name == d.DB
 		d.Databases = append(d.Databases, row)
 	}
 	offset = max(0, offset)
@@ -257,6 +256,24 @@ func (c *call) fillDatabases(d *momentData, at opened.State) error {
 		d.DBNext = d.to("moment", "s", d.S, "p", d.Prefix, "db", d.DB, "dbo", strconv.Itoa(offset+databasesPerPage))
 	}
 	return nil
+}
+
+// rowOf is a database in a list, with how much it grew since the backup before.
+func rowOf(x contents.Database, before time.Time, to string) databaseRow {
+	row := databaseRow{Database: x, To: to}
+	if g := x.GrewBytes; g != nil {
+		switch {
+		case *g > 0:
+			row.Grew = "+ " + Bytes(*g)
+		case *g < 0:
+			row.Grew = "− " + Bytes(-*g)
+		default:
+			row.Grew = "0"
+		}
+	} else if !before.IsZero() {
+		row.Grew = "new"
+	}
+	return row
 }
 
 // fillBeside finds the ways to states near this one.
