@@ -20,6 +20,7 @@
 //	internal/bus       NATS: tables with revisions, queues, requests between agents and servers
 //	internal/schedule  when a schedule fires, and what to do about it
 //	internal/job       documents of the service, and what agents and servers say
+//	internal/refusal   why something isn't done, in a sentence for whoever asked
 //	internal/sdnotify  tells systemd how a service is doing
 //	internal/backup    full and incremental backups of a node
 //	internal/ship      what is committed between backups, as it happens

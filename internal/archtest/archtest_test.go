@@ -44,6 +44,7 @@ var allowed = map[string][]string{
 	"internal/calendar":  {},
 	"internal/newest":    {},
 	"internal/job":       {},
+	"internal/refusal":   {},
 	"internal/config":    {"internal/calendar", "internal/userfile", "internal/words"},
 
 	// Where a node's files are: not what is in them.
@@ -115,7 +116,7 @@ var allowed = map[string][]string{
 
 	// The catalog and who does what: no HTTP, no engines, no NATS of its own. Which instances are one cluster package topology
 	// says, as of backups, so that a cluster has one name in the service and in repositories.
-	"internal/server": {"internal/access", "internal/bus", "internal/calendar", "internal/durable", "internal/job", "internal/localhost", "internal/manifest", "internal/newest", "internal/retention", "internal/schedule", "internal/shard", "internal/topology", "internal/words"},
+	"internal/server": {"internal/access", "internal/bus", "internal/calendar", "internal/durable", "internal/job", "internal/localhost", "internal/manifest", "internal/newest", "internal/refusal", "internal/retention", "internal/schedule", "internal/shard", "internal/topology", "internal/words"},
 
 	// What both REST APIs do alike with a request.
 	"internal/api": {"internal/access", "internal/httpd", "internal/server"},

@@ -259,11 +259,11 @@ func (s *Server) Databases(ctx context.Context, who *access.Caller, id string) (
 	defer cancel()
 	b, err := s.cfg.Bus.Ask(ctx, i.Agent, q)
 	if err != nil {
-		return nil, &Error{Unavailable, "The agent of the instance does not answer; try again later.", err}
+		return nil, &Error{Kind: Unavailable, Message: "The agent of the instance does not answer; try again later.", Cause: err}
 	}
 	var a job.Answer
 	if err := json.Unmarshal(b, &a); err != nil {
-		return nil, &Error{Unavailable, "The agent of the instance does not answer as it should.", err}
+		return nil, &Error{Kind: Unavailable, Message: "The agent of the instance does not answer as it should.", Cause: err}
 	}
 	if a.Fault != "" {
 		tidy(maxSentence, &a.Fault)
@@ -328,7 +328,7 @@ func (s *Server) actable(ctx context.Context, who *access.Caller, id string) (*j
 		return nil, err
 	}
 	if !s.Live(i).Online {
-		return nil, &Error{Busy, "Instance " + id + " is not currently available for an action: its agent is not online.", errOffline}
+		return nil, &Error{Kind: Busy, Message: "Instance " + id + " is not currently available for an action: its agent is not online.", Cause: errOffline}
 	}
 	return i, nil
 }

@@ -123,7 +123,7 @@ func (s *Server) storeJob(ctx context.Context, j *job.Job) error {
 	j.State, j.Created, j.Updated = job.Queued, s.now(), s.now()
 	if err := s.jobs.create(ctx, j.ID, j); err != nil {
 		if err = s.settle(ctx, j, err); err != nil {
-			return &Error{Unavailable, "The job can't be stored now; try again later.", err}
+			return &Error{Kind: Unavailable, Message: "The job can't be stored now; try again later.", Cause: err}
 		}
 	}
 	return nil

@@ -28,7 +28,7 @@ func (s *Server) lend(ctx context.Context, who *access.Caller, secrets *job.Secr
 	case errors.Is(err, access.ErrUnauthorized):
 		return err
 	}
-	return &Error{Unavailable, "Keystone can't be asked now for the token that the agent needs; try again later.", err}
+	return &Error{Kind: Unavailable, Message: "Keystone can't be asked now for the token that the agent needs; try again later.", Cause: err}
 }
 
 // giveOwn puts the caller's own token into secrets, unless it is an administrator's. why is
@@ -42,8 +42,8 @@ func (s *Server) giveOwn(who *access.Caller, secrets *job.Secrets, why error) er
 		return s.noSwiftRole(who, why)
 	}
 	if why != nil {
-		return &Error{Forbidden, "The agent would get your token, which is an administrator's: Keystone lets it give no trust, which would leave that out. " +
-			"Log in with a user's name and password, not with an application credential or a trust; or ask as a member of the project.", why}
+		return &Error{Kind: Forbidden, Message: "The agent would get your token, which is an administrator's: Keystone lets it give no trust, which would leave that out. " +
+			"Log in with a user's name and password, not with an application credential or a trust; or ask as a member of the project.", Cause: why}
 	}
 	return refuse(Forbidden, "The agent would get your token, which is an administrator's: give the server the settings keystone_user and keystone_password, "+
 		"so that it can lend agents less; or ask as a member of the project.")
@@ -51,6 +51,6 @@ func (s *Server) giveOwn(who *access.Caller, secrets *job.Secrets, why error) er
 
 // noSwiftRole refuses a caller who has no role that may be lent.
 func (s *Server) noSwiftRole(who *access.Caller, why error) error {
-	return &Error{Forbidden, "Agents are lent no role of an administrator, and you have none of those that they are lent in project " + who.Project +
-		": take one of them there (the server's setting swift_roles), or ask as a member of the project.", why}
+	return &Error{Kind: Forbidden, Message: "Agents are lent no role of an administrator, and you have none of those that they are lent in project " + who.Project +
+		": take one of them there (the server's setting swift_roles), or ask as a member of the project.", Cause: why}
 }

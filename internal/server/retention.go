@@ -57,7 +57,7 @@ func (s *Server) retention(c *job.Schedule, keep *job.Keep) (*Retention, error) 
 	if keep != nil {
 		r.Keep = *keep
 		if _, err := policyOf(r.Keep); err != nil {
-			return nil, &Error{Invalid, "The retention can't be used: " + err.Error() + ".", err}
+			return nil, &Error{Kind: Invalid, Message: "The retention can't be used: " + err.Error() + ".", Cause: err}
 		}
 	}
 	now := s.now()

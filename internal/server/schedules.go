@@ -209,12 +209,12 @@ func (s *Server) checkSchedule(ctx context.Context, who *access.Caller, c, was *
 	}
 	spec, err := schedule.Parse(c.Cron, c.TimeZone)
 	if err != nil {
-		return &Error{Invalid, "The schedule's cron line can't be used: " + err.Error() + ".", err}
+		return &Error{Kind: Invalid, Message: "The schedule's cron line can't be used: " + err.Error() + ".", Cause: err}
 	}
 	c.Next, c.ProveNext = spec.Next(s.now()), time.Time{}
 	if c.ProveCron != "" {
 		if spec, err = schedule.Parse(c.ProveCron, c.TimeZone); err != nil {
-			return &Error{Invalid, "The cron line of the restore tests can't be used: " + err.Error() + ".", err}
+			return &Error{Kind: Invalid, Message: "The cron line of the restore tests can't be used: " + err.Error() + ".", Cause: err}
 		}
 		c.ProveNext = spec.Next(s.now())
 	}
@@ -238,7 +238,7 @@ func (s *Server) checkFields(c, was *job.Schedule) error {
 		return refuse(Invalid, "Jitter and window are times from 0 to 168h.")
 	}
 	if _, err := policyOf(c.Keep); err != nil {
-		return &Error{Invalid, "The retention can't be used: " + err.Error() + ".", err}
+		return &Error{Kind: Invalid, Message: "The retention can't be used: " + err.Error() + ".", Cause: err}
 	}
 	if c.Heartbeat != "" {
 		u, err := url.Parse(c.Heartbeat)
@@ -652,7 +652,7 @@ func (s *Server) away(b *job.Backup) error {
 	if _, online := s.hello(agent); online {
 		return nil
 	}
-	return &Error{Unavailable, "The restore test waits for the agent " + agent.Name + ", which is not online.", errOffline}
+	return &Error{Kind: Unavailable, Message: "The restore test waits for the agent " + agent.Name + ", which is not online.", Cause: errOffline}
 }
 
 // newest returns the newest backup that was made of an instance and that the caller can

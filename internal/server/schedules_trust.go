@@ -26,10 +26,10 @@ func (s *Server) giveTrust(ctx context.Context, who *access.Caller) (string, err
 	case errors.Is(err, access.ErrNoSwiftRole):
 		return "", s.noSwiftRole(who, err)
 	case errors.Is(err, access.ErrForbidden):
-		return "", &Error{Forbidden, "A schedule acts later for whoever makes it, by a trust of Keystone's, and Keystone lets this token give none: " +
-			"log in with a user's name and password, not with an application credential or a trust.", err}
+		return "", &Error{Kind: Forbidden, Message: "A schedule acts later for whoever makes it, by a trust of Keystone's, and Keystone lets this token give none: " +
+			"log in with a user's name and password, not with an application credential or a trust.", Cause: err}
 	case errors.Is(err, access.ErrUnavailable):
-		return "", &Error{Unavailable, "Keystone can't be asked now for the trust that the schedule needs; try again later.", err}
+		return "", &Error{Kind: Unavailable, Message: "Keystone can't be asked now for the trust that the schedule needs; try again later.", Cause: err}
 	}
 	return id, err
 }
@@ -60,10 +60,10 @@ func (s *Server) actor(ctx context.Context, c *job.Schedule) (*access.Caller, er
 	by, err := s.cfg.Keystone.ByTrust(ctx, c.Trust)
 	switch {
 	case errors.Is(err, access.ErrNoTrust), err == nil && by.Project != c.Project:
-		return nil, &Error{Forbidden, "Keystone doesn't honour the trust of the schedule any more: who gave it was disabled or has lost a role, or it was deleted. " +
-			"Update the schedule as a user who may have backups made, or make the schedule again.", err}
+		return nil, &Error{Kind: Forbidden, Message: "Keystone doesn't honour the trust of the schedule any more: who gave it was disabled or has lost a role, or it was deleted. " +
+			"Update the schedule as a user who may have backups made, or make the schedule again.", Cause: err}
 	case err != nil:
-		return nil, &Error{Unavailable, "Keystone can't be asked now for the token of the schedule; it is tried again.", err}
+		return nil, &Error{Kind: Unavailable, Message: "Keystone can't be asked now for the token of the schedule; it is tried again.", Cause: err}
 	}
 	if by.Role >= access.Admin {
 		s.log.WarnContext(ctx, "a schedule acts with the role of an administrator, which its agent gets: update it, so that its trust is made anew without",
