@@ -10,12 +10,14 @@
 //	internal/web       the dashboard, pages over what both APIs use
 //	internal/trove     OpenStack Trove's REST API over server
 //	internal/admin     our own REST API, for what Trove's lacks
-//	internal/contents  what was in backups and moments, as answers for APIs and pages
+//	internal/looks     who reads what APIs and pages look at: the server, or an agent
 //	internal/opened    backups that a server has open to be read
 //	internal/api       what both do alike with a request
 //	internal/httpd     listener, TLS, and what stands around handlers
 //	internal/server    catalog, who does which job, schedules, quotas
 //	internal/agent     does the jobs of a node with the engines
+//	internal/contents  what was in backups and moments, as answers for APIs and pages
+//	internal/states    repositories and moments that are open to be looked into
 //	internal/access    who asks: Keystone's tokens or our own
 //	internal/bus       NATS: tables with revisions, queues, requests between agents and servers
 //	internal/schedule  when a schedule fires, and what to do about it

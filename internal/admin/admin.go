@@ -12,8 +12,8 @@ import (
 
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/api"
-	"github.com/slipcover/slipcover/internal/contents"
 	"github.com/slipcover/slipcover/internal/httpd"
+	"github.com/slipcover/slipcover/internal/looks"
 	"github.com/slipcover/slipcover/internal/opened"
 	"github.com/slipcover/slipcover/internal/server"
 )
@@ -61,7 +61,7 @@ type service struct {
 	origins *http.CrossOriginProtection
 	joins   joins
 
-	contents *contents.Reader
+	contents *looks.Reader
 }
 
 // call is one request of a caller who is known.
@@ -134,7 +134,7 @@ var routes = []route{
 func New(o Options) http.Handler {
 	o.URL = strings.TrimSuffix(o.URL, "/")
 	a := &service{Options: o, routes: httpd.Routes[*call]{Refuse: refuse}, origins: http.NewCrossOriginProtection(),
-		contents: contents.New(o.Serves, o.Server)}
+		contents: looks.New(o.Serves, o.Server)}
 	for _, r := range routes {
 		method, p, _ := strings.Cut(r.pattern, " ")
 		a.routes.Handle(method+" "+prefix+p, r.serve)

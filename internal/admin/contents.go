@@ -12,8 +12,9 @@ import (
 	"github.com/slipcover/slipcover/internal/api"
 	"github.com/slipcover/slipcover/internal/contents"
 	"github.com/slipcover/slipcover/internal/job"
-	"github.com/slipcover/slipcover/internal/opened"
+	"github.com/slipcover/slipcover/internal/looks"
 	"github.com/slipcover/slipcover/internal/server"
+	"github.com/slipcover/slipcover/internal/states"
 )
 
 // What was in backups and moments. Who may look at instances need not be one who may read documents: these need MayRead, and
@@ -125,8 +126,8 @@ func (q *query) time(name string) time.Time {
 }
 
 // at is the state of the parameters at and backup, the newest moment without both.
-func (q *query) at() opened.State {
-	s := opened.State{Backup: q.Get("backup"), At: q.time("at")}
+func (q *query) at() states.State {
+	s := states.State{Backup: q.Get("backup"), At: q.time("at")}
 	if s.Backup != "" && !s.At.IsZero() {
 		q.invalid("Name a moment with at, or a backup with backup, not both.")
 	}
@@ -134,7 +135,7 @@ func (q *query) at() opened.State {
 }
 
 // state is one that a parameter names: a backup by its id, latest, a time, or now.
-func (q *query) state(name, otherwise string) opened.State {
+func (q *query) state(name, otherwise string) states.State {
 	text := q.Get(name)
 	if text == "" {
 		text = otherwise
@@ -143,12 +144,12 @@ func (q *query) state(name, otherwise string) opened.State {
 		q.invalid("The parameter %s is missing: a backup's id, a time in RFC 3339, latest or now.", name)
 	}
 	if text == "now" {
-		return opened.State{}
+		return states.State{}
 	}
 	if t, err := time.Parse(time.RFC3339, text); err == nil {
-		return opened.State{At: t}
+		return states.State{At: t}
 	}
-	return opened.State{Backup: text}
+	return states.State{Backup: text}
 }
 
 func (q *query) page() contents.Page {
@@ -164,7 +165,7 @@ func (c *call) instance(q *query) string {
 	return id
 }
 
-func (c *call) reader() *contents.Reader { return c.contents }
+func (c *call) reader() *looks.Reader { return c.contents }
 
 // answered is an answer, or why there is none.
 func answered(body any, err error) (int, any, error) {

@@ -121,20 +121,24 @@ var allowed = map[string][]string{
 	// What both REST APIs do alike with a request.
 	"internal/api": {"internal/access", "internal/httpd", "internal/server"},
 
-	// Backups that a server has open, each answered as a CouchDB: who may ask, and for how long; reading is package serve's.
-	"internal/opened": {"internal/access", "internal/config", "internal/httpd", "internal/job", "internal/manifest", "internal/repo", "internal/serve", "internal/serve/chttpd", "internal/server"},
+	// Repositories and states that are open to be looked into, wherever that is: no catalog, no callers.
+	"internal/states": {"internal/job", "internal/manifest", "internal/refusal", "internal/repo", "internal/serve"},
+	// What was in them: lists, documents and what differs, as answers.
+	"internal/contents": {"couchfile", "internal/ejson", "internal/job", "internal/mango", "internal/manifest", "internal/refusal", "internal/repo", "internal/serve", "internal/states"},
 
-	// What was in them, for callers and the dashboard: lists, documents and what differs, as answers.
-	"internal/contents": {"couchfile", "internal/access", "internal/ejson", "internal/job", "internal/mango", "internal/manifest", "internal/opened", "internal/repo", "internal/serve", "internal/server"},
+	// Backups that a server has open, each answered as a CouchDB: who may ask, and for how long; reading is package serve's.
+	"internal/opened": {"internal/access", "internal/config", "internal/httpd", "internal/job", "internal/manifest", "internal/repo", "internal/serve", "internal/serve/chttpd", "internal/server", "internal/states"},
+	// Who reads what callers and the dashboard look at: this server or an agent.
+	"internal/looks": {"internal/access", "internal/contents", "internal/opened", "internal/server", "internal/states"},
 
 	// Trove's REST API: requests and documents translated, nothing kept.
 	"internal/trove": {"internal/access", "internal/api", "internal/httpd", "internal/job", "internal/server", "internal/words"},
 
 	// Our own REST API over the same: an agent's join, schedules, lengths of time and names checked.
-	"internal/admin": {"internal/access", "internal/api", "internal/calendar", "internal/contents", "internal/httpd", "internal/job", "internal/manifest", "internal/opened", "internal/server"},
+	"internal/admin": {"internal/access", "internal/api", "internal/calendar", "internal/contents", "internal/httpd", "internal/job", "internal/looks", "internal/states", "internal/manifest", "internal/opened", "internal/server"},
 
 	// The dashboard: pages over what both APIs use, so that it can do nothing which they can't; sessions in a table of the bus.
-	"internal/web": {"internal/access", "internal/api", "internal/bus", "internal/calendar", "internal/config", "internal/contents", "internal/httpd", "internal/job", "internal/manifest", "internal/opened", "internal/schedule", "internal/serve", "internal/server", "internal/shard", "internal/topology",
+	"internal/web": {"internal/access", "internal/api", "internal/bus", "internal/calendar", "internal/config", "internal/contents", "internal/httpd", "internal/job", "internal/looks", "internal/states", "internal/manifest", "internal/opened", "internal/schedule", "internal/serve", "internal/server", "internal/shard", "internal/topology",
 		"internal/words", "internal/web/timeline"},
 	"internal/web/timeline": {},
 
@@ -158,7 +162,7 @@ var allowed = map[string][]string{
 		"internal/storage/meter", "internal/storage/probe", "internal/topology"},
 	"internal/cli/service": {"internal/calendar", "internal/cli/core", "internal/cli/open", "internal/access", "internal/admin", "internal/agent", "internal/backup",
 		"internal/bus", "internal/config", "internal/durable", "internal/httpd", "internal/job", "internal/localhost", "internal/manifest",
-		"internal/node", "internal/opened", "internal/repo", "internal/restore", "internal/sdnotify", "internal/server", "internal/ship", "internal/storage",
+		"internal/node", "internal/opened", "internal/repo", "internal/restore", "internal/sdnotify", "internal/server", "internal/ship", "internal/states", "internal/storage",
 		"internal/storage/meter", "internal/storage/web", "internal/trove", "internal/web"},
 
 	// Puts the groups together.

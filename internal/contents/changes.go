@@ -5,10 +5,9 @@ import (
 	"errors"
 	"strings"
 
-	"github.com/slipcover/slipcover/internal/access"
-	"github.com/slipcover/slipcover/internal/opened"
+	"github.com/slipcover/slipcover/internal/refusal"
 	"github.com/slipcover/slipcover/internal/serve"
-	"github.com/slipcover/slipcover/internal/server"
+	"github.com/slipcover/slipcover/internal/states"
 )
 
 // Changes is what became of the documents of a database between two states.
@@ -33,26 +32,28 @@ type Changes struct {
 // ChangesQuery says which changes.
 type ChangesQuery struct {
 	DB       string
-	From, To opened.State
+	From, To states.State
 	Kind     string // "" is all
 	Prefix   string // of ids
 	Page
 }
 
-// Changes compares a database in two states. Deleted documents come first, then purged, changed, undeleted and added ones.
-func (r *Reader) Changes(ctx context.Context, who *access.Caller, instance string, q ChangesQuery) (*Changes, error) {
+// LookChanges compares a database in two states. Deleted documents come first, then purged, changed, undeleted and added ones.
+var LookChanges = newLook("changes", (*Reader).changes)
+
+func (r *Reader) changes(ctx context.Context, of *states.Shelf, q ChangesQuery) (*Changes, error) {
 	q.fill()
 	switch serve.ChangeKind(q.Kind) {
 	case "", serve.DocAdded, serve.DocChanged, serve.DocDeleted, serve.DocUndeleted, serve.DocPurged:
 	default:
-		return nil, refuse(server.Invalid, "kind is added, changed, deleted, undeleted or purged, or left out.")
+		return nil, refusal.New(refusal.Invalid, "kind is added, changed, deleted, undeleted or purged, or left out.")
 	}
-	a, err := r.view(ctx, who, instance, q.From)
+	a, err := r.views.View(ctx, of, q.From)
 	if err != nil {
 		return nil, err
 	}
 	defer a.Close()
-	b, err := r.view(ctx, who, instance, q.To)
+	b, err := r.views.View(ctx, of, q.To)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +68,7 @@ func (r *Reader) Changes(ctx context.Context, who *access.Caller, instance strin
 		return nil, err
 	}
 	if from == nil && to == nil {
-		return nil, refuse(server.NotFound, "Neither of the two has a database %q.", q.DB)
+		return nil, refusal.New(refusal.NotFound, "Neither of the two has a database %q.", q.DB)
 	}
 	walk, done, err := r.walk(ctx)
 	if err != nil {
@@ -108,7 +109,7 @@ func (r *Reader) Changes(ctx context.Context, who *access.Caller, instance strin
 }
 
 // sideOf opens a database of a state for as long as that is open; nil if it isn't there.
-func sideOf(ctx context.Context, v *opened.View, name string, missing *bool, documents *uint64) (*serve.Database, error) {
+func sideOf(ctx context.Context, v *states.View, name string, missing *bool, documents *uint64) (*serve.Database, error) {
 	d, err := v.Node.Database(name)
 	if errors.Is(err, serve.ErrNoDatabase) {
 		*missing = true

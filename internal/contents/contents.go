@@ -1,28 +1,38 @@
 // Package contents answers what was in the backups and moments of an instance: which there are, databases, documents with their
-// versions and attachments, what differs and what changed. It reads in the server's own process, by package opened, and is what
-// the service's own API and the dashboard both show; field names of its types are those of docs/service-api.md.
+// versions and attachments, what differs and what changed. It reads where it runs: in a server that has the key, or in an agent
+// that has it, by package states; package looks chooses. What it answers is what the service's own API and the dashboard both show,
+// and what agents send to servers as JSON; field names of its types are those of docs/service-api.md.
 //
 // A look is bounded: lists come in pages, one that walks a database ends after walkTime and then says that it isn't complete,
 // and so many walk at a time as may. All of it ends with its context.
+//
+// # How to add a look
+//
+// A look is a method of Reader that takes a query and returns an answer, and a Look that names it:
+//
+//	var LookSizes = newLook("sizes", (*Reader).sizes)
+//
+//	func (r *Reader) sizes(ctx context.Context, of *states.Shelf, q SizesQuery) (*SizesAnswer, error)
+//
+// Query and answer go between servers and agents as JSON and must come out of it as they went in: all that is read of an answer
+// has a name in it. Package looks asks it with Ask. An agent of a version that doesn't know the look says so.
 package contents
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/slipcover/slipcover/couchfile"
-	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/mango"
 	"github.com/slipcover/slipcover/internal/manifest"
-	"github.com/slipcover/slipcover/internal/opened"
+	"github.com/slipcover/slipcover/internal/refusal"
 	"github.com/slipcover/slipcover/internal/serve"
-	"github.com/slipcover/slipcover/internal/server"
+	"github.com/slipcover/slipcover/internal/states"
 )
 
 const (
@@ -37,14 +47,13 @@ const (
 
 // Reader answers.
 type Reader struct {
-	set    *opened.Set
-	server *server.Server
-	walks  chan struct{}
+	views *states.Set
+	walks chan struct{}
 }
 
-// New returns a reader of what a set can open. A nil set reads nothing, and says so.
-func New(set *opened.Set, s *server.Server) *Reader {
-	return &Reader{set: set, server: s, walks: make(chan struct{}, walks)}
+// New returns a reader of what a set opens.
+func New(views *states.Set) *Reader {
+	return &Reader{views: views, walks: make(chan struct{}, walks)}
 }
 
 // State says which backup or moment an answer is of.
@@ -55,7 +64,7 @@ type State struct {
 	BackupName string    `json:"backup_name,omitempty"`
 }
 
-func stateOf(v *opened.View) State {
+func stateOf(v *states.View) State {
 	s := State{State: v.Taken, Moment: v.Moment}
 	if v.Backup != nil {
 		s.Backup, s.BackupName = v.Backup.ID, v.Backup.Name
@@ -64,49 +73,16 @@ func stateOf(v *opened.View) State {
 }
 
 // Named is the state by which the same one is found again: its backup, or its time.
-func (s State) Named() opened.State {
+func (s State) Named() states.State {
 	if s.Backup != "" {
-		return opened.State{Backup: s.Backup}
+		return states.State{Backup: s.Backup}
 	}
-	return opened.State{At: s.State}
-}
-
-// errNothing says that nothing can be read by this server at all.
-var errNothing = &server.Error{Kind: server.Unsupported, Message: "Contents can't be shown: this server opens no backups."}
-
-func (r *Reader) repository(ctx context.Context, who *access.Caller, instance string) (*opened.View, error) {
-	if r.set == nil {
-		return nil, errNothing
-	}
-	v, err := r.set.Repository(ctx, who, instance)
-	return v, r.told(instance, err)
-}
-
-func (r *Reader) view(ctx context.Context, who *access.Caller, instance string, q opened.State) (*opened.View, error) {
-	if r.set == nil {
-		return nil, errNothing
-	}
-	v, err := r.set.View(ctx, who, instance, q)
-	return v, r.told(instance, err)
-}
-
-// told says of an instance that this server can't read how to allow it.
-func (r *Reader) told(instance string, err error) error {
-	if err == nil || !opened.CannotRead(err) {
-		return err
-	}
-	agent := ""
-	if a := r.server.ReaderOf(instance); a != "" {
-		agent = " The agent " + a + " has one: slipcover serve opens backups on its machine."
-	}
-	return &server.Error{Kind: server.Conflict, Cause: err,
-		Message: "Contents can't be shown: this server has no key for this repository." + agent +
-			" To allow it here, give the server the settings repository (or repositories) and identity_file; all else works without."}
+	return states.State{At: s.State}
 }
 
 // database opens a database of a state.
-func (r *Reader) database(ctx context.Context, who *access.Caller, instance string, q opened.State, db string) (*opened.View, *serve.Database, error) {
-	v, err := r.view(ctx, who, instance, q)
+func (r *Reader) database(ctx context.Context, of *states.Shelf, q states.State, db string) (*states.View, *serve.Database, error) {
+	v, err := r.views.View(ctx, of, q)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -118,33 +94,29 @@ func (r *Reader) database(ctx context.Context, who *access.Caller, instance stri
 	return v, d, nil
 }
 
-func refuse(k server.Kind, format string, args ...any) error {
-	return &server.Error{Kind: k, Message: fmt.Sprintf(format, args...)}
-}
-
 // fault says what went wrong with a look, in a sentence.
 func fault(ctx context.Context, err error) error {
-	var own *server.Error
+	var own *refusal.Error
 	var bad *mango.Error
 	switch {
 	case err == nil, errors.As(err, &own):
 		return err
 	case errors.As(err, &bad):
-		return refuse(server.Invalid, "The selector can't be used: %s.", strings.TrimSuffix(bad.Reason, "."))
+		return refusal.New(refusal.Invalid, "The selector can't be used: %s.", strings.TrimSuffix(bad.Reason, "."))
 	case errors.Is(err, serve.ErrNoDatabase):
-		return &server.Error{Kind: server.NotFound, Cause: err, Message: "There is no such database in that state."}
+		return &refusal.Error{Kind: refusal.NotFound, Cause: err, Message: "There is no such database in that state."}
 	case errors.Is(err, serve.ErrNoShard):
-		return &server.Error{Kind: server.Conflict, Cause: err, Message: "A part of the database isn't in that state, so this can't be told: the shard was missing on the node."}
+		return &refusal.Error{Kind: refusal.Conflict, Cause: err, Message: "A part of the database isn't in that state, so this can't be told: the shard was missing on the node."}
 	case errors.Is(err, couchfile.ErrNotFound):
-		return &server.Error{Kind: server.NotFound, Cause: err, Message: "There is no such document, revision or attachment in that state."}
+		return &refusal.Error{Kind: refusal.NotFound, Cause: err, Message: "There is no such document, revision or attachment in that state."}
 	case errors.Is(err, couchfile.ErrMissing):
-		return &server.Error{Kind: server.Conflict, Cause: err, Message: "The body of that revision isn't in the file any more: a compaction removed it. Another backup may have it."}
+		return &refusal.Error{Kind: refusal.Conflict, Cause: err, Message: "The body of that revision isn't in the file any more: a compaction removed it. Another backup may have it."}
 	case errors.Is(err, couchfile.ErrDeleted):
-		return &server.Error{Kind: server.NotFound, Cause: err, Message: "The document is deleted in that state."}
+		return &refusal.Error{Kind: refusal.NotFound, Cause: err, Message: "The document is deleted in that state."}
 	case ctx.Err() != nil:
-		return &server.Error{Kind: server.Unavailable, Cause: err, Message: "It took too long to read: ask for less, or try again."}
+		return &refusal.Error{Kind: refusal.Unavailable, Cause: err, Message: "It took too long to read: ask for less, or try again."}
 	}
-	return opened.Told(ctx, err)
+	return states.Told(ctx, err)
 }
 
 // walk reserves one of the places of those that walk databases, and bounds its time. done ends it.
@@ -154,7 +126,7 @@ func (r *Reader) walk(ctx context.Context) (_ context.Context, done func(), err 
 	select {
 	case r.walks <- struct{}{}:
 	case <-wait.Done():
-		return nil, nil, refuse(server.Unavailable, "Too many others walk through databases here just now: try again in a moment.")
+		return nil, nil, refusal.New(refusal.Unavailable, "Too many others walk through databases here just now: try again in a moment.")
 	}
 	ctx, cancelWalk := context.WithTimeoutCause(ctx, walkTime, errSlow)
 	return ctx, func() { cancelWalk(); <-r.walks }, nil

@@ -6,10 +6,10 @@ import (
 	"slices"
 	"time"
 
-	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/repo"
+	"github.com/slipcover/slipcover/internal/states"
 )
 
 // Damage is what was found damaged in the source of an instance, as its newest backups tell it.
@@ -47,10 +47,15 @@ const (
 	mostFindings = 1000
 )
 
-// DamageOf tells of the damage that an instance's backups found in its source: what, since when, and which backup has it whole.
+// DamageQuery is of all.
+type DamageQuery struct{}
+
+// LookDamage tells of the damage that an instance's backups found in its source: what, since when, and which backup has it whole.
 // The records of those that are damaged are read, no files.
-func (r *Reader) DamageOf(ctx context.Context, who *access.Caller, instance string) (*Damage, error) {
-	v, err := r.repository(ctx, who, instance)
+var LookDamage = newLook("damage", (*Reader).damage)
+
+func (r *Reader) damage(ctx context.Context, of *states.Shelf, _ DamageQuery) (*Damage, error) {
+	v, err := r.views.Repository(ctx, of)
 	if err != nil {
 		return nil, err
 	}

@@ -8,11 +8,10 @@ import (
 	"time"
 
 	"github.com/slipcover/slipcover/couchfile"
-	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/manifest"
-	"github.com/slipcover/slipcover/internal/opened"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/serve"
+	"github.com/slipcover/slipcover/internal/states"
 )
 
 // Databases is a page of the databases of a state.
@@ -45,14 +44,17 @@ type Database struct {
 
 // DatabasesQuery says which databases.
 type DatabasesQuery struct {
+	At     states.State
 	Prefix string
 	Page
 }
 
-// Databases lists the databases of a state.
-func (r *Reader) Databases(ctx context.Context, who *access.Caller, instance string, at opened.State, q DatabasesQuery) (*Databases, error) {
+// LookDatabases lists the databases of a state.
+var LookDatabases = newLook("databases", (*Reader).databases)
+
+func (r *Reader) databases(ctx context.Context, of *states.Shelf, q DatabasesQuery) (*Databases, error) {
 	q.fill()
-	v, err := r.view(ctx, who, instance, at)
+	v, err := r.views.View(ctx, of, q.At)
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +90,7 @@ func (r *Reader) Databases(ctx context.Context, who *access.Caller, instance str
 }
 
 // before returns the sizes of databases' files in the backup before, by name.
-func (r *Reader) before(ctx context.Context, v *opened.View, out *Databases) (map[string]int64, error) {
+func (r *Reader) before(ctx context.Context, v *states.View, out *Databases) (map[string]int64, error) {
 	rec, m, err := v.Before(ctx)
 	if err != nil {
 		return nil, fault(ctx, err)
@@ -113,7 +115,7 @@ func sizesOf(m *manifest.Manifest) map[string]int64 {
 }
 
 // describe says what a database has, as far as its shards are there and whole.
-func describe(ctx context.Context, v *opened.View, d *serve.Database) (*Database, error) {
+func describe(ctx context.Context, v *states.View, d *serve.Database) (*Database, error) {
 	x, err := v.Note("database "+d.Name, func() (any, error) {
 		out := Database{Name: d.Name, Shards: len(d.Shards)}
 		for _, s := range d.Shards {
@@ -178,9 +180,17 @@ type DatabaseDetails struct {
 // countTime is for how long conflicts are counted.
 const countTime = 4 * time.Second
 
-// Database says what there is of a database. Conflicts are counted if that is quick.
-func (r *Reader) Database(ctx context.Context, who *access.Caller, instance string, at opened.State, db string) (*DatabaseDetails, error) {
-	v, d, err := r.database(ctx, who, instance, at, db)
+// DatabaseQuery names a database of a state.
+type DatabaseQuery struct {
+	At states.State
+	DB string
+}
+
+// LookDatabase says what there is of a database. Conflicts are counted if that is quick.
+var LookDatabase = newLook("database", (*Reader).details)
+
+func (r *Reader) details(ctx context.Context, of *states.Shelf, q DatabaseQuery) (*DatabaseDetails, error) {
+	v, d, err := r.database(ctx, of, q.At, q.DB)
 	if err != nil {
 		return nil, err
 	}
@@ -193,7 +203,7 @@ func (r *Reader) Database(ctx context.Context, who *access.Caller, instance stri
 	if err := out.beside(v, d); err != nil {
 		return nil, fault(ctx, err)
 	}
-	counted, err := v.Note("conflicts "+db, func() (any, error) {
+	counted, err := v.Note("conflicts "+q.DB, func() (any, error) {
 		ctx, done, err := r.walk(ctx)
 		if err != nil {
 			return [2]int{}, nil
@@ -216,7 +226,7 @@ func (r *Reader) Database(ctx context.Context, who *access.Caller, instance stri
 }
 
 // beside fills what is no ordinary document.
-func (x *DatabaseDetails) beside(v *opened.View, d *serve.Database) error {
+func (x *DatabaseDetails) beside(v *states.View, d *serve.Database) error {
 	found := false
 	for _, s := range d.Shards {
 		db, err := open(v, d, s)
@@ -258,7 +268,7 @@ const (
 )
 
 // countConflicts counts documents with conflicts, as far as it gets until ctx ends.
-func countConflicts(ctx context.Context, v *opened.View, d *serve.Database) (n int, whole bool, err error) {
+func countConflicts(ctx context.Context, v *states.View, d *serve.Database) (n int, whole bool, err error) {
 	seen := 0
 	for _, s := range d.Shards {
 		db, err := open(v, d, s)

@@ -11,12 +11,11 @@ import (
 	"strings"
 
 	"github.com/slipcover/slipcover/couchfile"
-	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/ejson"
 	"github.com/slipcover/slipcover/internal/mango"
-	"github.com/slipcover/slipcover/internal/opened"
+	"github.com/slipcover/slipcover/internal/refusal"
 	"github.com/slipcover/slipcover/internal/serve"
-	"github.com/slipcover/slipcover/internal/server"
+	"github.com/slipcover/slipcover/internal/states"
 )
 
 // Documents is a page of the documents of a database.
@@ -45,6 +44,7 @@ type DocumentRow struct {
 
 // DocumentsQuery says which documents.
 type DocumentsQuery struct {
+	At       states.State
 	DB       string
 	Prefix   string // of the id
 	After    string // an id
@@ -64,17 +64,19 @@ func (q *DocumentsQuery) selector() (*mango.Selector, error) {
 		return nil, nil
 	}
 	if len(q.Selector) > maxSelector {
-		return nil, refuse(server.Invalid, "The selector is too long.")
+		return nil, refusal.New(refusal.Invalid, "The selector is too long.")
 	}
 	v, err := ejson.Parse([]byte(q.Selector))
 	if err != nil {
-		return nil, refuse(server.Invalid, "The selector is no JSON: %s.", firstLine(err))
+		return nil, refusal.New(refusal.Invalid, "The selector is no JSON: %s.", firstLine(err))
 	}
 	return mango.Parse(v)
 }
 
-// Documents lists documents of a database.
-func (r *Reader) Documents(ctx context.Context, who *access.Caller, instance string, at opened.State, q DocumentsQuery) (*Documents, error) {
+// LookDocuments lists documents of a database.
+var LookDocuments = newLook("documents", (*Reader).documents)
+
+func (r *Reader) documents(ctx context.Context, of *states.Shelf, q DocumentsQuery) (*Documents, error) {
 	p := Page{Limit: q.Limit}
 	p.fill()
 	q.Limit = p.Limit
@@ -85,13 +87,13 @@ func (r *Reader) Documents(ctx context.Context, who *access.Caller, instance str
 			q.Prefix = designPrefix + q.Prefix
 		}
 	default:
-		return nil, refuse(server.Invalid, "kind is design or local, or left out.")
+		return nil, refusal.New(refusal.Invalid, "kind is design or local, or left out.")
 	}
 	sel, err := q.selector()
 	if err != nil {
 		return nil, fault(ctx, err)
 	}
-	v, d, err := r.database(ctx, who, instance, at, q.DB)
+	v, d, err := r.database(ctx, of, q.At, q.DB)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +116,7 @@ func (r *Reader) Documents(ctx context.Context, who *access.Caller, instance str
 }
 
 // fill looks at documents until there are enough.
-func (x *Documents) fill(ctx context.Context, v *opened.View, d *serve.Database, q *DocumentsQuery, sel *mango.Selector) error {
+func (x *Documents) fill(ctx context.Context, v *states.View, d *serve.Database, q *DocumentsQuery, sel *mango.Selector) error {
 	var dbs []*couchfile.DB
 	for _, s := range d.Shards {
 		db, err := open(v, d, s)
@@ -224,7 +226,7 @@ func rowOf(info *couchfile.DocInfo) DocumentRow {
 }
 
 // locals lists local documents.
-func (x *Documents) locals(ctx context.Context, v *opened.View, d *serve.Database, q *DocumentsQuery) error {
+func (x *Documents) locals(ctx context.Context, v *states.View, d *serve.Database, q *DocumentsQuery) error {
 	prefix := q.Prefix
 	if !strings.HasPrefix(prefix, localPrefix) {
 		prefix = localPrefix + prefix
@@ -298,18 +300,26 @@ type Revision struct {
 	Stored  bool   `json:"stored"` // its body is in the file
 }
 
-// Document reads a document of a state: the winning revision, a deletion too, or rev if it isn't "".
-func (r *Reader) Document(ctx context.Context, who *access.Caller, instance string, at opened.State, db, id, rev string) (*Document, error) {
-	v, d, err := r.database(ctx, who, instance, at, db)
+// DocumentQuery names a document of a state: the winning revision, a deletion too, or Rev if it isn't "".
+type DocumentQuery struct {
+	At           states.State
+	DB, Doc, Rev string
+}
+
+// LookDocument reads a document of a state.
+var LookDocument = newLook("document", (*Reader).document)
+
+func (r *Reader) document(ctx context.Context, of *states.Shelf, q DocumentQuery) (*Document, error) {
+	v, d, err := r.database(ctx, of, q.At, q.DB)
 	if err != nil {
 		return nil, err
 	}
 	defer v.Close()
-	out, err := document(v, d, id, rev)
+	out, err := document(v, d, q.Doc, q.Rev)
 	return out, fault(ctx, err)
 }
 
-func document(v *opened.View, d *serve.Database, id, rev string) (*Document, error) {
+func document(v *states.View, d *serve.Database, id, rev string) (*Document, error) {
 	out := &Document{State: stateOf(v), ID: id, Attachments: []Attachment{}, Revisions: []Revision{}}
 	file, err := find(v, d, id)
 	if err != nil {
@@ -361,12 +371,12 @@ func viewAttachment(a *couchfile.Attachment) Attachment {
 }
 
 // open opens a shard for as long as its state stays open: others look into it, too.
-func open(v *opened.View, d *serve.Database, s *serve.Shard) (*couchfile.DB, error) {
+func open(v *states.View, d *serve.Database, s *serve.Shard) (*couchfile.DB, error) {
 	return d.Open(v.Life, s)
 }
 
 // find opens the shard that a document is in.
-func find(v *opened.View, d *serve.Database, id string) (*couchfile.DB, error) {
+func find(v *states.View, d *serve.Database, id string) (*couchfile.DB, error) {
 	return d.Find(v.Life, id)
 }
 
@@ -386,30 +396,36 @@ func revision(file *couchfile.DB, id, rev string) (*couchfile.DocInfo, couchfile
 	return info, info.Revs[i], nil
 }
 
-// AttachmentOf calls fn with an attachment and what reads its bytes, decoded. Who sends them on must not let a browser take them
+// AttachmentQuery names an attachment of a document.
+type AttachmentQuery struct {
+	DocumentQuery
+	Name string
+}
+
+// Attachment calls fn with an attachment and what reads its bytes, decoded. Who sends them on must not let a browser take them
 // for a page of the server: users of a database stored what they liked.
-func (r *Reader) AttachmentOf(ctx context.Context, who *access.Caller, instance string, at opened.State, db, id, rev, name string, fn func(Attachment, io.Reader) error) error {
-	v, d, err := r.database(ctx, who, instance, at, db)
+func (r *Reader) Attachment(ctx context.Context, of *states.Shelf, q AttachmentQuery, fn func(Attachment, io.Reader) error) error {
+	v, d, err := r.database(ctx, of, q.At, q.DB)
 	if err != nil {
 		return err
 	}
 	defer v.Close()
-	file, err := find(v, d, id)
+	file, err := find(v, d, q.Doc)
 	if err != nil {
 		return fault(ctx, err)
 	}
-	_, wanted, err := revision(file, id, rev)
+	_, wanted, err := revision(file, q.Doc, q.Rev)
 	if err != nil {
 		return fault(ctx, err)
 	}
 	if !wanted.Stored {
 		return fault(ctx, couchfile.ErrMissing)
 	}
-	atts, err := file.Attachments(id, wanted)
+	atts, err := file.Attachments(q.Doc, wanted)
 	if err != nil {
 		return fault(ctx, err)
 	}
-	i := slices.IndexFunc(atts, func(a couchfile.Attachment) bool { return a.Name == name })
+	i := slices.IndexFunc(atts, func(a couchfile.Attachment) bool { return a.Name == q.Name })
 	if i < 0 {
 		return fault(ctx, couchfile.ErrNotFound)
 	}

@@ -4,9 +4,8 @@ import (
 	"context"
 	"time"
 
-	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/job"
-	"github.com/slipcover/slipcover/internal/opened"
+	"github.com/slipcover/slipcover/internal/states"
 )
 
 // Moments is what can be had back of an instance.
@@ -74,10 +73,17 @@ type MomentsQuery struct {
 	Page             // of backups
 }
 
-// Moments lists what can be had back of an instance.
-func (r *Reader) Moments(ctx context.Context, who *access.Caller, instance string, q MomentsQuery) (*Moments, error) {
+// within reports whether a time of any length has to do with the query; a zero end is none.
+func (q *MomentsQuery) within(from, to time.Time) bool {
+	return (q.To.IsZero() || !from.After(q.To)) && (q.From.IsZero() || to.IsZero() || !to.Before(q.From))
+}
+
+// LookMoments lists what can be had back of an instance, but for the backups, which the catalog has: see Fill.
+var LookMoments = newLook("moments", (*Reader).moments)
+
+func (r *Reader) moments(ctx context.Context, of *states.Shelf, q MomentsQuery) (*Moments, error) {
 	q.fill()
-	v, err := r.repository(ctx, who, instance)
+	v, err := r.views.Repository(ctx, of)
 	if err != nil {
 		return nil, err
 	}
@@ -95,12 +101,9 @@ func (r *Reader) Moments(ctx context.Context, who *access.Caller, instance strin
 	if err != nil {
 		return nil, fault(ctx, err)
 	}
-	within := func(from, to time.Time) bool {
-		return (q.To.IsZero() || !from.After(q.To)) && (q.From.IsZero() || to.IsZero() || !to.Before(q.From))
-	}
 	out := &Moments{Windows: []Window{}, Gaps: []Gap{}, Notes: append([]string{}, p.Notes[max(0, len(p.Notes)-MostLimit):]...), Backups: []Backup{}}
 	for _, w := range p.Windows {
-		if within(w.From, w.To) {
+		if q.within(w.From, w.To) {
 			kind := "backups"
 			if w.Shipped {
 				kind = "shipped"
@@ -109,7 +112,7 @@ func (r *Reader) Moments(ctx context.Context, who *access.Caller, instance strin
 		}
 	}
 	for _, g := range p.Gaps {
-		if within(g.From, g.To) {
+		if q.within(g.From, g.To) {
 			x := Gap{From: g.From.UTC(), Why: g.Why}
 			if !g.To.IsZero() {
 				x.To = g.To.UTC()
@@ -117,17 +120,10 @@ func (r *Reader) Moments(ctx context.Context, who *access.Caller, instance strin
 			out.Gaps = append(out.Gaps, x)
 		}
 	}
-	for _, b := range v.Backups {
-		x := viewBackup(b)
-		if within(x.Started, x.Started) {
-			out.Backups = append(out.Backups, x)
-		}
-	}
-	out.Backups, out.More = cut(out.Backups, q.Page)
 	for _, d := range p.Databases {
 		x := DatabaseLife{d.DB, d.First.UTC(), d.Last.UTC(), d.There, d.Commits, []DatabaseEvent{}}
 		for _, e := range d.Events {
-			if within(e.At, e.At) {
+			if q.within(e.At, e.At) {
 				x.Events = append(x.Events, DatabaseEvent{e.At.UTC(), string(e.What), e.Shards, e.Note})
 			}
 		}
@@ -136,20 +132,22 @@ func (r *Reader) Moments(ctx context.Context, who *access.Caller, instance strin
 	return out, nil
 }
 
+// Fill adds a page of the backups of a query.
+func (x *Moments) Fill(of *states.Shelf, q MomentsQuery) {
+	q.fill()
+	x.Backups = []Backup{}
+	for _, b := range of.Beside(of.Backups[0]) {
+		if y := viewBackup(b); q.within(y.Started, y.Started) {
+			x.Backups = append(x.Backups, y)
+		}
+	}
+	x.Backups, x.More = cut(x.Backups, q.Page)
+}
+
 func viewBackup(b *job.Backup) Backup {
 	x := Backup{ID: b.ID, Name: b.Name, Type: b.Type, Started: b.Created, Finished: b.Finished, SizeBytes: b.Size, Damage: b.Damage, Schedule: b.Schedule, Proof: b.Proof}
 	if b.Started != nil {
 		x.Started = b.Started.UTC()
 	}
 	return x
-}
-
-// Find says which state is meant, without looking into it.
-func (r *Reader) Find(ctx context.Context, who *access.Caller, instance string, q opened.State) (State, error) {
-	v, err := r.view(ctx, who, instance, q)
-	if err != nil {
-		return State{}, err
-	}
-	defer v.Close()
-	return stateOf(v), nil
 }

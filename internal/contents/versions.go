@@ -6,10 +6,9 @@ import (
 	"errors"
 
 	"github.com/slipcover/slipcover/couchfile"
-	"github.com/slipcover/slipcover/internal/access"
-	"github.com/slipcover/slipcover/internal/opened"
+	"github.com/slipcover/slipcover/internal/refusal"
 	"github.com/slipcover/slipcover/internal/serve"
-	"github.com/slipcover/slipcover/internal/server"
+	"github.com/slipcover/slipcover/internal/states"
 )
 
 // History is what backups and moments still have of a document.
@@ -32,16 +31,23 @@ type Version struct {
 }
 
 // Where is the state that has it.
-func (x *Version) Where() opened.State {
-	if x.From != "" {
-		return opened.State{Backup: string(x.From)}
+func (x *Version) Where() states.State {
+	if x.Backup != "" {
+		return states.State{Backup: x.Backup}
 	}
-	return opened.State{At: x.Last}
+	return states.State{At: x.Last}
 }
 
-// History lists every revision of a document that a backup or moment still has.
-func (r *Reader) History(ctx context.Context, who *access.Caller, instance, db, id string) (*History, error) {
-	v, err := r.repository(ctx, who, instance)
+// HistoryQuery names a document.
+type HistoryQuery struct {
+	DB, Doc string
+}
+
+// LookHistory lists every revision of a document that a backup or moment still has.
+var LookHistory = newLook("history", (*Reader).history)
+
+func (r *Reader) history(ctx context.Context, of *states.Shelf, q HistoryQuery) (*History, error) {
+	v, err := r.views.Repository(ctx, of)
 	if err != nil {
 		return nil, err
 	}
@@ -51,18 +57,20 @@ func (r *Reader) History(ctx context.Context, who *access.Caller, instance, db, 
 		return nil, err
 	}
 	defer done()
-	h, err := serve.History(ctx, v.Repo, v.Name, db, id)
+	h, err := serve.History(ctx, v.Repo, v.Name, q.DB, q.Doc)
 	switch {
 	case errors.Is(err, serve.ErrNoDatabase):
-		return nil, refuse(server.NotFound, "No backup or moment has such a database.")
+		return nil, refusal.New(refusal.NotFound, "No backup or moment has such a database.")
 	case errors.Is(err, couchfile.ErrNotFound):
-		return nil, refuse(server.NotFound, "No backup or moment has such a document, nor a deletion of it.")
+		return nil, refusal.New(refusal.NotFound, "No backup or moment has such a document, nor a deletion of it.")
 	case err != nil:
 		return nil, fault(ctx, err)
 	}
 	out := &History{States: []DocState{}, Revisions: []Version{}}
 	for _, s := range h.States {
-		out.States = append(out.States, DocState{s, catalogID(v.Backups, s.From)})
+		backup := catalogID(v.Backups, s.From)
+		s.From = "" // which Backup hides in JSON
+		out.States = append(out.States, DocState{s, backup})
 	}
 	last := h.States[len(h.States)-1]
 	now := map[string]string{}
@@ -75,7 +83,9 @@ func (r *Reader) History(ctx context.Context, who *access.Caller, instance, db, 
 		now[last.Rev] = "winner"
 	}
 	for _, x := range h.Revisions {
-		out.Revisions = append(out.Revisions, Version{x, catalogID(v.Backups, x.From), now[x.Rev]})
+		backup := catalogID(v.Backups, x.From)
+		x.From = ""
+		out.Revisions = append(out.Revisions, Version{x, backup, now[x.Rev]})
 	}
 	return out, nil
 }
@@ -97,24 +107,32 @@ type Diff struct {
 
 // Place is a revision of a document in a state; the winning one without Rev.
 type Place struct {
-	At  opened.State
+	At  states.State
 	Rev string
 }
 
-// Diff holds a document in two states against each other. A database or document that isn't there is none; one that is in
+// DiffQuery names a document and the two states.
+type DiffQuery struct {
+	DB, Doc  string
+	From, To Place
+}
+
+// LookDiff holds a document in two states against each other. A database or document that isn't there is none; one that is in
 // neither is refused.
-func (r *Reader) Diff(ctx context.Context, who *access.Caller, instance, db, id string, from, to Place) (*Diff, error) {
+var LookDiff = newLook("diff", (*Reader).diff)
+
+func (r *Reader) diff(ctx context.Context, of *states.Shelf, q DiffQuery) (*Diff, error) {
 	out := &Diff{}
 	for _, x := range []struct {
 		side *Side
 		at   Place
-	}{{&out.From, from}, {&out.To, to}} {
-		if err := r.side(ctx, who, instance, db, id, x.at, x.side); err != nil {
+	}{{&out.From, q.From}, {&out.To, q.To}} {
+		if err := r.side(ctx, of, q.DB, q.Doc, x.at, x.side); err != nil {
 			return nil, err
 		}
 	}
 	if out.From.Rev == "" && out.To.Rev == "" {
-		return nil, refuse(server.NotFound, "The document is in neither of the two.")
+		return nil, refusal.New(refusal.NotFound, "The document is in neither of the two.")
 	}
 	list, err := serve.Diff(out.From.Document, out.To.Document)
 	if err != nil {
@@ -124,8 +142,8 @@ func (r *Reader) Diff(ctx context.Context, who *access.Caller, instance, db, id 
 	return out, nil
 }
 
-func (r *Reader) side(ctx context.Context, who *access.Caller, instance, db, id string, at Place, out *Side) error {
-	v, err := r.view(ctx, who, instance, at.At)
+func (r *Reader) side(ctx context.Context, of *states.Shelf, db, id string, at Place, out *Side) error {
+	v, err := r.views.View(ctx, of, at.At)
 	if err != nil {
 		return err
 	}

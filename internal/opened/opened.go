@@ -30,6 +30,7 @@ import (
 	"github.com/slipcover/slipcover/internal/serve"
 	"github.com/slipcover/slipcover/internal/serve/chttpd"
 	"github.com/slipcover/slipcover/internal/server"
+	"github.com/slipcover/slipcover/internal/states"
 )
 
 const (
@@ -40,8 +41,8 @@ const (
 	// Longest is how long one stays open in any case.
 	Longest = 7 * 24 * time.Hour
 	// CacheSize is how much one may keep in memory of what it has read, in bytes; Memory what it takes in all, about.
-	CacheSize = 16 << 20
-	Memory    = 3 * CacheSize
+	CacheSize = states.CacheSize
+	Memory    = states.Memory
 	// User is who reads.
 	User = "slipcover"
 
@@ -68,14 +69,14 @@ type Options struct {
 // Set is the backups that are open.
 type Set struct {
 	o       Options
+	views   *states.Set
 	changed chan struct{}
 	count   *prometheus.CounterVec // ends, by reason
 
 	mu      sync.Mutex
 	all     map[string]*Opened // guarded by mu, like what follows
 	opening map[string]int     // by project
-	readers map[readerKey]*reader
-	ending  bool // no more are opened
+	ending  bool               // no more are opened
 }
 
 // Opened is a backup that is open.
@@ -108,7 +109,7 @@ type Opened struct {
 
 // New returns a set without any.
 func New(o Options) (*Set, error) {
-	s := &Set{o: o, changed: make(chan struct{}, 1), all: map[string]*Opened{}, opening: map[string]int{}, readers: map[readerKey]*reader{},
+	s := &Set{o: o, views: states.New(states.Options{Most: o.Most, Readable: o.Server.IsReadable}), changed: make(chan struct{}, 1), all: map[string]*Opened{}, opening: map[string]int{},
 		count: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "slipcover_serves_ended_total", Help: "Backups that were open and are not any more, by why."}, []string{"why"})}
 	for _, why := range []string{whyClosed, whyIdle, whyTime, whyToken, whyBackup, whyServer} {
 		s.count.WithLabelValues(why)
@@ -267,7 +268,7 @@ func (s *Set) read(asked context.Context, who *access.Caller, o *Opened, at time
 	}
 	if err != nil {
 		o.release()
-		return told(ctx, err)
+		return states.Told(ctx, err)
 	}
 	return nil
 }
@@ -313,28 +314,6 @@ func (s *Set) readState(ctx context.Context, who *access.Caller, o *Opened, at t
 	o.handler = chttpd.New(ctx, o.node, chttpd.Options{Auth: chttpd.OneUser{Name: User, Password: o.Password}, Vendor: s.o.Version, Prefix: o.Path(),
 		Log: s.o.Log.With("serve", o.ID), Done: o.done})
 	return nil
-}
-
-// told says what went wrong, in a sentence for whoever asked. The cause is for the log.
-func told(ctx context.Context, err error) error {
-	var own *server.Error
-	switch {
-	case errors.As(err, &own):
-		return err
-	case errors.Is(err, repo.ErrNoKey), errors.Is(err, repo.ErrWrongKey):
-		return &server.Error{Kind: server.Conflict, Cause: err, Message: "This server has no key that reads the backup. Give it one with the setting identity_file, or run slipcover serve where the key is."}
-	case errors.Is(err, repo.ErrKeyGone):
-		return &server.Error{Kind: server.Conflict, Cause: err, Message: "The backup can't be read by anyone: " + repo.ErrKeyGone.Error() + "."}
-	case errors.Is(err, repo.ErrNoMoment), errors.Is(err, repo.ErrGap):
-		return &server.Error{Kind: server.Conflict, Cause: err, Message: "There is no such moment: slipcover points shows which there are, on a machine that has the key."}
-	case errors.Is(err, repo.ErrNoBackup):
-		return &server.Error{Kind: server.Conflict, Cause: err, Message: "The backup isn't in its repository any more."}
-	case errors.Is(err, repo.ErrCorrupt), errors.Is(err, repo.ErrSignature):
-		return &server.Error{Kind: server.Conflict, Cause: err, Message: "What is stored of the backup is damaged: the server's log says how."}
-	case ctx.Err() != nil:
-		return &server.Error{Kind: server.Unavailable, Cause: err, Message: "The backup could not be opened in time: try again later, or run slipcover serve where the key is."}
-	}
-	return &server.Error{Kind: server.Unavailable, Cause: err, Message: "The backup can't be opened now: the server's log says why."}
 }
 
 // release frees what one holds. Nobody reads any more.
@@ -497,7 +476,7 @@ func (s *Set) Run(ctx context.Context) error {
 		select {
 		case <-tick.C:
 			s.look(ctx, time.Now())
-			s.lookViews(time.Now(), false)
+			s.views.Look(time.Now())
 		case <-ctx.Done():
 			s.mu.Lock()
 			s.ending = true
@@ -505,7 +484,7 @@ func (s *Set) Run(ctx context.Context) error {
 			for _, o := range s.List(nil, true) {
 				s.end(ctx, o, whyServer)
 			}
-			s.lookViews(time.Now(), true)
+			s.views.End()
 			return nil
 		}
 	}

@@ -8,9 +8,9 @@ import (
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/api"
 	"github.com/slipcover/slipcover/internal/contents"
-	"github.com/slipcover/slipcover/internal/opened"
 	"github.com/slipcover/slipcover/internal/serve"
 	"github.com/slipcover/slipcover/internal/server"
+	"github.com/slipcover/slipcover/internal/states"
 )
 
 var changesRoutes = []route{
@@ -70,7 +70,7 @@ func (c *call) changesPage() (*answer, error) {
 		}
 	}
 	from, err := c.stateIn(d.From)
-	var to opened.State
+	var to states.State
 	if err == nil {
 		to, err = c.stateIn(d.To)
 	}
@@ -120,7 +120,7 @@ func (c *call) sinceBackup(d *changesData) (*contents.Databases, error) {
 	if d.DB != "" {
 		q = contents.DatabasesQuery{Prefix: d.DB, Page: contents.Page{Limit: 1}}
 	}
-	list, err := c.reader.Databases(c.r.Context(), d.who, d.ID, opened.State{}, q)
+	list, err := c.reader.Databases(c.r.Context(), d.who, d.ID, states.State{}, q)
 	if d.Cannot, err = cannot(err); err != nil || d.Cannot != "" {
 		return nil, err
 	}

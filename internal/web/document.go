@@ -178,7 +178,7 @@ func kindWords(kind serve.ChangeKind) (icon, what string) {
 
 // whichState says which backup or moment has a version.
 func (c *call) whichState(x *subject, v *contents.Version) string {
-	if v.Backup == "" && v.From == "" {
+	if v.Backup == "" {
 		return "shipped"
 	}
 	if b, err := c.o.Server.Backup(c.r.Context(), x.who, v.Backup); err == nil && b.Started != nil {

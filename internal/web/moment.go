@@ -14,8 +14,8 @@ import (
 	"github.com/slipcover/slipcover/internal/api"
 	"github.com/slipcover/slipcover/internal/calendar"
 	"github.com/slipcover/slipcover/internal/contents"
-	"github.com/slipcover/slipcover/internal/opened"
 	"github.com/slipcover/slipcover/internal/server"
+	"github.com/slipcover/slipcover/internal/states"
 )
 
 var momentRoutes = []route{
@@ -78,25 +78,25 @@ func (c *call) looked(x *subject, db, doc string) error {
 }
 
 // stateIn reads which state a text means: now, latest, the id of a backup, or a time in the reader's zone.
-func (c *call) stateIn(text string) (opened.State, error) {
+func (c *call) stateIn(text string) (states.State, error) {
 	text = strings.TrimSpace(text)
 	switch text {
 	case "", "now":
-		return opened.State{}, nil
+		return states.State{}, nil
 	case "latest":
-		return opened.State{Backup: text}, nil
+		return states.State{Backup: text}, nil
 	}
 	if id, ok := api.ParseID(text); ok {
-		return opened.State{Backup: id}, nil
+		return states.State{Backup: id}, nil
 	}
 	if t, err := time.Parse(time.RFC3339Nano, text); err == nil {
-		return opened.State{At: t}, nil
+		return states.State{At: t}, nil
 	}
 	t, err := calendar.ParseWhen(text, c.now(), c.set.zone)
 	if err != nil {
-		return opened.State{}, api.Invalid("%.60q is neither a backup nor a time: write 2026-11-22 10:32, yesterday 18:00 or 90m ago.", text)
+		return states.State{}, api.Invalid("%.60q is neither a backup nor a time: write 2026-11-22 10:32, yesterday 18:00 or 90m ago.", text)
 	}
-	return opened.State{At: t}, nil
+	return states.State{At: t}, nil
 }
 
 // name is the text that stateIn reads as the same state.
@@ -125,7 +125,7 @@ func cannot(err error) (string, error) {
 	switch {
 	case err == nil:
 		return "", nil
-	case opened.CannotRead(err) && errors.As(err, &refused):
+	case states.CannotRead(err) && errors.As(err, &refused):
 		return refused.Message, nil
 	case errors.As(err, &refused) && (refused.Kind == server.Conflict || refused.Kind == server.Unsupported || refused.Kind == server.Invalid || refused.Kind == server.Unavailable || refused.Kind == server.Busy):
 		return refused.Message, nil
@@ -234,7 +234,7 @@ func (c *call) momentPage() (*answer, error) {
 	return c.page(title, "moment", d), nil
 }
 
-func (c *call) fillDatabases(d *momentData, at opened.State) error {
+func (c *call) fillDatabases(d *momentData, at states.State) error {
 	offset, _ := strconv.Atoi(c.r.URL.Query().Get("dbo"))
 	list, err := c.reader.Databases(c.r.Context(), d.who, d.ID, at, contents.DatabasesQuery{Prefix: d.Prefix, Page: contents.Page{Offset: offset, Limit: databasesPerPage}})
 	if err != nil {
@@ -302,7 +302,7 @@ func (c *call) fillBeside(d *momentData) {
 	}
 }
 
-func (c *call) fillDocuments(d *momentData, at opened.State, after string) error {
+func (c *call) fillDocuments(d *momentData, at states.State, after string) error {
 	ctx := c.r.Context()
 	var err error
 	if d.Details, err = c.reader.Database(ctx, d.who, d.ID, at, d.DB); err != nil {

@@ -9,8 +9,8 @@ import (
 	"github.com/slipcover/slipcover/internal/api"
 	"github.com/slipcover/slipcover/internal/contents"
 	"github.com/slipcover/slipcover/internal/job"
-	"github.com/slipcover/slipcover/internal/opened"
 	"github.com/slipcover/slipcover/internal/server"
+	"github.com/slipcover/slipcover/internal/states"
 )
 
 var putBackRoutes = []route{
@@ -65,7 +65,7 @@ func (c *call) previewPutBack() (*answer, error) {
 }
 
 // stateRef is a state as package server takes it.
-func stateRef(s opened.State) (backup string, ref job.StateRef) {
+func stateRef(s states.State) (backup string, ref job.StateRef) {
 	return s.Backup, job.StateRef{At: s.At}
 }
 
@@ -143,11 +143,11 @@ func (c *call) fillLive(d *putBackData) {
 		return
 	}
 	ctx := c.r.Context()
-	now, err := c.reader.Document(ctx, d.who, d.ID, opened.State{}, d.Docs.DB, d.Docs.Doc, d.One.Was)
+	now, err := c.reader.Document(ctx, d.who, d.ID, states.State{}, d.Docs.DB, d.Docs.Doc, d.One.Was)
 	if err != nil || now.Gone {
 		return
 	}
-	from := opened.State{At: d.Docs.From.At, Backup: d.Docs.From.RepoID}
+	from := states.State{At: d.Docs.From.At, Backup: d.Docs.From.RepoID}
 	old, err := c.reader.Document(ctx, d.who, d.ID, from, d.Docs.DB, d.Docs.Doc, d.One.From)
 	if err != nil || old.Gone {
 		return

@@ -13,9 +13,9 @@ import (
 	"github.com/slipcover/slipcover/internal/api"
 	"github.com/slipcover/slipcover/internal/contents"
 	"github.com/slipcover/slipcover/internal/job"
-	"github.com/slipcover/slipcover/internal/opened"
 	"github.com/slipcover/slipcover/internal/server"
 	"github.com/slipcover/slipcover/internal/shard"
+	"github.com/slipcover/slipcover/internal/states"
 	"github.com/slipcover/slipcover/internal/topology"
 )
 
@@ -221,7 +221,7 @@ func (c *call) pick(o *origin, text string) (*chosen, string, error) {
 	}
 	k := &chosen{S: text}
 	switch {
-	case at.Backup == "latest" || at == opened.State{}:
+	case at.Backup == "latest" || at == states.State{}:
 		k.Backup = list[0]
 	case at.Backup != "":
 		n := slices.IndexFunc(list, func(b *job.Backup) bool { return b.ID == at.Backup })
@@ -471,7 +471,7 @@ func (c *call) fillWhat(w *wizard) {
 	})
 	w.What = cmp.Or(w.What, "all")
 	if id := w.nodeToRead(); id != "" {
-		if list, err := c.reader.Databases(c.r.Context(), w.origin.who, id, opened.State{Backup: "latest"}, contents.DatabasesQuery{Page: contents.Page{Limit: mostOffered}}); err == nil {
+		if list, err := c.reader.Databases(c.r.Context(), w.origin.who, id, states.State{Backup: "latest"}, contents.DatabasesQuery{Page: contents.Page{Limit: mostOffered}}); err == nil {
 			for _, d := range list.Databases {
 				w.Databases = append(w.Databases, d.Name)
 			}

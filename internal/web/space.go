@@ -11,8 +11,8 @@ import (
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/contents"
 	"github.com/slipcover/slipcover/internal/job"
-	"github.com/slipcover/slipcover/internal/opened"
 	"github.com/slipcover/slipcover/internal/server"
+	"github.com/slipcover/slipcover/internal/states"
 )
 
 var spaceRoutes = []route{
@@ -287,7 +287,7 @@ func (c *call) fillBytes(d *spaceData) {
 	if err != nil {
 		return
 	}
-	list, err := c.reader.Databases(c.r.Context(), who, d.Chosen.ID, opened.State{Backup: "latest"}, contents.DatabasesQuery{Page: contents.Page{Limit: mostBytes}})
+	list, err := c.reader.Databases(c.r.Context(), who, d.Chosen.ID, states.State{Backup: "latest"}, contents.DatabasesQuery{Page: contents.Page{Limit: mostBytes}})
 	if err != nil {
 		b.Note = sentenceOf(err)
 		return

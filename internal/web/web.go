@@ -14,8 +14,8 @@ import (
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/api"
 	"github.com/slipcover/slipcover/internal/bus"
-	"github.com/slipcover/slipcover/internal/contents"
 	"github.com/slipcover/slipcover/internal/httpd"
+	"github.com/slipcover/slipcover/internal/looks"
 	"github.com/slipcover/slipcover/internal/opened"
 	"github.com/slipcover/slipcover/internal/server"
 )
@@ -65,7 +65,7 @@ type Site struct {
 	attempts *httpd.Limiter // log-ins that fail, of an address
 	ending   chan struct{}  // closed when streams are to end
 
-	reader *contents.Reader
+	reader *looks.Reader
 
 	mu   sync.Mutex
 	sets map[string]*set // templates by time zone; guarded by mu
@@ -82,7 +82,7 @@ func New(o Options) (*Site, error) {
 	o.URL = strings.TrimSuffix(o.URL, "/")
 	s := &Site{o: o, sessions: &sessions{o.Sessions, o.Now}, origins: http.NewCrossOriginProtection(), attempts: httpd.NewLimiter(mostAttempts),
 		ending: make(chan struct{}), pages: map[string]access.Role{}, sets: map[string]*set{}}
-	s.reader = contents.New(o.Serves, o.Server)
+	s.reader = looks.New(o.Serves, o.Server)
 	s.routes.Refuse = func(w http.ResponseWriter, status int, message string) {
 		w.(*unanswered).c.fail(&api.Refusal{Status: status, Message: message})
 	}

@@ -544,7 +544,7 @@ func keepSmall(ctx context.Context, open *opened.Set) {
 		var m runtime.MemStats
 		runtime.ReadMemStats(&m)
 		live := int64(m.HeapAlloc)
-		debug.SetMemoryLimit(live + live/4 + int64(m.StackInuse) + spareMemory + int64(open.Len()+open.Views())*opened.Memory)
+		debug.SetMemoryLimit(live + live/4 + int64(m.StackInuse) + spareMemory + int64(open.Len()+open.Looks().Len())*opened.Memory)
 		select {
 		case <-ctx.Done():
 			return

@@ -12,6 +12,7 @@ import (
 	"github.com/slipcover/slipcover/internal/opened"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/server"
+	"github.com/slipcover/slipcover/internal/states"
 	"github.com/slipcover/slipcover/internal/storage/meter"
 )
 
@@ -70,6 +71,6 @@ func (r *servedRepositories) place(who *access.Caller, b *job.Backup) (string, e
 			return place, nil
 		}
 	}
-	return "", &server.Error{Kind: server.Conflict, Cause: opened.ErrElsewhere, Message: "The backup is in a repository that this server doesn't have: give it the settings repository and identity_file, " +
+	return "", &server.Error{Kind: server.Conflict, Cause: states.ErrElsewhere, Message: "The backup is in a repository that this server doesn't have: give it the settings repository and identity_file, " +
 		"or run slipcover serve on a machine that reaches the repository and has its key."}
 }

@@ -1,25 +1,34 @@
-package opened
+// Package states opens repositories and states of an instance to be looked into, in the process of whoever looks: a server that has
+// the key, or an agent that has it. It is told which backups there are and may be read, and knows neither catalog nor callers.
+//
+// What was opened stays open for a while, as looks come in rows: a state until nobody has looked at it for five minutes, or another
+// one needs its place. Each holds at most some 50 MiB.
+package states
 
 import (
-	"cmp"
 	"context"
-	"crypto/sha256"
 	"errors"
-	"math"
 	"slices"
 	"sync"
 	"time"
 
-	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/refusal"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/serve"
-	"github.com/slipcover/slipcover/internal/server"
 )
 
 const (
-	// viewIdle is how long what was looked at in the server's process stays open when nobody looks.
+	// CacheSize is how much a repository that is looked into may keep in memory of what was read, in bytes; Memory is what a
+	// state takes in all, about.
+	CacheSize = 16 << 20
+	Memory    = 3 * CacheSize
+	// LookEvery is how often Look is to be called.
+	LookEvery = 5 * time.Second
+
+	openTime = 45 * time.Second // for opening one: who asked has hung up then, or will
+	// viewIdle is how long what was looked at stays open when nobody looks.
 	viewIdle = 5 * time.Minute
 	// viewFresh is for how long the newest moment counts as the newest.
 	viewFresh = 20 * time.Second
@@ -30,12 +39,57 @@ const (
 // State names a backup of an instance by its id in the catalog or in its repository, or by "latest"; or the newest moment up to
 // a time. The zero value is the newest moment.
 type State struct {
-	Backup string
-	At     time.Time
+	Backup string    `json:"backup,omitempty"`
+	At     time.Time `json:"at,omitzero"`
 }
 
-// View is the repository of an instance's backups, and a state of it, read in the server's own process. Nothing has a URL of its
-// own. Close must be called.
+// Shelf is what may be read of an instance, as the catalog has it.
+type Shelf struct {
+	// Backups are those that can be read, the newest first; there is one.
+	Backups []*job.Backup
+	// Open opens the repository that a backup is in, with a key that reads it, and returns how to close it. An error is a
+	// *refusal.Error, or what package repo or a storage says.
+	Open func(ctx context.Context, b *job.Backup) (*repo.Repo, func(), error)
+	// Whose tells those apart for whom Open opens something else in a Swift account.
+	Whose string
+}
+
+// Beside are the backups in the repository that one is in, under the same name.
+func (of *Shelf) Beside(b *job.Backup) (list []*job.Backup) {
+	for _, x := range of.Backups {
+		if x.Repository.URL == b.Repository.URL && x.Repository.Storage == b.Repository.Storage && x.RepoName == b.RepoName {
+			list = append(list, x)
+		}
+	}
+	return list
+}
+
+// Options are the options of New.
+type Options struct {
+	// Most is how many states may be open at a time; two can be in any case, to be compared.
+	Most int
+	// Readable reports whether a backup that was opened may still be read; nil says that it may.
+	Readable func(b *job.Backup) bool
+}
+
+// Set is what is open.
+type Set struct {
+	o Options
+
+	mu      sync.Mutex
+	readers map[readerKey]*reader // guarded by mu, like what follows
+	ending  bool                  // no more are opened
+}
+
+// New returns a set without any.
+func New(o Options) *Set {
+	if o.Readable == nil {
+		o.Readable = func(*job.Backup) bool { return true }
+	}
+	return &Set{o: o, readers: map[readerKey]*reader{}}
+}
+
+// View is the repository of an instance's backups, and a state of it. Close must be called.
 type View struct {
 	Repo    *repo.Repo
 	Name    string        // of the instance in the repository
@@ -54,10 +108,9 @@ type View struct {
 	state  *viewed
 }
 
-// readerKey says whose reader of what one is. In a caller's own Swift account it is the token's.
+// readerKey says whose reader of what one is.
 type readerKey struct {
-	project, url, id, storage, name string
-	token                           [sha256.Size]byte
+	project, url, id, storage, name, whose string
 }
 
 // reader is a repository that is open. What can change is guarded by the set's mu.
@@ -100,42 +153,30 @@ type viewed struct {
 	gone  bool
 }
 
-// View opens a state of an instance to be read by the caller, or finds it open. The instance may be gone: its backups count.
-func (s *Set) View(ctx context.Context, who *access.Caller, instance string, q State) (*View, error) {
-	return s.view(ctx, who, instance, &q)
+// View opens a state to be read, or finds it open.
+func (s *Set) View(ctx context.Context, of *Shelf, q State) (*View, error) {
+	return s.view(ctx, of, &q)
 }
 
 // Repository is View without a state.
-func (s *Set) Repository(ctx context.Context, who *access.Caller, instance string) (*View, error) {
-	return s.view(ctx, who, instance, nil)
+func (s *Set) Repository(ctx context.Context, of *Shelf) (*View, error) {
+	return s.view(ctx, of, nil)
 }
 
-func (s *Set) view(ctx context.Context, who *access.Caller, instance string, q *State) (*View, error) {
-	list, err := s.readables(ctx, who, instance)
-	if err != nil {
-		return nil, err
-	}
-	if s.o.Most == 0 {
-		return nil, refuse(server.Unsupported, "Contents can't be shown: this server opens no backups, as its setting serves is 0.")
-	}
-	b := list[0]
+func (s *Set) view(ctx context.Context, of *Shelf, q *State) (*View, error) {
+	b := of.Backups[0]
 	if q != nil && q.Backup != "" && q.Backup != "latest" {
-		i := slices.IndexFunc(list, func(b *job.Backup) bool { return b.ID == q.Backup || b.RepoID == q.Backup })
+		i := slices.IndexFunc(of.Backups, func(b *job.Backup) bool { return b.ID == q.Backup || b.RepoID == q.Backup })
 		if i < 0 {
-			return nil, refuse(server.NotFound, "Backup "+q.Backup+" is none of this instance that can be read.")
+			return nil, refusal.New(refusal.NotFound, "Backup %s is none of this instance that can be read.", q.Backup)
 		}
-		b = list[i]
+		b = of.Backups[i]
 	}
-	r, err := s.readerOf(ctx, who, b)
+	r, err := s.readerOf(ctx, of, b)
 	if err != nil {
 		return nil, err
 	}
-	v := &View{Repo: r.repo, Name: b.RepoName, set: s, reader: r, Life: ctx}
-	for _, x := range list {
-		if x.Repository.URL == b.Repository.URL && x.Repository.Storage == b.Repository.Storage && x.RepoName == b.RepoName {
-			v.Backups = append(v.Backups, x)
-		}
-	}
+	v := &View{Repo: r.repo, Name: b.RepoName, Backups: of.Beside(b), set: s, reader: r, Life: ctx}
 	if q == nil {
 		return v, nil
 	}
@@ -146,49 +187,16 @@ func (s *Set) view(ctx context.Context, who *access.Caller, instance string, q *
 	return v, nil
 }
 
-// readables are the backups of an instance that the caller may read, the newest first; there is one.
-func (s *Set) readables(ctx context.Context, who *access.Caller, instance string) ([]*job.Backup, error) {
-	all, _ := s.o.Server.Backups(who, server.BackupFilter{Instance: instance, Limit: math.MaxInt32})
-	var list []*job.Backup
-	var first error
-	for _, b := range all {
-		if b.Instance != instance || !b.Status.Usable() {
-			continue
-		}
-		ok, err := s.o.Server.Readable(ctx, who, b.ID)
-		if err != nil {
-			first = cmp.Or(first, err)
-			continue
-		}
-		list = append(list, ok)
-	}
-	if len(list) == 0 {
-		if _, err := s.o.Server.Instance(ctx, who, instance); err != nil {
-			return nil, err
-		}
-		return nil, cmp.Or(first, refuse(server.Conflict, "There is no backup of this instance yet, so nothing can be looked at."))
-	}
-	slices.SortStableFunc(list, func(a, b *job.Backup) int { return startOf(b).Compare(startOf(a)) })
-	return list, nil
-}
-
-func startOf(b *job.Backup) time.Time {
-	if b.Started != nil {
-		return *b.Started
-	}
-	return b.Created
-}
-
 // readerOf opens the repository that a backup is in, or finds it open, and counts a view.
-func (s *Set) readerOf(ctx context.Context, who *access.Caller, b *job.Backup) (*reader, error) {
+func (s *Set) readerOf(ctx context.Context, of *Shelf, b *job.Backup) (*reader, error) {
 	key := readerKey{project: b.Project, url: b.Repository.URL, id: b.Repository.ID, storage: b.Repository.Storage, name: b.RepoName}
 	if b.Repository.Storage != "" {
-		key.token = sha256.Sum256([]byte(who.Token.Reveal()))
+		key.whose = of.Whose
 	}
 	s.mu.Lock()
 	if s.ending {
 		s.mu.Unlock()
-		return nil, refuse(server.Unavailable, "This server is ending: ask again in a moment.")
+		return nil, refusal.New(refusal.Unavailable, "What reads the backups is ending: ask again in a moment.")
 	}
 	r := s.readers[key]
 	mine := r == nil
@@ -200,14 +208,14 @@ func (s *Set) readerOf(ctx context.Context, who *access.Caller, b *job.Backup) (
 	r.used = time.Now()
 	s.mu.Unlock()
 	if mine {
-		r.err = s.openReader(ctx, who, b, r)
+		r.err = openReader(ctx, of, b, r)
 		close(r.ready)
 	}
 	select {
 	case <-r.ready:
 	case <-ctx.Done():
 		s.leaveReader(r)
-		return nil, told(ctx, ctx.Err())
+		return nil, Told(ctx, ctx.Err())
 	}
 	if r.err != nil {
 		s.mu.Lock()
@@ -223,15 +231,15 @@ func (s *Set) readerOf(ctx context.Context, who *access.Caller, b *job.Backup) (
 }
 
 // openReader opens a repository and proves that what is in it under the instance's name is the project's own.
-func (s *Set) openReader(asked context.Context, who *access.Caller, b *job.Backup, r *reader) error {
+func openReader(asked context.Context, of *Shelf, b *job.Backup, r *reader) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(asked), openTime)
 	defer cancel()
 	err := func() (err error) {
-		if r.repo, r.close, err = s.o.Repo(ctx, who, b); err != nil {
+		if r.repo, r.close, err = of.Open(ctx, b); err != nil {
 			return err
 		}
 		if b.Repository.ID != "" && r.repo.Config().ID != b.Repository.ID {
-			return refuse(server.Conflict, "The repository that this server reaches there is another one than that of the backup.")
+			return refusal.New(refusal.Conflict, "The repository that is reached there is another one than that of the backup.")
 		}
 		if err := r.repo.Unlock(ctx); err != nil {
 			return err
@@ -245,13 +253,13 @@ func (s *Set) openReader(asked context.Context, who *access.Caller, b *job.Backu
 		}
 		for _, rec := range list {
 			if of := rec.Labels[job.LabelProject]; of != "" && of != b.Project {
-				return refuse(server.Forbidden, "What is stored there is another project's.")
+				return refusal.New(refusal.Forbidden, "What is stored there is another project's.")
 			}
 		}
 		return nil
 	}()
 	if err != nil {
-		return told(ctx, err)
+		return Told(ctx, err)
 	}
 	return nil
 }
@@ -272,7 +280,7 @@ func (v *View) open(ctx context.Context, b *job.Backup, q State) error {
 	s, r := v.set, v.reader
 	now := time.Now()
 	if q.At.After(now.Add(time.Minute)) {
-		return refuse(server.Invalid, "That time is in the future.")
+		return refusal.New(refusal.Invalid, "That time is in the future.")
 	}
 	key := "moment " + q.At.UTC().Format(time.RFC3339Nano)
 	if q.Backup != "" {
@@ -288,7 +296,7 @@ func (v *View) open(ctx context.Context, b *job.Backup, q State) error {
 	if mine {
 		if !s.roomForState() {
 			s.mu.Unlock()
-			return refuse(server.Busy, "Too many backups are being looked at here just now: try again in a moment.")
+			return refusal.New(refusal.Busy, "Too many backups are being looked at here just now: try again in a moment.")
 		}
 		x = &viewed{ready: make(chan struct{})}
 		if q.Backup == "" && (q.At.IsZero() || now.Sub(q.At) < viewLate) {
@@ -310,7 +318,7 @@ func (v *View) open(ctx context.Context, b *job.Backup, q State) error {
 	select {
 	case <-x.ready:
 	case <-ctx.Done():
-		return told(ctx, ctx.Err())
+		return Told(ctx, ctx.Err())
 	}
 	if x.err != nil {
 		s.mu.Lock()
@@ -361,7 +369,7 @@ func (v *View) openState(asked context.Context, b *job.Backup, q State) error {
 	}
 	if err != nil {
 		defer cancel()
-		return told(ctx, err)
+		return Told(ctx, err)
 	}
 	return nil
 }
@@ -433,8 +441,8 @@ func (x *viewed) release() {
 	}
 }
 
-// Views is how many states are open for the server's own looks.
-func (s *Set) Views() (n int) {
+// Len is how many states are open.
+func (s *Set) Len() (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range s.readers {
@@ -478,13 +486,23 @@ func (s *Set) roomForState() bool {
 	return true
 }
 
-// lookViews closes what nobody looks at any more, or may; all of it if all.
-func (s *Set) lookViews(now time.Time, all bool) {
+// Look closes what nobody looks at any more, or may; now is the time.
+func (s *Set) Look(now time.Time) { s.look(now, false) }
+
+// End closes all, and has no more opened. Looks under way fail.
+func (s *Set) End() {
+	s.mu.Lock()
+	s.ending = true
+	s.mu.Unlock()
+	s.look(time.Now(), true)
+}
+
+func (s *Set) look(now time.Time, all bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for key, r := range s.readers {
 		for at, x := range r.states {
-			if all || x.under == 0 && now.Sub(x.used) >= viewIdle || x.backup != "" && !s.o.Server.IsReadable(&job.Backup{ID: x.backup, Project: key.project}) {
+			if all || x.under == 0 && now.Sub(x.used) >= viewIdle || x.backup != "" && !s.o.Readable(&job.Backup{ID: x.backup, Project: key.project}) {
 				s.dropState(r, at, x)
 			}
 		}
@@ -498,14 +516,33 @@ func (s *Set) lookViews(now time.Time, all bool) {
 	}
 }
 
-// Told says what went wrong with reading, in a sentence for whoever asked; see CannotRead.
-func Told(ctx context.Context, err error) error { return told(ctx, err) }
+// Told says what went wrong with reading, in a sentence for whoever asked. The cause is for the log.
+func Told(ctx context.Context, err error) error {
+	var own *refusal.Error
+	switch {
+	case errors.As(err, &own):
+		return err
+	case errors.Is(err, repo.ErrNoKey), errors.Is(err, repo.ErrWrongKey):
+		return &refusal.Error{Kind: refusal.Conflict, Cause: err, Message: "This server has no key that reads the backup. Give it one with the setting identity_file, or run slipcover serve where the key is."}
+	case errors.Is(err, repo.ErrKeyGone):
+		return &refusal.Error{Kind: refusal.Conflict, Cause: err, Message: "The backup can't be read by anyone: " + repo.ErrKeyGone.Error() + "."}
+	case errors.Is(err, repo.ErrNoMoment), errors.Is(err, repo.ErrGap):
+		return &refusal.Error{Kind: refusal.Conflict, Cause: err, Message: "There is no such moment: slipcover points shows which there are, on a machine that has the key."}
+	case errors.Is(err, repo.ErrNoBackup):
+		return &refusal.Error{Kind: refusal.Conflict, Cause: err, Message: "The backup isn't in its repository any more."}
+	case errors.Is(err, repo.ErrCorrupt), errors.Is(err, repo.ErrSignature):
+		return &refusal.Error{Kind: refusal.Conflict, Cause: err, Message: "What is stored of the backup is damaged: the log of who read it says how."}
+	case ctx.Err() != nil:
+		return &refusal.Error{Kind: refusal.Unavailable, Cause: err, Message: "The backup could not be opened in time: try again later, or run slipcover serve where the key is."}
+	}
+	return &refusal.Error{Kind: refusal.Unavailable, Cause: err, Message: "The backup can't be opened now: the log of who read it says why."}
+}
 
-// ErrElsewhere is the cause where the server's settings don't have the repository of a backup.
-var ErrElsewhere = errors.New("the server doesn't have the repository")
+// ErrElsewhere is the cause where whoever reads doesn't have the repository of a backup.
+var ErrElsewhere = errors.New("whoever reads doesn't have the repository")
 
-// CannotRead reports whether an error says that this server can read nothing of the instance, as it lacks the key or the
-// repository, whatever is asked for.
+// CannotRead reports whether an error says that nothing of the instance can be read here, as the key or the repository lacks,
+// whatever is asked for.
 func CannotRead(err error) bool {
 	return errors.Is(err, repo.ErrNoKey) || errors.Is(err, repo.ErrWrongKey) || errors.Is(err, repo.ErrKeyGone) || errors.Is(err, ErrElsewhere)
 }
