@@ -65,6 +65,7 @@ type restorePlan struct {
 	Word    string
 	WordOf  string
 	Do      string
+	Replace bool // something living goes out of its place
 	Wrong   string
 }
 
@@ -77,12 +78,12 @@ func (c *call) fillWhere(w *wizard) {
 	w.Fields = placeFields{Name: strings.TrimSpace(v.Get("name")), Agent: v.Get("agent"), Volume: strings.TrimSpace(v.Get("volume")), Into: v.Get("into"), As: strings.TrimSpace(v.Get("as"))}
 	switch {
 	case w.What == "db":
-		w.Where = []place{c.placeBeside(w), c.placeOver(w)}
+		w.Where = []place{c.placeBeside(w), c.placePlace(w)}
 	case o.Cluster != nil:
-		w.Where = []place{c.placeOnto(w), {Value: "plan", Short: "by a plan", Name: "By a plan of your own", Text: "on more or fewer nodes, with other copies or zones"}, c.placeOver(w),
+		w.Where = []place{c.placeOnto(w), {Value: "plan", Short: "by a plan", Name: "By a plan of your own", Text: "on more or fewer nodes, with other copies or zones"}, c.placePlace(w),
 			{Value: "new", Name: "As a new instance", Why: "A new instance is one node. Choose one of the cluster’s instances for that."}}
 	default:
-		w.Where = []place{c.placeNew(w), c.placeOnto(w), c.placeOver(w)}
+		w.Where = []place{c.placeNew(w), c.placeOnto(w), c.placePlace(w)}
 	}
 	for n := range w.Where {
 		if p := &w.Where[n]; p.Value == v.Get("where") && p.Why == "" {
@@ -94,6 +95,8 @@ func (c *call) fillWhere(w *wizard) {
 				w.Plan = c.planOnto(w)
 			case "beside":
 				w.Plan = c.planBeside(w)
+			case "place":
+				w.Plan = c.planPlace(w)
 			case "plan":
 				w.Plan = &restorePlan{Paste: true, Do: "Restore by this plan", Head: "Restore by a plan of your own", WordOf: "the plan’s cluster"}
 			}
@@ -141,32 +144,6 @@ func (c *call) placeNew(w *wizard) place {
 	case len(w.Fields.Agents) == 0:
 		p.Why = "No agent that is online and has that repository makes instances: give one the setting instances_dir. By hand:"
 		p.Command = "slipcover create " + shell(w.Name+"-copy") + stateFlags(k, " --backup ")
-	}
-	return p
-}
-
-// placeOver is what the service never does: to write over something that is there.
-func (c *call) placeOver(w *wizard) place {
-	o, k := w.origin, w.State
-	p := place{Value: "place", Name: "In place of " + w.Name}
-	switch {
-	case w.What == "db":
-		p.Name = "In place of the database " + w.Database
-		p.Why = "Agents never put a database over one that is there: some nodes would go on answering out of the old files. Restore it beside under another name, or over HTTP:"
-		p.Command = "slipcover restore-db " + shell(w.Database) + " --to-server http://admin@HOST:5984 --replace"
-		if o.Cluster != nil {
-			p.Command += " --cluster " + shell(o.Name)
-		} else {
-			p.Command += " --instance " + shell(k.Backup.RepoName)
-		}
-		if k.Moment {
-			p.Command += " --at " + k.At.UTC().Format(time.RFC3339)
-		}
-	case o.Cluster != nil:
-		p.Why = "A cluster that runs is not written over. Stop CouchDB on all nodes and move their data away; then restore onto the same nodes, by their names, as above."
-	default:
-		p.Why = "Agents write nothing over a node’s files. On the node, with CouchDB stopped:"
-		p.Command = "slipcover restore" + stateFlags(k, " ") + " --to /opt/couchdb/data --delta"
 	}
 	return p
 }
@@ -574,7 +551,7 @@ func (c *call) startRestore() (*answer, error) {
 		return c.startNew(w, wrong)
 	}
 	// browsers send the ends of lines as those of Windows
-	q := server.RestoreRequest{Plan: strings.ReplaceAll(c.r.PostFormValue("plan"), "\r\n", "\n"), Agents: map[string]string{}}
+	q := server.RestoreRequest{Plan: strings.ReplaceAll(c.r.PostFormValue("plan"), "\r\n", "\n"), Agents: map[string]string{}, Replace: p.Replace}
 	if p.Paste {
 		p.Text, p.Typed = q.Plan, c.r.PostFormValue("agents")
 		if text, err := c.readPasted(p, &q); text != "" || err != nil {
@@ -591,6 +568,9 @@ func (c *call) startRestore() (*answer, error) {
 		}
 		if w.What == "db" {
 			q.DB, q.As = w.Database, w.Fields.As
+		}
+		if w.What == "db" && p.Replace {
+			q.As = ""
 		}
 	}
 	if p.Paste && word == "" { // he sees first what it means
@@ -706,6 +686,8 @@ func (c *call) callers() []*access.Caller {
 
 func whatRestore(r *job.Restore) string {
 	switch {
+	case r.Replace:
+		return "Restore in place of " + cmp.Or(r.DB, r.Cluster)
 	case r.DB == "":
 		return "Restore of " + r.Cluster
 	case r.As != r.DB:
@@ -844,7 +826,7 @@ func (c *call) restoreAgain() (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	q := server.RestoreRequest{Plan: v.Plan, Agents: map[string]string{}, DB: v.DB}
+	q := server.RestoreRequest{Plan: v.Plan, Agents: map[string]string{}, DB: v.DB, Replace: v.Replace}
 	if v.As != v.DB {
 		q.As = v.As
 	}

@@ -80,7 +80,7 @@ func TestRestoreToANewInstance(t *testing.T) {
 	w.as(access.Viewer).get("/backups/" + backup + "/restore").has(403)
 	place := restorePath("of", p.Instance, "what", "all", "s", backup)
 	a = b.get(place)
-	a.has(200, "Restore: where", "As a new instance", "Agents write nothing over a node’s files", "slipcover restore --instance", "--to /opt/couchdb/data --delta", "Choose where to")
+	a.has(200, "Restore: where", "As a new instance", "In place of", "give it the setting node_name", "Choose where to")
 	a.hasNot("<form class=\"confirm")
 	b.get(place+"&where=place").has(200, "That is closed")
 
@@ -167,7 +167,7 @@ func TestRestoreADatabaseBeside(t *testing.T) {
 	b.get(restorePath("of", key, "what", "docs", "database", "orders")).has(200, "choose one of the cluster’s instances", "Restore: what")
 	b.get(restorePath("of", key, "what", "db", "database", "orders")).has(200, "Restore: when", "the newest good backup of each node")
 	place := restorePath("of", key, "what", "db", "database", "orders", "s", "newest")
-	b.get(place).has(200, "Agents never put a database over one that is there", "slipcover restore-db orders --to-server http://admin@HOST:5984 --replace --cluster")
+	b.get(place).has(200, "In place of the database orders Closed: Of a cluster’s nodes some would answer out of the old files for a while")
 	b.get(place+"&where=beside&as=_users").has(200, "is a system database")
 	b.get(place+"&where=beside&as=UP").has(200, "CouchDB gives no database such a name")
 	plan := place + "&where=beside&as=orders-then"
@@ -268,7 +268,7 @@ func TestRestoreACluster(t *testing.T) {
 	}
 
 	place := restorePath("of", key, "what", "all", "s", "newest")
-	b.get(place).has(200, "No agent can take it", "db1: CouchDB runs there", "A new instance is one node", "A cluster that runs is not written over")
+	b.get(place).has(200, "No agent can take it", "db1: CouchDB runs there", "A new instance is one node", "Closed: CouchDB on db1 is running. Stop it there, then this opens by itself.")
 	until := b.stream(place)
 	until("No agent can take it")
 	for _, name := range []string{"new1", "new2"} {
@@ -315,5 +315,38 @@ func (p *player) idle() {
 	if err := servertest.Ask(p.w.t.Context(), p.link, job.VerbHello, job.Hello{Session: agentIs, Version: "slipcover test", Host: "h", Recipient: p.Recipient(),
 		Repository: job.Repository{URL: "file:///backups", ID: "r1"}, CanRead: true, Instances: []job.Seen{{}}}, nil); err != nil {
 		p.w.t.Fatal(err)
+	}
+}
+
+// A database of a CouchDB that runs and is alone is exchanged, and all of one that is stopped; each is closed while the other is open.
+func TestRestoreInPlace(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	b := w.as(access.Operator)
+	p := w.play("lone")
+	p.is(true, "couchdb@lone", "couchdb@lone")
+	p.backup()
+	db := restorePath("of", p.Instance, "what", "db", "database", "orders", "s", "latest") + "&where=place"
+	all := restorePath("of", p.Instance, "what", "all", "s", "latest") + "&where=place"
+	b.get(all).has(200, "That is closed", "Closed: CouchDB on lone is running. Stop it there, then this opens by itself.")
+	a := b.get(db)
+	a.has(200, "Restore: the plan", "In place of the database orders of lone", "of changes leave orders.", "accept_restores and accept_writes", "Confirm: exchange the living database orders")
+	if !strings.Contains(a.body, `<form class="confirm" `) {
+		t.Error("what takes something living away looks calm")
+	}
+	text := a.field("plan")
+	b.post(db, "plan", text, "word", "lone").has(422, "That is not the database’s name. Nothing was begun.")
+	begun := b.post(db, "plan", text, "word", "orders")
+	b.follow(begun).has(200, "Restore in place of orders")
+	if r := w.Server.Restores(caller())[0]; !r.Replace || r.DB != "orders" || r.As != "orders" || r.Nodes[0].AgentName != "lone" {
+		t.Errorf("it is %+v", r)
+	}
+	p.is(false, "couchdb@lone", "couchdb@lone")
+	b.get(db).has(200, "That is closed", "CouchDB does not answer on lone")
+	a = b.get(all)
+	a.has(200, "In place of what is in the data directories of couchdb@lone", "DATA.before-TIME", "Confirm: exchange all of lone")
+	b.follow(b.post(all, "plan", a.field("plan"), "word", "lone")).has(200, "Restore in place of lone", "Onto 1 node")
+	if r := w.Server.Restores(caller())[0]; !r.Replace || r.DB != "" {
+		t.Errorf("it is %+v", r)
 	}
 }
