@@ -261,7 +261,7 @@ func (w *wizard) common(c *call) (out []point) {
 	if k.Damage > 0 {
 		out = append(out, point{"warn", "damaged", "The backup holds damage of its source: " + plural(k.Damage, "finding", "findings") + ".", "What could not be read there is not in it; all else is."})
 	}
-	if !k.At.IsZero() {
+	if !k.At.IsZero() && w.values.Get("where") != "place" { // which says more of it
 		out = append(out, point{"info", "info", "What was written in the " + short(c.now().Sub(k.At)) + " since then is not in it.", "Single documents of later moments can be brought back afterwards."})
 	}
 	bad, good := "", 0
