@@ -205,6 +205,9 @@ func (c *carrying) clusterStep(ctx context.Context) (*job.Report, error) {
 		}
 	}
 	report.Result.Notes = append(report.Result.Notes, "start CouchDB on it as "+part.Node.Name+" once all nodes are restored")
+	if c.p.Replace {
+		report.Result.Notes = append(report.Result.Notes, "then back it up: shipping goes on from that backup")
+	}
 	c.measure(ctx, "", c.o.Locate)
 	c.tellNews(ctx)
 	return report, nil

@@ -246,7 +246,7 @@ func (s *Shipper) checkNode() error {
 	case errors.Is(err, os.ErrNotExist):
 		return fmt.Errorf("%w: %s is gone from %s: if its disk is not mounted, mount it", ErrOtherNode, state.MapFile, s.o.Node.DataDir)
 	case err == nil && is.UUID != known.File.Header.UUID && known.File.Header.UUID != "":
-		return fmt.Errorf("%w: %s in %s (uuid %.8s, was %.8s). If its disk is not mounted, mount it; if another CouchDB has replaced the one before, make a backup with --take-over",
+		return fmt.Errorf("%w: %s in %s (uuid %.8s, was %.8s). If its disk is not mounted, mount it; if it was restored, or another CouchDB has replaced the one before, make a backup, with --take-over if that is refused",
 			errOtherMap, state.MapFile, s.o.Node.DataDir, is.UUID, known.File.Header.UUID)
 	}
 	return nil

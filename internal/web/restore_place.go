@@ -114,7 +114,7 @@ func (c *call) planPlace(w *wizard) *restorePlan {
 	}, w.common(c)...)
 	p.Points = append(p.Points,
 		point{"info", "info", "Each node’s own slipcover.yml decides:", "accept_restores and accept_writes, data_dir, repository and identity_file. What is not so is said before anything is written."},
-		point{"info", "info", "CouchDB is not started.", "Start it once all is restored."},
+		point{"info", "info", "CouchDB is not started.", "Start it once all is restored, and back it up: shipping goes on from that backup."},
 		point{"ok", "ok", "Nothing is written over.", "To go back, stop CouchDB and exchange the names of the two directories."})
 	return p
 }
