@@ -142,12 +142,13 @@ func TestStorageFails(t *testing.T) {
 	}
 }
 
-// A comparison ends with its context.
+// A comparison ends with its context, and tells what it found before.
 func TestContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	all := copies(t, rich(t, 1, 3000, ""), file(t, 2, couchgen.Options{}, docs(t)))
-	seen := 0
-	_, err := diverge.Compare(ctx, all, diverge.Options{Each: func(diverge.Difference) error {
+	seen, last := 0, ""
+	r, err := diverge.Compare(ctx, all, diverge.Options{Each: func(d diverge.Difference) error {
+		last = d.ID
 		if seen++; seen == 100 {
 			cancel()
 		}
@@ -155,6 +156,15 @@ func TestContext(t *testing.T) {
 	}})
 	if !errors.Is(err, context.Canceled) || seen > 2900 {
 		t.Errorf("got %v after %d", err, seen)
+	}
+	if r.Reached == nil || *r.Reached != (diverge.Reached{Part: diverge.PartDocuments, After: last}) || r.Different != uint64(seen) || r.Documents < r.Different || r.Damaged() || r.Agrees() {
+		t.Errorf("after %d, at %s: %+v", seen, last, r)
+	}
+
+	ctx, cancel = context.WithCancel(t.Context())
+	cancel()
+	if r, err := diverge.Compare(ctx, all, diverge.Options{}); !errors.Is(err, context.Canceled) || r.Damaged() || r.Reached == nil || r.Documents > 0 {
+		t.Errorf("before it begins: %v, %+v", err, r)
 	}
 }
 

@@ -69,8 +69,16 @@ type Report struct {
 
 	// SameState says that all files are one file at one state, so that its documents were not walked.
 	SameState bool `json:"same_state,omitempty"`
+	// Reached is how far a comparison came whose context ended; nil if it is whole.
+	Reached *Reached `json:"reached,omitempty"`
 	// PurgesLeftOut is how many purged revisions were too many to be kept in mind; what else they explain counts as missing.
 	PurgesLeftOut uint64 `json:"purges_left_out,omitempty"`
+}
+
+// Reached says up to where copies were compared. What is behind that is in none of a report's numbers.
+type Reached struct {
+	Part  string `json:"part"`            // of the files; those before it were compared
+	After string `json:"after,omitempty"` // the last key in it that was compared: an id, and of purges a uuid
 }
 
 // Local counts local documents, but for CouchDB's own checkpoints.
@@ -137,9 +145,9 @@ type Setting struct {
 	Values []json.RawMessage `json:"values"` // in the order of the copies; null where it can't be read
 }
 
-// Agrees says that nothing differs and that all could be read.
+// Agrees says that nothing differs, and that all was compared and could be read.
 func (r *Report) Agrees() bool {
-	return r.Documents == r.Equal && r.Local.Documents == r.Local.Equal && len(r.Settings) == 0 && !r.Damaged()
+	return r.Reached == nil && r.Documents == r.Equal && r.Local.Documents == r.Local.Equal && len(r.Settings) == 0 && !r.Damaged()
 }
 
 // Damaged says that some part of a copy could not be read.
@@ -196,7 +204,7 @@ type Held struct {
 // Compare compares two or more copies of one shard, at most 64 of them. It holds in memory what does not grow with the
 // files: some hundred KiB for each copy, the names in the report, and up to a million purged revisions that not all copies
 // know of. What can't be read of a copy is told in the report, and is no difference. Its error is that of ctx, of
-// opts.Each, or of copies that are too few or too many.
+// opts.Each, or of copies that are too few or too many. With that of ctx comes what was found before, see Report.Reached.
 //
 // Files that are one file at one state, such as copies of a file that no node has written to since, are not walked.
 func Compare(ctx context.Context, copies []Copy, opts Options) (*Report, error) {
@@ -207,10 +215,20 @@ func Compare(ctx context.Context, copies []Copy, opts Options) (*Report, error) 
 		opts.First = defaultFirst
 	}
 	c := &comparison{copies: copies, opts: opts, report: newReport(copies)}
-	for _, step := range []func(context.Context) error{c.settings, c.purges, c.documents, c.locals} {
-		if err := step(ctx); err != nil {
+	for _, step := range []struct {
+		part string
+		do   func(context.Context) error
+	}{{PartProps, c.settings}, {PartPurges, c.purges}, {PartDocuments, c.documents}, {PartLocal, c.locals}} {
+		c.passed = c.passed[:0]
+		err := step.do(ctx)
+		if err == nil {
+			continue
+		}
+		if ctx.Err() == nil {
 			return nil, err
 		}
+		c.report.Reached = &Reached{Part: step.part, After: string(c.passed)}
+		return c.report, err
 	}
 	return c.report, nil
 }
@@ -237,6 +255,7 @@ type comparison struct {
 	opts   Options
 	report *Report
 	purged purgeIndex
+	passed []byte // the last key of the part in hand that was compared
 }
 
 // mostDamage is how many damaged parts of a copy the report names.

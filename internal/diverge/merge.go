@@ -276,6 +276,7 @@ func (c *comparison) merge(ctx context.Context, trees []*couchfile.Tree, picks [
 		if err := visit(r); err != nil {
 			return err
 		}
+		c.passed = append(c.passed[:0], least...)
 		for i, s := range sides {
 			if r.items[i] == nil {
 				continue

@@ -11,7 +11,7 @@ import (
 )
 
 // settings compares what holds for the database as a whole.
-func (c *comparison) settings(context.Context) error {
+func (c *comparison) settings(ctx context.Context) error {
 	for _, s := range []struct {
 		name, part string
 		read       func(*couchfile.DB) (json.RawMessage, error)
@@ -27,6 +27,9 @@ func (c *comparison) settings(context.Context) error {
 		for i := range c.copies {
 			text, err := s.read(c.copies[i].DB)
 			value, ok := decode(text)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
 			if err != nil || !ok {
 				c.damage(i, Damage{Part: s.part, Error: errorText(err)})
 				out.Values = append(out.Values, nil)
