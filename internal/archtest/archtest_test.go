@@ -87,7 +87,7 @@ var allowed = map[string][]string{
 	// Pure: backups of a cluster's nodes in; which of them are one, and who gets which file, out.
 	"internal/topology": {"internal/manifest", "internal/newest", "internal/shard", "internal/words"},
 	// The backups of a cluster's nodes read as one thing, for commands and what restores them.
-	"internal/cluster": {"couchfile", "internal/manifest", "internal/repo", "internal/shard", "internal/topology"},
+	"internal/cluster": {"couchfile", "internal/diverge", "internal/manifest", "internal/repo", "internal/shard", "internal/topology"},
 
 	// Engines: an engine never imports another.
 	"internal/backup": {"couchfile", "internal/capture", "internal/durable", "internal/manifest", "internal/newest", "internal/node", "internal/repo", "internal/shard", "internal/state"},

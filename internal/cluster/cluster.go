@@ -34,6 +34,16 @@ type Member struct {
 	// Seen is up to when it is known to have been the node's state: all that was written before is in it. It may be zero
 	// where nobody asks for it.
 	Seen time.Time
+	// Repo has it; nil is the repository that is given to Open.
+	Repo *repo.Repo
+}
+
+// in is the repository that has a member.
+func (m *Member) in(r *repo.Repo) *repo.Repo {
+	if m.Repo != nil {
+		return m.Repo
+	}
+	return r
 }
 
 // Cluster is what the backups of a cluster's nodes hold together.
@@ -119,7 +129,7 @@ func (c *Cluster) readMaps(ctx context.Context, r *repo.Repo, member int, found 
 		problem("it holds no %s that can be read", mapsPath)
 		return false, nil
 	}
-	rd := r.NewReader(m, []*manifest.File{f})
+	rd := c.Members[member].in(r).NewReader(m, []*manifest.File{f})
 	defer rd.Close()
 	db, err := couchfile.Open(couchfile.WithContext(ctx, rd.ReaderAt(ctx, f)), f.Size)
 	if err == nil {
@@ -205,7 +215,7 @@ func (c *Cluster) Zones(ctx context.Context, r *repo.Repo) (map[string]string, e
 	for _, i := range order {
 		m := c.Members[i].Manifest
 		f := m.Databases()[nodesPath]
-		rd := r.NewReader(m, []*manifest.File{f})
+		rd := c.Members[i].in(r).NewReader(m, []*manifest.File{f})
 		db, err := couchfile.Open(couchfile.WithContext(ctx, rd.ReaderAt(ctx, f)), f.Size)
 		var zones map[string]string
 		if err == nil {

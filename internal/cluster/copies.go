@@ -19,8 +19,9 @@ type Copies struct {
 // Copies returns what reads the members' copies; Close ends it.
 func (c *Cluster) Copies(r *repo.Repo) *Copies {
 	out := &Copies{}
-	for _, m := range c.Members {
-		out.readers = append(out.readers, r.NewSharing(m.Manifest))
+	for i := range c.Members {
+		m := &c.Members[i]
+		out.readers = append(out.readers, m.in(r).NewSharing(m.Manifest))
 		out.files = append(out.files, m.Manifest.Databases())
 	}
 	return out

@@ -44,9 +44,9 @@ of the backups and asks no server.`,
 }
 
 type clusterShowResult struct {
-	Cluster   string                `json:"cluster"`
-	Nodes     []shownNodeJSON       `json:"nodes"`
-	Databases []clusterDatabaseJSON `json:"databases"`
+	Cluster   string            `json:"cluster"`
+	Nodes     []shownNodeJSON   `json:"nodes"`
+	Databases []cluster.Holding `json:"databases"`
 	// Complete says that the backups hold at least one copy of each range of the databases that are shown.
 	Complete bool     `json:"complete"`
 	Problems []string `json:"problems"`
@@ -58,16 +58,6 @@ type shownNodeJSON struct {
 	Backup   manifest.BackupID `json:"backup,omitempty"`
 	Started  time.Time         `json:"started,omitzero"`
 	Shards   int               `json:"shards"`
-}
-
-type clusterDatabaseJSON struct {
-	Name    string   `json:"name"`
-	Q       int      `json:"q"`
-	N       int      `json:"n"`
-	Copies  int      `json:"copies"`  // of ranges, that the map names
-	Held    int      `json:"held"`    // of them, that the backups hold
-	Docs    uint64   `json:"docs"`    // of the fullest copy of each range
-	Missing []string `json:"missing"` // ranges of which no backup has a copy
 }
 
 func runClusterShow(ctx context.Context, env *core.Env, s *core.Settings, o *clusterShowOptions, name string) error {
@@ -100,38 +90,19 @@ func showOf(found *open.ClusterBackups, c *cluster.Cluster, globs []string) (*cl
 	if err != nil {
 		return nil, err
 	}
-	out := &clusterShowResult{Cluster: found.Of.Name, Nodes: []shownNodeJSON{}, Databases: []clusterDatabaseJSON{}, Complete: true, Problems: core.NonNil(slices.Concat(found.Of.Twins(), c.Problems))}
+	out := &clusterShowResult{Cluster: found.Of.Name, Nodes: []shownNodeJSON{}, Databases: []cluster.Holding{}, Complete: true, Problems: core.NonNil(slices.Concat(found.Of.Twins(), c.Problems))}
 	if c.Mixed != "" {
 		out.Problems = append(out.Problems, c.Mixed)
 	}
-	held := make([]int, len(found.Backups))
-	for i := range c.Databases {
-		d := &c.Databases[i]
-		if !wanted(d.Map.DB) {
-			continue
-		}
-		line := clusterDatabaseJSON{Name: d.Map.DB, Q: len(d.Ranges), N: d.N(), Missing: []string{}}
-		for _, ranges := range d.Map.ByNode {
-			line.Copies += len(ranges)
-		}
-		for _, rg := range d.Ranges {
-			line.Held += len(rg.Copies)
-			docs := uint64(0)
-			for _, copied := range rg.Copies {
-				held[copied.Backup]++
-				docs = max(docs, copied.Docs)
-			}
-			line.Docs += docs
-			if len(rg.Copies) == 0 {
-				line.Missing = append(line.Missing, rg.String())
-			}
-		}
-		for _, gap := range d.Gaps() {
-			line.Missing = append(line.Missing, gap.String())
-		}
-		out.Complete = out.Complete && len(line.Missing) == 0
-		out.Databases = append(out.Databases, line)
+	nodes := make([]string, len(found.Backups))
+	for i, b := range found.Backups {
+		nodes[i] = b.Node
 	}
+	list, held := c.Holdings(nodes, wanted)
+	for _, d := range list {
+		out.Complete = out.Complete && len(d.Missing) == 0
+	}
+	out.Databases = append(out.Databases, list...)
 	for _, node := range found.Of.Nodes {
 		n := shownNodeJSON{Name: node}
 		if i := slices.IndexFunc(found.Backups, func(b topology.Backup) bool { return b.Node == node }); i >= 0 {

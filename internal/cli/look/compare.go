@@ -3,7 +3,6 @@ package look
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -12,16 +11,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/slipcover/slipcover/couchfile"
 	"github.com/slipcover/slipcover/internal/cli/core"
 	"github.com/slipcover/slipcover/internal/cli/open"
 	"github.com/slipcover/slipcover/internal/cluster"
 	"github.com/slipcover/slipcover/internal/diverge"
-	"github.com/slipcover/slipcover/internal/manifest"
-	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/restore"
-	"github.com/slipcover/slipcover/internal/shard"
-	"github.com/slipcover/slipcover/internal/topology"
 )
 
 type compareOptions struct {
@@ -85,8 +79,8 @@ func runClusterCompare(ctx context.Context, env *core.Env, s *core.Settings, o *
 	if err != nil {
 		return err
 	}
-	run := &compareRun{env: env, cluster: c, copies: c.Copies(r.Repo), nodes: nodes, wanted: wanted}
-	defer run.copies.Close()
+	run := &compareRun{env: env, cluster: c, compared: c.Compare(r.Repo, nodes), nodes: nodes, wanted: wanted}
+	defer run.compared.Close()
 	if err := run.run(ctx, found.Of.Name); err != nil {
 		return err
 	}
@@ -97,77 +91,36 @@ func runClusterCompare(ctx context.Context, env *core.Env, s *core.Settings, o *
 }
 
 // members returns what of each node is compared: its newest good backup, or the newest moment up to a time, zero being no bound.
-func (o *compareOptions) members(ctx context.Context, r *open.Repository, c *open.ClusterBackups, at time.Time) ([]cluster.Member, []compareNodeJSON, error) {
+func (o *compareOptions) members(ctx context.Context, r *open.Repository, c *open.ClusterBackups, at time.Time) ([]cluster.Member, []cluster.Compared, error) {
 	var members []cluster.Member
-	var nodes []compareNodeJSON
+	var nodes []cluster.Compared
 	for i, rec := range c.Records {
-		m := cluster.Member{Record: rec}
-		n := compareNodeJSON{Node: c.Backups[i].Node, Instance: rec.Instance, Backup: rec.ID, From: rec.Started, Until: rec.Finished}
+		node := c.Backups[i].Node
+		var m cluster.Member
+		var n cluster.Compared
 		var err error
 		if o.when.At == "" {
-			m.Manifest, err = r.Manifest(ctx, rec)
+			m, n, err = cluster.Newest(ctx, r.Repo, node, rec)
 		} else {
-			var moment *repo.Moment
-			if m.Manifest, moment, err = r.At(ctx, rec.Instance, at); err == nil {
-				m.Record = moment.Base
-				n.Backup, n.From, n.Until = moment.Base.ID, moment.Base.Started, moment.Base.Finished
-				if moment.Chain != "" {
-					n.From, n.Until = moment.At, moment.At
-				}
-			}
+			m, n, err = cluster.Moment(ctx, r.Repo, node, rec.Instance, at)
 		}
 		if err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", n.Node, err)
+			return nil, nil, fmt.Errorf("%s: %w", node, err)
 		}
 		members, nodes = append(members, m), append(nodes, n)
 	}
 	return members, nodes, nil
 }
 
-// compareNodeJSON is what is compared of a node of a cluster.
-type compareNodeJSON struct {
-	Node     string            `json:"node"`
-	Instance string            `json:"instance"`
-	Backup   manifest.BackupID `json:"backup"` // or the one that a moment stands on
-	// From and Until are when its files were cut: each is as it was at some time between the two. All that was written
-	// before From is in it.
-	From  time.Time `json:"from"`
-	Until time.Time `json:"until"`
-}
-
-// divergenceJSON is what the copies of a range of a database disagree about.
-type divergenceJSON struct {
-	Database string `json:"database"`
-	Range    string `json:"range"`
-	*diverge.Report
-	NotCompared []notComparedJSON `json:"not_compared"`
-
-	damaged bool // a copy is there and can't be opened
-}
-
-// notComparedJSON is a copy of a range that could not be compared.
-type notComparedJSON struct {
-	Node string `json:"node"`
-	Why  string `json:"why"`
-}
-
-// agrees says that there is nothing to be told of a range.
-func (d *divergenceJSON) agrees() bool {
-	return len(d.NotCompared) == 0 && (d.Report == nil || d.Report.Agrees())
-}
-
-// unread says that something of a range could not be read.
-func (d *divergenceJSON) unread() bool { return d.damaged || d.Report != nil && d.Report.Damaged() }
-
 const namesShown = 10 // of each kind, where people read it
 
 // compareRun compares the copies of a cluster's databases.
 type compareRun struct {
-	env     *core.Env
-	cluster *cluster.Cluster
-	nodes   []compareNodeJSON // of the members
-	copies  *cluster.Copies   // of the members
-	wanted  func(string) bool // databases
+	env      *core.Env
+	cluster  *cluster.Cluster
+	nodes    []cluster.Compared // of the members
+	compared *cluster.Comparison
+	wanted   func(string) bool // databases
 
 	databases, ranges, agree int
 	told                     int // ranges that were printed
@@ -188,12 +141,12 @@ func (c *compareRun) run(ctx context.Context, name string) error {
 		}
 		c.databases++
 		for _, rg := range db.Ranges {
-			d, err := c.compare(ctx, db, rg.Range)
+			d, err := c.compared.Range(ctx, db, rg.Range, c.first())
 			if err != nil {
 				return fmt.Errorf("%s %s: %w", db.Map.DB, rg.Range, err)
 			}
 			c.count(d)
-			if d.agrees() {
+			if d.Agrees() {
 				continue
 			}
 			if err := c.print(d); err != nil {
@@ -205,12 +158,12 @@ func (c *compareRun) run(ctx context.Context, name string) error {
 	return c.end()
 }
 
-func (c *compareRun) count(d *divergenceJSON) {
+func (c *compareRun) count(d *cluster.Divergence) {
 	c.ranges++
-	if d.agrees() {
+	if d.Agrees() {
 		c.agree++
 	}
-	if d.unread() {
+	if d.Unread() {
 		c.unread++
 	}
 	if len(d.NotCompared) > 0 {
@@ -222,70 +175,12 @@ func (c *compareRun) count(d *divergenceJSON) {
 	}
 }
 
-// compare compares the copies of a range, those that there are.
-func (c *compareRun) compare(ctx context.Context, db *topology.Database, rg shard.Range) (*divergenceJSON, error) {
-	d := &divergenceJSON{Database: db.Map.DB, Range: rg.String(), NotCompared: []notComparedJSON{}}
-	left := func(node, why string, args ...any) {
-		d.NotCompared = append(d.NotCompared, notComparedJSON{node, fmt.Sprintf(why, args...)})
+// first is how many documents of each kind are named.
+func (c *compareRun) first() int {
+	if c.env.JSON {
+		return 0
 	}
-	name := shard.Name{Range: rg, DB: db.Map.DB, Suffix: db.Map.Suffix}
-	var copies []diverge.Copy
-	var holders []string
-	for node, ranges := range db.Map.ByNode {
-		if slices.Contains(ranges, rg) {
-			holders = append(holders, node)
-		}
-	}
-	slices.Sort(holders)
-	for _, node := range holders {
-		i := slices.IndexFunc(c.nodes, func(n compareNodeJSON) bool { return n.Node == node })
-		if i < 0 {
-			left(node, "it has no backup, or only damaged ones")
-			continue
-		}
-		f := c.copies.File(i, name)
-		if f == nil {
-			left(node, "its backup has no copy")
-			continue
-		}
-		if f.Header == nil {
-			d.damaged = true
-			left(node, "its copy has no valid header, by the backup")
-			continue
-		}
-		opened, done, err := c.copies.Open(ctx, i, name)
-		if err == nil {
-			defer done()
-			copies = append(copies, diverge.Copy{Node: node, Moment: c.nodes[i].From, DB: opened})
-			continue
-		}
-		if !unopenable(err) {
-			return nil, err
-		}
-		d.damaged = true
-		left(node, "its copy can't be opened: %v", err)
-	}
-	if len(copies) < 2 {
-		for _, one := range copies {
-			if len(holders) > 1 {
-				left(one.Node, "there is no other copy to compare it with")
-			}
-		}
-		return d, nil
-	}
-	first := 0
-	if !c.env.JSON {
-		first = namesShown
-	}
-	var err error
-	d.Report, err = diverge.Compare(ctx, copies, diverge.Options{First: first, Gone: repo.Damaged})
-	return d, err
-}
-
-// unopenable says that an error of opening a copy is one of its bytes, and none of what they are read from.
-func unopenable(err error) bool {
-	return repo.Damaged(err) || errors.Is(err, couchfile.ErrCorrupt) || errors.Is(err, couchfile.ErrNoHeader) ||
-		errors.Is(err, couchfile.ErrNotDatabase) || errors.Is(err, couchfile.ErrUnsupportedVersion)
+	return namesShown
 }
 
 func (c *compareRun) begin(name string) error {
@@ -305,27 +200,14 @@ func (c *compareRun) begin(name string) error {
 	if err := core.Table(w, []string{"NODE", "INSTANCE", "BACKUP", "CUT FROM (UTC)", "UNTIL"}, rows); err != nil {
 		return err
 	}
-	if from, until := span(c.nodes); len(c.nodes) > 1 && until.After(from) {
+	if from, until := cluster.Span(c.nodes); len(c.nodes) > 1 && until.After(from) {
 		_, err := fmt.Fprintf(w, "the cuts lie within %s: what was written then is among the differences\n", core.Took(until.Sub(from)))
 		return err
 	}
 	return nil
 }
 
-// span is when the files of all nodes were cut.
-func span(nodes []compareNodeJSON) (from, until time.Time) {
-	for _, n := range nodes {
-		if from.IsZero() || n.From.Before(from) {
-			from = n.From
-		}
-		if n.Until.After(until) {
-			until = n.Until
-		}
-	}
-	return from, until
-}
-
-func (c *compareRun) print(d *divergenceJSON) error {
+func (c *compareRun) print(d *cluster.Divergence) error {
 	w := c.env.Stdout
 	if !c.env.JSON {
 		if _, err := fmt.Fprintln(w); err != nil {
@@ -386,8 +268,8 @@ func (c *compareRun) end() error {
 }
 
 // printDivergence tells what the copies of a range disagree about: in numbers, and the first documents of each kind by name.
-func printDivergence(w io.Writer, d *divergenceJSON) error {
-	if _, err := fmt.Fprintf(w, "%s %s: %s\n", core.Clean(d.Database), d.Range, strings.Join(d.headline(), ", ")); err != nil {
+func printDivergence(w io.Writer, d *cluster.Divergence) error {
+	if _, err := fmt.Fprintf(w, "%s %s: %s\n", core.Clean(d.Database), d.Range, strings.Join(headline(d), ", ")); err != nil {
 		return err
 	}
 	if d.Report != nil {
@@ -411,7 +293,7 @@ func differ(n uint64) string {
 }
 
 // headline says in short what differs.
-func (d *divergenceJSON) headline() []string {
+func headline(d *cluster.Divergence) []string {
 	r := d.Report
 	if r == nil {
 		return []string{"not compared"}

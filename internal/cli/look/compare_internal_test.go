@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/slipcover/slipcover/internal/cluster"
 	"github.com/slipcover/slipcover/internal/diverge"
 )
 
@@ -14,7 +15,7 @@ func TestPrintDivergence(t *testing.T) {
 	for i := range 3 {
 		many = append(many, diverge.Document{ID: fmt.Sprint("d", i), Revs: []string{"1-a"}})
 	}
-	d := &divergenceJSON{
+	d := &cluster.Divergence{
 		Database: "orders", Range: "00000000-7fffffff",
 		Report: &diverge.Report{
 			Documents: 100, Equal: 90, Different: 7, Unread: 3,
@@ -37,7 +38,7 @@ func TestPrintDivergence(t *testing.T) {
 				},
 			},
 		},
-		NotCompared: []notComparedJSON{{"n@d", "no backup of it is there"}},
+		NotCompared: []cluster.NotCompared{{Node: "n@d", Why: "no backup of it is there"}},
 	}
 	var out strings.Builder
 	if err := printDivergence(&out, d); err != nil {
