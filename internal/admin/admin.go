@@ -112,6 +112,7 @@ var routes = []route{
 	{"GET /audit", access.Admin, "audit.read", (*call).showAudit},
 	{"GET /space", access.Viewer, "", (*call).showSpace},
 	{"GET /clusters", access.Viewer, "", (*call).listClusters},
+	{"GET /clusters/{id}", access.Viewer, "", (*call).showCluster},
 	{"POST /clusters/{id}/backup", access.Operator, "cluster.backup", (*call).backUpCluster},
 	{"GET /sets", access.Viewer, "", (*call).listSets},
 	{"GET /sets/{id}", access.Viewer, "", (*call).showSet},

@@ -30,6 +30,8 @@ var contentsRoutes = []route{
 	{"GET /instances/{id}/diff", access.Operator, "document.read", reading("document.read", (*call).diff)},
 	{"GET /instances/{id}/damage", access.Operator, "documents.list", reading("documents.list", (*call).damage)},
 	{"GET /instances/{id}/changes", access.Operator, "documents.list", reading("documents.list", (*call).changes)},
+	{"GET /clusters/{id}/databases", access.Viewer, "", (*call).clusterDatabases},
+	{"GET /clusters/{id}/divergence", access.Operator, "documents.list", reading("documents.list", (*call).divergence)},
 	{"POST /instances/{id}/restore-doc", access.Operator, "document.restore", (*call).restoreDocuments},
 }
 
@@ -279,6 +281,24 @@ func (c *call) changes() (int, any, error) {
 		return 0, nil, q.err
 	}
 	return answered(c.reader().Changes(c.r.Context(), c.who, id, x))
+}
+
+func (c *call) clusterDatabases() (int, any, error) {
+	q := c.query()
+	page := q.page()
+	if q.err != nil {
+		return 0, nil, q.err
+	}
+	return answered(c.reader().ClusterDatabases(c.r.Context(), c.who, c.r.PathValue("id"), contents.DatabasesQuery{Prefix: q.Get("prefix"), Page: page}))
+}
+
+func (c *call) divergence() (int, any, error) {
+	q := c.query()
+	x := contents.DivergenceQuery{Databases: q.Get("db"), At: q.time("at"), After: q.Get("after"), Limit: q.number("limit")}
+	if q.err != nil {
+		return 0, nil, q.err
+	}
+	return answered(c.reader().Divergence(c.r.Context(), c.who, c.r.PathValue("id"), x))
 }
 
 // restoreDocument is what restore-doc takes.

@@ -42,17 +42,29 @@ func brief(i *server.SetInfo) *setBrief {
 func (c *call) listClusters() (int, any, error) {
 	list := []clusterView{}
 	for _, of := range c.Server.Clusters(c.who, c.all) {
-		v := clusterView{Name: of.Name, Project: of.Project, Nodes: []clusterNodeView{}, Problem: of.Unclear, Newest: brief(of.Newest), Whole: brief(of.Whole)}
-		for _, n := range of.Nodes {
-			node := clusterNodeView{Name: n.Node, Online: n.Online}
-			if n.Instance != nil {
-				node.Instance, node.InstanceName = n.Instance.ID, n.Instance.Name
-			}
-			v.Nodes = append(v.Nodes, node)
-		}
-		list = append(list, v)
+		list = append(list, viewCluster(&of))
 	}
 	return http.StatusOK, map[string]any{"clusters": list}, nil
+}
+
+func (c *call) showCluster() (int, any, error) {
+	of, err := c.Server.Cluster(c.who, c.r.PathValue("id"))
+	if err != nil {
+		return 0, nil, err
+	}
+	return http.StatusOK, map[string]any{"cluster": viewCluster(of)}, nil
+}
+
+func viewCluster(of *server.Cluster) clusterView {
+	v := clusterView{Name: of.Name, Project: of.Project, Nodes: []clusterNodeView{}, Problem: of.Unclear, Newest: brief(of.Newest), Whole: brief(of.Whole)}
+	for _, n := range of.Nodes {
+		node := clusterNodeView{Name: n.Node, Online: n.Online}
+		if n.Instance != nil {
+			node.Instance, node.InstanceName = n.Instance.ID, n.Instance.Name
+		}
+		v.Nodes = append(v.Nodes, node)
+	}
+	return v
 }
 
 type setView struct {

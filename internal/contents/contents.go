@@ -49,6 +49,7 @@ const (
 type Reader struct {
 	views *states.Set
 	walks chan struct{}
+	held  holdings
 }
 
 // New returns a reader of what a set opens.

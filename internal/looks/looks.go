@@ -3,8 +3,10 @@
 package looks
 
 import (
+	"cmp"
 	"context"
 	"io"
+	"strings"
 
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/contents"
@@ -122,6 +124,64 @@ func (r *Reader) Changes(ctx context.Context, who *access.Caller, instance strin
 // DamageOf tells of the damage that an instance's backups found in its source.
 func (r *Reader) DamageOf(ctx context.Context, who *access.Caller, instance string) (*contents.Damage, error) {
 	return Ask(ctx, r, who, instance, contents.LookDamage, contents.DamageQuery{})
+}
+
+// ClusterDatabases lists what the newest good backups of a cluster's nodes hold together.
+func (r *Reader) ClusterDatabases(ctx context.Context, who *access.Caller, name string, q contents.DatabasesQuery) (*contents.ClusterDatabases, error) {
+	of, instance, err := r.clusterShelf(ctx, who, name)
+	if err != nil {
+		return nil, err
+	}
+	a, err := r.here.ClusterDatabases(ctx, of, q)
+	return a, r.told(instance, err)
+}
+
+// Divergence compares what the nodes of a cluster hold of each range.
+func (r *Reader) Divergence(ctx context.Context, who *access.Caller, name string, q contents.DivergenceQuery) (*contents.Divergence, error) {
+	of, instance, err := r.clusterShelf(ctx, who, name)
+	if err != nil {
+		return nil, err
+	}
+	a, err := r.here.Divergence(ctx, of, q)
+	return a, r.told(instance, err)
+}
+
+// clusterShelf is what a caller may read of the nodes of a cluster, and one of their instances. It is for this server to read
+// alone: an agent's key reads the backups of its own node.
+func (r *Reader) clusterShelf(ctx context.Context, who *access.Caller, name string) (of *contents.ClusterShelf, instance string, err error) {
+	if r.set == nil {
+		return nil, "", errNothing
+	}
+	k, err := r.server.Cluster(who, name)
+	if err != nil {
+		return nil, "", err
+	}
+	if k.Unclear != "" {
+		return nil, "", &server.Error{Kind: server.Conflict, Message: k.Unclear}
+	}
+	of = &contents.ClusterShelf{Project: k.Project, Name: k.Name}
+	var first error
+	for _, node := range k.Nodes {
+		x := contents.ClusterNode{Node: node.Node}
+		var shelf *states.Shelf
+		if i := node.Instance; i == nil {
+			x.Why = "no instance of the project is that node"
+		} else {
+			x.Instance, x.InstanceName = i.ID, i.Name
+			var err error
+			if shelf, err = r.shelf(ctx, who, i.ID); err != nil {
+				first = cmp.Or(first, err)
+				x.Why = strings.TrimSuffix(err.Error(), ".")
+			} else if instance == "" {
+				instance = i.ID
+			}
+		}
+		of.Nodes, of.Shelves = append(of.Nodes, x), append(of.Shelves, shelf)
+	}
+	if instance == "" && first != nil {
+		return nil, "", first
+	}
+	return of, instance, nil
 }
 
 // AttachmentOf calls fn with an attachment and what reads its bytes, decoded. Who sends them on must not let a browser take them

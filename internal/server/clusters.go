@@ -59,6 +59,17 @@ func (s *Server) Clusters(who *access.Caller, all bool) []Cluster {
 	return out
 }
 
+// Cluster returns a cluster of the caller's project.
+func (s *Server) Cluster(who *access.Caller, name string) (*Cluster, error) {
+	c, err := s.cluster(who.Project, name)
+	if err != nil {
+		return nil, err
+	}
+	newest, whole := s.newestSets(who.Project)
+	c.Newest, c.Whole = newest[c.Name], whole[c.Name]
+	return c, nil
+}
+
 // projects are those of instances, in order: the caller's, or all.
 func (s *Server) projects(who *access.Caller, all bool) []string {
 	if !all {
