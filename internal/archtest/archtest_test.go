@@ -138,7 +138,7 @@ var allowed = map[string][]string{
 	"internal/admin": {"internal/access", "internal/api", "internal/calendar", "internal/contents", "internal/httpd", "internal/job", "internal/looks", "internal/states", "internal/manifest", "internal/opened", "internal/server"},
 
 	// The dashboard: pages over what both APIs use, so that it can do nothing which they can't; sessions in a table of the bus.
-	"internal/web": {"internal/access", "internal/api", "internal/bus", "internal/calendar", "internal/config", "internal/contents", "internal/httpd", "internal/job", "internal/looks", "internal/states", "internal/manifest", "internal/opened", "internal/schedule", "internal/serve", "internal/server", "internal/shard", "internal/topology",
+	"internal/web": {"internal/access", "internal/api", "internal/bus", "internal/calendar", "internal/cluster", "internal/config", "internal/contents", "internal/diverge", "internal/httpd", "internal/job", "internal/looks", "internal/states", "internal/manifest", "internal/opened", "internal/schedule", "internal/serve", "internal/server", "internal/shard", "internal/topology",
 		"internal/words", "internal/web/timeline"},
 	"internal/web/timeline": {},
 

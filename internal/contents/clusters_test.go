@@ -145,7 +145,7 @@ func TestCluster(t *testing.T) {
 		t.Errorf("gone: %+v", r)
 	}
 	r := d.Ranges[1]
-	if r.Database != "orders" || r.Range != "80000000-ffffffff" || r.Different != 2 || r.Copies[1].Missing.First[0].ID != "order-13" || r.Copies[2].Behind.First[0].ID != "order-14" || r.Copies[0].Missing.Count != 0 {
+	if r.Database != "orders" || r.Range != "80000000-ffffffff" || r.Different != 2 || r.Copies[1].Missing.First[0].ID != "order-10" || r.Copies[2].Behind.First[0].ID != "order-14" || r.Copies[0].Missing.Count != 0 {
 		t.Errorf("orders: %+v", r)
 	}
 	d = divergence{}

@@ -22,6 +22,7 @@ var setRoutes = []route{
 // clusterRow is a cluster in the overview, before its nodes.
 type clusterRow struct {
 	Name   string
+	To     string // its page
 	Words  string // "cluster of 3"
 	Why    string // it can't be backed up as one
 	Set    *setRow
@@ -48,7 +49,7 @@ func (c *call) setRow(i *server.SetInfo) *setRow {
 }
 
 func (c *call) clusterRow(k *server.Cluster) *clusterRow {
-	r := &clusterRow{Name: k.Name, Words: "cluster of " + Number(len(k.Nodes)), Why: k.Unclear, Set: c.setRow(k.Newest)}
+	r := &clusterRow{Name: k.Name, To: pathOf("clusters", k.Project, k.Name), Words: "cluster of " + Number(len(k.Nodes)), Why: k.Unclear, Set: c.setRow(k.Newest)}
 	if c.who.May(access.Operator) && k.Unclear == "" {
 		r.BackUp = pathOf("clusters", k.Project, k.Name, "backup")
 		r.Again = restoreOf(clusterKey(k), "")

@@ -192,6 +192,7 @@ func allRoutes() []route {
 		putBackRoutes,
 		restoreRoutes,
 		setRoutes,
+		clusterRoutes,
 	)
 }
 

@@ -18,7 +18,7 @@ var ClusterNodes = []string{"couchdb@a", "couchdb@b", "couchdb@c"}
 // Cluster writes the data directories of three nodes, which no server ever ran, and returns them. The copies of their
 // databases disagree:
 //
-//	orders  q 2, n 3, 8 documents a range. In the second one b lacks order-13 and c the second revision of order-14.
+//	orders  q 2, n 3, order-01 to order-16. In the second one b lacks order-10 and c the second revision of order-14.
 //	team    q 1, n 2, on a and b, which agree
 //	gone    q 1, n 1, on couchdb@d, which is none of the nodes any more
 func Cluster(t testenv.TB) []string {
@@ -54,10 +54,12 @@ func Cluster(t testenv.TB) []string {
 		couchFile(t, filepath.Join(dir, "_nodes.couch"), own, nodes)
 		for n, rg := range []shard.Range{low, high} {
 			var docs []couchgen.Doc
-			for k := range 8 {
-				d := couchgen.Doc{ID: fmt.Sprintf("order-%d%d", n, k), Body: map[string]any{"n": k}, RevID: strings.Repeat("a", 32)}
+			for k := range 16 {
+				d := couchgen.Doc{ID: fmt.Sprintf("order-%02d", k+1), Body: map[string]any{"n": k}, RevID: strings.Repeat("a", 32)}
 				switch {
-				case d.ID == "order-13" && i == 1:
+				case !rg.Contains(shard.Hash(d.ID, false)):
+					continue
+				case d.ID == "order-10" && i == 1:
 					continue
 				case d.ID == "order-14" && i != 2:
 					docs = append(docs, d)
