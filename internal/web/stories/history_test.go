@@ -13,6 +13,7 @@ import (
 	"filippo.io/age"
 
 	"github.com/slipcover/slipcover/internal/backup"
+	"github.com/slipcover/slipcover/internal/couchgen"
 	"github.com/slipcover/slipcover/internal/node"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/ship"
@@ -28,12 +29,13 @@ import (
 //	clinic   one backup, of a node with a damaged document; it has no agent
 type history struct {
 	t        testing.TB
-	couch    *testenv.Couch
-	identity string    // path of the key that reads the repository
-	public   string    // the key's public half
-	repo     string    // folder
-	state    string    // what the node of shop keeps
-	day      time.Time // when today began
+	couch    *testenv.Couch // nil: no CouchDB runs
+	data     string         // data directory of shop
+	identity string         // path of the key that reads the repository
+	public   string         // the key's public half
+	repo     string         // folder
+	state    string         // what the node of shop keeps
+	day      time.Time      // when today began
 
 	mu    sync.Mutex
 	clock time.Time // guarded by mu
@@ -65,8 +67,38 @@ func must(t testing.TB, err error) {
 // newHistory makes it.
 func newHistory(t testing.TB) *history {
 	t.Helper()
-	dir := t.TempDir()
+	h, r := begin(t, t.TempDir())
+	h.couch = testenv.CouchDB(t, testenv.Options{})
+	h.data = h.couch.DataDir
+	h.clinic(r)
+	h.shop(r)
+	return h
+}
+
+// newFiles makes one of files alone, in a folder: its shop is the fixture, or so many databases if that isn't 0, backed up in two nights and
+// not shipped. No CouchDB runs.
+func newFiles(t testing.TB, dir string, databases int) *history {
+	t.Helper()
+	h, r := begin(t, dir)
+	h.clinic(r)
+	h.data = filepath.Join(dir, "data")
+	if databases == 0 {
+		must(t, os.CopyFS(h.data, os.DirFS(filepath.Join(fixtures, "data"))))
+	} else {
+		_, err := couchgen.DataDir(h.data, couchgen.DirOptions{Databases: databases, Q: 1, DocsPerDB: 1, DocBytes: 100, Name: func(n int) string { return fmt.Sprintf("userdb-%05x", n) }})
+		must(t, err)
+	}
+	h.at(-1, nightly)
+	h.backup(r, "shop", h.data, h.state, "nightly")
+	h.today(r)
+	return h
+}
+
+// begin makes an empty repository, with a key of its own, in a folder.
+func begin(t testing.TB, dir string) (*history, *repo.Repo) {
+	t.Helper()
 	h := &history{t: t, repo: filepath.Join(dir, "repo"), state: filepath.Join(dir, "state"), identity: filepath.Join(dir, "identity.txt")}
+	must(t, os.MkdirAll(dir, 0o700))
 	key, err := age.GenerateX25519Identity()
 	must(t, err)
 	h.public = key.Recipient().String()
@@ -78,12 +110,9 @@ func newHistory(t testing.TB) *history {
 	must(t, err)
 	r, err := repo.Open(t.Context(), store, repo.Options{Identities: []age.Identity{key}})
 	must(t, err)
-	h.couch = testenv.CouchDB(t, testenv.Options{})
 	now := time.Now()
 	h.day = time.Date(now.Year(), now.Month(), now.Day(), 0, 0, 0, 0, now.Location())
-	h.clinic(r)
-	h.shop(r)
-	return h
+	return h, r
 }
 
 // now is a clock that never stands still.
@@ -126,7 +155,7 @@ func (h *history) clinic(r *repo.Repo) {
 func (h *history) shop(r *repo.Repo) {
 	h.t.Helper()
 	t := h.t
-	backup := func(name string) { h.backup(r, "shop", h.couch.DataDir, h.state, name) }
+	backup := func(name string) { h.backup(r, "shop", h.data, h.state, name) }
 	for _, db := range []string{"orders", "products", "customers", "messages"} {
 		must(t, h.couch.Put("/"+db+"?q=2", nil, nil))
 	}
@@ -156,7 +185,7 @@ func (h *history) shop(r *repo.Repo) {
 	h.at(-3, nightly)
 	backup("nightly")
 	h.at(-3, morning)
-	n, err := node.Locate(t.Context(), node.Options{DataDir: h.couch.DataDir})
+	n, err := node.Locate(t.Context(), node.Options{DataDir: h.data})
 	must(t, err)
 	s, err := ship.Open(t.Context(), ship.Options{Repo: r, Node: n, Instance: "shop", StateDir: h.state, Tool: "test", Now: h.now})
 	must(t, err)
@@ -190,9 +219,14 @@ func (h *history) shop(r *repo.Repo) {
 	h.edit("orders", "order-1001", map[string]any{"status": "paid"})
 	tick(-1, loss+90*time.Minute)
 	must(t, s.Close())
-	last := h.day.Add(min(nightly, max(time.Since(h.day)-10*time.Minute, 0)))
-	h.at(0, last.Sub(h.day))
-	backup("nightly")
+	h.today(r)
+}
+
+// today makes the backup of today's night, or of just before, if that is still to come.
+func (h *history) today(r *repo.Repo) {
+	h.t.Helper()
+	h.at(0, min(nightly, max(time.Since(h.day)-10*time.Minute, 0)))
+	h.backup(r, "shop", h.data, h.state, "nightly")
 }
 
 // write writes documents into a database.

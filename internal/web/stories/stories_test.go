@@ -16,12 +16,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/slipcover/slipcover/internal/cli"
 	"github.com/slipcover/slipcover/internal/cli/clitest"
+	"github.com/slipcover/slipcover/internal/couchgen"
 	"github.com/slipcover/slipcover/internal/testenv"
 )
 
@@ -41,8 +43,18 @@ const longest = 4 * time.Minute
 
 var pictures = flag.Bool("pictures", false, "write the pictures of docs/dashboard anew")
 
+// source is what there is to look at in a story.
+type source int
+
+const (
+	couch source = iota // what newHistory makes, with its CouchDB
+	files               // what newFiles makes: it is told where no CouchDB is, too
+	many                // the same with 10,000 databases
+)
+
 // needs are what a story has beside a server.
 type needs struct {
+	from source
 	// agent is the agent of shop as a process of its own, which can be stopped; without it the server is its agent.
 	agent bool
 	// empty is a server of which nothing is known yet: no repository, no instance, no agent.
@@ -61,16 +73,20 @@ var stories = []told{
 	{"moment", needs{}},
 	{"changes", needs{}},
 	{"jobs", needs{}},
-	{"damage", needs{}},
+	{"damage", needs{from: files}},
 	{"space", needs{}},
 	{"set-up", needs{}},
-	{"empty", needs{empty: true}},
-	{"sign-in", needs{firefox: true}},
-	{"sessions", needs{}},
-	{"server-restart", needs{}},
+	{"empty", needs{from: files, empty: true}},
+	{"join", needs{from: files}},
+	{"many", needs{from: many}},
+	{"audit", needs{from: files}},
+	{"zones", needs{from: files}},
+	{"sign-in", needs{from: files, firefox: true}},
+	{"sessions", needs{from: files}},
+	{"server-restart", needs{from: files}},
 	{"scripts", needs{}},
 	{"without-script", needs{}},
-	{"keyboard", needs{}},
+	{"keyboard", needs{from: files}},
 }
 
 // told is a story and what it needs.
@@ -86,8 +102,9 @@ func TestStories(t *testing.T) {
 	node, playwright := testenv.NodeModule(t, "playwright-core", playwrightVersion)
 	_, axe := testenv.NodeModule(t, "axe-core", axeVersion)
 	browsers := map[string]string{"chromium": testenv.Tool(t, "chromium"), "firefox": testenv.Tool(t, "firefox-esr")}
-	h := newHistory(t)
+	sources := sourcesOf(t)
 	turn := make(chan struct{}, beside)
+	told := newCovered(t)
 	for _, s := range stories {
 		for _, browser := range []string{"chromium", "firefox"} {
 			if browser == "firefox" && !s.firefox {
@@ -98,12 +115,41 @@ func TestStories(t *testing.T) {
 				turn <- struct{}{}
 				defer func() { <-turn }()
 				began := time.Now()
-				w := newWorld(t, h, s.needs)
+				w := newWorld(t, sources[s.from](t), s.needs)
+				w.covered = told
 				started := time.Since(began)
 				w.tell(s.name, node, []string{"NODE_PATH=" + playwright + string(filepath.ListSeparator) + axe, "BROWSER=" + browser, "BROWSER_PATH=" + browsers[browser]})
 				t.Logf("the server took %.1f s to start, the story %.1f s", started.Seconds(), (time.Since(began) - started).Seconds())
 			})
 		}
+	}
+}
+
+// sourcesOf are the histories of stories, each made when the first of its stories begins. The CouchDB, if there is one, is made now, as it
+// lasts as long as all of them.
+func sourcesOf(t *testing.T) map[source]func(testing.TB) *history {
+	dir := t.TempDir()
+	once := func(make func(testing.TB) *history) func(testing.TB) *history {
+		var mu sync.Mutex
+		var h *history
+		return func(t testing.TB) *history {
+			mu.Lock()
+			defer mu.Unlock()
+			if h == nil {
+				h = make(t)
+			}
+			return h
+		}
+	}
+	live := newHistory // which skips the story
+	if _, missing := testenv.CouchDBBinary(); missing == "" {
+		h := newHistory(t)
+		live = func(testing.TB) *history { return h }
+	}
+	return map[source]func(testing.TB) *history{
+		couch: live,
+		files: once(func(t testing.TB) *history { return newFiles(t, filepath.Join(dir, "files"), 0) }),
+		many:  once(func(t testing.TB) *history { return newFiles(t, filepath.Join(dir, "many"), 10_000) }),
 	}
 }
 
@@ -127,6 +173,8 @@ type world struct {
 	state         string // of the server
 	repo          string
 	server, agent *process // no agent if the server is it
+	node          *process // that joined in the story
+	covered       *covered
 }
 
 // newWorld starts a server with a fresh state, whose catalog is made from a copy of the history's repository.
@@ -140,15 +188,19 @@ func newWorld(t testing.TB, h *history, n needs) *world {
 		"SLIPCOVER_PUBLIC_URL=" + w.url, "SLIPCOVER_OWNER="}, n.env...)
 	args := []string{"server", "--listen", at}
 	node := []string{"SLIPCOVER_REPOSITORY=" + w.repo, "SLIPCOVER_IDENTITY_FILE=" + h.identity, "SLIPCOVER_RECIPIENTS=" + h.public}
-	couch := []string{"SLIPCOVER_INSTANCE=shop", "SLIPCOVER_DATA_DIR=" + h.couch.DataDir, "SLIPCOVER_COUCH_URL=" + h.couch.URL, "SLIPCOVER_COUCH_USER=" + h.couch.Admin,
-		"SLIPCOVER_COUCH_PASSWORD=" + h.couch.Password, "SLIPCOVER_SHIP=true", "SLIPCOVER_ACCEPT_WRITES=true"}
+	couch := []string{"SLIPCOVER_INSTANCE=shop", "SLIPCOVER_DATA_DIR=" + h.data, "SLIPCOVER_SHIP=true"}
+	if h.couch != nil {
+		couch = append(couch, "SLIPCOVER_COUCH_URL="+h.couch.URL, "SLIPCOVER_COUCH_USER="+h.couch.Admin, "SLIPCOVER_COUCH_PASSWORD="+h.couch.Password, "SLIPCOVER_ACCEPT_WRITES=true")
+	}
 	nodeState := w.state
 	if n.agent {
 		nodeState = filepath.Join(dir, "agent")
 	}
 	if !n.empty {
 		must(t, os.CopyFS(w.repo, os.DirFS(h.repo)))
-		must(t, os.CopyFS(nodeState, os.DirFS(h.state)))
+		if _, err := os.Stat(h.state); err == nil {
+			must(t, os.CopyFS(nodeState, os.DirFS(h.state)))
+		}
 		env = append(env, node...)
 		slipcover(t, env, "server", "rebuild")
 		if !n.agent {
@@ -176,6 +228,9 @@ func (w *world) end(p *process) {
 	}
 }
 
+// slowly is a setting of a node that is far from its storage.
+const slowly = "SLIPCOVER_LIMIT_UPLOAD=1MB/s"
+
 // tell runs a story, does what it asks for, and fails if it does.
 func (w *world) tell(name, node string, env []string) {
 	w.t.Helper()
@@ -188,8 +243,13 @@ func (w *world) tell(name, node string, env []string) {
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) } // it ends its browser
 	cmd.WaitDelay = 10 * time.Second
 	cmd.Env = append(testenv.Environ(), env...)
-	cmd.Env = append(cmd.Env, "URL="+w.url, "TOKEN="+strings.TrimSpace(string(token)), "COUCH="+w.h.couch.URL, "COUCH_USER="+w.h.couch.Admin, "COUCH_PASSWORD="+w.h.couch.Password,
-		"HOSTILE="+hostile, "SHOTS="+shots, "HOME="+w.t.TempDir())
+	if *pictures {
+		cmd.Env = append(cmd.Env, "PICTURES=1")
+	}
+	if c := w.h.couch; c != nil {
+		cmd.Env = append(cmd.Env, "COUCH="+c.URL, "COUCH_USER="+c.Admin, "COUCH_PASSWORD="+c.Password)
+	}
+	cmd.Env = append(cmd.Env, "URL="+w.url, "TOKEN="+strings.TrimSpace(string(token)), "HOSTILE="+hostile, "SHOTS="+shots, "HOME="+w.t.TempDir())
 	var said strings.Builder
 	cmd.Stderr = &said
 	in, err := cmd.StdinPipe()
@@ -210,6 +270,10 @@ func (w *world) tell(name, node string, env []string) {
 // serve answers what a story asks for, a line of JSON each; its other lines go into the log of the test.
 func (w *world) serve(from io.Reader, to io.Writer) {
 	for s := bufio.NewScanner(from); s.Scan(); {
+		if at, ok := strings.CutPrefix(s.Text(), "looked "); ok {
+			w.covered.add(at)
+			continue
+		}
 		ask, ok := strings.CutPrefix(s.Text(), "ask ")
 		if !ok {
 			w.t.Log(s.Text())
@@ -257,6 +321,28 @@ func (w *world) do(what string) (any, error) {
 		return nil, p.Cmd.Process.Signal(syscall.SIGCONT)
 	case "slipcover": // as on the server's machine
 		return slipcover(w.t, append(slices.Clone(w.server.Env), "SLIPCOVER_SERVER_URL="+w.url), strings.Fields(rest)...), nil
+	case "join-node": // the command of the dashboard, pasted on a machine with some large attachments and a slow way to the storage
+		data := filepath.Join(w.t.TempDir(), "data")
+		if _, err := couchgen.DataDir(data, couchgen.DirOptions{DocsPerDB: 40, AttachmentEvery: 1, AttachmentBytes: 1 << 20}); err != nil {
+			return nil, err
+		}
+		env := []string{"SLIPCOVER_STATE_DIR=" + filepath.Join(w.t.TempDir(), "node"), "SLIPCOVER_REPOSITORY=" + w.repo, "SLIPCOVER_IDENTITY_FILE=" + w.h.identity,
+			"SLIPCOVER_RECIPIENTS=" + w.h.public, "SLIPCOVER_DATA_DIR=" + data, slowly}
+		args := strings.Fields(rest)
+		if len(args) < 2 || args[0] != "sudo" || args[1] != "slipcover" {
+			return nil, fmt.Errorf("%q is no command of slipcover", rest)
+		}
+		w.node = &process{clitest.NewProcess(w.t, env, args[2:]...)}
+		w.node.Start()
+		w.t.Cleanup(func() { w.end(w.node) })
+	case "kill-node":
+		w.node.Kill()
+	case "start-node": // as a service does: the token of the command holds once; and the way is fast again
+		w.node.Env = slices.DeleteFunc(w.node.Env, func(v string) bool { return v == slowly })
+		if n := slices.Index(w.node.Args, "--join"); n >= 0 {
+			w.node.Args = slices.Delete(w.node.Args, n, n+2)
+		}
+		w.node.Start()
 	case "audit":
 		b, err := os.ReadFile(filepath.Join(w.state, "audit.jsonl"))
 		return string(b), err

@@ -23,6 +23,7 @@ require('./lib')(async s => {
   await s.heading(new RegExp(doc));
   await look();
   await s.shot('document');
+  await s.shot('document-phone', {narrow: true});
   await page.getByRole('link', {name: /Restore this version/}).click();
   await page.getByRole('button', {name: /Look what it would change/}).click();
   await s.says(/The live document is deleted/);

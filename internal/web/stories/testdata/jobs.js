@@ -43,6 +43,8 @@ require('./lib')(async s => {
   await word.fill(await word.getAttribute('data-word'));
   await s.submit(button);
   await s.eventually('the backup is gone', async () => !(await s.api('GET', '/v1.0/default/backups')).backups.some(b => b.id === id));
+  await s.open('/backups');
+  await s.shot('backups');
   await s.open('/backups?q=update');
   await s.says(/Nothing is found/);
   await s.look();

@@ -127,6 +127,7 @@ class Story {
   // look looks at a page as it stands: nothing keeps people out of it, in either theme, and it fits into a narrow window.
   async look(page = this.page) {
     const at = page.url().replace(base, '');
+    process.stdout.write('looked ' + at + '\n');
     const size = page.viewportSize();
     const wide = () => page.evaluate(() => [document.documentElement.scrollWidth, document.documentElement.clientWidth,
       [...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.scroll, [popover]')).slice(0, 3).map(e => e.outerHTML.slice(0, 120))]);
@@ -197,9 +198,23 @@ class Story {
     return [r.status, await r.json()];
   }
 
-  // shot takes a picture for the documentation.
-  async shot(name, options = {}, page = this.page) {
-    if (isChromium) await page.screenshot({path: path.join(env.SHOTS, name + '.png'), ...options});
+  // shot takes a picture for the documentation, of a page as it stands; with dark in that theme, with narrow on a phone. The place of the
+  // repository, which is another one in each run, is named as it might be.
+  async shot(name, {dark = false, narrow = false} = {}, page = this.page) {
+    if (!isChromium || !env.PICTURES) return;
+    const size = page.viewportSize();
+    await page.evaluate(() => {
+      const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+      for (let t = texts.nextNode(); t; t = texts.nextNode()) if (t.data.includes('/tmp/')) t.data = t.data.replace(/\/tmp\/[^/ ]+\/\d+\//g, '/srv/');
+      document.activeElement.blur();
+      window.scrollTo(0, 0);
+    });
+    if (narrow) await page.setViewportSize({width: 390, height: 844});
+    if (dark) await page.emulateMedia({colorScheme: 'dark'});
+    await page.mouse.move(0, 0);
+    await page.screenshot({path: path.join(env.SHOTS, name + '.png')});
+    await page.emulateMedia({colorScheme: 'light'});
+    await page.setViewportSize(size);
   }
 
   say(...words) { console.log(words.join(' ')); }

@@ -9,6 +9,8 @@ require('./lib')(async s => {
   s.check((await page.title()).startsWith('(1) '), 'the title is ' + await page.title());
   await s.look();
   await s.shot('overview');
+  await s.shot('overview-dark', {dark: true});
+  await s.shot('overview-phone', {narrow: true});
 
   // A new instance appears without anybody asking: a node that has no backup yet.
   await s.ask('slipcover schedule create --instance shop --name nightly --cron @daily');

@@ -7,6 +7,7 @@ require('./lib')(async s => {
   await s.heading('Recovery window');
   await s.look();
   await s.shot('instance');
+  await s.shot('instance-dark', {dark: true});
   const slider = page.getByRole('slider', {name: 'Moment'});
   const before = await slider.getAttribute('aria-valuetext');
   await slider.focus();
