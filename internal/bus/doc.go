@@ -9,8 +9,9 @@
 //
 //	slipcover.from.<agent>.request.<verb>  agent asks servers
 //	slipcover.from.<agent>.queue.<what>    agent asks for jobs and says how they go
-//	slipcover.from.<agent>.answer.<n>      agent answers Ask
+//	slipcover.from.<agent>.answer.<n>      agent answers Ask and Stream
 //	slipcover.to.<agent>.ask               a server asks the agent
+//	slipcover.to.<agent>.stream            a server asks the agent for a piece of a long answer
 //	slipcover.to.<agent>.inbox.<n>         answers and jobs for the agent
 //	slipcover.jobs.<agent>.<job>           stream SLIPCOVER_JOBS, a work queue; one message is one job
 //	$KV.slipcover_<table>.<key>            stream KV_slipcover_<table>, a bucket of NATS with history 1
