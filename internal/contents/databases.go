@@ -11,6 +11,7 @@ import (
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/serve"
+	"github.com/slipcover/slipcover/internal/shard"
 	"github.com/slipcover/slipcover/internal/states"
 )
 
@@ -107,9 +108,18 @@ func (r *Reader) before(ctx context.Context, v *states.View, out *Databases) (ma
 }
 
 func sizesOf(m *manifest.Manifest) map[string]int64 {
-	out := map[string]int64{}
+	out, whole := map[string]int64{}, map[string]int64{}
 	for path, f := range m.Databases() {
+		if _, err := shard.ParsePath(path); err != nil { // a node's own, which may have the name of a clustered one, as _users has
+			whole[repo.DatabaseName(path)] = f.Size
+			continue
+		}
 		out[repo.DatabaseName(path)] += f.Size
+	}
+	for name, size := range whole {
+		if _, ok := out[name]; !ok {
+			out[name] = size
+		}
 	}
 	return out
 }

@@ -98,3 +98,16 @@ func TestHistoryAsServer(t *testing.T) {
 		t.Errorf("a database that never was: %v", err)
 	}
 }
+
+// A node has a file of its own beside some clustered databases, which has none of their documents.
+func TestHistoryOfUser(t *testing.T) {
+	t.Parallel()
+	r, m := servetest.Backup(t, fixtures+"/data")
+	for range 20 { // in the order of a map
+		h, err := serve.History(t.Context(), r, m.Instance, "_users", "org.couchdb.user:ada")
+		must(t, err)
+		if len(h.States) != 1 || h.States[0].Kind != serve.DocAdded || len(h.Revisions) != 1 {
+			t.Fatalf("its history is %+v", h)
+		}
+	}
+}
