@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/url"
 	"os"
@@ -28,6 +29,7 @@ type Link interface {
 	Request(ctx context.Context, verb string, data []byte) ([]byte, error)
 	Jobs(ctx context.Context, fn func(context.Context, *bus.Delivery)) error
 	Answer(ctx context.Context, fn func(context.Context, []byte) ([]byte, error)) error
+	Streams(ctx context.Context, fn func(context.Context, []byte, io.Writer) error) error
 	// Refused is closed once the credentials count no more.
 	Refused() <-chan struct{}
 	Close()
@@ -45,6 +47,8 @@ type Open struct {
 	Getenv func(string) string
 	// Make makes the repository, and the place for it, if there is none.
 	Make bool
+	// Look says that it is opened to be looked into: for long, and with little in memory.
+	Look bool
 }
 
 // Place is a further repository of the configuration.
@@ -82,6 +86,8 @@ type Options struct {
 	CouchUser, CouchPassword string
 	// AcceptWrites lets a server have documents put back into that node.
 	AcceptWrites bool
+	// AcceptReads lets a server have backups of this agent's instances read, for whoever may do that there.
+	AcceptReads bool
 	// RestartCommand is a command line for sh that restarts that node; "" if it can't be.
 	RestartCommand string
 
@@ -243,6 +249,7 @@ func (a *agent) run(ctx context.Context) (err error) {
 	}
 	wait.Go(func() { a.hellos(ctx) })
 	wait.Go(func() { a.keepOn(ctx, "answer questions", func() error { return a.link.Answer(ctx, a.answer) }) })
+	wait.Go(func() { a.reads(ctx) })
 	// As many jobs as are done at once and as may wait: so that there is one who takes the
 	// next job as long as anything more can be done at once.
 	for range 4 * a.o.Parallel {

@@ -249,17 +249,8 @@ func (a *agent) whenFree(ctx context.Context, w *work, do func() error) error {
 // another one in its place.
 func (a *agent) open(ctx context.Context, w *work, makeIt bool) (*repo.Repo, func(), error) {
 	in := w.job.Spec.Repository
-	if !manifest.ValidInstance(w.job.Spec.RepoName) {
-		return nil, nil, fmt.Errorf("the job names no instance in the repository (%q)", w.job.Spec.RepoName)
-	}
-	if err := a.o.acceptsPlace(in); err != nil {
-		if !a.isOwnPlace(ctx, in) {
-			return nil, nil, err
-		}
-		in.URL = ""
-	}
-	if in.Storage == "" && a.o.isOwn(in.URL) {
-		in.URL = "" // with the parameters of the configuration
+	if err := a.acceptsPlaceOf(ctx, w.job.Spec.RepoName, &in); err != nil {
+		return nil, nil, err
 	}
 	if makeIt {
 		if err := a.o.acceptsRecipients(in); err != nil {
@@ -284,13 +275,35 @@ func (a *agent) open(ctx context.Context, w *work, makeIt bool) (*repo.Repo, fun
 			return ""
 		}
 	}
+	return a.openIn(ctx, o)
+}
+
+// acceptsPlaceOf refuses a place that the node's settings don't allow, and leaves the URL empty of the one of the configuration.
+func (a *agent) acceptsPlaceOf(ctx context.Context, repoName string, in *job.Repository) error {
+	if !manifest.ValidInstance(repoName) {
+		return fmt.Errorf("the job names no instance in the repository (%q)", repoName)
+	}
+	if err := a.o.acceptsPlace(*in); err != nil {
+		if !a.isOwnPlace(ctx, *in) {
+			return err
+		}
+		in.URL = ""
+	}
+	if in.Storage == "" && a.o.isOwn(in.URL) {
+		in.URL = "" // with the parameters of the configuration
+	}
+	return nil
+}
+
+// openIn opens a repository, and refuses another one in its place.
+func (a *agent) openIn(ctx context.Context, o Open) (*repo.Repo, func(), error) {
 	r, done, err := a.o.OpenRepo(ctx, o)
 	if err != nil {
 		return nil, nil, err
 	}
-	if id := r.Config().ID; in.ID != "" && id != in.ID {
+	if id := r.Config().ID; o.Repository.ID != "" && id != o.Repository.ID {
 		done()
-		return nil, nil, fmt.Errorf("%s holds the repository %s and not %s, which the job is for", r.URL(), id, in.ID)
+		return nil, nil, fmt.Errorf("%s holds the repository %s and not %s, which the job is for", r.URL(), id, o.Repository.ID)
 	}
 	return r, done, nil
 }

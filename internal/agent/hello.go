@@ -125,7 +125,7 @@ func (a *agent) tellNews(ctx context.Context) {
 func (a *agent) sayHello(ctx context.Context) job.Hello {
 	h := job.Hello{
 		Session: a.session, Version: a.o.Version, Host: a.o.Host, Address: a.o.Address, Recipient: a.identity.Recipient().String(),
-		Repository: job.Repository{URL: a.o.RepositoryURL, ID: a.facts.repository()}, CanRead: a.o.CanRead, CanCreate: a.o.InstancesDir != "" && restore.CouchDBBinary(a.o.CouchDBBin) != "",
+		Repository: job.Repository{URL: a.o.RepositoryURL, ID: a.facts.repository()}, CanRead: a.o.CanRead, Reads: a.o.AcceptReads, CanCreate: a.o.InstancesDir != "" && restore.CouchDBBinary(a.o.CouchDBBin) != "",
 		Writes:    a.o.AcceptWrites,
 		WritesAs:  a.o.CouchUser != "",
 		Instances: []job.Seen{}, Running: a.running(),

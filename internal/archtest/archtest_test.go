@@ -129,7 +129,7 @@ var allowed = map[string][]string{
 	// Backups that a server has open, each answered as a CouchDB: who may ask, and for how long; reading is package serve's.
 	"internal/opened": {"internal/access", "internal/config", "internal/httpd", "internal/job", "internal/manifest", "internal/repo", "internal/serve", "internal/serve/chttpd", "internal/server", "internal/states"},
 	// Who reads what callers and the dashboard look at: this server or an agent.
-	"internal/looks": {"internal/access", "internal/contents", "internal/opened", "internal/server", "internal/states"},
+	"internal/looks": {"internal/access", "internal/contents", "internal/job", "internal/opened", "internal/repo", "internal/server", "internal/states"},
 
 	// Trove's REST API: requests and documents translated, nothing kept.
 	"internal/trove": {"internal/access", "internal/api", "internal/httpd", "internal/job", "internal/server", "internal/words"},
@@ -143,8 +143,8 @@ var allowed = map[string][]string{
 	"internal/web/timeline": {},
 
 	// Runs jobs on a node with the engines; the bus brings them.
-	"internal/agent": {"internal/backup", "internal/bus", "internal/cluster", "internal/durable", "internal/job", "internal/localhost", "internal/manifest", "internal/node", "internal/repo", "internal/restore", "internal/serve", "internal/serve/tryout", "internal/shard", "internal/ship",
-		"internal/storage", "internal/takeout", "internal/topology"},
+	"internal/agent": {"internal/backup", "internal/bus", "internal/cluster", "internal/contents", "internal/durable", "internal/job", "internal/localhost", "internal/manifest", "internal/node", "internal/refusal", "internal/repo", "internal/restore", "internal/serve", "internal/serve/tryout", "internal/shard", "internal/ship",
+		"internal/states", "internal/storage", "internal/takeout", "internal/topology"},
 
 	// What commands have in common, and the settings' repositories opened: no command.
 	"internal/cli/core": {"internal/userfile", "couchfile", "internal/backup", "internal/config", "internal/serve", "internal/ship", "internal/manifest", "internal/node", "internal/repo",

@@ -230,6 +230,7 @@ ca_file: ca
 token: slc
 accept_storages: ["https://s/v1/"]
 accept_restores: true
+accept_reads: true
 instances_dir: /i
 bind_address: 0.0.0.0
 couchdb_bin: /c
@@ -263,7 +264,7 @@ metrics_token: mt
 		Auth: "keystone", KeystoneURL: "http://k:5000/v3", KeystoneUser: "trove", KeystonePassword: "kp", KeystoneProject: "services", KeystoneDomain: "D", Region: "R",
 		TokenCache: 5 * time.Second, SwiftContainer: "c", ContentsRoles: []string{"r3"}, SwiftRoles: []string{"r1", "r2"}, QuotaInstances: 1, QuotaBackups: 2, QuotaVolumes: 3, RateLimit: 4, Serves: 5, AuditFile: filepath.Join(dir, "audit"),
 		NATSURL: "nats://n:4222", NATSCreds: filepath.Join(dir, "creds"), NATSAccountSeed: filepath.Join(dir, "seed"), NATSReplicas: 3, NATSListen: "0.0.0.0:4222",
-		ServerURL: "https://b:8779", CAFile: filepath.Join(dir, "ca"), Token: "slc", AcceptStorages: []string{"https://s/v1/"}, AcceptRestores: true, InstancesDir: "/i", BindAddress: "0.0.0.0", CouchDBBin: "/c",
+		ServerURL: "https://b:8779", CAFile: filepath.Join(dir, "ca"), Token: "slc", AcceptStorages: []string{"https://s/v1/"}, AcceptRestores: true, AcceptReads: true, InstancesDir: "/i", BindAddress: "0.0.0.0", CouchDBBin: "/c",
 		RestartCommand: "r", HookBefore: "x", HookAfter: "y", HookTimeout: time.Minute, LogLevel: "debug", LogFormat: "json", MetricsToken: "mt",
 	}
 	if got := settings(c); !reflect.DeepEqual(got, want) && runtime.GOOS != "windows" {

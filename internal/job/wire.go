@@ -24,6 +24,8 @@ type Hello struct {
 	// NoRepository says, of an agent that joins, that its configuration names none.
 	NoRepository bool `json:"no_repository,omitempty"`
 	CanRead      bool `json:"can_read"` // it has a key that reads
+	// Reads says that servers may have it read out of backups for them, see Look.
+	Reads bool `json:"reads,omitempty"`
 	// Writes says that servers may have documents written into the node's CouchDB, and WritesAs that it has a user for that.
 	Writes    bool  `json:"writes,omitempty"`
 	WritesAs  bool  `json:"writes_as,omitempty"`

@@ -1,16 +1,25 @@
 // Package looks has looks into backups answered, for the service's API and the dashboard: see package contents. It chooses who
-// reads: this server, if it has the key.
+// reads: this server, if it has the key; else the agent of the instance, if that has one and its node's setting accept_reads lets
+// servers have it read. Who may look the callers of this package have seen to, and so is a line of the audit log theirs.
+//
+// docs/decisions/0016-agents-as-readers.md says what goes between a server and an agent, and who can read that.
 package looks
 
 import (
+	"bufio"
 	"cmp"
 	"context"
+	"errors"
 	"io"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/contents"
+	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/opened"
+	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/server"
 	"github.com/slipcover/slipcover/internal/states"
 )
@@ -20,11 +29,30 @@ type Reader struct {
 	set    *opened.Set
 	here   *contents.Reader
 	server *server.Server
+	agents chan struct{} // looks by agents that are under way
+
+	mu     sync.Mutex
+	cannot map[string]time.Time // instances of which lately nothing could be read here; guarded by mu
 }
+
+const (
+	// byAgents is how many looks agents may have under way for this server.
+	byAgents = 32
+	// agentTime is how long a look by an agent may take: what one takes here, and to open the repository.
+	agentTime = 80 * time.Second
+	// maxAnswer is how long an answer of an agent may be, in bytes; attachments may be longer.
+	maxAnswer = 64 << 20
+	// maxHead is how long may be what an agent says of an attachment, in bytes.
+	maxHead = 64 << 10
+	// again is for how long it isn't tried to read here what an agent reads.
+	again = time.Minute
+	// mostCannot bounds what is remembered of that.
+	mostCannot = 10_000
+)
 
 // New returns a reader of what a set can open. A nil set reads nothing, and says so.
 func New(set *opened.Set, s *server.Server) *Reader {
-	r := &Reader{set: set, server: s}
+	r := &Reader{set: set, server: s, agents: make(chan struct{}, byAgents), cannot: map[string]time.Time{}}
 	if set != nil {
 		r.here = contents.New(set.Looks())
 	}
@@ -52,22 +80,138 @@ func Ask[Q, A any](ctx context.Context, r *Reader, who *access.Caller, instance 
 }
 
 func ask[Q, A any](ctx context.Context, r *Reader, of *states.Shelf, instance string, look contents.Look[Q, A], q Q) (*A, error) {
-	a, err := look.Do(r.here, ctx, of, q)
-	return a, r.told(instance, err)
+	var a *A
+	err := r.choose(instance, func() (err error) {
+		a, err = look.Do(r.here, ctx, of, q)
+		return err
+	}, func() (err error) {
+		a, err = askAgent(ctx, r, of, instance, look, q)
+		return err
+	})
+	return a, err
 }
 
-// told says of an instance that this server can't read how to allow it.
-func (r *Reader) told(instance string, err error) error {
-	if err == nil || !states.CannotRead(err) {
+// choose has something read here, or else by the instance's agent.
+func (r *Reader) choose(instance string, here, agent func() error) error {
+	of := r.server.ReadingOf(instance)
+	byAgent := of.Reads && of.Online
+	if !byAgent || !r.couldNot(instance) {
+		err := here()
+		if !states.CannotRead(err) || errors.Is(err, repo.ErrKeyGone) {
+			return err
+		}
+		if !byAgent {
+			return told(of, err)
+		}
+		r.note(instance, true)
+	}
+	err := agent()
+	if err != nil {
+		r.note(instance, false) // here it may be read by now
+	}
+	return err
+}
+
+// couldNot reports whether nothing of an instance could be read here a moment ago. To try costs the storage a question each time.
+func (r *Reader) couldNot(instance string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	at, ok := r.cannot[instance]
+	return ok && time.Since(at) < again
+}
+
+func (r *Reader) note(instance string, cannot bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.cannot, instance)
+	if !cannot {
+		return
+	}
+	if len(r.cannot) >= mostCannot {
+		clear(r.cannot)
+	}
+	r.cannot[instance] = time.Now()
+}
+
+// told says of an instance that this server can't read, nor has an agent read, how to allow it.
+func told(of server.Reading, err error) error {
+	if !states.CannotRead(err) {
 		return err
 	}
 	agent := ""
-	if a := r.server.ReaderOf(instance); a != "" {
-		agent = " The agent " + a + " has one: slipcover serve opens backups on its machine."
+	switch {
+	case of.Reads:
+		agent = " Its agent, " + of.Agent + ", reads for this server, and is not online."
+	case of.Key:
+		agent = " Its agent, " + of.Agent + ", has one: the setting accept_reads: true on that node lets it read for this server."
 	}
 	return &server.Error{Kind: server.Conflict, Cause: err,
 		Message: "Contents can't be shown: this server has no key for this repository." + agent +
 			" To allow it here, give the server the settings repository (or repositories) and identity_file; all else works without."}
+}
+
+// askAgent has the agent of an instance do a look.
+func askAgent[Q, A any](ctx context.Context, r *Reader, of *states.Shelf, instance string, look contents.Look[Q, A], q Q) (*A, error) {
+	ctx, cancel := context.WithTimeout(ctx, agentTime)
+	defer cancel()
+	in, done, err := r.fromAgent(ctx, of, instance, look.Name, q)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	text, err := io.ReadAll(io.LimitReader(in, maxAnswer+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case len(text) > maxAnswer:
+		return nil, &server.Error{Kind: server.Conflict, Message: "The agent's answer is longer than a page can be: ask for less."}
+	}
+	a := new(A)
+	if err := contents.Decode(text, a); err != nil {
+		return nil, unread(err)
+	}
+	return a, nil
+}
+
+// unread is of an answer that isn't one. What went wrong on the way is in a sentence already.
+func unread(err error) error {
+	var own *server.Error
+	if errors.As(err, &own) {
+		return err
+	}
+	return &server.Error{Kind: server.Unavailable, Cause: err, Message: "What the instance's agent answers can't be read: it may be of another version than the server."}
+}
+
+// fromAgent asks an agent, and returns what reads the answer, and what ends that.
+func (r *Reader) fromAgent(ctx context.Context, of *states.Shelf, instance, name string, q any) (_ *bufio.Reader, done func(), err error) {
+	select {
+	case r.agents <- struct{}{}:
+	default:
+		return nil, nil, &server.Error{Kind: server.Unavailable, Message: "Agents read too much for this server just now: try again in a moment."}
+	}
+	leave := func() { <-r.agents }
+	query, err := contents.Encode(q)
+	if err != nil {
+		leave()
+		return nil, nil, err
+	}
+	in, err := r.server.Look(ctx, instance, job.Look{Name: name, Query: query, Backups: needed(of)})
+	if err != nil {
+		leave()
+		return nil, nil, err
+	}
+	return bufio.NewReaderSize(in, maxHead), func() { in.Close(); leave() }, nil
+}
+
+// needed is what an agent needs to know of backups.
+func needed(of *states.Shelf) []*job.Backup {
+	list := make([]*job.Backup, 0, len(of.Backups))
+	for _, b := range of.Backups {
+		list = append(list, &job.Backup{ID: b.ID, Name: b.Name, Project: b.Project, Instance: b.Instance, RepoName: b.RepoName, Created: b.Created,
+			Repository: job.Repository{URL: b.Repository.URL, ID: b.Repository.ID, Storage: b.Repository.Storage},
+			Result:     job.Result{RepoID: b.RepoID, Started: b.Started, Damage: b.Damage}})
+	}
+	return list
 }
 
 // Moments lists what can be had back of an instance.
@@ -128,39 +272,40 @@ func (r *Reader) DamageOf(ctx context.Context, who *access.Caller, instance stri
 
 // ClusterDatabases lists what the newest good backups of a cluster's nodes hold together.
 func (r *Reader) ClusterDatabases(ctx context.Context, who *access.Caller, name string, q contents.DatabasesQuery) (*contents.ClusterDatabases, error) {
-	of, instance, err := r.clusterShelf(ctx, who, name)
+	of, err := r.clusterShelf(ctx, who, name)
 	if err != nil {
 		return nil, err
 	}
 	a, err := r.here.ClusterDatabases(ctx, of, q)
-	return a, r.told(instance, err)
+	return a, told(server.Reading{}, err)
 }
 
 // Divergence compares what the nodes of a cluster hold of each range.
 func (r *Reader) Divergence(ctx context.Context, who *access.Caller, name string, q contents.DivergenceQuery) (*contents.Divergence, error) {
-	of, instance, err := r.clusterShelf(ctx, who, name)
+	of, err := r.clusterShelf(ctx, who, name)
 	if err != nil {
 		return nil, err
 	}
 	a, err := r.here.Divergence(ctx, of, q)
-	return a, r.told(instance, err)
+	return a, told(server.Reading{}, err)
 }
 
-// clusterShelf is what a caller may read of the nodes of a cluster, and one of their instances. It is for this server to read
+// clusterShelf is what a caller may read of the nodes of a cluster. It is for this server to read
 // alone: an agent's key reads the backups of its own node.
-func (r *Reader) clusterShelf(ctx context.Context, who *access.Caller, name string) (of *contents.ClusterShelf, instance string, err error) {
+func (r *Reader) clusterShelf(ctx context.Context, who *access.Caller, name string) (*contents.ClusterShelf, error) {
 	if r.set == nil {
-		return nil, "", errNothing
+		return nil, errNothing
 	}
 	k, err := r.server.Cluster(who, name)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	if k.Unclear != "" {
-		return nil, "", &server.Error{Kind: server.Conflict, Message: k.Unclear}
+		return nil, &server.Error{Kind: server.Conflict, Message: k.Unclear}
 	}
-	of = &contents.ClusterShelf{Project: k.Project, Name: k.Name}
+	of := &contents.ClusterShelf{Project: k.Project, Name: k.Name}
 	var first error
+	some := false
 	for _, node := range k.Nodes {
 		x := contents.ClusterNode{Node: node.Node}
 		var shelf *states.Shelf
@@ -172,16 +317,15 @@ func (r *Reader) clusterShelf(ctx context.Context, who *access.Caller, name stri
 			if shelf, err = r.shelf(ctx, who, i.ID); err != nil {
 				first = cmp.Or(first, err)
 				x.Why = strings.TrimSuffix(err.Error(), ".")
-			} else if instance == "" {
-				instance = i.ID
 			}
+			some = some || shelf != nil
 		}
 		of.Nodes, of.Shelves = append(of.Nodes, x), append(of.Shelves, shelf)
 	}
-	if instance == "" && first != nil {
-		return nil, "", first
+	if !some && first != nil {
+		return nil, first
 	}
-	return of, instance, nil
+	return of, nil
 }
 
 // AttachmentOf calls fn with an attachment and what reads its bytes, decoded. Who sends them on must not let a browser take them
@@ -192,5 +336,20 @@ func (r *Reader) AttachmentOf(ctx context.Context, who *access.Caller, instance 
 		return err
 	}
 	q := contents.AttachmentQuery{DocumentQuery: contents.DocumentQuery{At: at, DB: db, Doc: id, Rev: rev}, Name: name}
-	return r.told(instance, r.here.Attachment(ctx, of, q, fn))
+	return r.choose(instance, func() error { return r.here.Attachment(ctx, of, q, fn) }, func() error {
+		in, done, err := r.fromAgent(ctx, of, instance, job.LookAttachment, q)
+		if err != nil {
+			return err
+		}
+		defer done()
+		var x contents.Attachment
+		line, err := in.ReadSlice('\n')
+		if err == nil {
+			err = contents.Decode(line, &x)
+		}
+		if err != nil {
+			return unread(err)
+		}
+		return fn(x, in)
+	})
 }

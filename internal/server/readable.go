@@ -28,19 +28,3 @@ func (s *Server) IsReadable(b *job.Backup) bool {
 	now := s.backups.have(b.ID)
 	return now != nil && now.Project == b.Project && now.Status.Usable()
 }
-
-// ReaderOf returns the name of the agent of an instance if that has a key that reads its backups, else "".
-func (s *Server) ReaderOf(instance string) string {
-	i := s.instances.have(instance)
-	if i == nil {
-		return ""
-	}
-	a := s.agents.have(i.Agent)
-	if a == nil {
-		return ""
-	}
-	if hello, _ := s.hello(a); hello.CanRead {
-		return a.Name
-	}
-	return ""
-}

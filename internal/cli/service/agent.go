@@ -25,6 +25,7 @@ import (
 	"github.com/slipcover/slipcover/internal/bus"
 	"github.com/slipcover/slipcover/internal/cli/core"
 	"github.com/slipcover/slipcover/internal/cli/open"
+	"github.com/slipcover/slipcover/internal/config"
 	"github.com/slipcover/slipcover/internal/durable"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/manifest"
@@ -32,6 +33,7 @@ import (
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/restore"
 	"github.com/slipcover/slipcover/internal/sdnotify"
+	"github.com/slipcover/slipcover/internal/states"
 	"github.com/slipcover/slipcover/internal/storage"
 )
 
@@ -286,7 +288,7 @@ func agentSetup(ctx context.Context, env *core.Env, s *core.Settings, log *slog.
 		Version: "slipcover " + core.ToolVersion(), Host: host, Address: ownAddress(ctx, s), StateDir: s.StateDir,
 		InstancesDir: s.InstancesDir, BindAddress: s.BindAddress, Owner: s.Owner, CouchDBBin: s.CouchDBBin,
 		CouchURL: s.CouchURL, CouchUser: s.CouchUser, CouchPassword: s.CouchPassword.Reveal(), AcceptWrites: s.AcceptWrites, RestartCommand: s.RestartCommand,
-		AcceptRestores: s.AcceptRestores,
+		AcceptRestores: s.AcceptRestores, AcceptReads: s.AcceptReads,
 		Target: func(ctx context.Context) (*node.Node, error) {
 			return node.Target(ctx, node.Options{DataDir: s.DataDir, ConfigDir: s.ConfigDir, NodeName: s.NodeName, Getenv: env.Getenv})
 		},
@@ -316,6 +318,9 @@ func (r *agentRepositories) open(ctx context.Context, o agent.Open) (*repo.Repo,
 	s := &own
 	useServiceKey(s)             // which may have been made since the start
 	env.Stderr = discardWriter{} // the agent has a log of its own
+	if o.Look {
+		s.CacheDir, s.CacheSize = "", min(s.CacheSize, config.Bytes(states.CacheSize))
+	}
 	if o.Repository.Storage != "" {
 		s = s.At(o.Repository.URL)
 		env.StorageEnv = o.Getenv
