@@ -147,7 +147,7 @@ var allowed = map[string][]string{
 		"internal/states", "internal/storage", "internal/takeout", "internal/topology"},
 
 	// What commands have in common, and the settings' repositories opened: no command.
-	"internal/cli/core": {"internal/userfile", "couchfile", "internal/backup", "internal/config", "internal/serve", "internal/ship", "internal/manifest", "internal/node", "internal/repo",
+	"internal/cli/core": {"internal/userfile", "couchfile", "internal/backup", "internal/cluster", "internal/config", "internal/diverge", "internal/serve", "internal/ship", "internal/manifest", "internal/node", "internal/repo",
 		"internal/restore", "internal/storage", "internal/storage/limit", "internal/storage/meter", "internal/takeout", "internal/topology"},
 	"internal/cli/open": {"internal/userfile", "internal/calendar", "internal/cluster", "internal/topology", "internal/cli/core", "internal/durable", "internal/job", "internal/manifest", "internal/repo", "internal/sequence", "internal/serve", "internal/shard", "internal/storage",
 		"internal/storage/cache", "internal/storage/drivers", "internal/storage/retry"},
@@ -161,7 +161,7 @@ var allowed = map[string][]string{
 		"internal/httpd", "internal/localhost", "internal/mango", "internal/manifest", "internal/mrargs", "internal/newest", "internal/node", "internal/repo", "internal/restore", "internal/serve", "internal/serve/chttpd", "internal/shard", "internal/storage/drivers",
 		"internal/storage/meter", "internal/storage/probe", "internal/topology"},
 	"internal/cli/service": {"internal/calendar", "internal/cli/core", "internal/cli/open", "internal/access", "internal/admin", "internal/agent", "internal/backup",
-		"internal/bus", "internal/config", "internal/durable", "internal/httpd", "internal/job", "internal/localhost", "internal/manifest",
+		"internal/bus", "internal/config", "internal/contents", "internal/durable", "internal/httpd", "internal/job", "internal/localhost", "internal/manifest",
 		"internal/node", "internal/opened", "internal/repo", "internal/restore", "internal/sdnotify", "internal/server", "internal/ship", "internal/states", "internal/storage",
 		"internal/storage/meter", "internal/storage/web", "internal/trove", "internal/web"},
 
@@ -177,6 +177,7 @@ var allowed = map[string][]string{
 	"internal/testenv":             {},
 	"internal/agent/agenttest":     {"internal/agent", "internal/repo", "internal/storage", "internal/storage/drivers"},
 	"internal/serve/servetest":     {"internal/backup", "internal/couchgen", "internal/manifest", "internal/node", "internal/repo", "internal/serve", "internal/shard", "internal/storage", "internal/storage/mem", "internal/testenv"},
+	"internal/looks/lookstest":     {"internal/access", "internal/backup", "internal/bus", "internal/job", "internal/node", "internal/opened", "internal/repo", "internal/serve/servetest", "internal/server", "internal/server/servertest", "internal/storage/mem"},
 	"internal/bus/bustest":         {"internal/testenv"},
 	"internal/cli/clitest":         {"internal/cli/core", "internal/testenv"},
 	"internal/testenv/skipsummary": {"internal/testenv"},

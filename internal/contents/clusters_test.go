@@ -1,7 +1,6 @@
 package contents_test
 
 import (
-	"context"
 	"encoding/json"
 	"net/url"
 	"strings"
@@ -9,66 +8,26 @@ import (
 
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/admin"
-	"github.com/slipcover/slipcover/internal/backup"
 	"github.com/slipcover/slipcover/internal/bus"
 	"github.com/slipcover/slipcover/internal/contents"
 	"github.com/slipcover/slipcover/internal/httpd"
 	"github.com/slipcover/slipcover/internal/job"
-	"github.com/slipcover/slipcover/internal/node"
-	"github.com/slipcover/slipcover/internal/opened"
+	"github.com/slipcover/slipcover/internal/looks/lookstest"
 	"github.com/slipcover/slipcover/internal/repo"
-	"github.com/slipcover/slipcover/internal/serve/servetest"
 	"github.com/slipcover/slipcover/internal/server"
 	"github.com/slipcover/slipcover/internal/server/servertest"
-	"github.com/slipcover/slipcover/internal/storage/mem"
 )
 
-// clusterWorld is a server that reads the backups of the nodes of servetest.Cluster, each out of a repository of its own, the
-// first n of them; of the others there is no backup.
-func clusterWorld(t *testing.T, n int) *world {
+// clusterWorld is a server that reads the backups of the first n nodes of a cluster.
+func clusterWorld(t *testing.T, n int) (*world, *lookstest.Cluster) {
 	t.Helper()
-	w := &world{t: t}
-	w.World = servertest.New(t, bus.Options{Listen: "127.0.0.1:0"}, server.Config{Quota: job.Quota{Instances: -1, Backups: -1, Volumes: -1}})
-	repos := map[string]*repo.Repo{}
-	var found []server.Found
-	for i, dir := range servetest.Cluster(t) {
-		name := []string{"db1", "db2", "db3"}[i]
-		keys := servertest.NewKeys(t)
-		joined, err := w.Server.Join(t.Context(), server.Joining{Name: name, Project: "acme", PublicKey: keys.Public, Recipient: keys.Recipient(), Admin: true})
-		must(t, err)
-		link := servertest.Dial(t, bus.LinkOptions{URL: w.Bus.ClientURL(), Agent: joined.AgentID, JWT: joined.JWT, Seed: keys.Seed})
-		servertest.Eventually(t, "a hello is answered", func() bool {
-			return servertest.Ask(t.Context(), link, job.VerbHello, job.Hello{Session: "s1", Version: "test", Recipient: keys.Recipient(), Repository: job.Repository{URL: "mem://" + name},
-				Instances: []job.Seen{{Up: true, Member: &job.Member{Node: servetest.ClusterNodes[i], Nodes: servetest.ClusterNodes, Cluster: "prod", MapUUID: name}}}}, nil) == nil
-		})
-		if i >= n {
-			continue
-		}
-		repos[name] = servetest.Init(t, mem.New())()
-		at, err := node.Locate(t.Context(), node.Options{DataDir: dir, NodeName: servetest.ClusterNodes[i]})
-		must(t, err)
-		res, err := backup.Run(t.Context(), backup.Options{Repo: repos[name], Node: at, Instance: name, StateDir: t.TempDir(), Name: "b", Tool: "test",
-			Labels: map[string]string{job.LabelBackup: newUUID(t), job.LabelProject: "acme", job.LabelInstance: joined.Instance, job.LabelInstanceName: name}})
-		must(t, err)
-		found = append(found, server.Found{Record: res.Record, Repository: job.Repository{URL: repos[name].URL(), ID: repos[name].Config().ID}})
-		w.second = res.Record.Labels[job.LabelBackup]
-	}
-	_, err := server.Rebuild(t.Context(), w.Bus, "default", found)
-	must(t, err)
+	w := &world{t: t, World: servertest.New(t, bus.Options{Listen: "127.0.0.1:0"}, server.Config{Quota: job.Quota{Instances: -1, Backups: -1, Volumes: -1}})}
+	k := lookstest.NewCluster(t)
 	w.operator, w.viewer, w.other = w.Token("acme", access.Operator), w.Token("acme", access.Viewer), w.Token("shop", access.Operator)
-	set, err := opened.New(opened.Options{Server: w.Server, Checker: w.Tokens, Most: 4, Version: "test", Log: w.Log,
-		Repo: func(_ context.Context, _ *access.Caller, b *job.Backup) (*repo.Repo, func(), error) {
-			return repos[b.RepoName], func() {}, w.fail
-		}})
-	must(t, err)
 	w.Serve(httpd.API{Name: "admin", Broken: admin.Broken, TooMany: admin.TooMany},
-		admin.New(admin.Options{Server: w.Server, Checker: w.Tokens, Tokens: w.Tokens, Log: w.Log, Auth: "token", Serves: set}))
-	for _, f := range found {
-		servertest.Eventually(t, "the catalog has the backups", func() bool {
-			return servertest.Do(t, "GET", w.HTTP.URL+"/slipcover/v1/backups/"+f.Record.Labels[job.LabelBackup], w.operator, "").Status == 200
-		})
-	}
-	return w
+		admin.New(admin.Options{Server: w.Server, Checker: w.Tokens, Tokens: w.Tokens, Log: w.Log, Auth: "token", Serves: k.Set(w.World)}))
+	k.Fill(t.Context(), w.World, "acme", n)
+	return w, k
 }
 
 func (w *world) ofCluster(token, what string, params ...string) servertest.Answer {
@@ -92,7 +51,7 @@ func (w *world) intoOfCluster(to any, what string, params ...string) {
 // What the backups of all nodes hold, and which documents their copies disagree about, out of three repositories.
 func TestCluster(t *testing.T) {
 	t.Parallel()
-	w := clusterWorld(t, 3)
+	w, _ := clusterWorld(t, 3)
 	var one struct {
 		Cluster struct{ Nodes []struct{ Name string } }
 	}
@@ -175,7 +134,7 @@ func TestCluster(t *testing.T) {
 // Who may not read documents may see what is held, and not which documents differ. Who compared is in the audit log.
 func TestClusterIsGuarded(t *testing.T) {
 	t.Parallel()
-	w := clusterWorld(t, 1)
+	w, _ := clusterWorld(t, 1)
 	if a := w.ofCluster(w.viewer, "/databases"); a.Status != 200 || !strings.Contains(a.Body, "There is no backup of this instance yet") {
 		t.Errorf("a viewer: %d %s", a.Status, a.Body)
 	}
@@ -193,8 +152,8 @@ func TestClusterIsGuarded(t *testing.T) {
 	if log := w.Audited(); !strings.Contains(log, `"action":"documents.list","target":"prod/orders","outcome":"ok"`) {
 		t.Errorf("audit log: %s", log)
 	}
-	keyless := clusterWorld(t, 1)
-	keyless.fail = &server.Error{Kind: server.Conflict, Message: "closed", Cause: repo.ErrNoKey}
+	keyless, k := clusterWorld(t, 1)
+	k.Fail = &server.Error{Kind: server.Conflict, Message: "closed", Cause: repo.ErrNoKey}
 	if a := keyless.ofCluster(keyless.operator, "/databases"); a.Status != 409 || !strings.Contains(a.Body, "has no key") {
 		t.Errorf("without a key: %d %s", a.Status, a.Body)
 	}

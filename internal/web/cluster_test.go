@@ -1,68 +1,26 @@
 package web_test
 
 import (
-	"context"
 	"strings"
 	"testing"
 
-	"github.com/google/uuid"
-
 	"github.com/slipcover/slipcover/internal/access"
-	"github.com/slipcover/slipcover/internal/backup"
-	"github.com/slipcover/slipcover/internal/job"
-	"github.com/slipcover/slipcover/internal/node"
-	"github.com/slipcover/slipcover/internal/opened"
+	"github.com/slipcover/slipcover/internal/looks/lookstest"
 	"github.com/slipcover/slipcover/internal/repo"
-	"github.com/slipcover/slipcover/internal/serve/servetest"
 	"github.com/slipcover/slipcover/internal/server"
 	"github.com/slipcover/slipcover/internal/server/servertest"
-	"github.com/slipcover/slipcover/internal/storage/mem"
 	"github.com/slipcover/slipcover/internal/web"
 )
 
-// newCluster is a dashboard over the backups of the nodes of servetest.Cluster, which are instances db1 to db3 of the cluster
-// prod. It can't open the repository if fail is an error.
+// newCluster is a dashboard over the backups of a cluster's nodes. It can't open their repositories if fail is an error.
 func newCluster(t *testing.T, fail error) *world {
 	t.Helper()
-	r := servetest.Init(t, mem.New())()
+	k := lookstest.NewCluster(t)
 	w := newWorld(t, func(o *web.Options) {
-		set, err := opened.New(opened.Options{Server: o.Server, Checker: o.Checker, Most: 4, Version: "test", Log: o.Log,
-			Repo: func(context.Context, *access.Caller, *job.Backup) (*repo.Repo, func(), error) {
-				return r, func() {}, fail
-			}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		o.Serves = set
+		o.Serves = k.Set(&servertest.World{Server: o.Server, Tokens: o.Tokens, Log: o.Log})
 	})
-	var found []server.Found
-	for i, dir := range servetest.Cluster(t) {
-		name, node1 := []string{"db1", "db2", "db3"}[i], servetest.ClusterNodes[i]
-		p := w.play(name)
-		if err := servertest.Ask(t.Context(), p.link, job.VerbHello, job.Hello{Session: agentIs, Version: "test", Recipient: p.Recipient(), Repository: job.Repository{URL: r.URL(), ID: r.Config().ID},
-			Instances: []job.Seen{{Up: true, Version: "3.5.0", Member: &job.Member{Node: node1, Nodes: servetest.ClusterNodes, Cluster: "prod", MapUUID: name}}}}, nil); err != nil {
-			t.Fatal(err)
-		}
-		n, err := node.Locate(t.Context(), node.Options{DataDir: dir, NodeName: node1})
-		if err != nil {
-			t.Fatal(err)
-		}
-		res, err := backup.Run(t.Context(), backup.Options{Repo: r, Node: n, Instance: name, StateDir: t.TempDir(), Name: "nightly", Tool: "test",
-			Labels: map[string]string{job.LabelBackup: uuid.Must(uuid.NewV7()).String(), job.LabelProject: project, job.LabelInstance: p.Instance, job.LabelInstanceName: name}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		found = append(found, server.Found{Record: res.Record, Repository: job.Repository{URL: r.URL(), ID: r.Config().ID}})
-	}
-	if _, err := server.Rebuild(t.Context(), w.Bus, "default", found); err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range found {
-		servertest.Eventually(t, "the catalog has the backups", func() bool {
-			_, err := w.Server.Backup(t.Context(), caller(), f.Record.Labels[job.LabelBackup])
-			return err == nil
-		})
-	}
+	k.Fail = fail
+	k.Fill(t.Context(), w.World, project, 3)
 	return w
 }
 

@@ -157,28 +157,9 @@ func callerToken(env *core.Env, s *core.Settings) (config.Secret, error) {
 // call asks the server. in, if not nil, is sent as JSON; the answer is read into out,
 // if that isn't nil. Errors are of the kinds that exit codes go by.
 func (c *serviceClient) call(ctx context.Context, method, path string, in, out any) error {
-	var body io.Reader
-	if in != nil {
-		b, err := json.Marshal(in)
-		if err != nil {
-			return err
-		}
-		body = bytes.NewReader(b)
-	}
-	r, err := http.NewRequestWithContext(ctx, method, c.base+"/slipcover/v1/"+path, body)
+	resp, err := c.send(ctx, method, path, in)
 	if err != nil {
 		return err
-	}
-	if in != nil {
-		r.Header.Set("Content-Type", "application/json")
-	}
-	if c.token != "" {
-		r.Header.Set("X-Auth-Token", c.token.Reveal())
-	}
-	r.Header.Set("User-Agent", "slipcover/"+core.ToolVersion())
-	resp, err := c.http.Do(r)
-	if err != nil {
-		return c.unreachable(ctx, err)
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
@@ -192,6 +173,34 @@ func (c *serviceClient) call(ctx context.Context, method, path string, in, out a
 		return nil
 	}
 	return c.decode(text, out)
+}
+
+// send sends a request; in, if not nil, is its body as JSON.
+func (c *serviceClient) send(ctx context.Context, method, path string, in any) (*http.Response, error) {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return nil, err
+		}
+		body = bytes.NewReader(b)
+	}
+	r, err := http.NewRequestWithContext(ctx, method, c.base+"/slipcover/v1/"+path, body)
+	if err != nil {
+		return nil, err
+	}
+	if in != nil {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	if c.token != "" {
+		r.Header.Set("X-Auth-Token", c.token.Reveal())
+	}
+	r.Header.Set("User-Agent", "slipcover/"+core.ToolVersion())
+	resp, err := c.http.Do(r)
+	if err != nil {
+		return nil, c.unreachable(ctx, err)
+	}
+	return resp, nil
 }
 
 // decode reads the answer to what was asked into out. What doesn't fit was sent by another

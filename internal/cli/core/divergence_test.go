@@ -1,4 +1,4 @@
-package look
+package core
 
 import (
 	"encoding/json"
@@ -41,7 +41,7 @@ func TestPrintDivergence(t *testing.T) {
 		NotCompared: []cluster.NotCompared{{Node: "n@d", Why: "no backup of it is there"}},
 	}
 	var out strings.Builder
-	if err := printDivergence(&out, d); err != nil {
+	if err := PrintDivergence(&out, d); err != nil {
 		t.Fatal(err)
 	}
 	want := `orders 00000000-7fffffff: 7 of 100 documents differ, 1 of 2 local documents differs, security differs, 3 could not be compared everywhere
