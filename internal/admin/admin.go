@@ -103,6 +103,7 @@ var routes = []route{
 
 	{"GET /schedules", access.Viewer, "", (*call).listSchedules},
 	{"POST /schedules", access.Operator, "schedule.create", (*call).createSchedule},
+	{"GET /schedules/firings", access.Viewer, "", (*call).showFirings},
 	{"GET /schedules/{id}", access.Viewer, "", (*call).showSchedule},
 	{"GET /schedules/{id}/retention", access.Viewer, "", (*call).showRetention},
 	{"PATCH /schedules/{id}", access.Operator, "schedule.update", (*call).updateSchedule},

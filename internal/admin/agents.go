@@ -46,6 +46,8 @@ type instanceView struct {
 	Notes        []string  `json:"notes,omitempty"`
 	Created      time.Time `json:"created"`
 	Ship         *shipView `json:"ship,omitempty"`
+	// Standing is in the list of instances alone.
+	Standing *standingView `json:"standing,omitempty"`
 }
 
 type repositoryView struct {
@@ -72,10 +74,46 @@ func (c *call) listAgents() (int, any, error) {
 
 func (c *call) listInstances() (int, any, error) {
 	list := []instanceView{}
+	stand := map[string]*server.Standing{}
+	for _, st := range c.Server.Standings(c.who, c.all) {
+		stand[st.ID] = st
+	}
 	for _, i := range c.Server.Instances(c.who, c.all) {
-		list = append(list, c.viewInstance(i))
+		v := c.viewInstance(i)
+		if st := stand[i.ID]; st != nil {
+			v.Standing = viewStanding(st)
+		}
+		list = append(list, v)
 	}
 	return http.StatusOK, map[string]any{"instances": list}, nil
+}
+
+// standingView is how an instance stands.
+type standingView struct {
+	Safe     bool     `json:"safe"`
+	Problems []string `json:"problems"`
+	// Backup is the newest good one, and BackupAt when it was finished; missing if nobody knows.
+	Backup   string    `json:"backup,omitempty"`
+	BackupAt time.Time `json:"backup_at,omitzero"`
+	// ProvenBackup was restored for a test last.
+	ProvenBackup string    `json:"proven_backup,omitempty"`
+	ProvenAt     time.Time `json:"proven_at,omitzero"`
+	Next         time.Time `json:"next,omitzero"` // when it is backed up next
+	Damage       int       `json:"damage"`        // findings in the source, by the newest good backup
+	StoredBytes  int64     `json:"stored_bytes"`
+	Backups      int       `json:"backups"`
+}
+
+func viewStanding(st *server.Standing) *standingView {
+	v := &standingView{Problems: st.Problems(), BackupAt: st.At, Next: st.Next, Damage: st.Damaged, StoredBytes: st.Stored, Backups: st.Backups}
+	v.Safe = len(v.Problems) == 0
+	if st.Last != nil {
+		v.Backup = st.Last.ID
+	}
+	if st.Proven != nil {
+		v.ProvenBackup, v.ProvenAt = st.Proven.ID, st.Proven.Proof.At
+	}
+	return v
 }
 
 func (c *call) viewInstance(i *job.Instance) instanceView {

@@ -9,6 +9,7 @@ import (
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/api"
 	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/schedule"
 	"github.com/slipcover/slipcover/internal/server"
 )
 
@@ -226,4 +227,28 @@ func (c *call) runSchedule() (int, any, error) {
 		return 0, nil, err
 	}
 	return http.StatusAccepted, map[string]any{"backup": c.viewBackup(b)}, nil
+}
+
+// mostFirings is how many firings ahead are told.
+const mostFirings = 5
+
+// showFirings says when a line of cron would fire next, before a schedule has it.
+func (c *call) showFirings() (int, any, error) {
+	q := c.query()
+	line := q.need("cron")
+	if q.err != nil {
+		return 0, nil, q.err
+	}
+	spec, err := schedule.Parse(line, q.Get("time_zone"))
+	if err != nil {
+		return 0, nil, api.Invalid("%s", err.Error())
+	}
+	list := []time.Time{}
+	for at := time.Now(); len(list) < mostFirings; {
+		if at = spec.Next(at); at.IsZero() {
+			break
+		}
+		list = append(list, at)
+	}
+	return http.StatusOK, map[string]any{"firings": list}, nil
 }

@@ -55,6 +55,30 @@ type Standing struct {
 	Uncopied int // further repositories without the newest backup
 }
 
+// Problems are what of an instance needs somebody, in words that never change: late (no good backup for longer than Limit, or
+// none), behind, proof_failed, unproven, damaged, uncopied, silent (its agent), failed (its last job). None says that it is safe.
+func (st *Standing) Problems() []string {
+	list := []string{}
+	for _, p := range []struct {
+		is   bool
+		word string
+	}{
+		{st.Late, "late"},
+		{st.Behind, "behind"},
+		{st.Unproven && !st.Proven.Proof.OK, "proof_failed"},
+		{st.Unproven && st.Proven.Proof.OK, "unproven"},
+		{st.Damaged > 0, "damaged"},
+		{st.Uncopied > 0, "uncopied"},
+		{!st.Online && !st.Late && !st.Behind, "silent"},
+		{st.Failed != "" && !st.Late, "failed"},
+	} {
+		if p.is {
+			list = append(list, p.word)
+		}
+	}
+	return list
+}
+
 // Standings returns how the instances of the caller's project stand, or all, by name.
 func (s *Server) Standings(who *access.Caller, all bool) []*Standing {
 	list := s.Instances(who, all)

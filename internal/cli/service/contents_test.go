@@ -57,7 +57,17 @@ func TestContents(t *testing.T) {
 	runs(2, "", "restore-doc", "db1", "orders")
 	runs(11, "accept_writes", "restore-doc", "db1", "orders", "order-02", "--dry-run")
 
-	out, _, code := slipcover(t, env, "contents", "compare", "prod", "--json")
+	out, errs, code := slipcover(t, env, "status")
+	if code != 0 || !strings.Contains(out, "3 of 3 instances are safe") || !strings.Contains(out, "db2       acme     safe") {
+		t.Errorf("status: %d, %s%s", code, out, errs)
+	}
+	if out, errs, code = slipcover(t, env, "schedule", "firings", "30 2 * * *", "--time-zone", "Europe/Berlin"); code != 0 || strings.Count(out, ":30:00") != 5 {
+		t.Errorf("firings: %d, %s%s", code, out, errs)
+	}
+	if _, errs, code = slipcover(t, env, "schedule", "firings", "30 25 * * *"); code != 2 {
+		t.Errorf("no line of cron: %d, %s", code, errs)
+	}
+	out, _, code = slipcover(t, env, "contents", "compare", "prod", "--json")
 	var answer struct {
 		Ranges []struct{ Database string }
 		Counts struct{ Different int }

@@ -27,7 +27,7 @@ A schedule is named by its id, or by its name if no other of the project has it.
 	}
 	core.AsGroup(c)
 	c.AddCommand(newScheduleCreate(env, g), newScheduleList(env, g), newScheduleShow(env, g), newScheduleUpdate(env, g),
-		newScheduleRetention(env, g),
+		newScheduleRetention(env, g), newScheduleFirings(env, g),
 		newScheduleDelete(env, g), newScheduleRun(env, g))
 	return c
 }
@@ -351,6 +351,36 @@ func newScheduleShow(env *core.Env, g *core.Global) *cobra.Command {
 			return s.Schedule.print(env.Stdout)
 		})
 	})
+}
+
+func newScheduleFirings(env *core.Env, g *core.Global) *cobra.Command {
+	zone := ""
+	c := &cobra.Command{
+		Use:   "firings CRON",
+		Short: "Show when a line of cron would fire next, before a schedule has it",
+		Long: `Show the next five times at which a schedule would fire whose --cron, or --prove-cron, is CRON, such as "30 2 * * *" or @daily,
+without --jitter. The server must accept it, so this checks a line, too.`,
+		Args: core.Arguments(1, 1, "one line of CRON, in quotes"),
+		RunE: serviceCommand(env, g, func(ctx context.Context, c *serviceClient, _ *core.Settings, args []string) error {
+			q := url.Values{"cron": {args[0]}}
+			if zone != "" {
+				q.Set("time_zone", zone)
+			}
+			type answer struct {
+				Firings []time.Time `json:"firings"`
+			}
+			return show(ctx, env, c, "schedules/firings?"+q.Encode(), func(a *answer) error {
+				var rows [][]string
+				for _, at := range a.Firings {
+					rows = append(rows, []string{core.When(at)})
+				}
+				return core.Table(env.Stdout, []string{"FIRES (UTC)"}, rows)
+			})
+		}),
+	}
+	c.Flags().StringVar(&zone, "time-zone", "", "`ZONE` of those times, such as Europe/Berlin (default: UTC)")
+	serviceFlags(c.Flags())
+	return c
 }
 
 func newScheduleDelete(env *core.Env, g *core.Global) *cobra.Command {
