@@ -26,7 +26,7 @@ func clusterWorld(t *testing.T, n int) (*world, *lookstest.Cluster) {
 	w.operator, w.viewer, w.other = w.Token("acme", access.Operator), w.Token("acme", access.Viewer), w.Token("shop", access.Operator)
 	w.Serve(httpd.API{Name: "admin", Broken: admin.Broken, TooMany: admin.TooMany},
 		admin.New(admin.Options{Server: w.Server, Checker: w.Tokens, Tokens: w.Tokens, Log: w.Log, Auth: "token", Serves: k.Set(w.World)}))
-	k.Fill(t.Context(), w.World, "acme", n)
+	k.Fill(w.World, "acme", n)
 	return w, k
 }
 

@@ -20,7 +20,7 @@ func newCluster(t *testing.T, fail error) *world {
 		o.Serves = k.Set(&servertest.World{Server: o.Server, Tokens: o.Tokens, Log: o.Log})
 	})
 	k.Fail = fail
-	k.Fill(t.Context(), w.World, project, 3)
+	k.Fill(w.World, project, 3)
 	return w
 }
 

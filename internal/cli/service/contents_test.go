@@ -22,7 +22,7 @@ func TestContents(t *testing.T) {
 	k := lookstest.NewCluster(t)
 	w.Serve(httpd.API{Name: "admin", Broken: admin.Broken, TooMany: admin.TooMany},
 		admin.New(admin.Options{Server: w.Server, Checker: w.Tokens, Tokens: w.Tokens, Log: w.Log, Auth: "token", Serves: k.Set(w)}))
-	k.Fill(t.Context(), w, "acme", 3)
+	k.Fill(w, "acme", 3)
 	env := []string{"SLIPCOVER_SERVER_URL=" + w.HTTP.URL, "SLIPCOVER_TOKEN=" + w.Token("acme", access.Operator), "SLIPCOVER_STATE_DIR=" + t.TempDir()}
 	runs := func(code int, want string, args ...string) {
 		t.Helper()

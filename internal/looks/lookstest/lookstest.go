@@ -44,8 +44,8 @@ func (k *Cluster) Set(w *servertest.World) *opened.Set {
 }
 
 // Fill lets the agents join a project, and adds the backups of the first so many nodes to the catalog.
-func (k *Cluster) Fill(ctx context.Context, w *servertest.World, project string, backups int) {
-	t := k.t
+func (k *Cluster) Fill(w *servertest.World, project string, backups int) {
+	t, ctx := k.t, k.t.Context()
 	t.Helper()
 	var found []server.Found
 	for i, dir := range servetest.Cluster(t) {
