@@ -24,6 +24,7 @@ import (
 	"github.com/slipcover/slipcover/internal/cli"
 	"github.com/slipcover/slipcover/internal/cli/clitest"
 	"github.com/slipcover/slipcover/internal/couchgen"
+	"github.com/slipcover/slipcover/internal/serve/servetest"
 	"github.com/slipcover/slipcover/internal/testenv"
 )
 
@@ -79,6 +80,7 @@ var stories = []told{
 	{"empty", needs{from: files, empty: true}},
 	{"join", needs{from: files}},
 	{"many", needs{from: many}},
+	{"cluster", needs{from: files}},
 	{"audit", needs{from: files}},
 	{"zones", needs{from: files}},
 	{"sign-in", needs{from: files, firefox: true}},
@@ -335,6 +337,14 @@ func (w *world) do(what string) (any, error) {
 		w.node = &process{clitest.NewProcess(w.t, env, args[2:]...)}
 		w.node.Start()
 		w.t.Cleanup(func() { w.end(w.node) })
+	case "join-cluster": // agents of the nodes of a cluster, whose copies disagree
+		for i, data := range servetest.Cluster(w.t) {
+			token := strings.Fields(slipcover(w.t, append(slices.Clone(w.server.Env), "SLIPCOVER_SERVER_URL="+w.url), "token", "join", "--name", fmt.Sprintf("db%d", i+1)))
+			p := &process{clitest.NewProcess(w.t, []string{"SLIPCOVER_STATE_DIR=" + filepath.Join(w.t.TempDir(), "node"), "SLIPCOVER_REPOSITORY=" + w.repo, "SLIPCOVER_IDENTITY_FILE=" + w.h.identity,
+				"SLIPCOVER_RECIPIENTS=" + w.h.public, "SLIPCOVER_DATA_DIR=" + data, "SLIPCOVER_NODE_NAME=" + servetest.ClusterNodes[i], "SLIPCOVER_CLUSTER=prod"}, token[1:]...)}
+			p.Start()
+			w.t.Cleanup(func() { w.end(p) })
+		}
 	case "kill-node":
 		w.node.Kill()
 	case "start-node": // as a service does: the token of the command holds once; and the way is fast again
