@@ -6,6 +6,7 @@ import (
 	"html/template"
 	"math"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -98,6 +99,19 @@ func when(t, now time.Time, zone *time.Location) string {
 		return t.Format("Mon 2 Jan, 15:04")
 	}
 	return t.Format("2 Jan 2006, 15:04")
+}
+
+var instant = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`)
+
+// withWhen is a text in which times stand as machines write them, with these as readers do.
+func (c *call) withWhen(text string) string {
+	return instant.ReplaceAllStringFunc(text, func(s string) string {
+		t, err := time.Parse(time.RFC3339Nano, s)
+		if err != nil {
+			return s
+		}
+		return when(t, c.now(), c.set.zone)
+	})
 }
 
 // Duration is a length of time in its two largest units that say something: 35 h, 28 h 51

@@ -83,6 +83,7 @@ type putBackData struct {
 	Job   *job.Job
 	Docs  *job.Documents
 	Done  *job.DocumentsDone // nil until it has ended
+	State string             // which backup or moment it is out of, in words
 	One   *job.DocumentDone  // of a single document
 	Pill  pill
 	Word  string // to be typed
@@ -112,7 +113,7 @@ func (c *call) putBackJob(x *subject, id string) (*putBackData, error) {
 	if !j.State.Ended() || j.Documents == nil {
 		return d, nil
 	}
-	d.Done = j.Documents
+	d.Done, d.State = j.Documents, c.withWhen(j.Documents.State)
 	d.Writes = d.Done.Counts["written"]
 	if d.Docs.Doc != "" && len(d.Done.Documents) == 1 {
 		d.One = &d.Done.Documents[0]

@@ -33,13 +33,13 @@ func TestPuttingBack(t *testing.T) {
 	job1 := b.post(page, append(ask, "user", "adm", "password", "geheim")...)
 	b.follow(job1).has(200, "looks what would change")
 	done := func(d job.DocumentDone, dry bool) {
-		p.free <- job.Report{State: job.Done, Documents: &job.DocumentsDone{State: "backup nightly", DryRun: dry, Counts: map[string]int{d.Outcome: 1}, Documents: []job.DocumentDone{d}}}
+		p.free <- job.Report{State: job.Done, Documents: &job.DocumentsDone{State: "backup nightly of 2025-01-02T03:04:05Z", DryRun: dry, Counts: map[string]int{d.Outcome: 1}, Documents: []job.DocumentDone{d}}}
 	}
 	done(job.DocumentDone{ID: "o-17", Outcome: "written", From: "2-b", Was: "5-e", Paths: []string{"/total<script>"}}, true)
 	to := job1.header.Get("Location")
 	servertest.Eventually(t, "the preview is there", func() bool { return strings.Contains(b.get(to).body, "What is live now is replaced") })
 	a := b.get(to)
-	a.has(200, "The live document is at 5-e", "1 place differs", "Type o-17 to confirm", "stored nowhere")
+	a.has(200, "The live document is at 5-e", "of backup nightly of 2 Jan 2025, 03:04 would be written", "1 place differs", "Type o-17 to confirm", "stored nowhere")
 	a.hasNot("<script>", "geheim")
 	id := strings.TrimPrefix(to[strings.Index(to, "job="):], "job=")
 	b.post(page+"/confirm", "job", id, "word", "o-18", "user", "adm", "password", "geheim").has(422, "Nothing was written")

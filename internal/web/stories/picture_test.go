@@ -17,7 +17,7 @@ const picturesDir = "../../../docs/dashboard"
 // largest is how large a picture may be, in bytes.
 const largest = 60 << 10
 
-// keep stores the pictures of a story with the documentation, with the 256 colours that are most frequent in each.
+// keep stores the pictures of a story with the documentation, with 256 colours each.
 func (w *world) keep(shots string) {
 	w.t.Helper()
 	files, err := filepath.Glob(filepath.Join(shots, "*.png"))
@@ -42,6 +42,13 @@ func (w *world) keep(shots string) {
 	}
 }
 
+// near says of two colours that hardly anybody sees a difference.
+func near(a, b color.RGBA) bool {
+	apart := func(x, y uint8) int { return max(int(x), int(y)) - min(int(x), int(y)) }
+	return apart(a.R, b.R)+apart(a.G, b.G)+apart(a.B, b.B) < 12
+}
+
+// paletted has the most frequent colours of a picture, of those that are alike one.
 func paletted(full image.Image) *image.Paletted {
 	b := full.Bounds()
 	count := map[color.RGBA]int{}
@@ -62,8 +69,13 @@ func paletted(full image.Image) *image.Paletted {
 		return (int(a.R)-int(b.R))<<16 + (int(a.G)-int(b.G))<<8 + int(a.B) - int(b.B)
 	})
 	var p color.Palette
-	for _, c := range all[:min(256, len(all))] {
-		p = append(p, c)
+	for _, c := range all {
+		if len(p) == 256 {
+			break
+		}
+		if !slices.ContainsFunc(p, func(o color.Color) bool { return near(o.(color.RGBA), c) }) { //nolint:forcetypeassert // put there below
+			p = append(p, c)
+		}
 	}
 	nearest := map[color.RGBA]uint8{}
 	to := image.NewPaletted(b, p)
