@@ -6,7 +6,8 @@ require('./lib')(async s => {
   const shop = instances.find(i => i.name === 'shop').id;
   await s.open('/instances/' + shop + '/changes');
   await s.look();
-  await page.getByLabel('Database').fill('orders');
+  await page.getByRole('link', {name: 'orders', exact: true}).click(); // of the list, which begins at the backup before
+  await s.says(/Bring back all 7/);
   await page.getByLabel('from', {exact: true}).fill('yesterday 15:00');
   await page.getByLabel('to', {exact: true}).fill('yesterday 17:00');
   await page.getByRole('button', {name: 'Compare'}).click();

@@ -5,6 +5,7 @@ require('./lib')(async s => {
   await page.getByRole('link', {name: /^shop/}).first().click();
   await s.heading(/^shop/);
   await s.heading('Recovery window');
+  await s.eventually('its agent says that all is shipped', async () => { await page.reload(); return /all is stored/.test(await s.text()); });
   await s.look();
   await s.shot('instance');
   await s.shot('instance-dark', {dark: true});
