@@ -8,6 +8,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -24,6 +25,7 @@ import (
 	"github.com/slipcover/slipcover/internal/cli"
 	"github.com/slipcover/slipcover/internal/cli/clitest"
 	"github.com/slipcover/slipcover/internal/couchgen"
+	"github.com/slipcover/slipcover/internal/restore"
 	"github.com/slipcover/slipcover/internal/serve/servetest"
 	"github.com/slipcover/slipcover/internal/testenv"
 )
@@ -74,6 +76,7 @@ var stories = []told{
 	{"moment", needs{}},
 	{"changes", needs{}},
 	{"jobs", needs{}},
+	{"restore", needs{env: []string{"SLIPCOVER_ACCEPT_RESTORES=true"}}},
 	{"damage", needs{from: files}},
 	{"space", needs{}},
 	{"set-up", needs{}},
@@ -212,7 +215,7 @@ func newWorld(t testing.TB, h *history, n needs) *world {
 	}
 	w.server = &process{clitest.NewProcess(t, env, args...)}
 	w.server.Start()
-	t.Cleanup(func() { w.end(w.server) })
+	t.Cleanup(func() { w.end(w.server); w.removeInstances() })
 	must(t, w.server.ready(w.url))
 	if n.agent {
 		token := strings.Fields(slipcover(t, append(env, "SLIPCOVER_SERVER_URL="+w.url), "token", "join", "--name", "shop"))
@@ -232,6 +235,17 @@ func (w *world) end(p *process) {
 
 // slowly is a setting of a node that is far from its storage.
 const slowly = "SLIPCOVER_LIMIT_UPLOAD=1MB/s"
+
+// removeInstances ends and removes what a story had made.
+func (w *world) removeInstances() {
+	made, err := filepath.Glob(filepath.Join(w.state+"-instances", "*"))
+	for _, dir := range made {
+		err = errors.Join(err, restore.Remove(context.Background(), dir))
+	}
+	if err != nil {
+		w.t.Error(err)
+	}
+}
 
 // tell runs a story, does what it asks for, and fails if it does.
 func (w *world) tell(name, node string, env []string) {
@@ -353,6 +367,9 @@ func (w *world) do(what string) (any, error) {
 			w.node.Args = slices.Delete(w.node.Args, n, n+2)
 		}
 		w.node.Start()
+	case "password": // of an instance that was made, as on its machine
+		b, err := os.ReadFile(filepath.Join(w.state+"-instances", rest, "admin-password"))
+		return strings.TrimSpace(string(b)), err
 	case "audit":
 		b, err := os.ReadFile(filepath.Join(w.state, "audit.jsonl"))
 		return string(b), err

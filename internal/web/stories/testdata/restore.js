@@ -1,0 +1,93 @@
+// Restore, by the wizard: what, when, where, the plan, the name typed. A node comes back as a new instance, and a database into the CouchDB
+// that runs, both for real: their documents are those of the backup. Nothing begins before that; what is closed says why and by which command
+// it is done, the plan follows each choice, and back leads to the step before.
+require('./lib')(async s => {
+  const {page} = s;
+  const button = page.locator('form.confirm button[type=submit]');
+  const documents = async (base, user, password, db) => {
+    const r = await fetch(base + '/' + db + '/_all_docs?include_docs=true', {headers: {Authorization: 'Basic ' + Buffer.from(user + ':' + password).toString('base64')}});
+    s.check(r.ok, db + ' at ' + base + ': ' + r.status);
+    return (await r.json()).rows;
+  };
+  const customers = await documents(s.env.COUCH, s.env.COUCH_USER, s.env.COUCH_PASSWORD, 'customers'); // nobody has changed them since the backup
+  s.check(customers.length === 15, 'there are ' + customers.length + ' customers');
+
+  await s.signIn();
+  await page.getByRole('link', {name: 'Restore…'}).first().click();
+  await s.heading('Restore: what');
+  await s.look();
+  await page.getByLabel('Of', {exact: true}).selectOption({label: 'shop'});
+  await page.getByRole('button', {name: 'Go on'}).click();
+  await s.heading('Restore: when');
+  await s.look();
+  await page.getByRole('link', {name: 'Choose'}).first().click();
+  await s.heading('Restore: where');
+  await s.says(/slipcover restore --instance/);
+  await s.says(/No agent can take it: shop: CouchDB runs there/);
+  await s.look();
+  await page.getByLabel(/As a new instance/).check();
+  await s.heading('Restore: the plan');
+  await s.says('What it will mean');
+  await s.look();
+  await s.shot('restore');
+  await page.goBack();
+  await s.heading('Restore: where');
+  await page.goForward();
+  await s.heading('Restore: the plan');
+  await page.getByLabel('Name of the new instance').fill('shop-check');
+  await page.getByLabel('Name of the new instance').press('Tab');
+  await s.says(/make the instance shop-check/);
+  s.check(/name=shop-check/.test(page.url()), 'the address is ' + page.url());
+  await page.getByLabel('Volume in GB').fill('0.5');
+  await page.getByLabel('Volume in GB').press('Tab');
+  await s.says('The volume is a whole number of GB');
+  s.check(await button.count() === 0, 'a plan that is refused can be confirmed');
+  await page.getByLabel('Volume in GB').fill('');
+  await page.getByLabel('Volume in GB').press('Tab');
+  await button.waitFor();
+  s.check(await button.isDisabled(), 'it can begin before the name is typed');
+  await page.locator('#word').fill('shop-check');
+  await s.submit(button);
+  await s.heading(/Restore to the new instance shop-check/);
+  await s.look();
+
+  // Meanwhile a database.
+  const job = page.url().replace(s.base, '');
+  await s.open('/restore');
+  await page.getByLabel('Of', {exact: true}).selectOption({label: 'shop'});
+  await page.getByLabel('One database').check();
+  await page.getByLabel('Database, unless it is all').fill('customers');
+  await page.getByRole('button', {name: 'Go on'}).click();
+  await s.heading('Restore: when');
+  await page.getByRole('link', {name: 'Choose'}).first().click();
+  await s.heading('Restore: where');
+  await s.says(/slipcover restore-db customers --to-server/);
+  await page.getByLabel(/Into a running CouchDB/).check();
+  await s.heading('Restore: the plan');
+  await page.getByLabel('As', {exact: true}).fill('Customers');
+  await page.getByLabel('As', {exact: true}).press('Tab');
+  await s.says('CouchDB gives no database such a name.');
+  await page.getByLabel('As', {exact: true}).fill('customers-then');
+  await page.getByLabel('As', {exact: true}).press('Tab');
+  await s.says(/make the database customers-then/);
+  await s.look();
+  await page.locator('#word').fill('customers-then');
+  await s.submit(button);
+  await s.heading(/Restore of customers as customers-then/);
+  await s.says('Asking each node for it'); // a step of it
+  await s.says('All is restored'); // without reloading
+  await s.look();
+  await s.shot('restoring');
+  s.equal(await documents(s.env.COUCH, s.env.COUCH_USER, s.env.COUCH_PASSWORD, 'customers-then'), customers, 'the database is restored as');
+  await s.couch('DELETE', '/customers-then');
+
+  await s.open(job);
+  await s.says('Done');
+  await s.look();
+  const {instances} = await s.api('GET', '/slipcover/v1/instances');
+  const made = instances.find(i => i.name === 'shop-check');
+  s.check(made && made.url, 'the new instance is ' + JSON.stringify(made));
+  s.equal(await documents(made.url, 'admin', await s.ask('password ' + made.id), 'customers'), customers, 'the new instance has');
+  const audit = await s.ask('audit');
+  for (const a of ['instance.create', 'restore.start']) s.check(audit.includes('"action":"' + a + '"'), a + ' is not in the audit log');
+});
