@@ -263,6 +263,9 @@ type Job struct {
 	At      Progress `json:"progress"`
 	// Documents is what a KindDocuments did.
 	Documents *DocumentsDone `json:"documents,omitempty"`
+	// Log is what happened to it, and Heard the number of the last Said that is in it, of this Session.
+	Log   Log   `json:"log,omitzero"`
+	Heard int64 `json:"heard,omitempty"`
 
 	Created time.Time  `json:"created"`
 	Updated time.Time  `json:"updated"` // last claim or report

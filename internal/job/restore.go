@@ -59,10 +59,20 @@ type Restore struct {
 	Written   bool `json:"written,omitempty"`
 	Undecided bool `json:"undecided,omitempty"`
 
+	// By is the name of who asked for it last, and Cancelled of who ended it before anything was put in its place; "" if nobody did.
+	By        string `json:"by,omitempty"`
+	Cancelled string `json:"cancelled,omitempty"`
+	// Reason is why it is undone, or was.
+	Reason string `json:"reason,omitempty"`
+	Log    Log    `json:"log,omitzero"`
+
 	Created time.Time  `json:"created"`
 	Updated time.Time  `json:"updated"`
 	Ended   *time.Time `json:"ended,omitempty"`
 }
+
+// WasCancelled reports whether somebody ended the restore.
+func (r *Restore) WasCancelled() bool { return r.State == Failed && r.Cancelled != "" }
 
 // RestoreNode is how a node's part of a Restore is doing, in its step.
 type RestoreNode struct {

@@ -121,11 +121,16 @@ type Report struct {
 	CouchDBVersion string      `json:"couchdb_version,omitempty"`
 
 	Documents *DocumentsDone `json:"documents,omitempty"` // of a KindDocuments
+
+	// Said is what the agent has to say of it that no server has told it to have heard, the oldest first.
+	Said []Said `json:"said,omitempty"`
 }
 
 // ReportReply answers Report.
 type ReportReply struct {
 	Verdict Verdict `json:"verdict"`
+	// Heard is the number of the last Said that is in the job's log.
+	Heard int64 `json:"heard,omitempty"`
 }
 
 // Question is what a server asks an agent, which answers at once.

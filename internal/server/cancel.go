@@ -35,6 +35,8 @@ func (s *Server) CancelJob(ctx context.Context, who *access.Caller, id string) e
 	switch {
 	case k.doc.State.Ended():
 		return refuse(Conflict, "Job %s has ended already: it is %s.", id, k.doc.State)
+	case k.doc.Kind == job.KindRestore && k.doc.Spec.Part != nil:
+		return refuse(Conflict, "Job %s is a step of the restore %s, which is cancelled as a whole.", id, k.doc.Spec.Part.Restore)
 	case !Cancellable(k.doc):
 		return refuse(Conflict, "Job %s is a %s, which can't be ended halfway.", id, k.doc.Kind)
 	}

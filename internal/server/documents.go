@@ -88,7 +88,7 @@ func (s *Server) RestoreDocuments(ctx context.Context, who *access.Caller, insta
 	if err != nil {
 		return "", err
 	}
-	j := &job.Job{ID: newID(), Kind: job.KindDocuments, Agent: i.Agent, Project: i.Project, Instance: i.ID,
+	j := &job.Job{ID: newID(), Kind: job.KindDocuments, Agent: i.Agent, Project: i.Project, Instance: i.ID, By: by(who, ""),
 		Spec: job.Spec{RepoName: i.RepoName, Name: d.DB, Repository: from.Repository, Documents: &d}}
 	if j.Spec.Sealed, err = seal(agent, secrets); err != nil {
 		return "", err

@@ -29,7 +29,8 @@ type Table = table
 // WrapTables puts something around the tables of a server that doesn't run yet.
 func WrapTables(s *Server, wrap func(name string, t Table) Table) {
 	for name, t := range map[string]*table{"instances": &s.instances.table, "backups": &s.backups.table, "jobs": &s.jobs.table,
-		"agents": &s.agents.table, "schedules": &s.schedules.table, "sets": &s.sets.table} {
+		"agents": &s.agents.table, "schedules": &s.schedules.table, "sets": &s.sets.table,
+		"restores": &s.restores.table} {
 		*t = wrap(name, *t)
 	}
 }

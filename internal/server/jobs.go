@@ -31,6 +31,8 @@ const (
 	// saveProgress is how often the progress of a running job is stored, for other
 	// servers and as its sign of life.
 	saveProgress = 15 * time.Second
+	// saveLines is the same for what an agent has to say.
+	saveLines = time.Second
 )
 
 // by is who asked for a job, if no schedule did.
@@ -121,6 +123,7 @@ func (s *Server) enqueue(ctx context.Context, j *job.Job) error {
 // storeJob is the first half of enqueue, and queue the second.
 func (s *Server) storeJob(ctx context.Context, j *job.Job) error {
 	j.State, j.Created, j.Updated = job.Queued, s.now(), s.now()
+	s.logJob(nil, j, nil)
 	if err := s.jobs.create(ctx, j.ID, j); err != nil {
 		if err = s.settle(ctx, j, err); err != nil {
 			return &Error{Kind: Unavailable, Message: "The job can't be stored now; try again later.", Cause: err}
@@ -145,6 +148,7 @@ func (s *Server) settle(ctx context.Context, j *job.Job, cause error) error {
 	now := s.now()
 	dead := *j
 	dead.State, dead.Fault, dead.Ended, dead.Spec.Sealed = job.Failed, "it could not be stored", &now, nil
+	s.logJob(j, &dead, nil)
 	err := s.jobs.create(ctx, j.ID, &dead)
 	switch {
 	case errors.Is(err, bus.ErrExists):
@@ -218,14 +222,17 @@ func (s *Server) claim(ctx context.Context, agent string, c job.Claim) (job.Clai
 			return job.ClaimReply{Verdict: job.Drop}, nil
 		}
 	}
-	j, err := s.jobs.update(ctx, c.Job, func(j *job.Job) error {
+	if over, err := s.outrun(ctx, c.Job); err != nil || over {
+		return job.ClaimReply{Verdict: job.Drop}, err
+	}
+	j, err := s.changeJob(ctx, c.Job, nil, func(j *job.Job) error {
 		switch {
 		case j.Agent != agent, j.State.Ended():
 			return errDrop
 		case j.State == job.Running && j.Session == c.Session:
 			return errSame
 		}
-		j.State, j.Session, j.Updated = job.Running, c.Session, s.now()
+		j.State, j.Session, j.Updated, j.Heard = job.Running, c.Session, s.now(), 0
 		j.Attempt++
 		return nil
 	})
@@ -320,11 +327,11 @@ func (s *Server) take(ctx context.Context, j *job.Job, r job.Report) (job.Report
 		return job.ReportReply{Verdict: job.Go}, s.end(ctx, j, r)
 	}
 	s.live.set(j.ID, r.At)
-	if s.jobs.ago(j.ID) < saveProgress {
-		return job.ReportReply{Verdict: job.Go}, nil
+	if ago := s.jobs.ago(j.ID); ago < saveProgress && (ago < saveLines || !news(j, &r)) {
+		return job.ReportReply{Verdict: job.Go, Heard: j.Heard}, nil
 	}
 	var verdict job.Verdict
-	_, err := s.jobs.update(ctx, j.ID, func(j *job.Job) error {
+	now, err := s.changeJob(ctx, j.ID, &r, func(j *job.Job) error {
 		if verdict = job.Go; j.State.Ended() || j.Session != r.Session {
 			verdict = job.Stop
 			return errSame
@@ -332,7 +339,10 @@ func (s *Server) take(ctx context.Context, j *job.Job, r job.Report) (job.Report
 		j.At, j.Updated = r.At, s.now()
 		return nil
 	})
-	return job.ReportReply{Verdict: verdict}, err
+	if err != nil {
+		return job.ReportReply{}, err
+	}
+	return job.ReportReply{Verdict: verdict, Heard: now.Heard}, nil
 }
 
 // end does what the end of a job brings; each step may be repeated, and the job is
@@ -381,7 +391,7 @@ func (s *Server) end(ctx context.Context, j *job.Job, r job.Report) error {
 		return err
 	}
 	var ended *job.Job
-	_, err = s.jobs.update(ctx, j.ID, func(j *job.Job) error {
+	_, err = s.changeJob(ctx, j.ID, &r, func(j *job.Job) error {
 		if ended = nil; j.State.Ended() {
 			return errSame
 		}

@@ -59,9 +59,10 @@ func (s *Server) StartRestore(ctx context.Context, who *access.Caller, q Restore
 	}
 	r.Attempt = 1
 	s.begins(r, job.StepCheck)
+	s.logRestore(nil, r)
 	err = s.restores.create(ctx, r.ID, r)
 	if errors.Is(err, bus.ErrExists) {
-		r, err = s.restores.update(ctx, r.ID, func(now *job.Restore) error { return s.askAgain(now, r, plan) })
+		r, err = s.changeRestore(ctx, r.ID, func(now *job.Restore) error { return s.askAgain(now, r, plan) })
 	}
 	if err != nil {
 		return nil, err
@@ -82,7 +83,7 @@ func (s *Server) newRestore(who *access.Caller, q RestoreRequest) (*job.Restore,
 	if len(plan.Nodes) > maxRestoring {
 		return nil, nil, refuse(Invalid, "The plan has more than %d nodes.", maxRestoring)
 	}
-	r := &job.Restore{Project: who.Project, Plan: q.Plan, Cluster: plan.Cluster, DB: q.DB, As: cmp.Or(q.As, q.DB), Replace: q.Replace}
+	r := &job.Restore{By: who.User, Project: who.Project, Plan: q.Plan, Cluster: plan.Cluster, DB: q.DB, As: cmp.Or(q.As, q.DB), Replace: q.Replace}
 	tidy(maxName, &r.Cluster)
 	switch {
 	case q.DB == "" && q.As != "":
@@ -207,6 +208,7 @@ func (s *Server) askAgain(now, asked *job.Restore, plan *topology.Plan) error {
 	}
 	now.Attempt++
 	now.State, now.Fault, now.Ended, now.Updated = job.Running, "", nil, s.now()
+	now.By, now.Cancelled, now.Reason = asked.By, "", ""
 	for i, n := range asked.Nodes { // one that was joined again is another agent
 		now.Nodes = slices.Clone(now.Nodes)
 		now.Nodes[i].Agent = n.Agent
@@ -263,8 +265,8 @@ func (s *Server) begins(r *job.Restore, step job.Step) {
 
 // advance hands out the jobs of a restore's step, and begins the next one when all have ended.
 func (s *Server) advance(ctx context.Context, id string) (*job.Restore, error) {
-	for {
-		r, err := s.restores.update(ctx, id, func(r *job.Restore) error {
+	for ended := ""; ; {
+		r, err := s.changeRestore(ctx, id, func(r *job.Restore) error {
 			if r.State != job.Running || !s.next(r) {
 				return errSame
 			}
@@ -276,21 +278,31 @@ func (s *Server) advance(ctx context.Context, id string) (*job.Restore, error) {
 		if r.State != job.Running {
 			return r, nil
 		}
-		wait := false
+		wait, cancelled := false, r.Cancelled != "" && r.Step != job.StepUndo
 		for _, n := range r.Nodes {
 			if n.Job == "" || n.State.Ended() {
 				continue
 			}
 			wait = true
+			if cancelled {
+				if err := s.cancelStep(ctx, r, n); err != nil {
+					return r, err
+				}
+				continue
+			}
 			if s.jobs.have(n.Job) != nil {
 				continue
 			}
 			again := r.Step == job.StepMap && r.Undecided
-			j := &job.Job{ID: n.Job, Kind: job.KindRestore, Agent: n.Agent, Project: r.Project, Spec: job.Spec{Name: cmp.Or(r.As, r.Cluster),
-				Part: &job.Part{Restore: r.ID, Step: r.Step, Plan: r.Plan, Node: n.Name, DB: r.DB, As: r.As, Suffix: r.Suffix, Replace: r.Replace, Round: r.Round, Again: again}}}
+			j := stepJob(r, n)
+			j.Spec.Part.Again = again
 			if err := s.enqueue(ctx, j); err != nil {
 				s.log.WarnContext(ctx, "a step of a restore could not be handed out; the sweep will", "restore", r.ID, "node", n.Name, "err", err)
 			}
+		}
+		if round := fmt.Sprint(r.Attempt, r.Step); wait && cancelled && ended != round {
+			ended = round
+			continue // all of it has ended
 		}
 		if wait {
 			return r, nil
@@ -305,6 +317,9 @@ func (s *Server) next(r *job.Restore) bool {
 		return false
 	}
 	fault := faultsOf(r)
+	if r.Cancelled != "" && (r.Step == job.StepCheck || r.Step == job.StepFiles) { // even if all were done by then
+		fault = job.Cancelled + r.Cancelled
+	}
 	end := func(state job.State, fault string) {
 		now := s.now()
 		r.State, r.Fault, r.Updated, r.Ended = state, clipSentence(fault), now, &now
@@ -314,6 +329,12 @@ func (s *Server) next(r *job.Restore) bool {
 		end(job.Failed, fault+". Nothing was written")
 	case r.Step == job.StepCheck:
 		s.begins(r, job.StepFiles)
+	case r.Step == job.StepFiles && r.DB == "" && r.Cancelled != "":
+		what := ""
+		if r.Replace {
+			what = ", and what was there before beside it, in a directory with .before- and a time behind its name: move that back"
+		}
+		end(job.Failed, fault+". What was restored by then is in the nodes' data directories"+what+". The same request goes on with it")
 	case r.Step == job.StepFiles && r.DB == "" && fault != "":
 		end(job.Failed, fault)
 	case r.Step == job.StepFiles && r.DB == "":
@@ -325,29 +346,128 @@ func (s *Server) next(r *job.Restore) bool {
 	case r.Step == job.StepMap && r.Undecided:
 		end(job.Failed, fault+". It is not known whether the shard map was written: the files stay where they are, and the same request goes on")
 	case r.Step == job.StepFiles, r.Step == job.StepMap:
-		r.Fault = clipSentence(fault)
+		r.Reason = clipSentence(fault)
+		r.Fault = r.Reason
 		s.begins(r, job.StepUndo)
 	case r.Step == job.StepAnswer && fault != "":
 		end(job.Failed, fault+". The database is there; the same request looks again")
 	case r.Step == job.StepAnswer:
 		end(job.Done, "")
 	default: // undone
-		why := r.Fault
-		var left []string
-		for _, n := range r.Nodes {
-			if n.State == job.Failed {
-				left = append(left, n.Name)
-			}
-		}
-		if why += ". Nothing of the database is left in the cluster"; r.Replace {
-			why = r.Fault + ". The database is the one that it was before"
-		}
-		if len(left) > 0 {
-			why = fmt.Sprintf("%s. No shard map was written; files are still on %s", r.Fault, strings.Join(left, ", "))
-		}
-		end(job.Failed, why)
+		end(job.Failed, undone(r))
 	}
 	return true
+}
+
+// undone says what is left of a restore that was undone.
+func undone(r *job.Restore) string {
+	var left []string
+	for _, n := range r.Nodes {
+		if n.State == job.Failed {
+			left = append(left, n.Name)
+		}
+	}
+	if len(left) > 0 {
+		return fmt.Sprintf("%s. No shard map was written; files are still on %s", r.Reason, strings.Join(left, ", "))
+	}
+	if r.Replace {
+		return r.Reason + ". The database is the one that it was before"
+	}
+	return r.Reason + ". Nothing of the database is left in the cluster"
+}
+
+// stepJob is the job of a node for a restore's step.
+func stepJob(r *job.Restore, n job.RestoreNode) *job.Job {
+	return &job.Job{ID: n.Job, Kind: job.KindRestore, Agent: n.Agent, Project: r.Project, By: r.By, Spec: job.Spec{Name: cmp.Or(r.As, r.Cluster),
+		Part: &job.Part{Restore: r.ID, Step: r.Step, Plan: r.Plan, Node: n.Name, DB: r.DB, As: r.As, Suffix: r.Suffix, Replace: r.Replace, Round: r.Round}}}
+}
+
+// cancelStep ends a node's step of a restore that was cancelled. Where there is no job yet, one that has failed takes its place, so that no server
+// can hand it out later.
+func (s *Server) cancelStep(ctx context.Context, r *job.Restore, n job.RestoreNode) error {
+	now := s.now()
+	dead := stepJob(r, n)
+	dead.State, dead.Fault, dead.Created, dead.Updated, dead.Ended = job.Failed, job.Cancelled+r.Cancelled, now, now, &now
+	dead.Log = dead.Log.With(now, capital(dead.Fault)+".")
+	err := s.jobs.create(ctx, n.Job, dead)
+	switch {
+	case err == nil:
+		return s.endStep(ctx, dead, job.Report{State: job.Failed, Fault: dead.Fault})
+	case !errors.Is(err, bus.ErrExists):
+		return err
+	}
+	k, err := s.jobs.read(ctx, n.Job)
+	switch {
+	case errors.Is(err, bus.ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	case k.doc.State.Ended(): // by a server that died before it noted that
+		return s.endStep(ctx, k.doc, job.Report{State: k.doc.State, Fault: k.doc.Fault, At: k.doc.At})
+	}
+	return s.end(ctx, k.doc, job.Report{State: job.Failed, Fault: dead.Fault, At: k.doc.At})
+}
+
+// outrun ends a job of a step that its restore went on without, and reports whether it did: a server that dies can leave one, and files that an agent made
+// for it now would come after those that are taken away. What is to be taken away is never too late.
+func (s *Server) outrun(ctx context.Context, id string) (bool, error) {
+	j, err := s.jobs.get(ctx, id)
+	if errors.Is(err, bus.ErrNotFound) || err == nil && (j.Kind != job.KindRestore || j.Spec.Part == nil || j.Spec.Part.Step == job.StepUndo || j.State.Ended()) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	k, err := s.restores.read(ctx, j.Spec.Part.Restore)
+	if err != nil && !errors.Is(err, bus.ErrNotFound) {
+		return false, err
+	}
+	if err == nil && slices.ContainsFunc(k.doc.Nodes, func(n job.RestoreNode) bool { return n.Job == id }) {
+		return false, nil
+	}
+	return true, s.giveUp(ctx, id, "the restore went on without it")
+}
+
+// CancellableRestore reports whether a restore by several agents can be ended before it is done, and else why not, in a sentence: as long as
+// nothing is put in its place.
+func CancellableRestore(r *job.Restore) (why string) {
+	switch {
+	case r.State.Ended():
+		return "It has ended already."
+	case r.Cancelled != "":
+		return "It is being cancelled already, for " + r.Cancelled + "."
+	case r.Step == job.StepUndo:
+		return "It failed, and what it wrote is being taken away already."
+	case r.Step == job.StepMap:
+		return "Its shard map is being written: from then on the database may be there, and who has seen it would miss it. It ends within minutes; delete the database then if you don't want it."
+	case r.Step == job.StepAnswer:
+		return "The database is there: its shard map is written, and only the nodes' answers are waited for. Delete it like any other if you don't want it."
+	}
+	return ""
+}
+
+// CancelRestore ends a restore by several agents before anything is put in its place: their jobs stop at their next report, and the files of a database are
+// taken away again on all nodes. What of a cluster was restored stays in the data directories.
+func (s *Server) CancelRestore(ctx context.Context, who *access.Caller, id string) (*job.Restore, error) {
+	ctx = whole(ctx)
+	if _, err := s.Restore(ctx, who, id); err != nil {
+		return nil, err
+	}
+	_, err := s.changeRestore(ctx, id, func(r *job.Restore) error {
+		if why := CancellableRestore(r); why != "" {
+			return refuse(Conflict, "The restore %s can't be cancelled. %s", id, why)
+		}
+		r.Cancelled, r.Updated = cmp.Or(who.User, "somebody"), s.now()
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.advance(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return s.shownRestore(r), nil
 }
 
 // faultsOf says which nodes failed in the step, and why; "" if none did.
@@ -377,7 +497,7 @@ func (s *Server) endStep(ctx context.Context, j *job.Job, r job.Report) error {
 	if p == nil {
 		return nil
 	}
-	_, err := s.restores.update(ctx, p.Restore, func(doc *job.Restore) error {
+	_, err := s.changeRestore(ctx, p.Restore, func(doc *job.Restore) error {
 		i := slices.IndexFunc(doc.Nodes, func(n job.RestoreNode) bool { return n.Job == j.ID })
 		if i < 0 || doc.Nodes[i].State == r.State {
 			return errSame
@@ -388,10 +508,16 @@ func (s *Server) endStep(ctx context.Context, j *job.Job, r job.Report) error {
 		if r.State == job.Failed {
 			n.Fault = cmp.Or(r.Fault, "its agent did not say why")
 		}
+		if n.State == job.Done {
+			n.Fault = ""
+		}
 		n.Problems, n.Notes = addOnce(n.Problems, r.Problems), addOnce(n.Notes, notesOf(r.Result))
 		if doc.Step == job.StepMap && doc.State == job.Running {
 			doc.Written = r.State == job.Done
 			doc.Undecided = r.State == job.Failed && !r.Unwritten
+		}
+		if doc.Step == job.StepUndo && doc.State.Ended() { // by an agent that was given up
+			doc.Fault = clipSentence(undone(doc))
 		}
 		doc.Updated = s.now()
 		return nil
@@ -463,7 +589,7 @@ func (s *Server) sweepRestores(ctx context.Context) error {
 func (s *Server) without(ctx context.Context, r *job.Restore, n job.RestoreNode) error {
 	switch {
 	case r.Step == job.StepUndo:
-		_, err := s.restores.update(ctx, r.ID, func(doc *job.Restore) error {
+		_, err := s.changeRestore(ctx, r.ID, func(doc *job.Restore) error {
 			i := slices.IndexFunc(doc.Nodes, func(m job.RestoreNode) bool { return m.Job == n.Job })
 			if i < 0 || doc.Nodes[i].State.Ended() {
 				return errSame

@@ -69,6 +69,9 @@ func (s *Server) lost(j *job.Job, ago time.Duration) bool {
 	if s.agents.have(j.Agent) == nil {
 		return ago > acceptFor
 	}
+	if p := j.Spec.Part; p != nil && p.Step == job.StepUndo { // nobody waits for it, and what it is to take away stays until it is done
+		return false
+	}
 	return ago > s.cfg.Lost && s.live.silent(j.Agent) > s.cfg.Lost
 }
 

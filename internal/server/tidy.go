@@ -16,6 +16,8 @@ import (
 // an agent may be anybody who stole one's credentials.
 const (
 	maxSentence = 1000 // bytes
+	maxSaying   = 300  // bytes of a line in a log
+	maxSaid     = 100  // that a report says
 	maxPlace    = 4096 // bytes of a URL
 	maxName     = 255  // bytes
 	maxNotes    = 50   // notes of a backup
@@ -77,6 +79,10 @@ func tidyReport(r *job.Report) {
 		}
 	}
 	tidyDocuments(r.Documents)
+	r.Said = r.Said[max(len(r.Said)-maxSaid, 0):]
+	for i := range r.Said {
+		tidy(maxSaying, &r.Said[i].Text)
+	}
 	r.Problems = r.Problems[:min(len(r.Problems), maxOfAPart)]
 	for i := range r.Problems {
 		tidy(maxSentence, &r.Problems[i])

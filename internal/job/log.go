@@ -1,0 +1,44 @@
+package job
+
+import (
+	"slices"
+	"time"
+)
+
+// MostLines is how many lines a Log keeps, and FirstLines how many of them are its first ones.
+const (
+	MostLines  = 60
+	FirstLines = 15
+)
+
+// Log is what happened to a job or a restore, in sentences: the first lines and the newest ones. It is never changed in place.
+type Log struct {
+	Lines []Line `json:"lines,omitempty"`
+	Left  int    `json:"left,omitempty"` // lines that were left out behind the first ones
+}
+
+// Line is a sentence of a Log. Its time is by the server's clock.
+type Line struct {
+	At   time.Time `json:"at"`
+	Text string    `json:"text"`
+}
+
+// With is a log with one more line, unless the newest says the same.
+func (l Log) With(at time.Time, text string) Log {
+	if n := len(l.Lines); n > 0 && l.Lines[n-1].Text == text {
+		return l
+	}
+	l.Lines = append(slices.Clip(l.Lines), Line{at, text})
+	if len(l.Lines) > MostLines {
+		l.Lines = slices.Delete(l.Lines, FirstLines, FirstLines+1)
+		l.Left++
+	}
+	return l
+}
+
+// Said is a sentence of an agent's about a job.
+type Said struct {
+	Number int64   `json:"number"` // counts what a session says, from 1: reports repeat what wasn't heard
+	Ago    float64 `json:"ago"`    // seconds before the report
+	Text   string  `json:"text"`
+}
