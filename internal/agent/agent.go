@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"filippo.io/age"
@@ -162,8 +163,9 @@ type agent struct {
 	link     Link
 	log      *slog.Logger
 	session  string
-	dir      string   // StateDir/agent
-	lock     *os.File // held as long as the agent runs
+	sayings  atomic.Int64 // see work.number
+	dir      string       // StateDir/agent
+	lock     *os.File     // held as long as the agent runs
 	identity *age.X25519Identity
 	made     *instances
 	shipping *shipping

@@ -54,6 +54,9 @@ func (a *agent) backup(ctx context.Context, w *work) (*job.Report, error) {
 		if rec, notes, err = a.makeBackup(ctx, w, r, copies); err != nil {
 			return nil, err
 		}
+		w.say("The backup is stored: %s, %s, of them %s new.", rec.Type, job.Amount(rec.SizeBytes), job.Amount(rec.StoredBytes))
+	} else {
+		w.say("An attempt before had stored it.")
 	}
 	missing, more, err := a.copyOn(ctx, w, r, rec, copies)
 	if err != nil {
@@ -130,6 +133,7 @@ func (a *agent) makeBackup(ctx context.Context, w *work, r *repo.Repo, copies []
 	if n.Version == "" { // where it is installed isn't known
 		n.Version = a.versionOf(ctx, w.job.Instance, n)
 	}
+	w.say("It reads the files in %s and stores what is new in %s.", n.DataDir, r.URL())
 	h := &hooks{o: &a.o, log: a.log.With("job", w.id), env: []string{"SLIPCOVER_BACKUP=" + w.job.Backup, "SLIPCOVER_INSTANCE=" + w.job.Spec.RepoName}}
 	defer func() { notes = append(notes, h.after(ctx, err)...) }()
 	if err := h.before(ctx); err != nil {
@@ -207,6 +211,7 @@ func (a *agent) copyOn(ctx context.Context, w *work, r *repo.Repo, rec *manifest
 		switch {
 		case err == nil:
 			a.log.InfoContext(ctx, "backup copied", "job", w.id, "to", p.URL)
+			w.say("It is copied to %s.", p.URL)
 			continue
 		case ctx.Err() != nil && !errors.Is(context.Cause(ctx), errStopped):
 			return 0, nil, context.Cause(ctx)
@@ -238,6 +243,7 @@ func (a *agent) whenFree(ctx context.Context, w *work, do func() error) error {
 		}
 		if tries == 0 {
 			a.log.InfoContext(ctx, "job waits for the lock of the instance in the repository", "job", w.id, "err", faultOf(err))
+			w.say("It waits for %s's part of the repository: %v.", w.job.Spec.RepoName, err)
 		}
 		if !pause(ctx, lockAgain) {
 			return context.Cause(ctx)

@@ -64,8 +64,12 @@ func (a *agent) create(ctx context.Context, w *work) (*job.Report, error) {
 		if o.Record, err = r.Record(ctx, w.job.Spec.RepoName, manifest.BackupID(w.job.Spec.RepoID)); err != nil {
 			return nil, err
 		}
+		w.say("It restores the backup of %s out of %s, %s, into %s, which has %s free.", o.Record.Finished.UTC().Format("2006-01-02 15:04 UTC"), r.URL(), job.Amount(o.Record.SizeBytes), i.Dir, job.Amount(freeBytes(a.o.InstancesDir)))
 	}
 	made, err := a.makeInstance(ctx, w, o)
+	if made != nil && made.URL != "" && made.Running {
+		w.say("CouchDB was started at %s.", made.URL)
+	}
 	if made != nil && len(made.Notes) > 0 {
 		a.log.WarnContext(ctx, "an instance was made", "instance", id, "notes", made.Notes)
 	}

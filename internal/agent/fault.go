@@ -15,13 +15,17 @@ var userinfo = regexp.MustCompile(`(://[^/\s:@]*):[^/\s@]+@`)
 // faultOf is an error as its user reads it: one line, without passwords in URLs, and
 // without the secrets given, should a library quote one.
 func faultOf(err error, secrets ...string) string {
-	text := err.Error()
+	return clip(plain(err.Error(), secrets...), maxFault)
+}
+
+// plain is a text in one line without secrets.
+func plain(text string, secrets ...string) string {
 	for _, s := range secrets {
 		if s != "" {
 			text = strings.ReplaceAll(text, s, "***")
 		}
 	}
-	return clip(oneLine(userinfo.ReplaceAllString(text, "$1:***@")), maxFault)
+	return oneLine(userinfo.ReplaceAllString(text, "$1:***@"))
 }
 
 // oneLine makes a message of several lines, as joined errors give, one line.

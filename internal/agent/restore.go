@@ -116,14 +116,10 @@ func reportOf(res *restore.Result) *job.Report {
 
 // room refuses what the disk of a directory, which need not be there, has no room for.
 func room(dir string, n *restore.Needs) error {
-	for at := dir; ; at = filepath.Dir(at) {
-		if _, err := os.Stat(at); err == nil || at == filepath.Dir(at) {
-			if free, need := freeBytes(at), n.Bytes-n.There+spareBytes; free < need {
-				return fmt.Errorf("the disk of %s has %d MiB free, and %d are needed", dir, free>>20, need>>20)
-			}
-			return nil
-		}
+	if free, need := freeBytes(existing(dir)), n.Bytes-n.There+spareBytes; free < need {
+		return fmt.Errorf("the disk of %s has %d MiB free, and %d are needed", dir, free>>20, need>>20)
 	}
+	return nil
 }
 
 // A cluster's part.
@@ -175,9 +171,11 @@ func (c *carrying) clusterStep(ctx context.Context) (*job.Report, error) {
 		if err != nil {
 			return nil, err
 		}
+		c.tellNeeds(n.DataDir, needs)
 		return nil, room(n.DataDir, needs)
 	}
 	for _, dir := range aside {
+		c.w.say("What is in %s goes to %s.", dir, asideOf(dir, c.p.Round))
 		if err := restore.Aside(ctx, dir, asideOf(dir, c.p.Round), o.Owner); err != nil {
 			return nil, err
 		}
@@ -430,7 +428,22 @@ func (c *carrying) checkDatabase(ctx context.Context, d *placing) error {
 	if err != nil {
 		return err
 	}
+	c.tellNeeds(d.node.DataDir, needs)
 	return room(d.node.DataDir, needs)
+}
+
+// tellNeeds says what is to be restored, and whether there is room.
+func (c *carrying) tellNeeds(dir string, n *restore.Needs) {
+	c.w.say("Room: %s needed in %s, %s free.", job.Amount(max(n.Bytes-n.There, 0)), dir, job.Amount(freeBytes(existing(dir))))
+}
+
+// existing is the folder itself, or the one above that is there.
+func existing(dir string) string {
+	for at := dir; ; at = filepath.Dir(at) {
+		if _, err := os.Stat(at); err == nil || at == filepath.Dir(at) {
+			return at
+		}
+	}
 }
 
 // old is the shard map document of the database that is replaced, and the suffix that it names. Without one to be replaced there
@@ -566,6 +579,7 @@ func (c *carrying) putMap(ctx context.Context, d *placing) (*job.Report, error) 
 			return &job.Report{Unwritten: c.unwritten()}, fmt.Errorf("what this agent kept of the files: %w", err)
 		}
 	}
+	c.w.say("It gives CouchDB the shard map of %s.", c.p.As)
 	err = d.server.PutMap(limited, c.p.As, part.DB.Map, b.OldSuffix, !c.unwritten())
 	if err != nil || !c.p.Replace {
 		return &job.Report{Unwritten: err != nil && !errors.Is(err, takeout.ErrUndecided)}, err
@@ -582,6 +596,7 @@ func (c *carrying) replaced(ctx context.Context, d *placing, part *restore.Part,
 	}
 	limited, cancel := context.WithTimeout(ctx, mapTime)
 	defer cancel()
+	c.w.say("It doesn't answer, and gets the files that it had before.")
 	if berr := d.server.PutMap(limited, c.p.As, b.Old, c.p.Suffix, true); berr != nil {
 		return nil, errors.Join(err, fmt.Errorf("the shard map does not name the files from before again: %w", berr))
 	}
@@ -607,6 +622,7 @@ func (c *carrying) answers(ctx context.Context, d *placing, part *restore.Part) 
 	for _, s := range part.DB.Shards {
 		shards = append(shards, takeout.RestoredShard{Name: s.Name, Docs: s.Docs})
 	}
+	c.w.say("It waits until CouchDB answers with %d shards of %s.", len(shards), c.p.As)
 	limited, cancel := context.WithTimeout(ctx, answerWait)
 	defer cancel()
 	return d.server.Answers(limited, c.p.As, c.p.Suffix, shards)

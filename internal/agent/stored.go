@@ -121,9 +121,16 @@ func (a *agent) prove(ctx context.Context, w *work) (*job.Report, error) {
 	o := restore.TrialOptions{Repo: r, Record: rec, Parent: a.trials(), CouchDBBin: a.o.CouchDBBin, Owner: a.o.Owner, Timeout: startTime,
 		NoServer: a.noCouchDB(), Parallel: a.o.Backup.Parallel, Progress: &restore.Progress{}}
 	w.trackRestore(o.Progress)
+	w.say("It restores the backup of %s, %s, for the test.", rec.Finished.UTC().Format("2006-01-02 15:04 UTC"), job.Amount(rec.SizeBytes))
 	rep, err := restore.Trial(ctx, o)
 	if err != nil {
 		return unproven(began, err)
+	}
+	switch {
+	case rep.Server:
+		w.say("A CouchDB was started on it and asked, and all of it is removed again.")
+	default:
+		w.say("No CouchDB is here to be started on it: it is opened by Slipcover itself.")
 	}
 	p := proofOf(rep)
 	if !rep.Server && p.OK {
@@ -137,6 +144,7 @@ func (a *agent) prove(ctx context.Context, w *work) (*job.Report, error) {
 		p.Took = time.Since(began).Seconds()
 	}
 	if w.job.Spec.Moment && p.OK {
+		w.say("It tests the newest moment that was shipped, too.")
 		if err := a.proveMoment(ctx, w, o, p); err != nil {
 			return unproven(began, err)
 		}

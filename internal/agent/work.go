@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,6 +28,50 @@ type work struct {
 
 	mu       sync.Mutex
 	delivery *bus.Delivery // the newest of it; guarded by mu
+	unheard  []saying      // what no server has told to have heard; guarded by mu
+	number   *atomic.Int64 // of what this process said last, of any job
+}
+
+// saying is a sentence for a job's log.
+type saying struct {
+	number int64
+	at     time.Time
+	text   string
+}
+
+// mostUnheard bounds what a job keeps of them, and longestSaying each of them, in bytes.
+const (
+	mostUnheard   = 50
+	longestSaying = 300
+)
+
+// say puts a sentence into the job's log, which is there for people: with the next report. No document's name or content may be in it.
+func (w *work) say(format string, args ...any) {
+	text := clip(plain(fmt.Sprintf(format, args...), w.mine()...), longestSaying)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if n := len(w.unheard); n > 0 && w.unheard[n-1].text == text {
+		return
+	}
+	w.unheard = append(w.unheard, saying{w.number.Add(1), time.Now(), text})
+	w.unheard = w.unheard[max(len(w.unheard)-mostUnheard, 0):]
+}
+
+// said is what a report says.
+func (w *work) said() (out []job.Said) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, s := range w.unheard {
+		out = append(out, job.Said{Number: s.number, Ago: time.Since(s.at).Seconds(), Text: s.text})
+	}
+	return out
+}
+
+// heard forgets what a server has heard.
+func (w *work) heard(upTo int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.unheard = slices.DeleteFunc(w.unheard, func(s saying) bool { return s.number <= upTo })
 }
 
 func (w *work) newest() *bus.Delivery {
@@ -96,7 +141,7 @@ func (a *agent) begin(d *bus.Delivery) *work {
 		w.delivery = d
 		return nil
 	}
-	w := &work{id: d.Job, delivery: d}
+	w := &work{id: d.Job, delivery: d, number: &a.sayings}
 	a.works[d.Job] = w
 	return w
 }
@@ -126,6 +171,7 @@ func (a *agent) work(ctx context.Context, w *work) {
 	report, err := a.reported(ctx, w)
 	switch {
 	case errors.Is(err, errLater):
+		a.tellSaid(ctx, w)
 		log.DebugContext(ctx, "job given back until others have ended")
 		a.told(ctx, w, w.newest().Later(ctx, busyLater))
 		return
@@ -164,11 +210,17 @@ func (a *agent) reported(ctx context.Context, w *work) (*job.Report, error) {
 	return report, err
 }
 
+// tellSaid reports how far a job is and what it has to say; false says that a server wants no more of it.
+func (a *agent) tellSaid(ctx context.Context, w *work) bool {
+	var reply job.ReportReply
+	err := a.ask(ctx, job.VerbReport, job.Report{Session: a.session, Job: w.id, State: job.Running, At: w.at(), Said: w.said()}, &reply)
+	w.heard(reply.Heard)
+	return err != nil || reply.Verdict != job.Stop
+}
+
 func (a *agent) reportProgress(ctx context.Context, w *work, cancel context.CancelCauseFunc) {
 	for pause(ctx, progressEvery) {
-		var reply job.ReportReply
-		err := a.ask(ctx, job.VerbReport, job.Report{Session: a.session, Job: w.id, State: job.Running, At: w.at()}, &reply)
-		if err == nil && reply.Verdict == job.Stop {
+		if !a.tellSaid(ctx, w) {
 			cancel(errStopped)
 			return
 		}
@@ -181,7 +233,7 @@ func (a *agent) reportEnd(ctx context.Context, w *work, report *job.Report, faul
 	if report == nil {
 		report = &job.Report{}
 	}
-	report.Session, report.Job, report.At, report.State = a.session, w.id, w.at(), job.Done
+	report.Session, report.Job, report.At, report.State, report.Said = a.session, w.id, w.at(), job.Done, w.said()
 	if fault != nil {
 		report.State, report.Fault = job.Failed, faultOf(fault, w.mine()...)
 	}
@@ -210,6 +262,7 @@ func (a *agent) reserve(ctx context.Context, w *work) (free func(), err error) {
 	if free, _ := a.holds.try(list); free != nil {
 		return free, nil
 	}
+	w.say("It waits: %s.", a.holds.why(list))
 	select {
 	case a.waiting <- struct{}{}:
 		defer func() { <-a.waiting }()
@@ -226,6 +279,7 @@ func (a *agent) do(ctx context.Context, w *work) (*job.Report, error) {
 		return nil, err
 	}
 	defer free()
+	w.say("It begins.")
 	a.log.InfoContext(ctx, "job begins", "job", w.id, "kind", w.job.Kind, "attempt", w.job.Attempt)
 	if w.secrets, err = a.unseal(w.job.Spec.Sealed); err != nil {
 		return nil, err
@@ -342,6 +396,31 @@ func (h *holds) try(list []need) (free func(), freed <-chan struct{}) {
 		close(h.freed)
 		h.freed = make(chan struct{})
 	}, nil
+}
+
+// why says what else has what is needed.
+func (h *holds) why(list []need) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, d := range list {
+		what, name, _ := strings.Cut(d.name, " ")
+		switch {
+		case h.taken[d.name]+d.n <= d.most:
+		case d.name == "job":
+			return "as many jobs run on this node as may"
+		case d.name == "restore":
+			return "as many restores and tests run on this node as may"
+		case d.name == "part":
+			return "another step of a restore runs on this node"
+		case what == "repository":
+			return "another job writes into" + strings.TrimPrefix(name, "of") + "'s part of the repository"
+		case what == "backup":
+			return "another job reads or deletes that backup"
+		case what == "instance":
+			return "another job works on that instance"
+		}
+	}
+	return "another job has what it needs"
 }
 
 // take waits until it has all that is needed, and returns how to free it. It takes nothing

@@ -1,6 +1,7 @@
 package job
 
 import (
+	"fmt"
 	"slices"
 	"time"
 )
@@ -41,4 +42,17 @@ type Said struct {
 	Number int64   `json:"number"` // counts what a session says, from 1: reports repeat what wasn't heard
 	Ago    float64 `json:"ago"`    // seconds before the report
 	Text   string  `json:"text"`
+}
+
+// Amount is a number of bytes in words, as logs have it.
+func Amount(n int64) string {
+	units := []string{"bytes", "kB", "MB", "GB", "TB"}
+	f := float64(n)
+	for f >= 999.5 && len(units) > 1 {
+		f, units = f/1000, units[1:]
+	}
+	if units[0] == "bytes" || f >= 9.95 {
+		return fmt.Sprintf("%.0f %s", f, units[0])
+	}
+	return fmt.Sprintf("%.1f %s", f, units[0])
 }

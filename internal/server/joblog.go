@@ -69,7 +69,7 @@ func (s *Server) logJob(was, j *job.Job, r *job.Report) {
 		}
 	}
 	if a, b := quarters(was.At), quarters(j.At); b > a && b < 4 && !j.State.Ended() {
-		add("%d %%: %s of %s.", 25*b, size(j.At.BytesDone), size(j.At.Bytes))
+		add("%d %%: %s of %s.", 25*b, job.Amount(j.At.BytesDone), job.Amount(j.At.Bytes))
 	}
 	if was.State.Ended() || !j.State.Ended() {
 		return
@@ -143,7 +143,7 @@ func outcome(j *job.Job, r *job.Report) string {
 	}
 	switch {
 	case j.Kind == job.KindBackup && r != nil && r.Result != nil:
-		return fmt.Sprintf("Done%s: %s as restored, %s of them new; %d databases.", took, size(r.Result.Size), size(r.Result.Stored), r.Result.Databases)
+		return fmt.Sprintf("Done%s: %s as restored, %s of them new; %d databases.", took, job.Amount(r.Result.Size), job.Amount(r.Result.Stored), r.Result.Databases)
 	case j.Kind == job.KindProve && r != nil && r.Proof != nil && r.Proof.OK:
 		return fmt.Sprintf("Proven%s: %d databases, %d documents.", took, r.Proof.Databases, r.Proof.Documents)
 	case j.Kind == job.KindProve && r != nil && r.Proof != nil:
@@ -159,21 +159,6 @@ func outcome(j *job.Job, r *job.Report) string {
 		return fmt.Sprintf("Done%s: CouchDB answers at %s.", took, r.URL)
 	}
 	return "Done" + took + "."
-}
-
-// size is an amount in words.
-func size(n int64) string {
-	if n < 1000 {
-		return fmt.Sprintf("%d bytes", n)
-	}
-	f, units := float64(n)/1000, []string{"kB", "MB", "GB", "TB"}
-	for f >= 999.5 && len(units) > 1 {
-		f, units = f/1000, units[1:]
-	}
-	if f < 9.95 {
-		return fmt.Sprintf("%.1f %s", f, units[0])
-	}
-	return fmt.Sprintf("%.0f %s", f, units[0])
 }
 
 func capital(text string) string {
