@@ -127,6 +127,7 @@ var routes = []route{
 	{"POST /restores", access.Operator, "restore.start", (*call).startRestore},
 	{"GET /restores", access.Viewer, "", (*call).listRestores},
 	{"GET /restores/{id}", access.Viewer, "", (*call).showRestore},
+	{"DELETE /restores/{id}", access.Operator, "restore.cancel", (*call).cancelRestore},
 	{"GET /jobs", access.Viewer, "", (*call).listJobs},
 	{"GET /jobs/{id}", access.Viewer, "", (*call).showJob},
 	{"DELETE /jobs/{id}", access.Operator, "job.cancel", (*call).cancelJob},

@@ -106,9 +106,14 @@ type jobView struct {
 	Progress progressView `json:"progress"`
 	// Documents is what became of documents that were put back.
 	Documents *job.DocumentsDone `json:"documents,omitempty"`
-	Created   time.Time          `json:"created"`
-	Updated   time.Time          `json:"updated"`
-	Ended     *time.Time         `json:"ended,omitempty"`
+	// Restore is the restore by several agents that it is a step of, and Step which.
+	Restore string `json:"restore,omitempty"`
+	Step    string `json:"step,omitempty"`
+	// Log is left out of lists.
+	Log     *logView   `json:"log,omitempty"`
+	Created time.Time  `json:"created"`
+	Updated time.Time  `json:"updated"`
+	Ended   *time.Time `json:"ended,omitempty"`
 }
 
 func (c *call) viewJob(j *job.Job) jobView {
@@ -124,9 +129,21 @@ func (c *call) viewJob(j *job.Job) jobView {
 	if !c.who.MayRead() { // ids of documents are no more than those may know
 		done = nil
 	}
-	return jobView{ID: j.ID, Kind: string(j.Kind), State: string(j.State), Project: j.Project, Agent: j.Agent, Instance: j.Instance, Backup: j.Backup,
+	view := jobView{ID: j.ID, Kind: string(j.Kind), State: string(j.State), Project: j.Project, Agent: j.Agent, Instance: j.Instance, Backup: j.Backup,
 		Name: j.Spec.Name, Schedule: j.Schedule, By: j.By, Attempt: j.Attempt, Fault: j.Fault, Progress: viewProgress(at), Documents: done, Created: j.Created, Updated: j.Updated, Ended: j.Ended}
+	if p := j.Spec.Part; p != nil {
+		view.Restore, view.Step = p.Restore, string(p.Step)
+	}
+	return view
 }
+
+// logView is what happened, in words; left are lines behind the first ones that were left out.
+type logView struct {
+	Lines []job.Line `json:"lines"`
+	Left  int        `json:"left,omitempty"`
+}
+
+func viewLog(l job.Log) logView { return logView{nonNil(l.Lines), l.Left} }
 
 func (c *call) listJobs() (int, any, error) {
 	list := []jobView{}
@@ -151,7 +168,9 @@ func (c *call) showJob() (int, any, error) {
 	}
 	for _, j := range c.Server.JobsSince(c.who, false, allJobs) {
 		if j.ID == id {
-			return http.StatusOK, map[string]any{"job": c.viewJob(j)}, nil
+			view, log := c.viewJob(j), viewLog(j.Log)
+			view.Log = &log
+			return http.StatusOK, map[string]any{"job": view}, nil
 		}
 	}
 	return 0, nil, api.NoResource(id)

@@ -21,21 +21,24 @@ type restoreRequest struct {
 }
 
 type restoreView struct {
-	ID       string            `json:"id"`
-	Project  string            `json:"project"`
-	Cluster  string            `json:"cluster"`
-	Database string            `json:"database,omitempty"`
-	As       string            `json:"as,omitempty"`
-	Replace  bool              `json:"replace,omitempty"`
-	State    string            `json:"state"`
-	Step     string            `json:"step"`
-	Attempt  int               `json:"attempt"`
-	Fault    string            `json:"fault,omitempty"`
-	Nodes    []restoreNodeView `json:"nodes"`
-	Plan     string            `json:"plan"`
-	Created  time.Time         `json:"created"`
-	Updated  time.Time         `json:"updated"`
-	Ended    *time.Time        `json:"ended,omitempty"`
+	ID        string            `json:"id"`
+	Project   string            `json:"project"`
+	Cluster   string            `json:"cluster"`
+	Database  string            `json:"database,omitempty"`
+	As        string            `json:"as,omitempty"`
+	Replace   bool              `json:"replace,omitempty"`
+	State     string            `json:"state"`
+	Step      string            `json:"step"`
+	Attempt   int               `json:"attempt"`
+	Fault     string            `json:"fault,omitempty"`
+	Nodes     []restoreNodeView `json:"nodes"`
+	Plan      string            `json:"plan"`
+	By        string            `json:"by,omitempty"`
+	Cancelled string            `json:"cancelled,omitempty"`
+	Log       logView           `json:"log"`
+	Created   time.Time         `json:"created"`
+	Updated   time.Time         `json:"updated"`
+	Ended     *time.Time        `json:"ended,omitempty"`
 }
 
 type restoreNodeView struct {
@@ -50,7 +53,7 @@ type restoreNodeView struct {
 
 func viewRestore(r *job.Restore) restoreView {
 	v := restoreView{ID: r.ID, Project: r.Project, Cluster: r.Cluster, Database: r.DB, As: r.As, Replace: r.Replace, State: string(r.State), Step: string(r.Step), Attempt: r.Attempt,
-		Fault: r.Fault, Plan: r.Plan, Created: r.Created, Updated: r.Updated, Ended: r.Ended, Nodes: []restoreNodeView{}}
+		Fault: r.Fault, Plan: r.Plan, By: r.By, Cancelled: r.Cancelled, Log: viewLog(r.Log), Created: r.Created, Updated: r.Updated, Ended: r.Ended, Nodes: []restoreNodeView{}}
 	for _, n := range r.Nodes {
 		v.Nodes = append(v.Nodes, restoreNodeView{Name: n.Name, Agent: n.AgentName, State: string(n.State), Fault: n.Fault, Progress: viewProgress(n.At),
 			Problems: nonNil(n.Problems), Notes: nonNil(n.Notes)})
@@ -72,6 +75,19 @@ func (c *call) startRestore() (int, any, error) {
 		return 0, nil, err
 	}
 	c.log.Target = r.ID
+	return http.StatusAccepted, map[string]any{"restore": viewRestore(r)}, nil
+}
+
+// cancelRestore ends one before anything is put in its place.
+func (c *call) cancelRestore() (int, any, error) {
+	id, err := api.ID(c.r)
+	if err != nil {
+		return 0, nil, err
+	}
+	r, err := c.Server.CancelRestore(c.r.Context(), c.who, id)
+	if err != nil {
+		return 0, nil, err
+	}
 	return http.StatusAccepted, map[string]any{"restore": viewRestore(r)}, nil
 }
 

@@ -39,25 +39,7 @@ are kept for a week.`,
 	projectFlag(c.Flags(), &project, "whose jobs to list")
 	c.Flags().StringVar(&since, "since", "", "how far back to list those that have ended, such as 12h or 7d (default: 1h)")
 	serviceFlags(c.Flags())
-	c.AddCommand(newCancelJob(env, g))
-	return c
-}
-
-func newCancelJob(env *core.Env, g *core.Global) *cobra.Command {
-	project := ""
-	c := &cobra.Command{
-		Use:   "cancel ID",
-		Short: "End a job that has not ended",
-		Long: `End a job that has not ended: a backup, a restore test, an instance in the making, or a backup that is read in. Its agent
-stops within seconds. What a backup has stored by then is taken up by the next one; of a restore test nothing stays; an
-instance in the making is one that failed. Deletions and restarts can't be ended halfway.`,
-		Args: core.Arguments(1, 1, "one job's ID"),
-		RunE: serviceCommand(env, g, func(ctx context.Context, c *serviceClient, _ *core.Settings, args []string) error {
-			return c.remove(ctx, env, inProject("jobs/"+url.PathEscape(args[0]), project), args[0], "cancelled", "job "+core.Clean(args[0])+" is cancelled")
-		}),
-	}
-	projectFlag(c.Flags(), &project, "whose job it is")
-	serviceFlags(c.Flags())
+	c.AddCommand(newShowJob(env, g), newCancelJob(env, g))
 	return c
 }
 

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -307,6 +308,7 @@ func TestDatabaseToCluster(t *testing.T) {
 	w.run(w.toCluster("twice")...)
 	w.whole(want, w.cluster.Nodes, "twice")
 
+	w.cancelled(want)
 	for i := range testenv.Rounds(2) {
 		w.killed(i, want)
 	}
@@ -434,6 +436,63 @@ func (w *together) readers() (stop func()) {
 		}
 	}()
 	return func() { close(done); <-ended }
+}
+
+// cancelled ends a restore while files are made: they go again on all nodes, one that stands still meanwhile too, and the same command makes it whole.
+func (w *together) cancelled(want map[string]string) {
+	t := w.t
+	slow := w.agents[w.cluster.Nodes[1].NodeName].Cmd.Process
+	for round := range 10 {
+		db := fmt.Sprint("cancelled", round)
+		done := make(chan string, 1)
+		go func() {
+			out, err := w.command(w.toCluster(db)...).CombinedOutput()
+			done <- fmt.Sprintf("%v: %s", err, out)
+		}()
+		id := ""
+		eventually(t, time.Minute, "files are made", func() bool {
+			var list struct {
+				Restores []struct{ ID, As, Step string }
+			}
+			_, err := w.server.client(t).do(http.MethodGet, "/slipcover/v1/restores", nil, &list)
+			for _, r := range list.Restores {
+				if r.As == db && r.Step != "check" {
+					id = r.ID
+				}
+			}
+			return err == nil && id != ""
+		})
+		w.must(slow.Signal(syscall.SIGSTOP))
+		b, err := w.command("jobs", "cancel", id).CombinedOutput()
+		w.must(slow.Signal(syscall.SIGCONT))
+		if err != nil { // it came to the map
+			if !strings.Contains(string(b), "can't be cancelled") {
+				t.Fatalf("%v: %s", err, b)
+			}
+			<-done
+			continue
+		}
+		if out := <-done; !strings.Contains(out, "the restore failed: cancelled by ") || !strings.Contains(out, "Nothing of the database is left in the cluster") {
+			t.Errorf("who waits for it is told %s", out)
+		}
+		if left := w.trace(db); left != "" {
+			t.Errorf("after a restore that was cancelled: %s", left)
+		}
+		shown := w.run("jobs", "show", id)
+		for _, text := range []string{"Restoring files: ", "Cancelled by ", "Taking the files away again: ", "Ended: cancelled by "} {
+			if !strings.Contains(shown, text) {
+				t.Errorf("the log lacks %q:\n%s", text, shown)
+			}
+		}
+		w.refused("It has ended already", "jobs", "cancel", id)
+		w.run(w.toCluster(db)...)
+		w.whole(want, w.cluster.Nodes, db)
+		if shown := w.run("jobs", "show", id); !strings.Contains(shown, "attempt 2") || !strings.Contains(shown, "Done.") {
+			t.Errorf("the log is\n%s", shown)
+		}
+		return
+	}
+	t.Error("no restore was cancelled while files were made")
 }
 
 // writers write to another database until they are stopped.
