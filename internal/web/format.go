@@ -28,12 +28,19 @@ func (s *Site) functions(zone *time.Location) template.FuncMap {
 		"upper":  upperFirst,
 		"when":   func(t time.Time) template.HTML { return timeTag(t, when(t, s.o.Now(), zone)) },
 		"clock":  func(t time.Time) template.HTML { return timeTag(t, t.In(zone).Format("15:04")) },
-		"exact":  func(t time.Time) template.HTML { return timeTag(t, t.In(zone).Format("Mon 2 Jan 2006, 15:04:05")) },
-		"ago":    func(t time.Time) template.HTML { return timeTag(t, Ago(t, s.o.Now())) },
-		"until":  func(t time.Time) template.HTML { return timeTag(t, until(t, s.o.Now())) },
-		"age":    func(t time.Time) string { return age(t, s.o.Now()) },
-		"day":    func(t time.Time) template.HTML { return timeTag(t, t.In(zone).Format("2 January 2006")) },
-		"iso":    func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"second": func(t time.Time, day bool) template.HTML {
+			layout := "15:04:05"
+			if day {
+				layout = "2 Jan, 15:04:05"
+			}
+			return timeTag(t, t.In(zone).Format(layout))
+		},
+		"exact": func(t time.Time) template.HTML { return timeTag(t, t.In(zone).Format("Mon 2 Jan 2006, 15:04:05")) },
+		"ago":   func(t time.Time) template.HTML { return timeTag(t, Ago(t, s.o.Now())) },
+		"until": func(t time.Time) template.HTML { return timeTag(t, until(t, s.o.Now())) },
+		"age":   func(t time.Time) string { return age(t, s.o.Now()) },
+		"day":   func(t time.Time) template.HTML { return timeTag(t, t.In(zone).Format("2 January 2006")) },
+		"iso":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 	}
 }
 

@@ -180,7 +180,11 @@ func (c *call) jobsPage() (*answer, error) {
 		}
 	}
 	p.Ended, p.Pager = paged(c, list, func(j jobRow) string {
-		return strings.Join([]string{j.What, j.Job.By, j.By, j.Note, j.Pill.Text, j.ID, j.Backup, j.Fault}, " ")
+		text := []string{j.What, j.Job.By, j.By, j.Note, j.Pill.Text, j.ID, j.Backup, j.Fault}
+		for _, line := range j.Log.Lines {
+			text = append(text, line.Text)
+		}
+		return strings.Join(text, " ")
 	})
 	return c.livePage("Jobs", "jobs", "jobs.live", p), nil
 }
@@ -203,6 +207,7 @@ func (c *call) findJob() (*jobRow, error) {
 
 type jobPage struct {
 	*jobRow
+	Lines     shownLog
 	Agent     string
 	Leaves    string // what cancelling leaves
 	Instances map[string]string
@@ -213,13 +218,44 @@ func (c *call) jobPage() (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := jobPage{jobRow: j, Leaves: cancelLeaves(j.Job), Instances: c.names()}
+	p := jobPage{jobRow: j, Lines: c.shownLog(j.Log), Leaves: cancelLeaves(j.Job), Instances: c.names()}
 	for _, a := range c.o.Server.Agents() {
 		if a.ID == j.Job.Agent {
 			p.Agent = a.Name
 		}
 	}
 	return c.livePage(j.What, "job", "job.live", p), nil
+}
+
+// shownLog is a log as pages show it.
+type shownLog struct {
+	Lines []shownLine
+	Days  bool // it is not all of today
+}
+
+type shownLine struct {
+	At    time.Time
+	Class string
+	Text  string
+}
+
+func (c *call) shownLog(l job.Log) (out shownLog) {
+	day := func(t time.Time) string { return t.In(c.set.zone).Format(time.DateOnly) }
+	for n, line := range l.Lines {
+		if n == job.FirstLines && l.Left > 0 {
+			out.Lines = append(out.Lines, shownLine{line.At, "warn", plural(l.Left, "line is left out here.", "lines are left out here.")})
+		}
+		class := ""
+		switch first, _, _ := strings.Cut(line.Text, ":"); {
+		case first == "Failed", first == "Problem", first == "Ended", strings.HasSuffix(first, " failed"), strings.HasPrefix(first, "The test has ended"):
+			class = "bad"
+		case first == "Note", strings.HasPrefix(first, "Cancelled"), strings.HasPrefix(first, "It waits"):
+			class = "warn"
+		}
+		out.Days = out.Days || day(line.At) != day(c.now())
+		out.Lines = append(out.Lines, shownLine{line.At, class, line.Text})
+	}
+	return out
 }
 
 func (c *call) askCancel() (*answer, error) {

@@ -35,6 +35,8 @@ var restoreRoutes = []route{
 	{"POST /restore", access.Operator, "restore.start", (*call).startRestore},
 	{"GET /restores/{id}", access.Viewer, "", (*call).restoringPage},
 	{"POST /restores/{id}/again", access.Operator, "restore.start", (*call).restoreAgain},
+	{"GET /restores/{id}/cancel", access.Operator, "", (*call).askCancelRestore},
+	{"POST /restores/{id}/cancel", access.Operator, "restore.cancel", (*call).cancelRestore},
 }
 
 // wizard is what its page shows.
@@ -91,6 +93,7 @@ type origin struct {
 	Cluster   *server.Cluster // nil of an instance
 	In        string          // the cluster that the instance is a node of; "" if it is alone
 	Node      string          // Erlang's name of the instance's node; "" if its agent doesn't say
+	Gone      bool            // the instance is; its backups are there
 	who       *access.Caller
 }
 
@@ -126,7 +129,7 @@ func (c *call) originOf(key string) (*origin, error) {
 		if len(list) == 0 || list[0].Instance != key {
 			return nil, err
 		}
-		o.Name = list[0].RepoName
+		o.Name, o.Gone = list[0].RepoName, true
 		return o, nil
 	}
 	o.Name, o.Node = i.Name, c.nodeName(i)

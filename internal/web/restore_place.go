@@ -109,8 +109,9 @@ func (c *call) planPlace(w *wizard) *restorePlan {
 	}
 	p.Rows = w.rows(c, "In place of what is in the data directories of "+strings.Join(nodes, ", "))
 	p.Points = append([]point{
-		{"warn", "warn", w.sinceThen(c) + " of changes leave " + w.Name + ".", "What is there now stays on the node, in a directory beside it, DATA.before-TIME, until you remove it: there must be room for both."},
+		{"warn", "warn", w.sinceThen(c) + changesLeave + w.Name + ".", "What is there now stays on the node, in a directory beside it, DATA.before-TIME, until you remove it: there must be room for both."},
 		{"warn", "warn", "Every replication and phone starts over.", "The databases get a new history, so that none misses what changed since; what they hold that is newer, they bring back."},
+		c.replicationsPoint(w, "onto"),
 	}, w.common(c)...)
 	p.Points = append(p.Points,
 		point{"info", "info", "Each node’s own slipcover.yml decides:", "accept_restores and accept_writes, data_dir, repository and identity_file. What is not so is said before anything is written."},
@@ -118,6 +119,9 @@ func (c *call) planPlace(w *wizard) *restorePlan {
 		point{"ok", "ok", "Nothing is written over.", "To go back, stop CouchDB and exchange the names of the two directories."})
 	return p
 }
+
+// changesLeave is in the words that say how much is not in the state.
+const changesLeave = " of changes leave "
 
 // sinceThen is for how long what was written since isn't in the state.
 func (w *wizard) sinceThen(c *call) string {
@@ -140,8 +144,9 @@ func (c *call) planPlaceDB(w *wizard) *restorePlan {
 	}
 	p.Rows = w.rows(c, "In place of the database "+w.Database+" of "+w.Name)
 	p.Points = append([]point{
-		{"warn", "warn", w.sinceThen(c) + " of changes leave " + w.Database + ".", "Its files from before stay on the node, and the job’s notes name them. Look first what changed: what is only in them is had back by documents."},
+		{"warn", "warn", w.sinceThen(c) + changesLeave + w.Database + ".", "Its files from before stay on the node, and the job’s notes name them. Look first what changed: what is only in them is had back by documents."},
 		{"warn", "warn", "Every replication and phone of it starts over.", "The database gets a new history, so that none misses what changed since; what they hold that is newer, they bring back."},
+		c.replicationsPoint(w, "place"),
 	}, w.common(c)...)
 	p.Points = append(p.Points,
 		point{"info", "info", "The node’s own slipcover.yml decides:", "accept_restores and accept_writes, couch_user, repository and identity_file. What is not so is said before anything is written."},

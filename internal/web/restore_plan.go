@@ -67,6 +67,63 @@ type restorePlan struct {
 	Do      string
 	Replace bool // something living goes out of its place
 	Wrong   string
+	// Made is when it was made, and Until for how long it can be confirmed; Backup is the id of the one that a new instance is made of.
+	Made, Until time.Time
+	Backup      string
+	// Stale says that another one was confirmed than this, and Changed what is otherwise in this one.
+	Stale   string
+	Changed []string
+}
+
+// planFor is how long a plan can be confirmed; then it is made anew.
+const planFor = 15 * time.Minute
+
+// Lines are what a plan says, as far as it matters whether it still says so.
+func (p *restorePlan) Lines() (out []string) {
+	for _, r := range p.Rows {
+		out = append(out, r.Name+": "+r.Value)
+	}
+	for _, x := range p.Points {
+		if (x.Level == "warn" || x.Level == "bad") && !strings.Contains(x.Head, changesLeave) { // which grows by itself
+			out = append(out, x.Head)
+		}
+	}
+	if p.Refused != "" {
+		out = append(out, p.Refused)
+	}
+	return out
+}
+
+// made sets when a plan was made.
+func (p *restorePlan) made(at time.Time) { p.Made, p.Until = at, at.Add(planFor) }
+
+// confirmed holds the plan that a form confirms against the one that would be made now, and reports whether it still holds.
+func (c *call) confirmed(p *restorePlan) bool {
+	now := c.now()
+	p.made(now)
+	seconds, err := strconv.ParseInt(c.r.PostFormValue("made"), 10, 64)
+	made := time.Unix(seconds, 0)
+	switch {
+	case err != nil || made.After(now.Add(time.Minute)) || made.Add(planFor).Before(now):
+		p.Stale = "The plan was older than " + Duration(planFor) + " and was made anew. Nothing was begun."
+	case p.Backup != c.r.PostFormValue("backup"):
+		p.Stale = "Another backup is the newest by now, so the plan was made anew. Nothing was begun."
+	default:
+		p.made(made)
+		return true
+	}
+	seen, is := c.r.PostForm["seen"], p.Lines()
+	for _, line := range is {
+		if !slices.Contains(seen, line) {
+			p.Changed = append(p.Changed, "Now: "+line)
+		}
+	}
+	for _, line := range seen[:min(len(seen), 50)] {
+		if !slices.Contains(is, line) {
+			p.Changed = append(p.Changed, "No longer: "+line)
+		}
+	}
+	return false
 }
 
 func topologyID(b *job.Backup) manifest.BackupID { return manifest.BackupID(b.RepoID) }
@@ -97,10 +154,13 @@ func (c *call) fillWhere(w *wizard) {
 				w.Plan = c.planBeside(w)
 			case "place":
 				w.Plan = c.planPlace(w)
-			case "plan":
+			case "plan": // which has no end: the reader writes it
 				w.Plan = &restorePlan{Paste: true, Do: "Restore by this plan", Head: "Restore by a plan of your own", WordOf: "the plan’s cluster"}
 			}
 		}
+	}
+	if w.Plan != nil {
+		w.Plan.made(c.now())
 	}
 	if w.Plan == nil && v.Get("where") != "" {
 		w.Wrong = "That is closed: choose another place."
@@ -155,6 +215,9 @@ func (c *call) placeOnto(w *wizard) place {
 		p.Short, p.Name, p.Text = "onto another node", "Onto another node, by its agent", "a machine on which no CouchDB runs; it takes the place of this one"
 	}
 	p.Why = planWhy(o, k)
+	if o.Gone && p.Why != "" && o.Cluster == nil {
+		p.Command = "slipcover restore" + stateFlags(k, " ") + " --to /opt/couchdb/data"
+	}
 	if o.In != "" && p.Why == "" {
 		p.Why = w.Name + " is one node of a cluster: with its files alone the others’ ranges are missing."
 		p.To, p.ToText = w.link("of", o.In, "s", "newest"), "Restore the cluster"
@@ -185,6 +248,9 @@ func planWhy(o *origin, k *chosen) string {
 	}
 	for _, b := range k.Backups {
 		if b.Node == "" {
+			if o.Gone {
+				return o.Name + " is gone here, and with its agent what its node was called. Join a machine under the name " + o.Name + ", or, on one with the key:"
+			}
 			return "The agent of " + o.Name + " doesn’t say what its node is called: give it the setting node_name."
 		}
 	}
@@ -287,7 +353,7 @@ func (w *wizard) common(c *call) (out []point) {
 func (c *call) planNew(w *wizard) *restorePlan {
 	f, k, b := &w.Fields, w.State, w.State.Backup
 	f.Name = cmp.Or(f.Name, w.Name+"-copy")
-	p := &restorePlan{Do: "Restore to a new instance", Word: f.Name, WordOf: "the new instance’s name", Head: "Confirm: make the instance " + f.Name}
+	p := &restorePlan{Backup: b.ID, Do: "Restore to a new instance", Word: f.Name, WordOf: "the new instance’s name", Head: "Confirm: make the instance " + f.Name}
 	free, on := int64(-1), ""
 	for _, a := range f.Agents {
 		if (f.Agent == "" || f.Agent == a.ID) && a.Hello.FreeBytes > free {
@@ -312,7 +378,8 @@ func (c *call) planNew(w *wizard) *restorePlan {
 	}
 	p.Rows = w.rows(c, "A new instance, "+f.Name+", on "+on+", which has "+Bytes(max(free, 0))+" free")
 	p.Points = append(w.common(c),
-		point{"info", "info", "Its replications stay off", "until you switch them on: it must not write to the real ones. Its password is in the file admin-password there."},
+		c.replicationsPoint(w, "new"),
+		point{"info", "info", "Its password is in the file admin-password", "in its directory there; its address is on its page."},
 		point{"ok", "ok", w.Name + " stays as it is.", "A CouchDB of its own is made beside it; no replication and no client notices."},
 		point{"ok", "ok", "It can be cancelled", "until it is done. What is there then is a failed instance, which you delete to free its space."})
 	if k.Damage == 0 && p.Refused == "" {
@@ -382,13 +449,13 @@ func (c *call) planOnto(w *wizard) *restorePlan {
 		p.Refused = cmp.Or(was, p.Refused)
 	}
 	p.Rows = w.rows(c, "The data directories of "+strings.Join(names, ", ")+", which must be missing or empty")
-	p.Points = ontoPoints(w.common(c))
+	p.Points = ontoPoints(append([]point{c.replicationsPoint(w, "onto")}, w.common(c)...))
 	return p
 }
 
 func ontoPoints(common []point) []point {
 	return append(append([]point{{"warn", "warn", "Every replication and phone starts over.", "The databases get a new history, so that none misses what changed since; what they hold that is newer, they bring back."},
-		{"warn", "warn", "Keep them from the old nodes.", "Nodes that reach each other and have one Erlang cookie join, whatever their names: give the new ones another. The replications in _replicator go on when CouchDB is started."}}, common...),
+		{"warn", "warn", "Keep them from the old nodes.", "Nodes that reach each other and have one Erlang cookie join, whatever their names: give the new ones another."}}, common...),
 		point{"info", "info", "Each node’s own slipcover.yml decides:", "accept_restores, data_dir, repository and identity_file. What is not so is said before anything is written."},
 		point{"info", "info", "CouchDB is not started.", "Start it on all nodes once all are restored; “slipcover restore-check” then tells whether each has what it should."},
 		point{"ok", "ok", "Nothing is written until all nodes have looked:", "at their room, their data directory and the backups."})
@@ -514,7 +581,8 @@ func (c *call) planBeside(w *wizard) *restorePlan {
 	}
 	p.Rows = w.rows(c, "The database "+f.As+" of "+cmp.Or(to.name, "–")+", on "+strings.Join(names, ", "))
 	p.Points = append(w.common(c),
-		point{"info", "info", "No replication and no phone knows it.", "It has a new history: whoever is pointed at it reads it from the start. Who may read it is as it was then."},
+		c.replicationsPoint(w, "beside"),
+		point{"info", "info", "It has a new history.", "No phone knows it; whoever is pointed at it reads it from the start. Who may read it is as it was then."},
 		point{"info", "info", "Each node’s own slipcover.yml decides:", "accept_restores, couch_user, repository and identity_file. What is not so is said before anything is written."},
 		point{"ok", "ok", "CouchDB goes on running, and nothing that is there is touched.", "A database of that name is refused."},
 		point{"ok", "ok", "It is there as a whole or not at all.", "Where a node fails before the map is written, the files go again on all."})
@@ -540,6 +608,9 @@ func (c *call) startRestore() (*answer, error) {
 		return c.again(w.title(), "restore", w), nil
 	}
 	word := strings.TrimSpace(c.r.PostFormValue("word"))
+	if !p.Paste && p.Refused == "" && !c.confirmed(p) {
+		return wrong("")
+	}
 	if w.values.Get("where") == "new" {
 		c.log.Action = "instance.create"
 		switch {
@@ -622,7 +693,7 @@ func (c *call) readPasted(p *restorePlan, q *server.RestoreRequest) (string, err
 		}
 		p.Rows = append(p.Rows, pair{"Into", into})
 	}
-	p.Points = ontoPoints(nil)
+	p.Points = ontoPoints([]point{{"warn", "warn", "Its replications go on", "as _replicator has them, as soon as CouchDB is started."}})
 	return "", nil
 }
 
@@ -648,7 +719,10 @@ type restoring struct {
 	Phases []phase
 	Parts  []restoringPart
 	Head   string // "31 % restored, about 23 min left"
-	Stops  string // why it can't be cancelled, and what happens where a node fails
+	Lines  shownLog
+	Cancel bool   // it can be cancelled, by the reader
+	Closed bool   // it can't be, by nobody
+	Stops  string // what cancelling leaves, or why it can't be cancelled; and what happens where a node fails
 	Again  bool   // the same request goes on, or begins anew
 	Progress
 }
@@ -720,9 +794,15 @@ func (c *call) restoring(r *job.Restore) *restoring {
 		v.Pill = pill{"warn", "Done, with notes"}
 	case r.State == job.Done:
 		v.Pill = pill{"ok", "Done"}
+	case r.WasCancelled():
+		v.Pill = pill{"cancel", "Cancelled"}
 	case r.State == job.Failed:
 		v.Pill = pill{"bad", "Failed"}
+	case r.Cancelled != "":
+		v.Pill = pill{"run", "Being cancelled"}
 	}
+	why := server.CancellableRestore(r)
+	v.Lines, v.Cancel, v.Closed = c.shownLog(r.Log), why == "" && c.who.May(access.Operator), why != ""
 	v.Again = r.State == job.Failed && c.who.May(access.Operator)
 	steps := []job.Step{job.StepCheck, job.StepFiles}
 	switch {
@@ -780,18 +860,52 @@ func (c *call) restoring(r *job.Restore) *restoring {
 			v.Progress = c.progress(&sum, v.What)
 			v.Head += ", " + Number(v.Percent) + " %"
 		}
-		v.Stops = "It can’t be cancelled halfway. A node that fails ends it, and what the others have stays: the same request goes on with it."
-		if r.Step == job.StepCheck {
-			v.Stops = "Nothing is written yet. It ends by itself if one node refuses."
-		} else if r.DB != "" {
-			v.Stops = "It can’t be cancelled halfway: the database is there as a whole or not at all. Where a node fails before the shard map is written, the files go again on all; after it, nothing is taken back."
-		}
+		v.Stops = cmp.Or(why, restoreLeaves(r))
 	case job.Done:
 		v.Head = "All is restored"
-	default:
-		v.Head = "It failed"
+	case job.Failed:
+		if v.Head = "It failed"; r.WasCancelled() {
+			v.Head = "It was cancelled"
+		}
 	}
 	return v
+}
+
+// restoreLeaves is what is there after a restore by several agents was cancelled.
+func restoreLeaves(r *job.Restore) string {
+	switch {
+	case r.Step == job.StepCheck:
+		return "Nothing is written yet, and nothing will be if you cancel. It ends by itself if one node refuses."
+	case r.DB != "":
+		return "If you cancel, the files go again on all nodes, and nothing of the database is left; so it is too where a node fails. It can be cancelled until the shard map is written, which makes the database be there: nothing is taken back after that."
+	}
+	return "If you cancel, what was restored by then stays in the nodes’ data directories: the same restore goes on with it, or remove it there. A node that fails ends it the same way."
+}
+
+func (c *call) askCancelRestore() (*answer, error) {
+	v, _, err := c.findRestoring()
+	if err != nil {
+		return nil, err
+	}
+	if !v.Cancel {
+		return c.see(v.To, v.Stops), nil
+	}
+	return c.page("Cancel: "+v.What, "cancel-restore", v), nil
+}
+
+func (c *call) cancelRestore() (*answer, error) {
+	v, who, err := c.findRestoring()
+	if err != nil {
+		return nil, err
+	}
+	_, err = c.o.Server.CancelRestore(c.r.Context(), who, v.ID)
+	if problem, ok := theirs(err); ok {
+		return c.see(v.To, problem), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c.see(v.To, "It is being cancelled."), nil
 }
 
 func (c *call) findRestoring() (v *restoring, who *access.Caller, err error) {

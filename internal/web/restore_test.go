@@ -5,7 +5,9 @@ import (
 	"html"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/server"
 	"github.com/slipcover/slipcover/internal/server/servertest"
+	"github.com/slipcover/slipcover/internal/web"
 )
 
 // is says a hello in which the player is a node of a cluster whose CouchDB runs, or doesn't.
@@ -34,6 +37,18 @@ func (a *shown) field(name string) string {
 		a.t.Fatalf("there is no field %s: %s", name, a.body)
 	}
 	return html.UnescapeString(m[1])
+}
+
+// shownIn are the hidden fields of the form that confirms a plan, with more behind them.
+func shownIn(a *shown, more ...string) (out []string) {
+	_, form, _ := strings.Cut(a.body, `<form class="confirm`)
+	form, _, _ = strings.Cut(form, "</form>")
+	for _, m := range regexp.MustCompile(`<input type="hidden" name="([^"]*)" value="([^"]*)"`).FindAllStringSubmatch(form, -1) {
+		if m[1] != "plan" || !slices.Contains(more, "plan") {
+			out = append(out, m[1], html.UnescapeString(m[2]))
+		}
+	}
+	return append(out, more...)
 }
 
 func restorePath(pairs ...string) string {
@@ -92,7 +107,7 @@ func TestRestoreToANewInstance(t *testing.T) {
 	if n := len(w.Server.Instances(caller(), false)); n != 1 {
 		t.Fatalf("there are %d instances after looking", n)
 	}
-	b.post(plan, "word", "yes").has(422, "That is not the new instance’s name. Nothing was begun.")
+	b.post(plan, shownIn(a, "word", "yes")...).has(422, "That is not the new instance’s name. Nothing was begun.")
 	b.post(plan+"&volume=1", "word", evil).has(422, "Nothing was begun.")
 	b.post("/restore", "word", evil).has(422, "Choose first what is restored")
 	w.as(access.Viewer).get(plan).has(403)
@@ -101,7 +116,8 @@ func TestRestoreToANewInstance(t *testing.T) {
 	stranger.signIn(w.Token("other", access.Operator))
 	stranger.get(plan).has(404)
 	stranger.post(plan, "word", evil).has(404)
-	b.follow(b.post(plan, "word", evil)).has(200, "is being made", "Restore to the new instance "+evil, "If you cancel")
+	b.post(plan, "word", evil).has(422, "The plan was older than 15 min and was made anew. Nothing was begun.", "Now: From: the backup of")
+	b.follow(b.post(plan, shownIn(a, "word", evil)...)).has(200, "is being made", "Restore to the new instance "+evil, "If you cancel", "Log", "Asked for by test.", "It waits for the agent db1")
 	if !strings.Contains(w.Audited(), `"action":"instance.create","target":"`) || !strings.Contains(w.Audited(), `"outcome":"ok"`) {
 		t.Errorf("audit log: %s", w.Audited())
 	}
@@ -174,15 +190,15 @@ func TestRestoreADatabaseBeside(t *testing.T) {
 	a := b.get(plan)
 	a.has(200, "Restore: the plan", "The database orders of "+clusters[0].Name, "on couchdb@a, couchdb@b", "Type the new database’s name, orders-then", "there as a whole or not at all", "accept_restores")
 	text := a.field("plan")
-	b.post(plan, "plan", text, "word", "orders").has(422, "That is not the new database’s name. Nothing was begun.")
-	if again := b.post(plan, "plan", text, "word", "orders"); again.field("plan") != text {
+	b.post(plan, shownIn(a, "word", "orders")...).has(422, "That is not the new database’s name. Nothing was begun.")
+	if again := b.post(plan, shownIn(a, "word", "orders")...); again.field("plan") != text {
 		t.Error("another plan is shown than was read")
 	}
-	b.post(plan, "plan", "x: 1", "word", "orders-then").has(422, "Nothing was begun.")
+	b.post(plan, shownIn(a, "plan", "x: 1", "word", "orders-then")...).has(422, "Nothing was begun.")
 	if n := len(w.Server.Restores(caller())); n > 0 {
 		t.Fatalf("%d restores were begun", n)
 	}
-	begun := b.post(plan, "plan", strings.ReplaceAll(text, "\n", "\r\n"), "word", "orders-then")
+	begun := b.post(plan, shownIn(a, "plan", strings.ReplaceAll(text, "\n", "\r\n"), "word", "orders-then")...)
 	to := begun.header.Get("Location")
 	b.follow(begun).has(200, "The restore was begun.", "Restore of orders as orders-then", "Looking whether it can be done", "Nothing is written yet", "couchdb@a", "db1")
 	r := w.Server.Restores(caller())[0]
@@ -196,7 +212,8 @@ func TestRestoreADatabaseBeside(t *testing.T) {
 	servertest.Eventually(t, "a step says how far it is", func() bool { return strings.Contains(b.get(to).body, "<title>40 %: Restore of orders as orders-then") })
 	together(t, players...)
 	servertest.Eventually(t, "the files are made", func() bool { return strings.Contains(b.get(to).text(), "Copying files, 40 %") })
-	b.get(to).has(200, "It can’t be cancelled halfway: the database is there as a whole or not at all")
+	b.get(to).has(200, "If you cancel, the files go again on all nodes", "Cancel…", "Log", "Asked for by test.", "Restoring files: couchdb@a by the agent db1, couchdb@b by the agent db2.")
+	w.as(access.Viewer).get(to).hasNot("Cancel…")
 	together(t, players[0])
 	players[1].free <- job.Report{State: job.Failed, Fault: evil}
 	together(t, players...) // they take it away
@@ -206,11 +223,20 @@ func TestRestoreADatabaseBeside(t *testing.T) {
 	a.hasNot("<script>alert", "<img src")
 	w.as(access.Viewer).get(to).hasNot("Begin it again")
 	w.as(access.Viewer).post(to + "/again").has(403)
+	w.as(access.Viewer).post(to + "/cancel").has(403)
+	b.follow(b.post(to+"/cancel")).has(200, "can't be cancelled. It has ended already.")
 	b.follow(b.post(to+"/again")).has(200, "It was begun again.", "attempt 2")
+	b.get(to+"/cancel").has(200, "Cancel: Restore of orders as orders-then", "Nothing is written yet, and nothing will be if you cancel.", "Let it go on")
+	b.follow(b.post(to+"/cancel")).has(200, "It is being cancelled.", "Cancelled by test. Nothing was written.", "It was cancelled", "Begin it again", "couchdb@a failed: cancelled by test.")
+	if !strings.Contains(w.Audited(), `"action":"restore.cancel"`) {
+		t.Errorf("audit log: %s", w.Audited())
+	}
 	stranger := w.open()
 	stranger.signIn(w.Token("other", access.Operator))
 	stranger.get(to).has(404)
 	stranger.post(to + "/again").has(404)
+	stranger.post(to + "/cancel").has(404)
+	stranger.get(to + "/cancel").has(404)
 	stranger.get(place).has(404)
 }
 
@@ -291,7 +317,7 @@ func TestRestoreACluster(t *testing.T) {
 	good := onto("new1", "new2")
 	a = b.get(good)
 	a.has(200, "The data directories of couchdb@c, couchdb@b", "Every replication and phone starts over.", "accept_restores", "Type the name of what is restored, "+cluster)
-	begun = b.post(good, "plan", a.field("plan"), "word", cluster)
+	begun = b.post(good, shownIn(a, "word", cluster)...)
 	b.follow(begun).has(200, "Restore of "+cluster, "Onto 2 nodes", "new1", "new2", "name: couchdb@c", "as: couchdb@a")
 	if r := w.Server.Restores(caller())[0]; r.DB != "" || r.Nodes[0].AgentName != "new1" || r.Nodes[1].AgentName != "new2" {
 		t.Errorf("it is %+v", r)
@@ -334,9 +360,8 @@ func TestRestoreInPlace(t *testing.T) {
 	if !strings.Contains(a.body, `<form class="confirm" `) {
 		t.Error("what takes something living away looks calm")
 	}
-	text := a.field("plan")
-	b.post(db, "plan", text, "word", "lone").has(422, "That is not the database’s name. Nothing was begun.")
-	begun := b.post(db, "plan", text, "word", "orders")
+	b.post(db, shownIn(a, "word", "lone")...).has(422, "That is not the database’s name. Nothing was begun.")
+	begun := b.post(db, shownIn(a, "word", "orders")...)
 	b.follow(begun).has(200, "Restore in place of orders")
 	if r := w.Server.Restores(caller())[0]; !r.Replace || r.DB != "orders" || r.As != "orders" || r.Nodes[0].AgentName != "lone" {
 		t.Errorf("it is %+v", r)
@@ -345,8 +370,41 @@ func TestRestoreInPlace(t *testing.T) {
 	b.get(db).has(200, "That is closed", "CouchDB does not answer on lone")
 	a = b.get(all)
 	a.has(200, "In place of what is in the data directories of couchdb@lone", "DATA.before-TIME", "Confirm: exchange all of lone")
-	b.follow(b.post(all, "plan", a.field("plan"), "word", "lone")).has(200, "Restore in place of lone", "Onto 1 node")
+	b.follow(b.post(all, shownIn(a, "word", "lone")...)).has(200, "Restore in place of lone", "Onto 1 node")
 	if r := w.Server.Restores(caller())[0]; !r.Replace || r.DB != "" {
 		t.Errorf("it is %+v", r)
 	}
+}
+
+// A plan can be confirmed for 15 minutes. Later, or when another backup is the newest, it is made anew, and says what changed.
+func TestAPlanHasAnEnd(t *testing.T) {
+	t.Parallel()
+	var late atomic.Int64
+	w := newWorld(t, func(o *web.Options) { o.Now = func() time.Time { return time.Now().Add(time.Duration(late.Load())) } })
+	b := w.as(access.Operator)
+	p := w.play("db1")
+	p.backup()
+	plan := restorePath("of", p.Instance, "what", "all", "s", "latest", "where", "new", "name", "copy")
+	first := b.get(plan)
+	first.has(200, "The plan holds until "+time.Now().Add(15*time.Minute).UTC().Format("15:"))
+	late.Store(int64(16 * time.Minute))
+	a := b.post(plan, shownIn(first, "word", "copy")...)
+	a.has(422, "The plan was older than 15 min and was made anew. Nothing was begun.", "Nothing that it says has changed meanwhile.")
+
+	// Another backup, with damage.
+	p.backup(func(r *job.Report) { r.Result.Damage = 1 })
+	a = b.post(plan, shownIn(a, "word", "copy")...)
+	a.has(422, "Another backup is the newest by now", "Now: The backup holds damage of its source: 1 finding.")
+	a.hasNot("No longer: The backup holds damage")
+	for what, made := range map[string]string{"nothing": "", "words": "soon", "a time to come": fmt.Sprint(time.Now().Add(time.Hour).Unix())} {
+		if got := b.post(plan, "made", made, "backup", a.field("backup"), "seen", evil, "word", "copy"); got.status != 422 || !strings.Contains(got.text(), "No longer: "+evil) {
+			t.Errorf("made at %s: %d %s", what, got.status, got.text())
+		} else {
+			got.hasNot("<script>alert")
+		}
+	}
+	if n := len(w.Server.Instances(caller(), false)); n != 1 {
+		t.Fatalf("%d instances", n)
+	}
+	b.follow(b.post(plan, shownIn(a, "word", "copy")...)).has(200, "is being made")
 }

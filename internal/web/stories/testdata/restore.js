@@ -28,6 +28,8 @@ require('./lib')(async s => {
   await page.getByLabel(/As a new instance/).check();
   await s.heading('Restore: the plan');
   await s.says('What it will mean');
+  await s.says(/The plan holds until/);
+  await s.says(/No replication is in _replicator of the backup/);
   await s.look();
   await s.shot('restore');
   await page.goBack();
@@ -76,6 +78,7 @@ require('./lib')(async s => {
   await s.heading(/Restore of customers as customers-then/);
   await s.says('Asking each node for it'); // a step of it
   await s.says('All is restored'); // without reloading
+  await s.says(/Restoring files: .* by the agent shop/); // in its log
   await s.look();
   await s.shot('restoring');
   s.equal(await documents(s.env.COUCH, s.env.COUCH_USER, s.env.COUCH_PASSWORD, 'customers-then'), customers, 'the database is restored as');
@@ -83,6 +86,8 @@ require('./lib')(async s => {
 
   await s.open(job);
   await s.says('Done');
+  await s.says('The agent shop took it.');
+  await s.says(/It restores the backup of .* out of /); // as the agent says
   await s.look();
   const {instances} = await s.api('GET', '/slipcover/v1/instances');
   const made = instances.find(i => i.name === 'shop-check');
