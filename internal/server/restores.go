@@ -204,7 +204,7 @@ func (s *Server) askAgain(now, asked *job.Restore, plan *topology.Plan) error {
 		return errSame
 	}
 	if now.Replace && now.State == job.Done {
-		now.Round = s.now()
+		now.Round = roundAfter(now.Round, s.now())
 	}
 	now.Attempt++
 	now.State, now.Fault, now.Ended, now.Updated = job.Running, "", nil, s.now()
@@ -223,6 +223,14 @@ func (s *Server) askAgain(now, asked *job.Restore, plan *topology.Plan) error {
 		s.begins(now, job.StepCheck)
 	}
 	return nil
+}
+
+// roundAfter is when a round is begun: directories are named by its second, which no round before has.
+func roundAfter(last, now time.Time) time.Time {
+	if next := last.Truncate(time.Second).Add(time.Second); now.Before(next) {
+		return next
+	}
+	return now
 }
 
 // sameState reports whether two requests for a database mean the same state of it, but for backups that were made in between.

@@ -565,3 +565,31 @@ func restoreOfADeadServer(t *testing.T, cancelled bool, table string, nth int, s
 		}
 	}
 }
+
+// What was there goes aside under the second of its round, so two rounds never have the same; and where a round is cancelled, it says where that is.
+func TestRoundsInPlace(t *testing.T) {
+	t.Parallel()
+	s := newRestorers(t, openBus(t))
+	s.q.DB, s.q.As, s.q.Replace = "", "", true
+	done, rounds := job.Report{State: job.Done}, map[string]bool{}
+	var r *job.Restore
+	for range 3 {
+		r = s.begin()
+		for _, step := range []job.Step{job.StepCheck, job.StepFiles} {
+			s.step(s.one, step, done)
+			rounds[s.step(s.two, step, done).Round.Format(time.DateTime)] = true
+		}
+		s.is(r.ID, job.Done, job.StepFiles)
+	}
+	if len(rounds) != 3 {
+		t.Errorf("the rounds are %v", rounds)
+	}
+	s.begin()
+	s.step(s.one, job.StepCheck, done)
+	s.step(s.two, job.StepCheck, done)
+	_, err := s.CancelRestore(t.Context(), who("p"), r.ID)
+	must(t, err)
+	if r = s.is(r.ID, job.Failed, job.StepFiles); !strings.Contains(r.Fault, "with .before- and a time behind its name") {
+		t.Errorf("it is %+v", r)
+	}
+}

@@ -877,7 +877,10 @@ func restoreLeaves(r *job.Restore) string {
 	case r.Step == job.StepCheck:
 		return "Nothing is written yet, and nothing will be if you cancel. It ends by itself if one node refuses."
 	case r.DB != "":
-		return "If you cancel, the files go again on all nodes, and nothing of the database is left; so it is too where a node fails. It can be cancelled until the shard map is written, which makes the database be there: nothing is taken back after that."
+		return "If you cancel, the files go again on all nodes, and nothing of the restored database is left; so it is too where a node fails. It can be cancelled until the shard map is written, which makes the database be there: nothing is taken back after that."
+	}
+	if r.Replace {
+		return "If you cancel, what was restored by then stays in the nodes’ data directories, and what was there before in a directory beside each, with .before- and a time behind its name: the same restore goes on, or move that back. Between the two CouchDB has nothing to start on."
 	}
 	return "If you cancel, what was restored by then stays in the nodes’ data directories: the same restore goes on with it, or remove it there. A node that fails ends it the same way."
 }
