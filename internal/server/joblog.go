@@ -46,10 +46,9 @@ func (s *Server) logJob(was, j *job.Job, r *job.Report) {
 		return
 	}
 	if j.Attempt != was.Attempt {
-		switch name := s.agentName(j.Agent); {
-		case j.Attempt == 1:
+		if name := s.agentName(j.Agent); j.Attempt == 1 {
 			add("The agent %s took it.", name)
-		default:
+		} else {
 			add("The agent %s was started anew and goes on with it: attempt %d.", name, j.Attempt)
 		}
 	}
