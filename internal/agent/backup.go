@@ -64,7 +64,7 @@ func (a *agent) backup(ctx context.Context, w *work) (*job.Report, error) {
 	}
 	result := resultOf(r, w.job.Spec.Repository, rec, append(notes, more...))
 	result.Uncopied = missing
-	return &job.Report{Result: result, Repository: whereIs(r, w.job.Spec.Repository), CouchDBVersion: rec.CouchDBVersion}, nil
+	return &job.Report{Result: result, Repository: whereIs(r, w.job.Spec.Repository), CouchDBVersion: rec.CouchDBVersion, Pins: a.pins(ctx, r, rec.Instance)}, nil
 }
 
 // madeBefore returns what an attempt before has committed, or nil. Taking the lock

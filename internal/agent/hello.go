@@ -128,6 +128,7 @@ func (a *agent) sayHello(ctx context.Context) job.Hello {
 		Repository: job.Repository{URL: a.o.RepositoryURL, ID: a.facts.repository()}, CanRead: a.o.CanRead, Reads: a.o.AcceptReads, CanCreate: a.o.InstancesDir != "" && restore.CouchDBBinary(a.o.CouchDBBin) != "",
 		Writes:    a.o.AcceptWrites,
 		WritesAs:  a.o.CouchUser != "",
+		Restores:  new(a.o.AcceptRestores && a.o.Target != nil),
 		Instances: []job.Seen{}, Running: a.running(),
 	}
 	if h.CanCreate {

@@ -35,21 +35,18 @@ func (a *agent) deleteBackup(ctx context.Context, w *work) (*job.Report, error) 
 	}
 	defer done()
 	report := &job.Report{}
-	err = a.whenFree(ctx, w, func() error {
-		lock, err := r.Lock(ctx, w.job.Spec.RepoName, "prune", "")
-		if err != nil {
-			return err
-		}
+	err = a.locked(ctx, w, r, func(lock *repo.Lock) (err error) {
 		ids := []manifest.BackupID{id}
 		if id == "" { // with the lock, so that no attempt commits any more
 			ids, err = madeOf(ctx, r, w.job)
 		}
-		if err == nil && len(ids) > 0 {
-			_, err = r.Prune(ctx, lock, repo.PruneOptions{Remove: ids, KeepMoments: cmp.Or(w.job.Spec.KeepMoments, a.o.KeepMoments), Now: time.Now()})
-			report.Kept = errors.Is(err, repo.ErrPinned) || errors.Is(err, storage.ErrRetained)
+		if err != nil || len(ids) == 0 {
+			return err
 		}
-		if rerr := lock.End(ctx); rerr != nil { // it is free when this process ends
-			a.log.WarnContext(ctx, "a lock could not be released", "job", w.id, "err", faultOf(rerr))
+		_, err = r.Prune(ctx, lock, repo.PruneOptions{Remove: ids, KeepMoments: cmp.Or(w.job.Spec.KeepMoments, a.o.KeepMoments), Now: time.Now()})
+		report.Kept = errors.Is(err, repo.ErrPinned) || errors.Is(err, storage.ErrRetained)
+		if id != "" && errors.Is(err, repo.ErrPinned) {
+			report.Pin = a.pinOf(ctx, r, w.job)
 		}
 		return err
 	})
@@ -57,6 +54,21 @@ func (a *agent) deleteBackup(ctx context.Context, w *work) (*job.Report, error) 
 		err = nil
 	}
 	return report, err
+}
+
+// locked does something in the part of a repository that is of the job's instance, alone.
+func (a *agent) locked(ctx context.Context, w *work, r *repo.Repo, do func(*repo.Lock) error) error {
+	return a.whenFree(ctx, w, func() error {
+		lock, err := r.Lock(ctx, w.job.Spec.RepoName, "prune", "")
+		if err != nil {
+			return err
+		}
+		err = do(lock)
+		if rerr := lock.End(ctx); rerr != nil { // it is free when this process ends
+			a.log.WarnContext(ctx, "a lock could not be released", "job", w.id, "err", faultOf(rerr))
+		}
+		return err
+	})
 }
 
 // madeOf returns the ids of all that attempts at the backup of a job have committed.
@@ -102,7 +114,8 @@ func (a *agent) adopt(ctx context.Context, w *work) (*job.Report, error) {
 	if of := rec.Labels[job.LabelProject]; of != "" && of != w.job.Project && w.job.Spec.Repository.Storage == "" {
 		return nil, errors.New("the backup is another project's")
 	}
-	return &job.Report{Result: resultOf(r, w.job.Spec.Repository, rec, nil), Repository: whereIs(r, w.job.Spec.Repository), CouchDBVersion: rec.CouchDBVersion}, nil
+	return &job.Report{Result: resultOf(r, w.job.Spec.Repository, rec, nil), Repository: whereIs(r, w.job.Spec.Repository), CouchDBVersion: rec.CouchDBVersion,
+		Pin: a.pinOf(ctx, r, w.job)}, nil
 }
 
 // prove restores a backup for a test. What is wrong with the backup is the proof's to

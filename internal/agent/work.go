@@ -292,6 +292,8 @@ func (a *agent) do(ctx context.Context, w *work) (*job.Report, error) {
 		job.KindDeleteBackup:   a.deleteBackup,
 		job.KindProve:          a.prove,
 		job.KindAdopt:          a.adopt,
+		job.KindPin:            a.pin,
+		job.KindUnpin:          a.pin,
 		job.KindDocuments:      a.restoreDocuments,
 		job.KindRestore:        a.carry,
 	}
@@ -338,6 +340,8 @@ func needs(j *job.Job, parallel int) []need {
 	switch j.Kind {
 	case job.KindBackup, job.KindDeleteBackup:
 		writes = true
+	case job.KindPin, job.KindUnpin: // which are in nobody's way who reads the backup
+		return []need{{place, 1, parallel}, writesTo(j)}
 	case job.KindCreate, job.KindProve, job.KindDocuments:
 		place, reads = "restore", true
 	case job.KindAdopt:
@@ -347,7 +351,7 @@ func needs(j *job.Job, parallel int) []need {
 	}
 	list := []need{{place, 1, parallel}}
 	if writes {
-		list = append(list, need{"repository of " + j.Spec.RepoName, 1, 1})
+		list = append(list, writesTo(j))
 	}
 	if stored := "backup " + j.Spec.RepoID; j.Spec.RepoID != "" && reads {
 		list = append(list, need{stored, 1, everybody})
@@ -359,6 +363,8 @@ func needs(j *job.Job, parallel int) []need {
 	}
 	return list
 }
+
+func writesTo(j *job.Job) need { return need{"repository of " + j.Spec.RepoName, 1, 1} }
 
 func instanceNeed(id string) need { return need{"instance " + id, 1, 1} }
 

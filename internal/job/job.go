@@ -124,6 +124,9 @@ type Backup struct {
 	RepoName   string     `json:"repo_name"` // of the instance in the repository
 
 	Proof *Proof `json:"proof,omitempty"` // of the last restore test
+	// Pin is there if the repository is known to have it pinned. Pinning is the id of the job that pins or unpins it.
+	Pin     *Pin   `json:"pin,omitempty"`
+	Pinning string `json:"pinning,omitempty"`
 
 	Created time.Time `json:"created"`
 	Updated time.Time `json:"updated"`
@@ -185,6 +188,15 @@ type Result struct {
 	Notes    []string `json:"notes,omitempty"`
 }
 
+// Pin keeps a backup from every deletion until it is unpinned. It is a mark in the repository, see repo.Pin.
+type Pin struct {
+	Reason string    `json:"reason"`
+	Since  time.Time `json:"since"`
+}
+
+// Held reports whether a backup is pinned, or that may be so once the job has ended which pins or unpins it.
+func (b *Backup) Held() bool { return b.Pin != nil || b.Pinning != "" }
+
 // Proof is the outcome of a restore test.
 type Proof struct {
 	At        time.Time `json:"at"`
@@ -216,6 +228,8 @@ const (
 	KindDeleteBackup   Kind = "delete_backup"   // remove a backup from its repository
 	KindProve          Kind = "prove"           // a restore test
 	KindAdopt          Kind = "adopt"           // read what a stored backup is, which the catalog doesn't have
+	KindPin            Kind = "pin"             // keep a backup from every deletion, in its repository
+	KindUnpin          Kind = "unpin"           // take its pin away
 )
 
 // State is how far a job is.
@@ -280,10 +294,11 @@ type Spec struct {
 	Description string     `json:"description,omitempty"`
 	Parent      string     `json:"parent,omitempty"` // RepoID of the backup to build on; "" is the newest
 	Repository  Repository `json:"repository"`
-	// RepoID is of the backup to restore, prove or delete. To delete without it is to
+	// RepoID is of the backup to restore, prove, pin, unpin or delete. To delete without it is to
 	// delete whatever the repository has with the label of the job's backup, but for Keep.
 	RepoID string   `json:"repo_id,omitempty"`
 	Moment bool     `json:"moment,omitempty"` // prove the newest moment that was shipped too
+	Pin    *Pin     `json:"pin,omitempty"`    // of KindPin
 	Keep   []string `json:"keep,omitempty"`   // RepoIDs of backups that were taken in
 	// KeepMoments is for how long moments of the instance are kept, where something is deleted; 0 is as the agent's
 	// settings say.

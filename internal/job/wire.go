@@ -27,8 +27,10 @@ type Hello struct {
 	// Reads says that servers may have it read out of backups for them, see Look.
 	Reads bool `json:"reads,omitempty"`
 	// Writes says that servers may have documents written into the node's CouchDB, and WritesAs that it has a user for that.
-	Writes    bool  `json:"writes,omitempty"`
-	WritesAs  bool  `json:"writes_as,omitempty"`
+	Writes   bool `json:"writes,omitempty"`
+	WritesAs bool `json:"writes_as,omitempty"`
+	// Restores says that servers may have clusters and databases restored onto the node; nil is of an agent that doesn't say.
+	Restores  *bool `json:"restores,omitempty"`
 	CanCreate bool  `json:"can_create"` // it makes new instances
 	FreeBytes int64 `json:"free_bytes"` // where it makes them
 	// Instances is how the CouchDBs are that it has, by the instances' ids; the node
@@ -109,6 +111,11 @@ type Report struct {
 	// Kept says of a deletion that failed that it has removed nothing: the backup is
 	// pinned, or its storage protects it.
 	Kept bool `json:"kept,omitempty"`
+	// Pin is how the backup is pinned, of a deletion that is refused for it and of a KindAdopt.
+	Pin *Pin `json:"pin,omitempty"`
+	// Pins are all that are pinned in the repository of the instance that was backed up, by their ids there; nil if the agent
+	// doesn't say.
+	Pins map[string]Pin `json:"pins,omitzero"`
 	// Unwritten says of StepMap that failed that no shard map was written, nor will be.
 	Unwritten bool `json:"unwritten,omitempty"`
 	// Problems are what a restore couldn't restore as it was backed up.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -128,6 +129,34 @@ func (r *Repo) Marks(ctx context.Context, instance string) (map[manifest.BackupI
 	for i, l := range found {
 		if marks[i] != (Marks{}) {
 			out[l.id] = marks[i]
+		}
+	}
+	return out, nil
+}
+
+// Pins returns the pins of an instance's backups, which are fewer objects to read than all marks.
+func (r *Repo) Pins(ctx context.Context, instance string) (map[manifest.BackupID]*Pin, error) {
+	found, err := r.listBackups(ctx, instance)
+	if err != nil {
+		return nil, err
+	}
+	found = slices.DeleteFunc(found, func(l listing) bool { return !l.pin })
+	pins := make([]*Pin, len(found))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallelReads)
+	for i, l := range found {
+		g.Go(func() (err error) {
+			pins[i], err = r.Pinned(ctx, l.instance, l.id)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	out := map[manifest.BackupID]*Pin{}
+	for i, l := range found {
+		if pins[i] != nil {
+			out[l.id] = pins[i]
 		}
 	}
 	return out, nil

@@ -260,7 +260,7 @@ func (s *Server) DeleteBackup(ctx context.Context, who *access.Caller, id string
 	return s.deleteAll(ctx, who, family)
 }
 
-// deletable returns backups as they are lately. It refuses if one of them is at work, or is being restored.
+// deletable returns backups as they are lately. It refuses if one of them is at work, is being restored, or is pinned.
 func (s *Server) deletable(ctx context.Context, list []*job.Backup) ([]*job.Backup, error) {
 	out := make([]*job.Backup, len(list))
 	for n, b := range list {
@@ -275,6 +275,9 @@ func (s *Server) deletable(ctx context.Context, list []*job.Backup) ([]*job.Back
 		}
 		if s.restoring(m) {
 			return nil, refuse(Busy, "Backup %s is being restored and can't be deleted.", m.ID)
+		}
+		if err := unheld(m); err != nil {
+			return nil, err
 		}
 		out[n] = m
 	}
@@ -397,6 +400,9 @@ func (s *Server) deleteOne(ctx context.Context, who *access.Caller, b *job.Backu
 		if b.Status == job.BackupDeleting {
 			return errOther
 		}
+		if err := unheld(b); err != nil { // it was asked for just now
+			return err
+		}
 		if b.Status.Usable() {
 			b.Was = b.Status
 		}
@@ -513,13 +519,18 @@ func (s *Server) anothers(who *access.Caller, repoName string) (yes bool) {
 
 // shared reports whether what is stored of a backup is that of another one too, which was
 // taken in from there.
-func (s *Server) shared(b *job.Backup) (yes bool) {
+func (s *Server) shared(b *job.Backup) bool { return len(s.sameStored(b)) > 0 }
+
+// sameStored are the other backups of which the same is stored, if anything is.
+func (s *Server) sameStored(b *job.Backup) (list []*job.Backup) {
 	s.backups.all(func(_ string, o *job.Backup) bool {
-		yes = o.ID != b.ID && o.RepoID == b.RepoID && o.RepoName == b.RepoName && o.Repository.Storage == b.Repository.Storage &&
-			(o.Repository.ID == b.Repository.ID || o.Repository.ID == "") && o.Status != job.BackupDeleting
-		return !yes
+		if o.ID != b.ID && o.RepoID == b.RepoID && o.RepoName == b.RepoName && o.Repository.Storage == b.Repository.Storage &&
+			(o.Repository.ID == b.Repository.ID || o.Repository.ID == "") && o.Status != job.BackupDeleting {
+			list = append(list, o)
+		}
+		return true
 	})
-	return yes
+	return list
 }
 
 // takenIn returns the ids in repositories of backups of a node that were taken in from

@@ -285,6 +285,8 @@ func (s *Server) report(ctx context.Context, agent string, r job.Report) (job.Re
 		return s.take(ctx, j, r)
 	case j.Agent == agent && j.State.Ended() && j.Kind == job.KindBackup && r.State == job.Done:
 		return stop, s.late(ctx, j, r)
+	case j.Agent == agent && j.State == job.Failed && j.Kind == job.KindPin && r.State == job.Done: // given up, and it is pinned
+		return stop, s.endPin(ctx, j, r)
 	}
 	return stop, nil
 }
@@ -357,6 +359,8 @@ func (s *Server) end(ctx context.Context, j *job.Job, r job.Report) error {
 		err = s.endDelete(ctx, j, r)
 	case job.KindProve:
 		err = s.endProve(ctx, j, r)
+	case job.KindPin, job.KindUnpin:
+		err = s.endPin(ctx, j, r)
 	case job.KindRestore:
 		err = s.endStep(ctx, j, r)
 	case job.KindDeleteInstance:
@@ -432,7 +436,7 @@ func (s *Server) endBackup(ctx context.Context, j *job.Job, r job.Report) error 
 		b.Status, b.Fault, b.MayBeStored, b.Result = job.BackupCompleted, "", false, *r.Result
 		b.CouchDBVersion = cmp.Or(r.CouchDBVersion, b.CouchDBVersion)
 		if j.Kind == job.KindAdopt {
-			b.Status = job.BackupRestored
+			b.Status, b.Pin = job.BackupRestored, r.Pin
 		}
 		if r.Repository != nil {
 			b.Repository.URL, b.Repository.ID = cmp.Or(b.Repository.URL, r.Repository.URL), r.Repository.ID
@@ -444,6 +448,9 @@ func (s *Server) endBackup(ctx context.Context, j *job.Job, r job.Report) error 
 			return s.discard(ctx, j, r.Result.RepoID)
 		}
 		return nil
+	}
+	if err == nil && made && j.Kind == job.KindBackup {
+		return s.notePins(ctx, j, r)
 	}
 	return err
 }
@@ -474,6 +481,9 @@ func (s *Server) endDelete(ctx context.Context, j *job.Job, r job.Report) error 
 		b.Status, b.Fault, b.Job, b.Updated = job.BackupDeleteFailed, r.Fault, "", s.now()
 		if r.Kept && b.RepoID != "" {
 			b.Status, b.Was = cmp.Or(b.Was, job.BackupCompleted), ""
+			if r.Pin != nil {
+				b.Pin = r.Pin
+			}
 		}
 		return nil
 	})

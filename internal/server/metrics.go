@@ -68,7 +68,7 @@ func newMetrics(s *Server) *metrics {
 	return m
 }
 
-var kinds = []job.Kind{job.KindBackup, job.KindCreate, job.KindRestart, job.KindDeleteInstance, job.KindDeleteBackup, job.KindProve, job.KindAdopt, job.KindDocuments, job.KindRestore}
+var kinds = []job.Kind{job.KindBackup, job.KindCreate, job.KindRestart, job.KindDeleteInstance, job.KindDeleteBackup, job.KindProve, job.KindAdopt, job.KindPin, job.KindUnpin, job.KindDocuments, job.KindRestore}
 
 // outcomeCancelled is that of jobs that somebody ended: they are failed, and nobody needs to
 // be told.

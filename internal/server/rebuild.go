@@ -21,6 +21,7 @@ type Found struct {
 	Repository  job.Repository
 	LocationRef string
 	Verified    *job.Proof // of the mark that it was verified; nil if there is none
+	Pin         *job.Pin   // nil if it isn't pinned
 }
 
 // Rebuilt counts what Rebuild did.
@@ -207,8 +208,11 @@ func (f *Found) documents(project string) (*job.Backup, *job.Instance) {
 		RepoName: rec.Instance, Status: job.InstanceActive, Flavor: defaultFlavor, CouchDBVersion: rec.CouchDBVersion, Created: rec.Started, Updated: rec.Finished}
 	b := &job.Backup{ID: cmp.Or(l[job.LabelBackup], string(rec.ID)), Name: rec.Name, Description: rec.Description, Project: project,
 		Parent: l[job.LabelParent], Schedule: l[job.LabelSchedule], Set: l[job.LabelSet], Status: job.BackupCompleted, CouchDBVersion: rec.CouchDBVersion,
-		Repository: f.Repository, RepoName: rec.Instance, Proof: f.Verified, Created: rec.Started, Updated: rec.Finished,
+		Repository: f.Repository, RepoName: rec.Instance, Proof: f.Verified, Pin: f.Pin, Created: rec.Started, Updated: rec.Finished,
 		Result: job.Result{RepoID: string(rec.ID), Type: string(rec.Type), Size: rec.SizeBytes, Stored: rec.StoredBytes, Databases: rec.DatabaseCount,
 			Order: rec.Order, Node: rec.Node(), Damage: rec.DamageCount, Checksum: rec.ManifestSHA256, LocationRef: f.LocationRef, Started: &rec.Started, Finished: &rec.Finished}}
+	if b.Pin != nil {
+		tidy(maxSentence, &b.Pin.Reason)
+	}
 	return b, i
 }

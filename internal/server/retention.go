@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/slipcover/slipcover/internal/access"
@@ -115,9 +116,21 @@ func (s *Server) InstanceRetention(ctx context.Context, who *access.Caller, id s
 		case b.Status == job.BackupRestored:
 			why = "taken in from where it was stored: it stays until somebody deletes it"
 		}
-		rest = append(rest, Retained{Backup: b, Stays: true, Reasons: []string{why}})
+		r := Retained{Backup: b, Stays: true, Reasons: []string{why}}
+		if b.Held() {
+			r.Reasons = slices.Insert(r.Reasons, 0, strings.TrimSuffix("pinned: "+pinReason(b), ": "))
+		}
+		rest = append(rest, r)
 	}
 	return list, rest, nil
+}
+
+// pinReason is why a backup is pinned; "" if that isn't known yet.
+func pinReason(b *job.Backup) string {
+	if b.Pin == nil {
+		return ""
+	}
+	return b.Pin.Reason
 }
 
 // decide says which backups of a schedule its retention keeps by the given rules, the newest first, and which go: also those
@@ -146,7 +159,7 @@ func (s *Server) decide(c *job.Schedule, keep job.Keep, next *job.Backup, now ti
 	for i, b := range made {
 		byID[b.ID] = b
 		list = append(list, retention.Backup{ID: b.ID, Time: b.Created, Order: i + 1, Full: b.Type == "full", Damaged: b.Damage > 0, Verified: b.Proof != nil && b.Proof.OK,
-			Node: b.Node, Databases: b.Databases})
+			Node: b.Node, Databases: b.Databases, Pinned: b.Held(), PinReason: pinReason(b)})
 	}
 	decisions, err := retention.Decide(policy, list, now)
 	if err != nil {

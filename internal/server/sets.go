@@ -624,7 +624,7 @@ func (s *Server) goOnDeleting(ctx context.Context, t *job.Set) error {
 			continue
 		case b.Status == job.BackupDeleting:
 			going++
-		case b.Status.Usable() && b.Fault != "":
+		case b.Status.Usable() && (b.Fault != "" || b.Held()):
 			kept++
 		case b.Status != job.BackupDeleteFailed:
 			rest = append(rest, b)

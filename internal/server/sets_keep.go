@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -74,7 +75,7 @@ type retainedSet struct {
 
 // decideSets says which sets of a cluster's schedule its retention keeps by the given rules, the newest first, and which go.
 // One that is partial is to retention what a backup is that lacks something: the newest whole one stays, and the newest of
-// which all was proven. Sets with a backup on which others were made by parent_id stay with these. next, if it isn't zero, is
+// which all was proven, and one of which a backup is pinned. Sets with a backup on which others were made by parent_id stay with these. next, if it isn't zero, is
 // when a set is made that counts like the others.
 func (s *Server) decideSets(c *job.Schedule, keep job.Keep, next, now time.Time) ([]retainedSet, error) {
 	policy, err := policyOf(keep)
@@ -94,7 +95,11 @@ func (s *Server) decideSets(c *job.Schedule, keep job.Keep, next, now time.Time)
 		byID[i.ID] = i
 		switch {
 		case i.State == SetGoing:
-			out = append(out, retainedSet{set: i, reasons: []string{"its deletion has not ended"}})
+			r := retainedSet{set: i, reasons: []string{"its deletion has not ended"}}
+			if e := entryOf(i); e.Pinned {
+				r.stays, r.reasons = true, []string{"pinned: " + cmp.Or(e.PinReason, "a backup of it"), "its deletion goes on once it is unpinned"}
+			}
+			out = append(out, r)
 		case i.State != SetRunning && i.Usable() > 0:
 			list = append(list, entryOf(i))
 		}
@@ -141,7 +146,13 @@ func retainedOf(sets []retainedSet) (out []Retained) {
 // entryOf is what retention is told of a set.
 func entryOf(i *SetInfo) retention.Backup {
 	e := retention.Backup{ID: i.ID, Time: i.Created, Order: int(i.Order), Incomplete: i.State != SetWhole, Verified: i.Proven(), Maker: i.Cluster}
-	for _, b := range i.Backups {
+	for n, b := range i.Backups {
+		if b != nil && b.Held() && (!e.Pinned || e.PinReason == "") { // one that is pinned keeps all of it
+			e.Pinned = true
+			if why := pinReason(b); why != "" {
+				e.PinReason = "its backup of " + i.Members[n].Node + ", " + why
+			}
+		}
 		if b != nil && b.Status.Usable() {
 			e.Damaged = e.Damaged || b.Damage > 0
 			e.Databases = max(e.Databases, b.Databases)

@@ -21,6 +21,7 @@ const (
 	maxPlace    = 4096 // bytes of a URL
 	maxName     = 255  // bytes
 	maxNotes    = 50   // notes of a backup
+	maxPins     = 1000 // of an instance
 	maxSeen     = 1000 // instances, and jobs, of an agent
 )
 
@@ -83,6 +84,7 @@ func tidyReport(r *job.Report) {
 	for i := range r.Said {
 		tidy(maxSaying, &r.Said[i].Text)
 	}
+	tidyPins(r)
 	r.Problems = r.Problems[:min(len(r.Problems), maxOfAPart)]
 	for i := range r.Problems {
 		tidy(maxSentence, &r.Problems[i])
@@ -90,6 +92,20 @@ func tidyReport(r *job.Report) {
 	if p := r.Proof; p != nil {
 		tidy(maxSentence, &p.Problem)
 		p.Databases, p.Took = max(p.Databases, 0), max(p.Took, 0)
+	}
+}
+
+// tidyPins brings reasons into bounds, and leaves nothing of more pins than agents tell.
+func tidyPins(r *job.Report) {
+	if r.Pin != nil {
+		tidy(maxSentence, &r.Pin.Reason)
+	}
+	if len(r.Pins) > maxPins {
+		r.Pins = nil
+	}
+	for id, pin := range r.Pins {
+		tidy(maxSentence, &pin.Reason)
+		r.Pins[id] = pin
 	}
 }
 

@@ -103,6 +103,9 @@ func findBackups(ctx context.Context, r *repo.Repo, o *rebuildOptions) ([]server
 		if v := marks[rec.ID].Verified; v != nil {
 			f.Verified = &job.Proof{At: v.At, OK: true}
 		}
+		if p := marks[rec.ID].Pin; p != nil {
+			f.Pin = &job.Pin{Reason: p.Reason, Since: p.Since}
+		}
 		found = append(found, f)
 	}
 	return found, bad, nil
