@@ -121,6 +121,8 @@ var routes = []route{
 
 	{"GET /backups/{id}", access.Viewer, "", (*call).showBackup},
 	{"POST /backups/{id}/prove", access.Operator, "backup.prove", (*call).prove},
+	{"POST /backups/{id}/pin", access.Operator, "backup.pin", (*call).pin},
+	{"POST /backups/{id}/unpin", access.Operator, "backup.unpin", (*call).unpin},
 	{"POST /backups/{id}/serve", access.Operator, "serve.open", (*call).openServe},
 	{"GET /serves", access.Viewer, "", (*call).listServes},
 	{"DELETE /serves/{id}", access.Operator, "serve.close", (*call).closeServe},

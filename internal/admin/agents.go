@@ -22,10 +22,13 @@ type agentView struct {
 	Repository repositoryView `json:"repository"`
 	CanRead    bool           `json:"can_read"`
 	CanCreate  bool           `json:"can_create"`
-	FreeBytes  int64          `json:"free_bytes"`
-	Running    int            `json:"running"`
-	Instances  []instanceView `json:"instances"`
-	Created    time.Time      `json:"created"`
+	// Restores and Writes say whether the node accepts them; missing of an agent that doesn't say.
+	Restores  *bool          `json:"accepts_restores,omitempty"`
+	Writes    *bool          `json:"accepts_writes,omitempty"`
+	FreeBytes int64          `json:"free_bytes"`
+	Running   int            `json:"running"`
+	Instances []instanceView `json:"instances"`
+	Created   time.Time      `json:"created"`
 }
 
 type instanceView struct {
@@ -131,8 +134,9 @@ func (c *call) viewInstance(i *job.Instance) instanceView {
 
 func viewAgent(a server.AgentInfo, instances []instanceView) agentView {
 	h := a.Hello
+	restores, writes := a.Accepts()
 	return agentView{ID: a.ID, Name: a.Name, Project: a.Project, Online: a.Online, Seen: a.Seen, Version: h.Version, Host: h.Host, Address: h.Address,
-		Repository: viewRepository(h.Repository), CanRead: h.CanRead, CanCreate: h.CanCreate, FreeBytes: h.FreeBytes, Running: len(h.Running),
+		Repository: viewRepository(h.Repository), CanRead: h.CanRead, CanCreate: h.CanCreate, Restores: restores, Writes: writes, FreeBytes: h.FreeBytes, Running: len(h.Running),
 		Instances: nonNil(instances), Created: a.Created}
 }
 

@@ -34,6 +34,8 @@ type backupView struct {
 	RepoID         string         `json:"repo_id,omitempty"`
 	Notes          []string       `json:"notes"`
 	Proof          *job.Proof     `json:"proof,omitempty"`
+	Pin            *job.Pin       `json:"pin,omitempty"`
+	Pinning        string         `json:"pinning,omitempty"`
 	Started        *time.Time     `json:"started,omitempty"`
 	Finished       *time.Time     `json:"finished,omitempty"`
 	Created        time.Time      `json:"created"`
@@ -56,7 +58,7 @@ func (c *call) viewBackup(b *job.Backup) backupView {
 	v := backupView{ID: b.ID, Name: b.Name, Description: b.Description, Project: b.Project, Instance: b.Instance, Parent: b.Parent, Schedule: b.Schedule, Set: b.Set,
 		Status: string(b.Status), Fault: b.Fault, Job: b.Job, Type: b.Type, CouchDBVersion: b.CouchDBVersion, SizeBytes: b.Size, StoredBytes: b.Stored,
 		Databases: b.Databases, Damage: b.Damage, Checksum: b.Checksum, Location: b.Location(), Repository: viewRepository(b.Repository),
-		RepoName: b.RepoName, RepoID: b.RepoID, Notes: nonNil(b.Notes), Proof: b.Proof, Started: b.Started, Finished: b.Finished,
+		RepoName: b.RepoName, RepoID: b.RepoID, Notes: nonNil(b.Notes), Proof: b.Proof, Pin: b.Pin, Pinning: b.Pinning, Started: b.Started, Finished: b.Finished,
 		Created: b.Created, Updated: b.Updated}
 	if at, ok := c.Server.Progress(b); ok {
 		p := viewProgress(at)
@@ -83,6 +85,37 @@ func (c *call) prove() (int, any, error) {
 		return 0, nil, err
 	}
 	j, err := c.Server.Prove(c.r.Context(), c.who, id)
+	if err != nil {
+		return 0, nil, err
+	}
+	return http.StatusAccepted, map[string]any{"job": j}, nil
+}
+
+// pin pins a backup, or gives one that is pinned another reason.
+func (c *call) pin() (int, any, error) {
+	id, err := api.ID(c.r)
+	if err != nil {
+		return 0, nil, err
+	}
+	var in struct {
+		Reason string `json:"reason"`
+	}
+	if err := c.read(&in); err != nil {
+		return 0, nil, err
+	}
+	j, err := c.Server.Pin(c.r.Context(), c.who, id, in.Reason)
+	if err != nil {
+		return 0, nil, err
+	}
+	return http.StatusAccepted, map[string]any{"job": j}, nil
+}
+
+func (c *call) unpin() (int, any, error) {
+	id, err := api.ID(c.r)
+	if err != nil {
+		return 0, nil, err
+	}
+	j, err := c.Server.Unpin(c.r.Context(), c.who, id)
 	if err != nil {
 		return 0, nil, err
 	}

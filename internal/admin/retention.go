@@ -32,6 +32,7 @@ type retainedView struct {
 	Reasons     []string  `json:"reasons"`
 	Missed      []string  `json:"missed,omitempty"`
 	Fault       string    `json:"fault,omitempty"`
+	Pin         *job.Pin  `json:"pin,omitempty"`
 }
 
 func viewRetained(list []server.Retained) []retainedView {
@@ -39,7 +40,7 @@ func viewRetained(list []server.Retained) []retainedView {
 	for _, r := range list {
 		b := r.Backup
 		out = append(out, retainedView{ID: b.ID, Name: b.Name, Schedule: b.Schedule, Created: b.Created, StoredBytes: b.Stored, Damage: b.Damage, Stays: r.Stays,
-			Reasons: r.Reasons, Missed: r.Missed, Fault: b.Fault})
+			Reasons: r.Reasons, Missed: r.Missed, Fault: b.Fault, Pin: b.Pin})
 	}
 	return out
 }

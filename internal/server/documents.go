@@ -18,6 +18,27 @@ type NewDocuments struct {
 	User, Password string
 }
 
+// Accepts says whether the node's settings let a server have clusters and databases restored onto it, and documents put back into
+// its CouchDB; nil is of an agent that doesn't say.
+func (a AgentInfo) Accepts() (restores, writes *bool) {
+	if a.Hello.Restores != nil || a.Hello.Writes { // else it may be of a version that knows neither
+		writes = &a.Hello.Writes
+	}
+	return a.Hello.Restores, writes
+}
+
+// NoRestores says why nothing can be restored onto an agent's node, in a sentence; "" if it can be, as far as the agent says.
+func (a AgentInfo) NoRestores() string {
+	if r := a.Hello.Restores; r == nil || *r {
+		return ""
+	}
+	return noRestores(a.Name)
+}
+
+func noRestores(agent string) string {
+	return "The agent " + agent + " lets no server restore onto its node: if it shall, set accept_restores: true in its slipcover.yml and start the agent again."
+}
+
 // Writes says whether documents can be put back into an instance's CouchDB by its agent, and else why not, in a sentence.
 // as reports whether that has a user for it.
 func (s *Server) Writes(i *job.Instance) (as bool, why string) {

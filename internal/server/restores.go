@@ -122,8 +122,12 @@ func (s *Server) newRestore(who *access.Caller, q RestoreRequest) (*job.Restore,
 		if a == nil {
 			return nil, nil, refuse(NotFound, "There is no agent %q.", n.AgentName)
 		}
-		if _, online := s.hello(a); !online {
+		hello, online := s.hello(a)
+		switch {
+		case !online:
 			return nil, nil, refuse(Busy, "The agent %s is offline.", n.AgentName)
+		case hello.Restores != nil && !*hello.Restores:
+			return nil, nil, refuse(Conflict, "%s", noRestores(n.AgentName))
 		}
 	}
 	if r.Replace {

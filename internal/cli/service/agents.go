@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,7 +26,9 @@ func newAgentsList(env *core.Env, g *core.Global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "list",
 		Short: "List the agents by name, with their instances",
-		Args:  core.Arguments(0, 0, ""),
+		Long: `List the agents by name, with their instances. ACCEPTS says what the node's own settings let a server write there: restores
+(accept_restores), documents that are put back (accept_writes), or neither; "unknown" is of an agent of a version that doesn't say.`,
+		Args: core.Arguments(0, 0, ""),
 		RunE: serviceCommand(env, g, func(ctx context.Context, c *serviceClient, _ *core.Settings, _ []string) error {
 			return show(ctx, env, c, inProject("agents", project), func(l *agentListJSON) error { return l.print(env) })
 		}),
@@ -47,6 +50,8 @@ type agentJSON struct {
 	Seen      time.Time `json:"seen"`
 	Version   string    `json:"version"`
 	Address   string    `json:"address"`
+	Restores  *bool     `json:"accepts_restores"`
+	Writes    *bool     `json:"accepts_writes"`
 	Instances []struct {
 		Name string `json:"name"`
 		Up   bool   `json:"up"`
@@ -69,10 +74,25 @@ func (l *agentListJSON) print(env *core.Env) error {
 			names = append(names, name)
 		}
 		rows = append(rows, []string{a.ID, a.Name, a.Project, state, moment(a.Seen),
-			strings.TrimPrefix(a.Version, "slipcover "), a.Address, strings.Join(names, ", ")})
+			strings.TrimPrefix(a.Version, "slipcover "), a.Address, a.accepts(), strings.Join(names, ", ")})
 	}
-	return core.Table(env.Stdout, []string{"ID", "NAME", "PROJECT", "STATE", "SEEN (UTC)", "VERSION", "ADDRESS",
+	return core.Table(env.Stdout, []string{"ID", "NAME", "PROJECT", "STATE", "SEEN (UTC)", "VERSION", "ADDRESS", "ACCEPTS",
 		"INSTANCES"}, rows)
+}
+
+// accepts names what the node's settings let a server write there.
+func (a *agentJSON) accepts() string {
+	if a.Restores == nil && a.Writes == nil {
+		return "unknown"
+	}
+	var what []string
+	if a.Restores != nil && *a.Restores {
+		what = append(what, "restores")
+	}
+	if a.Writes != nil && *a.Writes {
+		what = append(what, "writes")
+	}
+	return cmp.Or(strings.Join(what, ", "), "neither")
 }
 
 func newAgentsRemove(env *core.Env, g *core.Global) *cobra.Command {

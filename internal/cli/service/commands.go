@@ -11,6 +11,6 @@ import (
 func Commands(env *core.Env, g *core.Global) []*cobra.Command {
 	return []*cobra.Command{
 		newServer(env, g), newAgent(env, g), newAgents(env, g), newStatus(env, g), newInstances(env, g), newTokens(env, g),
-		newSchedule(env, g), newSets(env, g), newSpace(env, g), newDamage(env, g), newContents(env, g), newJobs(env, g), newAudit(env, g), newProve(env, g), newServes(env, g),
+		newSchedule(env, g), newSets(env, g), newSpace(env, g), newDamage(env, g), newContents(env, g), newJobs(env, g), newAudit(env, g), newProve(env, g), newPin(env, g), newUnpin(env, g), newServes(env, g),
 	}
 }
