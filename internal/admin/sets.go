@@ -96,6 +96,7 @@ type memberView struct {
 	StoredBytes  int64         `json:"stored_bytes"`
 	Damage       int           `json:"damage"`
 	Proof        *job.Proof    `json:"proof,omitempty"`
+	Pin          *job.Pin      `json:"pin,omitempty"`
 	Started      *time.Time    `json:"started,omitempty"`
 	Finished     *time.Time    `json:"finished,omitempty"`
 }
@@ -107,7 +108,7 @@ func (c *call) viewSet(i *server.SetInfo) setView {
 	for n, m := range i.Members {
 		w := memberView{Node: m.Node, Instance: m.Instance, InstanceName: m.InstanceName, Lacks: i.Lacks(n)}
 		if b := i.Backups[n]; b != nil {
-			w.Backup, w.Status, w.SizeBytes, w.StoredBytes, w.Damage, w.Proof, w.Started, w.Finished = b.ID, string(b.Status), b.Size, b.Stored, b.Damage, b.Proof, b.Started, b.Finished
+			w.Backup, w.Status, w.SizeBytes, w.StoredBytes, w.Damage, w.Proof, w.Pin, w.Started, w.Finished = b.ID, string(b.Status), b.Size, b.Stored, b.Damage, b.Proof, b.Pin, b.Started, b.Finished
 			if b.Status.Usable() {
 				w.Fault = b.Fault // why it could not be deleted
 			}

@@ -27,16 +27,23 @@ func (a AgentInfo) Accepts() (restores, writes *bool) {
 	return a.Hello.Restores, writes
 }
 
-// NoRestores says why nothing can be restored onto an agent's node, in a sentence; "" if it can be, as far as the agent says.
-func (a AgentInfo) NoRestores() string {
-	if r := a.Hello.Restores; r == nil || *r {
-		return ""
-	}
-	return noRestores(a.Name)
-}
+// RefusesRestores says why a server can have nothing restored onto an agent's node, or nothing in the place of what is there, as
+// the rest of a sentence about the agent; "" if it can, as far as the agent says.
+func (a AgentInfo) RefusesRestores(replace bool) string { return refusesRestores(&a.Hello, replace) }
 
-func noRestores(agent string) string {
-	return "The agent " + agent + " lets no server restore onto its node: if it shall, set accept_restores: true in its slipcover.yml and start the agent again."
+func refusesRestores(h *job.Hello, replace bool) string {
+	const then = " in its slipcover.yml and start the agent again"
+	switch {
+	case h.Restores == nil: // of a version that doesn't say
+		return ""
+	case !*h.Restores && replace && !h.Writes:
+		return "lets no server restore onto its node: set accept_restores: true and accept_writes: true" + then
+	case !*h.Restores:
+		return "lets no server restore onto its node: set accept_restores: true" + then
+	case replace && !h.Writes:
+		return "lets no server exchange what is on its node: set accept_writes: true" + then
+	}
+	return ""
 }
 
 // Writes says whether documents can be put back into an instance's CouchDB by its agent, and else why not, in a sentence.

@@ -123,11 +123,11 @@ func (s *Server) newRestore(who *access.Caller, q RestoreRequest) (*job.Restore,
 			return nil, nil, refuse(NotFound, "There is no agent %q.", n.AgentName)
 		}
 		hello, online := s.hello(a)
-		switch {
-		case !online:
+		if !online {
 			return nil, nil, refuse(Busy, "The agent %s is offline.", n.AgentName)
-		case hello.Restores != nil && !*hello.Restores:
-			return nil, nil, refuse(Conflict, "%s", noRestores(n.AgentName))
+		}
+		if why := refusesRestores(&hello, q.Replace); why != "" {
+			return nil, nil, refuse(Conflict, "The agent %s %s.", n.AgentName, why)
 		}
 	}
 	if r.Replace {

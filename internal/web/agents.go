@@ -33,6 +33,36 @@ type agentRow struct {
 	server.AgentInfo
 	Pill      pill
 	Instances []string
+	// Accept is what its node lets a server write there, AcceptNone what stands there if that is nothing, and AcceptHow how more
+	// is allowed.
+	Accept                []string
+	AcceptNone, AcceptHow string
+}
+
+// accepts puts into words what an agent's node accepts.
+func (a *agentRow) accepts() {
+	restores, writes := a.AgentInfo.Accepts()
+	if restores == nil && writes == nil {
+		a.AcceptNone = "it doesn’t say"
+		return
+	}
+	a.AcceptNone = "no restores, no writes"
+	var closed []string
+	for _, x := range []struct {
+		is            *bool
+		what, setting string
+	}{{restores, "restores", "accept_restores"}, {writes, "writes", "accept_writes"}} {
+		switch {
+		case x.is == nil:
+		case *x.is:
+			a.Accept = append(a.Accept, x.what)
+		default:
+			closed = append(closed, x.setting+": true")
+		}
+	}
+	if len(closed) > 0 {
+		a.AcceptHow = strings.Join(closed, " and ") + " in its slipcover.yml would open the rest"
+	}
 }
 
 type agentsPage struct {
@@ -51,7 +81,8 @@ func (c *call) agentsPage() (*answer, error) {
 	}
 	var all []agentRow
 	for _, a := range c.agents() {
-		row := agentRow{a, pill{"ok", "Online"}, instances[a.ID]}
+		row := agentRow{AgentInfo: a, Pill: pill{"ok", "Online"}, Instances: instances[a.ID]}
+		row.accepts()
 		if !a.Online {
 			row.Pill = pill{"late", "Silent"}
 			p.Silent++

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -21,7 +22,7 @@ func (c *call) placePlace(w *wizard) place {
 	case w.What == "db":
 		p.Name = "In place of the database " + w.Database
 		if p.Why = planWhy(o, w.State); p.Why == "" {
-			p.Why = opensWhen(c.ownTarget(o).why)
+			p.Why = opensWhen(c.ownTarget(o).whyInPlace())
 		}
 	case o.In != "":
 		p.Why = "The other nodes of its cluster have what was written since. On the node, with CouchDB stopped:"
@@ -44,14 +45,17 @@ func opensWhen(why string) string {
 	return strings.TrimSuffix(why, ".") + ", then this opens by itself."
 }
 
+// whyInPlace says why no database of a target can be replaced; "" if one can be.
+func (t *restoreTarget) whyInPlace() string { return cmp.Or(t.why, t.keeps) }
+
 // ownTarget is the origin as something into which a database can come.
-func (c *call) ownTarget(o *origin) restoreTarget {
+func (c *call) ownTarget(o *origin) *restoreTarget {
 	for _, t := range c.targets(o) {
 		if t.key == o.Key {
-			return t
+			return &t
 		}
 	}
-	return restoreTarget{why: "No agent has " + o.Name + " any more: join it again"}
+	return &restoreTarget{why: "No agent has " + o.Name + " any more: join it again"}
 }
 
 // stopped are the agents of the origin's nodes, if CouchDB is stopped on all of them. The sentence says why they can't restore it.
@@ -83,6 +87,8 @@ func (c *call) stopped(o *origin) (agents []pair, why string) {
 			return nil, "The agent of " + n.of.Name + " is silent: start it"
 		case s != nil && s.Up:
 			return nil, "CouchDB on " + n.of.Name + " is running. Stop it there"
+		case a.RefusesRestores(true) != "":
+			return nil, "The agent of " + n.of.Name + " " + a.RefusesRestores(true)
 		}
 		agents = append(agents, pair{n.node, a.Name})
 	}
@@ -133,8 +139,8 @@ func (c *call) planPlaceDB(w *wizard) *restorePlan {
 	p := &restorePlan{Do: "Restore in place", Replace: true, Word: w.Database, WordOf: "the database’s name", Head: "Confirm: exchange the living database " + w.Database}
 	to := c.ownTarget(o)
 	switch {
-	case to.why != "":
-		p.Refused = "Refused: " + strings.TrimSuffix(to.why, ".") + "."
+	case to.whyInPlace() != "":
+		p.Refused = "Refused: " + strings.TrimSuffix(to.whyInPlace(), ".") + "."
 	case strings.HasPrefix(w.Database, "_"):
 		p.Refused = w.Database + " is a system database: bring it back over HTTP, by slipcover restore-db."
 	}

@@ -270,6 +270,8 @@ func (c *call) ontoAgent(a *server.AgentInfo, k *chosen) ontoAgent {
 	switch {
 	case !a.Online:
 		out.Why = "it is silent"
+	case a.RefusesRestores(false) != "":
+		out.Why = "it " + a.RefusesRestores(false)
 	case running:
 		out.Why = "CouchDB runs there"
 	case a.Hello.Repository.ID != k.list[0].Repository.ID:
@@ -466,6 +468,7 @@ type restoreTarget struct {
 	key, name string
 	agents    []pair // node and agent
 	why       string // it can't
+	keeps     string // why none can come in the place of another one
 }
 
 // targets are those of the origin's project.
@@ -505,8 +508,13 @@ func (t *restoreTarget) add(c *call, node string, i *job.Instance) {
 		t.why = cmp.Or(t.why, "The agent of "+i.Name+" doesn’t say what its node is called: give it the setting node_name.")
 	case s == nil || !s.Up:
 		t.why = cmp.Or(t.why, "CouchDB does not answer on "+i.Name+": all nodes must run.")
+	case a.RefusesRestores(false) != "":
+		t.why = cmp.Or(t.why, "The agent of "+i.Name+" "+a.RefusesRestores(false)+".")
 	}
 	if a != nil {
+		if why := a.RefusesRestores(true); why != "" {
+			t.keeps = cmp.Or(t.keeps, "The agent of "+i.Name+" "+why)
+		}
 		t.agents = append(t.agents, pair{node, a.Name})
 	}
 }

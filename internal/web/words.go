@@ -184,6 +184,10 @@ func whatJob(j *job.Job, instance string) string {
 		return "Delete a backup of " + j.Spec.RepoName
 	case job.KindProve:
 		return "Proof of a backup of " + j.Spec.RepoName
+	case job.KindPin:
+		return "Pin of a backup of " + j.Spec.RepoName
+	case job.KindUnpin:
+		return "Unpin of a backup of " + j.Spec.RepoName
 	case job.KindDocuments:
 		if d := j.Spec.Documents; d != nil && d.DryRun {
 			return "Preview: documents put back into " + j.Spec.Name

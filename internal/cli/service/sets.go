@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/slipcover/slipcover/internal/cli/core"
+	"github.com/slipcover/slipcover/internal/job"
 )
 
 func newSets(env *core.Env, g *core.Global) *cobra.Command {
@@ -51,6 +52,7 @@ type member struct {
 	Progress     *core.Reading `json:"progress"`
 	SizeBytes    int64         `json:"size_bytes"`
 	Damage       int           `json:"damage"`
+	Pin          *job.Pin      `json:"pin"`
 	Started      time.Time     `json:"started"`
 }
 
@@ -94,7 +96,11 @@ func (s *setJSON) print(w io.Writer) error {
 	}
 	var rows [][]string
 	for _, m := range s.Members {
-		rows = append(rows, []string{m.Node, m.InstanceName, m.Backup, cmp.Or(m.Status, "-"), moment(m.Started), core.Size(m.SizeBytes), cmp.Or(m.Lacks, m.Fault)})
+		why := cmp.Or(m.Lacks, m.Fault)
+		if m.Pin != nil {
+			why = "pinned, so all of the set stays: " + m.Pin.Reason
+		}
+		rows = append(rows, []string{m.Node, m.InstanceName, m.Backup, cmp.Or(m.Status, "-"), moment(m.Started), core.Size(m.SizeBytes), why})
 	}
 	return core.Table(w, []string{"NODE", "INSTANCE", "BACKUP", "STATUS", "STARTED (UTC)", "SIZE", "WHY"}, rows)
 }
@@ -152,8 +158,8 @@ func newSetsDelete(env *core.Env, g *core.Global) *cobra.Command {
 		Use:   "delete SET",
 		Short: "Delete all backups of a set, and those that were made on them",
 		Long: `Delete all backups of a set, and those that were made on them with --parent. They are gone from restores at once; their
-files are removed by the agents. If one of them turns out to be pinned or protected, the set is shown as "going" with what is
-left of it, and may be deleted again later.`,
+files are removed by the agents. A set with a pinned backup is refused. If one turns out to be protected, or to have been pinned
+in the repository, the set is shown as "going" with what is left of it, and may be deleted again later.`,
 		Args: core.Arguments(1, 1, "the ID of one SET"),
 		RunE: serviceCommand(env, g, func(ctx context.Context, c *serviceClient, _ *core.Settings, args []string) error {
 			return c.remove(ctx, env, inProject("sets/"+url.PathEscape(args[0]), project), args[0], "deleted", "set "+args[0]+" is being deleted")
