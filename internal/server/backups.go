@@ -246,18 +246,29 @@ func reaches(who *access.Caller, r *job.Repository) bool { return r.Storage == "
 // at once; their objects are removed by an agent.
 func (s *Server) DeleteBackup(ctx context.Context, who *access.Caller, id string) error {
 	ctx = whole(ctx)
-	b, err := s.Backup(ctx, who, id)
-	if err != nil {
-		return err
-	}
-	if err := s.mayGoAlone(b); err != nil {
-		return err
-	}
-	family, err := s.deletable(ctx, s.family(b))
+	family, err := s.goingWith(ctx, who, id)
 	if err != nil {
 		return err
 	}
 	return s.deleteAll(ctx, who, family)
+}
+
+// MayDelete says in an error why DeleteBackup would refuse a backup now, as far as that is known without asking anybody.
+func (s *Server) MayDelete(ctx context.Context, who *access.Caller, id string) error {
+	_, err := s.goingWith(ctx, who, id)
+	return err
+}
+
+// goingWith returns a backup with those that were made on it, if all of them may be deleted.
+func (s *Server) goingWith(ctx context.Context, who *access.Caller, id string) ([]*job.Backup, error) {
+	b, err := s.Backup(ctx, who, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.mayGoAlone(b); err != nil {
+		return nil, err
+	}
+	return s.deletable(ctx, s.family(b))
 }
 
 // deletable returns backups as they are lately. It refuses if one of them is at work, is being restored, or is pinned.

@@ -545,21 +545,9 @@ func (s *Server) DeleteSet(ctx context.Context, who *access.Caller, id string) e
 }
 
 func (s *Server) deleteSet(ctx context.Context, who *access.Caller, t *job.Set) error {
-	i, err := s.lateInfo(ctx, t)
+	i, list, err := s.goingWithSet(ctx, who, t)
 	if err != nil {
 		return err
-	}
-	list, err := s.deletable(ctx, s.families(i))
-	if err != nil {
-		return err
-	}
-	for _, b := range list {
-		if !reaches(who, &b.Repository) {
-			return refuse(Invalid, "The backup %s is in the Swift account of project %s: ask with a token of that project.", b.ID, who.Project)
-		}
-		if b.RepoID != "" && b.Status != job.BackupDeleting && !s.shared(b) && s.removerOf(b) == nil {
-			return refuse(Busy, "The set %s can't be deleted now: no agent has the repository of backup %s.", t.ID, b.ID)
-		}
 	}
 	had := max(i.Usable(), 1)
 	if _, err := s.sets.update(ctx, t.ID, func(t *job.Set) error {
@@ -575,6 +563,36 @@ func (s *Server) deleteSet(ctx context.Context, who *access.Caller, t *job.Set) 
 		return err
 	}
 	return s.goOnDeleting(ctx, t)
+}
+
+// MayDeleteSet says in an error why DeleteSet would refuse a set now.
+func (s *Server) MayDeleteSet(ctx context.Context, who *access.Caller, t *job.Set) error {
+	_, _, err := s.goingWithSet(ctx, who, t)
+	return err
+}
+
+// SetFamily returns the backups of a set with those that were made on them, which go with it.
+func (s *Server) SetFamily(i *SetInfo) []*job.Backup { return s.families(i) }
+
+// goingWithSet returns a set's backups with those that were made on them, if all of them may be deleted.
+func (s *Server) goingWithSet(ctx context.Context, who *access.Caller, t *job.Set) (*SetInfo, []*job.Backup, error) {
+	i, err := s.lateInfo(ctx, t)
+	if err != nil {
+		return nil, nil, err
+	}
+	list, err := s.deletable(ctx, s.families(i))
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, b := range list {
+		if !reaches(who, &b.Repository) {
+			return nil, nil, refuse(Invalid, "The backup %s is in the Swift account of project %s: ask with a token of that project.", b.ID, who.Project)
+		}
+		if b.RepoID != "" && b.Status != job.BackupDeleting && !s.shared(b) && s.removerOf(b) == nil {
+			return nil, nil, refuse(Busy, "The set %s can't be deleted now: no agent has the repository of backup %s.", t.ID, b.ID)
+		}
+	}
+	return i, list, nil
 }
 
 // families are the backups of a set with those that were made on them.

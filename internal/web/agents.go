@@ -47,7 +47,7 @@ func (a *agentRow) accepts() {
 		return
 	}
 	a.AcceptNone = "no restores, no writes"
-	var closed []string
+	var closed, what []string
 	for _, x := range []struct {
 		is            *bool
 		what, setting string
@@ -57,11 +57,11 @@ func (a *agentRow) accepts() {
 		case *x.is:
 			a.Accept = append(a.Accept, x.what)
 		default:
-			closed = append(closed, x.setting+": true")
+			closed, what = append(closed, x.setting+": true"), append(what, x.what)
 		}
 	}
 	if len(closed) > 0 {
-		a.AcceptHow = strings.Join(closed, " and ") + " in its slipcover.yml would open the rest"
+		a.AcceptHow = strings.Join(closed, " and ") + " in its slipcover.yml would allow " + strings.Join(what, " and ")
 	}
 }
 

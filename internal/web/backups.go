@@ -21,6 +21,9 @@ var backupRoutes = []route{
 	{"POST /backups/new", access.Operator, "backup.create", (*call).createBackup},
 	{"GET /backups/{id}", access.Viewer, "", (*call).backupPage},
 	{"POST /backups/{id}/prove", access.Operator, "backup.prove", (*call).proveBackup},
+	{"GET /backups/{id}/pin", access.Operator, "", (*call).askPin},
+	{"POST /backups/{id}/pin", access.Operator, "backup.pin", (*call).pinBackup},
+	{"POST /backups/{id}/unpin", access.Operator, "backup.unpin", (*call).unpinBackup},
 	{"GET /backups/{id}/restore", access.Operator, "", (*call).askRestore},
 	{"GET /backups/{id}/delete", access.Operator, "", (*call).askDelete},
 	{"POST /backups/{id}/delete", access.Operator, "backup.delete", (*call).deleteBackup},
@@ -92,6 +95,7 @@ type backupPage struct {
 	Parent   string // name of the backup that it was made on
 	Job      *jobRow
 	Proving  *jobRow // a restore test that runs
+	Pins     *jobRow // what pins or unpins it
 	Restores []*job.Instance
 }
 
@@ -115,6 +119,8 @@ func (c *call) backupPage() (*answer, error) {
 		switch j.Kind {
 		case job.KindProve:
 			p.Proving = &row
+		case job.KindPin, job.KindUnpin:
+			p.Pins = &row
 		default:
 			p.Job = &row
 		}
@@ -213,6 +219,8 @@ type confirm struct {
 	Action, Back, Head, Word, Do, Wrong string
 	Calm                                bool
 	Points                              []point
+	// Closed is why it can't be done, in a sentence, and Step with the address To what may open it.
+	Closed, Step, To string
 }
 
 // point is one consequence: its outcome first.
@@ -230,15 +238,83 @@ func (c *call) deletion(b *job.Backup, who *access.Caller) deletePage {
 	k := &p.Confirm
 	k.Action, k.Back = pathOf("backups", b.ID, "delete"), pathOf("backups", b.ID)
 	k.Word, k.Do, k.Head = b.Name, "Delete backup", "The backup "+b.Name+" of "+p.Instance+" is deleted, and can't be had back."
+	if err := c.o.Server.MayDelete(c.r.Context(), who, b.ID); err != nil {
+		k.Closed, k.Head = sentenceOf(err), "The backup "+b.Name+" of "+p.Instance+" can't be deleted now."
+		k.Points = nil
+		for _, m := range append(p.Children, b) {
+			if m.Pin != nil {
+				k.Step, k.To = "Unpin "+m.Name, pathOf("backups", m.ID)
+			}
+		}
+		if set := c.setOf(b, who); set != nil && k.To == "" {
+			k.Step, k.To = "Delete its set…", pathOf("sets", set.ID, "delete")
+		}
+	}
 	if n := len(p.Children); n > 0 {
 		k.Points = append(k.Points, point{"bad", "bad", plural(n, "backup goes", "backups go") + " with it:", "made with it as their parent, as Trove has it, though each would restore alone."})
 	}
-	if st := c.o.Server.Newest(who, b.Instance); st != nil && st.ID == b.ID {
-		k.Points = append(k.Points, point{"warn", "warn", "It is the newest good backup of " + p.Instance + ".", "What is shipped rests on it until the next one."})
-	}
-	k.Points = append(k.Points, point{"info", "info", "It frees at most " + Bytes(stored) + ":", "objects that other backups need stay."})
-	k.Points = append(k.Points, point{"info", "info", "A pin or Object Lock keeps it:", "then it stays as good as it is, and the job says so."})
+	k.Points = append(k.Points, c.dependsOn(b, who, p.Instance)...)
+	k.Points = append(k.Points, freed(stored)...)
 	return p
+}
+
+// freed is what every deletion says last.
+func freed(stored int64) []point {
+	return []point{{"info", "info", "It frees at most " + Bytes(stored) + ":", "objects that other backups need stay."},
+		{"info", "info", "Object Lock keeps it, or a pin that others set in the repository:", "then it stays as good as it is, and the job says so."}}
+}
+
+// setOf is the set that a backup is of; nil if it is of none.
+func (c *call) setOf(b *job.Backup, who *access.Caller) *server.SetInfo {
+	if b.Set == "" {
+		return nil
+	}
+	set, err := c.o.Server.Set(c.r.Context(), who, b.Set)
+	if err != nil { // it is gone
+		return nil
+	}
+	return set
+}
+
+// dependsOn says what depends on a backup, and what does not though somebody may think so.
+func (c *call) dependsOn(b *job.Backup, who *access.Caller, instance string) (out []point) {
+	newest := c.o.Server.Newest(who, b.Instance)
+	i, err := c.o.Server.Instance(c.r.Context(), who, b.Instance)
+	shipped := err == nil && c.o.Server.Shipping(i) != nil && b.RepoName == i.RepoName
+	switch {
+	case newest != nil && newest.ID == b.ID && shipped:
+		out = append(out, point{"warn", "warn", "It is the newest good backup of " + instance + ".", "What is shipped rests on it until the next one."})
+	case newest != nil && newest.ID == b.ID:
+		out = append(out, point{"warn", "warn", "It is the newest good backup of " + instance + ".", "Without it the one before is the newest that can be had back."})
+	case shipped:
+		out = append(out, point{"info", "info", "Moments between backups may rest on it:", "then it stays as long as these are kept, and the job says so."})
+	}
+	if b.Proof != nil && b.Proof.OK {
+		proven := false
+		c.o.Server.EachBackup(who, false, func(o *job.Backup) bool {
+			proven = proven || o.ID != b.ID && o.Instance == b.Instance && o.Status.Usable() && o.Proof != nil && o.Proof.OK
+			return !proven
+		})
+		if !proven {
+			out = append(out, point{"warn", "warn", "No other backup of " + instance + " is proven by a restore.", "Prove another one first."})
+		}
+	}
+	if set := c.setOf(b, who); set != nil {
+		out = append(out, point{"warn", "warn", "It is of the set " + set.Name + ":", "without it the cluster can’t be restored as a whole out of that set."})
+	}
+	made := 0
+	for _, i := range c.o.Server.Instances(who, false) {
+		if i.RestoredFrom == b.ID {
+			made++
+		}
+	}
+	if made > 0 {
+		out = append(out, point{"ok", "ok", plural(made, "instance was made of it and stays:", "instances were made of it and stay:"), "what was restored needs it no more."})
+	}
+	if len(out) == 0 {
+		out = append(out, point{"ok", "ok", "Nothing depends on it:", "each other backup restores alone."})
+	}
+	return out
 }
 
 func (c *call) askDelete() (*answer, error) {

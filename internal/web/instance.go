@@ -103,6 +103,7 @@ type backupRow struct {
 	Open   string
 	To     string
 	Again  string // restores it
+	More   moreMenu
 }
 
 func (c *call) instancePage() (*answer, error) {
@@ -227,7 +228,9 @@ func (c *call) keptBy(who *access.Caller, d *instanceData, id string) (kept map[
 		}
 	}
 	for _, b := range rest {
-		kept[b.Backup.ID], _, _ = strings.Cut(b.Reasons[0], ":")
+		if kept[b.Backup.ID], _, _ = strings.Cut(b.Reasons[0], ":"); b.Backup.Held() {
+			kept[b.Backup.ID] = rulesInShort(b.Reasons[:1])
+		}
 	}
 	slices.SortStableFunc(d.Firings, func(a, b firing) int { return a.At.Compare(b.At) })
 	return kept, goes, nil
@@ -298,6 +301,7 @@ func (c *call) backupRow(d *instanceData, b *job.Backup, kept string, goes bool)
 	if c.has("/restore") {
 		r.Again = restoreOf(d.ID, b.ID)
 	}
+	r.More = c.moreOf(b, d.Name)
 	return r
 }
 
@@ -314,6 +318,9 @@ func (c *call) fillLine(d *instanceData, who *access.Caller, list []*job.Backup,
 			continue
 		}
 		x := timeline.Backup{At: madeAt(b), New: b.Stored, Damaged: b.Damage, Proven: b.Proof != nil && b.Proof.OK, Goes: goes[b.ID]}
+		if b.Pin != nil {
+			x.Pinned = b.Pin.Reason
+		}
 		if c.has("/backups/{id}") {
 			x.Href = pathOf("backups", b.ID)
 		}

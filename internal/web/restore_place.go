@@ -46,7 +46,7 @@ func opensWhen(why string) string {
 }
 
 // whyInPlace says why no database of a target can be replaced; "" if one can be.
-func (t *restoreTarget) whyInPlace() string { return cmp.Or(t.why, t.keeps) }
+func (t *restoreTarget) whyInPlace() string { return cmp.Or(t.keeps, t.why) }
 
 // ownTarget is the origin as something into which a database can come.
 func (c *call) ownTarget(o *origin) *restoreTarget {

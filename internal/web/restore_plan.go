@@ -512,7 +512,7 @@ func (t *restoreTarget) add(c *call, node string, i *job.Instance) {
 		t.why = cmp.Or(t.why, "The agent of "+i.Name+" "+a.RefusesRestores(false)+".")
 	}
 	if a != nil {
-		if why := a.RefusesRestores(true); why != "" {
+		if why := a.RefusesRestores(true); why != "" && a.Online {
 			t.keeps = cmp.Or(t.keeps, "The agent of "+i.Name+" "+why)
 		}
 		t.agents = append(t.agents, pair{node, a.Name})

@@ -17,6 +17,8 @@ import (
 var setRoutes = []route{
 	{"POST /clusters/{project}/{name}/backup", access.Operator, "cluster.backup", (*call).backUpCluster},
 	{"GET /sets/{id}", access.Viewer, "", (*call).setPage},
+	{"GET /sets/{id}/delete", access.Operator, "", (*call).askDeleteSet},
+	{"POST /sets/{id}/delete", access.Operator, "set.delete", (*call).deleteSet},
 }
 
 // clusterRow is a cluster in the overview, before its nodes.
@@ -132,6 +134,7 @@ func (c *call) backUpCluster() (*answer, error) {
 type setPageData struct {
 	*setRow
 	Parts  []setPart
+	Delete string        // path that asks for its deletion; "" if the caller may not
 	Spread time.Duration // between the starts of its backups
 	Again  string        // the wizard
 }
@@ -145,15 +148,7 @@ type setPart struct {
 }
 
 func (c *call) setPage() (*answer, error) {
-	id, err := api.ID(c.r)
-	if err != nil {
-		return nil, err
-	}
-	who, err := c.as(id)
-	if err != nil {
-		return nil, err
-	}
-	i, err := c.o.Server.Set(c.r.Context(), who, id)
+	i, _, err := c.findSet()
 	if err != nil {
 		return nil, err
 	}
@@ -161,6 +156,9 @@ func (c *call) setPage() (*answer, error) {
 	clusters := c.o.Server.Clusters(c.who, c.all())
 	if n := slices.IndexFunc(clusters, func(k server.Cluster) bool { return k.Project == i.Project && k.Name == i.Cluster }); n >= 0 && i.Usable() > 0 && c.has("/restore") {
 		d.Again = restoreOf(clusterKey(&clusters[n]), i.ID)
+	}
+	if c.has("/sets/{id}/delete") {
+		d.Delete = pathOf("sets", i.ID, "delete")
 	}
 	names, jobs := c.names(), map[string]*job.Job{}
 	for _, j := range c.jobs() {
@@ -190,4 +188,89 @@ func (c *call) setPage() (*answer, error) {
 	}
 	d.Spread = last.Sub(first)
 	return c.livePage("Set "+i.Name, "set", "set.live", d), nil
+}
+
+func (c *call) findSet() (*server.SetInfo, *access.Caller, error) {
+	id, err := api.ID(c.r)
+	if err != nil {
+		return nil, nil, err
+	}
+	who, err := c.as(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	i, err := c.o.Server.Set(c.r.Context(), who, id)
+	return i, who, err
+}
+
+// setDeletion shows what deleting a set does.
+type setDeletion struct {
+	*setRow
+	Confirm confirm
+}
+
+func (c *call) setDeletion(i *server.SetInfo, who *access.Caller) setDeletion {
+	d := setDeletion{setRow: c.setRow(i)}
+	k, stored, more := &d.Confirm, int64(0), 0
+	k.Action, k.Back = pathOf("sets", i.ID, "delete"), d.To
+	k.Word, k.Do, k.Head = i.Name, "Delete set", "All backups of the set "+i.Name+" of the cluster "+i.Cluster+" are deleted, and can't be had back."
+	family := c.o.Server.SetFamily(i)
+	for _, b := range family {
+		if stored += b.Stored; b.Set != i.ID {
+			more++
+		}
+	}
+	if err := c.o.Server.MayDeleteSet(c.r.Context(), who, i.Set); err != nil {
+		k.Closed, k.Head = sentenceOf(err), "The set "+i.Name+" of the cluster "+i.Cluster+" can't be deleted now."
+		for _, b := range family {
+			if b.Pin != nil {
+				k.Step, k.To = "Unpin "+b.Name, pathOf("backups", b.ID)
+			}
+		}
+	}
+	if more > 0 {
+		k.Points = append(k.Points, point{"bad", "bad", plural(more, "backup goes", "backups go") + " with it:", "made with one of the set as their parent, as Trove has it, though each would restore alone."})
+	}
+	other := false
+	for _, o := range c.o.Server.Sets(who, server.SetFilter{Cluster: i.Cluster}) {
+		other = other || o.ID != i.ID && o.State == server.SetWhole
+	}
+	if !other && i.State == server.SetWhole {
+		k.Points = append(k.Points, point{"warn", "warn", "It is the only whole set of " + i.Cluster + ".", "Without it the cluster can’t be restored as it was at one moment."})
+	} else if other {
+		k.Points = append(k.Points, point{"ok", "ok", "Nothing depends on it:", "there are other whole sets of " + i.Cluster + ", and each restores alone."})
+	}
+	k.Points = append(k.Points, freed(stored)...)
+	return d
+}
+
+func (c *call) askDeleteSet() (*answer, error) {
+	i, who, err := c.findSet()
+	if err != nil {
+		return nil, err
+	}
+	return c.page("Delete set", "set-delete", c.setDeletion(i, who)), nil
+}
+
+func (c *call) deleteSet() (*answer, error) {
+	i, who, err := c.findSet()
+	if err != nil {
+		return nil, err
+	}
+	again := func(problem string) (*answer, error) {
+		d := c.setDeletion(i, who)
+		d.Confirm.Wrong = problem
+		return c.again("Delete set", "set-delete", d), nil
+	}
+	if strings.TrimSpace(c.r.FormValue("word")) != strings.TrimSpace(i.Name) {
+		return again("That is not the name of the set. Nothing was deleted.")
+	}
+	err = c.o.Server.DeleteSet(c.r.Context(), who, i.ID)
+	if problem, ok := theirs(err); ok {
+		return again(problem)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c.see("/backups", "The set "+i.Name+" is being deleted."), nil
 }

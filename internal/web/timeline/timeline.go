@@ -43,8 +43,8 @@ type Backup struct {
 	New     int64 // bytes that it added
 	Damaged int   // findings
 	Proven  bool
-	Pinned  bool
-	Goes    bool // by retention, next
+	Pinned  string // why; "" if it isn't
+	Goes    bool   // by retention, next
 }
 
 // Span is a time in which each moment can be had back.
@@ -314,6 +314,9 @@ func (d *drawing) spines() []Mark {
 		if b.Proven {
 			title += ", proven by a restore"
 		}
+		if b.Pinned != "" {
+			title += ", pinned: " + b.Pinned
+		}
 		if b.Goes {
 			title += "; goes next by retention"
 		}
@@ -333,8 +336,8 @@ func (d *drawing) spines() []Mark {
 		switch {
 		case b.Damaged > 0:
 			sign, say = "m-damage", "Damage of the source, "+d.short(b.At)
-		case b.Pinned:
-			sign, say = "m-pin", "Pinned"
+		case b.Pinned != "":
+			sign, say = "m-pin", "Pinned, "+d.short(b.At)+": "+b.Pinned
 		case b.Proven:
 			sign, say = "m-proven", "Proven by a restore, "+d.short(b.At)
 		default:
@@ -440,15 +443,21 @@ func later(a, b time.Time) time.Time {
 }
 
 func (d *drawing) label() string {
-	damaged := 0
+	damaged, pinned := 0, 0
 	for _, b := range d.Backups {
 		if b.Damaged > 0 {
 			damaged++
+		}
+		if b.Pinned != "" {
+			pinned++
 		}
 	}
 	text := d.Name + ": " + count(len(d.Backups), "backup")
 	if damaged > 0 {
 		text += fmt.Sprintf(", %d with damage of the source", damaged)
+	}
+	if pinned > 0 {
+		text += fmt.Sprintf(", %d pinned", pinned)
 	}
 	if len(d.Shipped) == 0 {
 		return text + "; not shipped"
