@@ -79,6 +79,7 @@ var stories = []told{
 	{"restore", needs{env: []string{"SLIPCOVER_ACCEPT_RESTORES=true"}}},
 	{"damage", needs{from: files}},
 	{"space", needs{}},
+	{"pins", needs{}},
 	{"set-up", needs{}},
 	{"empty", needs{from: files, empty: true}},
 	{"join", needs{from: files}},
