@@ -37,7 +37,6 @@ require('./lib')(async s => {
   await s.says('From now on nothing here deletes it.');
   await s.says(/Pinned since .*before the upgrade/); // without reloading
   await s.look();
-  await s.shot('pinned');
 
   s.equal((await retention()).map(b => [b.stays, b.reasons, b.pin.reason]), [[true, ['pinned: before the upgrade'], 'before the upgrade']], 'the dry run');
   s.check(/stays .*pinned: before the upgrade/.test(await s.ask('slipcover schedule retention often')), 'the command says nothing of the pin');
@@ -49,7 +48,7 @@ require('./lib')(async s => {
   await row.getByRole('button', {name: 'More'}).click();
   await page.getByText('Refused: it is pinned. Unpin it, then this opens').first().waitFor();
   await s.look();
-  await s.shot('more');
+  await s.shot('pins');
 
   await s.open('/backups/' + id + '/delete');
   await s.says(/pinned and stays: before the upgrade/);
