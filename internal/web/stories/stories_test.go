@@ -75,7 +75,7 @@ var stories = []told{
 	{"window", needs{firefox: true}},
 	{"moment", needs{}},
 	{"changes", needs{}},
-	{"jobs", needs{}},
+	{"jobs", needs{env: []string{"SLIPCOVER_SHIP=false"}}}, // so that nothing rests on the backup that it deletes
 	{"restore", needs{env: []string{"SLIPCOVER_ACCEPT_RESTORES=true"}}},
 	{"damage", needs{from: files}},
 	{"space", needs{}},
@@ -190,8 +190,8 @@ func newWorld(t testing.TB, h *history, n needs) *world {
 	w := &world{t: t, h: h, state: filepath.Join(dir, "state"), repo: filepath.Join(dir, "repo")}
 	at := fmt.Sprintf("127.0.0.1:%d", clitest.FreePort(t))
 	w.url = "http://" + at
-	env := append([]string{"SLIPCOVER_STATE_DIR=" + w.state, "SLIPCOVER_RATE_LIMIT=0", fmt.Sprintf("SLIPCOVER_NATS_LISTEN=127.0.0.1:%d", clitest.FreePort(t)),
-		"SLIPCOVER_PUBLIC_URL=" + w.url, "SLIPCOVER_OWNER="}, n.env...)
+	env := []string{"SLIPCOVER_STATE_DIR=" + w.state, "SLIPCOVER_RATE_LIMIT=0", fmt.Sprintf("SLIPCOVER_NATS_LISTEN=127.0.0.1:%d", clitest.FreePort(t)),
+		"SLIPCOVER_PUBLIC_URL=" + w.url, "SLIPCOVER_OWNER="}
 	args := []string{"server", "--listen", at}
 	node := []string{"SLIPCOVER_REPOSITORY=" + w.repo, "SLIPCOVER_IDENTITY_FILE=" + h.identity, "SLIPCOVER_RECIPIENTS=" + h.public}
 	couch := []string{"SLIPCOVER_INSTANCE=shop", "SLIPCOVER_DATA_DIR=" + h.data, "SLIPCOVER_SHIP=true"}
@@ -214,6 +214,7 @@ func newWorld(t testing.TB, h *history, n needs) *world {
 			args = append(args, "--with-agent")
 		}
 	}
+	env = append(env, n.env...)
 	w.server = &process{clitest.NewProcess(t, env, args...)}
 	w.server.Start()
 	t.Cleanup(func() { w.end(w.server); w.removeInstances() })
