@@ -408,3 +408,37 @@ func TestAPlanHasAnEnd(t *testing.T) {
 	}
 	b.follow(b.post(plan, shownIn(a, "word", "copy")...)).has(200, "is being made")
 }
+
+// What stands in the way is said for each place: too little room, another repository, an agent that is silent.
+func TestRestoreStandsInTheWay(t *testing.T) {
+	t.Parallel()
+	var later atomic.Int64
+	began := time.Now()
+	w := newWorldOf(t, server.Config{Quota: job.Quota{Instances: -1, Backups: -1, Volumes: -1}, Watch: func() time.Duration { return time.Since(began) + time.Duration(later.Load()) }})
+	b := w.as(access.Operator)
+	p := w.play("db1")
+	p.is(false, "couchdb@a", "couchdb@a")
+	id := p.backup()
+	hello := func(p *player, free int64, repo string) {
+		t.Helper()
+		if err := servertest.Ask(t.Context(), p.link, job.VerbHello, job.Hello{Session: agentIs, Version: "slipcover test", Host: "h", Recipient: p.Recipient(), CanRead: true, CanCreate: true, FreeBytes: free,
+			Repository: job.Repository{URL: "file:///elsewhere", ID: repo}, Instances: []job.Seen{{Member: &job.Member{Node: "couchdb@a", Nodes: []string{"couchdb@a"}, MapUUID: "a"}}}}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	place := restorePath("of", p.Instance, "what", "all", "s", id)
+	other := w.play("other")
+	hello(other, 1<<40, "r2")
+	hello(p, 1<<30, "r1")
+	a := b.get(place + "&where=new")
+	a.has(200, "Refused before anything was written. 2.15 GB needed on db1, 1.07 GB free. Free 1.07 GB there, or choose another agent.")
+	a.hasNot("<form class=\"confirm")
+	b.post(place+"&where=new", "word", "db1-copy").has(422, "Refused before anything was written.", "Nothing was begun.")
+	b.get(place+"&where=onto&nodeagent=other").has(200, "Refused: other can’t take it: it has another repository.")
+	b.post(place+"&where=onto&nodeagent=other", "word", "db1").has(422, "Nothing was begun.")
+	if n := len(w.Server.Restores(caller())); n > 0 {
+		t.Errorf("%d restores were begun", n)
+	}
+	later.Store(int64(time.Hour))
+	b.get(place).has(200, "No agent can take it: db1: it is silent; other: it is silent.", "No agent that is online and has that repository makes instances", "The agent of db1 is silent: start it, then this opens by itself.")
+}

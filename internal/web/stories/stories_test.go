@@ -178,6 +178,7 @@ type world struct {
 	url           string
 	state         string // of the server
 	repo          string
+	spare         string   // data directory of the machine that a story has join
 	server, agent *process // no agent if the server is it
 	node          *process // that joined in the story
 	covered       *covered
@@ -361,6 +362,16 @@ func (w *world) do(what string) (any, error) {
 			p.Start()
 			w.t.Cleanup(func() { w.end(p) })
 		}
+	case "spare": // a machine on which a node can come back
+		w.spare = filepath.Join(w.t.TempDir(), "data")
+		token := strings.Fields(slipcover(w.t, append(slices.Clone(w.server.Env), "SLIPCOVER_SERVER_URL="+w.url), "token", "join", "--name", "spare"))
+		p := &process{clitest.NewProcess(w.t, []string{"SLIPCOVER_STATE_DIR=" + filepath.Join(w.t.TempDir(), "node"), "SLIPCOVER_REPOSITORY=" + w.repo, "SLIPCOVER_IDENTITY_FILE=" + w.h.identity,
+			"SLIPCOVER_RECIPIENTS=" + w.h.public, "SLIPCOVER_DATA_DIR=" + w.spare, "SLIPCOVER_OWNER=", "SLIPCOVER_ACCEPT_RESTORES=true"}, token[1:]...)}
+		p.Start()
+		w.t.Cleanup(func() { w.end(p) })
+	case "start-spare": // CouchDB on it
+		c := testenv.CouchDB(w.t, testenv.Options{DataDir: w.spare, NodeName: w.h.couch.NodeName})
+		return map[string]string{"url": c.URL, "user": c.Admin, "password": c.Password}, nil
 	case "kill-node":
 		w.node.Kill()
 	case "start-node": // as a service does: the token of the command holds once; and the way is fast again

@@ -1,5 +1,5 @@
-// Restore, by the wizard: what, when, where, the plan, the name typed. A node comes back as a new instance, and a database into the CouchDB
-// that runs, both for real: their documents are those of the backup. Nothing begins before that; what is closed says why, the
+// Restore, by the wizard: what, when, where, the plan, the name typed. A node comes back on another machine and as a new instance, and a database
+// into the CouchDB that runs, all for real: their documents are those of the backup. Nothing begins before that; what is closed says why, the
 // plan follows each choice, and back leads to the step before.
 require('./lib')(async s => {
   const {page} = s;
@@ -22,9 +22,30 @@ require('./lib')(async s => {
   await s.look();
   await page.getByRole('link', {name: 'Choose'}).first().click();
   await s.heading('Restore: where');
+  const where = page.url();
   await s.says('CouchDB on shop is running. Stop it there, then this opens by itself.'); // in place
   await s.says(/No agent can take it: shop: CouchDB runs there/);
   await s.look();
+
+  // Onto another node: once a machine has joined the choice opens by itself.
+  await s.ask('spare');
+  await s.says('a machine on which no CouchDB runs; it takes the place of this one');
+  await page.getByLabel(/Onto another node/).check();
+  await s.says('Choose the agent that restores couchdb');
+  s.check(await button.count() === 0, 'it can be confirmed before it is said where to');
+  await page.getByLabel('by the agent').selectOption('spare');
+  await s.says(/The data directories of couchdb.*, which must be missing or empty/);
+  await s.look();
+  await page.locator('#word').fill('shop');
+  await s.submit(button);
+  await s.heading(/Restore of shop/);
+  await s.says('All is restored');
+  await s.says(/start CouchDB on it as couchdb/);
+  await s.look();
+  const spare = await s.ask('start-spare');
+  s.equal(await documents(spare.url, spare.user, spare.password, 'customers'), customers, 'the other node has');
+  await page.goto(where);
+  await s.heading('Restore: where');
   await page.getByLabel(/As a new instance/).check();
   await s.heading('Restore: the plan');
   await s.says('What it will mean');
@@ -58,6 +79,7 @@ require('./lib')(async s => {
   await s.open('/restore');
   await page.getByLabel('Of', {exact: true}).selectOption({label: 'shop'});
   await page.getByLabel('One database').check();
+  await s.eventually('the databases are offered', async () => await page.locator('#databases option[value=customers]').count() === 1);
   await page.getByLabel('Database, unless it is all').fill('customers');
   await page.getByRole('button', {name: 'Go on'}).click();
   await s.heading('Restore: when');
