@@ -242,6 +242,10 @@ const slowly = "SLIPCOVER_LIMIT_UPLOAD=1MB/s"
 // removeInstances ends and removes what a story had made.
 func (w *world) removeInstances() {
 	made, err := filepath.Glob(filepath.Join(w.state+"-instances", "*"))
+	if w.spare != "" {
+		more, gerr := filepath.Glob(filepath.Join(filepath.Dir(w.spare), "node-instances", "*"))
+		made, err = append(made, more...), errors.Join(err, gerr)
+	}
 	for _, dir := range made {
 		err = errors.Join(err, restore.Remove(context.Background(), dir))
 	}
@@ -363,9 +367,10 @@ func (w *world) do(what string) (any, error) {
 			w.t.Cleanup(func() { w.end(p) })
 		}
 	case "spare": // a machine on which a node can come back
-		w.spare = filepath.Join(w.t.TempDir(), "data")
+		dir := w.t.TempDir()
+		w.spare = filepath.Join(dir, "data")
 		token := strings.Fields(slipcover(w.t, append(slices.Clone(w.server.Env), "SLIPCOVER_SERVER_URL="+w.url), "token", "join", "--name", "spare"))
-		p := &process{clitest.NewProcess(w.t, []string{"SLIPCOVER_STATE_DIR=" + filepath.Join(w.t.TempDir(), "node"), "SLIPCOVER_REPOSITORY=" + w.repo, "SLIPCOVER_IDENTITY_FILE=" + w.h.identity,
+		p := &process{clitest.NewProcess(w.t, []string{"SLIPCOVER_STATE_DIR=" + filepath.Join(dir, "node"), "SLIPCOVER_REPOSITORY=" + w.repo, "SLIPCOVER_IDENTITY_FILE=" + w.h.identity,
 			"SLIPCOVER_RECIPIENTS=" + w.h.public, "SLIPCOVER_DATA_DIR=" + w.spare, "SLIPCOVER_OWNER=", "SLIPCOVER_ACCEPT_RESTORES=true"}, token[1:]...)}
 		p.Start()
 		w.t.Cleanup(func() { w.end(p) })

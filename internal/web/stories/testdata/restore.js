@@ -60,6 +60,8 @@ require('./lib')(async s => {
   await page.getByLabel('Name of the new instance').fill('shop-check');
   await page.getByLabel('Name of the new instance').press('Tab');
   await s.says(/make the instance shop-check/);
+  await page.getByLabel('On', {exact: true}).selectOption(await page.getByLabel('On', {exact: true}).locator('option', {hasText: /^shop,/}).getAttribute('value'));
+  await s.says(/A new instance, shop-check, on shop,/);
   s.check(/name=shop-check/.test(page.url()), 'the address is ' + page.url());
   await page.getByLabel('Volume in GB').fill('0.5');
   await page.getByLabel('Volume in GB').press('Tab');
