@@ -32,8 +32,10 @@ func (a *agent) pin(ctx context.Context, w *work) (*job.Report, error) {
 	defer done()
 	return nil, a.locked(ctx, w, r, func(lock *repo.Lock) error {
 		if w.job.Kind == job.KindUnpin {
+			w.say("It takes the pin of %s away in %s.", id, r.URL())
 			return r.Unpin(ctx, lock, id)
 		}
+		w.say("It marks %s as pinned in %s: %s.", id, r.URL(), w.job.Spec.Pin.Reason)
 		return r.Pin(ctx, lock, id, repo.Pin{Reason: w.job.Spec.Pin.Reason, Since: w.job.Spec.Pin.Since})
 	})
 }
