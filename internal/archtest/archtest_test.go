@@ -129,7 +129,7 @@ var allowed = map[string][]string{
 	// Backups that a server has open, each answered as a CouchDB: who may ask, and for how long; reading is package serve's.
 	"internal/opened": {"internal/access", "internal/config", "internal/httpd", "internal/job", "internal/manifest", "internal/repo", "internal/serve", "internal/serve/chttpd", "internal/server", "internal/states"},
 	// Who reads what callers and the dashboard look at: this server or an agent.
-	"internal/looks": {"internal/access", "internal/contents", "internal/job", "internal/opened", "internal/repo", "internal/server", "internal/states"},
+	"internal/looks": {"internal/access", "internal/bus", "internal/contents", "internal/job", "internal/opened", "internal/repo", "internal/server", "internal/states"},
 
 	// Trove's REST API: requests and documents translated, nothing kept.
 	"internal/trove": {"internal/access", "internal/api", "internal/httpd", "internal/job", "internal/server", "internal/words"},

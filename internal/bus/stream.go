@@ -23,9 +23,9 @@ const (
 	// streams is how many an agent has under way at a time; more are refused.
 	streams = 16
 	// pieceWait is how long an agent waits for what is to be in a piece until it says that it is still at it.
-	pieceWait = 3 * time.Second
+	pieceWait = 2 * time.Second
 	// pieceSilence is how long an agent may say nothing to a request for a piece, which is then repeated once.
-	pieceSilence = 6 * time.Second
+	pieceSilence = 4 * time.Second
 	// pieceLate is how long it may say that it is still at it.
 	pieceLate = 90 * time.Second
 	// streamIdle is how long an agent keeps a stream whose next piece nobody asks for: whoever reads may be slow.

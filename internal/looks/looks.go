@@ -11,11 +11,14 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/slipcover/slipcover/internal/access"
+	"github.com/slipcover/slipcover/internal/bus"
 	"github.com/slipcover/slipcover/internal/contents"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/opened"
@@ -32,7 +35,21 @@ type Reader struct {
 	agents chan struct{} // looks by agents that are under way
 
 	mu     sync.Mutex
-	cannot map[string]time.Time // instances of which lately nothing could be read here; guarded by mu
+	cannot map[string]time.Time // instances of which lately nothing could be read here; guarded by mu, as what follows
+	silent map[string]silence   // by instance
+	kept   map[string]kept      // answers of agents, by what was asked
+}
+
+// silence is that of an instance's agent, which was asked.
+type silence struct {
+	since time.Time
+	err   error
+}
+
+// kept is an answer that pages ask for again and again.
+type kept struct {
+	at   time.Time
+	text []byte
 }
 
 const (
@@ -46,13 +63,18 @@ const (
 	maxHead = 64 << 10
 	// again is for how long it isn't tried to read here what an agent reads.
 	again = time.Minute
-	// mostCannot bounds what is remembered of that.
-	mostCannot = 10_000
+	// mostNoted bounds what is remembered of that, and of agents that are silent.
+	mostNoted = 10_000
+	// keep is for how long an answer of an agent is kept that pages ask for as they renew themselves, maxKept how long it may be, in
+	// bytes, and mostKept how many are.
+	keep     = 15 * time.Second
+	maxKept  = 256 << 10
+	mostKept = 64
 )
 
 // New returns a reader of what a set can open. A nil set reads nothing, and says so.
 func New(set *opened.Set, s *server.Server) *Reader {
-	r := &Reader{set: set, server: s, agents: make(chan struct{}, byAgents), cannot: map[string]time.Time{}}
+	r := &Reader{set: set, server: s, agents: make(chan struct{}, byAgents), cannot: map[string]time.Time{}, silent: map[string]silence{}, kept: map[string]kept{}}
 	if set != nil {
 		r.here = contents.New(set.Looks())
 	}
@@ -105,11 +127,39 @@ func (r *Reader) choose(instance string, here, agent func() error) error {
 		}
 		r.note(instance, true)
 	}
+	if err := r.isSilent(instance, of.Heard); err != nil {
+		return err
+	}
 	err := agent()
 	if err != nil {
 		r.note(instance, false) // here it may be read by now
 	}
+	if errors.Is(err, bus.ErrSilent) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		bounded(r.silent)[instance] = silence{time.Now(), err}
+	}
 	return err
+}
+
+// isSilent is why an agent isn't asked: it was silent, and nothing was heard of it since. Its hellos come every few seconds.
+func (r *Reader) isSilent(instance string, heard time.Time) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, ok := r.silent[instance]
+	if ok && heard.After(s.since) {
+		delete(r.silent, instance)
+		return nil
+	}
+	return s.err
+}
+
+// bounded empties a map that has grown too large.
+func bounded[V any](m map[string]V) map[string]V {
+	if len(m) >= mostNoted {
+		clear(m)
+	}
+	return m
 }
 
 // couldNot reports whether nothing of an instance could be read here a moment ago. To try costs the storage a question each time.
@@ -127,10 +177,7 @@ func (r *Reader) note(instance string, cannot bool) {
 	if !cannot {
 		return
 	}
-	if len(r.cannot) >= mostCannot {
-		clear(r.cannot)
-	}
-	r.cannot[instance] = time.Now()
+	bounded(r.cannot)[instance] = time.Now()
 }
 
 // told says of an instance that this server can't read, nor has an agent read, how to allow it.
@@ -152,25 +199,65 @@ func told(of server.Reading, err error) error {
 
 // askAgent has the agent of an instance do a look.
 func askAgent[Q, A any](ctx context.Context, r *Reader, of *states.Shelf, instance string, look contents.Look[Q, A], q Q) (*A, error) {
-	ctx, cancel := context.WithTimeout(ctx, agentTime)
-	defer cancel()
-	in, done, err := r.fromAgent(ctx, of, instance, look.Name, q)
+	query, err := contents.Encode(q)
 	if err != nil {
 		return nil, err
 	}
-	defer done()
-	text, err := io.ReadAll(io.LimitReader(in, maxAnswer+1))
-	switch {
-	case err != nil:
-		return nil, err
-	case len(text) > maxAnswer:
-		return nil, &server.Error{Kind: server.Conflict, Message: "The agent's answer is longer than a page can be: ask for less."}
+	key := ""
+	if look.Name == contents.LookMoments.Name || look.Name == contents.LookDamage.Name {
+		key = strings.Join([]string{instance, look.Name, string(query), of.Backups[0].ID, strconv.Itoa(len(of.Backups))}, "\n")
+	}
+	text := r.have(key)
+	if text == nil {
+		if text, err = r.wholeAnswer(ctx, of, instance, look.Name, query); err != nil {
+			return nil, err
+		}
+		r.keep(key, text)
 	}
 	a := new(A)
 	if err := contents.Decode(text, a); err != nil {
 		return nil, unread(err)
 	}
 	return a, nil
+}
+
+// have returns an answer that was kept; nil if there is none.
+func (r *Reader) have(key string) []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if k, ok := r.kept[key]; ok && time.Since(k.at) < keep {
+		return k.text
+	}
+	return nil
+}
+
+// keep keeps an answer for a while, unless its key is "".
+func (r *Reader) keep(key string, text []byte) {
+	if key == "" || len(text) > maxKept {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	maps.DeleteFunc(r.kept, func(_ string, k kept) bool { return time.Since(k.at) >= keep })
+	if len(r.kept) < mostKept {
+		r.kept[key] = kept{time.Now(), text}
+	}
+}
+
+// wholeAnswer asks an agent and reads all of its answer.
+func (r *Reader) wholeAnswer(ctx context.Context, of *states.Shelf, instance, name string, query []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, agentTime)
+	defer cancel()
+	in, done, err := r.fromAgent(ctx, of, instance, name, query)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	text, err := io.ReadAll(io.LimitReader(in, maxAnswer+1))
+	if err == nil && len(text) > maxAnswer {
+		err = &server.Error{Kind: server.Conflict, Message: "The agent's answer is longer than a page can be: ask for less."}
+	}
+	return text, err
 }
 
 // unread is of an answer that isn't one. What went wrong on the way is in a sentence already.
@@ -183,18 +270,13 @@ func unread(err error) error {
 }
 
 // fromAgent asks an agent, and returns what reads the answer, and what ends that.
-func (r *Reader) fromAgent(ctx context.Context, of *states.Shelf, instance, name string, q any) (_ *bufio.Reader, done func(), err error) {
+func (r *Reader) fromAgent(ctx context.Context, of *states.Shelf, instance, name string, query []byte) (_ *bufio.Reader, done func(), err error) {
 	select {
 	case r.agents <- struct{}{}:
 	default:
 		return nil, nil, &server.Error{Kind: server.Unavailable, Message: "Agents read too much for this server just now: try again in a moment."}
 	}
 	leave := func() { <-r.agents }
-	query, err := contents.Encode(q)
-	if err != nil {
-		leave()
-		return nil, nil, err
-	}
 	in, err := r.server.Look(ctx, instance, job.Look{Name: name, Query: query, Backups: needed(of)})
 	if err != nil {
 		leave()
@@ -337,7 +419,11 @@ func (r *Reader) AttachmentOf(ctx context.Context, who *access.Caller, instance 
 	}
 	q := contents.AttachmentQuery{DocumentQuery: contents.DocumentQuery{At: at, DB: db, Doc: id, Rev: rev}, Name: name}
 	return r.choose(instance, func() error { return r.here.Attachment(ctx, of, q, fn) }, func() error {
-		in, done, err := r.fromAgent(ctx, of, instance, job.LookAttachment, q)
+		query, err := contents.Encode(q)
+		if err != nil {
+			return err
+		}
+		in, done, err := r.fromAgent(ctx, of, instance, job.LookAttachment, query)
 		if err != nil {
 			return err
 		}

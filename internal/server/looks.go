@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"filippo.io/age"
 
@@ -22,6 +23,7 @@ type Reading struct {
 	Key    bool   // it has a key that reads
 	Reads  bool   // and its node's setting accept_reads lets servers have it read
 	Online bool
+	Heard  time.Time // when it was, by this server's clock; zero for never
 }
 
 // ReadingOf says what the agent of an instance can do. The instance may be gone.
@@ -34,8 +36,8 @@ func (s *Server) ReadingOf(instance string) Reading {
 	if a == nil {
 		return Reading{}
 	}
-	hello, online := s.hello(a)
-	return Reading{a.Name, hello.CanRead, hello.CanRead && hello.Reads, online}
+	hello, heard, online := s.lastHeard(a)
+	return Reading{a.Name, hello.CanRead, hello.CanRead && hello.Reads, online, heard}
 }
 
 // Look has the agent of an instance look into backups, which the caller must be one to read, and returns its answer, which must be

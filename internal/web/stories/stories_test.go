@@ -62,6 +62,8 @@ type needs struct {
 	agent bool
 	// empty is a server of which nothing is known yet: no repository, no instance, no agent.
 	empty bool
+	// keyless is a server without the repository and its key, which its agent has.
+	keyless bool
 	// firefox tells it in Firefox too.
 	firefox bool
 	env     []string // more settings of the server
@@ -74,6 +76,7 @@ var stories = []told{
 	{"overview", needs{firefox: true}},
 	{"window", needs{firefox: true}},
 	{"moment", needs{}},
+	{"no-key", needs{agent: true, keyless: true}},
 	{"changes", needs{}},
 	{"jobs", needs{env: []string{"SLIPCOVER_SHIP=false"}}}, // so that nothing rests on the backup that it deletes
 	{"restore", needs{env: []string{"SLIPCOVER_ACCEPT_RESTORES=true"}}},
@@ -208,8 +211,10 @@ func newWorld(t testing.TB, h *history, n needs) *world {
 		if _, err := os.Stat(h.state); err == nil {
 			must(t, os.CopyFS(nodeState, os.DirFS(h.state)))
 		}
-		env = append(env, node...)
-		slipcover(t, env, "server", "rebuild")
+		slipcover(t, slices.Concat(env, node), "server", "rebuild")
+		if !n.keyless {
+			env = append(env, node...)
+		}
 		if !n.agent {
 			env = append(env, couch...)
 			args = append(args, "--with-agent")
@@ -340,6 +345,13 @@ func (w *world) do(what string) (any, error) {
 		p.Start()
 	case "halt-agent":
 		return nil, p.Cmd.Process.Signal(syscall.SIGSTOP)
+	case "allow-reads": // in the settings of the agent's node
+		p.stop()
+		p.Env = append(p.Env, "SLIPCOVER_ACCEPT_READS=true")
+		if n := slices.Index(p.Args, "--join"); n >= 0 {
+			p.Args = slices.Delete(p.Args, n, n+2)
+		}
+		p.Start()
 	case "resume-agent":
 		return nil, p.Cmd.Process.Signal(syscall.SIGCONT)
 	case "slipcover": // as on the server's machine
