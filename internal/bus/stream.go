@@ -59,7 +59,7 @@ func (b *Bus) Stream(ctx context.Context, agent string, data []byte) (io.ReadClo
 	if s.sub, err = b.nc.SubscribeSync("slipcover.from." + agent + ".answer." + s.id); err != nil {
 		return nil, fmt.Errorf("ask agent %s: %w", agent, err)
 	}
-	if err := s.next(data); err != nil && !errors.Is(err, io.EOF) {
+	if err := s.next(data); err != nil && !errors.Is(err, io.EOF) { //nolint:contextcheck // s has it
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
@@ -170,7 +170,7 @@ func (l *Link) Streams(ctx context.Context, fn func(ctx context.Context, data []
 	defer cancel()
 	f := outflows{ctx: ctx, fn: fn, all: map[string]*outflow{}}
 	defer f.running.Wait()
-	return serve(ctx, l.nc, "slipcover.to."+l.agent+".stream", "", func(m *nats.Msg) func(context.Context) {
+	return serve(ctx, l.nc, "slipcover.to."+l.agent+".stream", "", func(m *nats.Msg) func(context.Context) { //nolint:contextcheck // f has it
 		id, piece := m.Header.Get(streamHeader), m.Header.Get(pieceHeader)
 		if !strings.HasPrefix(m.Reply, l.from("answer", "")) || !validName(id) {
 			return nil
