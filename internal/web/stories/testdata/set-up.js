@@ -20,6 +20,10 @@ require('./lib')(async s => {
   await page.waitForURL(u => !u.pathname.endsWith('/new'));
   await s.open('/schedules');
   await page.getByRole('link', {name: 'at night'}).click();
+  await s.says(/After its next backup none of/);
+  await page.getByLabel('daily', {exact: true}).fill('');
+  await page.getByLabel('weekly', {exact: true}).fill('');
+  await s.says(/Nothing goes:/); // what these rules would do, before they are saved
   await s.submit(page.getByRole('button', {name: 'Pause'}));
   await s.says(/It is paused/);
   await s.look();
