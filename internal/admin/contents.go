@@ -198,11 +198,12 @@ func (c *call) damage() (int, any, error) {
 
 func (c *call) databases() (int, any, error) {
 	q := c.query()
-	id, at, page := c.instance(q), q.at(), q.page()
+	id, at := c.instance(q), q.at()
+	d := contents.DatabasesQuery{Prefix: q.Get("prefix"), Group: q.yes("group"), Page: q.page()}
 	if q.err != nil {
 		return 0, nil, q.err
 	}
-	return answered(c.reader().Databases(c.r.Context(), c.who, id, at, contents.DatabasesQuery{Prefix: q.Get("prefix"), Page: page}))
+	return answered(c.reader().Databases(c.r.Context(), c.who, id, at, d))
 }
 
 func (c *call) database() (int, any, error) {

@@ -140,7 +140,7 @@ var allowed = map[string][]string{
 	// The dashboard: pages over what both APIs use, so that it can do nothing which they can't; sessions in a table of the bus.
 	"internal/web": {"internal/access", "internal/api", "internal/bus", "internal/calendar", "internal/cluster", "internal/config", "internal/contents", "internal/diverge", "internal/httpd", "internal/job", "internal/looks", "internal/states", "internal/manifest", "internal/opened", "internal/schedule", "internal/serve", "internal/server", "internal/shard", "internal/topology",
 		"internal/words", "internal/web/timeline"},
-	"internal/web/timeline": {},
+	"internal/web/timeline": {"internal/shard"},
 
 	// Runs jobs on a node with the engines; the bus brings them.
 	"internal/agent": {"internal/backup", "internal/bus", "internal/cluster", "internal/contents", "internal/durable", "internal/job", "internal/localhost", "internal/manifest", "internal/node", "internal/refusal", "internal/repo", "internal/restore", "internal/serve", "internal/serve/tryout", "internal/shard", "internal/ship",

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"os"
@@ -18,6 +19,8 @@ import (
 	"github.com/slipcover/slipcover/internal/admin"
 	"github.com/slipcover/slipcover/internal/backup"
 	"github.com/slipcover/slipcover/internal/bus"
+	"github.com/slipcover/slipcover/internal/contents"
+	"github.com/slipcover/slipcover/internal/couchgen"
 	"github.com/slipcover/slipcover/internal/httpd"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/node"
@@ -51,15 +54,21 @@ func must(t *testing.T, err error) {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	early := t.TempDir()
+	must(t, os.CopyFS(early, os.DirFS(fixtures+"/data")))
+	cut(t, early, "01")
+	return worldOf(t, early, fixtures+"/data")
+}
+
+// worldOf is newWorld with backups of two data directories.
+func worldOf(t *testing.T, dirs ...string) *world {
+	t.Helper()
 	w := &world{t: t, instance: newUUID(t)}
 	w.World = servertest.New(t, bus.Options{}, server.Config{})
 	w.repo = servetest.Init(t, mem.New())()
 	state := t.TempDir()
-	early := t.TempDir()
-	must(t, os.CopyFS(early, os.DirFS(fixtures+"/data")))
-	cut(t, early, "01")
 	var found []server.Found
-	for _, data := range []string{early, fixtures + "/data"} {
+	for _, data := range dirs {
 		found = append(found, w.backUp(data, state))
 	}
 	w.first, w.second = found[0].Record.Labels[job.LabelBackup], found[1].Record.Labels[job.LabelBackup]
@@ -203,6 +212,48 @@ func TestListsAsServer(t *testing.T) {
 	w.into(&c, "database", "db", "secured")
 	if !strings.Contains(string(c.Security), "admins") {
 		t.Errorf("secured: %s", c.Security)
+	}
+}
+
+// Databases whose names begin alike are one row if that is asked for, and those that were dropped since the backup before are named.
+func TestDatabasesGroupedAndDropped(t *testing.T) {
+	t.Parallel()
+	dirs := []string{filepath.Join(t.TempDir(), "data"), filepath.Join(t.TempDir(), "data")}
+	for i, dir := range dirs {
+		_, err := couchgen.DataDir(dir, couchgen.DirOptions{Databases: 14 - i, Q: 1, DocsPerDB: 2, DocBytes: 100, Name: func(n int) string {
+			switch n {
+			case 12:
+				return "orders"
+			case 13:
+				return "lost"
+			}
+			return fmt.Sprintf("userdb-%02x", n)
+		}})
+		must(t, err)
+	}
+	w := worldOf(t, dirs...)
+	var d contents.Databases
+	w.into(&d, "databases", "backup", "latest", "group", "true")
+	last := len(d.Databases) - 1
+	if d.Rows != len(d.Databases) || d.Total != d.Rows+11 || last < 1 {
+		t.Fatalf("%d rows of %d databases: %+v", d.Rows, d.Total, d.Databases)
+	}
+	if g := d.Databases[last]; g.Name != "userdb-" || g.Group != 12 || g.Documents != 24 || g.FileBytes == 0 || g.GrewBytes == nil || *g.GrewBytes != 0 {
+		t.Errorf("the group: %+v", g)
+	}
+	if d.Databases[last-1].Name != "orders" || d.Databases[last-1].Group != 0 {
+		t.Errorf("what is alone: %+v", d.Databases[last-1])
+	}
+	if len(d.Dropped) != 1 || d.Dropped[0] != "lost" || d.MoreDropped != 0 || d.BeforeBackup != w.first {
+		t.Errorf("dropped %q since %s, want those of %s", d.Dropped, d.BeforeBackup, w.first)
+	}
+	d = contents.Databases{}
+	if w.into(&d, "databases", "backup", "latest", "prefix", "userdb-"); d.Total != 12 || d.Rows != 12 || len(d.Dropped) != 0 {
+		t.Errorf("in the group: %d of %d, dropped %q", d.Rows, d.Total, d.Dropped)
+	}
+	d = contents.Databases{}
+	if w.into(&d, "databases", "backup", w.first); len(d.Dropped) != 0 || d.BeforeBackup != "" {
+		t.Errorf("of the first: dropped %q", d.Dropped)
 	}
 }
 

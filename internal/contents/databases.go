@@ -20,14 +20,23 @@ type Databases struct {
 	State
 	Databases []Database `json:"databases"` // by name
 	Total     int        `json:"total"`     // that begin so
+	Rows      int        `json:"rows"`      // these, with those of a group as one if that was asked for
 	More      bool       `json:"more"`
 	// Before is when the backup before this state was begun, with which sizes are compared; missing without one.
-	Before time.Time `json:"before,omitzero"`
+	Before       time.Time `json:"before,omitzero"`
+	BeforeBackup string    `json:"before_backup,omitempty"` // its id in the catalog
+	// Dropped are those that the backup before has, and this state not any more: the first ones, by name; MoreDropped is how many
+	// there are beside these.
+	Dropped     []string `json:"dropped"`
+	MoreDropped int      `json:"more_dropped"`
 }
 
-// Database is one of a state.
+// Database is one of a state, or a group of some.
 type Database struct {
-	Name      string `json:"name"`
+	Name string `json:"name"`
+	// Group is how many databases this row stands for, whose names all begin with Name; 0 of one database. It has no sizes but
+	// those of files.
+	Group     int    `json:"group,omitempty"`
 	Documents uint64 `json:"documents"` // without deleted ones
 	Deleted   uint64 `json:"deleted"`
 	FileBytes int64  `json:"file_bytes"`
@@ -47,6 +56,8 @@ type Database struct {
 type DatabasesQuery struct {
 	At     states.State
 	Prefix string
+	// Group makes one row of databases whose names begin alike, see shard.GroupOf.
+	Group bool
 	Page
 }
 
@@ -67,27 +78,125 @@ func (r *Reader) databases(ctx context.Context, of *states.Shelf, q DatabasesQue
 		}
 	}
 	out := &Databases{State: stateOf(v), Databases: []Database{}, Total: len(names)}
-	names, out.More = cut(names, q.Page)
 	before, err := r.before(ctx, v, out)
 	if err != nil {
 		return nil, err
 	}
-	for _, n := range names {
-		d, err := v.Node.Database(n)
+	if err := r.dropped(ctx, v, q.Prefix, out); err != nil {
+		return nil, err
+	}
+	rows := rowsOf(names, q.Group)
+	out.Rows = len(rows)
+	rows, out.More = cut(rows, q.Page)
+	for _, row := range rows {
+		x := &Database{Name: row[0]}
+		if len(row) > 1 {
+			x, err = ofGroup(v, row)
+		} else {
+			var d *serve.Database
+			if d, err = v.Node.Database(row[0]); err == nil {
+				x, err = describe(ctx, v, d)
+			}
+		}
 		if err != nil {
 			return nil, fault(ctx, err)
 		}
-		x, err := describe(ctx, v, d)
-		if err != nil {
-			return nil, err
+		grew, known := x.FileBytes, false
+		for _, n := range row {
+			was, ok := before[n]
+			grew, known = grew-was, known || ok
 		}
-		if was, ok := before[n]; ok {
-			grew := x.FileBytes - was
+		if known {
 			x.GrewBytes = &grew
 		}
 		out.Databases = append(out.Databases, *x)
 	}
 	return out, nil
+}
+
+// rowsOf makes rows of names, which are in order: of each one, or of each group.
+func rowsOf(names []string, group bool) (rows [][]string) {
+	members := map[string][]string{}
+	for _, n := range names {
+		if g := shard.GroupOf(n); g != "" && group {
+			members[g] = append(members[g], n)
+		}
+	}
+	for _, n := range names {
+		switch g := members[shard.GroupOf(n)]; {
+		case len(g) < shard.GroupFrom:
+			rows = append(rows, []string{n})
+		case g[0] == n:
+			rows = append(rows, g)
+		}
+	}
+	return rows
+}
+
+// ofGroup adds up databases by what the backup says of their files, without opening them.
+func ofGroup(v *states.View, names []string) (*Database, error) {
+	out := &Database{Name: shard.GroupOf(names[0]), Group: len(names)}
+	for _, n := range names {
+		d, err := v.Node.Database(n)
+		if err != nil {
+			return nil, err
+		}
+		out.Shards += len(d.Shards)
+		for _, s := range d.Shards {
+			if s.File == nil {
+				out.Missing++
+				continue
+			}
+			out.FileBytes += s.File.Size
+			if h := s.File.Header; h != nil {
+				out.Documents += h.Docs
+				out.Deleted += h.DeletedDocs
+			}
+		}
+	}
+	return out, nil
+}
+
+// mostDropped is how many of the databases that were dropped are named.
+const mostDropped = 100
+
+// dropped finds those databases of the backup before that aren't in the state.
+func (r *Reader) dropped(ctx context.Context, v *states.View, prefix string, out *Databases) error {
+	out.Dropped = []string{}
+	_, m, err := v.Before(ctx)
+	if err != nil {
+		return fault(ctx, err)
+	}
+	if m == nil {
+		return nil
+	}
+	list, err := v.Note("dropped", func() (any, error) {
+		node, err := serve.OpenNode(ctx, v.Repo, m)
+		if err != nil {
+			return nil, err
+		}
+		defer node.Close()
+		gone := []string{}
+		for _, n := range node.Databases() {
+			if _, err := v.Node.Database(n); err != nil {
+				gone = append(gone, n)
+			}
+		}
+		return gone, nil
+	})
+	if err != nil {
+		return fault(ctx, err)
+	}
+	for _, n := range list.([]string) { //nolint:forcetypeassert // put there above
+		switch {
+		case !strings.HasPrefix(n, prefix):
+		case len(out.Dropped) == mostDropped:
+			out.MoreDropped++
+		default:
+			out.Dropped = append(out.Dropped, n)
+		}
+	}
+	return nil
 }
 
 // before returns the sizes of databases' files in the backup before, by name.
@@ -99,7 +208,7 @@ func (r *Reader) before(ctx context.Context, v *states.View, out *Databases) (ma
 	if rec == nil {
 		return nil, nil
 	}
-	out.Before = rec.Started.UTC()
+	out.Before, out.BeforeBackup = rec.Started.UTC(), catalogID(v.Backups, rec.ID)
 	sizes, err := v.Note("sizes before", func() (any, error) { return sizesOf(m), nil })
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package web_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/backup"
+	"github.com/slipcover/slipcover/internal/couchgen"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/node"
 	"github.com/slipcover/slipcover/internal/opened"
@@ -148,6 +150,31 @@ func (a *shown) link(parts ...string) string {
 }
 
 var hrefs = regexp.MustCompile(`href="([^"]*)"`)
+
+// Databases whose names begin alike are one row that opens, and what was dropped is named with where it still is.
+func TestMomentGroupsDatabases(t *testing.T) {
+	t.Parallel()
+	dirs := []string{filepath.Join(t.TempDir(), "data"), filepath.Join(t.TempDir(), "data")}
+	for i, dir := range dirs {
+		if _, err := couchgen.DataDir(dir, couchgen.DirOptions{Databases: 12 - i, Q: 1, DocsPerDB: 2, DocBytes: 100, Name: func(n int) string {
+			if n == 11 {
+				return "lost"
+			}
+			return fmt.Sprintf("userdb-%02x", n)
+		}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := newShelf(t, dirs...)
+	b := s.as(access.Operator)
+	a := b.get(s.path("moment", "s", "latest")).sees(200, "userdb-…", "11 databases", "dropped since the backup of", "lost")
+	a.hasNot("userdb-05")
+	b.get(a.link("db=lost")).sees(200, "lost", "2 documents")
+	a = b.get(a.link("p=userdb-")).sees(200, "userdb-05", "1 to 11 of 11", "All databases")
+	b.get(a.link("db=userdb-05")).sees(200, "userdb-05", "2 documents")
+	a = b.get(s.path("moment", "s", "latest", "db", "userdb-05"))
+	a.source(`aria-current="true"`)
+}
 
 // From a moment to a database, a document, its versions and what differs in them, by links alone.
 func TestLooking(t *testing.T) {

@@ -154,8 +154,12 @@ type momentData struct {
 
 	Prefix    string
 	Databases []databaseRow
-	Total     int
+	Total     int // databases
+	Rows      int // the same, with each group as one
 	Before    time.Time
+	Dropped   []way  // since the backup before, to where they were
+	MoreGone  int    // that aren't among these
+	All       string // without the search
 	DBPrev    string
 	DBNext    string
 	DBFrom    int
@@ -191,7 +195,10 @@ type documentRow struct {
 	Pre, Rest string // the id, its searched beginning apart
 }
 
-const databasesPerPage = 40
+const (
+	databasesPerPage = 40
+	mostDropped      = 20 // that are named
+)
 
 func (c *call) momentPage() (*answer, error) {
 	x, err := c.subject()
@@ -236,19 +243,35 @@ func (c *call) momentPage() (*answer, error) {
 
 func (c *call) fillDatabases(d *momentData, at states.State) error {
 	offset, _ := strconv.Atoi(c.r.URL.Query().Get("dbo"))
-	list, err := c.reader.Databases(c.r.Context(), d.who, d.ID, at, contents.DatabasesQuery{Prefix: d.Prefix, Page: contents.Page{Offset: offset, Limit: databasesPerPage}})
+	list, err := c.reader.Databases(c.r.Context(), d.who, d.ID, at, contents.DatabasesQuery{Prefix: d.Prefix, Group: d.Prefix == "", Page: contents.Page{Offset: offset, Limit: databasesPerPage}})
 	if err != nil {
 		return err
 	}
 	d.State, d.S, d.Typed = list.State, name(list.State), c.asTyped(d.subject, list.State)
-	d.Total, d.Before = list.Total, list.Before
+	d.Total, d.Rows, d.Before = list.Total, list.Rows, list.Before
 	for _, x := range list.Databases {
-		row := rowOf(x, d.Before, d.to("moment", "s", d.S, "db", x.Name, "p", d.Prefix, "dbo", c.r.URL.Query().Get("dbo")))
-		row.Selected = x.Name == d.DB
+		to := d.to("moment", "s", d.S, "db", x.Name, "p", d.Prefix, "dbo", c.r.URL.Query().Get("dbo"))
+		if x.Group > 0 {
+			to = d.to("moment", "s", d.S, "p", x.Name, "db", d.DB)
+		}
+		row := rowOf(x, d.Before, to)
+		row.Selected = x.Name == d.DB || x.Group > 0 && strings.HasPrefix(d.DB, x.Name)
 		d.Databases = append(d.Databases, row)
 	}
+	shown := list.Dropped[:min(len(list.Dropped), mostDropped)]
+	for _, n := range shown {
+		before := list.BeforeBackup
+		if before == "" {
+			before = list.Before.Format(time.RFC3339Nano)
+		}
+		d.Dropped = append(d.Dropped, way{d.to("moment", "s", before, "db", n, "p", n), n})
+	}
+	d.MoreGone = len(list.Dropped) - len(shown) + list.MoreDropped
+	if d.Prefix != "" {
+		d.All = d.to("moment", "s", d.S, "db", d.DB)
+	}
 	offset = max(0, offset)
-	d.DBFrom, d.DBTo = min(offset+1, list.Total), offset+len(list.Databases)
+	d.DBFrom, d.DBTo = min(offset+1, list.Rows), offset+len(list.Databases)
 	if offset > 0 {
 		d.DBPrev = d.to("moment", "s", d.S, "p", d.Prefix, "db", d.DB, "dbo", strconv.Itoa(max(0, offset-databasesPerPage)))
 	}

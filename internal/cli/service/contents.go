@@ -223,7 +223,7 @@ func (o *looking) printPoints(m *contents.Moments) error {
 
 func newContentsDatabases(env *core.Env, g *core.Global) *cobra.Command {
 	o := &looking{}
-	prefix, offset := "", 0
+	prefix, offset, group := "", 0, false
 	c := o.command(env, g, "databases INSTANCE", "List the databases of a backup or moment", 1, 1, "one INSTANCE", func(ctx context.Context, c *serviceClient, args []string) error {
 		return ask(ctx, o, c, args[0], "databases", func(d *contents.Databases) error {
 			if err := o.of(d.State); err != nil {
@@ -235,17 +235,34 @@ func newContentsDatabases(env *core.Env, g *core.Global) *cobra.Command {
 				if x.GrewBytes != nil {
 					grew = core.Size(*x.GrewBytes)
 				}
-				rows = append(rows, []string{x.Name, core.Num(x.Documents), core.Num(x.Deleted), core.Size(x.FileBytes), grew, x.Problem})
+				name := x.Name
+				if x.Group > 0 {
+					name += "... (" + core.Count(x.Group, "database") + ")"
+				}
+				rows = append(rows, []string{name, core.Num(x.Documents), core.Num(x.Deleted), core.Size(x.FileBytes), grew, x.Problem})
 			}
 			if err := core.Table(o.env.Stdout, []string{"DATABASE", "DOCUMENTS", "DELETED", "SIZE", "GREW", "PROBLEM"}, rows); err != nil {
 				return err
 			}
+			if len(d.Dropped) > 0 {
+				more := ""
+				if d.MoreDropped > 0 {
+					more = fmt.Sprintf(" and %d more", d.MoreDropped)
+				}
+				if err := o.tell("dropped since the backup of %s: %s%s", core.When(d.Before), core.Clean(strings.Join(d.Dropped, ", ")), more); err != nil {
+					return err
+				}
+			}
+			if group {
+				return o.tell("%d of %s of %s", len(d.Databases), core.Count(d.Rows, "row"), core.Count(d.Total, "database"))
+			}
 			return o.tell("%d of %s", len(d.Databases), core.Count(d.Total, "database"))
-		}, "prefix", prefix, "offset", fmt.Sprint(offset))
+		}, "prefix", prefix, "offset", fmt.Sprint(offset), "group", yes(group))
 	})
 	o.stateFlags(c.Flags())
 	c.Flags().StringVar(&prefix, "prefix", "", "only those whose name begins with this `TEXT`")
 	c.Flags().IntVar(&offset, "offset", 0, "how many to pass over")
+	c.Flags().BoolVar(&group, "group", false, "ten or more whose names begin alike up to a hyphen or underscore in one row, with what the backup says of their files")
 	o.limitFlag(c.Flags(), "databases")
 	return c
 }

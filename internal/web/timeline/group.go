@@ -4,25 +4,24 @@ import (
 	"slices"
 	"strings"
 	"time"
-)
 
-// groupFrom is from how many databases on that begin alike they are one lane.
-const groupFrom = 10
+	"github.com/slipcover/slipcover/internal/shard"
+)
 
 // Group makes one of databases whose names begin alike up to a hyphen or underscore, as userdb-6a6f65 and userdb-616e6e do;
 // those that are alone stay as they are. The order is by name.
 func Group(all []Database) []Database {
 	members := map[string]int{}
 	for _, d := range all {
-		if p := prefix(d.Name); p != "" {
+		if p := shard.GroupOf(d.Name); p != "" {
 			members[p]++
 		}
 	}
 	groups := map[string]*Database{}
 	var out []Database
 	for _, d := range all {
-		p := prefix(d.Name)
-		if p == "" || members[p] < groupFrom {
+		p := shard.GroupOf(d.Name)
+		if p == "" || members[p] < shard.GroupFrom {
 			out = append(out, d)
 			continue
 		}
@@ -50,12 +49,4 @@ func Group(all []Database) []Database {
 	}
 	slices.SortFunc(out, func(a, b Database) int { return strings.Compare(a.Name, b.Name) })
 	return out
-}
-
-func prefix(name string) string {
-	i := strings.IndexAny(name, "-_")
-	if i <= 0 { // _users and _replicator are no group
-		return ""
-	}
-	return name[:i+1]
 }

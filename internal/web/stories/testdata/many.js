@@ -20,8 +20,10 @@ require('./lib')(async s => {
   await s.says(/10,000 databases/);
   await s.look();
   await opened('the moment', () => page.getByRole('link', {name: 'Open this moment'}).click());
-  await s.says(/1 to 40 of 10,000/);
+  await s.says(/10,000 databases/);
   await s.look();
+  await opened('the group', () => page.getByRole('link', {name: 'userdb-…'}).click());
+  await s.says(/1 to 40 of 10,000/);
   await opened('the next page', () => page.getByRole('link', {name: 'Next'}).first().click());
   await s.says(/41 to 80 of 10,000/);
   await page.goBack();
