@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -82,7 +83,7 @@ func (r *Reader) databases(ctx context.Context, of *states.Shelf, q DatabasesQue
 	if err != nil {
 		return nil, err
 	}
-	if err := r.dropped(ctx, v, q.Prefix, out); err != nil {
+	if err := dropped(ctx, v, before, q.Prefix, out); err != nil {
 		return nil, err
 	}
 	rows := rowsOf(names, q.Group)
@@ -160,29 +161,36 @@ func ofGroup(v *states.View, names []string) (*Database, error) {
 // mostDropped is how many of the databases that were dropped are named.
 const mostDropped = 100
 
-// dropped finds those databases of the backup before that aren't in the state.
-func (r *Reader) dropped(ctx context.Context, v *states.View, prefix string, out *Databases) error {
+// dropped finds those databases of the backup before that aren't in the state. before has the names of all whose files it has.
+func dropped(ctx context.Context, v *states.View, before map[string]int64, prefix string, out *Databases) error {
 	out.Dropped = []string{}
-	_, m, err := v.Before(ctx)
-	if err != nil {
-		return fault(ctx, err)
-	}
-	if m == nil {
-		return nil
-	}
 	list, err := v.Note("dropped", func() (any, error) {
+		gone := []string{}
+		for n := range before {
+			if n == "_dbs" || n == "_nodes" { // a node's own, and of no list
+				continue
+			}
+			if _, err := v.Node.Database(n); err != nil {
+				gone = append(gone, n)
+			}
+		}
+		slices.Sort(gone)
+		if len(gone) == 0 {
+			return gone, nil
+		}
+		_, m, err := v.Before(ctx) // there may be files in it that were no database any more
+		if err != nil {
+			return nil, err
+		}
 		node, err := serve.OpenNode(ctx, v.Repo, m)
 		if err != nil {
 			return nil, err
 		}
 		defer node.Close()
-		gone := []string{}
-		for _, n := range node.Databases() {
-			if _, err := v.Node.Database(n); err != nil {
-				gone = append(gone, n)
-			}
-		}
-		return gone, nil
+		return slices.DeleteFunc(gone, func(n string) bool {
+			_, err := node.Database(n)
+			return err != nil
+		}), nil
 	})
 	if err != nil {
 		return fault(ctx, err)
