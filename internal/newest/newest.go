@@ -86,11 +86,19 @@ func Sort[T any](list []T, of func(T) Backup) {
 	})
 }
 
-// After reports whether a is newer than b, as far as the two tell.
+// After reports whether a is newer than b, as far as the two tell. It is Sort of the two.
 func After(a, b Backup) bool {
-	two := []Backup{a, b}
-	Sort(two, func(b Backup) Backup { return b })
-	return two[1].ID == a.ID && a.ID != b.ID
+	if a.ID == b.ID {
+		return false
+	}
+	x, y := a.Own(), b.Own()
+	switch {
+	case a.Parent == b.ID:
+		x = min(max(x, y+1), Most)
+	case b.Parent == a.ID:
+		y = min(max(y, x+1), Most)
+	}
+	return cmp.Or(cmp.Compare(x, y), a.Time.Compare(b.Time), cmp.Compare(a.ID, b.ID)) > 0
 }
 
 // Late says what is wrong with the age of an instance's newest backup, as the end of a

@@ -103,6 +103,9 @@ func check(line string) error {
 // String returns the line with single spaces.
 func (s Spec) String() string { return s.line }
 
+// Location returns the time zone.
+func (s Spec) Location() *time.Location { return s.zone }
+
 // Next returns the first firing after a time, in UTC.
 func (s Spec) Next(after time.Time) time.Time {
 	if s.hourly {

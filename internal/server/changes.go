@@ -1,6 +1,7 @@
 package server
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/slipcover/slipcover/internal/access"
@@ -57,6 +58,40 @@ func (s *Server) ProjectOf(id string) string {
 		return t.Project
 	}
 	return ""
+}
+
+// BackupPage returns at most limit backups of the caller's project, or of all, from the one of number offset on, the newest
+// Updated first, and how many there are. An offset behind the end is that of the last page.
+func (s *Server) BackupPage(who *access.Caller, all bool, offset, limit int) (page []*job.Backup, total int) {
+	s.backups.mu.RLock()
+	defer s.backups.mu.RUnlock()
+	for project, n := range s.index.shown {
+		if all || mine(who, project) {
+			total += n
+		}
+	}
+	offset = max(0, min(offset, (total-1)/limit*limit))
+	want := min(limit, total-offset)
+	shown := func(b *job.Backup) bool { return b.Status != job.BackupDeleting && (all || mine(who, b.Project)) }
+	if offset <= total/2 {
+		page, _ = s.index.page("", shown, offset, want)
+		return page, total
+	}
+	behind := total - offset - want
+	for _, b := range slices.Backward(s.index.order) { // from the other end it is nearer
+		switch {
+		case len(page) == want:
+			slices.Reverse(page)
+			return page, total
+		case !shown(b):
+		case behind > 0:
+			behind--
+		default:
+			page = append(page, b)
+		}
+	}
+	slices.Reverse(page)
+	return page, total
 }
 
 // EachBackup calls fn with the backups of the caller's project, or all, the newest Updated

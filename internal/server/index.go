@@ -23,6 +23,7 @@ type backupIndex struct {
 	// how many there are.
 	stored map[string]int64
 	counts map[string]int
+	shown  map[string]int           // how many each project has that are not being deleted
 	sets   map[string][]*job.Backup // by the id of the set that they are of
 	// of has those of each instance, in the same order as all, and parents how many were made of one by parent_id.
 	of      map[string][]*job.Backup
@@ -33,7 +34,7 @@ type backupIndex struct {
 type parent struct{ project, id string }
 
 func newBackupIndex() *backupIndex {
-	return &backupIndex{statuses: map[job.BackupStatus]int{}, last: map[string]*job.Backup{}, proofs: map[string]*job.Backup{}, stored: map[string]int64{}, counts: map[string]int{},
+	return &backupIndex{statuses: map[job.BackupStatus]int{}, last: map[string]*job.Backup{}, proofs: map[string]*job.Backup{}, stored: map[string]int64{}, counts: map[string]int{}, shown: map[string]int{},
 		sets: map[string][]*job.Backup{}, of: map[string][]*job.Backup{}, parents: map[parent]int{}}
 }
 
@@ -53,6 +54,8 @@ func (x *backupIndex) changed(_ string, old, now *job.Backup) {
 	x.changedSet(old, now)
 	x.changedParent(old, -1)
 	x.changedParent(now, 1)
+	x.changedShown(old, -1)
+	x.changedShown(now, 1)
 	if old != nil {
 		if mine := x.of[old.Instance]; len(mine) > 0 {
 			if i, ok := slices.BinarySearchFunc(mine, old, before); ok {
@@ -118,6 +121,16 @@ func (x *backupIndex) changedParent(b *job.Backup, by int) {
 	key := parent{b.Project, b.Parent}
 	if x.parents[key] += by; x.parents[key] == 0 {
 		delete(x.parents, key)
+	}
+}
+
+// changedShown counts a backup that comes or goes for its project.
+func (x *backupIndex) changedShown(b *job.Backup, by int) {
+	if b == nil || b.Status == job.BackupDeleting {
+		return
+	}
+	if x.shown[b.Project] += by; x.shown[b.Project] == 0 {
+		delete(x.shown, b.Project)
 	}
 }
 

@@ -10,7 +10,6 @@ import (
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/newest"
 	"github.com/slipcover/slipcover/internal/retention"
-	"github.com/slipcover/slipcover/internal/schedule"
 )
 
 // Retention is what the retention of a schedule will keep and delete when it is applied next, as far as is known now.
@@ -65,7 +64,7 @@ func (s *Server) retention(c *job.Schedule, keep *job.Keep) (*Retention, error) 
 	var next *job.Backup
 	if c.Enabled && !c.Next.IsZero() {
 		r.At = c.Next
-		if spec, err := schedule.Parse(c.Cron, c.TimeZone); err == nil {
+		if spec, err := s.specs.parse(c.Cron, c.TimeZone); err == nil {
 			r.At = planOf(c, spec).Begin(c.Next)
 		}
 		if r.At.Before(now) {
@@ -141,9 +140,7 @@ func (s *Server) decide(c *job.Schedule, keep job.Keep, next *job.Backup, now ti
 	if err != nil {
 		return nil, err
 	}
-	if loc, err := time.LoadLocation(c.TimeZone); err == nil {
-		policy.Location = loc
-	}
+	policy.Location = s.specs.location(c)
 	all, _ := s.Backups(&access.Caller{Project: c.Project}, BackupFilter{Instance: c.Instance, Schedule: c.ID, Limit: 1 << 30})
 	made := slices.Clone(all)
 	newest.Sort(made, orderOf)

@@ -344,25 +344,65 @@ func (s *Server) setRight(ctx context.Context, c *job.Schedule) error {
 // specs are cron lines that were parsed. The zero value has none.
 type specs struct {
 	mu     sync.Mutex
-	parsed map[[2]string]schedule.Spec // by line and zone; guarded by mu
+	parsed map[[2]string]*parsedSpec // by line and zone; guarded by mu
+}
+
+// parsedSpec is a line with the two firings after a moment, which are the same for each moment until the first of them.
+type parsedSpec struct {
+	schedule.Spec
+	from, first, second time.Time // guarded by the lock of specs
 }
 
 func (p *specs) parse(cron, zone string) (schedule.Spec, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	k, err := p.parsedOf(cron, zone)
+	if err != nil {
+		return schedule.Spec{}, err
+	}
+	return k.Spec, nil
+}
+
+// every returns how long it is from a line's first firing after now to the one after that.
+func (p *specs) every(cron, zone string, now time.Time) (time.Duration, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	k, err := p.parsedOf(cron, zone)
+	if err != nil {
+		return 0, err
+	}
+	if k.first.IsZero() || now.Before(k.from) || !now.Before(k.first) {
+		k.from, k.first = now, k.Next(now)
+		k.second = k.Next(k.first)
+	}
+	return k.second.Sub(k.first), nil
+}
+
+// location returns the time zone of a schedule; nil if it can't be used.
+func (p *specs) location(c *job.Schedule) *time.Location {
+	if spec, err := p.parse(c.Cron, c.TimeZone); err == nil {
+		return spec.Location()
+	}
+	loc, _ := time.LoadLocation(c.TimeZone) // nil with an error
+	return loc
+}
+
+// parsedOf is called with the lock held.
+func (p *specs) parsedOf(cron, zone string) (*parsedSpec, error) {
 	key := [2]string{cron, zone}
-	if spec, ok := p.parsed[key]; ok {
-		return spec, nil
+	if k := p.parsed[key]; k != nil {
+		return k, nil
 	}
 	spec, err := schedule.Parse(cron, zone)
 	if err != nil {
-		return spec, err
+		return nil, err
 	}
 	if p.parsed == nil || len(p.parsed) > 10000 { // lines that were changed long ago
-		p.parsed = map[[2]string]schedule.Spec{}
+		p.parsed = map[[2]string]*parsedSpec{}
 	}
-	p.parsed[key] = spec
-	return spec, nil
+	k := &parsedSpec{Spec: spec}
+	p.parsed[key] = k
+	return k, nil
 }
 
 // fire decides about a schedule that may be due, stores the decision, and begins the

@@ -82,9 +82,7 @@ func (s *Server) decideSets(c *job.Schedule, keep job.Keep, next, now time.Time)
 	if err != nil {
 		return nil, err
 	}
-	if loc, err := time.LoadLocation(c.TimeZone); err == nil {
-		policy.Location = loc
-	}
+	policy.Location = s.specs.location(c)
 	byID := map[string]*SetInfo{}
 	var list []retention.Backup
 	var out []retainedSet

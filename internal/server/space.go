@@ -1,6 +1,7 @@
 package server
 
 import (
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -57,53 +58,62 @@ func SpaceTimes(first, now time.Time) []time.Time {
 
 // Space returns how much room the backups of the caller's project take, or of all projects, and since when there are any.
 func (s *Server) Space(who *access.Caller, all bool) (*Space, []time.Time) {
-	list, _ := s.Backups(who, BackupFilter{All: all, Limit: 1 << 30})
-	list = slices.DeleteFunc(slices.Clone(list), func(b *job.Backup) bool { return !b.Status.Usable() && b.Stored == 0 })
-	newest.Sort(list, orderOf)
-	out, now := &Space{Backups: len(list)}, s.now()
-	first := now.Add(-24 * time.Hour)
-	for _, b := range list {
-		if madeAt(b).Before(first) {
-			first = madeAt(b)
+	out, now := &Space{}, s.now()
+	instances, repositories := map[string]*spaceOf{}, map[repositoryKey]*RepositorySpace{}
+	var r *RepositorySpace // of the backup before, which mostly has the same
+	oldest := now.Add(-24 * time.Hour)
+	s.EachBackup(who, all, func(b *job.Backup) bool {
+		if !b.Status.Usable() && b.Stored == 0 {
+			return true
 		}
-	}
-	times := SpaceTimes(first, now)
-	instances, repositories := map[string]*InstanceSpace{}, map[string]*RepositorySpace{}
-	for _, b := range list {
+		if r == nil || keyOf(&r.Repository) != keyOf(&b.Repository) {
+			key := keyOf(&b.Repository)
+			if r = repositories[key]; r == nil {
+				r = &RepositorySpace{Repository: b.Repository}
+				repositories[key] = r
+				out.Repositories = append(out.Repositories, r)
+			}
+		}
 		i := instances[b.Instance]
 		if i == nil {
-			i = &InstanceSpace{ID: b.Instance, Name: b.RepoName, Gone: true, Points: make([]int64, spacePoints)}
-			if own := s.instances.have(b.Instance); own != nil {
-				i.Name, i.Gone = own.Name, false
-			}
+			i = &spaceOf{InstanceSpace: InstanceSpace{ID: b.Instance, Points: make([]int64, spacePoints)}}
 			instances[b.Instance] = i
-			out.Instances = append(out.Instances, i)
+			out.Instances = append(out.Instances, &i.InstanceSpace)
 		}
-		key := b.Repository.Storage + " " + b.Repository.URL
-		r := repositories[key]
-		if r == nil {
-			r = &RepositorySpace{Repository: b.Repository}
-			repositories[key] = r
-			out.Repositories = append(out.Repositories, r)
-		}
-		r.Stored, r.Backups = r.Stored+b.Stored, r.Backups+1
-		i.Stored, i.Backups, i.Size = i.Stored+b.Stored, i.Backups+1, b.Size // the last is the newest
-		if now.Sub(madeAt(b)) <= 7*24*time.Hour {
+		at := madeAt(b)
+		r.Stored, r.Backups, out.Backups = r.Stored+b.Stored, r.Backups+1, out.Backups+1
+		i.Stored, i.Backups = i.Stored+b.Stored, i.Backups+1
+		if now.Sub(at) <= 7*24*time.Hour {
 			i.Added += b.Stored
 		}
-		for n, t := range times {
-			if !madeAt(b).After(t) {
-				i.Points[n] += b.Stored
-			}
+		if at.Before(oldest) {
+			oldest = at
 		}
-	}
-	for _, i := range out.Instances {
+		i.added = append(i.added, addition{at, b.Stored})
+		if o := orderOf(b); i.newest == nil || newest.After(o, i.order) {
+			i.newest, i.order = b, o
+		}
+		return true
+	})
+	times := SpaceTimes(oldest, now)
+	for _, i := range instances {
+		if i.Name, i.Gone = i.newest.RepoName, true; s.instances.have(i.ID) != nil {
+			i.Name, i.Gone = s.instances.have(i.ID).Name, false
+		}
+		i.Size = i.newest.Size
+		i.fillPoints(oldest, now)
 		out.Stored, out.Size, out.Added = out.Stored+i.Stored, out.Size+i.Size, out.Added+i.Added
 	}
 	slices.SortFunc(out.Instances, func(a, b *InstanceSpace) int { return more(a.Stored, b.Stored, a.Name, b.Name) })
 	slices.SortFunc(out.Repositories, func(a, b *RepositorySpace) int {
 		return more(a.Stored, b.Stored, a.Repository.URL, b.Repository.URL)
 	})
+	out.Goes, out.Frees = s.goesNext(who, all)
+	return out, times
+}
+
+// goesNext says how many backups the retention of all schedules deletes next, and what they added.
+func (s *Server) goesNext(who *access.Caller, all bool) (backups int, bytes int64) {
 	var schedules []*job.Schedule
 	s.schedules.all(func(_ string, c *job.Schedule) bool {
 		if (all || mine(who, c.Project)) && c.Enabled && !c.Keep.IsZero() {
@@ -113,11 +123,42 @@ func (s *Server) Space(who *access.Caller, all bool) (*Space, []time.Time) {
 	})
 	for _, c := range schedules {
 		if r, err := s.retention(c, nil); err == nil {
-			n, bytes := r.Frees()
-			out.Goes, out.Frees = out.Goes+n, out.Frees+bytes
+			n, freed := r.Frees()
+			backups, bytes = backups+n, bytes+freed
 		}
 	}
-	return out, times
+	return backups, bytes
+}
+
+// repositoryKey is what tells repositories apart in the catalog.
+type repositoryKey struct{ storage, url string }
+
+func keyOf(r *job.Repository) repositoryKey { return repositoryKey{r.Storage, r.URL} }
+
+// spaceOf is the part of an instance in the making.
+type spaceOf struct {
+	InstanceSpace
+	newest *job.Backup
+	order  newest.Backup // of it
+	added  []addition
+}
+
+type addition struct {
+	at     time.Time
+	stored int64
+}
+
+// fillPoints sorts what was added into the steps of SpaceTimes, and adds up.
+func (i *spaceOf) fillPoints(first, now time.Time) {
+	for _, a := range i.added {
+		n := int(math.Ceil(float64(spacePoints-1) * float64(a.at.Sub(first)) / float64(now.Sub(first))))
+		if n < spacePoints {
+			i.Points[max(n, 0)] += a.stored
+		}
+	}
+	for n := 1; n < spacePoints; n++ {
+		i.Points[n] += i.Points[n-1]
+	}
 }
 
 func more(a, b int64, first, second string) int {

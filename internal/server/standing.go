@@ -131,11 +131,8 @@ func (s *Server) standing(i *job.Instance, schedules []*job.Schedule, now time.T
 		if !c.Next.IsZero() && (st.Next.IsZero() || c.Next.Before(st.Next)) {
 			st.Next, st.Schedule = c.Next, c
 		}
-		if spec, err := s.specs.parse(c.Cron, c.TimeZone); err == nil {
-			first := spec.Next(now)
-			if each := spec.Next(first).Sub(first) + c.Jitter; often == 0 || each < often {
-				often = each
-			}
+		if each, err := s.specs.every(c.Cron, c.TimeZone, now); err == nil && (often == 0 || each+c.Jitter < often) {
+			often = each + c.Jitter
 		}
 	}
 	if often > 0 {

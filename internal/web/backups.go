@@ -61,21 +61,43 @@ type backupsPage struct {
 }
 
 func (c *call) backupsPage() (*answer, error) {
-	var all []*job.Backup
-	names, find := c.names(), finderOf(c.r.URL.Query().Get("q"))
-	c.o.Server.EachBackup(c.who, c.all(), func(b *job.Backup) bool {
-		if find.none() || find.fits(b.Name, names[b.Instance], b.RepoName, b.ID, backupPill(b).Text) {
-			all = append(all, b)
-		}
-		return true
-	})
 	var p backupsPage
-	page, pager := paged(c, all, nil)
+	var page []*job.Backup
+	names := c.names()
+	if find := finderOf(c.r.URL.Query().Get("q")); find.none() {
+		from, total := c.asked("page", perPage), 0
+		page, total = c.o.Server.BackupPage(c.who, c.all(), from, perPage)
+		p.Pager = c.pagerOf("q", "page", perPage, from, total)
+	} else {
+		var found []*job.Backup
+		c.o.Server.EachBackup(c.who, c.all(), func(b *job.Backup) bool {
+			if find.backup(b, names) {
+				found = append(found, b)
+			}
+			return true
+		})
+		page, p.Pager = paged(c, found, nil)
+	}
 	for _, b := range page {
 		p.Rows = append(p.Rows, c.listBackup(b, names))
 	}
-	p.Pager = pager
 	return c.livePage("Backups", "backups", "backups.live", p), nil
+}
+
+// backup reports whether each word is in a backup's names, its id or its state.
+func (f *finder) backup(b *job.Backup, names map[string]string) bool {
+	in, ok := f.known[b.Instance]
+	if !ok || in.also != b.RepoName {
+		in = seen{b.RepoName, f.in(names[b.Instance], 0) | f.in(b.RepoName, 0)}
+		f.known[b.Instance] = in
+	}
+	bits := in.bits
+	if all := f.all(); bits != all {
+		if bits |= f.in(b.Name, bits) | f.inID(b.ID, bits); bits != all {
+			bits |= f.in(backupPill(b).Text, bits)
+		}
+	}
+	return bits == f.all()
 }
 
 // findBackup returns a backup that the caller sees, and the caller in its project.

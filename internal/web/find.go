@@ -49,7 +49,7 @@ func (c *call) findAll() (*answer, error) {
 	var found []*job.Backup
 	names := c.names()
 	c.o.Server.EachBackup(c.who, c.all(), func(b *job.Backup) bool {
-		if !fits(b.Name, b.ID, names[b.Instance]) {
+		if !find.backup(b, names) {
 			return true
 		}
 		if len(found) == mostFound {

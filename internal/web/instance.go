@@ -133,13 +133,15 @@ func (c *call) instancePage() (*answer, error) {
 		return nil, err
 	}
 	d.fillBackups(list)
-	rows := make([]backupRow, len(list))
-	for n, b := range list {
-		rows[n] = c.backupRow(d, b, kept[b.ID], goes[b.ID])
-	}
-	d.Backups, d.Pager = pagedBy(c, rows, "q", "page", 10, func(r backupRow) string {
+	row := func(b *job.Backup) backupRow { return c.backupRow(d, b, keptWords(kept[b.ID]), goes[b.ID]) }
+	page, pager := pagedBy(c, list, "q", "page", 10, func(b *job.Backup) string {
+		r := row(b)
 		return r.Name + " " + r.ID + " " + r.State.Text + " " + r.KeptBy + " " + r.At.In(c.set.zone).Format("Mon 2 January 2006 15:04")
 	})
+	for _, b := range page {
+		d.Backups = append(d.Backups, row(b))
+	}
+	d.Pager = pager
 	names := c.names()
 	for _, j := range c.jobs() {
 		if j.Instance == id && len(d.Jobs) < 5 {
@@ -190,19 +192,17 @@ func (d *instanceData) fillBackups(list []*job.Backup) {
 }
 
 // keptBy says by which rules each backup stays, what goes next, and what fires next.
-func (c *call) keptBy(who *access.Caller, d *instanceData, id string) (kept map[string]string, goes map[string]bool, err error) {
+func (c *call) keptBy(who *access.Caller, d *instanceData, id string) (kept map[string]server.Retained, goes map[string]bool, err error) {
 	lists, rest, err := c.o.Server.InstanceRetention(c.r.Context(), who, id)
 	if err != nil {
 		return nil, nil, err
 	}
-	kept, goes = map[string]string{}, map[string]bool{}
+	kept, goes = map[string]server.Retained{}, map[string]bool{}
 	for _, r := range lists {
 		s := r.Schedule
 		for _, b := range r.Backups {
-			kept[b.Backup.ID] = rulesInShort(b.Reasons)
-			if goes[b.Backup.ID] = !b.Stays; !b.Stays {
-				kept[b.Backup.ID] = "goes next: " + strings.Join(cmpOr(b.Missed, b.Reasons), ", ")
-			}
+			kept[b.Backup.ID] = b
+			goes[b.Backup.ID] = !b.Stays
 		}
 		if !s.Enabled {
 			continue
@@ -228,12 +228,22 @@ func (c *call) keptBy(who *access.Caller, d *instanceData, id string) (kept map[
 		}
 	}
 	for _, b := range rest {
-		if kept[b.Backup.ID], _, _ = strings.Cut(b.Reasons[0], ":"); b.Backup.Held() {
-			kept[b.Backup.ID] = rulesInShort(b.Reasons[:1])
+		why, _, _ := strings.Cut(b.Reasons[0], ":")
+		if b.Backup.Held() {
+			why = b.Reasons[0]
 		}
+		kept[b.Backup.ID] = server.Retained{Stays: true, Reasons: []string{why}}
 	}
 	slices.SortStableFunc(d.Firings, func(a, b firing) int { return a.At.Compare(b.At) })
 	return kept, goes, nil
+}
+
+// keptWords says in few words why a backup stays, or goes.
+func keptWords(r server.Retained) string {
+	if r.Backup != nil && !r.Stays {
+		return "goes next: " + strings.Join(cmpOr(r.Missed, r.Reasons), ", ")
+	}
+	return rulesInShort(r.Reasons)
 }
 
 func cmpTime(a, b time.Time) time.Time {

@@ -22,9 +22,12 @@ var jobRoutes = []route{
 // jobsFor is how far back the dashboard lists jobs that have ended: as long as they are kept.
 const jobsFor = 8 * 24 * time.Hour
 
-// jobs are those that the caller may see, the newest first.
+// jobs are those that the caller may see, the newest first. They are asked for once for a page, which needs them for the menu too.
 func (c *call) jobs() []*job.Job {
-	return c.o.Server.JobsSince(c.who, c.all(), jobsFor)
+	if c.worked == nil {
+		c.worked = c.o.Server.JobsSince(c.who, c.all(), jobsFor)
+	}
+	return c.worked
 }
 
 // jobRow is a job in words.

@@ -1,7 +1,6 @@
 package web
 
 import (
-	"bytes"
 	"net/url"
 	"strconv"
 	"strings"
@@ -30,75 +29,133 @@ func paged[T any](c *call, all []T, text func(T) string) ([]T, pager) {
 
 // pagedBy is paged for a page with several lists: their parameters have names of their own.
 func pagedBy[T any](c *call, all []T, q, by string, each int, text func(T) string) ([]T, pager) {
-	values := c.r.URL.Query()
-	p := pager{Query: strings.TrimSpace(values.Get(q)), path: c.r.URL.Path, values: values, by: by}
-	if words := strings.Fields(strings.ToLower(p.Query)); len(words) > 0 && text != nil {
+	if find := finderOf(c.r.URL.Query().Get(q)); !find.none() && text != nil {
 		var found []T
 		for _, one := range all {
-			in := strings.ToLower(text(one))
-			fits := true
-			for _, w := range words {
-				fits = fits && strings.Contains(in, w)
-			}
-			if fits {
+			if find.fits(text(one)) {
 				found = append(found, one)
 			}
 		}
 		all = found
 	}
-	n, err := strconv.Atoi(values.Get(by))
+	from := c.asked(by, each)
+	p := c.pagerOf(q, by, each, from, len(all))
+	return all[max(p.From-1, 0):p.To], p
+}
+
+// asked is the offset of the page that the request asks for.
+func (c *call) asked(by string, each int) int {
+	n, err := strconv.Atoi(c.r.URL.Query().Get(by))
 	if err != nil || n < 1 {
-		n = 1
+		return 0
 	}
-	pages := max(1, (len(all)+each-1)/each)
-	n = min(n, pages)
-	p.Of = len(all)
-	from := (n - 1) * each
-	to := min(from+each, len(all))
-	p.From, p.To = min(from+1, to), to
+	return (min(n, 1<<40/each) - 1) * each
+}
+
+// pagerOf is the foot of a list of so many rows, at the page with that offset, or the last one.
+func (c *call) pagerOf(q, by string, each, from, of int) pager {
+	values := c.r.URL.Query()
+	p := pager{Query: strings.TrimSpace(values.Get(q)), Of: of, path: c.r.URL.Path, values: values, by: by}
+	pages := max(1, (of+each-1)/each)
+	n := min(from/each+1, pages)
+	from = (n - 1) * each
+	p.To = min(from+each, of)
+	p.From = min(from+1, p.To)
 	if n > 1 {
 		p.prev = n - 1
 	}
 	if n < pages {
 		p.next = n + 1
 	}
-	return all[from:to], p
+	return p
 }
 
 // finder finds words in the texts of one thing, ignoring case. It is for lists of very many, since it makes no garbage.
 type finder struct {
 	words []string
-	text  []byte
+	ids   []bool          // by word: it may be in an id
+	known map[string]seen // by instance; see backup
 }
 
-func finderOf(query string) *finder { return &finder{words: strings.Fields(strings.ToLower(query))} }
+// seen is which words are in the names of an instance, as a set of bits.
+type seen struct {
+	also string // its name in repositories
+	bits uint64
+}
+
+// mostWords is how many words are looked for; what comes behind them is not.
+const mostWords = 64
+
+func finderOf(query string) *finder {
+	f := &finder{words: strings.Fields(strings.ToLower(query)), known: map[string]seen{}}
+	f.words = f.words[:min(len(f.words), mostWords)]
+	for _, w := range f.words {
+		f.ids = append(f.ids, strings.Trim(w, "0123456789abcdef-") == "")
+	}
+	return f
+}
 
 // none says that nothing is searched for.
 func (f *finder) none() bool { return len(f.words) == 0 }
 
+// all is the set of all words.
+func (f *finder) all() uint64 { return 1<<len(f.words) - 1 }
+
 // fits reports whether each word is in one of the texts.
 func (f *finder) fits(texts ...string) bool {
-	f.text = f.text[:0]
+	bits := uint64(0)
 	for _, t := range texts {
-		f.text = append(f.text, ' ')
-		for i := range len(t) {
-			b := t[i]
-			if b >= utf8.RuneSelf {
-				f.text = append(f.text, strings.ToLower(t[i:])...)
-				break
-			}
+		bits |= f.in(t, bits)
+	}
+	return bits == f.all()
+}
+
+// in returns which words are in a text, of those that were not found yet.
+func (f *finder) in(text string, found uint64) uint64 {
+	bits := uint64(0)
+	for n, w := range f.words {
+		if found&(1<<n) == 0 && containsFold(text, w) {
+			bits |= 1 << n
+		}
+	}
+	return bits
+}
+
+// inID is in for the id of one thing.
+func (f *finder) inID(id string, found uint64) uint64 {
+	bits := uint64(0)
+	for n, w := range f.words {
+		if found&(1<<n) == 0 && f.ids[n] && containsFold(id, w) {
+			bits |= 1 << n
+		}
+	}
+	return bits
+}
+
+// containsFold reports whether a word, which is in small letters, is in a text of any letters.
+func containsFold(text, word string) bool {
+	for i := range len(text) {
+		if text[i] >= utf8.RuneSelf {
+			return strings.Contains(strings.ToLower(text), word)
+		}
+	}
+	for at := 0; at+len(word) <= len(text); at++ {
+		n := 0
+		for n < len(word) {
+			b := text[at+n]
 			if 'A' <= b && b <= 'Z' {
 				b += 'a' - 'A'
 			}
-			f.text = append(f.text, b)
+			if b != word[n] {
+				break
+			}
+			n++
+		}
+		if n == len(word) {
+			return true
 		}
 	}
-	for _, w := range f.words {
-		if !bytes.Contains(f.text, []byte(w)) {
-			return false
-		}
-	}
-	return true
+	return false
 }
 
 // Prev is the path of the page before; "" if there is none.

@@ -31,11 +31,15 @@ func (c *call) repositories() []repositoryRow {
 			row.Agents = append(row.Agents, a.Name)
 		}
 	}
+	var row *repositoryRow // of the backup before, which mostly has the same repository
+	var last job.Repository
 	c.o.Server.EachBackup(c.who, c.all(), func(b *job.Backup) bool {
 		if !b.Status.Usable() || b.Repository.URL == "" && b.Repository.ID == "" {
 			return true
 		}
-		row := of(b.Repository)
+		if r := &b.Repository; row == nil || r.ID != last.ID || r.URL != last.URL || r.Storage != last.Storage {
+			row, last = of(*r), *r
+		}
 		row.Backups++
 		row.Stored += b.Stored
 		if b.Updated.After(row.Newest) {

@@ -15,6 +15,7 @@ import (
 	"github.com/slipcover/slipcover/internal/api"
 	"github.com/slipcover/slipcover/internal/bus"
 	"github.com/slipcover/slipcover/internal/httpd"
+	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/looks"
 	"github.com/slipcover/slipcover/internal/opened"
 	"github.com/slipcover/slipcover/internal/server"
@@ -158,7 +159,8 @@ type call struct {
 	set     *set           // the templates for the reader's time zone
 	said    string         // what the last action came to, once
 	route   *route
-	stood   []*state // see states
+	stood   []*state   // see states
+	worked  []*job.Job // see jobs
 }
 
 // route is what a method and a path do.
