@@ -71,6 +71,7 @@ type rawRev struct {
 	pos uint64
 	id  []byte
 	RevInfo
+	atts erlterm.Term // list of {where it is, stored length}; nil in old files
 }
 
 func (r *rawRev) rev() Rev { return Rev{Pos: r.pos, ID: string(r.id)} }
@@ -186,7 +187,7 @@ func (p *revParser) node(b []byte, parent int, pos uint64) (children int, rest [
 
 // value reads {deleted, pointer, seq, sizes, attachments}, shorter in old
 // files, or the empty list of a revision that is known by name only.
-func (r *RevInfo) value(b []byte) (rest []byte, ok bool) {
+func (r *rawRev) value(b []byte) (rest []byte, ok bool) {
 	if len(b) > 0 && b[0] == erlterm.TagNil {
 		return b[1:], true
 	}
@@ -213,7 +214,7 @@ func (r *RevInfo) value(b []byte) (rest []byte, ok bool) {
 	}
 	if n == 5 {
 		r.modern = true
-		_, rest, ok = erlterm.Next(rest)
+		r.atts, rest, ok = erlterm.Next(rest)
 	}
 	return rest, ok
 }
