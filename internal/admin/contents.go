@@ -22,6 +22,7 @@ import (
 var contentsRoutes = []route{
 	{"GET /instances/{id}/moments", access.Viewer, "", (*call).moments},
 	{"GET /instances/{id}/databases", access.Viewer, "", (*call).databases},
+	{"GET /instances/{id}/space", access.Viewer, "", (*call).databaseSpace},
 	{"GET /instances/{id}/database", access.Operator, "", reading("", (*call).database)},
 	{"GET /instances/{id}/documents", access.Operator, "documents.list", reading("documents.list", (*call).documents)},
 	{"GET /instances/{id}/document", access.Operator, "document.read", reading("document.read", (*call).document)},
@@ -204,6 +205,15 @@ func (c *call) databases() (int, any, error) {
 		return 0, nil, q.err
 	}
 	return answered(c.reader().Databases(c.r.Context(), c.who, id, at, d))
+}
+
+func (c *call) databaseSpace() (int, any, error) {
+	q := c.query()
+	id, at, db := c.instance(q), q.at(), q.need("db")
+	if q.err != nil {
+		return 0, nil, q.err
+	}
+	return answered(c.reader().Space(c.r.Context(), c.who, id, at, db))
 }
 
 func (c *call) database() (int, any, error) {

@@ -116,7 +116,7 @@ func (w *world) backUp(data, state string) server.Found {
 	w.t.Helper()
 	n, err := node.Locate(w.t.Context(), node.Options{DataDir: data})
 	must(w.t, err)
-	res, err := backup.Run(w.t.Context(), backup.Options{Repo: w.repo, Node: n, Instance: "db1", StateDir: state, Name: "b", Tool: "test",
+	res, err := backup.Run(w.t.Context(), backup.Options{Repo: w.repo, Node: n, Instance: "db1", StateDir: state, Name: "b", Tool: "test", Indexes: true,
 		Labels: map[string]string{job.LabelBackup: newUUID(w.t), job.LabelProject: "acme", job.LabelInstance: w.instance, job.LabelInstanceName: "db1"}})
 	must(w.t, err)
 	return server.Found{Record: res.Record, Repository: job.Repository{URL: w.repo.URL(), ID: w.repo.Config().ID}}

@@ -3,10 +3,31 @@ package serve
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/slipcover/slipcover/couchfile"
+	"github.com/slipcover/slipcover/internal/shard"
 )
+
+// HasIndexes says that the node has an index of some database.
+func (n *Node) HasIndexes() bool { return len(n.indexes) > 0 }
+
+// Signatures are those of the indexes that a shard has files of, sorted.
+func (d *Database) Signatures(s *Shard) []string {
+	if s.File == nil {
+		return nil
+	}
+	var out []string
+	for path := range d.node.indexes {
+		owner, signature, ok := shard.CutView(path)
+		if ok && strings.TrimPrefix(owner, ".")+".couch" == s.File.Path {
+			out = append(out, signature)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
 
 // Index returns the index of a shard's views that has a signature, as viewindex.Design has it, and how many bytes its file has;
 // nil if none is there, or none that has a header. It is read for as long as the context lasts that opened it first.

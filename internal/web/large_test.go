@@ -147,7 +147,7 @@ func (w *world) enrich(records int) (big string) {
 			put(jobs, j, job.Job{ID: j, Kind: job.KindBackup, Agent: names[b.RepoName].Agent, Project: project, Instance: b.Instance, Backup: b.ID, By: "ann", State: job.Done, Created: b.Created, Ended: &end})
 		}
 	}
-	setsOf := 0
+	var later []func() // sets, which go if no backup is of them
 	for k := range 20 { // the nodes of cluster k are node 3k, 3k+1, 3k+2
 		cluster := fmt.Sprintf("cluster%02d", k)
 		var members []job.SetMember
@@ -167,8 +167,8 @@ func (w *world) enrich(records int) (big string) {
 			turn := b.Updated.Add(time.Duration(n) * 2 * time.Minute).String()
 			if of[turn] == "" {
 				of[turn] = id()
-				setsOf++
-				put(sets, of[turn], job.Set{ID: of[turn], Name: cluster, Project: project, Cluster: cluster, Order: b.Created.UnixMilli(), Members: members, Created: b.Created, Updated: b.Updated})
+				t := job.Set{ID: of[turn], Name: cluster, Project: project, Cluster: cluster, Order: b.Created.UnixMilli(), Members: members, Created: b.Created, Updated: b.Updated}
+				later = append(later, func() { put(sets, t.ID, t) })
 			}
 			c := *b
 			c.Set = of[turn]
@@ -182,6 +182,16 @@ func (w *world) enrich(records int) (big string) {
 		put(backups, b, job.Backup{ID: b, Name: "by the hour", Project: project, Instance: one.ID, Status: job.BackupCompleted, CouchDBVersion: "3.5.0", RepoName: one.RepoName,
 			Repository: job.Repository{URL: "s3://backups/couchdb", ID: "0199aaaa-0000-7000-8000-00000000000f"}, Created: begun, Updated: end,
 			Result: job.Result{RepoID: b, Type: "incremental", Size: 1 << 30, Stored: 1 << 20, Databases: 12, Started: &begun, Finished: &end}})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	servertest.Eventually(t, "the backups are there", func() bool {
+		list, _ := w.Server.Backups(caller(), server.BackupFilter{Instance: one.ID, Limit: 1 << 20})
+		return len(list) > 3000
+	})
+	for _, fn := range later {
+		fn()
 	}
 	if err := g.Wait(); err != nil {
 		t.Fatal(err)
@@ -200,8 +210,7 @@ func (w *world) enrich(records int) (big string) {
 		t.Fatal(err)
 	}
 	servertest.Eventually(t, "the catalog is full", func() bool {
-		list, _ := w.Server.Backups(caller(), server.BackupFilter{Instance: one.ID, Limit: 1 << 20})
-		return len(list) > 3000 && len(w.Server.JobsSince(caller(), false, 9*24*time.Hour)) == count && len(w.Server.Sets(caller(), server.SetFilter{})) == setsOf && len(w.Server.Clusters(caller(), false)) == 20
+		return len(w.Server.JobsSince(caller(), false, 9*24*time.Hour)) == count && len(w.Server.Sets(caller(), server.SetFilter{})) == len(later) && len(w.Server.Clusters(caller(), false)) == 20
 	})
 	return one.ID
 }
