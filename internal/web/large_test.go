@@ -147,7 +147,7 @@ func (w *world) enrich(records int) (big string) {
 			put(jobs, j, job.Job{ID: j, Kind: job.KindBackup, Agent: names[b.RepoName].Agent, Project: project, Instance: b.Instance, Backup: b.ID, By: "ann", State: job.Done, Created: b.Created, Ended: &end})
 		}
 	}
-	var later []func() // sets, which go if no backup is of them
+	var later []func()  // sets, which go if no backup is of them
 	for k := range 20 { // the nodes of cluster k are node 3k, 3k+1, 3k+2
 		cluster := fmt.Sprintf("cluster%02d", k)
 		var members []job.SetMember
