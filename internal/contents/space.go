@@ -8,10 +8,9 @@ import (
 	"strings"
 
 	"github.com/slipcover/slipcover/couchfile"
-	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/ejson"
-	"github.com/slipcover/slipcover/internal/opened"
 	"github.com/slipcover/slipcover/internal/serve"
+	"github.com/slipcover/slipcover/internal/states"
 	"github.com/slipcover/slipcover/internal/viewindex"
 )
 
@@ -69,17 +68,20 @@ func (x *DatabaseSpace) LiveBytes() int64 {
 // OldBytes is what a compaction of the database frees.
 func (x *DatabaseSpace) OldBytes() int64 { return x.OldRevisionBytes + x.OldOtherBytes }
 
-// Space says where the bytes of a database are. Only the trees are read, no bodies and no attachments, for as long as a walk
-// may take; what is complete is kept while the state is open. Names of design documents are only for who may read.
-func (r *Reader) Space(ctx context.Context, who *access.Caller, instance string, at opened.State, db string) (*DatabaseSpace, error) {
-	v, d, err := r.database(ctx, who, instance, at, db)
+// LookSpace says where the bytes of a database are.
+var LookSpace = newLook("space", (*Reader).space)
+
+// space reads only the trees, no attachments and of bodies those of design documents, for as long as a walk may take; what is
+// complete is kept while the state is open.
+func (r *Reader) space(ctx context.Context, of *states.Shelf, q DatabaseQuery) (*DatabaseSpace, error) {
+	v, d, err := r.database(ctx, of, q.At, q.DB)
 	if err != nil {
 		return nil, err
 	}
 	defer v.Close()
 	errPartly := errors.New("not all was read") // so that it isn't kept
 	var out *DatabaseSpace
-	x, err := v.Note("space "+db, func() (any, error) {
+	x, err := v.Note("space "+q.DB, func() (any, error) {
 		walk, done, err := r.walk(ctx)
 		if err != nil {
 			return nil, err
@@ -98,17 +100,11 @@ func (r *Reader) Space(ctx context.Context, who *access.Caller, instance string,
 	}
 	told := *out
 	told.State = stateOf(v)
-	if !who.MayRead() {
-		told.Indexes = slices.Clone(told.Indexes)
-		for i := range told.Indexes {
-			told.Indexes[i].Designs = []string{}
-		}
-	}
 	return &told, nil
 }
 
 // spaceOf looks at all shards, as far as it gets until ctx ends.
-func spaceOf(ctx context.Context, v *opened.View, d *serve.Database) (*DatabaseSpace, error) {
+func spaceOf(ctx context.Context, v *states.View, d *serve.Database) (*DatabaseSpace, error) {
 	out := &DatabaseSpace{Database: d.Name, Complete: true, Indexes: []IndexSpace{}, NoIndexes: !v.Node.HasIndexes()}
 	indexes, designs := map[string]*IndexSpace{}, map[string][]string{}
 	for _, s := range d.Shards {
@@ -237,7 +233,7 @@ func addDesigns(ctx context.Context, db *couchfile.DB, to map[string][]string) e
 }
 
 // addIndexes adds the indexes of a shard.
-func addIndexes(ctx context.Context, v *opened.View, d *serve.Database, s *serve.Shard, to map[string]*IndexSpace) error {
+func addIndexes(ctx context.Context, v *states.View, d *serve.Database, s *serve.Shard, to map[string]*IndexSpace) error {
 	for _, signature := range d.Signatures(s) {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)

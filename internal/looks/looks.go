@@ -12,6 +12,7 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -319,6 +320,20 @@ func (r *Reader) Databases(ctx context.Context, who *access.Caller, instance str
 // Database says what there is of a database.
 func (r *Reader) Database(ctx context.Context, who *access.Caller, instance string, at states.State, db string) (*contents.DatabaseDetails, error) {
 	return Ask(ctx, r, who, instance, contents.LookDatabase, contents.DatabaseQuery{At: at, DB: db})
+}
+
+// Space says where the bytes of a database are. The names of its design documents are only for who may read.
+func (r *Reader) Space(ctx context.Context, who *access.Caller, instance string, at states.State, db string) (*contents.DatabaseSpace, error) {
+	x, err := Ask(ctx, r, who, instance, contents.LookSpace, contents.DatabaseQuery{At: at, DB: db})
+	if err != nil || who.MayRead() {
+		return x, err
+	}
+	told := *x
+	told.Indexes = slices.Clone(told.Indexes)
+	for i := range told.Indexes {
+		told.Indexes[i].Designs = []string{}
+	}
+	return &told, nil
 }
 
 // Documents lists documents of a database.
