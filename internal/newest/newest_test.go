@@ -1,6 +1,7 @@
 package newest_test
 
 import (
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -153,5 +154,22 @@ func TestLate(t *testing.T) {
 	}
 	if age, ok := newest.Since(now.Add(time.Hour), now); ok || age != 0 {
 		t.Errorf("a stamp in the future is %v ago", age)
+	}
+}
+
+// After is what Sort says of two.
+func TestAfterAsSort(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	ids, parents := []string{"a", "b", "c"}, []string{"", "a", "b", "c"}
+	one := func() newest.Backup {
+		return newest.Backup{ID: ids[rnd.IntN(3)], Parent: parents[rnd.IntN(4)], Order: []int64{0, 5, 6, newest.Most, newest.Most + 1}[rnd.IntN(5)], Time: time.UnixMilli(int64(4 + rnd.IntN(4)))}
+	}
+	for range 20_000 {
+		a, b := one(), one()
+		two := []newest.Backup{a, b}
+		newest.Sort(two, func(b newest.Backup) newest.Backup { return b })
+		if want := two[1].ID == a.ID && a.ID != b.ID; newest.After(a, b) != want {
+			t.Fatalf("%+v after %+v: %v", a, b, !want)
+		}
 	}
 }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"time"
 
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/job"
@@ -47,6 +48,12 @@ var (
 	MayBeat         = mayBeat
 	HeartbeatClient = heartbeatClient
 )
+
+// Every is specs.every of lines that are kept from one call to the next.
+func Every() func(cron, zone string, now time.Time) (time.Duration, error) {
+	var p specs
+	return p.every
+}
 
 // Compared reports whether a server has looked whether its catalog is whole.
 func Compared(s *Server) bool {

@@ -27,6 +27,12 @@ func (s *Server) Instances(who *access.Caller, all bool) []*job.Instance {
 	return out
 }
 
+// IsMade reports whether there is an instance of that id, of any project, which an agent made.
+func (s *Server) IsMade(id string) bool {
+	i := s.instances.have(id)
+	return i != nil && i.Made
+}
+
 // Instance returns an instance of the caller's project.
 func (s *Server) Instance(ctx context.Context, who *access.Caller, id string) (*job.Instance, error) {
 	i, err := s.instances.get(ctx, id)

@@ -59,48 +59,49 @@ func SpaceTimes(first, now time.Time) []time.Time {
 // Space returns how much room the backups of the caller's project take, or of all projects, and since when there are any.
 func (s *Server) Space(who *access.Caller, all bool) (*Space, []time.Time) {
 	out, now := &Space{}, s.now()
-	instances, repositories := map[string]*spaceOf{}, map[repositoryKey]*RepositorySpace{}
-	var r *RepositorySpace // of the backup before, which mostly has the same
+	var instances []*spaceOf
+	repositories := map[repositoryKey]*RepositorySpace{}
 	oldest := now.Add(-24 * time.Hour)
-	s.EachBackup(who, all, func(b *job.Backup) bool {
-		if !b.Status.Usable() && b.Stored == 0 {
-			return true
-		}
-		if r == nil || keyOf(&r.Repository) != keyOf(&b.Repository) {
-			key := keyOf(&b.Repository)
-			if r = repositories[key]; r == nil {
-				r = &RepositorySpace{Repository: b.Repository}
-				repositories[key] = r
-				out.Repositories = append(out.Repositories, r)
+	s.backups.mu.RLock()
+	for id, list := range s.index.of {
+		i := &spaceOf{InstanceSpace: InstanceSpace{ID: id, Points: make([]int64, spacePoints)}, newest: s.index.last[id]}
+		var r *RepositorySpace // of the backup before, which mostly has the same
+		for _, b := range list {
+			if b.Status == job.BackupDeleting || !all && !mine(who, b.Project) || !b.Status.Usable() && b.Stored == 0 {
+				continue
 			}
+			if key := keyOf(&b.Repository); r == nil || keyOf(&r.Repository) != key {
+				if r = repositories[key]; r == nil {
+					r = &RepositorySpace{Repository: b.Repository}
+					repositories[key] = r
+					out.Repositories = append(out.Repositories, r)
+				}
+			}
+			r.Stored, r.Backups, out.Backups = r.Stored+b.Stored, r.Backups+1, out.Backups+1
+			i.add(b, now)
 		}
-		i := instances[b.Instance]
-		if i == nil {
-			i = &spaceOf{InstanceSpace: InstanceSpace{ID: b.Instance, Points: make([]int64, spacePoints)}}
-			instances[b.Instance] = i
+		if len(i.added) > 0 {
+			instances = append(instances, i)
 			out.Instances = append(out.Instances, &i.InstanceSpace)
 		}
-		at := madeAt(b)
-		r.Stored, r.Backups, out.Backups = r.Stored+b.Stored, r.Backups+1, out.Backups+1
-		i.Stored, i.Backups = i.Stored+b.Stored, i.Backups+1
-		if now.Sub(at) <= 7*24*time.Hour {
-			i.Added += b.Stored
+	}
+	s.backups.mu.RUnlock()
+	for _, i := range instances {
+		for _, a := range i.added {
+			if a.at.Before(oldest) {
+				oldest = a.at
+			}
 		}
-		if at.Before(oldest) {
-			oldest = at
-		}
-		i.added = append(i.added, addition{at, b.Stored})
-		if o := orderOf(b); i.newest == nil || newest.After(o, i.order) {
-			i.newest, i.order = b, o
-		}
-		return true
-	})
+	}
 	times := SpaceTimes(oldest, now)
 	for _, i := range instances {
-		if i.Name, i.Gone = i.newest.RepoName, true; s.instances.have(i.ID) != nil {
-			i.Name, i.Gone = s.instances.have(i.ID).Name, false
+		i.Gone = true
+		if own := s.instances.have(i.ID); own != nil {
+			i.Name, i.Gone = own.Name, false
 		}
-		i.Size = i.newest.Size
+		if i.newest != nil {
+			i.Size = i.newest.Size
+		}
 		i.fillPoints(oldest, now)
 		out.Stored, out.Size, out.Added = out.Stored+i.Stored, out.Size+i.Size, out.Added+i.Added
 	}
@@ -138,14 +139,29 @@ func keyOf(r *job.Repository) repositoryKey { return repositoryKey{r.Storage, r.
 // spaceOf is the part of an instance in the making.
 type spaceOf struct {
 	InstanceSpace
-	newest *job.Backup
-	order  newest.Backup // of it
+	newest *job.Backup // that can be restored
 	added  []addition
 }
 
 type addition struct {
 	at     time.Time
 	stored int64
+}
+
+// add adds a backup.
+func (i *spaceOf) add(b *job.Backup, now time.Time) {
+	at := madeAt(b)
+	i.Stored, i.Backups = i.Stored+b.Stored, i.Backups+1
+	if now.Sub(at) <= 7*24*time.Hour {
+		i.Added += b.Stored
+	}
+	i.added = append(i.added, addition{at, b.Stored})
+	if i.Name == "" {
+		i.Name = b.RepoName
+	}
+	if b.Status != job.BackupCompleted && b.Status.Usable() && (i.newest == nil || newest.After(orderOf(b), orderOf(i.newest))) {
+		i.newest = b // what was taken in is not the index's last
+	}
 }
 
 // fillPoints sorts what was added into the steps of SpaceTimes, and adds up.

@@ -261,11 +261,7 @@ func (c *call) ontoAgent(a *server.AgentInfo, k *chosen) ontoAgent {
 	out := ontoAgent{Name: a.Name, Text: a.Name}
 	running := false
 	for _, s := range a.Hello.Instances {
-		made := false
-		for _, i := range c.o.Server.Instances(c.who, true) {
-			made = made || i.ID == s.Instance && i.Made
-		}
-		running = running || s.Up && !made
+		running = running || s.Up && !c.o.Server.IsMade(s.Instance)
 	}
 	switch {
 	case !a.Online:

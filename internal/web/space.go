@@ -37,6 +37,7 @@ type spaceData struct {
 	Going   int
 	Of      int
 	Bytes   *bytesData
+	One     *oneBytes
 }
 
 // area is the part of an instance in the drawing of the growth.
@@ -118,6 +119,7 @@ func (c *call) spacePage() (*answer, error) {
 			return nil, err
 		}
 		c.fillBytes(d)
+		c.fillOne(d)
 	}
 	return c.page("Space", "space", d), nil
 }
@@ -325,8 +327,8 @@ func (c *call) fillBytes(d *spaceData) {
 			live := 100 * float64(r.Live) / float64(r.Size)
 			r.LiveX, r.OldX, r.OldPercent = fmt.Sprintf("%.2f%%", live), fmt.Sprintf("%.2f%%", 100-live), fmt.Sprintf("%.0f %%", 100-live)
 		}
-		if r.databasesInGroup == 1 && c.has("/instances/{id}/moment") {
-			r.To = pathOf("instances", d.Chosen.ID, "moment") + "?" + url.Values{"s": {"latest"}, "db": {r.Name}}.Encode()
+		if r.databasesInGroup == 1 {
+			r.To = "/space?" + url.Values{"i": {d.Chosen.ID}, "db": {r.Name}}.Encode() + "#by"
 		}
 		b.Rows = append(b.Rows, *r)
 	}

@@ -25,3 +25,18 @@ func TestSpacePage(t *testing.T) {
 	}
 	b.get("/space?i=nobody&rp=99").has(200, "What retention deletes next")
 }
+
+// Where the bytes of a database are is told kind by kind, with its indexes; an earlier question stays in the form.
+func TestSpaceOfDatabase(t *testing.T) {
+	t.Parallel()
+	s := newShelf(t, fixtures+"/data")
+	b := s.as(access.Operator)
+	a := b.get("/space?i=" + s.instance + "&db=conflicted")
+	a.has(200, "conflicted : 119 kB in its files", "Live documents 1.85 kB 2 %", "Conflicts 2.77 kB 2 %", "Tombstones 360 B < 1 %", "Superseded revisions 1.07 kB", "A compaction leaves about 14.0 kB and frees 105 kB", "The backup has no indexes")
+	a.hasNot("style=", "ZgotmplZ", "<no value>", "NaN")
+	if !strings.Contains(a.body, `name="db" value="conflicted"`) {
+		t.Error("the form has forgotten what was asked")
+	}
+	b.get("/space?i="+s.instance+"&db="+`%3Cscript%3Ealert(1)%3C/script%3E`).has(200, "There is no such database in that state.")
+	b.get("/space?i="+s.instance).has(200, "Look where the bytes are", "superseded")
+}
