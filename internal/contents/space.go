@@ -60,7 +60,7 @@ type IndexSpace struct {
 	LiveBytes int64    `json:"live_bytes"` // its B-trees; the rest is what a compaction of the index frees
 }
 
-// LiveBytes is what a compaction of the database keeps. Trees come out of it a little smaller or larger.
+// LiveBytes is what a compaction of the database keeps at most: the trees come out of it smaller, by what they say of old revisions.
 func (x *DatabaseSpace) LiveBytes() int64 {
 	return x.DocumentBytes + x.AttachmentBytes + x.ConflictBytes + x.TombstoneBytes + x.TreeBytes + x.UnreadBytes
 }

@@ -121,7 +121,7 @@ func (x *databaseSpaceJSON) print(env *core.Env) error {
 		end = " (" + strings.Join(notes, "; ") + ")"
 	}
 	old := x.OldRevisionBytes + x.OldOtherBytes
-	_, err := fmt.Fprintf(env.Stdout, "%s in the files of the state of %s UTC; a compaction frees about %s and leaves %s%s\n", core.Size(x.FileBytes), core.When(x.State), core.Size(old), core.Size(x.FileBytes-old), end)
+	_, err := fmt.Fprintf(env.Stdout, "%s in the files of the state of %s UTC; a compaction frees %s or somewhat more, and leaves %s%s\n", core.Size(x.FileBytes), core.When(x.State), core.Size(old), core.Size(x.FileBytes-old), end)
 	return err
 }
 
