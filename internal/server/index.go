@@ -28,6 +28,11 @@ type backupIndex struct {
 	// of has those of each instance, in the same order as all, and parents how many were made of one by parent_id.
 	of      map[string][]*job.Backup
 	parents map[parent]int
+	// edits has for each instance a number that is another one after each change of its backups, and parentEdits is one for what
+	// parents says: what was worked out of them is good as long as they are the same.
+	edits       map[string]uint64
+	parentEdits uint64
+	edit        uint64 // the last number
 }
 
 // parent is a backup that others were made of, and their project.
@@ -35,7 +40,7 @@ type parent struct{ project, id string }
 
 func newBackupIndex() *backupIndex {
 	return &backupIndex{statuses: map[job.BackupStatus]int{}, last: map[string]*job.Backup{}, proofs: map[string]*job.Backup{}, stored: map[string]int64{}, counts: map[string]int{}, shown: map[string]int{},
-		sets: map[string][]*job.Backup{}, of: map[string][]*job.Backup{}, parents: map[parent]int{}}
+		sets: map[string][]*job.Backup{}, of: map[string][]*job.Backup{}, parents: map[parent]int{}, edits: map[string]uint64{}}
 }
 
 // before is the order of lists.
@@ -56,6 +61,7 @@ func (x *backupIndex) changed(_ string, old, now *job.Backup) {
 	x.changedParent(now, 1)
 	x.changedShown(old, -1)
 	x.changedShown(now, 1)
+	defer x.changedEdits(old, now)
 	if old != nil {
 		if mine := x.of[old.Instance]; len(mine) > 0 {
 			if i, ok := slices.BinarySearchFunc(mine, old, before); ok {
@@ -119,6 +125,9 @@ func (x *backupIndex) changedParent(b *job.Backup, by int) {
 		return
 	}
 	key := parent{b.Project, b.Parent}
+	if n := x.parents[key]; n == 0 || n+by == 0 {
+		x.parentEdits++
+	}
 	if x.parents[key] += by; x.parents[key] == 0 {
 		delete(x.parents, key)
 	}
@@ -131,6 +140,20 @@ func (x *backupIndex) changedShown(b *job.Backup, by int) {
 	}
 	if x.shown[b.Project] += by; x.shown[b.Project] == 0 {
 		delete(x.shown, b.Project)
+	}
+}
+
+// changedEdits gives the instances of a backup that changed new numbers.
+func (x *backupIndex) changedEdits(old, now *job.Backup) {
+	for _, b := range []*job.Backup{old, now} {
+		if b == nil {
+			continue
+		}
+		x.edit++
+		x.edits[b.Instance] = x.edit
+		if len(x.of[b.Instance]) == 0 {
+			delete(x.edits, b.Instance)
+		}
 	}
 }
 

@@ -40,6 +40,11 @@ func TestRetentionDryRun(t *testing.T) {
 		if count, bytes := dry.Frees(); count != len(goes) || bytes < 0 {
 			t.Errorf("frees %d backups, want %d", count, len(goes))
 		}
+		for range 2 { // the second time it is known
+			if space, _ := s.Space(who("p"), false); space.Goes != len(goes) || len(goes) > 0 && space.Frees == 0 {
+				t.Errorf("firing %d: the space page says %d go, %d bytes; the dry run %d", n, space.Goes, space.Frees, len(goes))
+			}
+		}
 		id := s.fire(p, c, fmt.Sprint("r", n))
 		var deleted []string
 		for range goes {

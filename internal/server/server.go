@@ -95,6 +95,7 @@ type Server struct {
 	// changes rings whenever what this server knows does.
 	changes signal
 
+	worked     worked // what was worked out of the catalog
 	specs      specs
 	seed       maphash.Seed
 	makings    [64]sync.Mutex // see alone

@@ -86,7 +86,7 @@ func (s *Server) decideSets(c *job.Schedule, keep job.Keep, next, now time.Time)
 	byID := map[string]*SetInfo{}
 	var list []retention.Backup
 	var out []retainedSet
-	for _, i := range s.Sets(&access.Caller{Project: c.Project}, SetFilter{}) {
+	for _, i := range s.Sets(&access.Caller{Project: c.Project}, SetFilter{Cluster: c.Cluster}) {
 		if i.Schedule != c.ID {
 			continue
 		}

@@ -4,6 +4,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/slipcover/slipcover/internal/access"
@@ -62,35 +63,31 @@ func (s *Server) Space(who *access.Caller, all bool) (*Space, []time.Time) {
 	var instances []*spaceOf
 	repositories := map[repositoryKey]*RepositorySpace{}
 	oldest := now.Add(-24 * time.Hour)
-	s.backups.mu.RLock()
-	for id, list := range s.index.of {
-		i := &spaceOf{InstanceSpace: InstanceSpace{ID: id, Points: make([]int64, spacePoints)}, newest: s.index.last[id]}
+	for id, items := range s.spaceItems() {
+		i := &spaceOf{InstanceSpace: InstanceSpace{ID: id, Points: make([]int64, spacePoints)}}
 		var r *RepositorySpace // of the backup before, which mostly has the same
-		for _, b := range list {
-			if b.Status == job.BackupDeleting || !all && !mine(who, b.Project) || !b.Status.Usable() && b.Stored == 0 {
+		for n := range items {
+			b := &items[n]
+			if !all && !mine(who, b.project) {
 				continue
 			}
-			if key := keyOf(&b.Repository); r == nil || keyOf(&r.Repository) != key {
+			if key := keyOf(b.repository); r == nil || keyOf(&r.Repository) != key {
 				if r = repositories[key]; r == nil {
-					r = &RepositorySpace{Repository: b.Repository}
+					r = &RepositorySpace{Repository: *b.repository}
 					repositories[key] = r
 					out.Repositories = append(out.Repositories, r)
 				}
 			}
-			r.Stored, r.Backups, out.Backups = r.Stored+b.Stored, r.Backups+1, out.Backups+1
+			r.Stored, r.Backups, out.Backups = r.Stored+b.stored, r.Backups+1, out.Backups+1
 			i.add(b, now)
+			if b.at.Before(oldest) {
+				oldest = b.at
+			}
 		}
-		if len(i.added) > 0 {
+		if i.Backups > 0 {
+			i.items = items
 			instances = append(instances, i)
 			out.Instances = append(out.Instances, &i.InstanceSpace)
-		}
-	}
-	s.backups.mu.RUnlock()
-	for _, i := range instances {
-		for _, a := range i.added {
-			if a.at.Before(oldest) {
-				oldest = a.at
-			}
 		}
 	}
 	times := SpaceTimes(oldest, now)
@@ -99,10 +96,7 @@ func (s *Server) Space(who *access.Caller, all bool) (*Space, []time.Time) {
 		if own := s.instances.have(i.ID); own != nil {
 			i.Name, i.Gone = own.Name, false
 		}
-		if i.newest != nil {
-			i.Size = i.newest.Size
-		}
-		i.fillPoints(oldest, now)
+		i.fillPoints(func(b *spaceItem) bool { return all || mine(who, b.project) }, oldest, now)
 		out.Stored, out.Size, out.Added = out.Stored+i.Stored, out.Size+i.Size, out.Added+i.Added
 	}
 	slices.SortFunc(out.Instances, func(a, b *InstanceSpace) int { return more(a.Stored, b.Stored, a.Name, b.Name) })
@@ -111,6 +105,16 @@ func (s *Server) Space(who *access.Caller, all bool) (*Space, []time.Time) {
 	})
 	out.Goes, out.Frees = s.goesNext(who, all)
 	return out, times
+}
+
+// goesNext is what the retention of a schedule deletes next. It is good as long as nothing changes of its instance's backups,
+// and until it is applied.
+type goesNext struct {
+	schedule      *job.Schedule
+	edit, parents uint64
+	at            time.Time
+	backups       int
+	bytes         int64
 }
 
 // goesNext says how many backups the retention of all schedules deletes next, and what they added.
@@ -122,11 +126,29 @@ func (s *Server) goesNext(who *access.Caller, all bool) (backups int, bytes int6
 		}
 		return true
 	})
+	s.worked.mu.Lock()
+	defer s.worked.mu.Unlock()
+	if s.worked.goes == nil || len(s.worked.goes) > 2*len(schedules)+1000 { // many are gone
+		s.worked.goes = map[string]goesNext{}
+	}
+	now := s.now()
 	for _, c := range schedules {
-		if r, err := s.retention(c, nil); err == nil {
-			n, freed := r.Frees()
-			backups, bytes = backups+n, bytes+freed
+		s.backups.mu.RLock()
+		edit, parents := s.index.edits[c.Instance], s.index.parentEdits
+		s.backups.mu.RUnlock()
+		g, ok := s.worked.goes[c.ID]
+		if !ok || g.schedule != c || g.edit != edit || g.parents != parents || now.After(g.at) {
+			r, err := s.retention(c, nil)
+			if err != nil {
+				continue
+			}
+			g = goesNext{schedule: c, edit: edit, parents: parents, at: r.At}
+			g.backups, g.bytes = r.Frees()
+			if c.Cluster == "" && r.At.After(now) { // else it depends on more than that
+				s.worked.goes[c.ID] = g
+			}
 		}
+		backups, bytes = backups+g.backups, bytes+g.bytes
 	}
 	return backups, bytes
 }
@@ -136,40 +158,97 @@ type repositoryKey struct{ storage, url string }
 
 func keyOf(r *job.Repository) repositoryKey { return repositoryKey{r.Storage, r.URL} }
 
+// spaceItem is what the space page needs of a backup. Items are small and beside each other, so that going through 100,000
+// is quick.
+type spaceItem struct {
+	at         time.Time
+	stored     int64
+	size       int64 // of one that can be restored and is the newest of its project
+	newest     bool
+	project    string
+	name       string // in repositories
+	repository *job.Repository
+}
+
+// spaceItems returns the backups of each instance that count: those that store something, or can be restored.
+func (s *Server) spaceItems() map[string][]spaceItem {
+	s.worked.mu.Lock()
+	defer s.worked.mu.Unlock()
+	s.backups.mu.RLock()
+	defer s.backups.mu.RUnlock()
+	was := s.worked.items
+	s.worked.items = make(map[string]instanceItems, len(s.index.of))
+	out := make(map[string][]spaceItem, len(s.index.of))
+	for id, list := range s.index.of {
+		k, edit := was[id], s.index.edits[id]
+		if k.edit != edit {
+			k = instanceItems{edit, itemsOf(list, s.index.last[id])}
+		}
+		s.worked.items[id], out[id] = k, k.items
+	}
+	return out
+}
+
+// itemsOf are those of an instance's backups, of which last was made of it last.
+func itemsOf(list []*job.Backup, last *job.Backup) []spaceItem {
+	var out []spaceItem
+	best, of := -1, last
+	for _, b := range list {
+		if b.Status == job.BackupDeleting || !b.Status.Usable() && b.Stored == 0 {
+			continue
+		}
+		out = append(out, spaceItem{at: madeAt(b), stored: b.Stored, size: b.Size, project: b.Project, name: b.RepoName, repository: &b.Repository})
+		switch {
+		case b == last && best < 0:
+			best = len(out) - 1
+		case b.Status.Usable() && b.Status != job.BackupCompleted && (of == nil || newest.After(orderOf(b), orderOf(of))): // it was taken in
+			best, of = len(out)-1, b
+		}
+	}
+	if best >= 0 {
+		out[best].newest = true
+	}
+	return out
+}
+
+// worked is what was worked out of the catalog, with the numbers of edits that it is good for. The zero value has nothing.
+type worked struct {
+	mu    sync.Mutex
+	items map[string]instanceItems // by instance; guarded by mu
+	goes  map[string]goesNext      // by schedule; guarded by mu
+}
+
+type instanceItems struct {
+	edit  uint64
+	items []spaceItem
+}
+
 // spaceOf is the part of an instance in the making.
 type spaceOf struct {
 	InstanceSpace
-	newest *job.Backup // that can be restored
-	added  []addition
-}
-
-type addition struct {
-	at     time.Time
-	stored int64
+	items []spaceItem
 }
 
 // add adds a backup.
-func (i *spaceOf) add(b *job.Backup, now time.Time) {
-	at := madeAt(b)
-	i.Stored, i.Backups = i.Stored+b.Stored, i.Backups+1
-	if now.Sub(at) <= 7*24*time.Hour {
-		i.Added += b.Stored
+func (i *spaceOf) add(b *spaceItem, now time.Time) {
+	i.Stored, i.Backups = i.Stored+b.stored, i.Backups+1
+	if now.Sub(b.at) <= 7*24*time.Hour {
+		i.Added += b.stored
 	}
-	i.added = append(i.added, addition{at, b.Stored})
 	if i.Name == "" {
-		i.Name = b.RepoName
+		i.Name = b.name
 	}
-	if b.Status != job.BackupCompleted && b.Status.Usable() && (i.newest == nil || newest.After(orderOf(b), orderOf(i.newest))) {
-		i.newest = b // what was taken in is not the index's last
+	if b.newest {
+		i.Size = b.size
 	}
 }
 
 // fillPoints sorts what was added into the steps of SpaceTimes, and adds up.
-func (i *spaceOf) fillPoints(first, now time.Time) {
-	for _, a := range i.added {
-		n := int(math.Ceil(float64(spacePoints-1) * float64(a.at.Sub(first)) / float64(now.Sub(first))))
-		if n < spacePoints {
-			i.Points[max(n, 0)] += a.stored
+func (i *spaceOf) fillPoints(fits func(*spaceItem) bool, first, now time.Time) {
+	for n := range i.items {
+		b := &i.items[n]
+		if at := int(math.Ceil(float64(spacePoints-1) * float64(b.at.Sub(first)) / float64(now.Sub(first)))); at < spacePoints && fits(b) {
+			i.Points[max(at, 0)] += b.stored
 		}
 	}
 	for n := 1; n < spacePoints; n++ {

@@ -80,10 +80,10 @@ func (w *world) fill(instances, backups int) {
 	g.SetLimit(64)
 	agent, instance, schedule, backup := put(&g, "agents"), put(&g, "instances"), put(&g, "schedules"), put(&g, "backups")
 	id := func() string { return uuid.Must(uuid.NewV7()).String() }
-	ids := make([]string, instances)
+	ids, schedules := make([]string, instances), make([]string, instances)
 	for n := range ids {
 		a, s, name := id(), id(), fmt.Sprintf("node%04d", n)
-		ids[n] = id()
+		ids[n], schedules[n] = id(), s
 		agent(a, job.Agent{ID: a, Name: name, Project: project, Created: now.Add(-time.Hour), Seen: now, Hello: job.Hello{Version: "slipcover test", Host: name, CanRead: true,
 			Instances: []job.Seen{{Instance: ids[n], Up: true, Version: "3.5.0", UsedBytes: 1 << 30, Ship: &job.Shipping{Shipped: now, Chain: now.Add(-time.Hour), Window: now.Add(-time.Hour)}}}}})
 		instance(ids[n], job.Instance{ID: ids[n], Name: name, RepoName: name, Project: project, Agent: a, Status: job.InstanceActive, Ship: n%3 == 0, Created: now.Add(-1000 * time.Hour), Updated: now})
@@ -93,7 +93,7 @@ func (w *world) fill(instances, backups int) {
 	for n := range backups { // the newest first
 		end := now.Add(-time.Duration(n) * 2 * time.Minute)
 		begun, b := end.Add(-20*time.Second), id()
-		backup(b, job.Backup{ID: b, Name: fmt.Sprintf("nightly %d", n), Project: project, Instance: ids[n%instances], Status: job.BackupCompleted, CouchDBVersion: "3.5.0", RepoName: fmt.Sprintf("node%04d", n%instances),
+		backup(b, job.Backup{ID: b, Name: fmt.Sprintf("nightly %d", n), Project: project, Instance: ids[n%instances], Schedule: schedules[n%instances], Status: job.BackupCompleted, CouchDBVersion: "3.5.0", RepoName: fmt.Sprintf("node%04d", n%instances),
 			Repository: job.Repository{URL: "s3://backups/couchdb", ID: "0199aaaa-0000-7000-8000-00000000000f"}, Created: begun, Updated: end,
 			Result: job.Result{RepoID: b, Type: "incremental", Size: 1 << 30, Stored: 1 << 20, Databases: 12, Damage: n % 7 / 6, Started: &begun, Finished: &end}})
 	}
@@ -174,6 +174,11 @@ func (w *world) enrich(records int) (big string) {
 			c.Set = of[turn]
 			put(backups, c.ID, c)
 		}
+	}
+	schedules := table("schedules")
+	for k := range 20 {
+		s := id()
+		put(schedules, s, job.Schedule{ID: s, Name: "all nodes", Project: project, Cluster: fmt.Sprintf("cluster%02d", k), Enabled: true, Cron: "0 3 * * *", Keep: job.Keep{Daily: 14}, Next: now.Add(time.Hour), Created: now, Updated: now})
 	}
 	one := names["node0500"]
 	for n := range 3000 {
