@@ -105,6 +105,8 @@ type Options struct {
 	// JoinRecipients are whom the server wanted backups encrypted to when the agent joined,
 	// which counts where Backup has no Recipients; nil if it named none.
 	JoinRecipients []string
+	// Rooms says how much room is left in the repositories of the configuration, as far as their storages say; nil says nothing.
+	Rooms func(ctx context.Context) []job.Room
 	// OpenCopies opens the further repositories of the configuration, to which each backup
 	// in the first one is copied, and returns how to close them; nil if there are none.
 	OpenCopies func(ctx context.Context, first *repo.Repo) ([]Place, func())
@@ -241,6 +243,7 @@ func (a *agent) run(ctx context.Context) (err error) {
 	})
 	wait.Go(func() { a.findRepository(ctx) })
 	measured := make(chan struct{})
+	wait.Go(func() { a.measureRooms(ctx) })
 	wait.Go(func() { a.measures(ctx, sync.OnceFunc(func() { close(measured) })) })
 	select {
 	case <-measured:

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -27,6 +28,8 @@ const (
 	firstMeasure    = 5 * time.Second // that the first hello waits for it
 	askTime         = 5 * time.Second // for an answer of a CouchDB
 	repositoryEvery = 5 * time.Minute // that the repository is looked for while it isn't known
+	roomEvery       = 5 * time.Minute // that storages are asked for their room
+	roomTime        = time.Minute     // for their answers
 )
 
 // greet says hello until a server answers. It is false if ctx ended before.
@@ -133,6 +136,12 @@ func (a *agent) sayHello(ctx context.Context) job.Hello {
 	}
 	if h.CanCreate {
 		h.FreeBytes = freeBytes(a.o.InstancesDir)
+	}
+	h.Rooms = a.facts.roomsNow()
+	for i := range h.Rooms {
+		if !h.Rooms[i].Copy {
+			h.Rooms[i].Repository = h.Repository.ID
+		}
 	}
 	made := a.made.list()
 	seen := make([]*job.Seen, 1+len(made))
@@ -260,6 +269,22 @@ func (a *agent) measures(ctx context.Context, first func()) {
 	}
 }
 
+// measureRooms asks storages for their room, again and again. What one doesn't say is not told.
+func (a *agent) measureRooms(ctx context.Context) {
+	if a.o.Rooms == nil {
+		return
+	}
+	for {
+		in, cancel := context.WithTimeout(ctx, roomTime)
+		rooms := a.o.Rooms(in)
+		cancel()
+		a.facts.setRooms(rooms)
+		if !pause(ctx, roomEvery) {
+			return
+		}
+	}
+}
+
 // measure measures a CouchDB. If it can't be, what was known of it stays.
 func (a *agent) measure(ctx context.Context, id string, locate func(context.Context) (*node.Node, error)) {
 	n, err := locate(ctx)
@@ -320,6 +345,20 @@ type facts struct {
 	mu       sync.Mutex
 	repoID   string             // of the configuration's repository; "" while not known. Guarded by mu
 	measures map[string]measure // by instance, "" the node that was there before; guarded by mu
+	rooms    []job.Room         // guarded by mu
+}
+
+// roomsNow returns the rooms as they were measured last.
+func (f *facts) roomsNow() []job.Room {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.rooms)
+}
+
+func (f *facts) setRooms(list []job.Room) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.rooms = list
 }
 
 func (f *facts) repository() string {

@@ -14,6 +14,7 @@
 //	strategies Strategy   which container a project's or instance's backups go to
 //	quotas     Quota      what a project may have
 //	restores   Restore    a plan that several agents carry out together
+//	samples    Samples    what is stored of an instance, and free of a repository, day by day
 //	tokens     (package access)
 //
 // # How work is done

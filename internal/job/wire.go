@@ -37,6 +37,17 @@ type Hello struct {
 	// that was there before has the id "" until HelloReply tells it.
 	Instances []Seen   `json:"instances"`
 	Running   []string `json:"running"` // ids of the jobs at work
+	// Rooms are how much room is left where it stores backups, as far as the storages say.
+	Rooms []Room `json:"rooms,omitempty"`
+}
+
+// Room is how much room is left in the place of a repository, with what others store there.
+type Room struct {
+	URL        string `json:"url"`                  // without secrets
+	Repository string `json:"repository,omitempty"` // its id, if the agent knows it
+	Copy       bool   `json:"copy,omitempty"`       // one of the agent's further repositories
+	FreeBytes  int64  `json:"free_bytes"`
+	TotalBytes int64  `json:"total_bytes"`
 }
 
 // Seen is how an agent finds a CouchDB.

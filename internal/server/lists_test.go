@@ -46,7 +46,7 @@ func TestEveryIsKept(t *testing.T) {
 // changes and goes.
 func TestBackupPagesAndSpace(t *testing.T) {
 	t.Parallel()
-	w := servertest.New(t, bus.Options{}, server.Config{})
+	w := servertest.New(t, bus.Options{}, server.Config{Sweep: 24 * time.Hour}) // so that nothing is sampled
 	table, err := w.Bus.Table(t.Context(), "backups")
 	if err != nil {
 		t.Fatal(err)

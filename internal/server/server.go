@@ -88,6 +88,7 @@ type Server struct {
 	strategies *shelf[job.Strategy]
 	quotas     *shelf[job.Quota]
 	restores   *shelf[job.Restore]
+	samples    *shelf[job.Samples]
 
 	index *backupIndex
 	live  *liveAgents
@@ -102,6 +103,7 @@ type Server struct {
 	census     keeper
 	sweeping   sync.Mutex     // one sweep at a time
 	requeued   time.Duration  // by the watch, when jobs were last put into the queue again; guarded by sweeping
+	sampled    time.Duration  // by the watch, when samples were last looked at; guarded by sweeping
 	background sync.WaitGroup // heartbeats that are being sent, trusts that are being ended
 }
 
@@ -129,7 +131,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, log: cfg.Log, index: newBackupIndex(), live: newLiveAgents(cfg.Watch), seed: maphash.MakeSeed()}
 	s.met = newMetrics(s)
-	var errs [9]error
+	var errs [10]error
 	s.instances, errs[0] = openShelf[job.Instance](ctx, cfg.Bus, "instances", cfg.Log, cfg.Watch, nil)
 	s.backups, errs[1] = openShelf(ctx, cfg.Bus, "backups", cfg.Log, cfg.Watch, s.index.changed)
 	s.jobs, errs[2] = openShelf(ctx, cfg.Bus, "jobs", cfg.Log, cfg.Watch, s.live.jobChanged)
@@ -139,6 +141,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s.quotas, errs[6] = openShelf[job.Quota](ctx, cfg.Bus, "quotas", cfg.Log, cfg.Watch, nil)
 	s.restores, errs[7] = openShelf[job.Restore](ctx, cfg.Bus, "restores", cfg.Log, cfg.Watch, nil)
 	s.sets, errs[8] = openShelf[job.Set](ctx, cfg.Bus, "sets", cfg.Log, cfg.Watch, nil)
+	s.samples, errs[9] = openShelf[job.Samples](ctx, cfg.Bus, "samples", cfg.Log, cfg.Watch, nil)
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
@@ -266,7 +269,7 @@ type anyShelf interface {
 }
 
 func (s *Server) tables() []anyShelf {
-	return []anyShelf{s.instances, s.backups, s.jobs, s.agents, s.schedules, s.sets, s.strategies, s.quotas, s.restores}
+	return []anyShelf{s.instances, s.backups, s.jobs, s.agents, s.schedules, s.sets, s.strategies, s.quotas, s.restores, s.samples}
 }
 
 // now is without the reading of the monotonic clock, which the table doesn't keep: with

@@ -12,16 +12,17 @@ import (
 	"github.com/slipcover/slipcover/internal/newest"
 )
 
-// Space is how much room backups take, as the catalog knows it. Copies in further repositories, and what is shipped between
+// Space is how much room backups take, as the catalog knows it: what they added to repositories when they were made. Copies in further repositories, and what is shipped between
 // backups, are not in it.
 type Space struct {
 	Stored  int64 // what backups added to repositories
 	Size    int64 // the newest of each instance, as restored
 	Added   int64 // of Stored, within the last week
 	Backups int
-	Goes    int   // backups that go by retention next
+	Since   time.Time // since when all points are of samples; zero if there is none yet
+	Goes    int       // backups that go by retention next
 	Frees   int64 // what they added
-	// Instances are those that have backups, by what they store, the most first; also such as are gone.
+	// Instances are those that have backups, or had some lately, by what they store, the most first; also such as are gone.
 	Instances    []*InstanceSpace
 	Repositories []*RepositorySpace // the most first
 }
@@ -34,7 +35,8 @@ type InstanceSpace struct {
 	Size     int64
 	Added    int64
 	Backups  int
-	// Points say how much of Stored there was at SpaceTimes: what is stored now, by when it was made. What was deleted isn't in it.
+	// Points are what was stored at SpaceTimes: since its first sample, one each day, as it was then; before, what of it is still
+	// stored, by when it was made.
 	Points []int64
 }
 
@@ -63,7 +65,17 @@ func (s *Server) Space(who *access.Caller, all bool) (*Space, []time.Time) {
 	var instances []*spaceOf
 	repositories := map[repositoryKey]*RepositorySpace{}
 	oldest := now.Add(-24 * time.Hour)
-	for id, items := range s.spaceItems() {
+	sampled := s.samplesOf(who, all)
+	for _, x := range sampled {
+		oldest = earlier(oldest, startOf(x.Days[0]))
+	}
+	have := s.spaceItems()
+	for id := range sampled {
+		if _, ok := have[id]; !ok { // all of its backups are gone
+			have[id] = nil
+		}
+	}
+	for id, items := range have {
 		i := &spaceOf{InstanceSpace: InstanceSpace{ID: id, Points: make([]int64, spacePoints)}}
 		var r *RepositorySpace // of the backup before, which mostly has the same
 		for n := range items {
@@ -80,12 +92,12 @@ func (s *Server) Space(who *access.Caller, all bool) (*Space, []time.Time) {
 			}
 			r.Stored, r.Backups, out.Backups = r.Stored+b.stored, r.Backups+1, out.Backups+1
 			i.add(b, now)
-			if b.at.Before(oldest) {
-				oldest = b.at
-			}
+			oldest = earlier(oldest, b.at)
 		}
-		if i.Backups > 0 {
-			i.items = items
+		if x := sampled[id]; i.Backups > 0 || x != nil {
+			if i.items, i.samples = items, x; i.Name == "" {
+				i.Name = x.Name
+			}
 			instances = append(instances, i)
 			out.Instances = append(out.Instances, &i.InstanceSpace)
 		}
@@ -96,7 +108,10 @@ func (s *Server) Space(who *access.Caller, all bool) (*Space, []time.Time) {
 		if own := s.instances.have(i.ID); own != nil {
 			i.Name, i.Gone = own.Name, false
 		}
-		i.fillPoints(func(b *spaceItem) bool { return all || mine(who, b.project) }, oldest, now)
+		i.fillPoints(func(b *spaceItem) bool { return all || mine(who, b.project) }, times)
+		if i.samples != nil && i.samples.Days[0] < dayOf(now) && (out.Since.IsZero() || out.Since.After(startOf(i.samples.Days[0]))) {
+			out.Since = startOf(i.samples.Days[0])
+		}
 		out.Stored, out.Size, out.Added = out.Stored+i.Stored, out.Size+i.Size, out.Added+i.Added
 	}
 	slices.SortFunc(out.Instances, func(a, b *InstanceSpace) int { return more(a.Stored, b.Stored, a.Name, b.Name) })
@@ -226,7 +241,8 @@ type instanceItems struct {
 // spaceOf is the part of an instance in the making.
 type spaceOf struct {
 	InstanceSpace
-	items []spaceItem
+	items   []spaceItem
+	samples *job.Samples // nil without any
 }
 
 // add adds a backup.
@@ -243,9 +259,10 @@ func (i *spaceOf) add(b *spaceItem, now time.Time) {
 	}
 }
 
-// fillPoints sorts what was added into the steps of SpaceTimes, and adds up.
-func (i *spaceOf) fillPoints(fits func(*spaceItem) bool, first, now time.Time) {
-	for n := range i.items {
+// fillPoints fills in what was stored at times.
+func (i *spaceOf) fillPoints(fits func(*spaceItem) bool, times []time.Time) {
+	first, now := times[0], times[len(times)-1]
+	for n := range i.items { // into the steps of SpaceTimes, which are added up
 		b := &i.items[n]
 		if at := int(math.Ceil(float64(spacePoints-1) * float64(b.at.Sub(first)) / float64(now.Sub(first)))); at < spacePoints && fits(b) {
 			i.Points[max(at, 0)] += b.stored
@@ -254,6 +271,37 @@ func (i *spaceOf) fillPoints(fits func(*spaceItem) bool, first, now time.Time) {
 	for n := 1; n < spacePoints; n++ {
 		i.Points[n] += i.Points[n-1]
 	}
+	if i.samples == nil {
+		return
+	}
+	k := 0 // of the first sample that is later
+	for n, t := range times[:len(times)-1] {
+		for k < len(i.samples.Days) && !startOf(i.samples.Days[k]).After(t) {
+			k++
+		}
+		if k > 0 {
+			i.Points[n] = i.samples.Bytes[k-1]
+		}
+	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// samplesOf are those of the instances of the caller's project, or all.
+func (s *Server) samplesOf(who *access.Caller, all bool) map[string]*job.Samples {
+	out := map[string]*job.Samples{}
+	s.samples.all(func(id string, x *job.Samples) bool {
+		if x.Instance != "" && len(x.Days) == len(x.Bytes) && len(x.Days) > 0 && (all || mine(who, x.Project)) {
+			out[id] = x
+		}
+		return true
+	})
+	return out
 }
 
 func more(a, b int64, first, second string) int {

@@ -18,7 +18,7 @@ import (
 func (s *Server) Sweep(ctx context.Context) error {
 	s.sweeping.Lock()
 	defer s.sweeping.Unlock()
-	return errors.Join(s.sweepJobs(ctx), s.sweepHolds(ctx), s.sweepBackups(ctx), s.sweepPins(ctx), s.sweepSchedules(ctx), s.sweepRestores(ctx), s.sweepSets(ctx))
+	return errors.Join(s.sweepJobs(ctx), s.sweepHolds(ctx), s.sweepBackups(ctx), s.sweepPins(ctx), s.sweepSchedules(ctx), s.sweepRestores(ctx), s.sweepSets(ctx), s.sample(ctx))
 }
 
 // sweepJobs fails jobs whose agent is lost, forgets those that ended long ago, and puts

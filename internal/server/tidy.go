@@ -2,6 +2,7 @@ package server
 
 import (
 	"math"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -23,6 +24,7 @@ const (
 	maxNotes    = 50   // notes of a backup
 	maxPins     = 1000 // of an instance
 	maxSeen     = 1000 // instances, and jobs, of an agent
+	maxRooms    = 20   // of an agent
 )
 
 func tidyHello(h *job.Hello) {
@@ -43,6 +45,11 @@ func tidyHello(h *job.Hello) {
 	}
 	for i := range h.Running {
 		tidy(maxName, &h.Running[i])
+	}
+	h.Rooms = slices.DeleteFunc(h.Rooms[:min(len(h.Rooms), maxRooms)], func(r job.Room) bool { return r.URL == "" || r.TotalBytes <= 0 || r.FreeBytes < 0 || r.FreeBytes > r.TotalBytes })
+	for i := range h.Rooms {
+		tidy(maxPlace, &h.Rooms[i].URL)
+		tidy(maxName, &h.Rooms[i].Repository)
 	}
 }
 

@@ -198,6 +198,12 @@ func DeleteAll(ctx context.Context, s Store, keys []Key) error {
 	return g.Wait()
 }
 
+// Roomer is implemented by a Store that knows how much room it has.
+type Roomer interface {
+	// Room returns how many bytes can still be stored, and how many there is room for in all, with what others store there.
+	Room(ctx context.Context) (free, total int64, err error)
+}
+
 // Retainer is implemented by a Store that can prolong what PutOptions.RetainUntil
 // began; it never shortens it.
 type Retainer interface {

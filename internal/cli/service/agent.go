@@ -293,7 +293,7 @@ func agentSetup(ctx context.Context, env *core.Env, s *core.Settings, log *slog.
 			return node.Target(ctx, node.Options{DataDir: s.DataDir, ConfigDir: s.ConfigDir, NodeName: s.NodeName, Getenv: env.Getenv})
 		},
 		Locate:   func(ctx context.Context) (*node.Node, error) { return locateOwn(ctx, env, s) },
-		OpenRepo: r.open, OpenCopies: r.openCopies, RepositoryURL: core.Mask(at),
+		OpenRepo: r.open, OpenCopies: r.openCopies, Rooms: r.rooms, RepositoryURL: core.Mask(at),
 		Accept: slices.Concat(s.AcceptStorages, s.Repositories), JoinRecipients: to.recipients, CanRead: len(s.Identities) > 0 || s.Passphrase != "",
 		Backup: backup.Options{Cluster: s.Cluster, Strategy: s.BackupStrategy, Namespace: s.BackupNamespace, ProveInterval: s.ProveInterval, Compaction: s.Compaction, Tails: s.Tails, Strict: s.Strict,
 			Recipients: s.Recipients, Indexes: s.Indexes, Parallel: s.Parallel, Tool: "slipcover " + core.ToolVersion()},
@@ -415,6 +415,33 @@ func (r *agentRepositories) openCopies(ctx context.Context, first *repo.Repo) (l
 			q.Close()
 		}
 	}
+}
+
+// rooms asks the storages of the repositories, those that can say it, how much room is left.
+func (r *agentRepositories) rooms(ctx context.Context) (list []job.Room) {
+	env := *r.env
+	env.Stderr = discardWriter{}
+	for i, name := range slices.Concat([]string{r.settings.Repository}, r.settings.Repositories) {
+		url, err := core.RepositoryURL(name)
+		if name == "" || err != nil || !strings.HasPrefix(url, "file:") && !strings.HasPrefix(url, "sftp:") {
+			continue
+		}
+		store, err := open.Bare(ctx, &env, r.settings.At(url), url, false)
+		if err != nil {
+			r.log.DebugContext(ctx, "the room of a repository is not known", "repository", core.Mask(url), "err", err)
+			continue
+		}
+		if s, ok := store.(storage.Roomer); ok {
+			free, total, err := s.Room(ctx)
+			if err == nil && total > 0 {
+				list = append(list, job.Room{URL: core.Mask(url), Copy: i > 0, FreeBytes: free, TotalBytes: total})
+			} else {
+				r.log.DebugContext(ctx, "the room of a repository is not known", "repository", core.Mask(url), "err", err)
+			}
+		}
+		_ = store.Close()
+	}
+	return list
 }
 
 // sameLogIn reports whether the log-in for one repository goes to the same host for another

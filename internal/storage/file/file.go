@@ -169,6 +169,14 @@ func (s *Store) URL() string {
 	return (&url.URL{Scheme: "file", Path: path}).String()
 }
 
+// Room returns the room of the file system that the root is in.
+func (s *Store) Room(context.Context) (free, total int64, err error) {
+	if free, total, err = room(s.root); err != nil {
+		return 0, 0, wrap("room of "+s.root, err)
+	}
+	return free, total, nil
+}
+
 // Close lets go of the root.
 func (s *Store) Close() error {
 	return s.handle.Close()

@@ -225,6 +225,19 @@ func (s *Store) call(ctx context.Context, op string, key storage.Key, do func(c 
 	return c.fail(op+" "+string(key), err)
 }
 
+// Room returns the room of the file system that the root is in, if the server tells it (statvfs@openssh.com).
+func (s *Store) Room(ctx context.Context) (free, total int64, err error) {
+	c, err := s.connect(ctx)
+	if err != nil {
+		return 0, 0, wrap("room", err)
+	}
+	v, err := c.StatVFS(s.root)
+	if err != nil {
+		return 0, 0, c.fail("room", err)
+	}
+	return int64(v.Bavail * v.Frsize), int64((v.Blocks - v.Bfree + v.Bavail) * v.Frsize), nil
+}
+
 // absent returns the error for what isn't there: the object, or the root.
 func (s *Store) absent(c *conn) error {
 	_, err := c.Stat(s.root)

@@ -77,6 +77,21 @@ func TestContract(t *testing.T) {
 	})
 }
 
+// The room is that of the server's file system.
+func TestRoom(t *testing.T) {
+	d := testenv.SSHD(t)
+	root := t.TempDir()
+	free, total, err := storage.Roomer(open(t, urlOf(d, d.Users[0], root))).Room(t.Context())
+	var want unix.Statfs_t
+	if serr := unix.Statfs(root, &want); err != nil || serr != nil {
+		t.Fatal(err, serr)
+	}
+	left := int64(want.Bavail) * want.Bsize
+	if off := free - left; off < -1<<30 || off > 1<<30 || total < free || total > int64(want.Blocks)*want.Bsize {
+		t.Errorf("%d of %d are free, df says %d of %d", free, total, left, int64(want.Blocks)*want.Bsize)
+	}
+}
+
 func TestCreate(t *testing.T) {
 	d := testenv.SSHD(t)
 	root := filepath.Join(t.TempDir(), "a", "b c")
