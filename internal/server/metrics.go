@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/newest"
 )
@@ -49,6 +50,10 @@ var (
 	clusterLabels   = []string{"cluster", "project"}
 	descSetWhole    = desc("set_last_whole_timestamp_seconds", "When the newest set of a cluster that is whole was begun; 0 if there is none.", clusterLabels...)
 	descSetMissing  = desc("set_last_missing_nodes", "How many nodes of the cluster have no backup in its newest set that has ended.", clusterLabels...)
+	roomLabels      = []string{"url", "repository", "agent", "project"}
+	descRoomFree    = desc("room_free_bytes", "How much room is left in the place of a repository, as its agents tell.", roomLabels...)
+	descRoomTotal   = desc("room_total_bytes", "How much room the place of a repository has in all.", roomLabels...)
+	descRoomFull    = desc("room_full_seconds", "In how long the place of a repository is full, if it goes on as in the last weeks.", roomLabels...)
 	descNext        = desc("schedule_next_timestamp_seconds", "When a schedule fires next.", "schedule", "instance", "project")
 	descMissed      = desc("schedule_missed_total", "Firings of a schedule that could not begin in their window.", "schedule", "instance", "project")
 )
@@ -87,7 +92,8 @@ func (m *metrics) ended(j *job.Job) {
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descInstances, descBackups, descAgents, descAgentSeen, descJobs, descQueueOldest, descConnected, descDamaged, descLast,
 		descLastSize, descLastStored, descLastTook, descUncopied, descProved, descProvedOK, descNext, descMissed,
-		descShipping, descShipFails, descShipLag, descShipBytes, descShipOldest, descShipNewest, descShipChain, descSetWhole, descSetMissing} {
+		descShipping, descShipFails, descShipLag, descShipBytes, descShipOldest, descShipNewest, descShipChain, descSetWhole, descSetMissing,
+		descRoomFree, descRoomTotal, descRoomFull} {
 		ch <- d
 	}
 	m.outcomes.Describe(ch)
@@ -108,6 +114,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.collectInstances(gauge)
 	m.collectSets(gauge)
 	m.collectAgents(gauge)
+	m.collectRooms(gauge)
 	m.collectJobs(gauge)
 	m.collectSchedules(gauge, func(v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(descMissed, prometheus.CounterValue, v, labels...)
@@ -254,6 +261,25 @@ func (m *metrics) collectAgents(gauge gaugeFunc) {
 	}
 	gauge(descAgents, float64(online), "online")
 	gauge(descAgents, float64(offline), "offline")
+}
+
+// collectRooms tells of the rooms of agents that are online: what others said may be long ago.
+func (m *metrics) collectRooms(gauge gaugeFunc) {
+	now := m.s.now()
+	for _, r := range m.s.Rooms(&access.Caller{}, true) {
+		if !r.Online {
+			continue
+		}
+		labels := []string{r.URL, r.Repository, "", r.project}
+		if r.Repository == "" {
+			labels[2] = r.Agents[0]
+		}
+		gauge(descRoomFree, float64(r.Free), labels...)
+		gauge(descRoomTotal, float64(r.Total), labels...)
+		if !r.Full.IsZero() {
+			gauge(descRoomFull, max(0, r.Full.Sub(now).Seconds()), labels...)
+		}
+	}
 }
 
 func (m *metrics) collectJobs(gauge gaugeFunc) {

@@ -21,7 +21,7 @@ type Space struct {
 	Backups int
 	Since   time.Time // since when all points are of samples; zero if there is none yet
 	Goes    int       // backups that go by retention next
-	Frees   int64 // what they added
+	Frees   int64     // what they added
 	// Instances are those that have backups, or had some lately, by what they store, the most first; also such as are gone.
 	Instances    []*InstanceSpace
 	Repositories []*RepositorySpace // the most first

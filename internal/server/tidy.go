@@ -46,7 +46,9 @@ func tidyHello(h *job.Hello) {
 	for i := range h.Running {
 		tidy(maxName, &h.Running[i])
 	}
-	h.Rooms = slices.DeleteFunc(h.Rooms[:min(len(h.Rooms), maxRooms)], func(r job.Room) bool { return r.URL == "" || r.TotalBytes <= 0 || r.FreeBytes < 0 || r.FreeBytes > r.TotalBytes })
+	h.Rooms = slices.DeleteFunc(h.Rooms[:min(len(h.Rooms), maxRooms)], func(r job.Room) bool {
+		return r.URL == "" || r.TotalBytes <= 0 || r.FreeBytes < 0 || r.FreeBytes > r.TotalBytes
+	})
 	for i := range h.Rooms {
 		tidy(maxPlace, &h.Rooms[i].URL)
 		tidy(maxName, &h.Rooms[i].Repository)

@@ -295,12 +295,14 @@ type repositoryRow struct {
 type repositoriesPage struct {
 	Rows  []repositoryRow
 	Pager pager
+	Rooms []roomRow
 }
 
 func (c *call) repositoriesPage() (*answer, error) {
 	rows := c.repositories()
 	var p repositoriesPage
 	p.Rows, p.Pager = paged(c, rows, func(r repositoryRow) string { return r.URL + " " + r.Storage + " " + strings.Join(r.Agents, " ") })
+	p.Rooms = c.rooms()
 	return c.page("Repositories", "repositories", p), nil
 }
 

@@ -113,7 +113,7 @@ func (c *call) still() bool {
 
 // fragments are what is sent: the parts of the page, the menu, and the title.
 func (c *call) fragments() ([]byte, error) {
-	c.stood, c.worked = nil, nil // they may stand otherwise by now
+	c.stood, c.worked, c.roomy = nil, nil, nil // they may stand otherwise by now
 	a, err := c.route.do(c)
 	if err != nil {
 		return nil, err

@@ -105,6 +105,7 @@ func (c *call) overview() (*answer, error) {
 	for _, i := range worst {
 		p.Trouble = append(p.Trouble, i.Trouble...)
 	}
+	p.Trouble = append(p.Trouble, c.roomTrouble()...)
 	slices.SortStableFunc(p.Trouble, func(a, b trouble) int { return strings.Compare(a.Level, b.Level) }) // bad before warn
 	if len(p.Trouble) > mostTrouble {
 		p.More = len(p.Trouble) - mostTrouble

@@ -38,6 +38,9 @@ type spaceData struct {
 	Of      int
 	Bytes   *bytesData
 	One     *oneBytes
+	Rooms   []roomRow
+	Least   *roomRow // of which the least is left, for the summary
+	Grew    string   // what the drawing counts
 }
 
 // area is the part of an instance in the drawing of the growth.
@@ -99,6 +102,13 @@ func (c *call) spacePage() (*answer, error) {
 		d.Ratio = fmt.Sprintf("1 : %.1f", float64(s.Size)/float64(s.Stored))
 	}
 	d.draw(s, times, c.set.zone)
+	d.Rooms = c.rooms()
+	for n := range d.Rooms { // the one that is full first is the first one
+		r := &d.Rooms[n]
+		if d.Least == nil || d.Least.Full.IsZero() && float64(r.Free)/float64(r.Total) < float64(d.Least.Free)/float64(d.Least.Total) {
+			d.Least = r
+		}
+	}
 	id := c.r.URL.Query().Get("i")
 	for _, i := range s.Instances {
 		if i.Gone {
@@ -127,7 +137,14 @@ func (c *call) spacePage() (*answer, error) {
 // draw draws the growth: an area for each of those that store the most, upon each other.
 func (d *spaceData) draw(s *server.Space, times []time.Time, zone *time.Location) {
 	const height = 160.0
-	top := max(s.Stored, 1) * 11 / 10
+	top := int64(1)
+	for n := range times {
+		sum := int64(0)
+		for _, i := range s.Instances {
+			sum += i.Points[n]
+		}
+		top = max(top, sum*11/10)
+	}
 	below := make([]int64, len(times))
 	list := s.Instances
 	rest := &server.InstanceSpace{Name: "others", Points: make([]int64, len(times))}
@@ -173,7 +190,15 @@ func (d *spaceData) draw(s *server.Space, times []time.Time, zone *time.Location
 			d.Months = append(d.Months, gridLine{X: fmt.Sprintf("%.2f%%", 100*float64(n)/float64(len(times)-1)), Text: text})
 		}
 	}
-	d.Label = fmt.Sprintf("What is stored now, by when it was added: %s in all, since %s", Bytes(s.Stored), times[0].In(zone).Format("2 January 2006"))
+	d.Grew = "what is stored now, by when it was added"
+	switch day := s.Since.In(zone).Format("2 January 2006"); {
+	case s.Since.IsZero():
+	case s.Since.After(times[0].Add(24 * time.Hour)):
+		d.Grew = "what was stored each day since " + day + "; before, what of it is stored now"
+	default:
+		d.Grew = "what was stored each day since " + day
+	}
+	d.Label = fmt.Sprintf("%s: %s now, drawn since %s", upperFirst(d.Grew), Bytes(s.Stored), times[0].In(zone).Format("2 January 2006"))
 }
 
 // fillKept says what retention does with the backups of the chosen instance.

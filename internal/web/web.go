@@ -161,6 +161,7 @@ type call struct {
 	route   *route
 	stood   []*state   // see states
 	worked  []*job.Job // see jobs
+	roomy   []roomRow  // see rooms
 }
 
 // route is what a method and a path do.

@@ -19,7 +19,8 @@ func newSpace(env *core.Env, g *core.Global) *cobra.Command {
 		Short: "Show how much room the backups of a server's instances take, and what retention frees next",
 		Long: `Show how much room the backups of a server's instances take, what was added within a week, and what retention frees next. The
 server's catalog says so: nothing is read of the backups. Copies in further repositories, and what is shipped between
-backups, are not in it.
+backups, are not in it. Below it is how much room is left in repositories, as agents tell it of folders and SFTP, and when they are
+full if it goes on as in the last weeks.
 
 With an INSTANCE, by its name or id, and --db, show where the bytes of one of its databases are: live documents, their attachments,
 conflicts, tombstones, trees, what a compaction frees, and indexes. The server reads that out of the newest backup or moment, or the
@@ -140,6 +141,14 @@ type spaceJSON struct {
 			AddedBytes  int64  `json:"added_7d_bytes"`
 			Backups     int    `json:"backups"`
 		} `json:"instances"`
+		Rooms []struct {
+			URL        string    `json:"url"`
+			Agents     []string  `json:"agents"`
+			FreeBytes  int64     `json:"free_bytes"`
+			TotalBytes int64     `json:"total_bytes"`
+			GrowsBytes int64     `json:"grows_bytes_per_day"`
+			Full       time.Time `json:"full"`
+		} `json:"rooms"`
 	} `json:"space"`
 }
 
@@ -150,6 +159,15 @@ func (s *spaceJSON) print(env *core.Env) error {
 	}
 	if err := core.Table(env.Stdout, []string{"INSTANCE", "BACKUPS", "STORED", "AS RESTORED", "ADDED IN 7 DAYS"}, rows); err != nil {
 		return err
+	}
+	for _, r := range s.Space.Rooms {
+		full := ""
+		if !r.Full.IsZero() {
+			full = fmt.Sprintf("; %s a day go, so it is full about %s", core.Size(r.GrowsBytes), r.Full.UTC().Format(time.DateOnly))
+		}
+		if _, err := fmt.Fprintf(env.Stdout, "%s (%s): %s of %s left%s\n", core.Clean(r.URL), core.Clean(strings.Join(r.Agents, ", ")), core.Size(r.FreeBytes), core.Size(r.TotalBytes), full); err != nil {
+			return err
+		}
 	}
 	_, err := fmt.Fprintf(env.Stdout, "%s stored by %s; retention deletes %s next, about %s\n", core.Size(s.Space.StoredBytes), core.Count(s.Space.Backups, "backup"),
 		core.Count(s.Space.Goes, "backup"), core.Size(s.Space.FreesBytes))
