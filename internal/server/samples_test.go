@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/server"
 )
@@ -89,7 +91,8 @@ func TestGrowth(t *testing.T) {
 // When a repository is full is told by how its free room went in the last weeks, and not before anything is known of that.
 func TestRooms(t *testing.T) {
 	t.Parallel()
-	s := start(t, openBus(t), server.Config{Sweep: 24 * 365 * time.Hour})
+	reg := prometheus.NewPedanticRegistry()
+	s := start(t, openBus(t), server.Config{Sweep: 24 * 365 * time.Hour, Metrics: reg})
 	p := join(t, s, "db1", "p")
 	const gb = int64(1) << 30
 	vault := func(free, total int64) []job.Room {
@@ -124,6 +127,17 @@ func TestRooms(t *testing.T) {
 	}
 	if list := s.Rooms(who("p"), false); !list[1].Full.IsZero() || list[1].Grows != 0 || list[1].Repository != "repo-1" {
 		t.Errorf("what stays as it is: %+v", list[1])
+	}
+	all, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := map[string]int{}
+	for _, f := range all {
+		told[f.GetName()] = len(f.GetMetric())
+	}
+	if told["slipcover_room_free_bytes"] != 2 || told["slipcover_room_total_bytes"] != 2 || told["slipcover_room_full_seconds"] != 1 {
+		t.Errorf("metrics: %v", told)
 	}
 	if len(s.Rooms(who("q"), false)) != 0 || len(s.Rooms(who("q"), true)) != 2 {
 		t.Error("another project sees it, or an administrator doesn't")
