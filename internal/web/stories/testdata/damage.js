@@ -12,4 +12,6 @@ require('./lib')(async s => {
   await s.says('Damage in the source');
   await s.says('1 finding');
   await s.look();
+  await page.getByRole('link', {name: 'Open', exact: true}).click(); // which looks into it
+  await s.heading(/^clinic in the backup of/);
 });
