@@ -78,7 +78,7 @@ var stories = []told{
 	{"moment", needs{}},
 	{"no-key", needs{agent: true, keyless: true}},
 	{"changes", needs{}},
-	{"jobs", needs{env: []string{"SLIPCOVER_SHIP=false"}}}, // so that nothing rests on the backup that it deletes
+	{"jobs", needs{from: files, env: []string{"SLIPCOVER_SHIP=false"}}}, // so that no moment rests on the backup that it deletes
 	{"restore", needs{env: []string{"SLIPCOVER_ACCEPT_RESTORES=true"}}},
 	{"damage", needs{from: files}},
 	{"space", needs{}},
