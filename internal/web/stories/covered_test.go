@@ -20,6 +20,7 @@ var elsewhere = map[string]string{
 	"GET /schedules/firings":    "a part of the form of a schedule, which is looked at",
 	"GET /login/project":        "only with Keystone: TestKeystone asks for it",
 	"GET /backups/{id}/restore": "leads to the plan",
+	"GET /restores/{id}/cancel": "is there while a restore by several agents takes its first step",
 }
 
 // covered are the pages that stories have looked at.

@@ -14,6 +14,11 @@ require('./lib')(async s => {
   await s.eventually('all nodes have a backup', async () => await page.locator('#set tbody tr:has-text("Done")').count() === 3);
   await s.look();
   await s.shot('set');
+  const set = page.url().replace(s.base, '');
+  await s.open(set + '/delete');
+  await s.heading('Delete set');
+  await s.look();
+  await s.open(set);
 
   await page.getByRole('link', {name: 'prod', exact: true}).click();
   await s.says(/Not whole/); // a database of which a node that is gone had all
