@@ -28,10 +28,10 @@ func (a AgentInfo) Accepts() (restores, writes *bool) {
 }
 
 // RefusesRestores says why a server can have nothing restored onto an agent's node, or nothing in the place of what is there, as
-// the rest of a sentence about the agent; "" if it can, as far as the agent says.
-func (a AgentInfo) RefusesRestores(replace bool) string { return refusesRestores(&a.Hello, replace) }
-
-func refusesRestores(h *job.Hello, replace bool) string {
+// the rest of a sentence about the agent; "" if it can, as far as the agent said last. It is for those who choose: in the end the
+// node itself is asked, since an agent that was started anew just now may not have said so yet.
+func (a AgentInfo) RefusesRestores(replace bool) string {
+	h := &a.Hello
 	const then = " in its slipcover.yml and start the agent again"
 	switch {
 	case h.Restores == nil: // of a version that doesn't say

@@ -122,12 +122,8 @@ func (s *Server) newRestore(who *access.Caller, q RestoreRequest) (*job.Restore,
 		if a == nil {
 			return nil, nil, refuse(NotFound, "There is no agent %q.", n.AgentName)
 		}
-		hello, online := s.hello(a)
-		if !online {
+		if _, online := s.hello(a); !online {
 			return nil, nil, refuse(Busy, "The agent %s is offline.", n.AgentName)
-		}
-		if why := refusesRestores(&hello, q.Replace); why != "" {
-			return nil, nil, refuse(Conflict, "The agent %s %s.", n.AgentName, why)
 		}
 	}
 	if r.Replace {
