@@ -89,7 +89,7 @@ func readSpace(t *testing.T, db *couchfile.DB, bodies map[int64]uint64) (s couch
 				t.Fatalf("%s %s: %v", info.ID, v, err)
 			}
 			for _, a := range list {
-				key := fmt.Sprint(a.Name, a.RevPos, a.MD5, a.StoredBytes)
+				key := fmt.Sprintf("%s %d %x %d", a.Name, a.RevPos, a.MD5, a.StoredBytes)
 				if !counted[key] {
 					counted[key] = true
 					*atts += uint64(a.StoredBytes)

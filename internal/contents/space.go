@@ -238,7 +238,7 @@ func addIndexes(ctx context.Context, v *states.View, d *serve.Database, s *serve
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		index, size, err := d.Index(v.Life, s, signature)
+		index, size, err := d.Index(v.Life, s, signature) //nolint:contextcheck // it stays open for others
 		if err != nil {
 			return err
 		}
