@@ -78,6 +78,10 @@ func (c *call) faultOf(err error) fault {
 
 // toLogin sends a browser to the log-in, from where it comes back.
 func (c *call) toLogin(ended bool) {
+	if streams(c.r) { // nobody sees it: the cookie stays, so that the next page says that the session has ended
+		c.w.WriteHeader(http.StatusNoContent) // which tells a browser not to ask again
+		return
+	}
 	q := url.Values{}
 	if c.r.Method == http.MethodGet && local(c.r.URL.RequestURI()) && c.r.URL.RequestURI() != "/" {
 		q.Set("to", c.r.URL.RequestURI())
@@ -91,10 +95,6 @@ func (c *call) toLogin(ended bool) {
 	to := "/login"
 	if len(q) > 0 {
 		to += "?" + q.Encode()
-	}
-	if streams(c.r) {
-		c.w.WriteHeader(http.StatusNoContent) // which tells a browser not to ask again
-		return
 	}
 	c.send(&answer{status: http.StatusSeeOther, to: to})
 }

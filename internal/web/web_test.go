@@ -88,6 +88,9 @@ func TestSessionsEnd(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if a := third.get("/", "Accept", "text/event-stream"); a.status != http.StatusNoContent { // of the page that is open: the next one says why
+		t.Errorf("a stream of a session that ended: %d", a.status)
+	}
 	a := third.get("/")
 	third.follow(a).has(200, "Your session ended.")
 
