@@ -71,7 +71,6 @@ type rawRev struct {
 	pos uint64
 	id  []byte
 	RevInfo
-	atts erlterm.Term // list of {where it is, stored length}; nil in old files
 }
 
 func (r *rawRev) rev() Rev { return Rev{Pos: r.pos, ID: string(r.id)} }
@@ -81,6 +80,9 @@ func (r *rawRev) rev() Rev { return Rev{Pos: r.pos, ID: string(r.id)} }
 type revParser struct {
 	revs  []rawRev
 	stack []revFrame
+	// atts are the attachments of each of revs, if withAtts is set: a list of {where it is, stored length}, nil in old files.
+	atts     []erlterm.Term
+	withAtts bool
 }
 
 // revisions copies what was parsed last.
@@ -106,7 +108,7 @@ type revFrame struct {
 // Source: CouchDB 3.5, src/couch/src/couch_key_tree.erl and
 // src/couch/src/couch_bt_engine.erl, rev_tree.
 func (p *revParser) parse(b []byte) (revs []rawRev, rest []byte, ok bool) {
-	p.revs, p.stack = p.revs[:0], p.stack[:0]
+	p.revs, p.stack, p.atts = p.revs[:0], p.stack[:0], p.atts[:0]
 	roots, rest, ok := erlterm.List(b)
 	if !ok {
 		return nil, nil, false
@@ -171,8 +173,12 @@ func (p *revParser) node(b []byte, parent int, pos uint64) (children int, rest [
 		return 0, nil, false
 	}
 	r := rawRev{pos: pos, id: id, RevInfo: RevInfo{Parent: parent}}
-	if rest, ok = r.value(rest); !ok {
+	atts, rest, ok := r.value(rest)
+	if !ok {
 		return 0, nil, false
+	}
+	if p.withAtts {
+		p.atts = append(p.atts, atts)
 	}
 	if children, rest, ok = erlterm.List(rest); !ok {
 		return 0, nil, false
@@ -187,36 +193,36 @@ func (p *revParser) node(b []byte, parent int, pos uint64) (children int, rest [
 
 // value reads {deleted, pointer, seq, sizes, attachments}, shorter in old
 // files, or the empty list of a revision that is known by name only.
-func (r *rawRev) value(b []byte) (rest []byte, ok bool) {
+func (r *RevInfo) value(b []byte) (atts erlterm.Term, rest []byte, ok bool) {
 	if len(b) > 0 && b[0] == erlterm.TagNil {
-		return b[1:], true
+		return nil, b[1:], true
 	}
 	n, rest, ok := erlterm.Tuple(b)
 	if !ok || n < 3 || n > 5 {
-		return nil, false
+		return nil, nil, false
 	}
 	deleted, rest, ok := erlterm.Uint(rest)
 	if !ok || deleted > 1 {
-		return nil, false
+		return nil, nil, false
 	}
 	ptr, rest, ok := erlterm.Uint(rest)
 	if !ok || ptr > 1<<62 {
-		return nil, false
+		return nil, nil, false
 	}
 	if r.Seq, rest, ok = erlterm.Uint(rest); !ok {
-		return nil, false
+		return nil, nil, false
 	}
 	r.Stored, r.Deleted, r.Ptr = true, deleted == 1, int64(ptr)
 	if n >= 4 {
 		if r.Sizes, rest, ok = parseSizes(rest); !ok {
-			return nil, false
+			return nil, nil, false
 		}
 	}
 	if n == 5 {
 		r.modern = true
-		r.atts, rest, ok = erlterm.Next(rest)
+		atts, rest, ok = erlterm.Next(rest)
 	}
-	return rest, ok
+	return atts, rest, ok
 }
 
 // leaves returns the indexes of the leaves, the winner first.

@@ -38,6 +38,7 @@ func (r *SpaceReader) Add(s *Space, e Entry) error {
 	if !ok {
 		return fmt.Errorf("document entry: %w", ErrCorrupt)
 	}
+	r.parser.withAtts = true
 	revs, rest, ok := r.parser.parse(d.revs)
 	if !ok || len(rest) != 0 {
 		return fmt.Errorf("revision tree of %q: %w", d.id, ErrCorrupt)
@@ -50,7 +51,7 @@ func (r *SpaceReader) Add(s *Space, e Entry) error {
 		}
 	}
 	if winner >= 0 && !revs[winner].Deleted {
-		if err := r.add(&s.Documents, &s.Attachments, &revs[winner]); err != nil {
+		if err := r.add(&s.Documents, &s.Attachments, winner); err != nil {
 			return err
 		}
 	} else {
@@ -68,7 +69,7 @@ func (r *SpaceReader) Add(s *Space, e Entry) error {
 			if i == winner || !revs[i].Stored || !of.fits(&revs[i]) {
 				continue
 			}
-			if err := r.add(of.to, of.to, &revs[i]); err != nil {
+			if err := r.add(of.to, of.to, i); err != nil {
 				return err
 			}
 		}
@@ -77,12 +78,13 @@ func (r *SpaceReader) Add(s *Space, e Entry) error {
 }
 
 // add adds a revision's body, and its attachments that were not counted yet.
-func (r *SpaceReader) add(body, atts *uint64, v *rawRev) error {
-	*body += v.Sizes.Active
-	if len(v.atts) == 0 || v.atts[0] == erlterm.TagNil {
+func (r *SpaceReader) add(body, atts *uint64, rev int) error {
+	*body += r.parser.revs[rev].Sizes.Active
+	list := r.parser.atts[rev]
+	if len(list) == 0 || list[0] == erlterm.TagNil {
 		return nil
 	}
-	n, rest, ok := erlterm.List(v.atts)
+	n, rest, ok := erlterm.List(list)
 	for range n {
 		var one erlterm.Term
 		if one, rest, ok = erlterm.Next(rest); !ok {

@@ -112,14 +112,14 @@ func join(t *testing.T, s *service, name, project string) *player {
 func (p *player) start(b *bus.Bus, session string) {
 	p.t.Helper()
 	p.session = session
-	p.link = servertest.Dial(p.t, bus.LinkOptions{Agent: p.id, InProcess: b})
+	link, jobs := servertest.Dial(p.t, bus.LinkOptions{Agent: p.id, InProcess: b}), make(chan *bus.Delivery, 100)
+	p.link, p.jobs = link, jobs
 	p.hello()
-	p.jobs = make(chan *bus.Delivery, 100)
 	ctx, cancel := context.WithCancel(p.t.Context())
 	var done sync.WaitGroup
 	for range 10 { // each has one job at a time, here until the test ends
 		done.Go(func() {
-			_ = p.link.Jobs(ctx, func(ctx context.Context, d *bus.Delivery) { p.jobs <- d; <-ctx.Done() })
+			_ = link.Jobs(ctx, func(ctx context.Context, d *bus.Delivery) { jobs <- d; <-ctx.Done() })
 		})
 	}
 	p.t.Cleanup(func() { cancel(); done.Wait() })

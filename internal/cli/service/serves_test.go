@@ -40,9 +40,10 @@ func TestServes(t *testing.T) {
 	if _, err := c.do("GET", "/slipcover/v1/schedules", nil, &list); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.do("POST", "/slipcover/v1/schedules/"+list.Schedules[0].ID+"/run", nil, &backup); err != nil {
-		t.Fatal(err)
-	}
+	eventually(t, clitest.Patience, "the agent is online, and backs up", func() bool {
+		status, _ := c.do("POST", "/slipcover/v1/schedules/"+list.Schedules[0].ID+"/run", nil, &backup)
+		return status/100 == 2
+	})
 	eventually(t, clitest.Patience, "the backup is made", func() bool {
 		_, err := c.do("GET", "/slipcover/v1/backups/"+backup.Backup.ID, nil, &backup)
 		return err == nil && backup.Backup.Status == "COMPLETED"
