@@ -158,19 +158,11 @@ func (c *carrying) clusterStep(ctx context.Context) (*job.Report, error) {
 	if n.IndexDir != n.DataDir {
 		o.IndexTo = n.IndexDir
 	}
-	aside, err := c.toGo(ctx, o)
+	needs, aside, err := c.toGo(ctx, o)
 	if err != nil {
 		return nil, err
 	}
 	if c.p.Step == job.StepCheck {
-		look := o
-		if len(aside) > 0 {
-			look.To, look.IndexTo = asideOf(o.To, c.p.Round), ""
-		}
-		needs, err := restore.Check(ctx, look)
-		if err != nil {
-			return nil, err
-		}
 		c.tellNeeds(n.DataDir, needs)
 		return nil, room(n.DataDir, needs)
 	}
@@ -211,25 +203,30 @@ func (c *carrying) clusterStep(ctx context.Context) (*job.Report, error) {
 	return report, nil
 }
 
-// toGo are the directories with what this restore takes the place of; none if it replaces nothing, or goes on.
-func (c *carrying) toGo(ctx context.Context, o restore.Options) (dirs []string, err error) {
-	_, err = restore.Check(ctx, o)
+// toGo are the directories with what this restore takes the place of; none if it replaces nothing, or goes on. It says what the restore needs
+// then.
+func (c *carrying) toGo(ctx context.Context, o restore.Options) (needs *restore.Needs, dirs []string, err error) {
+	needs, err = restore.Check(ctx, o)
 	if !c.p.Replace || !errors.Is(err, restore.ErrNotEmpty) && !errors.Is(err, restore.ErrUnfinished) {
-		return nil, err
+		return needs, nil, err
 	}
 	if !c.o.AcceptWrites {
-		return nil, errReplaces
+		return nil, nil, errReplaces
 	}
 	for _, dir := range []string{o.To, o.IndexTo} {
 		if list, _ := os.ReadDir(dir); dir == "" || len(list) == 0 || isThere(asideOf(dir, c.p.Round)) {
 			continue // it went before
 		}
 		if err := restore.MayGoAside(ctx, dir); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		dirs = append(dirs, dir)
 	}
-	return dirs, nil
+	if len(dirs) > 0 { // as it will be when they are gone
+		o.To, o.IndexTo = asideOf(o.To, c.p.Round), ""
+	}
+	needs, err = restore.Check(ctx, o)
+	return needs, dirs, err
 }
 
 // asideOf is the name that a directory gets when another one takes its place.

@@ -124,7 +124,7 @@ var allowed = map[string][]string{
 	// Repositories and states that are open to be looked into, wherever that is: no catalog, no callers.
 	"internal/states": {"internal/job", "internal/manifest", "internal/refusal", "internal/repo", "internal/serve"},
 	// What was in them: lists, documents and what differs, as answers.
-	"internal/contents": {"couchfile", "internal/cluster", "internal/ejson", "internal/job", "internal/mango", "internal/manifest", "internal/refusal", "internal/repo", "internal/serve", "internal/shard", "internal/states", "internal/viewindex"},
+	"internal/contents": {"couchfile", "internal/cluster", "internal/ejson", "internal/job", "internal/mango", "internal/manifest", "internal/refusal", "internal/repo", "internal/serve", "internal/shard", "internal/states", "internal/viewindex", "internal/words"},
 
 	// Backups that a server has open, each answered as a CouchDB: who may ask, and for how long; reading is package serve's.
 	"internal/opened": {"internal/access", "internal/config", "internal/httpd", "internal/job", "internal/manifest", "internal/repo", "internal/serve", "internal/serve/chttpd", "internal/server", "internal/states"},

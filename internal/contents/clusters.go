@@ -14,6 +14,7 @@ import (
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/refusal"
 	"github.com/slipcover/slipcover/internal/states"
+	"github.com/slipcover/slipcover/internal/words"
 )
 
 // ClusterNode is what is read of a node of a cluster.
@@ -329,7 +330,7 @@ func (r *Reader) Divergence(ctx context.Context, of *ClusterShelf, q DivergenceQ
 		return nil, err
 	}
 	if l.cluster.Mixed != "" {
-		return nil, refusal.New(refusal.Conflict, "%s: give the agents of each the setting cluster with a name of its own, and back them up.", upperFirst(l.cluster.Mixed))
+		return nil, refusal.New(refusal.Conflict, "%s: give the agents of each the setting cluster with a name of its own, and back them up.", words.UpperFirst(l.cluster.Mixed))
 	}
 	wanted := func(string) bool { return true }
 	if q.Databases != "" {
@@ -407,11 +408,4 @@ func (x *Divergence) count(d *cluster.Divergence) {
 		return
 	}
 	x.Ranges = append(x.Ranges, d)
-}
-
-func upperFirst(text string) string {
-	if text == "" {
-		return ""
-	}
-	return strings.ToUpper(text[:1]) + text[1:]
 }

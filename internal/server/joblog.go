@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/words"
 )
 
 // Each job and each restore has a log, in words: what it waits for, who took it, how far it came, what its agent said, how it
@@ -85,7 +86,7 @@ func (s *Server) logJob(was, j *job.Job, r *job.Report) {
 	}
 	switch {
 	case j.WasCancelled():
-		add("%s.", capital(j.Fault))
+		add("%s.", words.UpperFirst(j.Fault))
 	case j.State == job.Failed:
 		add("Failed: %s.", strings.TrimSuffix(cmp.Or(j.Fault, "its agent did not say why"), "."))
 	default:
@@ -158,13 +159,6 @@ func outcome(j *job.Job, r *job.Report) string {
 		return fmt.Sprintf("Done%s: CouchDB answers at %s.", took, r.URL)
 	}
 	return "Done" + took + "."
-}
-
-func capital(text string) string {
-	if text == "" {
-		return text
-	}
-	return strings.ToUpper(text[:1]) + text[1:]
 }
 
 // changeRestore is update of a restore, with lines of what changed by it.

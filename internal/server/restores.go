@@ -17,6 +17,7 @@ import (
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/shard"
 	"github.com/slipcover/slipcover/internal/topology"
+	"github.com/slipcover/slipcover/internal/words"
 )
 
 // A restore that several agents carry out together goes in steps. Its document says which step it is in and how each node does
@@ -396,7 +397,7 @@ func (s *Server) cancelStep(ctx context.Context, r *job.Restore, n job.RestoreNo
 	now := s.now()
 	dead := stepJob(r, n)
 	dead.State, dead.Fault, dead.Created, dead.Updated, dead.Ended = job.Failed, job.Cancelled+r.Cancelled, now, now, &now
-	dead.Log = dead.Log.With(now, capital(dead.Fault)+".")
+	dead.Log = dead.Log.With(now, words.UpperFirst(dead.Fault)+".")
 	err := s.jobs.create(ctx, n.Job, dead)
 	switch {
 	case err == nil:

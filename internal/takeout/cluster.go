@@ -193,7 +193,10 @@ func (s *Server) PutMap(ctx context.Context, db string, doc []byte, was string, 
 		}
 		var refused *notAskedError
 		undecided = undecided || !errors.As(err, &refused)
-		if status := statusOf(err); errors.Is(err, errOther) || status/100 == 4 && status != http.StatusTooManyRequests && status != http.StatusRequestTimeout {
+		if errors.Is(err, ErrTaken) || errors.Is(err, errGone) {
+			return err
+		}
+		if status := statusOf(err); status/100 == 4 && status != http.StatusTooManyRequests && status != http.StatusRequestTimeout {
 			now, merr := s.mapOf(ctx, db)
 			switch {
 			case merr != nil:
@@ -202,7 +205,7 @@ func (s *Server) PutMap(ctx context.Context, db string, doc []byte, was string, 
 			case now.suffix == want.suffix:
 				return nil
 			case now.suffix != was:
-				return fmt.Errorf("%w: %q, which somebody has made meanwhile", ErrTaken, db)
+				return madeMeanwhile(db)
 			}
 		}
 		if serr := sleep(ctx, wait); serr != nil {
@@ -214,8 +217,12 @@ func (s *Server) PutMap(ctx context.Context, db string, doc []byte, was string, 
 	}
 }
 
-// errOther says that the map isn't there that was to be replaced.
-var errOther = errors.New("the shard map is another one now")
+// errGone says that the map isn't there that was to be replaced.
+var errGone = errors.New("write the shard map: the database is gone")
+
+func madeMeanwhile(db string) error {
+	return fmt.Errorf("%w: %q, which somebody has made meanwhile", ErrTaken, db)
+}
 
 // notAskedError is of a server that was not even asked to write.
 type notAskedError struct{ error }
@@ -230,11 +237,11 @@ func (s *Server) putMap(ctx context.Context, db string, want *mapDoc, was string
 		case err != nil:
 			return &notAskedError{err}
 		case now == nil:
-			return fmt.Errorf("%w: the database is gone", errOther)
+			return errGone
 		case now.suffix == want.suffix:
 			return nil
 		case now.suffix != was:
-			return errOther
+			return madeMeanwhile(db)
 		}
 		want.doc["_rev"] = now.doc["_rev"]
 	}
@@ -277,7 +284,7 @@ func (s *Server) answersNow(ctx context.Context, db, suffix string, shards []Res
 		return err
 	}
 	if m.suffix != suffix {
-		return fmt.Errorf("%w: %q, which somebody has made meanwhile", ErrTaken, db)
+		return madeMeanwhile(db)
 	}
 	for _, sh := range shards {
 		problem, err := s.checkShard(ctx, "_local", sh)

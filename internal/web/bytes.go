@@ -8,6 +8,7 @@ import (
 
 	"github.com/slipcover/slipcover/internal/contents"
 	"github.com/slipcover/slipcover/internal/states"
+	"github.com/slipcover/slipcover/internal/words"
 )
 
 // oneBytes is where the bytes of one database are, by the newest backup of its instance.
@@ -90,7 +91,7 @@ func (o *oneBytes) fill(x *contents.DatabaseSpace) {
 	o.Label = o.Name + ": " + strings.Join(label, ", ")
 	switch {
 	case x.Problem != "":
-		o.Partly = upperFirst(x.Problem) + "."
+		o.Partly = words.UpperFirst(x.Problem) + "."
 	case !x.Complete:
 		o.Partly = fmt.Sprintf("Of %s documents, %s were looked at before the time for it was over: the rest is in “Not looked at”.", Number(int(x.Documents)), Number(int(x.Looked)))
 	case x.MissingShards > 0:

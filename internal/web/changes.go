@@ -11,6 +11,7 @@ import (
 	"github.com/slipcover/slipcover/internal/serve"
 	"github.com/slipcover/slipcover/internal/server"
 	"github.com/slipcover/slipcover/internal/states"
+	"github.com/slipcover/slipcover/internal/words"
 )
 
 var changesRoutes = []route{
@@ -160,7 +161,7 @@ func (c *call) fillChanges(d *changesData, kind string) {
 	d.Kinds = append(d.Kinds, kindLink{"All", link("", 0), all, kind == ""})
 	for _, k := range []serve.ChangeKind{serve.DocDeleted, serve.DocChanged, serve.DocAdded, serve.DocUndeleted, serve.DocPurged} {
 		if n := l.Counts[k]; n > 0 || kind == string(k) {
-			d.Kinds = append(d.Kinds, kindLink{upperFirst(string(k)), link(string(k), 0), n, kind == string(k)})
+			d.Kinds = append(d.Kinds, kindLink{words.UpperFirst(string(k)), link(string(k), 0), n, kind == string(k)})
 		}
 	}
 	for _, x := range l.Changes {

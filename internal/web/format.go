@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/slipcover/slipcover/internal/words"
 )
 
 // functions are those of the templates. Times are in the zone; what is zero is "–".
@@ -25,7 +27,7 @@ func (s *Site) functions(zone *time.Location) template.FuncMap {
 		"crumb":  crumbs,
 		"static": s.static.url,
 		"plural": plural,
-		"upper":  upperFirst,
+		"upper":  words.UpperFirst,
 		"when":   func(t time.Time) template.HTML { return timeTag(t, when(t, s.o.Now(), zone)) },
 		"clock":  func(t time.Time) template.HTML { return timeTag(t, t.In(zone).Format("15:04")) },
 		"second": func(t time.Time, day bool) template.HTML {
@@ -244,13 +246,6 @@ func zoneName(zone *time.Location, now time.Time) string {
 		text += fmt.Sprintf(":%02d", m)
 	}
 	return name + " (" + text + ")"
-}
-
-func upperFirst(text string) string {
-	if text == "" {
-		return text
-	}
-	return strings.ToUpper(text[:1]) + text[1:]
 }
 
 // crumb is one step of the way to a page.

@@ -97,6 +97,18 @@ type origin struct {
 	who       *access.Caller
 }
 
+// nodes are the names of what was backed up together.
+func (o *origin) nodes() []string {
+	if o.Cluster == nil {
+		return []string{o.Node}
+	}
+	out := make([]string, len(o.Cluster.Nodes))
+	for n := range o.Cluster.Nodes {
+		out[n] = o.Cluster.Nodes[n].Node
+	}
+	return out
+}
+
 func clusterKey(k *server.Cluster) string {
 	return "cluster/" + url.PathEscape(k.Project) + "/" + url.PathEscape(k.Name)
 }

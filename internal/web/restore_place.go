@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/slipcover/slipcover/internal/job"
+	"github.com/slipcover/slipcover/internal/words"
 )
 
 // In place: a database of a CouchDB that runs and is alone, or all of nodes on which CouchDB is stopped.
@@ -131,7 +132,7 @@ const changesLeave = " of changes leave "
 
 // sinceThen is for how long what was written since isn't in the state.
 func (w *wizard) sinceThen(c *call) string {
-	return upperFirst(short(max(c.now().Sub(w.State.At), time.Second)))
+	return words.UpperFirst(short(max(c.now().Sub(w.State.At), time.Second)))
 }
 
 func (c *call) planPlaceDB(w *wizard) *restorePlan {

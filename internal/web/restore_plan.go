@@ -338,7 +338,7 @@ func (w *wizard) common(c *call) (out []point) {
 	}
 	switch {
 	case bad != "":
-		out = append([]point{{"bad", "bad", "A restore test of this backup failed.", upperFirst(strings.TrimSuffix(bad, ".")) + ". Take another one."}}, out...)
+		out = append([]point{{"bad", "bad", "A restore test of this backup failed.", words.UpperFirst(strings.TrimSuffix(bad, ".")) + ". Take another one."}}, out...)
 	case k.Moment:
 	case good == len(k.list):
 		out = append(out, point{"ok", "proven", "It was proven by a restore.", ""})
@@ -399,7 +399,7 @@ func (w *wizard) text(p *restorePlan, old, names []string) {
 		text, err = plan.YAML()
 	}
 	if err != nil && p.Refused == "" {
-		p.Refused = upperFirst(err.Error()) + "."
+		p.Refused = words.UpperFirst(err.Error()) + "."
 	}
 	p.Text = string(text)
 }
@@ -407,13 +407,7 @@ func (w *wizard) text(p *restorePlan, old, names []string) {
 func (c *call) planOnto(w *wizard) *restorePlan {
 	o, f := w.origin, &w.Fields
 	p := &restorePlan{Do: "Restore onto these nodes", WordOf: "the name of what is restored", Word: w.Name, Head: "Confirm: restore " + w.Name + " onto other nodes"}
-	old := []string{o.Node}
-	if o.Cluster != nil {
-		old = nil
-		for _, n := range o.Cluster.Nodes {
-			old = append(old, n.Node)
-		}
-	}
+	old := o.nodes()
 	names, taken := []string{}, map[string]bool{}
 	for n, node := range old {
 		at := nodeField{Old: node}
@@ -573,13 +567,7 @@ func (c *call) planBeside(w *wizard) *restorePlan {
 	}
 	slices.Sort(names)
 	p.Agents = to.agents
-	old := []string{o.Node}
-	if o.Cluster != nil {
-		old = nil
-		for _, n := range o.Cluster.Nodes {
-			old = append(old, n.Node)
-		}
-	}
+	old := o.nodes()
 	if p.Refused == "" {
 		w.text(p, old, names)
 	}
@@ -642,10 +630,9 @@ func (c *call) startRestore() (*answer, error) {
 			q.Agents[a.Name] = a.Value
 		}
 		if w.What == "db" {
-			q.DB, q.As = w.Database, w.Fields.As
-		}
-		if w.What == "db" && p.Replace {
-			q.As = ""
+			if q.DB = w.Database; !p.Replace {
+				q.As = w.Fields.As
+			}
 		}
 	}
 	if p.Paste && word == "" { // he sees first what it means
@@ -670,7 +657,7 @@ func (c *call) readPasted(p *restorePlan, q *server.RestoreRequest) (string, err
 	plan, err := topology.Parse(strings.NewReader(q.Plan))
 	if err != nil {
 		text, _, _ := strings.Cut(err.Error(), "\n")
-		return upperFirst(text) + ".", nil
+		return words.UpperFirst(text) + ".", nil
 	}
 	p.Cluster, p.Word = plan.Cluster, plan.Cluster
 	for line := range strings.Lines(p.Typed) {
@@ -817,7 +804,7 @@ func (c *call) restoring(r *job.Restore) *restoring {
 	}
 	at := slices.Index(steps, r.Step)
 	for n, s := range steps {
-		p := phase{"", "never", upperFirst(stepWords(s))}
+		p := phase{"", "never", words.UpperFirst(stepWords(s))}
 		switch {
 		case n < at || r.State == job.Done:
 			p.Class, p.Icon = "done", "ok"
@@ -859,7 +846,7 @@ func (c *call) restoring(r *job.Restore) *restoring {
 	}
 	switch r.State {
 	case job.Running:
-		v.Head = upperFirst(stepWords(r.Step))
+		v.Head = words.UpperFirst(stepWords(r.Step))
 		if sum.At.Bytes > 0 || sum.At.Files > 0 {
 			v.Progress = c.progress(&sum, v.What)
 			v.Head += ", " + Number(v.Percent) + " %"

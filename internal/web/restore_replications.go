@@ -13,6 +13,7 @@ import (
 	"github.com/slipcover/slipcover/internal/contents"
 	"github.com/slipcover/slipcover/internal/server"
 	"github.com/slipcover/slipcover/internal/states"
+	"github.com/slipcover/slipcover/internal/words"
 )
 
 // replicationsFor is how long a plan looks for replications in its backup.
@@ -106,17 +107,17 @@ func (c *call) replicationsPoint(w *wizard, where string) point {
 	case len(r.IDs) == 0 && where == "place":
 		return point{"ok", "ok", "No replication" + of + " is about " + w.Database + ".", "Those that were made since, and others’ that pull from it, start over too."}
 	case where == "place":
-		return point{"warn", "warn", upperFirst(r.Words()) + of + " " + isAre(len(r.IDs)) + " about " + w.Database + ".", "They go on with the restored database, from its start."}
+		return point{"warn", "warn", words.UpperFirst(r.Words()) + of + " " + isAre(len(r.IDs)) + " about " + w.Database + ".", "They go on with the restored database, from its start."}
 	case len(r.IDs) == 0 && where == "beside":
 		return point{"ok", "ok", "No replication" + of + " is about " + w.Database + ".", "None is touched, and none knows the new database."}
 	case len(r.IDs) == 0:
 		return point{"ok", "ok", "No replication is in _replicator" + of + ".", "None begins when CouchDB is started."}
 	case where == "beside":
-		return point{"info", "info", upperFirst(r.Words()) + of + " " + isAre(len(r.IDs)) + " about " + w.Database + ".", "They go on with the database of that name as they did, and not with the new one."}
+		return point{"info", "info", words.UpperFirst(r.Words()) + of + " " + isAre(len(r.IDs)) + " about " + w.Database + ".", "They go on with the database of that name as they did, and not with the new one."}
 	case where == "new":
-		return point{"info", "info", upperFirst(r.Words()) + of + " stay off", "until you switch them on there: it must not write to the real ones."}
+		return point{"info", "info", words.UpperFirst(r.Words()) + of + " stay off", "until you switch them on there: it must not write to the real ones."}
 	}
-	return point{"warn", "warn", upperFirst(r.Words()) + of + " go on", "as soon as CouchDB is started, with whom their documents in _replicator name."}
+	return point{"warn", "warn", words.UpperFirst(r.Words()) + of + " go on", "as soon as CouchDB is started, with whom their documents in _replicator name."}
 }
 
 func isAre(n int) string {

@@ -11,6 +11,7 @@ import (
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/schedule"
 	"github.com/slipcover/slipcover/internal/server"
+	"github.com/slipcover/slipcover/internal/words"
 )
 
 var scheduleRoutes = []route{
@@ -218,7 +219,7 @@ func (c *call) firingsOf(f scheduleForm) firingsOf {
 	out.Read = true
 	spec, err := schedule.Parse(f.Cron, f.TimeZone)
 	if err != nil {
-		out.CronWrong = upperFirst(err.Error()) + "."
+		out.CronWrong = words.UpperFirst(err.Error()) + "."
 		return out
 	}
 	for at := c.now(); len(out.Next) < 5; {
@@ -229,7 +230,7 @@ func (c *call) firingsOf(f scheduleForm) firingsOf {
 	}
 	if f.ProveCron != "" {
 		if spec, err = schedule.Parse(f.ProveCron, f.TimeZone); err != nil {
-			out.ProveWrong = upperFirst(err.Error()) + "."
+			out.ProveWrong = words.UpperFirst(err.Error()) + "."
 		} else {
 			out.ProveNext = spec.Next(c.now())
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/server"
 	"github.com/slipcover/slipcover/internal/states"
+	"github.com/slipcover/slipcover/internal/words"
 )
 
 var spaceRoutes = []route{
@@ -198,7 +199,7 @@ func (d *spaceData) draw(s *server.Space, times []time.Time, zone *time.Location
 	default:
 		d.Grew = "what was stored each day since " + day
 	}
-	d.Label = fmt.Sprintf("%s: %s now, drawn since %s", upperFirst(d.Grew), Bytes(s.Stored), times[0].In(zone).Format("2 January 2006"))
+	d.Label = fmt.Sprintf("%s: %s now, drawn since %s", words.UpperFirst(d.Grew), Bytes(s.Stored), times[0].In(zone).Format("2 January 2006"))
 }
 
 // fillKept says what retention does with the backups of the chosen instance.
@@ -213,9 +214,9 @@ func (c *call) fillKept(d *spaceData) error {
 	}
 	var rules []string
 	row := func(r server.Retained) {
-		x := keptRow{At: madeAt(r.Backup), Stays: r.Stays, Because: upperFirst(rulesInShort(r.Reasons)), Frees: r.Backup.Stored}
+		x := keptRow{At: madeAt(r.Backup), Stays: r.Stays, Because: words.UpperFirst(rulesInShort(r.Reasons)), Frees: r.Backup.Stored}
 		if !r.Stays && len(r.Missed) > 0 {
-			x.Because = upperFirst(r.Reasons[0]) + ": " + strings.Join(r.Missed, ", and ")
+			x.Because = words.UpperFirst(r.Reasons[0]) + ": " + strings.Join(r.Missed, ", and ")
 		}
 		if c.has("/backups/{id}") {
 			x.To = pathOf("backups", r.Backup.ID)

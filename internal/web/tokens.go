@@ -7,6 +7,7 @@ import (
 
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/calendar"
+	"github.com/slipcover/slipcover/internal/words"
 )
 
 var tokenRoutes = []route{
@@ -96,7 +97,7 @@ func (c *call) createToken() (*answer, error) {
 		if isUnavailable(err) {
 			return nil, err
 		}
-		return again(upperFirst(err.Error()) + ".")
+		return again(words.UpperFirst(err.Error()) + ".")
 	}
 	c.log.Target = k.ID
 	if p, err = c.tokens(); err != nil {

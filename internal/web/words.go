@@ -7,6 +7,7 @@ import (
 
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/server"
+	"github.com/slipcover/slipcover/internal/words"
 )
 
 // What the dashboard says stands in the templates, but for what depends on more than one
@@ -74,7 +75,7 @@ func (c *call) stateOf(st *server.Standing) *state {
 		add("warn", "late", st.Name+": its agent is silent.", silent+"Nothing can be backed up or shipped until it is back.", home, "Open "+st.Name)
 	}
 	if st.Failed != "" && !st.Late {
-		add("warn", "warn", st.Name+": the last job failed.", upperFirst(st.Failed)+".", "/jobs?f=bad", "Open jobs")
+		add("warn", "warn", st.Name+": the last job failed.", words.UpperFirst(st.Failed)+".", "/jobs?f=bad", "Open jobs")
 	}
 	s.Pill, s.Why = statePill(s, now)
 	return s
@@ -155,7 +156,7 @@ func behind(st *server.Standing, lag time.Duration) (head, text string) {
 	case !st.Ship.Reported:
 		return st.Name + " is not shipped.", "Its agent does not say that it ships it. "
 	case st.Ship.Error != "":
-		return st.Name + " can't be shipped.", upperFirst(st.Ship.Error) + ". "
+		return st.Name + " can't be shipped.", words.UpperFirst(st.Ship.Error) + ". "
 	}
 	return st.Name + ": shipping is " + Duration(lag) + " behind.", "Its files still have what isn't shipped; it catches up by itself when the storage is fast enough. "
 }

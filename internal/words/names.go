@@ -29,3 +29,12 @@ func IsLine(text string) bool {
 func IsText(text string) bool {
 	return IsLine(strings.NewReplacer("\r\n", " ", "\n", " ", "\t", " ").Replace(text))
 }
+
+// UpperFirst is a text with its first letter in upper case, as a sentence begins.
+func UpperFirst(text string) string {
+	first, n := utf8.DecodeRuneInString(text)
+	if first == utf8.RuneError {
+		return text
+	}
+	return string(unicode.ToUpper(first)) + text[n:]
+}

@@ -36,3 +36,12 @@ func TestNames(t *testing.T) {
 		}
 	}
 }
+
+func TestUpperFirst(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{"": "", "it failed": "It failed", "éa": "Éa", "42": "42", "\xff": "\xff"} {
+		if got := words.UpperFirst(text); got != want {
+			t.Errorf("%q: %q", text, got)
+		}
+	}
+}

@@ -80,21 +80,29 @@ type proveOptions struct {
 
 func newProve(env *core.Env, g *core.Global) *cobra.Command {
 	o := &proveOptions{}
-	c := &cobra.Command{
+	return onBackup(env, g, &cobra.Command{
 		Use:   "prove BACKUP",
 		Short: "Have an agent restore a backup as a test",
 		Long: `Have an agent restore a backup as a test. It restores all of it, starts a CouchDB on it if one is installed, compares
 databases and documents with what the backup says, and removes it all again. Without a CouchDB it reads all of the backup, opens
 it as "slipcover serve" does and asks for all databases and some documents: that proves less, and the outcome says so. The outcome is kept with the backup.
 The command waits for the end unless --no-wait is given. Exit code 4 if the test fails.`,
-		Args: core.Arguments(1, 1, "the ID of one BACKUP"),
-		RunE: serviceCommand(env, g, func(ctx context.Context, c *serviceClient, s *core.Settings, args []string) error {
-			return runProve(ctx, env, c, s, o, args[0])
-		}),
-	}
+	}, &o.project, &o.noWait, func(ctx context.Context, c *serviceClient, s *core.Settings, backup string) error {
+		return runProve(ctx, env, c, s, o, backup)
+	})
+}
+
+// onBackup makes a command one that has a job done about a backup of the service, and waits for it.
+func onBackup(env *core.Env, g *core.Global, c *cobra.Command, project *string, noWait *bool,
+	run func(ctx context.Context, c *serviceClient, s *core.Settings, backup string) error,
+) *cobra.Command {
+	c.Args = core.Arguments(1, 1, "the ID of one BACKUP")
+	c.RunE = serviceCommand(env, g, func(ctx context.Context, c *serviceClient, s *core.Settings, args []string) error {
+		return run(ctx, c, s, args[0])
+	})
 	f := c.Flags()
-	f.BoolVar(&o.noWait, "no-wait", false, "don't wait for the end")
-	projectFlag(f, &o.project, "whose backup it is")
+	f.BoolVar(noWait, "no-wait", false, "don't wait for the end")
+	projectFlag(f, project, "whose backup it is")
 	core.ProgressFlag(f)
 	serviceFlags(f)
 	return c

@@ -36,19 +36,9 @@ func newUnpin(env *core.Env, g *core.Global) *cobra.Command {
 }
 
 func pinCommand(env *core.Env, g *core.Global, o *pinOptions, use, short, long string) *cobra.Command {
-	c := &cobra.Command{
-		Use: use, Short: short, Long: long,
-		Args: core.Arguments(1, 1, "the ID of one BACKUP"),
-		RunE: serviceCommand(env, g, func(ctx context.Context, c *serviceClient, s *core.Settings, args []string) error {
-			return runPin(ctx, env, c, s, o, args[0])
-		}),
-	}
-	f := c.Flags()
-	f.BoolVar(&o.noWait, "no-wait", false, "don't wait for the end")
-	projectFlag(f, &o.project, "whose backup it is")
-	core.ProgressFlag(f)
-	serviceFlags(f)
-	return c
+	return onBackup(env, g, &cobra.Command{Use: use, Short: short, Long: long}, &o.project, &o.noWait, func(ctx context.Context, c *serviceClient, s *core.Settings, backup string) error {
+		return runPin(ctx, env, c, s, o, backup)
+	})
 }
 
 type pinnedJSON struct {
