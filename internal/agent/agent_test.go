@@ -41,6 +41,7 @@ type server struct {
 	mu       sync.Mutex
 	changed  chan struct{} // closed at each change; guarded by mu, like what follows
 	away     bool          // answers nothing
+	dead     string        // session of an agent that ended: what it said before that, and is on its way, is not heard
 	forgot   bool          // knows no agent
 	refusals int
 	session  string
@@ -119,6 +120,9 @@ func answer[Q, A any](data []byte, f func(*Q) A) ([]byte, error) {
 func (s *server) helloed(h *job.Hello) job.HelloReply {
 	if before := s.hello; h.Number < 1 || h.Session == before.Session && h.Number <= before.Number {
 		s.t.Errorf("hello %d of session %s after %d of %s", h.Number, h.Session, before.Number, before.Session)
+	}
+	if h.Session == s.dead {
+		return s.reply
 	}
 	s.session, s.hello = h.Session, *h
 	s.hellos++
@@ -271,6 +275,13 @@ func (s *server) setAway(away bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.away, s.refusals = away, 0
+}
+
+// back ends setAway when the agent has ended. Its last words may still be on the bus, and are answered like those before them.
+func (s *server) back() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.away, s.refusals, s.session, s.dead = false, 0, "", s.session
 }
 
 // refused returns how many requests were not answered since setAway.

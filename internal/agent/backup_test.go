@@ -359,7 +359,7 @@ func TestCommittedAndNotReported(t *testing.T) {
 	}
 	await(t, func() bool { return strings.Contains(a.said(), "job done") })
 	a.stop()
-	s.setAway(false)
+	s.back()
 	s.start(w, data)
 	r := s.end(id)
 	if r.State != job.Done || r.Result.RepoID != j.Backup || s.attempts(id) != 2 {

@@ -97,7 +97,7 @@ func TestPinKilled(t *testing.T) {
 		}
 		await(t, func() bool { return there() == (n == 0) })
 		c.end(syscall.SIGKILL)
-		s.setAway(false)
+		s.back()
 		if s.ended(job) {
 			t.Fatal("the agent could say that it was done")
 		}

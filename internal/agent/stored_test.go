@@ -46,8 +46,9 @@ func TestDeleteAfterGivingUp(t *testing.T) {
 		await(t, func() bool { return slices.Contains(labels(t, w), j.Backup) })
 		last.end(syscall.SIGKILL)
 		s.mu.Lock()
-		s.away, s.jobs[id].State = false, job.Failed
+		s.jobs[id].State = job.Failed
 		s.mu.Unlock()
+		s.back()
 		lost = append(lost, j)
 		last = s.child(w, data, hook)
 	}
