@@ -95,6 +95,7 @@ var routes = []route{
 	{"DELETE /join-tokens/{id}", access.Operator, "join_token.revoke", (*call).revokeJoinToken},
 
 	{"GET /instances", access.Viewer, "", (*call).listInstances},
+	{"POST /instances", access.Operator, "instance.create", (*call).createInstance},
 	{"GET /instances/{id}/ship", access.Viewer, "", (*call).showShipping},
 	{"PUT /instances/{id}/ship", access.Operator, "ship.update", (*call).setShipping},
 	{"GET /instances/{id}/retention", access.Viewer, "", (*call).showInstanceRetention},

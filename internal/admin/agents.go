@@ -45,6 +45,7 @@ type instanceView struct {
 	UsedBytes    int64     `json:"used_bytes"`
 	Databases    int       `json:"databases"`
 	RestoredFrom string    `json:"restored_from,omitempty"`
+	RestoredAt   time.Time `json:"restored_at,omitzero"`
 	Fault        string    `json:"fault,omitempty"`
 	Notes        []string  `json:"notes,omitempty"`
 	Created      time.Time `json:"created"`
@@ -122,7 +123,7 @@ func viewStanding(st *server.Standing) *standingView {
 func (c *call) viewInstance(i *job.Instance) instanceView {
 	live := c.Server.Live(i)
 	v := instanceView{ID: i.ID, Name: i.Name, Project: i.Project, Agent: i.Agent, Status: string(i.Shown()), Made: i.Made, Up: live.Up, URL: i.URL, Address: i.Address,
-		Version: live.Version, UsedBytes: live.UsedBytes, Databases: live.Databases, RestoredFrom: i.RestoredFrom, Notes: i.Notes, Created: i.Created}
+		Version: live.Version, UsedBytes: live.UsedBytes, Databases: live.Databases, RestoredFrom: i.RestoredFrom, RestoredAt: i.RestoredAt, Notes: i.Notes, Created: i.Created}
 	if ship := c.viewShipping(i); ship.Enabled || ship.Reported {
 		v.Ship = &ship
 	}

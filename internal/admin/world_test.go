@@ -132,7 +132,7 @@ func (w *world) play(token, name string) *player {
 
 func (p *player) greet(ctx context.Context) error {
 	return p.ask(ctx, job.VerbHello, job.Hello{Session: session, Version: "slipcover test", Host: "h", Recipient: p.Recipient(),
-		Repository: job.Repository{URL: "file:///backups", ID: "r1"}, CanRead: true,
+		Repository: job.Repository{URL: "file:///backups", ID: "r1"}, CanRead: true, CanCreate: true, Moments: true, FreeBytes: 1 << 40,
 		Instances: []job.Seen{{Up: true, Version: "3.5.0", UsedBytes: 1 << 20, Databases: 3, Member: p.member.Load()}}}, nil)
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/slipcover/slipcover/internal/durable"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/restore"
 )
 
@@ -61,10 +62,11 @@ func (a *agent) create(ctx context.Context, w *work) (*job.Report, error) {
 		}
 		defer done()
 		o.Repo = r
-		if o.Record, err = r.Record(ctx, w.job.Spec.RepoName, manifest.BackupID(w.job.Spec.RepoID)); err != nil {
+		what, err := sourceOf(ctx, r, &w.job.Spec, &o)
+		if err != nil {
 			return nil, err
 		}
-		w.say("It restores the backup of %s out of %s, %s, into %s, which has %s free.", o.Record.Finished.UTC().Format("2006-01-02 15:04 UTC"), r.URL(), job.Amount(o.Record.SizeBytes), i.Dir, job.Amount(freeBytes(a.o.InstancesDir)))
+		w.say("It restores %s out of %s, %s, into %s, which has %s free.", what, r.URL(), job.Amount(o.Record.SizeBytes), i.Dir, job.Amount(freeBytes(a.o.InstancesDir)))
 	}
 	made, err := a.makeInstance(ctx, w, o)
 	if made != nil && made.URL != "" && made.Running {
@@ -98,6 +100,22 @@ func (a *agent) create(ctx context.Context, w *work) (*job.Report, error) {
 	report.CouchDBVersion = up.CouchDBVersion
 	a.tellNews(ctx)
 	return report, nil
+}
+
+// sourceOf finds the backup of a job, or the newest state up to its moment, and says in words which it is.
+func sourceOf(ctx context.Context, r *repo.Repo, spec *job.Spec, o *restore.CreateOptions) (what string, err error) {
+	if spec.At.IsZero() {
+		if o.Record, err = r.Record(ctx, spec.RepoName, manifest.BackupID(spec.RepoID)); err != nil {
+			return "", err
+		}
+		return "the backup of " + o.Record.Finished.UTC().Format("2006-01-02 15:04 UTC"), nil
+	}
+	m, moment, err := r.At(ctx, spec.RepoName, spec.At)
+	if err != nil {
+		return "", err
+	}
+	o.Record, o.Moment = moment.Base, m
+	return fmt.Sprintf("the moment of %s, the newest state up to %s,", moment.At.UTC().Format("2006-01-02 15:04:05 UTC"), spec.At.UTC().Format("15:04:05 UTC")), nil
 }
 
 // makeInstance makes and starts it, and sees to its admin's password.

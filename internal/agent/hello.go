@@ -129,6 +129,7 @@ func (a *agent) sayHello(ctx context.Context) job.Hello {
 	h := job.Hello{
 		Session: a.session, Version: a.o.Version, Host: a.o.Host, Address: a.o.Address, Recipient: a.identity.Recipient().String(),
 		Repository: job.Repository{URL: a.o.RepositoryURL, ID: a.facts.repository()}, CanRead: a.o.CanRead, Reads: a.o.AcceptReads, CanCreate: a.o.InstancesDir != "" && restore.CouchDBBinary(a.o.CouchDBBin) != "",
+		Moments:   true,
 		Writes:    a.o.AcceptWrites,
 		WritesAs:  a.o.CouchUser != "",
 		Restores:  new(a.o.AcceptRestores && a.o.Target != nil),

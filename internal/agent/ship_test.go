@@ -17,7 +17,9 @@ import (
 	"github.com/slipcover/slipcover/internal/agent"
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/manifest"
+	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/ship"
+	"github.com/slipcover/slipcover/internal/testenv"
 )
 
 // committed are the databases of a data directory up to their newest headers, as SHA-256.
@@ -104,6 +106,18 @@ func TestAgentShips(t *testing.T) {
 	if !p.OK || !p.Server || p.Compared == 0 || p.Moment.IsZero() || p.Problem != "" {
 		t.Errorf("the test of the moment: %+v", p)
 	}
+
+	// A new instance of the moment has what was written after the backup that it rests on.
+	copied := newID(t)
+	t.Cleanup(func() { remove(t, w, copied) })
+	of := spec
+	of.Moment, of.At = false, time.Now()
+	r := s.do(job.Job{Kind: job.KindCreate, Instance: copied, Spec: of})
+	password := strings.TrimSpace(read(t, filepath.Join(w.path("instances"), copied, "admin-password")))
+	same(t, &testenv.Client{URL: r.URL, Admin: "admin", Password: password}, load, stopped)
+	early := of
+	early.At = time.Now().Add(-24 * time.Hour)
+	s.fail(job.Job{Kind: job.KindCreate, Instance: newID(t), Spec: early}, repo.ErrNoMoment.Error())
 
 	// Without a CouchDB to start, that moment is opened and asked, and held beside the running one all the same.
 	last.end(syscall.SIGKILL)

@@ -135,7 +135,7 @@ var allowed = map[string][]string{
 	"internal/trove": {"internal/access", "internal/api", "internal/httpd", "internal/job", "internal/server", "internal/words"},
 
 	// Our own REST API over the same: an agent's join, schedules, lengths of time and names checked.
-	"internal/admin": {"internal/access", "internal/api", "internal/calendar", "internal/contents", "internal/httpd", "internal/job", "internal/looks", "internal/states", "internal/manifest", "internal/opened", "internal/schedule", "internal/server"},
+	"internal/admin": {"internal/access", "internal/api", "internal/calendar", "internal/contents", "internal/httpd", "internal/job", "internal/looks", "internal/states", "internal/manifest", "internal/opened", "internal/schedule", "internal/server", "internal/words"},
 
 	// The dashboard: pages over what both APIs use, so that it can do nothing which they can't; sessions in a table of the bus.
 	"internal/web": {"internal/access", "internal/api", "internal/bus", "internal/calendar", "internal/cluster", "internal/config", "internal/contents", "internal/diverge", "internal/httpd", "internal/job", "internal/looks", "internal/states", "internal/manifest", "internal/opened", "internal/schedule", "internal/serve", "internal/server", "internal/shard", "internal/topology",

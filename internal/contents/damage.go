@@ -123,9 +123,4 @@ func findings(list []*job.Backup, found [][]manifest.Damage) []Finding {
 	return out
 }
 
-func startOf(b *job.Backup) time.Time {
-	if b.Started != nil {
-		return b.Started.UTC()
-	}
-	return b.Created.UTC()
-}
+func startOf(b *job.Backup) time.Time { return b.MadeAt().UTC() }

@@ -145,9 +145,5 @@ func (x *Moments) Fill(of *states.Shelf, q MomentsQuery) {
 }
 
 func viewBackup(b *job.Backup) Backup {
-	x := Backup{ID: b.ID, Name: b.Name, Type: b.Type, Started: b.Created, Finished: b.Finished, SizeBytes: b.Size, Damage: b.Damage, Schedule: b.Schedule, Proof: b.Proof}
-	if b.Started != nil {
-		x.Started = b.Started.UTC()
-	}
-	return x
+	return Backup{ID: b.ID, Name: b.Name, Type: b.Type, Started: startOf(b), Finished: b.Finished, SizeBytes: b.Size, Damage: b.Damage, Schedule: b.Schedule, Proof: b.Proof}
 }

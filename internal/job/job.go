@@ -48,8 +48,10 @@ type Instance struct {
 	CouchDBVersion string `json:"couchdb_version,omitempty"`
 	Address        string `json:"address,omitempty"` // host or IP
 	URL            string `json:"url,omitempty"`     // of its CouchDB, if Slipcover made it
-	RestoredFrom   string `json:"restored_from,omitempty"`
-	Fault          *Fault `json:"fault,omitempty"`
+	// RestoredFrom is the id of the backup that it was made of, and RestoredAt the moment of that one's instance, if it was made of one.
+	RestoredFrom string    `json:"restored_from,omitempty"`
+	RestoredAt   time.Time `json:"restored_at,omitzero"`
+	Fault        *Fault    `json:"fault,omitempty"`
 	// Notes are sentences of the agent that made it.
 	Notes []string `json:"notes,omitempty"`
 	// Ship says that its agent is to ship it, and KeepMoments for how long what was shipped is
@@ -194,6 +196,14 @@ type Pin struct {
 	Since  time.Time `json:"since"`
 }
 
+// MadeAt is when the run began that made the backup, or when it was asked for, of one that isn't made yet.
+func (b *Backup) MadeAt() time.Time {
+	if b.Started != nil {
+		return *b.Started
+	}
+	return b.Created
+}
+
 // Held reports whether a backup is pinned, or that may be so once the job has ended which pins or unpins it.
 func (b *Backup) Held() bool { return b.Pin != nil || b.Pinning != "" }
 
@@ -296,10 +306,13 @@ type Spec struct {
 	Repository  Repository `json:"repository"`
 	// RepoID is of the backup to restore, prove, pin, unpin or delete. To delete without it is to
 	// delete whatever the repository has with the label of the job's backup, but for Keep.
-	RepoID string   `json:"repo_id,omitempty"`
-	Moment bool     `json:"moment,omitempty"` // prove the newest moment that was shipped too
-	Pin    *Pin     `json:"pin,omitempty"`    // of KindPin
-	Keep   []string `json:"keep,omitempty"`   // RepoIDs of backups that were taken in
+	RepoID string `json:"repo_id,omitempty"`
+	// At is the moment to make an instance of, in place of the backup: the newest state up to then. Only agents whose hello has
+	// Moments know it.
+	At     time.Time `json:"at,omitzero"`
+	Moment bool      `json:"moment,omitempty"` // prove the newest moment that was shipped too
+	Pin    *Pin      `json:"pin,omitempty"`    // of KindPin
+	Keep   []string  `json:"keep,omitempty"`   // RepoIDs of backups that were taken in
 	// KeepMoments is for how long moments of the instance are kept, where something is deleted; 0 is as the agent's
 	// settings say.
 	KeepMoments time.Duration     `json:"keep_moments,omitempty"`

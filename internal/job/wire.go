@@ -31,8 +31,9 @@ type Hello struct {
 	WritesAs bool `json:"writes_as,omitempty"`
 	// Restores says that servers may have clusters and databases restored onto the node; nil is of an agent that doesn't say.
 	Restores  *bool `json:"restores,omitempty"`
-	CanCreate bool  `json:"can_create"` // it makes new instances
-	FreeBytes int64 `json:"free_bytes"` // where it makes them
+	CanCreate bool  `json:"can_create"`        // it makes new instances
+	Moments   bool  `json:"moments,omitempty"` // of moments too, see Spec.At
+	FreeBytes int64 `json:"free_bytes"`        // where it makes them
 	// Instances is how the CouchDBs are that it has, by the instances' ids; the node
 	// that was there before has the id "" until HelloReply tells it.
 	Instances []Seen   `json:"instances"`

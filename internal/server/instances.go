@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -48,7 +49,10 @@ type NewInstance struct {
 	Flavor   string // id
 	VolumeGB int    // 0 is what the backup needs, and at least 1
 	Backup   string // id of the one to make it from; "" makes an empty CouchDB
-	Agent    string // name or id of the agent to make it on; "" leaves it to the server
+	// At is a moment of the backup's instance, after the backup was begun: it is made from the newest state up to then. Zero is the
+	// backup itself.
+	At    time.Time
+	Agent string // name or id of the agent to make it on; "" leaves it to the server
 	// Datastore and Version are the type and the version asked for; "" is the default.
 	Datastore, Version string
 }
@@ -91,7 +95,12 @@ func (s *Server) CreateInstance(ctx context.Context, who *access.Caller, n NewIn
 		if err := s.reach(ctx, who, &b.Repository, &secrets); err != nil {
 			return nil, err
 		}
-		spec.Repository, spec.RepoID, spec.RepoName = b.Repository, b.RepoID, b.RepoName
+		if err := s.checkMoment(b, n.At); err != nil {
+			return nil, err
+		}
+		spec.Repository, spec.RepoID, spec.RepoName, spec.At = b.Repository, b.RepoID, b.RepoName, n.At
+	} else if !n.At.IsZero() {
+		return nil, refuse(Invalid, "Name the backup that the moment is behind.")
 	}
 	n.VolumeGB = max(n.VolumeGB, 1)
 	agent, err := s.placeFor(n.Agent, who.Project, spec)
@@ -104,7 +113,7 @@ func (s *Server) CreateInstance(ctx context.Context, who *access.Caller, n NewIn
 	now := s.now()
 	id := newID()
 	i := &job.Instance{ID: id, Name: n.Name, Project: who.Project, Agent: agent.ID, RepoName: repoName(n.Name, id), Made: true,
-		Status: job.InstanceBuild, Flavor: n.Flavor, VolumeGB: n.VolumeGB, CouchDBVersion: s.cfg.Version, RestoredFrom: n.Backup,
+		Status: job.InstanceBuild, Flavor: n.Flavor, VolumeGB: n.VolumeGB, CouchDBVersion: s.cfg.Version, RestoredFrom: n.Backup, RestoredAt: n.At,
 		Address: agent.Hello.Address, Created: now, Updated: now}
 	j := &job.Job{ID: newID(), Kind: job.KindCreate, Agent: agent.ID, Project: who.Project, Instance: id, Backup: n.Backup, By: who.User, Spec: spec}
 	i.Task, i.Job = j.Kind, j.ID
@@ -118,6 +127,37 @@ func (s *Server) CreateInstance(ctx context.Context, who *access.Caller, n NewIn
 		return nil, err
 	}
 	return i, nil
+}
+
+// checkMoment says why no moment behind a backup can be had.
+func (s *Server) checkMoment(b *job.Backup, at time.Time) error {
+	switch {
+	case at.IsZero():
+		return nil
+	case at.After(s.now()):
+		return refuse(Invalid, "That moment is still to come.")
+	case at.Before(b.MadeAt()):
+		return refuse(Invalid, "That moment is before backup %s: name an older one.", b.ID)
+	case b.Repository.Storage != "":
+		return refuse(Conflict, "Backup %s is in a caller's own Swift account, and moments are in the agents' own repositories alone.", b.ID)
+	}
+	return nil
+}
+
+// Before returns the newest backup of an instance that can be restored and was begun by a time. err is of kind Conflict if there is
+// none.
+func (s *Server) Before(who *access.Caller, i *job.Instance, at time.Time) (*job.Backup, error) {
+	var best *job.Backup
+	list, _ := s.Backups(who, BackupFilter{Instance: i.ID, Limit: math.MaxInt32})
+	for _, b := range list {
+		if b.Instance == i.ID && b.Status.Usable() && !b.MadeAt().After(at) && (best == nil || b.MadeAt().After(best.MadeAt())) {
+			best = b
+		}
+	}
+	if best == nil {
+		return nil, refuse(Conflict, "Nothing of %s is stored of that moment: its first backup is younger.", i.Name)
+	}
+	return best, nil
 }
 
 // placeFor chooses the agent to make an instance on: the one that was named, else of
@@ -147,6 +187,8 @@ func (s *Server) placeFor(named, project string, spec job.Spec) (*job.Agent, err
 			}
 		case spec.RepoID != "" && spec.Repository.Storage == "" && hello.Repository.ID != spec.Repository.ID:
 			why = "no agent that makes instances has the repository of that backup"
+		case !spec.At.IsZero() && !hello.Moments:
+			why = "the agent " + a.Name + " is of a version that makes no instances of moments: renew it"
 		case best == nil || better(hello):
 			best, most = a, hello
 		}

@@ -134,7 +134,7 @@ func (p *player) start(b *bus.Bus, session string) {
 
 func (p *player) hello() job.HelloReply {
 	p.said++
-	return ask[job.HelloReply](p, job.VerbHello, job.Hello{Session: p.session, Number: p.said, CanRead: true, CanCreate: true, FreeBytes: 1 << 40,
+	return ask[job.HelloReply](p, job.VerbHello, job.Hello{Session: p.session, Number: p.said, CanRead: true, CanCreate: true, Moments: true, FreeBytes: 1 << 40,
 		Repository: job.Repository{ID: "repo-1", URL: "file:///backups"},
 		Instances:  []job.Seen{{Instance: p.node, Up: true, Version: "3.5.0", CanRestart: true}}})
 }
@@ -582,6 +582,22 @@ func TestInstancesAreMadeAndFreed(t *testing.T) {
 	p.do(job.KindDeleteInstance, job.Report{State: job.Done})
 	if _, err := s.Instance(ctx, me, i.ID); kindOf(err) != server.NotFound {
 		t.Errorf("deleted: %v", err)
+	}
+	// Of a moment behind the backup, by an agent that knows them.
+	at := b.MadeAt()
+	if i, err = s.CreateInstance(ctx, me, server.NewInstance{Name: "copy", Flavor: "1", Backup: b.ID, At: at}); err != nil {
+		t.Fatal(err)
+	}
+	if j := p.do(job.KindCreate, job.Report{State: job.Done, URL: "http://127.0.0.1:5984"}); j.Spec.RepoID != "r1" || !j.Spec.At.Equal(at) || !i.RestoredAt.Equal(at) || i.RestoredFrom != b.ID {
+		t.Errorf("job of a moment: %+v", j)
+	}
+	for what, at := range map[string]time.Time{"before the backup": b.MadeAt().Add(-time.Minute), "to come": time.Now().Add(time.Hour)} {
+		if _, err := s.CreateInstance(ctx, me, server.NewInstance{Name: "x", Flavor: "1", Backup: b.ID, At: at}); kindOf(err) != server.Invalid {
+			t.Errorf("a moment %s: %v", what, err)
+		}
+	}
+	if _, err := s.CreateInstance(ctx, me, server.NewInstance{Name: "x", Flavor: "1", At: at}); kindOf(err) != server.Invalid {
+		t.Errorf("a moment of nothing: %v", err)
 	}
 	failing, err := s.CreateInstance(ctx, me, server.NewInstance{Name: "bad", Flavor: "1"})
 	if err != nil {

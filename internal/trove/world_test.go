@@ -102,7 +102,7 @@ func (w *world) join(name, project string) *player {
 	keys := servertest.NewKeys(w.t)
 	p := &player{w: w, free: make(chan struct{}), size: 332859965}
 	p.hello = job.Hello{Session: name + "-1", Version: "slipcover test", Host: name, Address: "10.9.8.7", Recipient: keys.Recipient(),
-		Repository: job.Repository{URL: "file:///backups", ID: "r1"}, CanRead: true, CanCreate: true, FreeBytes: 1 << 40,
+		Repository: job.Repository{URL: "file:///backups", ID: "r1"}, CanRead: true, CanCreate: true, Moments: true, FreeBytes: 1 << 40,
 		Instances: []job.Seen{{Up: true, Version: "3.5.0", UsedBytes: 332859965, Databases: 3, CanRestart: true}}}
 	joined, err := w.Server.Join(w.t.Context(), server.Joining{Name: name, Project: project, Admin: true, PublicKey: keys.Public, Recipient: p.hello.Recipient, Hello: p.hello})
 	if err != nil {

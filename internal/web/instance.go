@@ -126,7 +126,7 @@ func (c *call) instancePage() (*answer, error) {
 	d := &instanceData{state: all[at], Schedules: c.o.Server.Schedules(who, id)}
 	list, _ := c.o.Server.Backups(who, server.BackupFilter{Instance: id, Limit: math.MaxInt32})
 	list = slices.DeleteFunc(slices.Clone(list), func(b *job.Backup) bool { return b.Instance != id })
-	slices.SortStableFunc(list, func(a, b *job.Backup) int { return madeAt(b).Compare(madeAt(a)) })
+	slices.SortStableFunc(list, func(a, b *job.Backup) int { return b.MadeAt().Compare(a.MadeAt()) })
 	d.Count = len(list)
 	kept, goes, err := c.keptBy(who, d, id)
 	if err != nil {
@@ -166,14 +166,6 @@ func (c *call) instancePage() (*answer, error) {
 	return c.page(d.Name, "instance", d), nil
 }
 
-// madeAt is when a backup was begun, which is the state that it has.
-func madeAt(b *job.Backup) time.Time {
-	if b.Started != nil {
-		return *b.Started
-	}
-	return b.Created
-}
-
 // fillBackups finds the newest, the newest that is undamaged, and since when they are damaged.
 func (d *instanceData) fillBackups(list []*job.Backup) {
 	for _, b := range list {
@@ -184,10 +176,10 @@ func (d *instanceData) fillBackups(list []*job.Backup) {
 			d.Newest, d.Size = b, b.Size
 		}
 		if b.Damage == 0 {
-			d.Good, d.GoodAt = b, madeAt(b)
+			d.Good, d.GoodAt = b, b.MadeAt()
 			break
 		}
-		d.FirstBad = madeAt(b)
+		d.FirstBad = b.MadeAt()
 	}
 }
 
@@ -279,7 +271,7 @@ func rulesInShort(reasons []string) string {
 }
 
 func (c *call) backupRow(d *instanceData, b *job.Backup, kept string, goes bool) backupRow {
-	r := backupRow{Backup: b, At: madeAt(b), KeptBy: kept, Goes: goes}
+	r := backupRow{Backup: b, At: b.MadeAt(), KeptBy: kept, Goes: goes}
 	switch {
 	case b.Status.Running():
 		r.State = pill{"run", "Being made"}
@@ -327,7 +319,7 @@ func (c *call) fillLine(d *instanceData, who *access.Caller, list []*job.Backup,
 		if !b.Status.Usable() {
 			continue
 		}
-		x := timeline.Backup{At: madeAt(b), New: b.Stored, Damaged: b.Damage, Proven: b.Proof != nil && b.Proof.OK, Goes: goes[b.ID]}
+		x := timeline.Backup{At: b.MadeAt(), New: b.Stored, Damaged: b.Damage, Proven: b.Proof != nil && b.Proof.OK, Goes: goes[b.ID]}
 		if b.Pin != nil {
 			x.Pinned = b.Pin.Reason
 		}

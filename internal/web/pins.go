@@ -22,7 +22,7 @@ func (c *call) moreOf(b *job.Backup, instance string) moreMenu {
 	if !c.who.May(access.Operator) || !b.Status.Usable() {
 		return moreMenu{}
 	}
-	m := moreMenu{ID: b.ID, Instance: instance, At: madeAt(b), Prove: pathOf("backups", b.ID, "prove"), Restore: pathOf("backups", b.ID, "restore"),
+	m := moreMenu{ID: b.ID, Instance: instance, At: b.MadeAt(), Prove: pathOf("backups", b.ID, "prove"), Restore: pathOf("backups", b.ID, "restore"),
 		DeleteText: "Frees at most " + Bytes(b.Stored) + "; says first what depends on it, and asks for its name", PinText: "Nothing deletes it until it is unpinned; asks for the reason"}
 	switch {
 	case b.Pinning != "":

@@ -200,7 +200,7 @@ type chosen struct {
 func (c *call) usableOf(who *access.Caller, id string) []*job.Backup {
 	list, _ := c.o.Server.Backups(who, server.BackupFilter{Instance: id, Limit: math.MaxInt32})
 	list = slices.DeleteFunc(slices.Clone(list), func(b *job.Backup) bool { return b.Instance != id || !b.Status.Usable() })
-	slices.SortStableFunc(list, func(a, b *job.Backup) int { return madeAt(b).Compare(madeAt(a)) })
+	slices.SortStableFunc(list, func(a, b *job.Backup) int { return b.MadeAt().Compare(a.MadeAt()) })
 	return list
 }
 
@@ -247,16 +247,16 @@ func (c *call) pick(o *origin, text string) (*chosen, string, error) {
 	case at.At.After(c.now()):
 		return nil, "That is still to come.", nil
 	default:
-		n := slices.IndexFunc(list, func(b *job.Backup) bool { return !madeAt(b).After(at.At) })
+		n := slices.IndexFunc(list, func(b *job.Backup) bool { return !b.MadeAt().After(at.At) })
 		if n < 0 {
-			return nil, "Nothing is stored of that moment: the first backup is of " + when(madeAt(list[len(list)-1]), c.now(), c.set.zone) + ".", nil
+			return nil, "Nothing is stored of that moment: the first backup is of " + when(list[len(list)-1].MadeAt(), c.now(), c.set.zone) + ".", nil
 		}
 		k.Backup = list[n]
 		if k.Moment = c.shippedAt(o.who, o.ID, at.At); !k.Moment {
-			k.Note = "Nothing was shipped of " + c.second(at.At) + ", so it is the backup before it, " + short(at.At.Sub(madeAt(k.Backup))) + " older."
+			k.Note = "Nothing was shipped of " + c.second(at.At) + ", so it is the backup before it, " + short(at.At.Sub(k.Backup.MadeAt())) + " older."
 		}
 	}
-	k.At = madeAt(k.Backup)
+	k.At = k.Backup.MadeAt()
 	k.Words = "the backup of " + when(k.At, c.now(), c.set.zone)
 	if k.Moment {
 		k.At = at.At
@@ -318,8 +318,8 @@ func (c *call) pickCluster(o *origin, text string) (*chosen, string, error) {
 			k.Lacking = append(k.Lacking, n.Node+": nothing was shipped of that moment")
 		default:
 			k.add(n.Node, b)
-			if oldest.IsZero() || madeAt(b).Before(oldest) {
-				oldest = madeAt(b)
+			if oldest.IsZero() || b.MadeAt().Before(oldest) {
+				oldest = b.MadeAt()
 			}
 		}
 	}
@@ -542,7 +542,7 @@ func (c *call) fillWhen(w *wizard) {
 	list := c.usableOf(o.who, o.ID)
 	var rows []momentRow
 	for _, b := range list {
-		rows = append(rows, momentRow{At: madeAt(b), State: backupPill(b), Name: b.Name, Size: b.Size, To: w.link("s", b.ID)})
+		rows = append(rows, momentRow{At: b.MadeAt(), State: backupPill(b), Name: b.Name, Size: b.Size, To: w.link("s", b.ID)})
 	}
 	w.Rows, w.Pager = pagedBy(c, rows, "q", "page", 10, func(r momentRow) string { return r.Name + " " + r.State.Text })
 	all := c.states()

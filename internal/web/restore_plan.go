@@ -192,17 +192,21 @@ func (c *call) placeNew(w *wizard) place {
 	p := place{Value: "new", Short: "a new instance", Name: "As a new instance, beside it", Text: "nobody notices; look first, exchange later"}
 	w.Fields.Needs = int((max(b.Size, 1)-1)>>30) + 1
 	for _, a := range c.o.Server.Agents() {
-		if a.Online && a.Hello.CanCreate && (a.Project == b.Project || a.Project == "") && (b.Repository.Storage != "" || a.Hello.Repository.ID == b.Repository.ID) {
+		if a.Online && a.Hello.CanCreate && (!k.Moment || a.Hello.Moments) && (a.Project == b.Project || a.Project == "") && (b.Repository.Storage != "" || a.Hello.Repository.ID == b.Repository.ID) {
 			w.Fields.Agents = append(w.Fields.Agents, a)
 		}
 	}
+	ofMoments := ": give one the setting instances_dir"
+	if k.Moment {
+		ofMoments = " of moments" + ofMoments + ", or the newest version"
+	}
 	switch {
-	case k.Moment:
-		p.Why = "The service makes new instances of backups, and not of moments between. On a machine with the key:"
+	case k.Moment && b.Repository.Storage != "":
+		p.Why = "Its backup is in a caller’s own Swift account, and agents have moments out of their own repository alone. On a machine with the key:"
 		p.Command = "slipcover create " + shell(w.Name+"-copy") + stateFlags(k, " --backup ")
 		p.To, p.ToText = w.link("s", b.ID), "Take the backup before it"
 	case len(w.Fields.Agents) == 0:
-		p.Why = "No agent that is online and has that repository makes instances: give one the setting instances_dir. By hand:"
+		p.Why = "No agent that is online and has that repository makes instances" + ofMoments + ". By hand:"
 		p.Command = "slipcover create " + shell(w.Name+"-copy") + stateFlags(k, " --backup ")
 	}
 	return p
@@ -299,7 +303,7 @@ func (w *wizard) rows(c *call, into string) []pair {
 	if k.Moment {
 		from = "the newest backups before it and what was shipped"
 		if k.Backup != nil {
-			from = "the backup of " + when(madeAt(k.Backup), c.now(), c.set.zone) + " and what was shipped behind it"
+			from = "the backup of " + when(k.Backup.MadeAt(), c.now(), c.set.zone) + " and what was shipped behind it"
 		}
 	}
 	asOf := k.At.In(c.set.zone).Format("Mon 2 Jan 2006, 15:04:05")
@@ -690,7 +694,11 @@ func (c *call) readPasted(p *restorePlan, q *server.RestoreRequest) (string, err
 
 func (c *call) startNew(w *wizard, wrong func(string) (*answer, error)) (*answer, error) {
 	volume, _ := strconv.Atoi(w.Fields.Volume) // planNew has looked
-	i, err := c.o.Server.CreateInstance(c.r.Context(), w.origin.who, server.NewInstance{Name: w.Fields.Name, Flavor: "1", VolumeGB: volume, Backup: w.State.Backup.ID, Agent: w.Fields.Agent})
+	n := server.NewInstance{Name: w.Fields.Name, Flavor: "1", VolumeGB: volume, Backup: w.State.Backup.ID, Agent: w.Fields.Agent}
+	if w.State.Moment {
+		n.At = w.State.At
+	}
+	i, err := c.o.Server.CreateInstance(c.r.Context(), w.origin.who, n)
 	if problem, ok := theirs(err); ok {
 		return wrong(problem)
 	}

@@ -23,7 +23,7 @@ func (p *player) is(up bool, node string, nodes ...string) {
 	p.w.t.Helper()
 	member := &job.Member{Node: node, Nodes: nodes, MapUUID: node}
 	if err := servertest.Ask(p.w.t.Context(), p.link, job.VerbHello, job.Hello{Session: agentIs, Version: "slipcover test", Host: "h", Recipient: p.Recipient(),
-		Repository: job.Repository{URL: "file:///backups", ID: "r1"}, CanRead: true, CanCreate: true, FreeBytes: 1 << 40,
+		Repository: job.Repository{URL: "file:///backups", ID: "r1"}, CanRead: true, CanCreate: true, Moments: true, FreeBytes: 1 << 40,
 		Instances: []job.Seen{{Up: up, Version: "3.5.0", Member: member}}}, nil); err != nil {
 		p.w.t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func TestRestoreToANewInstance(t *testing.T) {
 
 }
 
-// A moment between backups is had by commands where the service has no way, and the page says which.
+// A moment between backups becomes an instance of its own, and is had by commands where the service has no way, which the page says.
 func TestRestoreAMoment(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -139,12 +139,27 @@ func TestRestoreAMoment(t *testing.T) {
 		t.Fatal(err)
 	}
 	exact := now.Add(-25 * time.Hour).Truncate(time.Second).Format(time.RFC3339)
-	b.get(restorePath("of", p.Instance, "what", "all", "s", exact)).has(200, "The service makes new instances of backups", "slipcover create db1-copy --instance", "--at "+exact, "Take the backup before it", "give it the setting node_name")
+	b.get(restorePath("of", p.Instance, "what", "all", "s", exact)).has(200, "As a new instance", "give it the setting node_name")
+	plan := restorePath("of", p.Instance, "what", "all", "where", "new", "s", exact)
+	a := b.get(plan)
+	a.has(200, "Restore: the plan", "exact to the second", "and what was shipped behind it", "stays as it is")
+	b.follow(b.post(plan, shownIn(a, "word", "db1-copy")...)).has(200, "is being made", "Restore to the new instance db1-copy")
+	made := slices.DeleteFunc(w.Server.Instances(caller(), false), func(i *job.Instance) bool { return !i.Made })
+	if len(made) != 1 || made[0].RestoredAt.Format(time.RFC3339) != exact || made[0].RestoredFrom == "" {
+		t.Errorf("made: %+v", made)
+	}
 	b.get(restorePath("of", p.Instance, "what", "all", "where", "new", "s", now.Add(-40*time.Hour).Format(time.RFC3339))).has(200, "It is not to the second.", "Nothing was shipped of")
-	a := b.get("/instances/" + p.Instance)
+	a = b.get("/instances/" + p.Instance)
 	if !strings.Contains(a.body, `href="/restore?of=`+p.Instance+`"`) || !strings.Contains(html.UnescapeString(a.body), `data-at="/restore?of=`+p.Instance+`&s="`) {
 		t.Errorf("the instance page doesn't lead to the wizard: %s", a.body)
 	}
+	// An agent of a version before would restore the backup.
+	if err := servertest.Ask(t.Context(), p.link, job.VerbHello, job.Hello{Session: agentIs, Version: "slipcover test", Host: "h", Recipient: p.Recipient(), CanRead: true, CanCreate: true, FreeBytes: 1 << 40,
+		Repository: job.Repository{URL: "file:///backups", ID: "r1"}, Instances: []job.Seen{{Up: true, Version: "3.5.0", Ship: &job.Shipping{Shipped: now, Chain: now.Add(-30 * time.Hour), Window: now.Add(-30 * time.Hour)}}}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	b.get(plan).has(200, "That is closed", "No agent that is online and has that repository makes instances of moments", "slipcover create db1-copy --instance", "--at "+exact)
+	b.post(plan, "word", "db1-copy").has(422, "That is closed")
 }
 
 // together lets the players take a step of a restore, and holds which one it is.
@@ -421,7 +436,7 @@ func TestRestoreStandsInTheWay(t *testing.T) {
 	id := p.backup()
 	hello := func(p *player, free int64, repo string) {
 		t.Helper()
-		if err := servertest.Ask(t.Context(), p.link, job.VerbHello, job.Hello{Session: agentIs, Version: "slipcover test", Host: "h", Recipient: p.Recipient(), CanRead: true, CanCreate: true, FreeBytes: free,
+		if err := servertest.Ask(t.Context(), p.link, job.VerbHello, job.Hello{Session: agentIs, Version: "slipcover test", Host: "h", Recipient: p.Recipient(), CanRead: true, CanCreate: true, Moments: true, FreeBytes: free,
 			Repository: job.Repository{URL: "file:///elsewhere", ID: repo}, Instances: []job.Seen{{Member: &job.Member{Node: "couchdb@a", Nodes: []string{"couchdb@a"}, MapUUID: "a"}}}}, nil); err != nil {
 			t.Fatal(err)
 		}

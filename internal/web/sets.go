@@ -175,7 +175,7 @@ func (c *call) setPage() (*answer, error) {
 			if j := jobs[b.Job]; j != nil && !j.State.Ended() {
 				p.Progress = c.progress(j, "Backup of "+p.Instance)
 			}
-			if at := madeAt(b); b.Status.Usable() {
+			if at := b.MadeAt(); b.Status.Usable() {
 				if first.IsZero() || at.Before(first) {
 					first = at
 				}

@@ -214,7 +214,7 @@ func (c *call) fillKept(d *spaceData) error {
 	}
 	var rules []string
 	row := func(r server.Retained) {
-		x := keptRow{At: madeAt(r.Backup), Stays: r.Stays, Because: words.UpperFirst(rulesInShort(r.Reasons)), Frees: r.Backup.Stored}
+		x := keptRow{At: r.Backup.MadeAt(), Stays: r.Stays, Because: words.UpperFirst(rulesInShort(r.Reasons)), Frees: r.Backup.Stored}
 		if !r.Stays && len(r.Missed) > 0 {
 			x.Because = words.UpperFirst(r.Reasons[0]) + ": " + strings.Join(r.Missed, ", and ")
 		}

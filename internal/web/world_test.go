@@ -202,7 +202,7 @@ func (w *world) play(name string) *player {
 // greet says a hello, with how its CouchDB is.
 func (p *player) greet(ctx context.Context, ship *job.Shipping) error {
 	return servertest.Ask(ctx, p.link, job.VerbHello, job.Hello{Session: agentIs, Version: "slipcover test", Host: "h", Recipient: p.Recipient(),
-		Repository: job.Repository{URL: "file:///backups", ID: "r1"}, CanRead: true, CanCreate: true, FreeBytes: 1 << 40,
+		Repository: job.Repository{URL: "file:///backups", ID: "r1"}, CanRead: true, CanCreate: true, Moments: true, FreeBytes: 1 << 40,
 		Instances: []job.Seen{{Up: true, Version: "3.5.0", UsedBytes: 1 << 20, Databases: 3, Ship: ship}}}, nil)
 }
 
