@@ -174,7 +174,8 @@ func (a *agent) runEngine(ctx context.Context, w *work, r *repo.Repo, n *node.No
 	o.Progress = &backup.Progress{}
 	w.track(func() job.Progress {
 		p := o.Progress
-		return job.Progress{Files: p.Files.Load(), FilesDone: p.FilesDone.Load(), Bytes: p.Bytes.Load(), BytesDone: p.BytesDone.Load(), Stored: p.Stored.Load()}
+		of, done := p.Bytes()
+		return job.Progress{Files: p.Files.Load(), FilesDone: p.FilesDone.Load(), Bytes: of, BytesDone: done, Stored: p.Stored.Load()}
 	})
 	if spec.Repository.Storage != "" {
 		o.Recipients = a.o.readers(spec.Repository)

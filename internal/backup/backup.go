@@ -375,6 +375,7 @@ func (r *run) copyAll(ctx context.Context, j *journal, parent *state.State, list
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	n := r.opts.Parallel
+	r.opts.Progress.begin()
 	r.segments = newSegmenter(ctx, r.opts.Repo, r.key, r.id, r.opts.Instance, j, max(n, minPackers), n+1, r.opts.Progress)
 	if parent != nil {
 		r.segments.table = slices.Clone(parent.Segments)
@@ -409,6 +410,7 @@ func (r *run) copyListing(ctx context.Context, l *node.Listing, n int) error {
 	if err := copyGroup(ctx, workers, l.Config); err != nil {
 		return err
 	}
+	r.opts.Progress.allRead()
 	for _, w := range workers {
 		if err := w.flush(); err != nil {
 			return err
@@ -431,7 +433,7 @@ func (r *run) plan(l *node.Listing) {
 			if old := r.old[capture.Name{Root: group[i].Root, Path: group[i].Path}]; old != nil && old.Local.Ino == capture.LocalOf(info).Ino {
 				n = max(0, n-old.File.Size)
 			}
-			p.Bytes.Add(n)
+			p.planned.Add(n)
 		}
 	}
 }

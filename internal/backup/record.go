@@ -37,7 +37,7 @@ func (r *run) newTakers() {
 		Named:      func(nm capture.Name) *capture.Known { return shipped.Files[nm] },
 		Generation: func() string { return fmt.Sprintf("%s-%d", r.id, r.generations.Add(1)) },
 		Now:        func() time.Time { return r.started },
-		Done:       &o.Progress.BytesDone,
+		Done:       &o.Progress.taken,
 	})
 	r.takers = takers
 	if note != "" {

@@ -129,6 +129,7 @@ func (s *segmenter) store(sealed *repo.Sealed, f *filling) error {
 		return err
 	}
 	s.progress.Stored.Add(sealed.Segment.Size)
+	s.progress.held.Add(-sealed.Segment.Plain)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.table[f.index] = sealed.Segment

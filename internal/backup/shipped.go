@@ -144,6 +144,7 @@ func (w *worker) takeFile(ctx context.Context, e node.Entry, old *capture.Known)
 		t, err := w.taker.Take(ctx, e, over.known)
 		if err != nil || !t.WentBack && t.From >= over.known.File.Size {
 			w.run.takenOver.Add(over.shipped)
+			w.run.opts.Progress.taken.Add(over.shipped)
 			w.run.read.Add(over.read)
 			w.run.added.Add(over.content)
 			return over.known, t, err

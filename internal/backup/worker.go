@@ -49,7 +49,9 @@ func (w *worker) Fill(nm capture.Name, off, n int64, read func([]byte) error) ([
 	n = min(n, capture.ReadSize, int64(cap(w.cur.buf)-at))
 	n = w.run.journaled.upToNext(nm, off, n)
 	b := w.cur.buf[at : at+int(n)]
+	w.run.opts.Progress.held.Add(n)
 	if err := read(b); err != nil {
+		w.run.opts.Progress.held.Add(-n)
 		return nil, err
 	}
 	w.cur.buf = w.cur.buf[:at+int(n)]
@@ -82,6 +84,7 @@ func (w *worker) Append(nm capture.Name, off int64, b []byte) (extents []manifes
 		at := len(w.cur.buf)
 		n := min(len(b), cap(w.cur.buf)-at)
 		w.cur.buf = append(w.cur.buf, b[:n]...)
+		w.run.opts.Progress.held.Add(int64(n))
 		if extents, err = w.filled(extents, nm, off, at, n); err != nil {
 			return nil, err
 		}

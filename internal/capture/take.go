@@ -165,6 +165,7 @@ func (f *taking) takeConfig(ctx context.Context) error {
 			return err
 		}
 		f.out.Added = f.file.Size
+		f.o.Done.Add(f.file.Size)
 	}
 	f.out.File = f.file
 	return nil

@@ -352,8 +352,8 @@ type Progress struct {
 	Files     int64 `json:"files"`
 	FilesDone int64 `json:"files_done"`
 	Bytes     int64 `json:"bytes"`
-	BytesDone int64 `json:"bytes_done"`
-	Stored    int64 `json:"stored"`
+	BytesDone int64 `json:"bytes_done"` // of a backup those that are stored, not what is only read
+	Stored    int64 `json:"stored"`     // what that added to the repository
 }
 
 // Agent is a process on a node.

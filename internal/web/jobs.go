@@ -136,9 +136,23 @@ func (c *call) progress(j *job.Job, what string) Progress {
 	if at.Files > 0 {
 		parts = append(parts, "file "+Number(at.FilesDone)+" of "+Number(at.Files))
 	}
+	if p.Percent == 100 { // a job that works isn't done
+		p.Percent, parts = 99, append(parts, restOf(j.Kind))
+	}
 	p.Text = Number(p.Percent) + " %, " + strings.Join(parts, ", ")
 	p.Label = what + ", " + Number(p.Percent) + " %"
 	return p
+}
+
+// restOf is what a job does when all its bytes are done.
+func restOf(k job.Kind) string {
+	switch k {
+	case job.KindBackup:
+		return "all stored; its record and its copies follow"
+	case job.KindProve:
+		return "all read back; what it holds is tested"
+	}
+	return "all written; the last steps follow"
 }
 
 // amountOf is "1.4 of 2.3 GB", or with two units if they differ.

@@ -148,10 +148,8 @@ func runBackupCreate(ctx context.Context, env *core.Env, s *core.Settings, o *ba
 	}
 	p := &backup.Progress{}
 	stop := core.StartProgress(env, s.Progress, "backing up", func() core.Reading {
-		return core.Reading{
-			Files: p.Files.Load(), FilesDone: p.FilesDone.Load(),
-			Bytes: p.Bytes.Load(), BytesDone: p.BytesDone.Load(), Stored: p.Stored.Load(),
-		}
+		of, done := p.Bytes()
+		return core.Reading{Files: p.Files.Load(), FilesDone: p.FilesDone.Load(), Bytes: of, BytesDone: done, Stored: p.Stored.Load()}
 	})
 	defer stop()
 	began := time.Now()

@@ -20,7 +20,7 @@ type Reading struct {
 	Files     int64 `json:"files"`
 	FilesDone int64 `json:"files_done"`
 	Bytes     int64 `json:"bytes"`
-	BytesDone int64 `json:"bytes_done"`
+	BytesDone int64 `json:"bytes_done"` // of a backup, when what is new of them is stored
 	Stored    int64 `json:"stored_bytes"`
 	Docs      int64 `json:"documents,omitempty"` // done, by jobs that go document by document
 }
@@ -127,7 +127,7 @@ func plainLine(w io.Writer, verb string, r Reading, since time.Duration) {
 	if s := since.Seconds(); s > 0 {
 		fmt.Fprintf(&b, ", %s/s", Size(int64(float64(r.BytesDone)/s)))
 	}
-	if left, ok := timeLeft(r, since); ok {
+	if left, ok := timeLeft(r, since); ok && left > 0 { // else what follows has no bytes
 		fmt.Fprintf(&b, ", %s left", Took(left.Round(time.Second)))
 	}
 	fmt.Fprintln(w, b.String())
