@@ -60,7 +60,11 @@ func takenOver(t *testing.T) (e *env, rec *manifest.Record, states []kept, appen
 		s.Settle(t.Context(), t)
 		states = append(states, kept{e.now(), e.files()})
 	}
-	rec = e.backup(func(o *backup.Options) { o.Tails, o.Compaction = backup.Whole, backup.Whole })
+	p := &backup.Progress{}
+	rec = e.backup(func(o *backup.Options) { o.Tails, o.Compaction, o.Progress = backup.Whole, backup.Whole, p })
+	if of, done := p.Bytes(); of < appended || done != of { // what was shipped counts as done
+		t.Errorf("%d of %d bytes are done, and %d were appended", done, of, appended)
+	}
 	s.Settle(t.Context(), t)
 	must(t, s.Close())
 	return e, rec, states, appended
