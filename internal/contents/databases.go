@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -225,17 +226,11 @@ func (r *Reader) before(ctx context.Context, v *states.View, out *Databases) (ma
 }
 
 func sizesOf(m *manifest.Manifest) map[string]int64 {
-	out, whole := map[string]int64{}, map[string]int64{}
-	for path, f := range m.Databases() {
-		if _, err := shard.ParsePath(path); err != nil { // a node's own, which may have the name of a clustered one, as _users has
-			whole[repo.DatabaseName(path)] = f.Size
-			continue
-		}
-		out[repo.DatabaseName(path)] += f.Size
-	}
-	for name, size := range whole {
-		if _, ok := out[name]; !ok {
-			out[name] = size
+	out, files := map[string]int64{}, m.Databases()
+	clustered := repo.ClusteredIn(maps.Keys(files))
+	for path, f := range files {
+		if clustered.Has(path) {
+			out[repo.DatabaseName(path)] += f.Size
 		}
 	}
 	return out

@@ -8,10 +8,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -96,6 +98,7 @@ type seeker struct {
 	ticks map[*Link][]seenShard // guarded by mu
 
 	manifests map[int]map[string]seenShard // shards of the database in backups
+	clustered atomic.Bool                  // a shard of it was seen, so that a node's own file of its name is none of it; see Clustered
 	newest    int                          // the newest event that has the database, in h.events
 	shards    map[string]seenShard         // its shards then, by path
 	most      map[string]uint64            // the numbers that are wanted, by path
@@ -117,6 +120,7 @@ func (s *seeker) keep(l *Link) {
 			out = append(out, seenShard{path: g.Path, tick: g.Tick, gone: true})
 		}
 	}
+	s.sawShards(out)
 	slices.SortStableFunc(out, func(a, b seenShard) int { return cmp.Compare(a.tick, b.tick) })
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -124,6 +128,13 @@ func (s *seeker) keep(l *Link) {
 		s.ticks = map[*Link][]seenShard{}
 	}
 	s.ticks[l] = out
+}
+
+// sawShards remembers whether there are shards of the database.
+func (s *seeker) sawShards(list []seenShard) {
+	if slices.ContainsFunc(list, func(x seenShard) bool { return !ownFile(x.path) }) {
+		s.clustered.Store(true)
+	}
 }
 
 // backup returns the shards of the database that a backup has.
@@ -147,6 +158,7 @@ func (s *seeker) read(ctx context.Context, i int) (map[string]seenShard, error) 
 	for _, f := range m.Files {
 		out[f.Path] = seenShard{path: f.Path, seq: f.Header.UpdateSeq, purge: f.Header.PurgeSeq, uuid: f.Header.UUID, generation: f.Generation, compacted: f.Header.CompactedSeq}
 	}
+	s.sawShards(slices.Collect(maps.Values(out)))
 	return out, nil
 }
 
@@ -216,6 +228,9 @@ func (s *seeker) each(ctx context.Context, i int, fn func(i int, e *event, shard
 					state[x.path] = x
 				}
 			}
+		}
+		if s.clustered.Load() {
+			maps.DeleteFunc(state, func(path string, _ seenShard) bool { return ownFile(path) })
 		}
 		fn(k, e, state)
 	}

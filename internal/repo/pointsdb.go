@@ -52,15 +52,6 @@ const (
 // eventsNear is within which time the same of several shards is one event.
 const eventsNear = 10 * time.Minute
 
-// DatabaseName returns the database that a file below the data directory is of, by its path: that of a shard, or a
-// node-local one.
-func DatabaseName(path string) string {
-	if n, err := shard.ParsePath(path); err == nil {
-		return n.DB
-	}
-	return strings.TrimSuffix(path, ".couch")
-}
-
 // look is what a tick says of a shard.
 type look struct {
 	tick      int64
@@ -124,6 +115,7 @@ func (d *databaseLooks) databases(ctx context.Context, h *History) ([]*PointsDB,
 	if err != nil {
 		return nil, err
 	}
+	d.onlyTheirs(backups)
 	b := &biographer{dbs: map[string]*PointsDB{}, shards: map[string]uint64{}, of: map[string]string{}}
 	links := map[*Chain]int{}
 	for i := range h.events {
@@ -184,6 +176,25 @@ func (d *databaseLooks) backups(ctx context.Context, h *History) ([][]look, erro
 		})
 	}
 	return out, g.Wait()
+}
+
+// onlyTheirs drops what backups and ticks say of nodes' own files beside clustered databases.
+func (d *databaseLooks) onlyTheirs(backups [][]look) {
+	clustered := Clustered{}
+	for _, list := range slices.Concat(backups, slices.Collect(maps.Values(d.links))) {
+		for _, x := range list {
+			clustered.see(x.path)
+		}
+	}
+	theirs := func(list []look) []look {
+		return slices.DeleteFunc(list, func(x look) bool { return !clustered.Has(x.path) })
+	}
+	for i, list := range backups {
+		backups[i] = theirs(list)
+	}
+	for l, list := range d.links {
+		d.links[l] = theirs(list)
+	}
 }
 
 func (b *biographer) backup(list []look, at time.Time) {

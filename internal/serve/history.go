@@ -3,7 +3,6 @@ package serve
 import (
 	"cmp"
 	"context"
-	"maps"
 	"slices"
 	"time"
 
@@ -64,9 +63,6 @@ func History(ctx context.Context, r *repo.Repo, instance, db, doc string) (*DocH
 	if err != nil {
 		return nil, err
 	}
-	for i := range t.States {
-		clustered(t.States[i].Shards)
-	}
 	h := &historian{ctx: ctx, t: t, doc: doc, seen: make([]sight, len(t.States))}
 	if err := h.locate(); err != nil {
 		return nil, err
@@ -79,18 +75,6 @@ func History(ctx context.Context, r *repo.Repo, instance, db, doc string) (*DocH
 		return nil, couchfile.ErrNotFound
 	}
 	return out, nil
-}
-
-// clustered leaves the shards of a clustered database, if there are any: a node has files of its own beside some, as _users.couch,
-// which are no part of it.
-func clustered[S any](shards map[string]S) {
-	whole := func(path string, _ S) bool { _, err := shard.ParsePath(path); return err != nil }
-	for path, s := range shards {
-		if !whole(path, s) {
-			maps.DeleteFunc(shards, whole)
-			return
-		}
-	}
 }
 
 // sight is a document as a state has it.

@@ -17,6 +17,7 @@ import (
 	"github.com/slipcover/slipcover/internal/repo"
 	"github.com/slipcover/slipcover/internal/serve"
 	"github.com/slipcover/slipcover/internal/serve/servetest"
+	"github.com/slipcover/slipcover/internal/shard"
 	"github.com/slipcover/slipcover/internal/storage/mem"
 )
 
@@ -109,5 +110,99 @@ func TestHistoryOfUser(t *testing.T) {
 		if len(h.States) != 1 || h.States[0].Kind != serve.DocAdded || len(h.Revisions) != 1 {
 			t.Fatalf("its history is %+v", h)
 		}
+	}
+}
+
+// A node's own file of a clustered database's name is no shard of it: not in what can be had back, not when a commit is looked
+// for, and not where no shard map tells what the shards are.
+func TestOwnFileBesideDatabase(t *testing.T) {
+	t.Parallel()
+	data, state, r := t.TempDir(), t.TempDir(), servetest.Init(t, mem.New())()
+	must(t, os.CopyFS(data, os.DirFS(fixtures+"/data")))
+	if _, err := os.Stat(filepath.Join(data, "_users.couch")); err != nil {
+		t.Fatal(err)
+	}
+	found, err := filepath.Glob(filepath.Join(data, "shards", "*", "_users.*.couch"))
+	must(t, err)
+	if len(found) != 2 {
+		t.Fatalf("the shards of _users are %q", found)
+	}
+	away := func(path string) string {
+		return filepath.Join(state, filepath.Base(filepath.Dir(path))+filepath.Base(path))
+	}
+	start := time.Now().Add(-100 * time.Hour)
+	backUp := func(hour int) *manifest.Record {
+		t.Helper()
+		n, err := node.Locate(t.Context(), node.Options{DataDir: data})
+		must(t, err)
+		tick := time.Duration(0)
+		res, err := backup.Run(t.Context(), backup.Options{Repo: r, Node: n, Instance: "node1", StateDir: state, Name: fmt.Sprint(hour), Tool: "test",
+			Now: func() time.Time { tick += time.Millisecond; return start.Add(time.Duration(hour)*time.Hour + tick) }})
+		must(t, err)
+		return res.Record
+	}
+	users := func() *repo.PointsDB {
+		t.Helper()
+		p, err := r.Points(t.Context(), "node1", func(db string) bool { return db == "_users" || db == "_nodes" })
+		must(t, err)
+		if n := len(p.Databases); n == 0 || p.Databases[0].DB != "_nodes" || !p.Databases[0].There || n > 2 {
+			t.Fatalf("the databases are %+v", p.Databases)
+		}
+		return p.Databases[len(p.Databases)-1]
+	}
+	for _, f := range found {
+		must(t, os.Rename(f, away(f)))
+	}
+	backUp(0) // nobody has made the database yet
+	for _, f := range found {
+		must(t, os.Rename(away(f), f))
+	}
+	made := backUp(1)
+	if db := users(); db.DB != "_users" || !db.There || db.First.Before(made.Started) || len(db.Events) != 1 || db.Events[0].What != repo.Made || db.Events[0].Shards != 2 {
+		t.Errorf("of the two shards that were made it is told: %+v", db)
+	}
+
+	_, _, err = r.AtCommit(t.Context(), "node1", time.Time{}, repo.Commit{DB: "_users", Seqs: map[shard.Range]uint64{{}: 1}})
+	if !errors.Is(err, repo.ErrNoCommit) || !strings.Contains(err.Error(), "_users has 2 shards here") || strings.Contains(err.Error(), shard.Full.String()) {
+		t.Errorf("a number for one shard of two: %v", err)
+	}
+	_, _, err = r.AtCommit(t.Context(), "node1", time.Time{}, repo.Commit{DB: "_users", Seqs: map[shard.Range]uint64{shard.Full: 1}})
+	if !errors.Is(err, repo.ErrNoCommit) || !strings.Contains(err.Error(), "has no shard "+shard.Full.String()) {
+		t.Errorf("a number for a shard that there is not: %v", err)
+	}
+	m, _, err := r.AtCommit(t.Context(), "node1", time.Time{}, repo.Commit{DB: "_users", Doc: "org.couchdb.user:ada"})
+	must(t, err)
+	before := servetest.Open(t, r, m)
+	if d, err := before.Database("_users"); err != nil || len(d.Shards) != 2 {
+		t.Errorf("before its user was made _users is %+v, %v", d, err)
+	}
+	if tl, err := r.Timeline(t.Context(), "node1", "_users"); err != nil || len(tl.States) != 2 || len(tl.States[0].Shards) != 0 || len(tl.States[1].Shards) != 2 {
+		t.Errorf("its time line is %+v, %v", tl, err)
+	}
+
+	for _, f := range found {
+		must(t, os.Rename(f, away(f)))
+	}
+	backUp(2)
+	if db := users(); db.There || len(db.Events) != 2 || db.Events[1].What != repo.Dropped || db.Events[1].Shards != 2 {
+		t.Errorf("of the two shards that are gone it is told: %+v", db)
+	}
+
+	for _, f := range found {
+		must(t, os.Rename(away(f), f))
+	}
+	must(t, os.Remove(filepath.Join(data, "_dbs.couch")))
+	noMap, err := r.Manifest(t.Context(), backUp(3))
+	must(t, err)
+	if d, err := servetest.Open(t, r, noMap).Database("_users"); err != nil || len(d.Shards) != 2 {
+		t.Errorf("without a shard map _users is %+v, %v", d, err)
+	}
+	for _, f := range found {
+		must(t, os.Remove(f))
+	}
+	own, err := r.Manifest(t.Context(), backUp(4))
+	must(t, err)
+	if d, err := servetest.Open(t, r, own).Database("_users"); err != nil || len(d.Shards) != 1 {
+		t.Errorf("without shards the node's own _users is %+v, %v", d, err)
 	}
 }

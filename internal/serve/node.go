@@ -171,12 +171,13 @@ func (d *Database) close() {
 func (n *Node) find(ctx context.Context, files map[string]*manifest.File) error {
 	f := files[mapFile]
 	if f == nil || f.Header == nil {
+		clustered := repo.ClusteredIn(maps.Keys(files))
 		for path, f := range files {
 			name, err := shard.ParsePath(path)
 			switch {
 			case err == nil:
 				n.add(name.DB, name.Range, f)
-			case f.Kind == manifest.System && !strings.Contains(path, "/"):
+			case f.Kind == manifest.System && !strings.Contains(path, "/") && clustered.Has(path):
 				n.add(repo.DatabaseName(path), shard.Full, f)
 			}
 		}

@@ -275,9 +275,21 @@ func (s *source) only(databases []string) error {
 	}
 	chosen, err := restore.Globs(databases)
 	if err == nil {
-		s.moment.Shards = slices.DeleteFunc(s.moment.Shards, func(x repo.Shard) bool { return !chosen(repo.DatabaseName(x.Path)) })
+		clustered := s.clustered()
+		s.moment.Shards = slices.DeleteFunc(s.moment.Shards, func(x repo.Shard) bool { return !clustered.Has(x.Path) || !chosen(repo.DatabaseName(x.Path)) })
 	}
 	return err
+}
+
+// clustered are the databases that have shards in the moment.
+func (s *source) clustered() repo.Clustered {
+	return repo.ClusteredIn(func(yield func(string) bool) {
+		for _, x := range s.moment.Shards {
+			if !yield(x.Path) {
+				return
+			}
+		}
+	})
 }
 
 // told says what was restored.
@@ -316,8 +328,9 @@ const inexact = 3 * time.Second
 // sequences says which commits of a database's files were found.
 func (s *source) sequences() string {
 	var list []string
+	clustered := s.clustered()
 	for _, x := range s.moment.Shards {
-		if repo.DatabaseName(x.Path) == s.db {
+		if clustered.Has(x.Path) && repo.DatabaseName(x.Path) == s.db {
 			list = append(list, fmt.Sprintf("%s at %d", x.Path, x.UpdateSeq))
 		}
 	}
