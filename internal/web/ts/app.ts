@@ -7,7 +7,7 @@ import { live } from "./live";
 import { begin } from "./page";
 import { theme } from "./theme";
 import { timeLines } from "./timeline";
-import { typed } from "./typed";
+import { choices, typed } from "./typed";
 import { zone } from "./zone";
 
 document.documentElement.classList.add("scripted");
@@ -15,4 +15,5 @@ begin([theme, copies, confirms, timeLines]);
 keys();
 zone();
 live();
+choices();
 typed();

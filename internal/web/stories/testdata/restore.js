@@ -44,12 +44,18 @@ require('./lib')(async s => {
   await s.look();
   const spare = await s.ask('start-spare');
   s.equal(await documents(spare.url, spare.user, spare.password, 'customers'), customers, 'the other node has');
-  await page.goto(where);
+
+  // As a new instance, of a moment behind the backup.
+  const shop = (await s.api('GET', '/slipcover/v1/instances')).instances.find(i => i.name === 'shop');
+  const {windows} = await s.api('GET', '/slipcover/v1/instances/' + shop.id + '/moments');
+  const moment = windows.findLast(w => w.kind === 'shipped').to.slice(0, 19) + 'Z';
+  await page.goto(where.replace(/([?&]s=)[^&]+/, '$1' + encodeURIComponent(moment)));
   await s.heading('Restore: where');
   await page.getByLabel(/As a new instance/).check();
   await s.heading('Restore: the plan');
   await s.says('What it will mean');
   await s.says(/The plan holds until/);
+  await s.says(/exact to the second/);
   await s.says(/No replication is in _replicator of the backup/);
   await s.look();
   await s.shot('restore');
@@ -71,6 +77,17 @@ require('./lib')(async s => {
   await page.getByLabel('Volume in GB').press('Tab');
   await button.waitFor();
   s.check(await button.isDisabled(), 'it can begin before the name is typed');
+  // A choice while the answer to the one before is on its way: the plan is that of the newest.
+  await page.route('**/restore?*', async r => { await new Promise(f => setTimeout(f, 600)); await r.continue(); });
+  for (const name of ['first', 'second', 'shop-checked']) {
+    await page.getByLabel('Name of the new instance').fill(name);
+    await page.getByLabel('Name of the new instance').press('Tab');
+  }
+  await page.getByLabel('Name of the new instance').fill('shop-check');
+  await page.getByLabel('Name of the new instance').press('Tab');
+  await s.says(/make the instance shop-check$/m);
+  await page.unrouteAll({behavior: 'wait'});
+  s.check(/name=shop-check(&|$)/.test(page.url()), 'the address is ' + page.url());
   await page.locator('#word').fill('shop-check');
   await s.submit(button);
   await s.heading(/Restore to the new instance shop-check/);
@@ -110,11 +127,11 @@ require('./lib')(async s => {
   await s.open(job);
   await s.says('Done');
   await s.says('The agent shop took it.');
-  await s.says(/It restores the backup of .* out of /); // as the agent says
+  await s.says(/It restores the moment of .*, the newest state up to .* out of /); // as the agent says
   await s.look();
   const {instances} = await s.api('GET', '/slipcover/v1/instances');
   const made = instances.find(i => i.name === 'shop-check');
-  s.check(made && made.url, 'the new instance is ' + JSON.stringify(made));
+  s.check(made && made.url && Date.parse(made.restored_at) === Date.parse(moment), 'the new instance is ' + JSON.stringify(made));
   s.equal(await documents(made.url, 'admin', await s.ask('password ' + made.id), 'customers'), customers, 'the new instance has');
   const audit = await s.ask('audit');
   for (const a of ['instance.create', 'restore.start']) s.check(audit.includes('"action":"' + a + '"'), a + ' is not in the audit log');
