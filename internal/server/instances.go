@@ -346,14 +346,17 @@ func (s *Server) Live(i *job.Instance) Live {
 	return l
 }
 
+// letGoIn is how long an instance is waited for whose backup is told to have ended: it is let go right behind that.
+const letGoIn = 2 * time.Second
+
 // Idle returns an instance on which nothing is under way; it refuses one that is busy, or
-// in no state for an action.
+// in no state for an action. Who has seen a backup end is not refused for that one.
 func (s *Server) Idle(ctx context.Context, who *access.Caller, id string) (*job.Instance, error) {
 	i, err := s.Instance(ctx, who, id)
 	if err != nil {
 		return nil, err
 	}
-	if i.Task != "" || i.Status != job.InstanceActive { // or was a moment ago
+	for began := time.Now(); i.Task != "" || i.Status != job.InstanceActive; { // or was a moment ago
 		k, err := s.instances.read(ctx, id)
 		if errors.Is(err, bus.ErrNotFound) {
 			return nil, notFound(id)
@@ -361,12 +364,32 @@ func (s *Server) Idle(ctx context.Context, who *access.Caller, id string) (*job.
 		if err != nil {
 			return nil, err
 		}
-		i = k.doc
+		if i = k.doc; !s.beingLetGo(i) || time.Since(began) > letGoIn {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
 	}
 	if i.Task != "" || i.Status != job.InstanceActive {
 		return nil, s.busy(i)
 	}
 	return i, nil
+}
+
+// beingLetGo reports whether the backup that holds an instance has ended, as everybody sees.
+func (s *Server) beingLetGo(i *job.Instance) bool {
+	if i.Task != job.KindBackup {
+		return false
+	}
+	j := s.jobs.have(i.Job)
+	if j == nil {
+		return false
+	}
+	b := s.backups.have(j.Backup)
+	return b != nil && !b.Status.Running()
 }
 
 // actable returns an instance on which something can be begun.

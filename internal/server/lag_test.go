@@ -1,9 +1,12 @@
 package server_test
 
 import (
+	"bytes"
 	"context"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/slipcover/slipcover/internal/bus"
 	"github.com/slipcover/slipcover/internal/job"
@@ -54,6 +57,61 @@ func acceptedByOneAnsweredByAnother(t *testing.T) (front, back *service, p *play
 	front.stop()
 	l.hold(t)
 	return front, back, p
+}
+
+// slow is a table of instances that are let go late.
+type slow struct{ server.Table }
+
+func (s slow) Update(ctx context.Context, key string, value []byte, rev uint64) (uint64, error) {
+	if !bytes.Contains(value, []byte(`"task"`)) {
+		time.Sleep(200 * time.Millisecond)
+	}
+	return s.Table.Update(ctx, key, value, rev)
+}
+
+// Who sees that a backup has ended may ask for the next one at once.
+func TestTheNextBackupRightBehindOne(t *testing.T) {
+	t.Parallel()
+	b := openBus(t)
+	first := start(t, b, server.Config{})
+	p := join(t, first, "db1", "p")
+	first.stop()
+	s := startOver(t, b, server.Config{}, func(name string, table server.Table) server.Table {
+		if name == "instances" {
+			return slow{table}
+		}
+		return table
+	})
+	p.hello()
+	ctx, me := t.Context(), who("p")
+	for range 3 {
+		var b *job.Backup
+		servertest.Eventually(t, "the agent is online", func() (ok bool) {
+			var err error
+			if b, err = s.CreateBackup(ctx, me, server.NewBackup{Name: "n", Instance: p.node}); err != nil && !strings.Contains(err.Error(), "not online") {
+				t.Fatal(err)
+			}
+			return err == nil
+		})
+		var told sync.WaitGroup
+		told.Go(func() { p.do(job.KindBackup, made("r-"+b.ID)) })
+		servertest.Eventually(t, "the backup ends", func() bool {
+			now, err := s.Backup(ctx, me, b.ID)
+			return err == nil && now.Status == job.BackupCompleted
+		})
+		if _, err := s.Idle(ctx, me, p.node); err != nil {
+			t.Error(err)
+		}
+		told.Wait()
+	}
+	// One that runs is.
+	if _, err := s.CreateBackup(ctx, me, server.NewBackup{Name: "n", Instance: p.node}); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if _, err := s.Idle(ctx, me, p.node); kindOf(err) != server.Busy || time.Since(began) > time.Second {
+		t.Errorf("beside one that runs: %v after %v", err, time.Since(began))
+	}
 }
 
 func TestAnInstanceIsLetGoByAServerThatLags(t *testing.T) {
