@@ -60,6 +60,12 @@ func Orders(list []Backup) map[string]int64 {
 	}
 	out := make(map[string]int64, len(list))
 	for i := range list {
+		if b := &list[i]; byID[b.Parent] == nil { // most have none
+			if out[b.ID] == 0 {
+				out[b.ID] = b.Own()
+			}
+			continue
+		}
 		var line []*Backup // from the backup to the first ancestor that is known
 		at := map[string]bool{}
 		for b := &list[i]; b != nil && out[b.ID] == 0 && !at[b.ID]; b = byID[b.Parent] {
@@ -79,11 +85,21 @@ func Sort[T any](list []T, of func(T) Backup) {
 	for i := range list {
 		all[i] = of(list[i])
 	}
-	orders := Orders(all)
-	slices.SortStableFunc(list, func(x, y T) int {
-		a, b := of(x), of(y)
-		return cmp.Or(cmp.Compare(orders[a.ID], orders[b.ID]), a.Time.Compare(b.Time), cmp.Compare(a.ID, b.ID))
+	type ranked struct {
+		order int64
+		of    *Backup
+		item  T
+	}
+	orders, line := Orders(all), make([]ranked, len(list))
+	for i := range list {
+		line[i] = ranked{orders[all[i].ID], &all[i], list[i]}
+	}
+	slices.SortStableFunc(line, func(a, b ranked) int {
+		return cmp.Or(cmp.Compare(a.order, b.order), a.of.Time.Compare(b.of.Time), cmp.Compare(a.of.ID, b.of.ID))
 	})
+	for i := range line {
+		list[i] = line[i].item
+	}
 }
 
 // After reports whether a is newer than b, as far as the two tell. It is Sort of the two.
@@ -153,6 +169,9 @@ func Times(stamps []time.Time) (times []time.Time, believed []bool) {
 // fitting marks a longest subsequence that never goes back: of those as long, the one
 // that ends earliest, and then spans the least.
 func fitting(stamps []time.Time) []bool {
+	if slices.IsSortedFunc(stamps, time.Time.Compare) { // as nearly always
+		return slices.Repeat([]bool{true}, len(stamps))
+	}
 	var levels [][]int // by length, less 1, of the longest one that ends there: indices, their stamps ever earlier
 	for i, t := range stamps {
 		n, _ := slices.BinarySearchFunc(levels, t, func(level []int, t time.Time) int {

@@ -17,8 +17,8 @@ type part struct {
 // the maker's other such ones.
 func apart(list []Decision) []part {
 	makers, nodes := map[string]bool{}, map[string]bool{} // of what is of a known node
-	for _, d := range list {
-		if d.Node != "" {
+	for n := range list {
+		if d := &list[n]; d.Node != "" {
 			makers[d.Maker], nodes[d.Node] = true, true
 		}
 	}
@@ -28,7 +28,8 @@ func apart(list []Decision) []part {
 	}
 	var keys []key
 	parts := map[key]*part{}
-	for _, d := range list {
+	for n := range list {
+		d := &list[n]
 		k := key{node: d.Node, empty: d.Databases == 0}
 		switch {
 		case d.Node != "":
@@ -40,9 +41,9 @@ func apart(list []Decision) []part {
 			k.maker = d.Maker
 		}
 		if parts[k] == nil {
-			keys, parts[k] = append(keys, k), &part{}
+			keys, parts[k] = append(keys, k), &part{list: make([]Decision, 0, len(list)-n)}
 		}
-		parts[k].list = append(parts[k].list, d)
+		parts[k].list = append(parts[k].list, *d)
 	}
 	out := make([]part, 0, len(keys))
 	for _, k := range keys {

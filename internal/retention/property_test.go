@@ -120,6 +120,18 @@ func checkDecisions(t *testing.T, s story) {
 			t.Errorf("%s: keep %v, reasons %q", d.ID, d.Keep, d.Reasons)
 		}
 	}
+	var want []string
+	for _, d := range list {
+		if !d.Keep {
+			want = append(want, d.ID)
+		}
+	}
+	got, err := retention.Goes(s.policy, s.backups, s.now)
+	slices.Sort(want)
+	slices.Sort(got)
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("without reasons %v go, with them %v; %v", got, want, err)
+	}
 }
 
 func checkOrder(t *testing.T, s story, r *rand.Rand) {

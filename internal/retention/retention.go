@@ -110,32 +110,64 @@ type Decision struct {
 
 	at      time.Time // what it counts for
 	doubted bool      // Time doesn't fit, so at is that of another
+	brief   bool      // nobody asks for Reasons and Missed
 }
 
 // rule keeps one backup for each of the newest n buckets.
 type rule struct {
 	key    string
 	n      int
-	bucket func(time.Time) string // names a bucket; nil if each backup is its own
+	bucket func(time.Time) bucket // nil if each backup is its own
+	name   func(time.Time) string // of the bucket
 	what   string                 // a bucket is
+}
+
+// bucket is what a rule counts: an hour, day, week, month or year of a time zone. The fields that are no part of it are zero.
+type bucket struct {
+	year, month, day, week, hour int
+	zone                         int // minutes east of UTC, which tell the hours apart that a change of the clock repeats
 }
 
 func (p Policy) rules() []rule {
 	return []rule{
-		{"keep_last", p.KeepLast, nil, "backup"},
-		{"keep_hourly", p.KeepHourly, layout("2006-01-02 15:00Z07:00"), "hour"}, // the zone tells the hours apart that a change of the clock repeats
-		{"keep_daily", p.KeepDaily, layout("2006-01-02"), "day"},
-		{"keep_weekly", p.KeepWeekly, week, "week"},
-		{"keep_monthly", p.KeepMonthly, layout("2006-01"), "month"},
-		{"keep_yearly", p.KeepYearly, layout("2006"), "year"},
+		{"keep_last", p.KeepLast, nil, nil, "backup"},
+		{"keep_hourly", p.KeepHourly, hour, layout("2006-01-02 15:00Z07:00"), "hour"},
+		{"keep_daily", p.KeepDaily, day, layout("2006-01-02"), "day"},
+		{"keep_weekly", p.KeepWeekly, week, weekName, "week"},
+		{"keep_monthly", p.KeepMonthly, month, layout("2006-01"), "month"},
+		{"keep_yearly", p.KeepYearly, year, layout("2006"), "year"},
 	}
 }
+
+func hour(t time.Time) bucket {
+	b := day(t)
+	_, zone := t.Zone()
+	b.hour, b.zone = t.Hour(), zone/60
+	return b
+}
+
+func day(t time.Time) bucket {
+	y, m, d := t.Date()
+	return bucket{year: y, month: int(m), day: d}
+}
+
+func week(t time.Time) bucket {
+	y, n := t.ISOWeek()
+	return bucket{year: y, week: n}
+}
+
+func month(t time.Time) bucket {
+	y, m, _ := t.Date()
+	return bucket{year: y, month: int(m)}
+}
+
+func year(t time.Time) bucket { return bucket{year: t.Year()} }
 
 func layout(s string) func(time.Time) string {
 	return func(t time.Time) string { return t.Format(s) }
 }
 
-func week(t time.Time) string {
+func weekName(t time.Time) string {
 	year, n := t.ISOWeek()
 	return fmt.Sprintf("%04d-W%02d", year, n)
 }
@@ -151,20 +183,50 @@ func week(t time.Time) string {
 // It decides nothing and returns an error if a number is negative, a backup has no
 // id or time, or two have the same id.
 func Decide(p Policy, backups []Backup, now time.Time) ([]Decision, error) {
+	parts, err := p.parts(backups, now, false)
+	if err != nil {
+		return nil, err
+	}
+	for i := range parts {
+		parts[i].say()
+	}
+	return merge(parts), nil
+}
+
+// Goes returns the ids of those that Decide doesn't keep, in no order. It is Decide without the reasons, which take most of its time.
+func Goes(p Policy, backups []Backup, now time.Time) ([]string, error) {
+	parts, err := p.parts(backups, now, true)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, part := range parts {
+		for i := range part.list {
+			if d := &part.list[i]; !d.Keep {
+				out = append(out, d.ID)
+			}
+		}
+	}
+	return out, nil
+}
+
+// parts decides about the backups of one instance, part by part.
+func (p Policy) parts(backups []Backup, now time.Time, brief bool) ([]part, error) {
 	if err := check(p, backups); err != nil {
 		return nil, err
 	}
 	list := make([]Decision, len(backups))
-	for i, b := range backups {
-		list[i].Backup = b
+	for i := range backups {
+		list[i].Backup, list[i].brief = backups[i], brief
 	}
-	slices.SortFunc(list, newerFirst)
+	if !slices.IsSortedFunc(list, newerFirst) {
+		slices.SortFunc(list, newerFirst)
+	}
 	parts := apart(list)
 	for i := range parts {
 		p.decide(parts[i].list, now)
-		parts[i].say()
 	}
-	return merge(parts), nil
+	return parts, nil
 }
 
 func newerFirst(a, b Decision) int {
@@ -190,14 +252,17 @@ func (p Policy) decide(list []Decision, now time.Time) {
 	if location == nil {
 		location = time.UTC
 	}
-	stands := map[string]map[string]int{} // by rule and bucket that counts, the index of what stands for it
-	for _, r := range p.rules() {
+	rules, stands := p.rules(), map[string]map[bucket]int{} // by rule and bucket that counts, the index of what stands for it
+	for _, r := range rules {
 		stands[r.key] = r.apply(past, location)
 	}
 	keepWithin(past, p.KeepWithin, location)
+	if len(list) > 0 && list[0].brief {
+		return
+	}
 	for i := range past {
 		if !past[i].Keep {
-			past[i].Missed = p.missed(past, i, stands, location)
+			past[i].Missed = p.missed(rules, past, i, stands, location)
 		}
 	}
 	for i, d := range list {
@@ -232,8 +297,9 @@ func check(p Policy, backups []Backup) error {
 	if w := p.KeepWithin; min(w.Years, w.Months, w.Weeks, w.Days, w.Hours) < 0 {
 		return fmt.Errorf("keep_within is %s, and must not be negative", w)
 	}
-	seen := map[string]bool{}
-	for _, b := range backups {
+	seen := make(map[string]bool, len(backups))
+	for i := range backups {
+		b := &backups[i]
 		switch {
 		case b.ID == "":
 			return fmt.Errorf("a backup of %s has no id", b.Time)
@@ -253,7 +319,9 @@ func (p Policy) applies() bool {
 }
 
 func (d *Decision) keep(format string, args ...any) {
-	d.Keep = true
+	if d.Keep = true; d.brief {
+		return
+	}
 	d.Reasons = append(d.Reasons, fmt.Sprintf(format, args...))
 }
 
@@ -323,56 +391,70 @@ func keepMinimum(past []Decision, n int) {
 }
 
 // apply keeps what the rule keeps, and returns by bucket that counts the index of the first that stands for it.
-func (r rule) apply(past []Decision, location *time.Location) map[string]int {
+func (r rule) apply(past []Decision, location *time.Location) map[bucket]int {
+	if r.n == 0 {
+		return nil
+	}
 	if r.bucket == nil {
 		for i := range past[:min(r.n, len(past))] {
 			past[i].keep("the %s of %s: %d", ordinal(i+1), r.key, r.n)
 		}
 		return nil
 	}
-	stands := map[string]int{}
-	var names []string         // of buckets, the newest first
-	best := map[string][]int{} // by bucket, the indices of the backups that stand for it
-	of := map[string]int{}     // the same, one by one, by bucket and bucket of a doubted stamp
-	for i, d := range past {
-		name := r.bucket(d.at.In(location))
-		if _, known := best[name]; !known {
-			names = append(names, name)
+	type place struct {
+		in, stamped bucket // stamped is that of a doubted stamp
+		doubted     bool
+	}
+	stands := map[bucket]int{}
+	best := map[bucket][]int{} // by bucket that counts, the indices of the backups that stand for it
+	of := map[place]int{}      // the same, one by one
+	var buckets []bucket       // that count, the newest first
+	for i := range past {
+		d := &past[i]
+		p := place{in: r.bucket(d.at.In(location)), doubted: d.doubted}
+		if _, known := best[p.in]; !known {
+			if len(buckets) == r.n {
+				continue
+			}
+			buckets = append(buckets, p.in)
 		}
-		key := name
 		if d.doubted {
-			key += " " + r.bucket(d.Time.In(location))
+			p.stamped = r.bucket(d.Time.In(location))
 		}
-		n, known := of[key]
+		n, known := of[p]
 		switch {
 		case !known:
-			of[key] = len(best[name])
-			best[name] = append(best[name], i)
-		case d.flaw() < past[best[name][n]].flaw():
-			best[name][n] = i
+			of[p] = len(best[p.in])
+			best[p.in] = append(best[p.in], i)
+		case d.flaw() < past[best[p.in][n]].flaw():
+			best[p.in][n] = i
 		}
 	}
-	for i, name := range names[:min(r.n, len(names))] {
-		stands[name] = best[name][0]
-		for _, b := range best[name] {
-			past[b].keep("the %s of %s: %d (%s)", ordinal(i+1), r.key, r.n, name)
+	for i, in := range buckets {
+		stands[in] = best[in][0]
+		for _, b := range best[in] {
+			if d := &past[b]; d.brief {
+				d.Keep = true
+			} else {
+				d.keep("the %s of %s: %d (%s)", ordinal(i+1), r.key, r.n, r.name(d.at.In(location)))
+			}
 		}
 	}
 	return stands
 }
 
 // missed says why each rule leaves the backup of an index.
-func (p Policy) missed(past []Decision, i int, stands map[string]map[string]int, location *time.Location) []string {
+func (p Policy) missed(rules []rule, past []Decision, i int, stands map[string]map[bucket]int, location *time.Location) []string {
 	var out []string
-	for _, r := range p.rules() {
+	for _, r := range rules {
 		switch {
 		case r.n == 0:
 		case r.bucket == nil:
 			out = append(out, newer(r.n, r.what))
 		default:
-			name := r.bucket(past[i].at.In(location))
-			if other, counts := stands[r.key][name]; counts {
-				out = append(out, fmt.Sprintf("%s stands for its %s (%s)", past[other].Time.In(location).Format("2006-01-02 15:04"), r.what, name))
+			at := past[i].at.In(location)
+			if other, counts := stands[r.key][r.bucket(at)]; counts {
+				out = append(out, fmt.Sprintf("%s stands for its %s (%s)", past[other].Time.In(location).Format("2006-01-02 15:04"), r.what, r.name(at)))
 			} else {
 				out = append(out, newer(len(stands[r.key]), r.what))
 			}
