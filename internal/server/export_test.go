@@ -61,3 +61,28 @@ func Compared(s *Server) bool {
 	defer s.census.mu.Unlock()
 	return s.census.compared
 }
+
+// Take puts documents into the memory of a server that doesn't run, as if its tables had them.
+func Take(s *Server, rev uint64, docs ...any) {
+	for _, doc := range docs {
+		switch x := doc.(type) {
+		case *job.Instance:
+			s.instances.put(x.ID, x, rev)
+		case *job.Schedule:
+			s.schedules.put(x.ID, x, rev)
+		case *job.Set:
+			s.sets.put(x.ID, x, rev)
+		case *job.Backup:
+			s.backups.put(x.ID, x, rev)
+		default:
+			panic("no shelf is for it")
+		}
+	}
+}
+
+// Forget lets a server forget what it has worked out of its catalog.
+func Forget(s *Server) {
+	s.worked.mu.Lock()
+	defer s.worked.mu.Unlock()
+	s.worked.items, s.worked.goes = nil, nil
+}

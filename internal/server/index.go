@@ -28,11 +28,12 @@ type backupIndex struct {
 	// of has those of each instance, in the same order as all, and parents how many were made of one by parent_id.
 	of      map[string][]*job.Backup
 	parents map[parent]int
-	// edits has for each instance a number that is another one after each change of its backups, and parentEdits is one for what
-	// parents says: what was worked out of them is good as long as they are the same.
-	edits       map[string]uint64
-	parentEdits uint64
-	edit        uint64 // the last number
+	// edits has for each instance a number that is another one after each change of its backups, and of what parents says of
+	// them: what was worked out of these is good as long as it is the same.
+	edits map[string]uint64
+	edit  uint64 // the last number
+	// kept is the backup of an id, as the shelf has it; nil if it has none.
+	kept func(id string) *job.Backup
 }
 
 // parent is a backup that others were made of, and their project.
@@ -40,7 +41,7 @@ type parent struct{ project, id string }
 
 func newBackupIndex() *backupIndex {
 	return &backupIndex{statuses: map[job.BackupStatus]int{}, last: map[string]*job.Backup{}, proofs: map[string]*job.Backup{}, stored: map[string]int64{}, counts: map[string]int{}, shown: map[string]int{},
-		sets: map[string][]*job.Backup{}, of: map[string][]*job.Backup{}, parents: map[parent]int{}, edits: map[string]uint64{}}
+		sets: map[string][]*job.Backup{}, of: map[string][]*job.Backup{}, parents: map[parent]int{}, edits: map[string]uint64{}, kept: func(string) *job.Backup { return nil }}
 }
 
 // before is the order of lists.
@@ -125,8 +126,9 @@ func (x *backupIndex) changedParent(b *job.Backup, by int) {
 		return
 	}
 	key := parent{b.Project, b.Parent}
-	if n := x.parents[key]; n == 0 || n+by == 0 {
-		x.parentEdits++
+	if p := x.kept(b.Parent); p != nil && p.Instance != b.Instance { // as no server makes it; that of b itself gets its number by changedEdits
+		x.edit++
+		x.edits[p.Instance] = x.edit
 	}
 	if x.parents[key] += by; x.parents[key] == 0 {
 		delete(x.parents, key)
@@ -170,6 +172,40 @@ func (x *backupIndex) forget(old *job.Backup, from map[string]*job.Backup, good 
 		if best := from[old.Instance]; best == nil || newest.After(orderOf(b), orderOf(best)) {
 			from[old.Instance] = b
 		}
+	}
+}
+
+// setIndex has the sets of each cluster, by its name, and a number that is another one after each change of these. The lock of
+// the shelf of sets guards it.
+type setIndex struct {
+	of    map[string][]*job.Set // in no order
+	edits map[string]uint64
+	edit  uint64 // the last number
+}
+
+func newSetIndex() *setIndex {
+	return &setIndex{of: map[string][]*job.Set{}, edits: map[string]uint64{}}
+}
+
+// changed keeps the index in step with the shelf.
+func (x *setIndex) changed(_ string, old, now *job.Set) {
+	if old != nil {
+		x.of[old.Cluster] = slices.DeleteFunc(x.of[old.Cluster], func(t *job.Set) bool { return t == old })
+		x.touch(old.Cluster)
+	}
+	if now != nil {
+		x.of[now.Cluster] = append(x.of[now.Cluster], now)
+		x.touch(now.Cluster)
+	}
+}
+
+// touch gives a cluster a new number, or forgets it if it has no set any more.
+func (x *setIndex) touch(cluster string) {
+	x.edit++
+	x.edits[cluster] = x.edit
+	if len(x.of[cluster]) == 0 {
+		delete(x.of, cluster)
+		delete(x.edits, cluster)
 	}
 }
 

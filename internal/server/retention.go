@@ -60,27 +60,40 @@ func (s *Server) retention(c *job.Schedule, keep *job.Keep) (*Retention, error) 
 			return nil, &Error{Kind: Invalid, Message: "The retention can't be used: " + err.Error() + ".", Cause: err}
 		}
 	}
-	now := s.now()
-	var next *job.Backup
-	if c.Enabled && !c.Next.IsZero() {
-		r.At = c.Next
-		if spec, err := s.specs.parse(c.Cron, c.TimeZone); err == nil {
-			r.At = planOf(c, spec).Begin(c.Next)
-		}
-		if r.At.Before(now) {
-			r.At = now
-		}
-		next = &job.Backup{ID: newID(), Project: c.Project, Instance: c.Instance, Schedule: c.ID, Status: job.BackupCompleted, Created: r.At}
-		now = r.At
-	}
+	var now time.Time
+	r.At, now = s.appliedNext(c)
 	if c.Cluster != "" {
 		sets, err := s.decideSets(c, r.Keep, r.At, now)
 		r.Backups = retainedOf(sets)
 		return r, err
 	}
 	var err error
-	r.Backups, err = s.decide(c, r.Keep, next, now)
+	r.Backups, err = s.decide(c, r.Keep, nextOf(c, r.At), now)
 	return r, err
+}
+
+// appliedNext is when the retention of a schedule is applied next, zero if it is paused, and the time to decide by.
+func (s *Server) appliedNext(c *job.Schedule) (at, now time.Time) {
+	now = s.now()
+	if !c.Enabled || c.Next.IsZero() {
+		return time.Time{}, now
+	}
+	at = c.Next
+	if spec, err := s.specs.parse(c.Cron, c.TimeZone); err == nil {
+		at = planOf(c, spec).Begin(c.Next)
+	}
+	if at.Before(now) {
+		at = now
+	}
+	return at, at
+}
+
+// nextOf is the backup that a schedule makes before its retention is applied; nil if it makes none.
+func nextOf(c *job.Schedule, at time.Time) *job.Backup {
+	if at.IsZero() {
+		return nil
+	}
+	return &job.Backup{ID: newID(), Project: c.Project, Instance: c.Instance, Schedule: c.ID, Status: job.BackupCompleted, Created: at}
 }
 
 // InstanceRetention returns what the retention of an instance's schedules will do next, the oldest schedule first, and the
@@ -141,24 +154,12 @@ func (s *Server) decide(c *job.Schedule, keep job.Keep, next *job.Backup, now ti
 		return nil, err
 	}
 	policy.Location = s.specs.location(c)
-	all, _ := s.Backups(&access.Caller{Project: c.Project}, BackupFilter{Instance: c.Instance, Schedule: c.ID, Limit: 1 << 30})
-	made := slices.Clone(all)
-	newest.Sort(made, orderOf)
-	made = slices.DeleteFunc(made, func(b *job.Backup) bool { return !b.Status.Usable() })
-	if next != nil {
-		if n := len(made); n > 0 {
-			next.Node, next.Databases = made[n-1].Node, made[n-1].Databases
-		}
-		made = append(made, next)
-	}
-	byID := map[string]*job.Backup{}
-	var list []retention.Backup
-	for i, b := range made {
+	all, made := s.madeBy(c, next)
+	byID := make(map[string]*job.Backup, len(made))
+	for _, b := range made {
 		byID[b.ID] = b
-		list = append(list, retention.Backup{ID: b.ID, Time: b.Created, Order: i + 1, Full: b.Type == "full", Damaged: b.Damage > 0, Verified: b.Proof != nil && b.Proof.OK,
-			Node: b.Node, Databases: b.Databases, Pinned: b.Held(), PinReason: pinReason(b)})
 	}
-	decisions, err := retention.Decide(policy, list, now)
+	decisions, err := retention.Decide(policy, entriesOf(made), now)
 	if err != nil {
 		return nil, err
 	}
@@ -184,6 +185,69 @@ func (s *Server) decide(c *job.Schedule, keep job.Keep, next *job.Backup, now ti
 		}
 	}
 	return out, nil
+}
+
+// madeBy returns all backups of a schedule that are not being deleted, and those of them that can be restored, the newest last, with
+// next, unless it is nil: it gets the node and number of databases of the one before.
+func (s *Server) madeBy(c *job.Schedule, next *job.Backup) (all, made []*job.Backup) {
+	all, _ = s.Backups(&access.Caller{Project: c.Project}, BackupFilter{Instance: c.Instance, Schedule: c.ID, Limit: 1 << 30})
+	made = slices.Clone(all)
+	slices.Reverse(made) // as good as in order then
+	newest.Sort(made, orderOf)
+	made = slices.DeleteFunc(made, func(b *job.Backup) bool { return !b.Status.Usable() })
+	if next != nil {
+		if n := len(made); n > 0 {
+			next.Node, next.Databases = made[n-1].Node, made[n-1].Databases
+		}
+		made = append(made, next)
+	}
+	return all, made
+}
+
+// entriesOf is what retention is told of backups, the newest last.
+func entriesOf(made []*job.Backup) []retention.Backup {
+	list := make([]retention.Backup, len(made))
+	for i, b := range made {
+		list[i] = retention.Backup{ID: b.ID, Time: b.Created, Order: i + 1, Full: b.Type == "full", Damaged: b.Damage > 0, Verified: b.Proof != nil && b.Proof.OK,
+			Node: b.Node, Databases: b.Databases, Pinned: b.Held(), PinReason: pinReason(b)}
+	}
+	return list
+}
+
+// frees says how many backups the retention of a schedule deletes when it is applied next, what they added, and when that is: Frees
+// of retention, without the reasons, which take most of its time.
+func (s *Server) frees(c *job.Schedule) (backups int, bytes int64, at time.Time, err error) {
+	at, now := s.appliedNext(c)
+	if c.Cluster != "" {
+		r, err := s.retention(c, nil)
+		if err != nil {
+			return 0, 0, at, err
+		}
+		backups, bytes = r.Frees()
+		return backups, bytes, r.At, nil
+	}
+	policy, err := policyOf(c.Keep)
+	if err != nil {
+		return 0, 0, at, err
+	}
+	policy.Location = s.specs.location(c)
+	all, made := s.madeBy(c, nextOf(c, at))
+	ids, err := retention.Goes(policy, entriesOf(made), now)
+	if err != nil {
+		return 0, 0, at, err
+	}
+	goes := make(map[string]bool, len(ids))
+	for _, id := range ids {
+		goes[id] = true
+	}
+	s.backups.mu.RLock()
+	defer s.backups.mu.RUnlock()
+	for _, b := range all {
+		if (goes[b.ID] || b.Status == job.BackupDeleteFailed) && s.index.parents[parent{c.Project, b.ID}] == 0 {
+			backups, bytes = backups+1, bytes+b.Stored
+		}
+	}
+	return backups, bytes, at, nil
 }
 
 // parents tells of a project's backups whether others were made of them by parent_id.

@@ -90,9 +90,10 @@ type Server struct {
 	restores   *shelf[job.Restore]
 	samples    *shelf[job.Samples]
 
-	index *backupIndex
-	live  *liveAgents
-	met   *metrics
+	index    *backupIndex
+	setIndex *setIndex
+	live     *liveAgents
+	met      *metrics
 	// changes rings whenever what this server knows does.
 	changes signal
 
@@ -129,7 +130,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.LookUp == nil {
 		cfg.LookUp = net.DefaultResolver.LookupNetIP
 	}
-	s := &Server{cfg: cfg, log: cfg.Log, index: newBackupIndex(), live: newLiveAgents(cfg.Watch), seed: maphash.MakeSeed()}
+	s := &Server{cfg: cfg, log: cfg.Log, index: newBackupIndex(), setIndex: newSetIndex(), live: newLiveAgents(cfg.Watch), seed: maphash.MakeSeed()}
 	s.met = newMetrics(s)
 	var errs [10]error
 	s.instances, errs[0] = openShelf[job.Instance](ctx, cfg.Bus, "instances", cfg.Log, cfg.Watch, nil)
@@ -140,12 +141,13 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s.strategies, errs[5] = openShelf[job.Strategy](ctx, cfg.Bus, "strategies", cfg.Log, cfg.Watch, nil)
 	s.quotas, errs[6] = openShelf[job.Quota](ctx, cfg.Bus, "quotas", cfg.Log, cfg.Watch, nil)
 	s.restores, errs[7] = openShelf[job.Restore](ctx, cfg.Bus, "restores", cfg.Log, cfg.Watch, nil)
-	s.sets, errs[8] = openShelf[job.Set](ctx, cfg.Bus, "sets", cfg.Log, cfg.Watch, nil)
+	s.sets, errs[8] = openShelf(ctx, cfg.Bus, "sets", cfg.Log, cfg.Watch, s.setIndex.changed)
 	s.samples, errs[9] = openShelf[job.Samples](ctx, cfg.Bus, "samples", cfg.Log, cfg.Watch, nil)
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
 	s.backups.share = shareStrings
+	s.index.kept = func(id string) *job.Backup { return s.backups.docs[id].doc } // index.changed has the lock
 	for _, t := range s.tables() {
 		t.tell(s.changes.ring)
 	}
@@ -176,6 +178,13 @@ func (s *Server) Run(ctx context.Context) error {
 			return err
 		}
 		s.keepBusy(ctx)
+		return nil
+	})
+	g.Go(func() error {
+		if err := s.WaitReady(ctx); err != nil {
+			return err
+		}
+		s.workAhead(ctx)
 		return nil
 	})
 	err := g.Wait()

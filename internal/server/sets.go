@@ -133,12 +133,21 @@ type SetFilter struct {
 // Sets returns the sets of the caller's project, or of all, the newest first.
 func (s *Server) Sets(who *access.Caller, f SetFilter) []*SetInfo {
 	var list []*job.Set
-	s.sets.all(func(_ string, t *job.Set) bool {
-		if (f.All || mine(who, t.Project)) && (f.Cluster == "" || f.Cluster == t.Cluster) {
+	add := func(_ string, t *job.Set) bool {
+		if f.All || mine(who, t.Project) {
 			list = append(list, t)
 		}
 		return true
-	})
+	}
+	if f.Cluster == "" {
+		s.sets.all(add)
+	} else {
+		s.sets.mu.RLock()
+		for _, t := range s.setIndex.of[f.Cluster] {
+			add(t.ID, t)
+		}
+		s.sets.mu.RUnlock()
+	}
 	slices.SortFunc(list, func(a, b *job.Set) int {
 		return cmp.Or(b.Created.Compare(a.Created), cmp.Compare(b.Order, a.Order), strings.Compare(b.ID, a.ID))
 	})
