@@ -8,6 +8,7 @@ package states
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -125,6 +126,8 @@ type reader struct {
 	under  int // views
 	gone   bool
 	states map[string]*viewed
+	// same has for exact times of moments that were asked for by a later time, as pages link to them, the keys of states.
+	same map[string]string
 }
 
 // viewed is a state that is open. What can change is guarded by the set's mu.
@@ -201,7 +204,7 @@ func (s *Set) readerOf(ctx context.Context, of *Shelf, b *job.Backup) (*reader, 
 	r := s.readers[key]
 	mine := r == nil
 	if mine {
-		r = &reader{key: key, ready: make(chan struct{}), states: map[string]*viewed{}}
+		r = &reader{key: key, ready: make(chan struct{}), states: map[string]*viewed{}, same: map[string]string{}}
 		s.readers[key] = r
 	}
 	r.under++
@@ -282,11 +285,16 @@ func (v *View) open(ctx context.Context, b *job.Backup, q State) error {
 	if q.At.After(now.Add(time.Minute)) {
 		return refusal.New(refusal.Invalid, "That time is in the future.")
 	}
-	key := "moment " + q.At.UTC().Format(time.RFC3339Nano)
+	key := momentKey(q.At)
 	if q.Backup != "" {
 		key = "backup " + b.RepoID
 	}
 	s.mu.Lock()
+	if other, ok := r.same[key]; ok && r.states[key] == nil {
+		if y := r.states[other]; y != nil && (y.stale.IsZero() || !now.After(y.stale)) {
+			key = other
+		}
+	}
 	x := r.states[key]
 	if x != nil && !x.stale.IsZero() && now.After(x.stale) {
 		s.dropState(r, key, x)
@@ -313,6 +321,13 @@ func (v *View) open(ctx context.Context, b *job.Backup, q State) error {
 	v.state = x
 	if mine {
 		x.err = v.openState(ctx, b, q)
+		if exact := momentKey(x.taken); x.err == nil && q.Backup == "" && exact != key {
+			s.mu.Lock()
+			if r.states[key] == x {
+				r.same[exact] = key
+			}
+			s.mu.Unlock()
+		}
 		close(x.ready)
 	}
 	select {
@@ -335,6 +350,9 @@ func (v *View) open(ctx context.Context, b *job.Backup, q State) error {
 	}
 	return nil
 }
+
+// momentKey names the newest moment up to a time among the states of a reader.
+func momentKey(at time.Time) string { return "moment " + at.UTC().Format(time.RFC3339Nano) }
 
 func (v *View) openState(asked context.Context, b *job.Backup, q State) error {
 	x := v.state
@@ -455,6 +473,7 @@ func (s *Set) Len() (n int) {
 func (s *Set) dropState(r *reader, key string, x *viewed) {
 	if r.states[key] == x {
 		delete(r.states, key)
+		maps.DeleteFunc(r.same, func(_, of string) bool { return of == key })
 	}
 	x.gone = true
 	if x.under == 0 {

@@ -70,3 +70,51 @@ func TestCloses(t *testing.T) {
 		t.Errorf("after the end: %v", err)
 	}
 }
+
+// A moment that was found by a later time is the same one by its own, as pages link to it: it is opened once.
+func TestMomentOpenedOnce(t *testing.T) {
+	t.Parallel()
+	r, m := servetest.Backup(t, "../../testdata/couchdb-3.5.0/data")
+	set := states.New(states.Options{Most: 10})
+	of := &states.Shelf{Backups: []*job.Backup{{ID: "b1", RepoName: m.Instance, Result: job.Result{RepoID: string(m.ID)}}},
+		Open: func(context.Context, *job.Backup) (*repo.Repo, func(), error) { return r, func() {}, nil }}
+	open := func(q states.State) *states.View {
+		t.Helper()
+		v, err := set.View(t.Context(), of, q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(v.Close)
+		return v
+	}
+	for round := range 2 { // the second time after all was closed
+		found := open(states.State{At: time.Now()})
+		again := open(states.State{At: found.Taken})
+		if again.Node != found.Node || !again.Taken.Equal(found.Taken) || set.Len() != 1 {
+			t.Errorf("round %d: %d states are open, of %s and %s", round, set.Len(), found.Taken, again.Taken)
+		}
+		if _, err := again.Node.Database("timeline"); err != nil {
+			t.Error(err)
+		}
+		other := open(states.State{Backup: "b1"})
+		if other.Node == found.Node || other.Backup == nil || set.Len() != 2 {
+			t.Errorf("round %d: the backup is %+v, of %d states", round, other, set.Len())
+		}
+		if _, err := set.View(t.Context(), of, states.State{At: found.Taken.Add(-time.Nanosecond)}); err == nil {
+			t.Error("before the backup there is a state")
+		}
+		found.Close()
+		again.Close()
+		set.Look(time.Now().Add(time.Hour))
+		if set.Len() != 1 {
+			t.Errorf("%d states are open, want the backup's", set.Len())
+		}
+		own := open(states.State{At: found.Taken})
+		if own.Node == found.Node || !own.Taken.Equal(found.Taken) {
+			t.Error("a state that was closed is shown")
+		}
+		own.Close()
+		other.Close()
+		set.Look(time.Now().Add(time.Hour))
+	}
+}
