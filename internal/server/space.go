@@ -313,7 +313,7 @@ func itemsOf(list []*job.Backup, last *job.Backup) []spaceItem {
 		if n := len(out); n > 0 && keyOf(out[n-1].repository) == keyOf(place) {
 			place = out[n-1].repository
 		}
-		out = append(out, spaceItem{at: madeAt(b), stored: b.Stored, size: b.Size, project: b.Project, name: b.RepoName, repository: place})
+		out = append(out, spaceItem{at: b.MadeAt(), stored: b.Stored, size: b.Size, project: b.Project, name: b.RepoName, repository: place})
 		switch {
 		case b == last && best < 0:
 			best = len(out) - 1
@@ -413,12 +413,4 @@ func more(a, b int64, first, second string) int {
 		return 1
 	}
 	return strings.Compare(first, second)
-}
-
-// madeAt is when a backup was begun, as far as that is known.
-func madeAt(b *job.Backup) time.Time {
-	if b.Started != nil {
-		return *b.Started
-	}
-	return b.Created
 }
