@@ -416,6 +416,9 @@ func TestDeleteAndAdopt(t *testing.T) {
 	spec := job.Spec{RepoName: nodeName, RepoID: made.Result.RepoID, Repository: *made.Repository}
 	adopted := s.do(job.Job{Kind: job.KindAdopt, Project: "p", Spec: spec})
 	s.fail(job.Job{Kind: job.KindAdopt, Project: "q", Spec: spec}, "another project")
+	ofMoment := spec // whatever is stored there by then, so that it isn't the backup that tells whose it is
+	ofMoment.At = time.Now()
+	s.fail(job.Job{Kind: job.KindCreate, Instance: newID(t), Project: "q", Spec: ofMoment}, "another project")
 	if adopted.Result.Checksum != made.Result.Checksum || adopted.Result.LocationRef != made.Result.LocationRef || adopted.Repository.ID != made.Repository.ID {
 		t.Errorf("got %+v, want %+v", adopted.Result, made.Result)
 	}

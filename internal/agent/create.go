@@ -62,7 +62,7 @@ func (a *agent) create(ctx context.Context, w *work) (*job.Report, error) {
 		}
 		defer done()
 		o.Repo = r
-		what, err := sourceOf(ctx, r, &w.job.Spec, &o)
+		what, err := sourceOf(ctx, r, w.job, &o)
 		if err != nil {
 			return nil, err
 		}
@@ -102,13 +102,24 @@ func (a *agent) create(ctx context.Context, w *work) (*job.Report, error) {
 	return report, nil
 }
 
-// sourceOf finds the backup of a job, or the newest state up to its moment, and says in words which it is.
-func sourceOf(ctx context.Context, r *repo.Repo, spec *job.Spec, o *restore.CreateOptions) (what string, err error) {
+// sourceOf finds the backup of a job, or the newest state up to its moment, and says in words which it is. A moment is whatever is
+// stored under the name, so all of that must be the job's project's.
+func sourceOf(ctx context.Context, r *repo.Repo, j *job.Job, o *restore.CreateOptions) (what string, err error) {
+	spec := &j.Spec
 	if spec.At.IsZero() {
 		if o.Record, err = r.Record(ctx, spec.RepoName, manifest.BackupID(spec.RepoID)); err != nil {
 			return "", err
 		}
 		return "the backup of " + o.Record.Finished.UTC().Format("2006-01-02 15:04 UTC"), nil
+	}
+	list, _, err := r.List(ctx, spec.RepoName)
+	if err != nil {
+		return "", err
+	}
+	for _, rec := range list {
+		if of := rec.Labels[job.LabelProject]; of != "" && of != j.Project {
+			return "", errors.New("what is stored there is another project's")
+		}
 	}
 	m, moment, err := r.At(ctx, spec.RepoName, spec.At)
 	if err != nil {

@@ -83,19 +83,20 @@ func (s *Server) CreateInstance(ctx context.Context, who *access.Caller, n NewIn
 		if !b.Status.Usable() {
 			return nil, refuse(Conflict, "Backup %s is %s: only a completed one can be restored.", b.ID, b.Status)
 		}
+		if err := s.checkMoment(b, n.At); err != nil {
+			return nil, err
+		}
+		size := s.sizeAt(who, b, n.At)
 		if n.VolumeGB == 0 { // as large as it must be
-			n.VolumeGB = int((max(b.Size, 1)-1)>>30) + 1
+			n.VolumeGB = int((max(size, 1)-1)>>30) + 1
 			if err := s.room(who.Project, "volumes", n.VolumeGB); err != nil {
 				return nil, err
 			}
 		}
-		if b.Size > int64(n.VolumeGB)<<30 {
+		if size > int64(n.VolumeGB)<<30 {
 			return nil, refuse(Forbidden, "Backup %s is larger than the volume of %d GB.", b.ID, n.VolumeGB)
 		}
 		if err := s.reach(ctx, who, &b.Repository, &secrets); err != nil {
-			return nil, err
-		}
-		if err := s.checkMoment(b, n.At); err != nil {
 			return nil, err
 		}
 		spec.Repository, spec.RepoID, spec.RepoName, spec.At = b.Repository, b.RepoID, b.RepoName, n.At
@@ -141,16 +142,33 @@ func (s *Server) checkMoment(b *job.Backup, at time.Time) error {
 	case b.Repository.Storage != "":
 		return refuse(Conflict, "Backup %s is in a caller's own Swift account, and moments are in the agents' own repositories alone.", b.ID)
 	}
+	if i := s.instances.have(b.Instance); i != nil && i.RepoName != b.RepoName { // its moments are of the other one
+		return refuse(Conflict, "Backup %s was taken in from another instance, %s, than the one that it is shown with: it has no moments here.", b.ID, b.RepoName)
+	}
 	return nil
 }
 
-// Before returns the newest backup of an instance that can be restored and was begun by a time. err is of kind Conflict if there is
-// none.
+// sizeAt is how large a backup is, or the newest one that the state at a moment behind it rests on.
+func (s *Server) sizeAt(who *access.Caller, b *job.Backup, at time.Time) int64 {
+	newest := b
+	if !at.IsZero() {
+		list, _ := s.Backups(who, BackupFilter{Instance: b.Instance, Limit: math.MaxInt32})
+		for _, o := range list {
+			if o.RepoName == b.RepoName && keyOf(&o.Repository) == keyOf(&b.Repository) && o.Status.Usable() && !o.MadeAt().After(at) && o.MadeAt().After(newest.MadeAt()) {
+				newest = o
+			}
+		}
+	}
+	return newest.Size
+}
+
+// Before returns the newest backup of an instance that can be restored and was begun by a time, and not one that was taken in from
+// another: what is behind that is the other's. err is of kind Conflict if there is none.
 func (s *Server) Before(who *access.Caller, i *job.Instance, at time.Time) (*job.Backup, error) {
 	var best *job.Backup
 	list, _ := s.Backups(who, BackupFilter{Instance: i.ID, Limit: math.MaxInt32})
 	for _, b := range list {
-		if b.Instance == i.ID && b.Status.Usable() && !b.MadeAt().After(at) && (best == nil || b.MadeAt().After(best.MadeAt())) {
+		if b.Instance == i.ID && b.RepoName == i.RepoName && b.Status.Usable() && !b.MadeAt().After(at) && (best == nil || b.MadeAt().After(best.MadeAt())) {
 			best = b
 		}
 	}
