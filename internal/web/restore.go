@@ -94,6 +94,7 @@ type origin struct {
 	In        string          // the cluster that the instance is a node of; "" if it is alone
 	Node      string          // Erlang's name of the instance's node; "" if its agent doesn't say
 	Gone      bool            // the instance is; its backups are there
+	repo      string          // its name in repositories; "" of a cluster
 	who       *access.Caller
 }
 
@@ -141,10 +142,10 @@ func (c *call) originOf(key string) (*origin, error) {
 		if len(list) == 0 || list[0].Instance != key {
 			return nil, err
 		}
-		o.Name, o.Gone = list[0].RepoName, true
+		o.Name, o.Gone, o.repo = list[0].RepoName, true, list[0].RepoName
 		return o, nil
 	}
-	o.Name, o.Node = i.Name, c.nodeName(i)
+	o.Name, o.Node, o.repo = i.Name, c.nodeName(i), i.RepoName
 	for n := range clusters {
 		for _, node := range clusters[n].Nodes {
 			if node.Instance != nil && node.Instance.ID == key {
@@ -247,6 +248,10 @@ func (c *call) pick(o *origin, text string) (*chosen, string, error) {
 	case at.At.After(c.now()):
 		return nil, "That is still to come.", nil
 	default:
+		list = slices.DeleteFunc(list, func(b *job.Backup) bool { return b.RepoName != o.repo }) // of another one that was taken in
+		if len(list) == 0 {
+			return nil, "Nothing is stored of that moment: the only backups here are of other instances, taken in.", nil
+		}
 		n := slices.IndexFunc(list, func(b *job.Backup) bool { return !b.MadeAt().After(at.At) })
 		if n < 0 {
 			return nil, "Nothing is stored of that moment: the first backup is of " + when(list[len(list)-1].MadeAt(), c.now(), c.set.zone) + ".", nil

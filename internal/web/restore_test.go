@@ -140,12 +140,23 @@ func TestRestoreAMoment(t *testing.T) {
 	}
 	exact := now.Add(-25 * time.Hour).Truncate(time.Second).Format(time.RFC3339)
 	b.get(restorePath("of", p.Instance, "what", "all", "s", exact)).has(200, "As a new instance", "give it the setting node_name")
+	// What was taken in meanwhile from another node is shown here, and no moment of this one is behind it.
+	taken, err := w.Server.AdoptBackup(t.Context(), caller(), server.Adoption{Name: "a", Location: "file:///backups/backups/db7/01890000-0000-7000-8000-000000000000/manifest.json.zst.age"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := now.Add(-25*time.Hour - time.Minute)
+	p.free <- job.Report{State: job.Done, Result: &job.Result{RepoID: taken.RepoID, Type: "full", Started: &other, Finished: &other}, Repository: &job.Repository{URL: "file:///backups", ID: "r1"}}
+	servertest.Eventually(t, "it is taken in", func() bool {
+		b, err := w.Server.Backup(t.Context(), caller(), taken.ID)
+		return err == nil && b.Status == job.BackupRestored && b.Instance == p.Instance
+	})
 	plan := restorePath("of", p.Instance, "what", "all", "where", "new", "s", exact)
 	a := b.get(plan)
 	a.has(200, "Restore: the plan", "exact to the second", "and what was shipped behind it", "stays as it is")
 	b.follow(b.post(plan, shownIn(a, "word", "db1-copy")...)).has(200, "is being made", "Restore to the new instance db1-copy")
 	made := slices.DeleteFunc(w.Server.Instances(caller(), false), func(i *job.Instance) bool { return !i.Made })
-	if len(made) != 1 || made[0].RestoredAt.Format(time.RFC3339) != exact || made[0].RestoredFrom == "" {
+	if len(made) != 1 || made[0].RestoredAt.Format(time.RFC3339) != exact || made[0].RestoredFrom == "" || made[0].RestoredFrom == taken.ID {
 		t.Errorf("made: %+v", made)
 	}
 	b.get(restorePath("of", p.Instance, "what", "all", "where", "new", "s", now.Add(-40*time.Hour).Format(time.RFC3339))).has(200, "It is not to the second.", "Nothing was shipped of")
