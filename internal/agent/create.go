@@ -62,9 +62,15 @@ func (a *agent) create(ctx context.Context, w *work) (*job.Report, error) {
 		}
 		defer done()
 		o.Repo = r
-		what, err := sourceOf(ctx, r, w.job, &o)
+		what, at, err := sourceOf(ctx, r, w.job, &o)
 		if err != nil {
 			return nil, err
+		}
+		if i.At.IsZero() && !at.IsZero() { // an attempt after a kill may find more: then it is at least that
+			i.At = at
+			if err := a.made.put(i); err != nil {
+				return nil, err
+			}
 		}
 		w.say("It restores %s out of %s, %s, into %s, which has %s free.", what, r.URL(), job.Amount(o.Record.SizeBytes), i.Dir, job.Amount(freeBytes(a.o.InstancesDir)))
 	}
@@ -85,6 +91,9 @@ func (a *agent) create(ctx context.Context, w *work) (*job.Report, error) {
 				report.Result.Notes = append(report.Result.Notes, r.ComesBack.String())
 			}
 		}
+		if !i.At.IsZero() {
+			report.Result.Notes = append(report.Result.Notes, fmt.Sprintf("it has the state of %s, the newest that was stored up to %s", second(i.At), second(w.job.Spec.At)))
+		}
 		if perr := a.made.put(i); err == nil {
 			err = perr
 		}
@@ -102,31 +111,34 @@ func (a *agent) create(ctx context.Context, w *work) (*job.Report, error) {
 	return report, nil
 }
 
-// sourceOf finds the backup of a job, or the newest state up to its moment, and says in words which it is. A moment is whatever is
-// stored under the name, so all of that must be the job's project's.
-func sourceOf(ctx context.Context, r *repo.Repo, j *job.Job, o *restore.CreateOptions) (what string, err error) {
+// second is a time as agents write one to the second.
+func second(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
+
+// sourceOf finds the backup of a job, or the newest state up to its moment, and says in words which it is, and of a moment when that
+// state was. A moment is whatever is stored under the name, so all of that must be the job's project's.
+func sourceOf(ctx context.Context, r *repo.Repo, j *job.Job, o *restore.CreateOptions) (what string, at time.Time, err error) {
 	spec := &j.Spec
 	if spec.At.IsZero() {
 		if o.Record, err = r.Record(ctx, spec.RepoName, manifest.BackupID(spec.RepoID)); err != nil {
-			return "", err
+			return "", at, err
 		}
-		return "the backup of " + o.Record.Finished.UTC().Format("2006-01-02 15:04 UTC"), nil
+		return "the backup of " + o.Record.Finished.UTC().Format("2006-01-02 15:04 UTC"), at, nil
 	}
 	list, _, err := r.List(ctx, spec.RepoName)
 	if err != nil {
-		return "", err
+		return "", at, err
 	}
 	for _, rec := range list {
 		if of := rec.Labels[job.LabelProject]; of != "" && of != j.Project {
-			return "", errors.New("what is stored there is another project's")
+			return "", at, errors.New("what is stored there is another project's")
 		}
 	}
 	m, moment, err := r.At(ctx, spec.RepoName, spec.At)
 	if err != nil {
-		return "", err
+		return "", at, err
 	}
 	o.Record, o.Moment = moment.Base, m
-	return fmt.Sprintf("the moment of %s, the newest state up to %s,", moment.At.UTC().Format("2006-01-02 15:04:05 UTC"), spec.At.UTC().Format("15:04:05 UTC")), nil
+	return fmt.Sprintf("the moment of %s, the newest state up to %s,", second(moment.At), second(spec.At)), moment.At, nil
 }
 
 // makeInstance makes and starts it, and sees to its admin's password.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/slipcover/slipcover/internal/durable"
 	"github.com/slipcover/slipcover/internal/job"
@@ -23,6 +24,8 @@ type instance struct {
 	URL string `json:"url,omitempty"` // known once it was made
 	// Run says that it is to run: it was made, and not stopped for its removal.
 	Run bool `json:"run"`
+	// At is when the state was that it was made of, if that was a moment's.
+	At time.Time `json:"at,omitzero"`
 }
 
 // locate returns where its files are.

@@ -112,12 +112,15 @@ func TestAgentShips(t *testing.T) {
 	t.Cleanup(func() { remove(t, w, copied) })
 	of := spec
 	of.Moment, of.At = false, time.Now()
-	r := s.do(job.Job{Kind: job.KindCreate, Instance: copied, Spec: of})
+	r := s.do(job.Job{Kind: job.KindCreate, Project: "p", Instance: copied, Spec: of})
 	password := strings.TrimSpace(read(t, filepath.Join(w.path("instances"), copied, "admin-password")))
 	same(t, &testenv.Client{URL: r.URL, Admin: "admin", Password: password}, load, stopped)
+	if said := strings.Join(r.Result.Notes, "\n"); !strings.Contains(said, "it has the state of ") || !strings.Contains(said, ", the newest that was stored up to "+of.At.UTC().Format("2006-01-02 15:04:05 UTC")) {
+		t.Errorf("of the moment it notes %q", said)
+	}
 	early := of
 	early.At = time.Now().Add(-24 * time.Hour)
-	s.fail(job.Job{Kind: job.KindCreate, Instance: newID(t), Spec: early}, repo.ErrNoMoment.Error())
+	s.fail(job.Job{Kind: job.KindCreate, Project: "p", Instance: newID(t), Spec: early}, repo.ErrNoMoment.Error())
 
 	// Without a CouchDB to start, that moment is opened and asked, and held beside the running one all the same.
 	last.end(syscall.SIGKILL)
