@@ -73,6 +73,9 @@ func (s *Server) CreateInstance(ctx context.Context, who *access.Caller, n NewIn
 	if err := s.room(who.Project, "volumes", max(n.VolumeGB, 1)); err != nil {
 		return nil, err
 	}
+	if ahead := n.At.Sub(s.now()); ahead > 0 && ahead <= time.Minute { // it is now, by another clock
+		n.At = s.now()
+	}
 	spec := job.Spec{Name: n.Name}
 	var secrets job.Secrets
 	if n.Backup != "" {
