@@ -89,14 +89,17 @@ func (s *Server) CreateInstance(ctx context.Context, who *access.Caller, n NewIn
 		if err := s.checkMoment(b, n.At); err != nil {
 			return nil, err
 		}
-		size := s.sizeAt(who, b, n.At)
+		if !n.At.IsZero() {
+			b = s.under(who, b, n.At)
+			n.Backup = b.ID // is not deleted meanwhile
+		}
 		if n.VolumeGB == 0 { // as large as it must be
-			n.VolumeGB = int((max(size, 1)-1)>>30) + 1
+			n.VolumeGB = int((max(b.Size, 1)-1)>>30) + 1
 			if err := s.room(who.Project, "volumes", n.VolumeGB); err != nil {
 				return nil, err
 			}
 		}
-		if size > int64(n.VolumeGB)<<30 {
+		if b.Size > int64(n.VolumeGB)<<30 {
 			return nil, refuse(Forbidden, "Backup %s is larger than the volume of %d GB.", b.ID, n.VolumeGB)
 		}
 		if err := s.reach(ctx, who, &b.Repository, &secrets); err != nil {
@@ -151,18 +154,20 @@ func (s *Server) checkMoment(b *job.Backup, at time.Time) error {
 	return nil
 }
 
-// sizeAt is how large a backup is, or the newest one that the state at a moment behind it rests on.
-func (s *Server) sizeAt(who *access.Caller, b *job.Backup, at time.Time) int64 {
-	newest := b
-	if !at.IsZero() {
-		list, _ := s.Backups(who, BackupFilter{Instance: b.Instance, Limit: math.MaxInt32})
-		for _, o := range list {
-			if o.RepoName == b.RepoName && keyOf(&o.Repository) == keyOf(&b.Repository) && o.Status.Usable() && !o.MadeAt().After(at) && o.MadeAt().After(newest.MadeAt()) {
-				newest = o
-			}
+// under returns the backup that the state at a moment behind b rests on: the newest one beside b that was done by then, or b.
+func (s *Server) under(who *access.Caller, b *job.Backup, at time.Time) *job.Backup {
+	var best *job.Backup
+	list, _ := s.Backups(who, BackupFilter{Instance: b.Instance, Limit: math.MaxInt32})
+	for _, o := range list {
+		done := o.MadeAt()
+		if o.Finished != nil {
+			done = *o.Finished
+		}
+		if o.RepoName == b.RepoName && keyOf(&o.Repository) == keyOf(&b.Repository) && o.Status.Usable() && !done.After(at) && (best == nil || o.MadeAt().After(best.MadeAt())) {
+			best = o
 		}
 	}
-	return newest.Size
+	return cmp.Or(best, b)
 }
 
 // Before returns the newest backup of an instance that can be restored and was begun by a time, and not one that was taken in from

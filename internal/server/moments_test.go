@@ -17,7 +17,7 @@ func madeAt(id string, at time.Time, size int64) job.Report {
 	return r
 }
 
-// What a moment behind a backup takes of the quota is what the newest backup up to then is large, whichever older one is named.
+// A moment rests on the newest backup up to then, whichever older one is named: that tells its size, and isn't deleted meanwhile.
 func TestMomentTakesItsSize(t *testing.T) {
 	t.Parallel()
 	s := start(t, openBus(t), server.Config{})
@@ -40,6 +40,14 @@ func TestMomentTakesItsSize(t *testing.T) {
 		i, err := s.CreateInstance(t.Context(), me, server.NewInstance{Name: "x", Flavor: "1", Backup: ids[0], At: at})
 		if err != nil || i.VolumeGB != want || i.RestoredAt.After(now.Add(time.Second)) {
 			t.Errorf("at %s: %+v, %v, want %d GB", at, i, err, want)
+		}
+		if from := ids[want/7]; err == nil && i.RestoredFrom != from {
+			t.Errorf("at %s it is made of %s, want %s", at, i.RestoredFrom, from)
+		}
+	}
+	for _, id := range ids {
+		if err := s.DeleteBackup(t.Context(), me, id); kindOf(err) != server.Conflict && kindOf(err) != server.Busy {
+			t.Errorf("deleting %s while instances are made of it: %v", id, err)
 		}
 	}
 }
