@@ -229,7 +229,7 @@ func (s *seeker) each(ctx context.Context, i int, fn func(i int, e *event, shard
 				}
 			}
 		}
-		if s.clustered.Load() {
+		if s.clustered.Load() && (!earlier(s.want.DB) || ClusteredIn(maps.Keys(state))[s.want.DB]) {
 			maps.DeleteFunc(state, func(path string, _ seenShard) bool { return ownFile(path) })
 		}
 		fn(k, e, state)

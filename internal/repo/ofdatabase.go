@@ -40,6 +40,10 @@ func (c Clustered) see(path string) {
 // Has reports whether a file is of the database of its name: a shard, or a node's own file where there are no shards.
 func (c Clustered) Has(path string) bool { return !ownFile(path) || !c[DatabaseName(path)] }
 
+// earlier reports whether a node's own file of a database's name may be what it was in the files of a CouchDB 1.x, of which
+// a later version has made shards since: of the system's databases a node has such files at any time.
+func earlier(db string) bool { return !strings.HasPrefix(db, "_") }
+
 // ownFile reports whether a file is no shard.
 func ownFile(path string) bool {
 	_, err := shard.ParsePath(path)

@@ -178,7 +178,7 @@ func (d *databaseLooks) backups(ctx context.Context, h *History) ([][]look, erro
 	return out, g.Wait()
 }
 
-// onlyTheirs drops what backups and ticks say of nodes' own files beside clustered databases.
+// onlyTheirs drops what backups and ticks say of nodes' own files beside clustered databases of the system.
 func (d *databaseLooks) onlyTheirs(backups [][]look) {
 	clustered := Clustered{}
 	for _, list := range slices.Concat(backups, slices.Collect(maps.Values(d.links))) {
@@ -187,7 +187,7 @@ func (d *databaseLooks) onlyTheirs(backups [][]look) {
 		}
 	}
 	theirs := func(list []look) []look {
-		return slices.DeleteFunc(list, func(x look) bool { return !clustered.Has(x.path) })
+		return slices.DeleteFunc(list, func(x look) bool { return !clustered.Has(x.path) && !earlier(x.db) })
 	}
 	for i, list := range backups {
 		backups[i] = theirs(list)

@@ -206,3 +206,47 @@ func TestOwnFileBesideDatabase(t *testing.T) {
 		t.Errorf("without shards the node's own _users is %+v, %v", d, err)
 	}
 }
+
+// A database of a CouchDB 1.x of which a later version made shards has the past of its one file.
+func TestHistoryOfUpgradedDatabase(t *testing.T) {
+	t.Parallel()
+	data, state, r := t.TempDir(), t.TempDir(), servetest.Init(t, mem.New())()
+	must(t, os.CopyFS(data, os.DirFS(fixtures+"/data")))
+	found, err := filepath.Glob(filepath.Join(data, "shards", "*", "_users.*.couch"))
+	must(t, err)
+	start := time.Now().Add(-100 * time.Hour)
+	var made []*manifest.Record
+	backUp := func() {
+		t.Helper()
+		n, err := node.Locate(t.Context(), node.Options{DataDir: data})
+		must(t, err)
+		tick, hour := time.Duration(0), time.Duration(len(made))*time.Hour
+		res, err := backup.Run(t.Context(), backup.Options{Repo: r, Node: n, Instance: "node1", StateDir: state, Name: fmt.Sprint(hour), Tool: "test",
+			Now: func() time.Time { tick += time.Millisecond; return start.Add(hour + tick) }})
+		must(t, err)
+		made = append(made, res.Record)
+	}
+	var halves [2][]byte // the second has the user
+	for n, f := range found {
+		halves[n], err = os.ReadFile(f)
+		must(t, err)
+	}
+	must(t, os.WriteFile(filepath.Join(data, "sales.couch"), halves[1], 0o600))
+	backUp()
+	for n, f := range found {
+		must(t, os.WriteFile(filepath.Join(filepath.Dir(f), "sales.1700000000.couch"), halves[n], 0o600))
+	}
+	backUp()
+	for range 20 { // in the order of a map
+		h, err := serve.History(t.Context(), r, "node1", "sales", "org.couchdb.user:ada")
+		must(t, err)
+		if len(h.States) != 1 || h.States[0].From != made[0].ID {
+			t.Fatalf("its history is %+v, and it was there in the first backup, %s", h, made[0].ID)
+		}
+	}
+	p, err := r.Points(t.Context(), "node1", func(db string) bool { return db == "sales" })
+	must(t, err)
+	if len(p.Databases) != 1 || p.Databases[0].First.After(made[0].Finished) {
+		t.Errorf("it can be had back from %+v on", p.Databases)
+	}
+}
