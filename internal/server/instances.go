@@ -373,7 +373,7 @@ func (s *Server) Live(i *job.Instance) Live {
 }
 
 // letGoIn is how long an instance is waited for whose backup is told to have ended: it is let go right behind that.
-const letGoIn = 2 * time.Second
+const letGoIn = 5 * time.Second
 
 // Idle returns an instance on which nothing is under way; it refuses one that is busy, or
 // in no state for an action. Who has seen a backup end is not refused for that one.
