@@ -85,7 +85,7 @@ func (c *cloud) ownSwift(t *testing.T) (parent, child stored, cut time.Time) {
 	began := time.Now()
 	id, _ := c.demo.back(map[string]any{"description": "the first"})
 	half := c.demo.halfway(id)
-	t.Logf("halfway: %d of %d bytes read, %d stored", half.Progress.BytesDone, half.Progress.Bytes, half.Progress.Stored)
+	t.Logf("halfway: %d of %d bytes done, %d stored", half.Progress.BytesDone, half.Progress.Bytes, half.Progress.Stored)
 	var shown struct{ Instance struct{ Status string } }
 	if c.demo.ask(http.MethodGet, "/instances/"+c.node, nil, http.StatusOK, &shown); shown.Instance.Status != "BACKUP" {
 		t.Errorf("the instance is %s while it is backed up", shown.Instance.Status)

@@ -331,7 +331,7 @@ func (c *caller) halfway(id string) (b stored) {
 		if b = c.backup(id); b.Status != "NEW" && b.Status != "BUILDING" {
 			c.t.Fatalf("backup %s is %s before it was seen at work: %s", id, b.Status, b.Fault)
 		}
-		return b.Status == "BUILDING" && b.Progress != nil && b.Progress.BytesDone > 0
+		return b.Status == "BUILDING" && b.Progress != nil && b.Progress.Bytes > 0
 	})
 	return b
 }
