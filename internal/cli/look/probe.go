@@ -114,10 +114,10 @@ func runProbe(ctx context.Context, env *core.Env, s *core.Settings, o *probeOpti
 		}
 	}})
 	failed := report.Failed()
-	if first := report.Results[0]; first.Err != nil {
+	switch first := report.Results[0]; {
+	case first.Err != nil && len(report.Results) == 1: // and nothing was put
 		return first.Err
-	}
-	if ctx.Err() != nil {
+	case ctx.Err() != nil:
 		return explainProbe(ctx, report)
 	}
 	res.OK, res.Speed, res.Storage = len(failed) == 0, newSpeedJSON(report.Speed), env.TrafficJSON()

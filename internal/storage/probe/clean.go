@@ -43,6 +43,13 @@ func (m *memory) Retain(ctx context.Context, key storage.Key, until time.Time) e
 	return m.Store.(storage.Retainer).Retain(ctx, key, until)
 }
 
+// hasPut reports whether anything may have been put.
+func (m *memory) hasPut() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.keys) > 0
+}
+
 // cleanUp removes what was put, and what is listed below prefix.
 func (m *memory) cleanUp(ctx context.Context, prefix string) error {
 	m.mu.Lock()

@@ -87,7 +87,8 @@ func (r *Report) Failed() []Result {
 
 // Check runs all checks over store, one after the other, measures, and removes what
 // is left, also after ctx is done. It stops after the first check, Reach, if that
-// fails: there the storage can't be reached or written at all.
+// fails: there the storage can't be reached or written at all. If ctx was done while
+// that put something, this is removed as well, within seconds.
 func Check(ctx context.Context, store storage.Store, opts Options) *Report {
 	opts = opts.withDefaults()
 	report := &Report{Prefix: opts.Prefix}
@@ -102,8 +103,12 @@ func Check(ctx context.Context, store storage.Store, opts Options) *Report {
 		return r.Err == nil
 	}
 	notes := remember(store)
+	patience := 2 * time.Minute
 	if !note(Reach, func() error { return notes.reach(ctx, opts.Prefix) }) {
-		return report
+		if ctx.Err() == nil || !notes.hasPut() {
+			return report
+		}
+		patience = 10 * time.Second
 	}
 	for i, c := range Checks() {
 		if ctx.Err() != nil {
@@ -118,7 +123,7 @@ func Check(ctx context.Context, store storage.Store, opts Options) *Report {
 		})
 	}
 	note(CleanUp, func() error {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 		defer cancel()
 		return notes.cleanUp(ctx, string(opts.Prefix)+"/")
 	})
@@ -136,6 +141,9 @@ func (m *memory) reach(ctx context.Context, prefix storage.Key) error {
 		return err
 	}
 	if err := m.Put(ctx, key, patternBody{1}, storage.PutOptions{}); err != nil {
+		if ctx.Err() != nil { // what is left is removed
+			return err
+		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
 		_ = m.Delete(ctx, key) // it may have taken effect

@@ -77,7 +77,7 @@ func TestCheckCannotReach(t *testing.T) {
 // A cancel at any check leaves nothing either, although a listing doesn't show yet
 // what was put.
 func TestCheckCancelled(t *testing.T) {
-	for _, at := range []string{probe.Reach, "range reads", "list order and prefix", "put and delete, concurrently", "mixed load"} {
+	for _, at := range []string{"the first put", probe.Reach, "range reads", "list order and prefix", "put and delete, concurrently", "mixed load"} {
 		t.Run(at, func(t *testing.T) {
 			s := mem.New()
 			late := &broken{Store: s, list: func(storage.Store, context.Context, string, func(storage.Info) error) error { return nil }}
@@ -85,8 +85,12 @@ func TestCheckCancelled(t *testing.T) {
 			var puts atomic.Int64
 			stop := &broken{Store: late, put: func(s storage.Store, ctx context.Context, k storage.Key, b storage.Body, o storage.PutOptions) error {
 				err := s.Put(ctx, k, b, o)
-				if puts.Add(1); at == "range reads" {
+				switch puts.Add(1); at {
+				case "range reads":
 					cancel() // in the middle of a check
+				case "the first put": // which takes effect all the same
+					cancel()
+					err = ctx.Err()
 				}
 				return err
 			}}
