@@ -111,7 +111,8 @@ func (a *agent) create(ctx context.Context, w *work) (*job.Report, error) {
 	return report, nil
 }
 
-// second is a time as agents write one to the second.
+// minute is a time as agents write one to the minute, and second one to the second.
+func minute(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
 func second(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
 
 // sourceOf finds the backup of a job, or the newest state up to its moment, and says in words which it is, and of a moment when that
@@ -122,14 +123,14 @@ func sourceOf(ctx context.Context, r *repo.Repo, j *job.Job, o *restore.CreateOp
 		if o.Record, err = r.Record(ctx, spec.RepoName, manifest.BackupID(spec.RepoID)); err != nil {
 			return "", at, err
 		}
-		return "the backup of " + o.Record.Finished.UTC().Format("2006-01-02 15:04 UTC"), at, nil
+		return "the backup of " + minute(o.Record.Finished), at, nil
 	}
 	list, _, err := r.List(ctx, spec.RepoName)
 	if err != nil {
 		return "", at, err
 	}
 	for _, rec := range list {
-		if of := rec.Labels[job.LabelProject]; of != "" && of != j.Project {
+		if job.OfOtherProject(rec.Labels, j.Project) {
 			return "", at, errors.New("what is stored there is another project's")
 		}
 	}

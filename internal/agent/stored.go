@@ -111,7 +111,7 @@ func (a *agent) adopt(ctx context.Context, w *work) (*job.Report, error) {
 	}
 	// The agents of several projects may share a repository; who has a Swift account has
 	// what is in it.
-	if of := rec.Labels[job.LabelProject]; of != "" && of != w.job.Project && w.job.Spec.Repository.Storage == "" {
+	if job.OfOtherProject(rec.Labels, w.job.Project) && w.job.Spec.Repository.Storage == "" {
 		return nil, errors.New("the backup is another project's")
 	}
 	return &job.Report{Result: resultOf(r, w.job.Spec.Repository, rec, nil), Repository: whereIs(r, w.job.Spec.Repository), CouchDBVersion: rec.CouchDBVersion,
@@ -134,7 +134,7 @@ func (a *agent) prove(ctx context.Context, w *work) (*job.Report, error) {
 	o := restore.TrialOptions{Repo: r, Record: rec, Parent: a.trials(), CouchDBBin: a.o.CouchDBBin, Owner: a.o.Owner, Timeout: startTime,
 		NoServer: a.noCouchDB(), Parallel: a.o.Backup.Parallel, Progress: &restore.Progress{}}
 	w.trackRestore(o.Progress)
-	w.say("It restores the backup of %s, %s, for the test.", rec.Finished.UTC().Format("2006-01-02 15:04 UTC"), job.Amount(rec.SizeBytes))
+	w.say("It restores the backup of %s, %s, for the test.", minute(rec.Finished), job.Amount(rec.SizeBytes))
 	rep, err := restore.Trial(ctx, o)
 	if err != nil {
 		return unproven(began, err)

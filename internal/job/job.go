@@ -347,6 +347,12 @@ const (
 	LabelSetNodes     = "set-nodes" // how many nodes the set is of
 )
 
+// OfOtherProject reports whether the labels of a record say that it is of another project. What the service didn't make says none.
+func OfOtherProject(labels map[string]string, project string) bool {
+	of := labels[LabelProject]
+	return of != "" && of != project
+}
+
 // Progress is how far a job's work is, in files and bytes.
 type Progress struct {
 	Files     int64 `json:"files"`

@@ -304,7 +304,7 @@ func (s *Set) readState(ctx context.Context, who *access.Caller, o *Opened, at t
 		return err
 	}
 	// The agents of several projects may share a repository; who has a Swift account has what is in it.
-	if of := rec.Labels[job.LabelProject]; of != "" && of != b.Project && b.Repository.Storage == "" {
+	if job.OfOtherProject(rec.Labels, b.Project) && b.Repository.Storage == "" {
 		return refuse(server.Forbidden, "What is stored there is another project's.")
 	}
 	if o.node, err = serve.OpenNode(ctx, r, m); err != nil {

@@ -156,34 +156,35 @@ func (s *Server) checkMoment(b *job.Backup, at time.Time) error {
 
 // under returns the backup that the state at a moment behind b rests on: the newest one beside b that was done by then, or b.
 func (s *Server) under(who *access.Caller, b *job.Backup, at time.Time) *job.Backup {
-	var best *job.Backup
-	list, _ := s.Backups(who, BackupFilter{Instance: b.Instance, Limit: math.MaxInt32})
-	for _, o := range list {
+	return cmp.Or(s.newestOf(who, b.Instance, b.RepoName, func(o *job.Backup) bool {
 		done := o.MadeAt()
 		if o.Finished != nil {
 			done = *o.Finished
 		}
-		if o.RepoName == b.RepoName && keyOf(&o.Repository) == keyOf(&b.Repository) && o.Status.Usable() && !done.After(at) && (best == nil || o.MadeAt().After(best.MadeAt())) {
-			best = o
-		}
-	}
-	return cmp.Or(best, b)
+		return keyOf(&o.Repository) == keyOf(&b.Repository) && !done.After(at)
+	}), b)
 }
 
 // Before returns the newest backup of an instance that can be restored and was begun by a time, and not one that was taken in from
 // another: what is behind that is the other's. err is of kind Conflict if there is none.
 func (s *Server) Before(who *access.Caller, i *job.Instance, at time.Time) (*job.Backup, error) {
-	var best *job.Backup
-	list, _ := s.Backups(who, BackupFilter{Instance: i.ID, Limit: math.MaxInt32})
+	b := s.newestOf(who, i.ID, i.RepoName, func(b *job.Backup) bool { return !b.MadeAt().After(at) })
+	if b == nil {
+		return nil, refuse(Conflict, "Nothing of %s is stored of that moment: its first backup is younger.", i.Name)
+	}
+	return b, nil
+}
+
+// newestOf returns the backup of an instance, under its name in repositories, that was begun last of those that can be restored and fit;
+// nil if there is none.
+func (s *Server) newestOf(who *access.Caller, instance, repoName string, fits func(*job.Backup) bool) (best *job.Backup) {
+	list, _ := s.Backups(who, BackupFilter{Instance: instance, Limit: math.MaxInt32})
 	for _, b := range list {
-		if b.Instance == i.ID && b.RepoName == i.RepoName && b.Status.Usable() && !b.MadeAt().After(at) && (best == nil || b.MadeAt().After(best.MadeAt())) {
+		if b.RepoName == repoName && b.Status.Usable() && fits(b) && (best == nil || b.MadeAt().After(best.MadeAt())) {
 			best = b
 		}
 	}
-	if best == nil {
-		return nil, refuse(Conflict, "Nothing of %s is stored of that moment: its first backup is younger.", i.Name)
-	}
-	return best, nil
+	return best
 }
 
 // placeFor chooses the agent to make an instance on: the one that was named, else of

@@ -255,7 +255,7 @@ func openReader(asked context.Context, of *Shelf, b *job.Backup, r *reader) erro
 			return err
 		}
 		for _, rec := range list {
-			if of := rec.Labels[job.LabelProject]; of != "" && of != b.Project {
+			if job.OfOtherProject(rec.Labels, b.Project) {
 				return refusal.New(refusal.Forbidden, "What is stored there is another project's.")
 			}
 		}
