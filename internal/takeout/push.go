@@ -22,6 +22,9 @@ const checkpointID = "_local/slipcover-restore"
 // checkpointEvery is how long it isn't written while documents are.
 const checkpointEvery = time.Second
 
+// endWait is how long the server has to take it away.
+const endWait = time.Minute
+
 // PushOptions say what Push does.
 type PushOptions struct {
 	Server   *Server
@@ -86,7 +89,22 @@ func Push(ctx context.Context, o PushOptions) (*Pushed, error) {
 			return p.out, err
 		}
 	}
-	return p.out, o.Server.call(ctx, http.MethodDelete, docPath(o.DB, checkpointID)+"?rev="+p.at.Rev, nil, nil)
+	return p.out, p.end(ctx)
+}
+
+// end takes the checkpoint away. After that the database is whole, and another call would find it taken: who stops this one just now
+// waits for the answer, so that the two can be told apart.
+func (p *push) end(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endWait)
+	defer cancel()
+	path := docPath(p.DB, checkpointID)
+	err := p.Server.call(ctx, http.MethodDelete, path+"?rev="+p.at.Rev, nil, nil)
+	if st := statusOf(err); st == http.StatusNotFound || st == http.StatusConflict { // the answer to another try was lost
+		if gone := p.Server.call(ctx, http.MethodGet, path, nil, nil); statusOf(gone) == http.StatusNotFound {
+			return nil
+		}
+	}
+	return err
 }
 
 func (p *push) ranges() int {

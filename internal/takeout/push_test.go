@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"reflect"
 	"strings"
 	"testing"
@@ -106,6 +108,58 @@ func TestPush(t *testing.T) {
 		}
 		if _, err := takeout.Push(t.Context(), o); !errors.Is(err, takeout.ErrTaken) {
 			t.Errorf("again: %v", err)
+		}
+	}
+}
+
+// TestPushEnds: stopped in its last step, or if the answer to that is lost, it isn't told as unfinished, since the next call would
+// find a database that is whole and taken.
+func TestPushEnds(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, fillDocs(t))
+	front := testenv.NewFront(t, w.URL)
+	srv, _, err := takeout.Open(t.Context(), front.URL, w.Admin, w.Password)
+	must(t, err)
+	last := func(do func(n int, stop func()) testenv.Fault) (testenv.Harm, context.Context) {
+		ctx, stop := context.WithCancel(t.Context())
+		n := 0
+		return func(_ int, r *http.Request) testenv.Fault {
+			if r.Method != http.MethodDelete {
+				return nil
+			}
+			n++
+			return do(n, stop)
+		}, ctx
+	}
+	for name, do := range map[string]func(n int, stop func()) testenv.Fault{
+		"stopped": func(_ int, stop func()) testenv.Fault {
+			return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				stop()
+				time.Sleep(50 * time.Millisecond) // who would heed that is gone by then
+				next.ServeHTTP(w, r)
+			}
+		},
+		"lost": func(n int, _ func()) testenv.Fault {
+			if n > 1 {
+				return nil
+			}
+			return func(_ http.ResponseWriter, r *http.Request, next http.Handler) {
+				next.ServeHTTP(httptest.NewRecorder(), r)
+				panic(http.ErrAbortHandler)
+			}
+		},
+	} {
+		harm, ctx := last(do)
+		front.Set(harm)
+		o := takeout.PushOptions{Server: srv, DB: "end-" + name, From: w.from(t, "shop"), State: "s"}
+		if res, err := takeout.Push(ctx, o); err != nil || res.Compared == 0 {
+			t.Errorf("%s: %+v, %v", name, res, err)
+		}
+		if err := w.Get("/end-"+name+"/_local/slipcover-restore", nil); testenv.Status(err) != http.StatusNotFound {
+			t.Errorf("%s: the checkpoint: %v", name, err)
+		}
+		if _, err := takeout.Push(t.Context(), o); !errors.Is(err, takeout.ErrTaken) {
+			t.Errorf("%s, again: %v", name, err)
 		}
 	}
 }
