@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -88,11 +89,22 @@ func TestGrowth(t *testing.T) {
 	}
 }
 
-// When a repository is full is told by how its free room went in the last weeks, and not before anything is known of that.
+// When a repository is full is told by how its free room went in the last weeks, and not before anything is known of that. Samples
+// know their day only: where a server takes them late in a day it says up to 7 % too little.
 func TestRooms(t *testing.T) {
-	t.Parallel()
+	for hour, least := range map[int]int64{0: 1990, 23: 1860} { // thousandths of a GB that go each day, of 2 GB
+		t.Run(fmt.Sprintf("%d h", hour), func(t *testing.T) {
+			t.Parallel()
+			testRooms(t, time.Duration(hour)*time.Hour, least)
+		})
+	}
+}
+
+func testRooms(t *testing.T, hour time.Duration, least int64) {
 	reg := prometheus.NewPedanticRegistry()
 	s := start(t, openBus(t), server.Config{Sweep: 24 * 365 * time.Hour, Metrics: reg})
+	midnight := s.now().UTC().Truncate(24 * time.Hour).Add(24 * time.Hour)
+	s.pass(midnight.Add(hour).Sub(s.now()))
 	p := join(t, s, "db1", "p")
 	const gb = int64(1) << 30
 	vault := func(free, total int64) []job.Room {
@@ -116,7 +128,7 @@ func TestRooms(t *testing.T) {
 			t.Errorf("after %d days it is foretold: %+v", n, r)
 		case n == 7:
 			days := r.Full.Sub(s.now()).Hours() / 24
-			if r.URL != "file:///mnt/vault" || !r.Copy || r.Free != free || r.Total != 200*gb || days < 7.5 || days > 9.5 || r.Grows < 19*gb/10 || r.Grows > 21*gb/10 || !r.Online || len(r.Agents) != 1 || r.Agents[0] != "db1" {
+			if r.URL != "file:///mnt/vault" || !r.Copy || r.Free != free || r.Total != 200*gb || days < 7.9 || days > 8.7 || r.Grows < least*gb/1000 || r.Grows > 2010*gb/1000 || !r.Online || len(r.Agents) != 1 || r.Agents[0] != "db1" {
 				t.Errorf("%.1f days are left: %+v", days, r)
 			}
 		}

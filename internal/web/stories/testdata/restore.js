@@ -63,12 +63,12 @@ require('./lib')(async s => {
   await s.heading('Restore: where');
   await page.goForward();
   await s.heading('Restore: the plan');
-  await page.getByLabel('Name of the new instance').fill('shop-check');
+  await page.getByLabel('Name of the new instance').fill('shop-trial');
   await page.getByLabel('Name of the new instance').press('Tab');
-  await s.says(/make the instance shop-check/);
+  await s.says(/make the instance shop-trial/);
   await page.getByLabel('On', {exact: true}).selectOption(await page.getByLabel('On', {exact: true}).locator('option', {hasText: /^shop,/}).getAttribute('value'));
-  await s.says(/A new instance, shop-check, on shop,/);
-  s.check(/name=shop-check/.test(page.url()), 'the address is ' + page.url());
+  await s.says(/A new instance, shop-trial, on shop,/);
+  s.check(/name=shop-trial/.test(page.url()), 'the address is ' + page.url());
   await page.getByLabel('Volume in GB').fill('0.5');
   await page.getByLabel('Volume in GB').press('Tab');
   await s.says('The volume is a whole number of GB');
