@@ -220,7 +220,7 @@ func holdHistory(t *testing.T, live *testenv.Couch, rnd *rand.Rand) {
 		w.step()
 		clock = clock.Add(time.Hour)
 		if i%3 == 1 && shipper != nil {
-			time.Sleep(100 * time.Millisecond) // the system tells what changed by then
+			shipper.Look(t.Context())
 			must(t, shipper.Tick(t.Context()))
 			continue
 		}

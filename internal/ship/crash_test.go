@@ -50,6 +50,7 @@ func TestEveryStorageCallFails(t *testing.T) {
 		for i := range 5 {
 			e.grow(uint64(100 + i))
 			e.clock = e.clock.Add(2 * time.Minute)
+			s.Look(t.Context())
 			for quiet := 0; quiet < 3; quiet++ { // until all is done, roll-ups too
 				time.Sleep(10 * time.Millisecond)
 				was := s.Status().Ticks
@@ -190,6 +191,7 @@ func TestClone(t *testing.T) {
 func tickUntil(t *testing.T, s *ship.Shipper) error {
 	t.Helper()
 	was := s.Status().Ticks
+	s.Look(t.Context())
 	for range 100 {
 		if err := s.Tick(t.Context()); err != nil || s.Status().Ticks > was {
 			return err

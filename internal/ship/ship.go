@@ -255,6 +255,11 @@ func (s *Shipper) want(path string, dir bool) bool {
 	return ok || slices.Contains(s.o.Node.IniFiles, path)
 }
 
+// Look looks at all files, as Open does: the next tick has all that is committed by now, also if the system is yet to tell of it.
+func (s *Shipper) Look(ctx context.Context) {
+	_, _ = s.follow.All(ctx) // of a folder that is missing Status tells
+}
+
 // Close ends following. What was not shipped is shipped by the next one.
 func (s *Shipper) Close() error {
 	s.stop()

@@ -50,6 +50,7 @@ func TestMomentsAnswerAsServer(t *testing.T) {
 	var list []told
 	for i := range 8 {
 		momentWrites(t, live, rnd, i)
+		s.Look(t.Context())
 		for range 3 { // a file is gone once it was not there twice
 			must(t, s.Tick(t.Context()))
 		}

@@ -192,6 +192,7 @@ func (h *history) shop(r *repo.Repo) {
 	tick := func(day int, since time.Duration) {
 		t.Helper()
 		h.at(day, since)
+		s.Look(t.Context())
 		must(t, s.Tick(t.Context()))
 	}
 	h.edit("orders", "order-1003", map[string]any{"status": "paid"})
