@@ -106,12 +106,16 @@ func (c *carrying) open(ctx context.Context) (part *restore.Part, r *repo.Repo, 
 
 // report is one with what a restore couldn't do.
 func reportOf(res *restore.Result) *job.Report {
-	r := &job.Report{Problems: append(slices.Clone(res.Problems), res.Damaged...), Result: &job.Result{}}
+	r := &job.Report{Problems: problemsOf(res), Result: &job.Result{}}
 	for _, d := range res.Dropped {
 		r.Result.Notes = append(r.Result.Notes, "the index "+d.Path+" is built anew: "+d.Reason)
 	}
 	r.Result.Notes = append(r.Result.Notes, res.Warnings...)
 	return r
+}
+
+func problemsOf(res *restore.Result) []string {
+	return append(slices.Clone(res.Problems), res.Damaged...)
 }
 
 // room refuses what the disk of a directory, which need not be there, has no room for.
@@ -173,22 +177,12 @@ func (c *carrying) clusterStep(ctx context.Context) (*job.Report, error) {
 		}
 	}
 	c.w.trackRestore(o.Progress)
-	o.Whole = func() error { return c.noteRestored(part, n.DataDir) }
+	o.Whole = func(res *restore.Result) error { return c.noteRestored(part, n.DataDir, problemsOf(res)) }
 	res, err := restore.Files(ctx, o)
 	if err != nil {
 		return nil, err
 	}
 	report := reportOf(res)
-	if len(report.Problems) > 0 {
-		kept := &restoredPart{}
-		if _, err := durable.ReadJSON(c.restoredPath(), kept); err == nil {
-			kept.Problems = report.Problems
-			err = durable.WriteJSON(c.restoredPath(), 0o600, kept)
-			if err != nil {
-				return report, err
-			}
-		}
-	}
 	for _, dir := range []string{o.To, o.IndexTo} {
 		if old := asideOf(dir, c.p.Round); c.p.Replace && dir != "" && isThere(old) {
 			report.Result.Notes = append(report.Result.Notes, "what was in "+dir+" before is in "+old+": remove it when nobody needs it")
@@ -247,13 +241,13 @@ func (c *carrying) ownerAt(dir string) string {
 	return c.o.Owner
 }
 
-// noteRestored keeps that a part is whole.
-func (c *carrying) noteRestored(part *restore.Part, dir string) error {
+// noteRestored keeps that a part is whole, and what is wrong with it.
+func (c *carrying) noteRestored(part *restore.Part, dir string, problems []string) error {
 	uuid, err := mapUUID(dir)
 	if err != nil {
 		return err
 	}
-	return durable.WriteJSON(c.restoredPath(), 0o600, restoredPart{Part: part.Key(), Dir: dir, MapUUID: uuid, Round: c.p.Round})
+	return durable.WriteJSON(c.restoredPath(), 0o600, restoredPart{Part: part.Key(), Dir: dir, MapUUID: uuid, Round: c.p.Round, Problems: problems})
 }
 
 func mapUUID(dir string) (string, error) {
@@ -511,7 +505,7 @@ func (c *carrying) placeFiles(ctx context.Context, d *placing, stamp int64) (*jo
 	if _, err := os.Lstat(whole); err != nil || unfinished == nil {
 		c.w.trackRestore(o.Progress)
 		b := begun{Restore: c.p.Restore, DB: c.p.As, Suffix: c.p.Suffix, Files: d.files, Old: old, OldSuffix: oldSuffix}
-		o.Whole = func() error { return durable.WriteJSON(whole, 0o600, b) }
+		o.Whole = func(*restore.Result) error { return durable.WriteJSON(whole, 0o600, b) }
 		path := c.begunPath(b.Restore, b.Suffix)
 		if err := durable.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return nil, err

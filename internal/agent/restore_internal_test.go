@@ -3,10 +3,14 @@ package agent
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/node"
+	"github.com/slipcover/slipcover/internal/restore"
 )
 
 // The names of a restore's files are a server's, and lead nowhere but below the node's data.
@@ -35,5 +39,26 @@ func TestRestoredNamesStayInTheData(t *testing.T) {
 	a := &agent{o: Options{Locate: func(context.Context) (*node.Node, error) { return nil, located }}}
 	if _, err := (&carrying{agent: a, w: &work{job: &job.Job{}}, p: &ok}).databaseStep(t.Context()); !errors.Is(err, located) {
 		t.Errorf("a good name: %v", err)
+	}
+}
+
+// An agent that was killed when a part was whole, before it said what is wrong with it, says so in the next attempt.
+func TestProblemsOutliveAKill(t *testing.T) {
+	t.Parallel()
+	data := t.TempDir()
+	b, err := os.ReadFile("../../testdata/couchdb-3.5.0/data/_dbs.couch")
+	if err == nil {
+		err = os.WriteFile(filepath.Join(data, "_dbs.couch"), b, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, part := &carrying{agent: &agent{dir: t.TempDir()}, p: &job.Part{}}, &restore.Part{}
+	problems := []string{"a shard is not in the backup"}
+	if err := c.noteRestored(part, data, problems); err != nil { // and no more than that
+		t.Fatal(err)
+	}
+	if r, err := c.finished(part, data); err != nil || r == nil || !slices.Equal(r.Problems, problems) {
+		t.Errorf("%+v, %v", r, err)
 	}
 }

@@ -303,3 +303,35 @@ func Mkdir(path string, perm fs.FileMode) error {
 	}
 	return err
 }
+
+// RemoveAll removes a folder with all that is in it; one that isn't there is no error. It is moved aside first, so that at any moment,
+// and after a crash at any moment, its name shows all of it or nothing. What a crash left aside goes with the next call.
+//
+// Good path, AWAY being the path and a tilde:
+//
+//	rename(path, AWAY)
+//	openat(parent), fsync(parent), close(parent)
+//	unlinkat(AWAY and all below)
+func RemoveAll(path string) error {
+	away := filepath.Clean(path) + tempSuffix
+	if err := os.RemoveAll(away); err != nil {
+		return err
+	}
+	if err := before("rename", path); err != nil {
+		return err
+	}
+	err := os.Rename(path, away)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := SyncDir(filepath.Dir(away)); err != nil {
+		return err
+	}
+	if err := before("remove", away); err != nil {
+		return err
+	}
+	return os.RemoveAll(away)
+}

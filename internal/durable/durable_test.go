@@ -183,6 +183,36 @@ func TestEndsOnce(t *testing.T) {
 	checkFolder(t, root)
 }
 
+// A folder is whole under its name or not there at all, whichever call fails, and the next removal leaves nothing.
+func TestRemoveAll(t *testing.T) {
+	for fail := range 4 {
+		t.Run(strconv.Itoa(fail), func(t *testing.T) {
+			root := t.TempDir()
+			path := filepath.Join(root, "folder")
+			if err := os.MkdirAll(filepath.Join(path, "a", "b"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			calls := record(t, root, fail)
+			err := RemoveAll(path)
+			if failed := fail > 0 && fail <= len(*calls); failed != errors.Is(err, errInjected) || !failed && err != nil {
+				t.Fatalf("after %q: %v", *calls, err)
+			}
+			_, whole := os.Stat(filepath.Join(path, "a", "b"))
+			_, there := os.Stat(path)
+			if (whole == nil) != (fail == 1) || (there == nil) != (fail == 1) {
+				t.Errorf("call %d failed: its contents %v, its name %v", fail, whole, there)
+			}
+			hook = nil
+			for range 2 { // one that is gone is no error
+				if err := RemoveAll(path); err != nil {
+					t.Error(err)
+				}
+			}
+			checkFolder(t, root)
+		})
+	}
+}
+
 func TestMkdirAll(t *testing.T) {
 	root := t.TempDir()
 	if err := MkdirAll(filepath.Join(root, "a", "b", ".."), 0o700); err != nil {

@@ -67,9 +67,9 @@ type Options struct {
 	// Part is what a node of another cluster gets of the backups of several nodes, in the
 	// place of Record and Moment; nil restores the node that the backup is of.
 	Part *Part
-	// Whole is called when all is written and on the disk, before the marker goes that says that it isn't;
-	// nil calls nothing. Its error ends the restore as it is then.
-	Whole func() error
+	// Whole is called when all is written and on the disk, before the marker goes that says that it isn't, with what was
+	// found, but for the counts; nil calls nothing. Its error ends the restore as it is then, and the same call goes on with it.
+	Whole func(*Result) error
 
 	Owner    string    // USER, USER:GROUP or :GROUP for all that is written; "" doesn't change it
 	Parallel int       // files at once; 0 is the number of CPUs, at least 2, at most 4
@@ -438,7 +438,7 @@ func (r *run) write(ctx context.Context) error {
 		return err
 	}
 	if r.opts.Whole != nil {
-		if err := r.opts.Whole(); err != nil {
+		if err := r.opts.Whole(r.res); err != nil {
 			return err
 		}
 	}

@@ -35,6 +35,44 @@ func TestWholeNode(t *testing.T) {
 	}
 }
 
+// Who is told that all is there is told before the marker goes, with what is wrong, and may have the restore go on later.
+func TestWholeIsTold(t *testing.T) {
+	t.Parallel()
+	data := copyFixture(t)
+	lost := ""
+	for p := range hashes(t, data) {
+		if strings.HasPrefix(p, "shards/") && strings.HasSuffix(p, ".couch") && (lost == "" || p < lost) {
+			lost = p
+		}
+	}
+	if err := os.Remove(filepath.Join(data, lost)); err != nil {
+		t.Fatal(err)
+	}
+	r := openRepo(t, mem.New())
+	rec := take(t, r, data, t.TempDir())
+	dir := filepath.Join(t.TempDir(), "data")
+	marker := filepath.Join(dir, restore.MarkerName)
+	told, later := 0, errors.New("later")
+	o := restore.Options{Repo: r, Record: rec, To: dir, Whole: func(res *restore.Result) error {
+		if _, err := os.Stat(marker); err != nil || res.OK() {
+			t.Errorf("the marker: %v; the result %+v", err, res)
+		}
+		if told++; told == 1 {
+			return later
+		}
+		return nil
+	}}
+	if _, err := restore.Files(t.Context(), o); !errors.Is(err, later) {
+		t.Errorf("got %v", err)
+	}
+	if res := files(t, o); told != 2 || !res.Continued {
+		t.Errorf("told %d times, %+v", told, res)
+	}
+	if _, err := os.Stat(marker); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the marker is there: %v", err)
+	}
+}
+
 func TestRefusesWhatIsThere(t *testing.T) {
 	t.Parallel()
 	r, rec := fixtureBackup(t)

@@ -261,12 +261,19 @@ func Remove(ctx context.Context, dir string) error {
 	return in.remove(ctx)
 }
 
-// remove removes all but the card, the card, and the directory.
+// remove removes what says that all is there, then all but the card, the card, and the directory: what a kill leaves is no instance that
+// could be started.
 func (in *instance) remove(ctx context.Context) error {
 	if err := in.stop(ctx, stopPatience); err != nil {
 		return err
 	}
 	if err := inUse(ctx, in.path(dataName)); err != nil {
+		return err
+	}
+	if err := os.Remove(in.path(stateName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := durable.SyncDir(in.dir); err != nil {
 		return err
 	}
 	entries, err := os.ReadDir(in.dir)

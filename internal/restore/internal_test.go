@@ -293,3 +293,34 @@ func TestArgWords(t *testing.T) {
 		t.Errorf("got  %q\nwant %q\n%s", got, want, out)
 	}
 }
+
+// A removal that is stopped leaves nothing that is taken for a whole instance.
+func TestStoppedRemoval(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "instance")
+	in, err := claim(dir, card{Name: "stopped"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := in.writeState(state{Complete: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(in.path("etc"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := in.remove(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("stopped: %v", err)
+	}
+	if st, err := in.readState(); err != nil || st.Complete {
+		t.Errorf("it looks whole: %+v, %v", st, err)
+	}
+	in.release()
+	if err := Remove(t.Context(), dir); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it is still there: %v", err)
+	}
+}

@@ -302,8 +302,9 @@ func (r *databaseRun) staged(root string) string {
 	return filepath.Join(root, ".slipcover-restore-"+hex.EncodeToString(sum[:6]))
 }
 
+// removeStaged removes the folders, that of the indexes first: whatever is left when it is killed, another run goes on with.
 func (r *databaseRun) removeStaged(n *localNode) error {
-	return errors.Join(os.RemoveAll(r.staged(n.DataDir)), os.RemoveAll(r.staged(n.IndexDir)))
+	return errors.Join(durable.RemoveAll(r.staged(n.IndexDir)), durable.RemoveAll(r.staged(n.DataDir)))
 }
 
 // restoredName is of the file that says what was restored into the folder, once that is whole.
@@ -313,7 +314,8 @@ func (r *databaseRun) byFiles(ctx context.Context, n *localNode, history restore
 	staged, indexes := r.staged(n.DataDir), r.staged(n.IndexDir)
 	res := &restore.Result{}
 	_, err := durable.ReadJSON(filepath.Join(staged, restoredName), res)
-	if errors.Is(err, fs.ErrNotExist) {
+	_, unfinished := os.Lstat(filepath.Join(staged, restore.MarkerName))
+	if errors.Is(err, fs.ErrNotExist) || err == nil && unfinished == nil { // the marker was still to go
 		res, err = r.makeFiles(ctx, n, staged, indexes, history)
 	}
 	if err != nil {
@@ -336,6 +338,11 @@ func (r *databaseRun) byFiles(ctx context.Context, n *localNode, history restore
 
 // makeFiles restores the files into their folder.
 func (r *databaseRun) makeFiles(ctx context.Context, n *localNode, staged, indexes string, history restore.History) (*restore.Result, error) {
+	if _, err := os.Lstat(staged); errors.Is(err, fs.ErrNotExist) { // what a removal left that was killed
+		if err := r.removeStaged(n); err != nil {
+			return nil, err
+		}
+	}
 	if !r.replace {
 		taken, err := r.srv.Exists(ctx, r.out.Database)
 		if err != nil {
@@ -359,16 +366,18 @@ func (r *databaseRun) makeFiles(ctx context.Context, n *localNode, staged, index
 	if indexes != staged {
 		o.IndexTo = indexes
 	}
+	o.Whole = func(res *restore.Result) error {
+		if !res.OK() {
+			return core.Say(core.ErrProblem, "the database can't be restored whole: %s; `slipcover restore --db` gives what is there as files", strings.Join(append(res.Problems, res.Damaged...), "; "))
+		}
+		return durable.WriteJSON(filepath.Join(staged, restoredName), 0o600, res)
+	}
 	res, err := restore.Files(ctx, o)
 	stop()
-	if err != nil {
-		return nil, err
+	if errors.Is(err, core.ErrProblem) {
+		err = errors.Join(err, r.removeStaged(n))
 	}
-	if !res.OK() {
-		return nil, errors.Join(core.Say(core.ErrProblem, "the database can't be restored whole: %s; `slipcover restore --db` gives what is there as files", strings.Join(append(res.Problems, res.Damaged...), "; ")),
-			r.removeStaged(n))
-	}
-	return res, durable.WriteJSON(filepath.Join(staged, restoredName), 0o600, res)
+	return res, err
 }
 
 func (x *databaseJSON) print(w io.Writer) error {
