@@ -2,6 +2,7 @@ package follow_test
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"syscall"
@@ -35,15 +36,19 @@ func TestIdle(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	runtime.GC()
-	before := cpu(t)
-	select {
-	case <-f.Changed():
-		t.Errorf("told: %q", f.Take())
-	case <-time.After(2 * time.Second):
+	least := time.Duration(math.MaxInt64)
+	for range 5 { // the runtime gives memory back when it likes, and a machine that stands still counts as busy: what costs is there each time
+		before := cpu(t)
+		select {
+		case <-f.Changed():
+			t.Errorf("told: %q", f.Take())
+		case <-time.After(2 * time.Second):
+		}
+		if least = min(least, cpu(t)-before); least <= 20*time.Millisecond {
+			return
+		}
 	}
-	if got := cpu(t) - before; got > 20*time.Millisecond {
-		t.Errorf("%v of processor time in 2 s of nothing", got)
-	}
+	t.Errorf("%v of processor time in 2 s of nothing", least)
 }
 
 func descriptors(t testing.TB) int {

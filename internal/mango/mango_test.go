@@ -65,7 +65,7 @@ func TestRegexTime(t *testing.T) {
 		if ok, err := s.Match(o("a", text)); ok || err != nil {
 			t.Errorf("%s: %v, %v", re, ok, err)
 		}
-		if took := time.Since(start); took > 5*time.Second {
+		if took := time.Since(start); took > time.Minute { // without a bound it is years, and a machine may stand still
 			t.Errorf("%s: %v", re, took)
 		}
 	}

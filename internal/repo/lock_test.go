@@ -74,8 +74,8 @@ func TestLockOfADeadProcess(t *testing.T) {
 	r, _ := lockElsewhere(t, false)
 	var lock *repo.Lock
 	var err error
-	for range 500 { // between the end of its output and that of the process
-		if lock, err = r.Lock(t.Context(), instance, "backup", ""); !errors.Is(err, repo.ErrLocked) {
+	for end := time.Now().Add(time.Minute); ; { // between the end of its output and that of the process
+		if lock, err = r.Lock(t.Context(), instance, "backup", ""); !errors.Is(err, repo.ErrLocked) || time.Now().After(end) {
 			break
 		}
 		time.Sleep(10 * time.Millisecond)

@@ -15,8 +15,8 @@ func TestStall(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close() // the kernel accepts, and nobody reads
-	transport := newTransport(50 * time.Millisecond)
+	defer l.Close()                        // the kernel accepts, and nobody reads
+	transport := newTransport(time.Second) // long enough to connect
 	defer transport.CloseIdleConnections()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+l.Addr().String(), nil)
 	if err != nil {

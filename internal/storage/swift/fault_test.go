@@ -297,7 +297,7 @@ func (w flipWriter) Write(p []byte) (int, error) {
 
 func TestStall(t *testing.T) {
 	f, vars := newFront(t)
-	s := open(t, newContainer()+"?timeout=4s", vars)
+	s := open(t, newContainer()+"?timeout=10s", vars)
 	put(t, s, "a", "body")
 	release := make(chan struct{})
 	defer close(release)
@@ -320,7 +320,7 @@ func TestStall(t *testing.T) {
 	}
 }
 
-// slowReader gives 1 MiB each 300 ms.
+// slowReader gives 1 MiB each 700 ms.
 type slowReader struct {
 	r    io.Reader
 	left int
@@ -328,7 +328,7 @@ type slowReader struct {
 
 func (s *slowReader) Read(p []byte) (int, error) {
 	if s.left <= 0 {
-		time.Sleep(300 * time.Millisecond) // a slow server is what is tested
+		time.Sleep(700 * time.Millisecond) // a slow server is what is tested
 		s.left = 1 << 20
 	}
 	n, err := s.r.Read(p)
