@@ -32,7 +32,7 @@ func TestPages(t *testing.T) {
 	}
 	servertest.Eventually(t, "it fails", func() bool {
 		b, err := w.Server.Backup(ctx, caller(), failed.ID)
-		return err == nil && b.Status == job.BackupFailed
+		return err == nil && b.Status == job.BackupFailed && w.job(failed.Job).State.Ended() // which is known after that
 	})
 	s, err := w.Server.CreateSchedule(ctx, caller(), &job.Schedule{Name: evil, Instance: p.Instance, Enabled: true, Cron: "30 2 * * *", ProveCron: "0 5 * * sun"})
 	if err != nil {
@@ -42,6 +42,7 @@ func TestPages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	servertest.Eventually(t, "the agent says how far it is", func() bool { return w.job(running.Job).At.BytesDone > 0 })
 	admin, viewer := w.as(access.Admin), w.as(access.Viewer)
 	agents := admin.get("/agents")
 	agent := regexp.MustCompile(`/agents/([-0-9a-f]{36})/remove`).FindStringSubmatch(agents.body)

@@ -1,6 +1,7 @@
 package web_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -10,12 +11,12 @@ import (
 	"github.com/slipcover/slipcover/internal/server/servertest"
 )
 
-// pinning waits until no job is at work on a backup's pin.
+// pinning waits until no job is at work on a backup's pin, and the last one is known to be over, which it is after that.
 func (w *world) pinning(id string) {
 	w.t.Helper()
 	servertest.Eventually(w.t, "the pin is as it was asked for", func() bool {
 		b, err := w.Server.Backup(w.t.Context(), caller(), id)
-		return err == nil && b.Pinning == ""
+		return err == nil && b.Pinning == "" && !slices.ContainsFunc(w.Server.Jobs(caller()), func(j *job.Job) bool { return j.Backup == id && !j.State.Ended() })
 	})
 }
 

@@ -217,6 +217,16 @@ func (p *player) work(ctx context.Context, j *job.Job) (r job.Report, ok bool) {
 	}
 }
 
+// job is what is known of a job of the project; nothing at all, as long as nobody knows it.
+func (w *world) job(id string) *job.Job {
+	for _, j := range w.Server.Jobs(caller()) {
+		if j.ID == id {
+			return j
+		}
+	}
+	return &job.Job{}
+}
+
 // caller is the operator of the project, for asking the server itself.
 func caller() *access.Caller {
 	return &access.Caller{UserID: "u", User: "test", Project: project, Role: access.Operator}
