@@ -3,6 +3,7 @@ package web_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/slipcover/slipcover/internal/access"
 	"github.com/slipcover/slipcover/internal/job"
@@ -39,7 +40,7 @@ func TestPuttingBack(t *testing.T) {
 	to := job1.header.Get("Location")
 	servertest.Eventually(t, "the preview is there", func() bool { return strings.Contains(b.get(to).body, "What is live now is replaced") })
 	a := b.get(to)
-	a.has(200, "The live document is at 5-e", "of backup nightly of 2 Jan 2025, 03:04 would be written", "1 place differs", "Type o-17 to confirm", "stored nowhere")
+	a.has(200, "The live document is at 5-e", "of backup nightly of "+time.Date(2025, 1, 2, 3, 4, 5, 0, time.UTC).Local().Format("2 Jan 2006, 15:04")+" would be written", "1 place differs", "Type o-17 to confirm", "stored nowhere")
 	a.hasNot("<script>", "geheim")
 	id := strings.TrimPrefix(to[strings.Index(to, "job="):], "job=")
 	b.post(page+"/confirm", "job", id, "word", "o-18", "user", "adm", "password", "geheim").has(422, "Nothing was written")

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -411,8 +412,13 @@ func TestAPlanHasAnEnd(t *testing.T) {
 	p := w.play("db1")
 	p.backup()
 	plan := restorePath("of", p.Instance, "what", "all", "s", "latest", "where", "new", "name", "copy")
+	began := time.Now()
 	first := b.get(plan)
-	first.has(200, "The plan holds until "+time.Now().Add(15*time.Minute).UTC().Format("15:"))
+	made, err := strconv.ParseInt(first.field("made"), 10, 64)
+	if at := time.Unix(made, 0); err != nil || at.Before(began.Truncate(time.Second)) || at.After(time.Now()) {
+		t.Errorf("it was made at %v, %v", at, err)
+	}
+	first.has(200, "The plan holds until "+time.Unix(made, 0).Add(15*time.Minute).Format("15:04"))
 	late.Store(int64(16 * time.Minute))
 	a := b.post(plan, shownIn(first, "word", "copy")...)
 	a.has(422, "The plan was older than 15 min and was made anew. Nothing was begun.", "Nothing that it says has changed meanwhile.")
