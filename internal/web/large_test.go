@@ -56,11 +56,15 @@ func TestStaticIsSmall(t *testing.T) {
 const manyInstances, manyBackups = 1000, 100_000
 
 // fill makes the catalog of a service that has run for long: instances with an agent, a schedule, and their backups, of which
-// some are wrong.
+// some are wrong. The schedules fire in three hours and later: what one made in between would be one backup more.
 func (w *world) fill(instances, backups int) {
 	t := w.t
 	t.Helper()
 	now := time.Now().UTC().Truncate(time.Second)
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		t.Fatal(err)
+	}
 	put := func(g *errgroup.Group, name string) func(id string, doc any) {
 		table, err := w.Bus.Table(t.Context(), name)
 		if err != nil {
@@ -84,11 +88,13 @@ func (w *world) fill(instances, backups int) {
 	for n := range ids {
 		a, s, name := id(), id(), fmt.Sprintf("node%04d", n)
 		ids[n], schedules[n] = id(), s
+		fires := now.Truncate(time.Hour).Add(time.Duration(3+n%20)*time.Hour + time.Duration(n%60)*time.Minute)
+		clock := fires.In(berlin)
 		agent(a, job.Agent{ID: a, Name: name, Project: project, Created: now.Add(-time.Hour), Seen: now, Hello: job.Hello{Version: "slipcover test", Host: name, CanRead: true,
 			Instances: []job.Seen{{Instance: ids[n], Up: true, Version: "3.5.0", UsedBytes: 1 << 30, Ship: &job.Shipping{Shipped: now, Chain: now.Add(-time.Hour), Window: now.Add(-time.Hour)}}}}})
 		instance(ids[n], job.Instance{ID: ids[n], Name: name, RepoName: name, Project: project, Agent: a, Status: job.InstanceActive, Ship: n%3 == 0, Created: now.Add(-1000 * time.Hour), Updated: now})
-		schedule(s, job.Schedule{ID: s, Name: "nightly", Project: project, Instance: ids[n], Enabled: true, Cron: fmt.Sprintf("%d %d * * *", n%60, n%24), TimeZone: "Europe/Berlin", Keep: job.Keep{Daily: 14, Weekly: 8},
-			Next: now.Add(24*time.Hour + time.Duration(n)*time.Minute), Created: now, Updated: now})
+		schedule(s, job.Schedule{ID: s, Name: "nightly", Project: project, Instance: ids[n], Enabled: true, Cron: fmt.Sprintf("%d %d * * *", clock.Minute(), clock.Hour()), TimeZone: "Europe/Berlin", Keep: job.Keep{Daily: 14, Weekly: 8},
+			Next: fires, Created: now, Updated: now})
 	}
 	for n := range backups { // the newest first
 		end := now.Add(-time.Duration(n) * 2 * time.Minute)
