@@ -57,6 +57,20 @@ var lost = []string{"order-1007", "order-1008"}
 // hostile is a name that is a script wherever it is put into a page as it is.
 const hostile = `"><img src=x onerror="document.title='owned'"><script>document.title='owned'</script>`
 
+// zone is that of all stories and their history: one in which it is about noon. So "yesterday" is the same day when the history is made and
+// when it is looked at, and a night is always as long ago. Pictures have the machine's own.
+var zone = sync.OnceValue(func() *time.Location {
+	if *pictures {
+		return time.Local
+	}
+	name := fmt.Sprintf("Etc/GMT%+d", time.Now().UTC().Hour()-12) // its signs are the other way round
+	z, err := time.LoadLocation(name)
+	if err != nil {
+		panic(err)
+	}
+	return z
+})
+
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
@@ -110,7 +124,7 @@ func begin(t testing.TB, dir string) (*history, *repo.Repo) {
 	must(t, err)
 	r, err := repo.Open(t.Context(), store, repo.Options{Identities: []age.Identity{key}})
 	must(t, err)
-	now := time.Now()
+	now := time.Now().In(zone())
 	h.day = time.Date(now.Year(), now.Month(), now.Day(), 0, 0, 0, 0, now.Location())
 	return h, r
 }

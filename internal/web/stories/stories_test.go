@@ -110,6 +110,9 @@ func TestStories(t *testing.T) {
 	}
 	node, playwright := testenv.NodeModule(t, "playwright-core", playwrightVersion)
 	_, axe := testenv.NodeModule(t, "axe-core", axeVersion)
+	if !*pictures {
+		t.Setenv("TZ", zone().String()) // of all that is started
+	}
 	browsers := map[string]string{"chromium": testenv.Tool(t, "chromium"), "firefox": testenv.Tool(t, "firefox-esr")}
 	sources := sourcesOf(t)
 	turn := make(chan struct{}, beside)

@@ -24,8 +24,10 @@ require('./lib')(async s => {
   const progress = page.locator('#backup section:has(progress)');
   await progress.waitFor();
   const first = await progress.innerText();
-  await s.eventually('it gets on without reloading', async () => await progress.innerText() !== first);
-  s.check(/\d+ %, .* of .*B\/s/.test(await progress.innerText()), 'how far it is: ' + await progress.innerText());
+  await s.eventually('it gets on without reloading, and says how fast', async () => {
+    const now = await progress.innerText();
+    return now !== first && /\d+ %, .* of .*B\/s/.test(now); // as soon as anything is stored
+  });
   await s.ask('kill-node');
   await s.look();
   await page.getByRole('link', {name: 'Open the job'}).click();

@@ -97,14 +97,17 @@ class Story {
     await page.waitForLoadState();
   }
 
-  // says waits until a page shows words: a string or a pattern.
+  // says waits until a page shows words, a string or a pattern, and is there as a whole: its words come before its styles and scripts,
+  // and before what stands below them.
   async says(words, page = this.page) {
     await page.getByText(words).first().waitFor({state: 'visible'});
+    await page.waitForLoadState();
   }
 
-  // heading waits for the heading of a page.
+  // heading waits for the heading of a page, and for all of it.
   async heading(words, page = this.page) {
     await page.getByRole('heading', {name: words}).first().waitFor();
+    await page.waitForLoadState();
   }
 
   text(page = this.page) { return page.evaluate(() => document.body.innerText); }
@@ -124,8 +127,10 @@ class Story {
     if (JSON.stringify(got) !== JSON.stringify(want)) throw new Error(what + ': ' + JSON.stringify(got) + ', not ' + JSON.stringify(want));
   }
 
-  // look looks at a page as it stands: nothing keeps people out of it, in either theme, and it fits into a narrow window.
+  // look looks at a page as it stands, once all of it is there: nothing keeps people out of it, in either theme, and it fits into a narrow
+  // window.
   async look(page = this.page) {
+    await page.waitForLoadState();
     const at = page.url().replace(base, '');
     process.stdout.write('looked ' + at + '\n');
     const size = page.viewportSize();

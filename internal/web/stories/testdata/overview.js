@@ -14,5 +14,5 @@ require('./lib')(async s => {
 
   // A new instance appears without anybody asking: a node that has no backup yet.
   await s.ask('slipcover schedule create --instance shop --name nightly --cron @daily');
-  await s.says(/, (tomorrow )?00:00|in \d+ h/);
+  await page.getByRole('region', {name: 'Next backups'}).getByText(/(today|tomorrow) \d\d:\d\d.*shop.*nightly/s).waitFor();
 });

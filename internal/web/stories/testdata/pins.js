@@ -21,7 +21,7 @@ require('./lib')(async s => {
 
   // The first backup of the schedule goes with the next one, in a year.
   const retention = async () => (await s.api('GET', '/slipcover/v1/schedules/' + schedule.id + '/retention')).retention.backups;
-  await s.eventually('a backup of the schedule', async () => (await retention()).length > 0);
+  await s.eventually('a backup of the schedule', async () => (await retention()).length > 0, 60000 + s.patience); // it fires once a minute
   await s.api('PATCH', '/slipcover/v1/schedules/' + schedule.id, {cron: '@yearly'});
   const {id} = (await retention())[0];
   s.equal((await retention()).map(b => b.stays), [false], 'what stays');

@@ -8,9 +8,11 @@ require('./lib')(async s => {
   await s.open('/schedules');
   await s.look();
   await page.getByRole('link', {name: 'New schedule'}).click();
+  await s.heading('New schedule');
   await page.getByLabel('Back up', {exact: true}).selectOption({label: 'shop'});
   await page.getByLabel('Name', {exact: true}).fill('at night');
   await page.getByLabel('At (cron)', {exact: true}).fill('wrong');
+  await page.locator('#firings .t-bad').first().waitFor();
   await page.getByLabel('At (cron)', {exact: true}).fill('30 2 * * *');
   await page.getByLabel('Time zone').fill('Europe/Berlin');
   await s.eventually('the next five firings', async () => await page.locator('#firings li').count() >= 5);
