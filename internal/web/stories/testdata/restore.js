@@ -125,7 +125,7 @@ require('./lib')(async s => {
   await s.couch('DELETE', '/customers-then');
 
   await s.open(job);
-  await s.says('Done');
+  await s.heading(/Restore to the new instance shop-check.*Done/); // and not how much of it is done
   await s.says('The agent shop took it.');
   await s.says(/It restores the moment of .*, the newest state up to .* out of /); // as the agent says
   await s.look();
