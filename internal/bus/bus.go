@@ -294,10 +294,14 @@ func untrusted(err error) bool {
 	return errors.As(err, &bad)
 }
 
+// errSlow is what NATS says to who doesn't say within 2 s of the connection who he is, as on a machine that stood still. Which
+// of it is read, or that there is nobody any more, is chance.
+var errSlow = errors.New("nats: authentication timeout")
+
 // temporary says that a server may let itself be reached later.
 func temporary(err error) bool {
 	var n net.Error
-	return errors.As(err, &n) || errors.Is(err, io.EOF) || errors.Is(err, nats.ErrNoServers) || errors.Is(err, nats.ErrTimeout) ||
+	return errors.As(err, &n) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, errSlow) || errors.Is(err, nats.ErrNoServers) || errors.Is(err, nats.ErrTimeout) ||
 		errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrStaleConnection)
 }
 

@@ -48,6 +48,21 @@ func TestLostStreams(t *testing.T) {
 	}
 }
 
+// TestPauseWhileConnecting: NATS hangs up on who is 2 s late to say who he is, as a machine that stands still is. He is back.
+func TestPauseWhileConnecting(t *testing.T) {
+	t.Parallel()
+	for name, listen := range map[string]string{"in the process": "", "over TCP": "127.0.0.1:0"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			nc, err := open(t, bus.Options{Dir: t.TempDir(), Listen: listen}).Connect(t.Context(), 3*time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			nc.Close()
+		})
+	}
+}
+
 // TestNATSAwayAtTheStart: that nobody answers is told, also to who doesn't ask for more.
 func TestNATSAwayAtTheStart(t *testing.T) {
 	t.Parallel()
