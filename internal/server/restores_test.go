@@ -503,7 +503,7 @@ func restoreOfADeadServer(t *testing.T, cancelled bool, table string, nth int, s
 	begun, err := s.StartRestore(t.Context(), who("p"), first.q)
 	asked := err == nil
 	buried, steps, was := false, map[string]bool{}, job.Step("")
-	for range 100 {
+	for round, end := 0, time.Now().Add(servertest.Patience); time.Now().Before(end); round++ {
 		if dead.Load() && !buried {
 			buried = true
 			s.stop()
@@ -546,7 +546,7 @@ func restoreOfADeadServer(t *testing.T, cancelled bool, table string, nth int, s
 				break
 			}
 		}
-		time.Sleep(time.Millisecond)
+		time.Sleep(time.Duration(min(1+round/2, 100)) * time.Millisecond) // for the next jobs to come
 	}
 	if !dead.Load() {
 		t.Fatalf("there were only %d writes", writes.Load())

@@ -39,7 +39,7 @@ func TestSpace(t *testing.T) {
 // were made of them, and sets.
 func TestSpaceSaysWhatGoes(t *testing.T) {
 	t.Parallel()
-	w := servertest.New(t, bus.Options{}, server.Config{})
+	w := servertest.New(t, bus.Options{}, server.Config{Sweep: 24 * time.Hour}) // which would remove the schedules of instances that there aren't
 	put := func(table, id string, doc any) {
 		t.Helper()
 		to, err := w.Bus.Table(t.Context(), table)
