@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -108,6 +109,7 @@ type player struct {
 	free chan job.Report
 	// member is what its hellos say of its cluster; nil: nothing.
 	member atomic.Pointer[job.Member]
+	saying sync.Mutex // one hello at a time, so that none overtakes a newer one
 }
 
 func (w *world) play(token, name string) *player {
@@ -131,6 +133,8 @@ func (w *world) play(token, name string) *player {
 }
 
 func (p *player) greet(ctx context.Context) error {
+	p.saying.Lock()
+	defer p.saying.Unlock()
 	return p.ask(ctx, job.VerbHello, job.Hello{Session: session, Version: "slipcover test", Host: "h", Recipient: p.Recipient(),
 		Repository: job.Repository{URL: "file:///backups", ID: "r1"}, CanRead: true, CanCreate: true, Moments: true, FreeBytes: 1 << 40,
 		Instances: []job.Seen{{Up: true, Version: "3.5.0", UsedBytes: 1 << 20, Databases: 3, Member: p.member.Load()}}}, nil)

@@ -39,10 +39,10 @@ type server struct {
 	bus *bus.Bus
 
 	mu       sync.Mutex
-	changed  chan struct{} // closed at each change; guarded by mu, like what follows
-	away     bool          // answers nothing
-	dead     string        // session of an agent that ended: what it said before that, and is on its way, is not heard
-	forgot   bool          // knows no agent
+	changed  chan struct{}   // closed at each change; guarded by mu, like what follows
+	away     bool            // answers nothing
+	past     map[string]bool // sessions that said a hello: what one said that was followed by another, and is on its way, is not heard
+	forgot   bool            // knows no agent
 	refusals int
 	session  string
 	hello    job.Hello
@@ -63,7 +63,7 @@ func newServer(t testing.TB) *server {
 		t.Fatal(err)
 	}
 	s := &server{t: t, bus: b, changed: make(chan struct{}), reply: job.HelloReply{Every: time.Second, Node: nodeID, NodeName: nodeName},
-		jobs: map[string]*job.Job{}, ends: map[string][]job.Report{}, reports: map[string]int{}, stop: map[string]bool{}}
+		past: map[string]bool{}, jobs: map[string]*job.Job{}, ends: map[string][]job.Report{}, reports: map[string]int{}, stop: map[string]bool{}}
 	if err := b.AddAgent(t.Context(), agentID); err != nil {
 		t.Fatal(err)
 	}
@@ -121,9 +121,10 @@ func (s *server) helloed(h *job.Hello) job.HelloReply {
 	if before := s.hello; h.Number < 1 || h.Session == before.Session && h.Number <= before.Number {
 		s.t.Errorf("hello %d of session %s after %d of %s", h.Number, h.Session, before.Number, before.Session)
 	}
-	if h.Session == s.dead {
+	if h.Session != s.session && s.past[h.Session] {
 		return s.reply
 	}
+	s.past[h.Session] = true
 	s.session, s.hello = h.Session, *h
 	s.hellos++
 	return s.reply
@@ -281,7 +282,7 @@ func (s *server) setAway(away bool) {
 func (s *server) back() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.away, s.refusals, s.session, s.dead = false, 0, "", s.session
+	s.away, s.refusals, s.session = false, 0, ""
 }
 
 // refused returns how many requests were not answered since setAway.

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/slipcover/slipcover/internal/access"
@@ -60,6 +61,25 @@ func Compared(s *Server) bool {
 	s.census.mu.Lock()
 	defer s.census.mu.Unlock()
 	return s.census.compared
+}
+
+// Hear waits until a server that runs knows all that its tables have now, whoever wrote it.
+func Hear(ctx context.Context, s *Server) error {
+	return errors.Join(hear(ctx, s.instances), hear(ctx, s.backups), hear(ctx, s.jobs), hear(ctx, s.agents), hear(ctx, s.schedules), hear(ctx, s.sets), hear(ctx, s.restores))
+}
+
+func hear[T any](ctx context.Context, s *shelf[T]) error {
+	const mark = "mark" // which is no document
+	rev, err := s.table.Create(ctx, mark, []byte("mark"))
+	if err != nil {
+		return err
+	}
+	for told := uint64(0); told < rev && ctx.Err() == nil; time.Sleep(time.Millisecond) {
+		s.mu.RLock()
+		told = s.told
+		s.mu.RUnlock()
+	}
+	return errors.Join(ctx.Err(), s.table.Delete(ctx, mark, rev))
 }
 
 // Take puts documents into the memory of a server that doesn't run, as if its tables had them.

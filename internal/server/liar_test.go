@@ -173,7 +173,7 @@ func TestMembersReplaceNoAgent(t *testing.T) {
 	}
 	release()
 	for _, s := range []*service{s1, s2} {
-		servertest.Eventually(t, "one agent is left", func() bool { return len(s.Agents()) == 1 })
+		hears(t, s)
 		is(s, first.AgentID, "after two joins")
 	}
 	if _, err := s1.Join(ctx, joining(false)); kindOf(err) != server.Conflict { // it never said hello

@@ -84,6 +84,14 @@ func startOver(t *testing.T, b *bus.Bus, cfg server.Config, wrap func(name strin
 	return s
 }
 
+// hears waits until a server knows what all servers have written.
+func hears(t *testing.T, s *service) {
+	t.Helper()
+	if err := server.Hear(t.Context(), s.Server); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // player speaks as an agent does, word by word, over the real bus.
 type player struct {
 	t       *testing.T

@@ -415,6 +415,7 @@ func TestSetOfADeadServer(t *testing.T) {
 						t.Fatal("it didn't die")
 					}
 					dying.stop()
+					hears(t, other)
 					for range 20 {
 						other.pass(10 * time.Second)
 						c.hello(0, 1, 2)
@@ -503,9 +504,12 @@ func TestSetFiresOnceWithTwoServers(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	servertest.Eventually(t, "one set", func() bool {
-		return len(s1.Sets(who("p"), server.SetFilter{})) == 1 && len(s2.Sets(who("p"), server.SetFilter{})) == 1
-	})
+	for _, s := range []*service{s1, s2} {
+		hears(t, s)
+		if list := s.Sets(who("p"), server.SetFilter{}); len(list) != 1 {
+			t.Errorf("%d sets of one firing", len(list))
+		}
+	}
 	page, _ := s1.Backups(who("p"), server.BackupFilter{Limit: 10})
 	for _, s := range []*service{s1, s2} {
 		c.hello(0, 1, 2)
@@ -513,6 +517,7 @@ func TestSetFiresOnceWithTwoServers(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	hears(t, s1)
 	if again, _ := s1.Backups(who("p"), server.BackupFilter{Limit: 10}); len(again) > 3 || len(page) == 0 {
 		t.Errorf("%d and then %d backups of one firing", len(page), len(again))
 	}

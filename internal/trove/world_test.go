@@ -91,9 +91,10 @@ type player struct {
 
 	size int64 // of its backups
 
-	mu    sync.Mutex
-	hello job.Hello
-	fault string // of the jobs to come
+	saying sync.Mutex // one hello at a time, so that none overtakes a newer one
+	mu     sync.Mutex
+	hello  job.Hello
+	fault  string // of the jobs to come
 }
 
 // join lets a player in, whose node has the name.
@@ -131,6 +132,8 @@ func (w *world) join(name, project string) *player {
 }
 
 func (p *player) greet(ctx context.Context) {
+	p.saying.Lock()
+	defer p.saying.Unlock()
 	p.mu.Lock()
 	h := p.hello
 	p.mu.Unlock()
