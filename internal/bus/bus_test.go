@@ -40,7 +40,7 @@ func join(t *testing.T, b *bus.Bus, agent string) bus.LinkOptions {
 
 func dial(t *testing.T, o bus.LinkOptions) *bus.Link {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	l, err := bus.Dial(ctx, o)
 	if err != nil {
@@ -175,10 +175,10 @@ func TestJobsAndRequests(t *testing.T) {
 	jobs := make(chan string, 10)
 	run(t, func(ctx context.Context) error {
 		return l.Jobs(ctx, func(ctx context.Context, d *bus.Delivery) {
-			jobs <- d.Job
 			if err := d.Done(ctx); err != nil {
 				t.Error(err)
 			}
+			jobs <- d.Job
 		})
 	})
 	for _, job := range []string{"j1", "j2", "j3"} {

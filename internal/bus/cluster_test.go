@@ -359,13 +359,25 @@ func (c *cluster) moveTo(i int, conns ...*nats.Conn) {
 	}
 }
 
+// connect connects to a member alone, with all rights.
+func (c *cluster) connect(i int) *nats.Conn {
+	c.t.Helper()
+	user := must[nkeys.KeyPair](c.t)(nkeys.CreateUser())
+	token := must[string](c.t)(jwt.NewUserClaims(must[string](c.t)(user.PublicKey())).Encode(c.account))
+	var nc *nats.Conn
+	retry(c.t, "connect", func() (err error) {
+		nc, err = nats.Connect(c.URL(i), nats.UserJWTAndSeed(token, string(must[[]byte](c.t)(user.Seed()))), nats.IgnoreDiscoveredServers())
+		return err
+	})
+	c.t.Cleanup(nc.Close)
+	return nc
+}
+
 // expectNothing writes through a member that is alone, until it is told to stop: it
 // acknowledges nothing.
 func (c *cluster) expectNothing(i int) (stop func()) {
 	c.t.Helper()
-	user := must[nkeys.KeyPair](c.t)(nkeys.CreateUser())
-	token := must[string](c.t)(jwt.NewUserClaims(must[string](c.t)(user.PublicKey())).Encode(c.account))
-	nc := must[*nats.Conn](c.t)(nats.Connect(c.URL(i), nats.UserJWTAndSeed(token, string(must[[]byte](c.t)(user.Seed()))), nats.IgnoreDiscoveredServers()))
+	nc := c.connect(i)
 	js := must[jetstream.JetStream](c.t)(jetstream.New(nc))
 	end := run(c.t, func(ctx context.Context) error {
 		for n := 0; ctx.Err() == nil; n++ {
@@ -419,9 +431,10 @@ func TestServersShareRequests(t *testing.T) {
 	var stops [2]func()
 	var b *bus.Bus
 	for i := range 2 {
-		b = c.open(o)
+		one := c.open(o)
+		b = one
 		stops[i] = run(t, func(ctx context.Context) error {
-			return b.Serve(ctx, func(context.Context, string, string, []byte) ([]byte, error) {
+			return one.Serve(ctx, func(context.Context, string, string, []byte) ([]byte, error) {
 				served[i].Add(1)
 				return nil, nil
 			})

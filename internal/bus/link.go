@@ -271,9 +271,10 @@ func (l *Link) Jobs(ctx context.Context, fn func(context.Context, *Delivery)) er
 }
 
 // takeBack asks that jobs which another process of this agent had are given to this
-// one. It tries until somebody answers; if that is a refusal, they come after AckWait.
+// one. It tries until somebody answers; if that is a refusal, they come after AckWait. Who
+// gets no answer for so long, though somebody listens, needs none any more.
 func (l *Link) takeBack(ctx context.Context) {
-	for ctx.Err() == nil {
+	for end := time.Now().Add(l.wait); ctx.Err() == nil; {
 		short, cancel := context.WithTimeout(ctx, 5*time.Second)
 		m, err := l.nc.RequestWithContext(short, l.from("queue", "begin"), nil)
 		cancel()
@@ -281,7 +282,7 @@ func (l *Link) takeBack(ctx context.Context) {
 			l.log.DebugContext(ctx, "took jobs back", "answer", string(m.Data))
 			return
 		}
-		if !down(err) {
+		if !down(err) && (!errors.Is(err, context.DeadlineExceeded) || time.Now().After(end)) {
 			return
 		}
 		select {

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
@@ -17,9 +18,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/slipcover/slipcover/internal/bus"
+	"github.com/slipcover/slipcover/internal/bus/bustest"
 )
 
 // TestDeadAgentsJob has an agent's process die with a job: the next one has it at
@@ -63,6 +66,45 @@ func TestDeadAgentsJob(t *testing.T) {
 		t.Errorf("got %s and %s", j1, j2)
 	}
 	expectEmpty(t, b)
+}
+
+// TestDeadAgentsJobUnanswered has the next process's first word go to a server that dies before it answers.
+func TestDeadAgentsJobUnanswered(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	c := startCluster(t, 1)
+	opts := bus.Options{AccountSeed: c.seed(), AckWait: time.Hour}
+	b := c.open(opts)
+	o := join(t, b, "a")
+	o.AckWait = time.Hour
+	if err := b.Enqueue(ctx, "a", "j1"); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan string, 10)
+	take := func(l *bus.Link) (stop func()) {
+		return run(t, func(ctx context.Context) error {
+			return l.Jobs(ctx, func(ctx context.Context, d *bus.Delivery) { got <- d.Job; <-ctx.Done() })
+		})
+	}
+	dead := dial(t, o)
+	stop := take(dead)
+	<-got
+	dead.Conn().Close() // as if killed
+	stop()
+	asked := make(chan *nats.Msg, 10)
+	sub := must[*nats.Subscription](t)(c.connect(0).ChanSubscribe("slipcover.from.a.queue.begin", asked))
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	take(dial(t, o))
+	<-asked
+	if err := sub.Unsubscribe(); err != nil {
+		t.Fatal(err)
+	}
+	c.open(opts)
+	if job := <-got; job != "j1" {
+		t.Errorf("got %s", job)
+	}
 }
 
 // expectEmpty waits until no job is in any queue.
@@ -241,7 +283,8 @@ func TestLinkSaysWhyItIsDown(t *testing.T) {
 	secure := func(listen string, cert tls.Certificate) *bus.Bus {
 		return open(t, bus.Options{Dir: t.TempDir(), Listen: listen, TLS: &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}})
 	}
-	b = secure("127.0.0.1:0", cert)
+	listen := fmt.Sprint("127.0.0.1:", bustest.FreePorts(t, 1)[0]) // where nobody else listens between the two
+	b = secure(listen, cert)
 	o := join(t, b, "a")
 	o.CA = pool
 	l := dial(t, o)
@@ -249,7 +292,7 @@ func TestLinkSaysWhyItIsDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	another, _ := selfSigned(t)
-	secure(strings.TrimPrefix(o.URL, "tls://"), another)
+	secure(listen, another)
 	eventually(t, "the certificate is told", func() bool {
 		_, err := l.Request(t.Context(), "hello", nil)
 		return errors.Is(err, bus.ErrNoServer) && errors.Is(err, bus.ErrCertificate)

@@ -158,7 +158,7 @@ func TestStreamOfSilent(t *testing.T) {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	if _, err := b.Stream(t.Context(), "node-1", []byte("x")); !errors.Is(err, bus.ErrSilent) || time.Since(began) > 5*time.Second {
+	if _, err := b.Stream(t.Context(), "node-1", []byte("x")); !errors.Is(err, bus.ErrSilent) || time.Since(began) > time.Minute {
 		t.Errorf("after %v: %v", time.Since(began), err)
 	}
 	if len(asked) < 2 {
