@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -308,12 +307,11 @@ func tree(ts *testscript.TestScript, dir string) map[string]string {
 	return out
 }
 
-// setFreePort sets a variable to a port of loopback that was free just now: freeport NAME.
+// setFreePort sets a variable to a port of loopback that is free: freeport NAME.
 func setFreePort(ts *testscript.TestScript, _ bool, args []string) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := testenv.FreePort()
 	ts.Check(err)
-	defer l.Close()
-	ts.Setenv(args[0], strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
+	ts.Setenv(args[0], strconv.Itoa(port))
 }
 
 // ready waits until a command succeeds and prints what matches: ready PATTERN slipcover ….

@@ -211,7 +211,7 @@ func (c *Couch) firstStart() {
 	var err error
 	for range 3 {
 		var port int
-		if port, err = freePort(); err != nil {
+		if port, err = FreePort(); err != nil {
 			break
 		}
 		c.listenAt(port)
@@ -236,7 +236,7 @@ func (c *Couch) start() error {
 	epmd := c.epmd
 	if epmd == 0 {
 		var err error
-		if epmd, err = freePort(); err != nil {
+		if epmd, err = FreePort(); err != nil {
 			return err
 		}
 	}

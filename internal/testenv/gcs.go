@@ -42,7 +42,7 @@ func startEmulator(t TB, name string, command func(port int) *exec.Cmd) (port in
 	log := filepath.Join(t.TempDir(), name+".log")
 	var err error
 	for range 3 {
-		if port, err = freePort(); err != nil {
+		if port, err = FreePort(); err != nil {
 			break
 		}
 		var f *os.File

@@ -46,11 +46,11 @@ func newKeystone(args ...string) (*KeystoneServer, error) {
 	var err error
 	for range startTries {
 		var port int
-		if port, err = freePort(); err != nil {
+		if port, err = FreePort(); err != nil {
 			return nil, err
 		}
 		var trove int
-		if trove, err = freePort(); err != nil {
+		if trove, err = FreePort(); err != nil {
 			return nil, err
 		}
 		var service *service

@@ -106,8 +106,9 @@ const (
 	lastPort  = 32_000
 )
 
-// freePort returns a free port.
-func freePort() (int, error) { return freePorts(1) }
+// FreePort returns a port of loopback that nobody listens on now, and that no outgoing connection takes, neither before a server
+// listens on it nor while that is started anew.
+func FreePort() (int, error) { return freePorts(1) }
 
 // freePorts returns the first of n free ports in a row, of 127.0.0.1 or of all the
 // addresses.

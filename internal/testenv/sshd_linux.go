@@ -48,7 +48,7 @@ func SSHD(t TB) *SSHDServer {
 	var err error
 	for range 3 {
 		var port int
-		if port, err = freePort(); err != nil {
+		if port, err = FreePort(); err != nil {
 			break
 		}
 		s.Addr = fmt.Sprintf("127.0.0.1:%d", port)

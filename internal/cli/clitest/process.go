@@ -1,7 +1,6 @@
 package clitest
 
 import (
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -70,13 +69,12 @@ func (p *Process) Show() {
 	p.T.Logf("log of %v:\n%s", p.Args, b[max(0, len(b)-40_000):])
 }
 
-// FreePort returns a port of loopback that was free just now.
+// FreePort is testenv.FreePort.
 func FreePort(t testenv.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := testenv.FreePort()
 	if err != nil {
 		t.Fatalf("find a free port: %v", err)
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port
+	return port
 }

@@ -17,6 +17,7 @@ import (
 	nats "github.com/nats-io/nats-server/v2/server"
 
 	"github.com/slipcover/slipcover/internal/bus/bustest"
+	"github.com/slipcover/slipcover/internal/cli/clitest"
 	"github.com/slipcover/slipcover/internal/couchgen"
 	wire "github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/manifest"
@@ -91,7 +92,7 @@ func startFleet(t *testing.T, agents int, rng *rand.Rand) *fleet {
 			"--state-dir", filepath.Join(dir, "agent"+name), "--server-url", f.servers[0].url, "--join", token.Secret)
 		file := filepath.Join(dir, "agent"+name, "agent", "membership.json")
 		var m struct{ Instance string }
-		eventually(t, time.Minute, name+" joins", func() bool {
+		eventually(t, clitest.Patience, name+" joins", func() bool {
 			b, err := os.ReadFile(file)
 			return err == nil && json.Unmarshal(b, &m) == nil && m.Instance != ""
 		})
@@ -155,7 +156,7 @@ func (f *fleet) without(n int, long time.Duration) {
 // current waits until all NATS members have what was written.
 func (f *fleet) current() {
 	f.t.Helper()
-	eventually(f.t, 2*time.Minute, "the NATS cluster is whole", func() bool {
+	eventually(f.t, clitest.Patience, "the NATS cluster is whole", func() bool {
 		leader := false
 		for _, s := range f.cluster.Servers {
 			leader = leader || s.JetStreamIsLeader()

@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/slipcover/slipcover/internal/cli/clitest"
 	"github.com/slipcover/slipcover/internal/testenv"
 )
 
@@ -160,7 +161,7 @@ func (w *together) join(node, name, data string, env ...string) {
 // online waits until the server has heard an agent.
 func (w *together) online(name string) {
 	w.t.Helper()
-	eventually(w.t, time.Minute, name+" is online", func() bool {
+	eventually(w.t, clitest.Patience, name+" is online", func() bool {
 		var list struct {
 			Agents []struct {
 				Name   string
@@ -363,7 +364,7 @@ func TestDatabaseInPlace(t *testing.T) {
 		}
 		first, again := <-done, ""
 		if !strings.HasPrefix(first, "<nil>") {
-			eventually(t, 3*time.Minute, "the same command ends", func() bool {
+			eventually(t, clitest.Patience, "the same command ends", func() bool {
 				b, err := w.command(inPlace...).CombinedOutput()
 				again = string(b)
 				return err == nil
@@ -452,7 +453,7 @@ func (w *together) cancelled(want map[string]string) {
 			done <- fmt.Sprintf("%v: %s", err, out)
 		}()
 		id := ""
-		eventually(t, time.Minute, "files are made", func() bool {
+		eventually(t, clitest.Patience, "files are made", func() bool {
 			var list struct {
 				Restores []struct{ ID, As, Step string }
 			}
@@ -570,7 +571,7 @@ func (w *together) killed(round int, want map[string]string) {
 	}
 	first := <-done
 	out := ""
-	eventually(t, 3*time.Minute, "the same command ends", func() bool {
+	eventually(t, clitest.Patience, "the same command ends", func() bool {
 		_, has := w.mapOf(db)
 		b, err := w.command(w.toCluster(db)...).CombinedOutput()
 		out = string(b)
