@@ -136,6 +136,28 @@ func (s *Server) lastHeard(a *job.Agent) (hello job.Hello, seen time.Time, onlin
 	return a.Hello, seen, online
 }
 
+// freshly is how long ago an agent was heard of that may not listen yet.
+const freshly = 5 * time.Second
+
+// askAgent asks an agent, by ask, again for 1.5 s if nobody listens though it was heard of just now: it says hello before it listens, and other
+// servers of a bus learn a moment later that it does. The agent may be nil.
+func (s *Server) askAgent(ctx context.Context, a *job.Agent, ask func() error) error {
+	for wait := 50 * time.Millisecond; ; wait *= 2 {
+		err := ask()
+		if a == nil || !errors.Is(err, bus.ErrNoAgent) || wait > time.Second {
+			return err
+		}
+		if _, seen, online := s.lastHeard(a); !online || s.now().Sub(seen) > freshly {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(wait):
+		}
+	}
+}
+
 // AgentInfo is an agent as it is now.
 type AgentInfo struct {
 	job.Agent

@@ -1,6 +1,11 @@
 package server_test
 
 import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"strings"
 	"testing"
 	"time"
 
@@ -68,5 +73,42 @@ func TestServersOfUnequalClocksHearOneAgent(t *testing.T) {
 			say(second, 1, "repo-5")
 			shows(t, "repo-5", first, second)
 		})
+	}
+}
+
+// An agent that has said hello and doesn't listen yet is asked again; one that was heard of before isn't.
+func TestAgentListensLater(t *testing.T) {
+	t.Parallel()
+	s := start(t, openBus(t), server.Config{})
+	p := join(t, s, "db1", "p")
+	look := func() string {
+		_, err := s.Look(t.Context(), p.node, job.Look{Name: "databases", Query: json.RawMessage("{}")})
+		if err == nil {
+			t.Fatal("a look without an answer")
+		}
+		return err.Error()
+	}
+	s.pass(10 * time.Second)
+	if got := look(); !strings.Contains(got, "isn't connected any more") {
+		t.Errorf("nobody listens: %s", got)
+	}
+	if _, err := s.Databases(t.Context(), who("p"), p.node); err == nil {
+		t.Error("nobody listens, and the databases are listed")
+	}
+	p.hello()
+	servertest.Background(t, func(ctx context.Context) error {
+		time.Sleep(200 * time.Millisecond)
+		return p.link.Streams(ctx, func(context.Context, []byte, io.Writer) error { return errors.New("it listens") })
+	})
+	if got := look(); !strings.Contains(got, "gave no answer") {
+		t.Errorf("a look: %s", got)
+	}
+	p.hello()
+	servertest.Background(t, func(ctx context.Context) error {
+		time.Sleep(200 * time.Millisecond)
+		return p.link.Answer(ctx, func(context.Context, []byte) ([]byte, error) { return []byte(`{"databases":["a"]}`), nil })
+	})
+	if list, err := s.Databases(t.Context(), who("p"), p.node); err != nil || len(list) != 1 {
+		t.Errorf("%q, %v", list, err)
 	}
 }

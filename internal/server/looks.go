@@ -60,7 +60,8 @@ func (s *Server) Look(ctx context.Context, instance string, q job.Look) (io.Read
 	if err != nil {
 		return nil, err
 	}
-	in, err := s.cfg.Bus.Stream(ctx, a.ID, sealed)
+	var in io.ReadCloser
+	err = s.askAgent(ctx, a, func() (err error) { in, err = s.cfg.Bus.Stream(ctx, a.ID, sealed); return err })
 	if err != nil {
 		return nil, lookFault(ctx, a, err)
 	}
