@@ -45,15 +45,22 @@ func TestRestoreDBStopped(t *testing.T) {
 		}
 	}
 	server := "http://admin@" + c.URL[len("http://"):]
+	began := time.Now()
+	if code, text := run(t.Context(), "restore-db", "d", "--as", "whole", "--backup", "a", "--to-server", server); code != 0 {
+		t.Fatal(text)
+	}
+	took := time.Since(began)
 	stops, dropped := 0, 0
 	for i := range testenv.Rounds(8) {
 		name := fmt.Sprintf("copy-%d", i)
 		args := []string{"restore-db", "d", "--as", name, "--backup", "a", "--to-server", server}
+		want := 0
 		for range 6 {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Duration(30+rand.IntN(1300))*time.Millisecond)
+			ctx, cancel := context.WithTimeout(t.Context(), took/50+rand.N(took))
 			code, _ := run(ctx, args...)
 			cancel()
 			if code == 0 {
+				want = 11 // the database is there
 				break
 			}
 			stops++
@@ -61,8 +68,8 @@ func TestRestoreDBStopped(t *testing.T) {
 				dropped++
 			}
 		}
-		if code, text := run(t.Context(), args...); code != 0 && code != 11 { // the database is there
-			t.Fatalf("exit code %d: %s", code, text)
+		if code, text := run(t.Context(), args...); code != want {
+			t.Fatalf("exit code %d, not %d: %s", code, want, text)
 		}
 		var info struct {
 			Docs int `json:"doc_count"`
