@@ -308,6 +308,7 @@ const lastTime = 5 * time.Second
 func (s *Shipper) last(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastTime)
 	defer cancel()
+	s.Look(ctx) // a busy system tells late
 	err := s.Tick(ctx)
 	if errors.Is(err, ErrOther) {
 		return err
