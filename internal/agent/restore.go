@@ -155,7 +155,7 @@ func (c *carrying) clusterStep(ctx context.Context) (*job.Report, error) {
 	case n.NodeName != "" && n.NodeName != part.Node.Name:
 		return nil, fmt.Errorf("by %s this node is %s, and the plan's is %s", n.NameSource, n.NodeName, part.Node.Name)
 	}
-	if report, err := c.finished(part, n.DataDir); report != nil || err != nil {
+	if report, err := c.finished(part, n.DataDir, n.IndexDir); report != nil || err != nil {
 		return report, err
 	}
 	o := restore.Options{Repo: r, Part: part, To: n.DataDir, History: restore.HistoryByMoment, Owner: c.ownerAt(n.DataDir), Parallel: c.o.Backup.Parallel, Progress: &restore.Progress{}}
@@ -183,11 +183,7 @@ func (c *carrying) clusterStep(ctx context.Context) (*job.Report, error) {
 		return nil, err
 	}
 	report := reportOf(res)
-	for _, dir := range []string{o.To, o.IndexTo} {
-		if old := asideOf(dir, c.p.Round); c.p.Replace && dir != "" && isThere(old) {
-			report.Result.Notes = append(report.Result.Notes, "what was in "+dir+" before is in "+old+": remove it when nobody needs it")
-		}
-	}
+	report.Result.Notes = append(report.Result.Notes, c.whatWas(n.DataDir, n.IndexDir)...)
 	report.Result.Notes = append(report.Result.Notes, "start CouchDB on it as "+part.Node.Name+" once all nodes are restored")
 	if c.p.Replace {
 		report.Result.Notes = append(report.Result.Notes, "then back it up: shipping goes on from that backup")
@@ -221,6 +217,16 @@ func (c *carrying) toGo(ctx context.Context, o restore.Options) (needs *restore.
 	}
 	needs, err = restore.Check(ctx, o)
 	return needs, dirs, err
+}
+
+// whatWas says where that is which a restore took the place of, in a note for each of a node's directories. They may be the same one.
+func (c *carrying) whatWas(dataDir, indexDir string) (notes []string) {
+	for _, dir := range slices.Compact([]string{dataDir, indexDir}) {
+		if old := asideOf(dir, c.p.Round); c.p.Replace && dir != "" && isThere(old) {
+			notes = append(notes, "what was in "+dir+" before is in "+old+": remove it when nobody needs it")
+		}
+	}
+	return notes
 }
 
 // asideOf is the name that a directory gets when another one takes its place.
@@ -260,7 +266,7 @@ func mapUUID(dir string) (string, error) {
 
 // finished reports a part that was restored whole and is still there, whatever CouchDB did to it since; nil if it is to be
 // restored.
-func (c *carrying) finished(part *restore.Part, dir string) (*job.Report, error) {
+func (c *carrying) finished(part *restore.Part, dir, indexDir string) (*job.Report, error) {
 	kept := restoredPart{}
 	_, err := durable.ReadJSON(c.restoredPath(), &kept)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && (kept.Part != part.Key() || kept.Dir != dir || !kept.Round.Equal(c.p.Round)) {
@@ -281,7 +287,8 @@ func (c *carrying) finished(part *restore.Part, dir string) (*job.Report, error)
 	case uuid != kept.MapUUID:
 		return nil, fmt.Errorf("%s: %w", dir, errWrittenTo)
 	}
-	return &job.Report{Problems: kept.Problems, Result: &job.Result{Notes: []string{"this node was restored before: nothing was to be done"}}}, nil
+	notes := append([]string{"this node was restored before: nothing was to be done"}, c.whatWas(dir, indexDir)...) // of which nobody may have heard
+	return &job.Report{Problems: kept.Problems, Result: &job.Result{Notes: notes}}, nil
 }
 
 // One database.

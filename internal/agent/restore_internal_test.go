@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/slipcover/slipcover/internal/job"
 	"github.com/slipcover/slipcover/internal/node"
@@ -42,10 +43,15 @@ func TestRestoredNamesStayInTheData(t *testing.T) {
 	}
 }
 
-// An agent that was killed when a part was whole, before it said what is wrong with it, says so in the next attempt.
+// An agent that was killed when a part was whole, before it said what is wrong with it and where that is which was there before, says so
+// in the next attempt.
 func TestProblemsOutliveAKill(t *testing.T) {
 	t.Parallel()
-	data := t.TempDir()
+	data := filepath.Join(t.TempDir(), "data")
+	p := &job.Part{Replace: true, Round: time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC)}
+	if err := errors.Join(os.Mkdir(data, 0o700), os.Mkdir(asideOf(data, p.Round), 0o700)); err != nil {
+		t.Fatal(err)
+	}
 	b, err := os.ReadFile("../../testdata/couchdb-3.5.0/data/_dbs.couch")
 	if err == nil {
 		err = os.WriteFile(filepath.Join(data, "_dbs.couch"), b, 0o600)
@@ -53,12 +59,16 @@ func TestProblemsOutliveAKill(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, part := &carrying{agent: &agent{dir: t.TempDir()}, p: &job.Part{}}, &restore.Part{}
+	c, part := &carrying{agent: &agent{dir: t.TempDir()}, p: p}, &restore.Part{}
 	problems := []string{"a shard is not in the backup"}
 	if err := c.noteRestored(part, data, problems); err != nil { // and no more than that
 		t.Fatal(err)
 	}
-	if r, err := c.finished(part, data); err != nil || r == nil || !slices.Equal(r.Problems, problems) {
-		t.Errorf("%+v, %v", r, err)
+	r, err := c.finished(part, data, data)
+	if err != nil || r == nil || !slices.Equal(r.Problems, problems) {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if where := "what was in " + data + " before is in " + data + ".before-20260504T030201Z: remove it when nobody needs it"; len(r.Result.Notes) != 2 || r.Result.Notes[1] != where {
+		t.Errorf("%q, want it to end with %q", r.Result.Notes, where)
 	}
 }
