@@ -61,7 +61,7 @@ func TestContents(t *testing.T) {
 	if code != 0 || !strings.Contains(out, "3 of 3 instances are safe") || !strings.Contains(out, "db2       acme     safe") {
 		t.Errorf("status: %d, %s%s", code, out, errs)
 	}
-	if out, errs, code = slipcover(t, env, "schedule", "firings", "30 2 * * *", "--time-zone", "Europe/Berlin"); code != 0 || strings.Count(out, ":30:00") != 5 {
+	if out, errs, code = slipcover(t, env, "schedule", "firings", "30 12 * * *", "--time-zone", "Europe/Berlin"); code != 0 || strings.Count(out, ":30:00") != 5 {
 		t.Errorf("firings: %d, %s%s", code, out, errs)
 	}
 	if _, errs, code = slipcover(t, env, "schedule", "firings", "30 25 * * *"); code != 2 {
