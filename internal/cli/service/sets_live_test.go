@@ -35,9 +35,11 @@ func TestSetOfARealCluster(t *testing.T) {
 		}
 	}
 	must(c.Nodes[0].Put("/d", nil, nil))
-	var ahead atomic.Int64 // of the server's clock
-	w := servertest.New(t, bus.Options{Listen: "127.0.0.1:0"}, server.Config{Offline: 4 * time.Second, Sweep: time.Second,
-		Now: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }})
+	var ahead, silent atomic.Int64 // of the server's clock, and of its watch
+	began := time.Now()
+	w := servertest.New(t, bus.Options{Listen: "127.0.0.1:0"}, server.Config{Offline: time.Hour, Sweep: time.Second,
+		Now:   func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) },
+		Watch: func() time.Duration { return time.Since(began) + time.Duration(silent.Load()) }})
 	w.Serve(httpd.API{Name: "admin", Broken: admin.Broken, TooMany: admin.TooMany},
 		admin.New(admin.Options{Server: w.Server, Checker: w.Tokens, Tokens: w.Tokens, Log: w.Log, Auth: "token", NATSURL: w.Bus.ClientURL()}))
 	dir := t.TempDir()
@@ -97,6 +99,7 @@ func TestSetOfARealCluster(t *testing.T) {
 	t.Logf("%d documents before; the backups began within %.3f s", before, first.Spread)
 
 	agents[2].stop()
+	silent.Add(int64(time.Hour)) // after which those that are there are heard again, however busy the machine is
 	online(2)
 	partial := set(4, "backup", "create", "--cluster", "prod")
 	if partial.State != "partial" || partial.Members[2].Lacks != "its agent is not online" || partial.Members[1].Status != "COMPLETED" {
@@ -109,7 +112,8 @@ func TestSetOfARealCluster(t *testing.T) {
 	acknowledged := writing.Acknowledged()
 
 	// By a schedule: the older set goes whole, and those by hand stay.
-	exits(0, "schedule", "create", "--cluster", "prod", "--name", "hourly", "--cron", "@hourly", "--keep-last", "1")
+	soon := fmt.Sprintf("%d * * * *", (time.Now().UTC().Minute()+30)%60) // and not by itself meanwhile
+	exits(0, "schedule", "create", "--cluster", "prod", "--name", "hourly", "--cron", soon, "--keep-last", "1")
 	scheduled := func() (out []*server.SetInfo) {
 		for _, i := range w.Server.Sets(&access.Caller{Project: "p"}, server.SetFilter{}) {
 			if i.Schedule != "" {
