@@ -347,8 +347,8 @@ func (s *site) slipcover(args ...string) string {
 	return out
 }
 
-// backUp runs a sidecar until it has made a backup, and ends it.
-func (s *site) backUp(c container, data string) {
+// backUp runs a sidecar until it has made a backup, and ends it. Those who look on are called with what it has said so far, again and again.
+func (s *site) backUp(c container, data string, lookOn ...func(said string)) {
 	s.t.Helper()
 	var out lockedBuffer
 	cmd := s.command(s.t.Context(), c, data)
@@ -367,6 +367,9 @@ func (s *site) backUp(c container, data string) {
 		if time.Now().After(deadline) {
 			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 			s.t.Fatalf("the sidecar made no backup:\n%s", out.String())
+		}
+		for _, look := range lookOn {
+			look(out.String())
 		}
 	}
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
@@ -601,12 +604,16 @@ func TestSidecarTriesAgain(t *testing.T) {
 	s := newSite(t)
 	s.fresh("data")
 	c := composed(t, "compose/one-node.yml")["slipcover"]
-	time.AfterFunc(2*time.Second, func() {
+	begin := sync.OnceFunc(func() {
 		if err := os.CopyFS(s.path("data"), os.DirFS(fixture)); err != nil {
 			t.Error(err)
 		}
 	})
-	s.backUp(c, "data")
+	s.backUp(c, "data", func(said string) {
+		if strings.Contains(said, "sidecar: exit code ") {
+			begin()
+		}
+	})
 }
 
 // TestSidecarEnds holds that a sidecar ends also if what it waits for has lost the signal, as a
