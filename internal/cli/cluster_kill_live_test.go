@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/slipcover/slipcover/internal/cli/clitest"
 	"github.com/slipcover/slipcover/internal/testenv"
 )
 
@@ -217,11 +218,10 @@ type rows struct {
 func (k *killed) wait(want map[string]float64) {
 	k.t.Helper()
 	var err error
-	for range 600 {
+	for end := time.Now().Add(clitest.Patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if err = k.behind(want); err == nil {
 			return
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 	k.must(err)
 }

@@ -46,7 +46,7 @@ func TestServiceScale(t *testing.T) {
 	api := s.client(t)
 
 	swarm := joinAll(t, dir, s.natsPort, members)
-	eventually(t, time.Minute, "all agents are online", func() bool { return swarm.hellos.Load() >= int64(agents) })
+	eventually(t, clitest.Patience, "all agents are online", func() bool { return swarm.hellos.Load() >= int64(agents) })
 
 	for _, page := range []string{"?limit=20", "?limit=100", fmt.Sprintf("?limit=100&marker=%d", backups-100)} {
 		var times []time.Duration
@@ -76,7 +76,7 @@ func TestServiceScale(t *testing.T) {
 	}
 	accepted := time.Since(began)
 	t.Logf("%d backups accepted in %v: %.0f a second", agents, accepted.Round(time.Millisecond), float64(agents)/accepted.Seconds())
-	eventually(t, time.Minute, "all backups are done", func() bool { return swarm.done.Load() >= int64(agents) })
+	eventually(t, clitest.Patience, "all backups are done", func() bool { return swarm.done.Load() >= int64(agents) })
 	t.Logf("%d backups begun, reported and completed in %v: %.0f a second", agents, time.Since(began).Round(time.Millisecond), float64(agents)/time.Since(began).Seconds())
 	if n := swarm.twice.Load(); n > 0 {
 		t.Errorf("%d jobs ran twice", n)
