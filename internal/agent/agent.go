@@ -165,6 +165,7 @@ type agent struct {
 	link     Link
 	log      *slog.Logger
 	session  string
+	start    int64        // see nextStart
 	sayings  atomic.Int64 // see work.number
 	dir      string       // StateDir/agent
 	lock     *os.File     // held as long as the agent runs
@@ -279,8 +280,27 @@ func newAgent(o Options) (*agent, error) {
 	if a.made, err = loadInstances(filepath.Join(a.dir, "instances.json")); err != nil {
 		return nil, err
 	}
-	a.shipping, err = loadShipping(shippingPath(a.dir))
-	return a, err
+	if a.shipping, err = loadShipping(shippingPath(a.dir)); err != nil {
+		return nil, err
+	}
+	if a.start, err = nextStart(filepath.Join(a.dir, "start.json")); err != nil {
+		a.log.Warn("the number of this start can't be noted: if the clock is set back, servers take the next process for dead until this one is offline", "err", err)
+	}
+	return a, nil
+}
+
+// nextStart returns a number that is higher than that of each start before, and notes it in a file: the time in milliseconds, or one
+// more than the file has. So it takes both a clock that was set back and a file that is lost, damaged or an old copy to be lower. The
+// number is good with an error too, which says that it can't be noted.
+func nextStart(path string) (int64, error) {
+	var f struct {
+		Start int64 `json:"start"`
+	}
+	if _, err := durable.ReadJSON(path, &f); err != nil {
+		f.Start = 0
+	}
+	f.Start = max(time.Now().UnixMilli(), f.Start+1)
+	return f.Start, durable.WriteJSON(path, 0o600, f)
 }
 
 // keepOn does something that lasts until ctx ends, and again if it ends before.

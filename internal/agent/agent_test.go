@@ -39,10 +39,9 @@ type server struct {
 	bus *bus.Bus
 
 	mu       sync.Mutex
-	changed  chan struct{}   // closed at each change; guarded by mu, like what follows
-	away     bool            // answers nothing
-	past     map[string]bool // sessions that said a hello: what one said that was followed by another, and is on its way, is not heard
-	forgot   bool            // knows no agent
+	changed  chan struct{} // closed at each change; guarded by mu, like what follows
+	away     bool          // answers nothing
+	forgot   bool          // knows no agent
 	refusals int
 	session  string
 	hello    job.Hello
@@ -63,7 +62,7 @@ func newServer(t testing.TB) *server {
 		t.Fatal(err)
 	}
 	s := &server{t: t, bus: b, changed: make(chan struct{}), reply: job.HelloReply{Every: time.Second, Node: nodeID, NodeName: nodeName},
-		past: map[string]bool{}, jobs: map[string]*job.Job{}, ends: map[string][]job.Report{}, reports: map[string]int{}, stop: map[string]bool{}}
+		jobs: map[string]*job.Job{}, ends: map[string][]job.Report{}, reports: map[string]int{}, stop: map[string]bool{}}
 	if err := b.AddAgent(t.Context(), agentID); err != nil {
 		t.Fatal(err)
 	}
@@ -121,10 +120,12 @@ func (s *server) helloed(h *job.Hello) job.HelloReply {
 	if before := s.hello; h.Number < 1 || h.Session == before.Session && h.Number <= before.Number {
 		s.t.Errorf("hello %d of session %s after %d of %s", h.Number, h.Session, before.Number, before.Session)
 	}
-	if h.Session != s.session && s.past[h.Session] {
+	if h.Session != s.session && h.Start < s.hello.Start { // it was long under way, and is of a process that has died
 		return s.reply
 	}
-	s.past[h.Session] = true
+	if (h.Session == s.session) != (h.Start == s.hello.Start) {
+		s.t.Errorf("hello of session %s, start %d, after %s, %d", h.Session, h.Start, s.session, s.hello.Start)
+	}
 	s.session, s.hello = h.Session, *h
 	s.hellos++
 	return s.reply

@@ -24,5 +24,6 @@
 //	StateDir/agent/instances.json  the CouchDBs that this agent made
 //	StateDir/agent/secrets/ID      admin password of an instance in the making
 //	StateDir/agent/ship.json       what the servers want shipped
+//	StateDir/agent/start.json      number of the last start, see job.Hello
 //	InstancesDir/trials/           restore tests at work; StateDir/agent/trials without it
 package agent

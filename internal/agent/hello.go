@@ -127,7 +127,7 @@ func (a *agent) tellNews(ctx context.Context) {
 // sayHello asks each CouchDB how it is, all at once.
 func (a *agent) sayHello(ctx context.Context) job.Hello {
 	h := job.Hello{
-		Session: a.session, Version: a.o.Version, Host: a.o.Host, Address: a.o.Address, Recipient: a.identity.Recipient().String(),
+		Session: a.session, Start: a.start, Version: a.o.Version, Host: a.o.Host, Address: a.o.Address, Recipient: a.identity.Recipient().String(),
 		Repository: job.Repository{URL: a.o.RepositoryURL, ID: a.facts.repository()}, CanRead: a.o.CanRead, Reads: a.o.AcceptReads, CanCreate: a.o.InstancesDir != "" && restore.CouchDBBinary(a.o.CouchDBBin) != "",
 		Moments:   true,
 		Writes:    a.o.AcceptWrites,

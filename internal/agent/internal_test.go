@@ -8,8 +8,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 	"unicode/utf8"
 
+	"github.com/slipcover/slipcover/internal/durable"
 	"github.com/slipcover/slipcover/internal/manifest"
 	"github.com/slipcover/slipcover/internal/node"
 )
@@ -67,6 +69,45 @@ func TestDamagedInstances(t *testing.T) {
 		if _, err := loadInstances(path); err == nil {
 			t.Errorf("%q was taken", text)
 		}
+	}
+}
+
+// Each start has a higher number than the one before, though the clock was set back, or the file is lost or damaged.
+func TestNextStart(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "start.json")
+	next := func() int64 {
+		t.Helper()
+		n, err := nextStart(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	before := time.Now().UnixMilli()
+	last := next()
+	if last < before || last > time.Now().UnixMilli() {
+		t.Errorf("the first is %d, want the time", last)
+	}
+	ahead := last + time.Hour.Milliseconds() // as if the clock had been an hour ahead
+	if err := durable.WriteJSON(path, 0o600, map[string]int64{"start": ahead}); err != nil {
+		t.Fatal(err)
+	}
+	for want := ahead + 1; want < ahead+4; want++ {
+		if n := next(); n != want {
+			t.Errorf("got %d, want %d", n, want)
+		}
+	}
+	for _, text := range []string{"", "{", `{"start": 9223372036854775807}`, `{"start": 99999999999999999999}`} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if n := next(); n < last || n > time.Now().UnixMilli() {
+			t.Errorf("with %q in the file it is %d, want the time", text, n)
+		}
+	}
+	if n, err := nextStart(filepath.Join(path, "no folder", "start.json")); n < last || err == nil {
+		t.Errorf("where nothing can be noted: %d, %v", n, err)
 	}
 }
 

@@ -12,6 +12,9 @@ const (
 // Hello is what an agent says when it starts and every HelloReply.Every after that.
 type Hello struct {
 	Session string `json:"session"`
+	// Start is higher than that of each process before: of two sessions servers take the one with the lower for dead, until the
+	// other is offline. 0 is of an agent that doesn't say.
+	Start int64 `json:"start,omitempty"`
 	// Number counts the hellos of a session, from 1: servers compare it to know which of
 	// two is newer, since their clocks don't agree. 0 is of an agent that doesn't count.
 	Number    int64  `json:"number,omitempty"`

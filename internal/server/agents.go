@@ -54,6 +54,16 @@ func saidBefore(h *job.Hello, other job.Hello) bool {
 	return h.Session == other.Session && h.Number < other.Number
 }
 
+// startedBefore reports whether a hello is of a process that was started before the one whose hello another is, as far as
+// agents say it.
+func startedBefore(h *job.Hello, other job.Hello) bool {
+	return h.Session != other.Session && h.Start != 0 && h.Start < other.Start
+}
+
+// errOutlived answers the hello of a process that another one followed. Only one that lives reads it: the agent runs twice, or
+// both its clock and its state are of before. It tries again.
+var errOutlived = errors.New("another process of this agent that was started later was heard of just now: as long as that one is online, this one is taken for dead")
+
 func (l *liveAgents) set(id string, p job.Progress) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -426,7 +436,9 @@ func answerTo[In, Out any](ctx context.Context, agent string, data []byte, fn fu
 }
 
 // greet takes in a hello. A new session is stored at once, since it decides whose claims
-// count; for the rest it is enough to store now and then that the agent lives.
+// count; for the rest it is enough to store now and then that the agent lives. A session
+// that was started before the stored one is of a dead process, and late: errOutlived. Once
+// the stored one is offline any counts, since an old copy of the agent's state may be in use.
 func (s *Server) greet(ctx context.Context, agent string, h job.Hello) (job.HelloReply, error) {
 	a, err := s.agents.get(ctx, agent)
 	if err != nil {
@@ -434,7 +446,10 @@ func (s *Server) greet(ctx context.Context, agent string, h job.Hello) (job.Hell
 	}
 	tidyHello(&h)
 	now := s.now()
-	s.live.hear(agent, h)
+	_, alive := s.hello(a)
+	if !alive || !startedBefore(&h, a.Hello) {
+		s.live.hear(agent, h)
+	}
 	if a.Session != h.Session { // its queue may be gone, if the state of the bus is
 		if err := s.cfg.Bus.AddAgent(ctx, agent); err != nil {
 			return job.HelloReply{}, err
@@ -444,6 +459,9 @@ func (s *Server) greet(ctx context.Context, agent string, h job.Hello) (job.Hell
 		if _, err = s.agents.update(ctx, agent, func(a *job.Agent) error {
 			if saidBefore(&h, a.Hello) { // it was long under way, and another server heard the next one
 				return errSame
+			}
+			if alive && startedBefore(&h, a.Hello) {
+				return errOutlived
 			}
 			a.Session, a.Hello, a.Seen = h.Session, h, now
 			a.Recipient = cmp.Or(h.Recipient, a.Recipient)

@@ -76,6 +76,58 @@ func TestServersOfUnequalClocksHearOneAgent(t *testing.T) {
 	}
 }
 
+// A process that has died may have said a hello that a server takes in only after the one of
+// the process that followed it, whose claims count all the same: until that is silent, when
+// what is started then may have no number that is higher, as its state may be an old copy.
+func TestAHelloOfADeadProcessIsLate(t *testing.T) {
+	t.Parallel()
+	b := openBus(t)
+	s, other := start(t, b, server.Config{}), start(t, b, server.Config{})
+	p := join(t, s, "db1", "p")
+	say := func(to *service, session string, start, number int64) error {
+		_, err := server.Greet(t.Context(), to.Server, p.id, job.Hello{Session: session, Start: start, Number: number, Repository: job.Repository{ID: "repo-1"}})
+		return err
+	}
+	stored := func() string {
+		var a job.Agent
+		get(t, b, "agents", p.id, &a)
+		return a.Session
+	}
+	must := func(err error, session string) {
+		t.Helper()
+		if err != nil || stored() != session {
+			t.Fatalf("%v, and the session is %s, want %s", err, stored(), session)
+		}
+	}
+	must(say(s, "first", 7, 1), "first")
+	must(say(s, "second", 8, 1), "second")
+	hears(t, other)
+	for name, to := range map[string]*service{"the same server": s, "another one": other} {
+		for _, number := range []int64{1, 2} {
+			if err := say(to, "first", 7, number); err == nil || stored() != "second" {
+				t.Errorf("%s: a late hello %d was taken: %v, the session is %s", name, number, err, stored())
+			}
+		}
+	}
+	bk, err := s.CreateBackup(t.Context(), who("p"), server.NewBackup{Name: "n", Instance: p.node})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := ask[job.ClaimReply](p, job.VerbClaim, job.Claim{Session: "second", Job: bk.Job}); c.Verdict != job.Go {
+		t.Errorf("claim of the living process: %s", c.Verdict)
+	}
+
+	s.pass(89 * time.Second)
+	if err := say(s, "old copy", 3, 1); err == nil {
+		t.Error("the hello of a lower start was taken before the living process was silent for 90 s")
+	}
+	s.pass(2 * time.Second) // and what was refused was no sign of life
+	must(say(s, "old copy", 3, 1), "old copy")
+	must(say(s, "its next", 4, 1), "its next")
+	must(say(s, "of before", 0, 1), "of before") // an agent that says none
+	must(say(s, "any", 1, 1), "any")
+}
+
 // An agent that has said hello and doesn't listen yet is asked again; one that was heard of before isn't.
 func TestAgentListensLater(t *testing.T) {
 	t.Parallel()

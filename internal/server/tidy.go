@@ -33,7 +33,7 @@ func tidyHello(h *job.Hello) {
 	if _, err := age.ParseX25519Recipient(h.Recipient); err != nil {
 		h.Recipient = ""
 	}
-	h.FreeBytes = max(h.FreeBytes, 0)
+	h.FreeBytes, h.Start = max(h.FreeBytes, 0), max(h.Start, 0)
 	h.Instances, h.Running = h.Instances[:min(len(h.Instances), maxSeen)], h.Running[:min(len(h.Running), maxSeen)]
 	for i := range h.Instances {
 		seen := &h.Instances[i]
