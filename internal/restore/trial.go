@@ -82,10 +82,11 @@ func (r *TrialReport) OK() bool {
 const trialPrefix = "slipcover-trial-"
 
 // trialIni keeps the server from changing what it was started to show: it waits with
-// replications, and does not compact.
+// replications, does not compact, and doesn't note in _global_changes that it wrote its
+// own design documents.
 //
 // Source: CouchDB 3.5.0, etc/default.ini, replicator/cluster_start_period and
-// smoosh/db_channels; couch_replicator_clustering.erl.
+// smoosh/db_channels; couch_replicator_clustering.erl; global_changes_listener.erl, init.
 const trialIni = `
 [replicator]
 cluster_start_period = 1000000
@@ -95,10 +96,13 @@ cluster_quiet_period = 1000000
 db_channels =
 view_channels =
 cleanup_channels =
+
+[global_changes]
+update_db = false
 `
 
 // trialAltered, if a test sets it, is called with the data directory between the
-// steps of a trial: "restored", and "read" before the server starts.
+// steps of a trial: "restored", "read" before the server starts, and "started".
 var trialAltered func(step, data string)
 
 // Trial restores a backup into a scratch directory, starts a CouchDB on it, and holds
@@ -249,6 +253,9 @@ func (t *trial) run(ctx context.Context, in *instance) error {
 	made, err := t.c.finish(ctx)
 	if err != nil {
 		return err
+	}
+	if trialAltered != nil {
+		trialAltered("started", data)
 	}
 	t.report.Server = true
 	s, err := node.Ask(ctx, made.URL, made.User, made.Password)
