@@ -4,9 +4,7 @@ import (
 	"context"
 	"time"
 
-	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nkeys"
 )
 
 // Conn is the connection of a server, which has all rights.
@@ -21,31 +19,27 @@ func (o *Options) Hurry(times int) { o.hurry = times }
 // Hurry is that of an agent.
 func (o *LinkOptions) Hurry(times int) { o.hurry = times }
 
-// Connect connects to the bus as one with all its rights, who waits before he says who he is, the first time.
+// Connect connects to the bus as one with all its rights, over TCP if it listens, who waits before he says who he is, the first time.
 func (b *Bus) Connect(ctx context.Context, wait time.Duration) (*nats.Conn, error) {
-	user, err := nkeys.CreateUser()
+	opts, err := b.dialOptions()
 	if err != nil {
 		return nil, err
 	}
-	public, err := user.PublicKey()
-	if err != nil {
-		return nil, err
-	}
-	token, err := jwt.NewUserClaims(public).Encode(b.issuer)
-	if err != nil {
-		return nil, err
-	}
-	asked := 0
-	opts := []nats.Option{nats.UserJWT(func() (string, error) {
-		if asked++; asked == 2 { // the first is nats.UserJWT itself
-			time.Sleep(wait)
+	waited := false
+	return connect(ctx, b.ClientURL(), b.log, append(opts, func(o *nats.Options) error {
+		say := o.UserJWT
+		o.UserJWT = func() (string, error) {
+			if !waited {
+				waited = true
+				time.Sleep(wait)
+			}
+			return say()
 		}
-		return token, nil
-	}, user.Sign)}
-	if b.ClientURL() == "" {
-		opts = append(opts, nats.InProcessServer(b.embed.server))
-	}
-	return connect(ctx, b.ClientURL(), b.log, opts...)
+		if b.ClientURL() != "" {
+			o.InProcessServer = nil
+		}
+		return nil
+	})...)
 }
 
 // Check asks NATS whether it does its work.

@@ -151,18 +151,18 @@ const freshly = 5 * time.Second
 
 // askAgent asks an agent, by ask, again for 1.5 s if nobody listens though it was heard of just now: it says hello before it listens, and other
 // servers of a bus learn a moment later that it does. The agent may be nil.
-func (s *Server) askAgent(ctx context.Context, a *job.Agent, ask func() error) error {
+func askAgent[T any](ctx context.Context, s *Server, a *job.Agent, ask func() (T, error)) (T, error) {
 	for wait := 50 * time.Millisecond; ; wait *= 2 {
-		err := ask()
+		out, err := ask()
 		if a == nil || !errors.Is(err, bus.ErrNoAgent) || wait > time.Second {
-			return err
+			return out, err
 		}
 		if _, seen, online := s.lastHeard(a); !online || s.now().Sub(seen) > freshly {
-			return err
+			return out, err
 		}
 		select {
 		case <-ctx.Done():
-			return err
+			return out, err
 		case <-time.After(wait):
 		}
 	}

@@ -332,8 +332,7 @@ func (s *Server) Databases(ctx context.Context, who *access.Caller, id string) (
 	}
 	ctx, cancel := context.WithTimeout(ctx, databasesWait)
 	defer cancel()
-	var b []byte
-	err = s.askAgent(ctx, s.agents.have(i.Agent), func() (err error) { b, err = s.cfg.Bus.Ask(ctx, i.Agent, q); return err })
+	b, err := askAgent(ctx, s, s.agents.have(i.Agent), func() ([]byte, error) { return s.cfg.Bus.Ask(ctx, i.Agent, q) })
 	if err != nil {
 		return nil, &Error{Kind: Unavailable, Message: "The agent of the instance does not answer; try again later.", Cause: err}
 	}

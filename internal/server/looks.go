@@ -60,8 +60,7 @@ func (s *Server) Look(ctx context.Context, instance string, q job.Look) (io.Read
 	if err != nil {
 		return nil, err
 	}
-	var in io.ReadCloser
-	err = s.askAgent(ctx, a, func() (err error) { in, err = s.cfg.Bus.Stream(ctx, a.ID, sealed); return err })
+	in, err := askAgent(ctx, s, a, func() (io.ReadCloser, error) { return s.cfg.Bus.Stream(ctx, a.ID, sealed) })
 	if err != nil {
 		return nil, lookFault(ctx, a, err)
 	}
