@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"net/http/httptest"
 	"reflect"
 	"strings"
 	"testing"
@@ -120,37 +119,27 @@ func TestPushEnds(t *testing.T) {
 	front := testenv.NewFront(t, w.URL)
 	srv, _, err := takeout.Open(t.Context(), front.URL, w.Admin, w.Password)
 	must(t, err)
-	last := func(do func(n int, stop func()) testenv.Fault) (testenv.Harm, context.Context) {
-		ctx, stop := context.WithCancel(t.Context())
-		n := 0
-		return func(_ int, r *http.Request) testenv.Fault {
-			if r.Method != http.MethodDelete {
-				return nil
-			}
-			n++
-			return do(n, stop)
-		}, ctx
-	}
-	for name, do := range map[string]func(n int, stop func()) testenv.Fault{
-		"stopped": func(_ int, stop func()) testenv.Fault {
+	for name, fault := range map[string]func(stop func()) testenv.Fault{
+		"stopped": func(stop func()) testenv.Fault {
 			return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 				stop()
 				time.Sleep(50 * time.Millisecond) // who would heed that is gone by then
 				next.ServeHTTP(w, r)
 			}
 		},
-		"lost": func(n int, _ func()) testenv.Fault {
-			if n > 1 {
-				return nil
-			}
-			return func(_ http.ResponseWriter, r *http.Request, next http.Handler) {
-				next.ServeHTTP(httptest.NewRecorder(), r)
-				panic(http.ErrAbortHandler)
-			}
-		},
+		"lost": func(func()) testenv.Fault { return testenv.LoseAnswer },
 	} {
-		harm, ctx := last(do)
-		front.Set(harm)
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		deletes := 0
+		front.Set(func(_ int, r *http.Request) testenv.Fault {
+			if r.Method == http.MethodDelete {
+				if deletes++; deletes == 1 {
+					return fault(stop)
+				}
+			}
+			return nil
+		})
 		o := takeout.PushOptions{Server: srv, DB: "end-" + name, From: w.from(t, "shop"), State: "s"}
 		if res, err := takeout.Push(ctx, o); err != nil || res.Compared == 0 {
 			t.Errorf("%s: %+v, %v", name, res, err)
