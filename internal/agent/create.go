@@ -158,7 +158,7 @@ func (a *agent) makeInstance(ctx context.Context, w *work, o restore.CreateOptio
 		return made, err
 	}
 	if made.Restored != nil && !made.Restored.OK() {
-		what := append(made.Restored.Problems, made.Restored.Damaged...)
+		what := made.Restored.Wrong()
 		does := "runs"
 		if !made.Running {
 			does = "is made and does not run"

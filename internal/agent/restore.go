@@ -106,16 +106,12 @@ func (c *carrying) open(ctx context.Context) (part *restore.Part, r *repo.Repo, 
 
 // report is one with what a restore couldn't do.
 func reportOf(res *restore.Result) *job.Report {
-	r := &job.Report{Problems: problemsOf(res), Result: &job.Result{}}
+	r := &job.Report{Problems: res.Wrong(), Result: &job.Result{}}
 	for _, d := range res.Dropped {
 		r.Result.Notes = append(r.Result.Notes, "the index "+d.Path+" is built anew: "+d.Reason)
 	}
 	r.Result.Notes = append(r.Result.Notes, res.Warnings...)
 	return r
-}
-
-func problemsOf(res *restore.Result) []string {
-	return append(slices.Clone(res.Problems), res.Damaged...)
 }
 
 // room refuses what the disk of a directory, which need not be there, has no room for.
@@ -177,7 +173,7 @@ func (c *carrying) clusterStep(ctx context.Context) (*job.Report, error) {
 		}
 	}
 	c.w.trackRestore(o.Progress)
-	o.Whole = func(res *restore.Result) error { return c.noteRestored(part, n.DataDir, problemsOf(res)) }
+	o.Whole = func(res *restore.Result) error { return c.noteRestored(part, n.DataDir, res.Wrong()) }
 	res, err := restore.Files(ctx, o)
 	if err != nil {
 		return nil, err
@@ -525,7 +521,7 @@ func (c *carrying) placeFiles(ctx context.Context, d *placing, stamp int64) (*jo
 			return nil, err
 		}
 		if !res.OK() {
-			return nil, fmt.Errorf("the database can't be restored whole: %s", strings.Join(append(res.Problems, res.Damaged...), "; "))
+			return nil, fmt.Errorf("the database can't be restored whole: %s", strings.Join(res.Wrong(), "; "))
 		}
 		got := reportOf(res)
 		got.Result.Notes = append(got.Result.Notes, notes(report)...)

@@ -128,7 +128,10 @@ type Dropped struct {
 
 // OK reports whether everything in the backup was restored as it was backed up
 // and nothing in it is known to be damaged.
-func (r *Result) OK() bool { return len(r.Problems) == 0 && len(r.Damaged) == 0 }
+func (r *Result) OK() bool { return len(r.Wrong()) == 0 }
+
+// Wrong returns what wasn't restored as it was backed up, and what is known to be damaged.
+func (r *Result) Wrong() []string { return slices.Concat(r.Problems, r.Damaged) }
 
 func (r *Result) problem(format string, args ...any) {
 	r.mu.Lock()

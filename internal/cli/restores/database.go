@@ -368,7 +368,7 @@ func (r *databaseRun) makeFiles(ctx context.Context, n *localNode, staged, index
 	}
 	o.Whole = func(res *restore.Result) error {
 		if !res.OK() {
-			return core.Say(core.ErrProblem, "the database can't be restored whole: %s; `slipcover restore --db` gives what is there as files", strings.Join(append(res.Problems, res.Damaged...), "; "))
+			return core.Say(core.ErrProblem, "the database can't be restored whole: %s; `slipcover restore --db` gives what is there as files", strings.Join(res.Wrong(), "; "))
 		}
 		return durable.WriteJSON(filepath.Join(staged, restoredName), 0o600, res)
 	}
